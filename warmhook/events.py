@@ -1,0 +1,325 @@
+"""What happened: the events that handlers act on, and their identity.
+
+An event that is delivered again has the same id, so a repeat can be told from a second push.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Literal, TypeGuard, get_args
+
+from warmhook.feasible import affinity_object, parse_affinity, parse_tolerations, toleration_object
+from warmhook.images import Reference, is_digest, parse_reference
+from warmhook.pods import Admitted
+from warmhook.times import format_time, parse_time
+
+__all__ = [
+    "ADMITTED",
+    "CHANGED",
+    "PING",
+    "PUSHED",
+    "REPORTED",
+    "SKIP_REASONS",
+    "SYNC",
+    "Changed",
+    "Event",
+    "NotAnEvent",
+    "Pushed",
+    "Skip",
+    "SkipReason",
+    "admitted_event",
+    "changed_event",
+    "push_time",
+    "pushed_event",
+    "pushed_id",
+    "read_admitted",
+    "read_changed",
+    "read_pushed",
+    "read_reported",
+    "reported_event",
+    "sync_event",
+]
+
+SkipReason = Literal[
+    "not-a-push",
+    "not-runnable",
+    "not-a-container",
+    "ping",
+    "handshake",
+    "no-registry-host",
+    "no-tag-no-digest",
+    "pull-through-cache",
+    "proxy-cache",
+    "remote-cache",
+    "replication-echo",
+    "malformed",
+    "unknown-event",
+    "host-not-allowed",
+    "no-policy",
+    "superseded",
+    "expired",
+    "duplicate",
+]
+SKIP_REASONS: Final[tuple[SkipReason, ...]] = get_args(SkipReason)
+
+# A sender's clock may run ahead of ours; past this its time would let a wrong clock win against every later push.
+_CLOCK_TOLERANCE: Final = timedelta(minutes=5)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """A registry took a new image, as its webhook says."""
+
+    image: Reference
+    pushed_at: datetime | None = None
+    """The sender's event time (aware); `None`, or 1970 and before (a Go or Unix zero), where the sender gives none."""
+    delivery_id: str = ""
+    """The sender's id of this event, the same when it is delivered again; empty where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """A delivery, or one part of it, that asks for nothing."""
+
+    reason: SkipReason
+    detail: str = ""
+    """For the log: what was seen, never a secret and never the body."""
+
+
+def pushed_id(source: str, pushed: Pushed, received: datetime) -> str:
+    """The CloudEvent id of a push: 32 hex digits, equal for every delivery of one event by one source.
+
+    Where a sender gives neither time, delivery id nor digest, the minute of receipt stands in: a repeat within it
+    is recognised, and a second push of the same tag a minute later is not taken for one.
+    """
+    pushed_at = _given(pushed.pushed_at)
+    identity = pushed.delivery_id or (pushed_at.isoformat() if pushed_at else "")
+    if not identity and not pushed.image.digest:
+        identity = received.astimezone(UTC).strftime("%Y-%m-%dT%H:%M")
+    return _digest(source, str(pushed.image.without_digest()), pushed.image.digest, identity)
+
+
+def push_time(pushed_at: datetime | None, received: datetime) -> datetime:
+    """When the image counts as pushed, in UTC: the sender's time, unless there is none or it lies in the future."""
+    given = _given(pushed_at)
+    if given is None or given > received + _CLOCK_TOLERANCE:
+        return received.astimezone(UTC)
+    return given
+
+
+def _given(pushed_at: datetime | None) -> datetime | None:
+    """The sender's time in UTC; `None` where there is none, or a zero that stands for none."""
+    if pushed_at is None or pushed_at <= _EPOCH:
+        return None
+    try:
+        return pushed_at.astimezone(UTC)
+    except OverflowError:  # the last hours of the year 9999
+        return datetime.max.replace(tzinfo=UTC)
+
+
+# --- CloudEvents -----------------------------------------------------------------------------------------------------
+
+PUSHED: Final = "dev.warmhook.image.pushed.v1"
+ADMITTED: Final = "dev.warmhook.pod.admitted.v1"
+CHANGED: Final = "dev.warmhook.object.changed.v1"
+REPORTED: Final = "dev.warmhook.report.changed.v1"
+SYNC: Final = "dev.warmhook.sync.v1"
+# What Knative's PingSource sends; read as a sync.
+PING: Final = "dev.knative.sources.ping"
+
+
+class NotAnEvent(ValueError):
+    """The event cannot be handled, now or later; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A CloudEvent with the attributes Warmhook uses."""
+
+    type: str
+    source: str
+    id: str
+    time: datetime
+    subject: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A WarmPolicy, WarmImage or Node is not what it was."""
+
+    kind: Literal["WarmPolicy", "WarmImage", "Node"]
+    namespace: str
+    """Empty for a Node."""
+    name: str
+    deleted: bool = False
+    resource_version: str = ""
+    uid: str = ""
+
+
+def pushed_event(source: str, pushed: Pushed, received: datetime) -> Event:
+    """The CloudEvent of a push that the configured source `source` told of."""
+    image = pushed.image.without_digest()
+    data = {"image": str(image), "source": source}
+    if pushed.image.digest:
+        data["digest"] = pushed.image.digest
+    if pushed.pushed_at:
+        data["pushedAt"] = format_time(pushed.pushed_at)
+    if pushed.delivery_id:
+        data["deliveryId"] = pushed.delivery_id
+    tagged = pushed.image.name + (f":{pushed.image.tag}" if pushed.image.tag else "")
+    return Event(PUSHED, f"/webhooks/{source}", pushed_id(source, pushed, received), received, tagged, data)
+
+
+def read_pushed(event: Event) -> tuple[str, Pushed]:
+    """The configured source and the push that an event carries. Raises `NotAnEvent`."""
+    data = event.data
+    try:
+        image = parse_reference(data["image"])
+        digest = data.get("digest", "")
+        if digest and not is_digest(digest):
+            raise NotAnEvent(f"data.digest {digest!r} is no sha256 or sha512 digest")
+        moment = parse_time(data["pushedAt"]) if data.get("pushedAt") else None
+        source, delivery_id = data["source"], data.get("deliveryId", "")
+        if not isinstance(source, str) or not isinstance(delivery_id, str):
+            raise NotAnEvent("data.source and data.deliveryId must be strings")
+    except KeyError as error:
+        raise NotAnEvent(f"data has no {error}") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise NotAnEvent(f"data: {error}") from error
+    image = replace(image, digest=digest or image.digest)
+    if not image.tag and not image.digest:
+        raise NotAnEvent("data.image has neither tag nor digest")
+    return source, Pushed(image, moment, delivery_id)
+
+
+def admitted_event(admitted: Admitted, now: datetime) -> Event:
+    """The CloudEvent of a Pod that is being created."""
+    data: dict[str, Any] = {
+        "namespace": admitted.namespace,
+        "owner": admitted.owner,
+        "labels": dict(admitted.labels),
+        "images": [str(image) for image in admitted.images],
+        "nodeSelector": dict(admitted.node_selector),
+        "tolerations": [toleration_object(it) for it in admitted.tolerations],
+        "pullSecrets": list(admitted.pull_secrets),
+    }
+    if admitted.affinity is not None:
+        data["affinity"] = affinity_object(admitted.affinity)
+    identity = _digest(admitted.namespace, admitted.owner_uid or admitted.owner, *data["images"])
+    return Event(ADMITTED, "/admission/pods", identity, now, f"{admitted.namespace}/{admitted.owner}", data)
+
+
+def read_admitted(event: Event) -> Admitted:
+    """The Pod that an event carries. Raises `NotAnEvent`."""
+    data = event.data
+    namespace, owner = data.get("namespace"), data.get("owner")
+    if not (_is_name(namespace) and isinstance(owner, str) and owner):
+        raise NotAnEvent("data.namespace must be a name and data.owner a string")
+    affinity = data.get("affinity")
+    try:
+        return Admitted(
+            namespace=namespace,
+            owner=owner,
+            images=tuple(parse_reference(text, default_tag="latest") for text in _strings(data, "images")),
+            labels=_string_map(data, "labels"),
+            node_selector=_string_map(data, "nodeSelector"),
+            affinity=None if affinity is None else parse_affinity(affinity),
+            tolerations=parse_tolerations(data.get("tolerations")),
+            pull_secrets=tuple(_strings(data, "pullSecrets")),
+        )
+    except ValueError as error:  # NotAReference, NotASelector, TooManyTerms
+        raise NotAnEvent(f"data: {error}") from error
+
+
+def _strings(data: Mapping[str, Any], name: str) -> list[str]:
+    listed = data.get(name) or []
+    if not isinstance(listed, list) or not all(isinstance(it, str) for it in listed):
+        raise NotAnEvent(f"data.{name} must be a list of strings")
+    return listed
+
+
+def _string_map(data: Mapping[str, Any], name: str) -> dict[str, str]:
+    found = data.get(name) or {}
+    if not isinstance(found, dict) or not all(isinstance(it, str) for part in found.items() for it in part):
+        raise NotAnEvent(f"data.{name} must be a map of strings")
+    return found
+
+
+# RFC 1123 subdomains; `fullmatch` of an element that begins and ends with a letter or digit cannot be `..`.
+_NAME: Final = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")
+_PLURALS: Final = {"WarmPolicy": "warmpolicies", "WarmImage": "warmimages", "Node": "nodes"}
+
+
+def changed_event(changed: Changed, now: datetime) -> Event:
+    """The CloudEvent of a change that a watch saw."""
+    group_version = "v1" if changed.kind == "Node" else "warmhook.dev/v1alpha1"
+    where = f"namespaces/{changed.namespace}/" if changed.namespace else ""
+    return Event(
+        type=CHANGED,
+        source="/watch",
+        id=_digest(changed.uid, changed.resource_version),
+        time=now,
+        subject=f"/apis/{group_version}/{where}{_PLURALS[changed.kind]}/{changed.name}",
+        data={
+            "apiVersion": group_version,
+            "kind": changed.kind,
+            "namespace": changed.namespace,
+            "name": changed.name,
+            "deleted": changed.deleted,
+            "resourceVersion": changed.resource_version,
+        },
+    )
+
+
+def read_changed(event: Event) -> Changed:
+    """The change that an event carries. Raises `NotAnEvent`."""
+    data = event.data
+    kind, namespace, name = data.get("kind"), data.get("namespace", ""), data.get("name")
+    version = data.get("resourceVersion", "")
+    # A tuple, because what is foreign need not be hashable.
+    if kind not in tuple(_PLURALS) or not _is_name(name) or not (namespace == "" or _is_name(namespace)):
+        raise NotAnEvent("data must name the kind (WarmPolicy, WarmImage or Node), namespace and name of an object")
+    if not isinstance(version, str) or (kind != "Node" and not namespace):
+        raise NotAnEvent("data.resourceVersion must be a string, data.namespace must not be empty")
+    return Changed(kind, namespace, name, data.get("deleted") is True, version)
+
+
+def reported_event(warmimages: Iterable[str], now: datetime) -> Event:
+    """The CloudEvent that names the WarmImages (`namespace/name`) whose nodes said something new."""
+    names = sorted(warmimages)
+    second = now.replace(microsecond=0).isoformat()
+    return Event(REPORTED, "/watch", _digest(*names, second), now, data={"warmimages": names})
+
+
+def read_reported(event: Event) -> list[str]:
+    """`namespace/name` of the WarmImages concerned. Raises `NotAnEvent`."""
+    names = event.data.get("warmimages")
+    if not isinstance(names, list) or not all(isinstance(it, str) and _is_key(it) for it in names):
+        raise NotAnEvent("data.warmimages must be a list of namespace/name")
+    return names
+
+
+def sync_event(interval: int, now: datetime) -> Event:
+    """The CloudEvent that asks to compare everything; `interval` is the number of this sync."""
+    return Event(SYNC, "/watch", _digest("sync", str(interval)), now)
+
+
+def _is_name(value: object) -> TypeGuard[str]:
+    """Whether an object can be called so. Names become parts of paths, and `..` would lead to another object."""
+    return isinstance(value, str) and _NAME.fullmatch(value) is not None
+
+
+def _is_key(text: str) -> bool:
+    namespace, slash, name = text.partition("/")
+    return bool(slash) and _is_name(namespace) and _is_name(name)
+
+
+def _digest(*parts: str) -> str:
+    # JSON can carry half a surrogate pair, which plain UTF-8 refuses.
+    return hashlib.sha256("\n".join(parts).encode(errors="surrogatepass")).hexdigest()[:32]

@@ -1,0 +1,158 @@
+"""Name a container image: parse, normalise and print image references.
+
+The grammar is that of the OCI distribution specification as Docker writes it
+(https://github.com/distribution/reference/blob/main/regexp.go), narrowed to what a node can pull:
+digests are sha256 or sha512, IPv6 hosts stand in brackets.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Final
+
+__all__ = ["DOCKER_HUB", "NotAReference", "Reference", "canonical_host", "from_event", "is_digest", "parse_reference"]
+
+DOCKER_HUB: Final = "docker.io"
+# Names under which Docker Hub is reached; nodes list its images as docker.io whatever the sender wrote.
+_DOCKER_HUB_ALIASES: Final = frozenset({"index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"})
+
+# Longest repository name in characters, host not counted (OCI distribution specification, "Pulling manifests").
+_REPOSITORY_MAX: Final = 255
+# Longest host with its port in characters: a DNS name's 253, a colon and five digits.
+_HOST_MAX: Final = 259
+# Longest reference in characters: host, '/', repository, ':', a tag of 128, '@', a sha512 digest of 135.
+_REFERENCE_MAX: Final = _HOST_MAX + 1 + _REPOSITORY_MAX + 1 + 128 + 1 + 135
+# Characters of hostile text that a message repeats.
+_QUOTED: Final = 200
+
+_LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
+_HOST = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[a-fA-F0-9:]+\])(?::(?P<port>[0-9]{{1,5}}))?")
+_ELEMENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_REPOSITORY = re.compile(rf"{_ELEMENT}(?:/{_ELEMENT})*")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
+
+
+class NotAReference(ValueError):
+    """The text names no image; the message quotes it and says what is wrong."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Reference:
+    """An image reference in canonical form; build it with `parse_reference` or `from_event`, which check it."""
+
+    host: str
+    """Registry host with its port where it has one, lower-case: `docker.io`, `[::1]:5000`."""
+    repository: str
+    """Path below the host: `library/nginx`."""
+    tag: str = ""
+    """Empty where the reference has none."""
+    digest: str = ""
+    """`sha256:<64 hex>` or `sha512:<128 hex>`; empty where the reference has none."""
+
+    def __str__(self) -> str:
+        return self.name + (f":{self.tag}" if self.tag else "") + (f"@{self.digest}" if self.digest else "")
+
+    @property
+    def name(self) -> str:
+        """Host and repository: what policies match and what tags and digests belong to."""
+        return f"{self.host}/{self.repository}"
+
+    @property
+    def pull_name(self) -> str:
+        """What to ask a runtime for: by tag where there is one.
+
+        containerd's CRI drops the tag of `repo:tag@digest`, and a Pod that names the tag would still have to pull.
+        """
+        return str(self.without_digest())
+
+    @property
+    def as_run(self) -> Reference:
+        """What a kubelet runs: with a digest the tag is decoration, wherever it has moved."""
+        return replace(self, tag="") if self.digest else self
+
+    def without_digest(self) -> Reference:
+        """The same image by its tag alone; unchanged where there is no tag to name it by."""
+        return replace(self, digest="") if self.tag else self
+
+
+def is_digest(text: str) -> bool:
+    """Whether `text` is a complete, well-formed sha256 or sha512 digest."""
+    return _DIGEST.fullmatch(text) is not None
+
+
+def parse_reference(text: str, *, default_tag: str = "") -> Reference:
+    """Read a reference as a Pod's author writes it: `nginx`, `ghcr.io/a/b:1`, `[::1]:5000/a@sha256:...`.
+
+    `default_tag` is added where the text has neither tag nor digest: `latest` for Pods, nothing for events.
+    Raises `NotAReference`.
+    """
+    if len(text) > _REFERENCE_MAX:
+        raise NotAReference(f"a reference of {len(text)} characters, at most {_REFERENCE_MAX} are allowed")
+    rest, at, digest = text.partition("@")
+    # Neither message repeats what is before an @: that may be a user's name and password.
+    if "@" in digest:
+        raise NotAReference("there is more than one @; a reference holds no user name")
+    if at and not is_digest(digest):
+        raise NotAReference(f"{digest!r}, the part after @, is no sha256 or sha512 digest")
+    name, tag = rest, ""
+    colon = rest.rfind(":")
+    if colon > rest.rfind("/"):
+        name, tag = rest[:colon], rest[colon + 1 :]
+        if not _TAG.fullmatch(tag):
+            raise NotAReference(f"{text!r}: {tag!r} is no tag (up to 128 letters, digits, '_', '.', '-')")
+    host, slash, repository = name.partition("/")
+    if not slash or not _looks_like_host(host):
+        host, repository = DOCKER_HUB, name
+    try:
+        reference = _checked(host, repository, tag, digest)
+    except NotAReference as error:
+        raise NotAReference(f"{text!r}: {error}") from None
+    return replace(reference, tag=default_tag) if not tag and not digest else reference
+
+
+def from_event(host: str, repository: str, tag: str = "", digest: str = "") -> Reference | None:
+    """Put together what a registry's event says about one image; `None` where neither tag nor digest names it.
+
+    Senders are sloppy where nodes are not: a repository may be in mixed case, a "tag" may be the digest again and
+    a digest may be cut or elided (published samples of AWS, Distribution and GitHub have such ones). A malformed
+    digest is dropped and the tag kept; `latest` is never invented. Raises `NotAReference`.
+    """
+    if tag.startswith(("sha256:", "sha512:")):
+        tag, digest = "", digest if is_digest(digest) else tag
+    if not is_digest(digest):
+        digest = ""
+    if tag and not _TAG.fullmatch(tag):
+        raise NotAReference(f"{tag[:_QUOTED]!r} is no tag (up to 128 letters, digits, '_', '.', '-')")
+    reference = _checked(host, repository.lower(), tag, digest)
+    return reference if tag or digest else None
+
+
+def canonical_host(host: str) -> str:
+    """A registry host as references print it. Raises `NotAReference`."""
+    return _checked(host, "x", "", "").host
+
+
+def _looks_like_host(element: str) -> bool:
+    """Docker's rule for `a/b`: the first element is a host if it could not be a path element of Docker Hub."""
+    return "." in element or ":" in element or element == "localhost" or element != element.lower()
+
+
+def _checked(host: str, repository: str, tag: str, digest: str) -> Reference:
+    match = _HOST.fullmatch(host)
+    if not match or len(host) > _HOST_MAX or not (0 < int(match["port"] or 443) < 65536):
+        raise NotAReference(f"{host[:_QUOTED]!r} is no registry host (name or [IPv6], with an optional port)")
+    host = host.lower()
+    if not _looks_like_host(host):
+        # `registry/shop` names Docker Hub's user "registry": a node would pull another image than was meant.
+        raise NotAReference(f"{host!r} is no registry host: without '.' or port it reads as a path of Docker Hub")
+    if host in _DOCKER_HUB_ALIASES:
+        host = DOCKER_HUB
+    if host == DOCKER_HUB and "/" not in repository:
+        repository = f"library/{repository}"
+    if len(repository) > _REPOSITORY_MAX:
+        raise NotAReference(f"the repository has {len(repository)} characters, at most {_REPOSITORY_MAX} are allowed")
+    if not _REPOSITORY.fullmatch(repository):
+        raise NotAReference(f"{repository!r} is no repository (lower-case elements joined by '/')")
+    return Reference(host, repository, tag, digest)

@@ -1,0 +1,88 @@
+"""Decide which nodes should hold an image."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from warmhook.feasible import Taint, is_on, takes
+from warmhook.selectors import LABEL_OPERATORS, Requirement, Selector
+from warmhook.warmimages import Nodes, WarmImage
+
+__all__ = ["ANY_LINUX_NODE", "NODE_NAME_MAX", "Node", "node_selector", "place", "place_each", "reads_taints"]
+
+# What a policy without a selector means. The kubelet sets both labels; virtual kubelets run no containers of their own.
+ANY_LINUX_NODE: Final = Selector(
+    (Requirement("kubernetes.io/os", "In", ("linux",)), Requirement("type", "NotIn", ("virtual-kubelet",)))
+)
+
+# Object names have at most 253 characters and "warmhook-desired-" takes 17 of them.
+NODE_NAME_MAX: Final = 236
+# Of what Pods ask so much goes into a query string; the rest is compared here.
+_SHORT: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What placement reads of a Node."""
+
+    name: str
+    uid: str
+    labels: Mapping[str, str]
+    taints: tuple[Taint, ...] = ()
+    """Empty as well where they were not read."""
+    unschedulable: bool = False
+
+
+def node_selector(nodes: Nodes) -> Selector:
+    """The label selector under which the API server lists every candidate; names are not part of it."""
+    selector = nodes.selector
+    if selector is None:
+        selector = Selector(()) if nodes.names else ANY_LINUX_NODE
+    if nodes.affinity is None or len(nodes.affinity) != 1:
+        return selector
+    asked = [it for it in nodes.affinity[0].expressions if it.operator in LABEL_OPERATORS and len(it.values) <= _SHORT]
+    return Selector(tuple(dict.fromkeys((*selector.requirements, *asked[:_SHORT]))))
+
+
+def reads_taints(warmimages: Iterable[WarmImage]) -> bool:
+    """Whether placing these needs more of a Node than its metadata."""
+    return any(warmimage.template.nodes.tolerations is not None for warmimage in warmimages)
+
+
+def place(image: str, wanted: Nodes, nodes: Iterable[Node]) -> list[Node]:
+    """The nodes that should hold `image`, a canonical reference.
+
+    A limit takes the nodes whose SHA-256 over image and name is lowest (rendezvous hashing): different images land on
+    different nodes, and a node that joins or leaves moves no more than one placement.
+    """
+    selector, names = node_selector(wanted), frozenset(wanted.names)
+    chosen = [node for node in nodes if (not names or node.name in names) and selector.matches(node.labels)]
+    chosen = [node for node in chosen if len(node.name) <= NODE_NAME_MAX]
+    affinity, tolerations = wanted.affinity, wanted.tolerations
+    if affinity is not None:
+        chosen = [node for node in chosen if is_on(affinity, node.name, node.labels)]
+    if tolerations is not None:
+        chosen = [node for node in chosen if takes(node.taints, node.unschedulable, tolerations)]
+    if wanted.limit is None:
+        return chosen
+    chosen.sort(key=lambda node: (hashlib.sha256(f"{image}\n{node.name}".encode()).digest(), node.name))
+    return chosen[: wanted.limit.of(len(chosen))]
+
+
+def place_each(warmimages: Iterable[WarmImage], nodes: Iterable[Node]) -> Iterator[tuple[WarmImage, list[Node]]]:
+    """Each WarmImage and the nodes that should hold its image.
+
+    WarmImages of one policy ask for the same nodes, and only a limit depends on the image, so labels are compared once.
+    """
+    nodes = list(nodes)
+    matching: dict[Nodes, list[Node]] = {}
+    for warmimage in warmimages:
+        asked = warmimage.template.nodes
+        unlimited = replace(asked, limit=None)
+        if unlimited not in matching:
+            matching[unlimited] = place("", unlimited, nodes)
+        chosen = matching[unlimited]
+        yield warmimage, chosen if asked.limit is None else place(str(warmimage.image), asked, chosen)

@@ -1,0 +1,268 @@
+"""Decide which WarmImages a policy has: what it names, what pushes added, what it no longer wants."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Literal, TypeAlias
+
+from warmhook import globs
+from warmhook.feasible import TooManyTerms, both
+from warmhook.images import Reference
+from warmhook.selectors import Selector
+from warmhook.semver import Range
+from warmhook.warmimages import (
+    Asked,
+    ObjectKey,
+    PolicyKey,
+    Template,
+    WarmImage,
+    asked_name,
+    policy_label,
+    warmimage_name,
+)
+
+__all__ = [
+    "Policy",
+    "PolicyChanges",
+    "PushRefusal",
+    "PushRule",
+    "Upsert",
+    "decide_push",
+    "is_expired",
+    "narrowed",
+    "policy_changes",
+    "surplus",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class PushRule:
+    """Which pushes a policy takes."""
+
+    repository: str
+    """Glob over host and repository: `harbor.example.com/shop/**`."""
+    tags: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    """Globs over tags; these win over `tags`."""
+    semver: Range | None = None
+    untagged: bool = False
+    """Take pushes without a tag: the children of a multi-platform index arrive so."""
+    keep: int = 1
+    """Newest pushes kept per repository."""
+
+    def matches(self, image: Reference) -> bool:
+        """Whether the policy wants this push."""
+        if not globs.matches(self.repository, image.name):
+            return False
+        if not image.tag:
+            return self.untagged
+        return (
+            any(globs.matches(tag, image.tag) for tag in self.tags)
+            and not any(globs.matches(tag, image.tag) for tag in self.exclude)
+            and (self.semver is None or self.semver.matches(image.tag))
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A WarmPolicy: the rules a person writes."""
+
+    key: PolicyKey
+    images: tuple[Reference, ...] = ()
+    """Wanted as long as the policy exists."""
+    push: tuple[PushRule, ...] = ()
+    pods: Selector | None = None
+    """Pods of the policy's namespace whose images are wanted wherever their siblings can land; `None`: none."""
+    prefer_warm: bool = False
+    """Pods that this policy concerns should rather go where their images are."""
+    template: Template = field(default_factory=Template)
+    generation: int = 0
+
+    def names(self, image: Reference) -> bool:
+        """Whether `spec.images` names it, whatever its digest now is."""
+        return image.without_digest() in {named.without_digest() for named in self.images}
+
+    def wants(self, image: Reference) -> bool:
+        """Whether a WarmImage of this policy may exist for `image`."""
+        return self.names(image) or any(rule.matches(image) for rule in self.push)
+
+    def keep(self, image: Reference) -> int:
+        """How many pushes of the image's repository are kept.
+
+        The largest of all rules for the *repository*, whatever their tags: were it that of the tags at hand, the
+        outcome would depend on the order in which pushes arrive.
+        """
+        return max((rule.keep for rule in self.push if globs.matches(rule.repository, image.name)), default=1)
+
+
+# --- a push ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Upsert:
+    """Write this WarmImage: create it, or change the existing one that it replaces."""
+
+    warmimage: WarmImage
+    replaces: WarmImage | None = None
+    """As it was read; the write must fail if it is no longer so."""
+
+
+PushRefusal: TypeAlias = Literal["superseded", "expired", "duplicate"]
+
+
+def decide_push(
+    policy: Policy,
+    image: Reference,
+    pushed_at: datetime,
+    event_id: str,
+    existing: Iterable[WarmImage],
+    now: datetime,
+) -> Upsert | PushRefusal:
+    """What a push that `policy` wants leads to, given the policy's WarmImages of the same repository.
+
+    Those that Pods asked for have names of their own and are not counted.
+
+    A repeated, late or replayed event changes nothing: the greater `(pushed_at, digest)` of one image wins, and a push
+    older than all that `keep` retains does not come back.
+    """
+    existing = [warmimage for warmimage in existing if warmimage.asked is None]
+    wanted = WarmImage(
+        key=ObjectKey(policy.key.namespace, warmimage_name(policy.key, image)),
+        image=image.without_digest(),
+        digest=image.digest,
+        pushed_at=pushed_at,
+        template=policy.template,
+        policy_label=policy_label(policy.key),
+        event_id=event_id,
+    )
+    stored = next((warmimage for warmimage in existing if warmimage.key == wanted.key), None)
+    if stored is not None:
+        if stored.event_id == event_id or _push_order(stored) == _push_order(wanted):
+            return "duplicate"
+        if _push_order(stored) > _push_order(wanted):
+            return "superseded"
+    if not policy.names(image):
+        if is_expired(wanted, now):
+            return "expired"
+        others = [other for other in existing if other.key != wanted.key and policy.wants(other.image)]
+        if wanted in surplus(policy, [*others, wanted]):
+            return "superseded"
+    return Upsert(wanted, stored)
+
+
+def _push_order(warmimage: WarmImage) -> tuple[float, str]:
+    return (warmimage.pushed_at.timestamp() if warmimage.pushed_at else float("-inf"), warmimage.digest)
+
+
+def surplus(policy: Policy, same_repository: Collection[WarmImage]) -> list[WarmImage]:
+    """Which WarmImages of one policy and one repository are beyond `keep`: a pure function of the set.
+
+    What `spec.images` names and what Pods asked for is neither counted nor removed.
+    """
+    pushed = [it for it in same_repository if it.asked is None and not policy.names(it.image)]
+    if not pushed:
+        return []
+    newest_first = sorted(pushed, key=lambda warmimage: (_push_order(warmimage)[0], warmimage.key.name), reverse=True)
+    return newest_first[policy.keep(pushed[0].image) :]
+
+
+def is_expired(warmimage: WarmImage, now: datetime) -> bool:
+    """Whether the WarmImage's own lifetime is over."""
+    end = warmimage.expires_at()
+    return end is not None and end < now.timestamp()
+
+
+# --- a policy --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyChanges:
+    """What makes the WarmImages of a policy be as it says."""
+
+    upserts: tuple[Upsert, ...] = ()
+    deletes: tuple[WarmImage, ...] = ()
+
+
+def policy_changes(policy: Policy, existing: Collection[WarmImage], now: datetime) -> PolicyChanges:
+    """What must change among the WarmImages that carry the policy's label."""
+    unwanted = _unwanted(policy, existing, now)
+    gone = {warmimage.key for warmimage in unwanted}
+    present = {warmimage.key for warmimage in existing}
+    creates = [Upsert(named) for named in _named(policy) if named.key not in present]
+    updates = [
+        Upsert(wanted, warmimage)
+        for warmimage in existing
+        if warmimage.key not in gone and (wanted := _as_wanted(policy, warmimage)) != warmimage
+    ]
+    return PolicyChanges(tuple(creates + updates), tuple(unwanted))
+
+
+def _unwanted(policy: Policy, existing: Collection[WarmImage], now: datetime) -> list[WarmImage]:
+    unwanted = []
+    repositories: dict[str, list[WarmImage]] = {}
+    for warmimage in existing:
+        if warmimage.asked is not None:
+            if not _still_asked(policy, warmimage, warmimage.asked, now):
+                unwanted.append(warmimage)
+            continue
+        over = not policy.names(warmimage.image) and is_expired(_as_wanted(policy, warmimage), now)
+        misnamed = warmimage.key.name != warmimage_name(policy.key, warmimage.image)
+        if over or misnamed or not policy.wants(warmimage.image):
+            unwanted.append(warmimage)
+        else:
+            repositories.setdefault(warmimage.image.name, []).append(warmimage)
+    for same_repository in repositories.values():
+        unwanted += surplus(policy, same_repository)
+    return unwanted
+
+
+def _named(policy: Policy) -> list[WarmImage]:
+    """What `spec.images` asks for, as it is before any push is known."""
+    return [
+        WarmImage(
+            key=ObjectKey(policy.key.namespace, warmimage_name(policy.key, image)),
+            image=image.without_digest(),
+            digest=image.digest,
+            template=policy.template,
+            policy_label=policy_label(policy.key),
+        )
+        for image in dict.fromkeys(policy.images)
+    ]
+
+
+def _still_asked(policy: Policy, warmimage: WarmImage, asked: Asked, now: datetime) -> bool:
+    """Whether the policy still takes such Pods, and one came lately."""
+    if policy.pods is None or not policy.pods.matches(dict(asked.labels)):
+        return False
+    if warmimage.key.name != asked_name(policy.key, warmimage.image, asked.constraints):
+        return False
+    template = narrowed(policy.template, asked)
+    return template is not None and not is_expired(replace(warmimage, template=template), now)
+
+
+def narrowed(template: Template, asked: Asked) -> Template | None:
+    """The policy's template for those of its nodes where such Pods can land; `None` where that is too much to say.
+
+    Whether taints are tolerated is the Pod's to say: what the policy says of that is for its pushes.
+    """
+    try:
+        affinity = both(template.nodes.affinity, asked.constraints.affinity)
+    except TooManyTerms:
+        return None
+    nodes = replace(template.nodes, affinity=affinity, tolerations=asked.constraints.tolerations)
+    return replace(template, nodes=nodes)
+
+
+def _as_wanted(policy: Policy, warmimage: WarmImage) -> WarmImage:
+    """The WarmImage under the policy's present template, and with the digest that `spec.images` gives, if it does."""
+    if warmimage.asked is not None:
+        return replace(warmimage, template=narrowed(policy.template, warmimage.asked) or warmimage.template)
+    named = _named_digest(policy, warmimage.image) if warmimage.pushed_at is None else ""
+    return replace(warmimage, template=policy.template, digest=named or warmimage.digest)
+
+
+def _named_digest(policy: Policy, image: Reference) -> str:
+    """The digest that `spec.images` gives beside the tag, if it does."""
+    return next((named.digest for named in policy.images if named.without_digest() == image), "")

@@ -1,0 +1,189 @@
+"""Everything outside the programs, one page: what Warmhook asks of a cluster, a runtime and a clock.
+
+Each port has a real adapter in `adapters/`, a twin in `devcluster/`, and one contract suite that both pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, Protocol, TypeAlias
+
+__all__ = [
+    "Credentials",
+    "FailureReason",
+    "ImageFilesystem",
+    "Json",
+    "Object",
+    "PullFailed",
+    "Response",
+    "Runtime",
+    "RuntimeImage",
+    "RuntimeUnreachable",
+    "Sleep",
+    "Stream",
+    "Transport",
+    "Unreachable",
+    "Utcnow",
+]
+
+Json: TypeAlias = Any
+"""A value that JSON can carry; foreign, so nothing about it is known before it is read."""
+Object: TypeAlias = dict[str, Any]
+"""A Kubernetes object as the API server writes it."""
+
+Utcnow: TypeAlias = Callable[[], datetime]
+"""The present time, aware, in UTC."""
+Sleep: TypeAlias = Callable[[float], Awaitable[None]]
+"""Wait that many seconds."""
+
+
+# --- the API server --------------------------------------------------------------------------------------------------
+
+
+class Unreachable(Exception):
+    """No answer came from the API server: connection refused, reset or timed out. Trying later may help."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An HTTP answer, whatever its status."""
+
+    status: int
+    headers: Mapping[str, str]
+    """Names in lower case."""
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """An HTTP answer that is still being sent: a watch."""
+
+    status: int
+    headers: Mapping[str, str]
+    lines: AsyncIterator[bytes]
+    """The body line by line, without line ends; for a status other than 200 the error's body.
+    Ends when the server ends it; raises `Unreachable` when the connection breaks."""
+
+
+class Transport(Protocol):
+    """One authenticated HTTP connection pool to an API server. No retries, no statuses interpreted."""
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] = ...,
+        headers: Mapping[str, str] = ...,
+        body: Json | None = None,
+        timeout_seconds: float = 10,
+    ) -> Response:
+        """Send `body` as JSON and return the answer. `content-type` comes in `headers`. Raises `Unreachable`."""
+        ...
+
+    def stream(
+        self,
+        path: str,
+        *,
+        query: Mapping[str, str] = ...,
+        headers: Mapping[str, str] = ...,
+        timeout_seconds: float = 330,
+    ) -> AbstractAsyncContextManager[Stream]:
+        """GET `path` and read the answer as it comes; leaving the context closes it. Raises `Unreachable`."""
+        ...
+
+
+# --- the container runtime -------------------------------------------------------------------------------------------
+
+FailureReason: TypeAlias = Literal[
+    "NotFound",
+    "Unauthorized",
+    "RateLimited",
+    "Network",
+    "Timeout",
+    "DiskFull",
+    "NotRunnable",
+    "PlatformMissing",
+    "RuntimeError",
+    "TooManyLines",
+    "NoAgent",
+    "Evicted",
+    "Refused",
+]
+"""Why a line is not warm; the closed list that reports and statuses use."""
+
+
+class RuntimeUnreachable(Exception):
+    """The runtime's socket does not answer; the message names the endpoint and what to check."""
+
+
+class PullFailed(Exception):
+    """The runtime could not pull; it may be tried again."""
+
+    def __init__(self, reason: FailureReason, message: str) -> None:
+        super().__init__(f"{reason}: {message}")
+        self.reason: FailureReason = reason
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeImage:
+    """An image as the runtime lists it."""
+
+    id: str
+    """The runtime's image ID: with containerd the config digest."""
+    tags: tuple[str, ...] = ()
+    """`host/repository:tag`, canonical."""
+    digests: tuple[str, ...] = ()
+    """`host/repository@digest`. They belong to the ID, not to one of the tags."""
+    size_bytes: int = 0
+    pinned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFilesystem:
+    """Where the runtime keeps images."""
+
+    mountpoint: str
+    used_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What the runtime sends to one registry host, never to another."""
+
+    server_address: str
+    username: str = ""
+    password: str = field(default="", repr=False)
+    identity_token: str = field(default="", repr=False)
+
+
+class Runtime(Protocol):
+    """A container runtime's images, as CRI offers them. Every call raises `RuntimeUnreachable` when nobody answers."""
+
+    async def version(self) -> str:
+        """Name and version, for logs: `containerd 1.6.20`."""
+        ...
+
+    async def images(self) -> list[RuntimeImage]:
+        """Every image on the node."""
+        ...
+
+    async def image(self, reference: str) -> RuntimeImage | None:
+        """One image by tag, digest or ID; `None` where the runtime does not have it."""
+        ...
+
+    async def pull(self, reference: str, *, timeout_seconds: float, credentials: Credentials | None = None) -> str:
+        """Pull and return the image ID. Cancelling the call cancels the pull at the runtime. Raises `PullFailed`."""
+        ...
+
+    async def remove(self, reference: str) -> None:
+        """Remove the image: every name of its ID goes, as CRI does it. Nothing happens where it is absent."""
+        ...
+
+    async def filesystems(self) -> list[ImageFilesystem]:
+        """The file systems that hold images."""
+        ...

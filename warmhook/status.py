@@ -1,0 +1,151 @@
+"""Count how far a WarmImage has come: what its nodes say, added up."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from warmhook.lines import Line
+from warmhook.placement import Node
+from warmhook.ports import FailureReason
+from warmhook.reports import Report
+from warmhook.times import format_time
+
+__all__ = ["FAILURES_MAX", "Counts", "Failure", "condition", "count", "status_object"]
+
+FAILURES_MAX: Final = 10
+"""How many failing nodes a status names."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Failure:
+    """Why one node does not have the image."""
+
+    node: str
+    reason: FailureReason
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many nodes are in which state; `unreachable` ones count in no other state."""
+
+    warm: int = 0
+    pulling: int = 0
+    waiting: int = 0
+    failed: int = 0
+    unreachable: int = 0
+    failing: tuple[str, ...] = ()
+    """Names of the failed nodes, sorted, at most `FAILURES_MAX`."""
+    silent: tuple[str, ...] = ()
+    """Names of the unreachable nodes, sorted, at most `FAILURES_MAX`."""
+
+    @property
+    def desired(self) -> int:
+        """Nodes that are wanted and can be judged."""
+        return self.warm + self.pulling + self.waiting + self.failed
+
+    @property
+    def ready(self) -> bool:
+        """Whether every node that can be judged is warm, and there is one."""
+        return 0 < self.desired == self.warm
+
+
+def count(
+    line: Line,
+    wanted: Iterable[Node],
+    reports: Mapping[str, Report],
+    now: datetime,
+    refused: Collection[str] = (),
+) -> Counts:
+    """Add up what `reports` (by node name) say of `line` on the nodes that should hold it.
+
+    A node whose agent has not been heard for 10 minutes is unreachable whatever its report says. `refused` names nodes
+    whose ConfigMap has no room for the line.
+    """
+    key, version = line.key, line.version
+    states: Counter[str] = Counter()
+    failing, silent = [], []
+    for node in wanted:
+        report = reports.get(node.name)
+        if report is None or not report.reachable(now):
+            silent.append(node.name)
+            continue
+        state = "failed" if node.name in refused else report.state(key, version)
+        states[state] += 1
+        if state == "failed":
+            failing.append(node.name)
+    return Counts(
+        warm=states["warm"],
+        pulling=states["pulling"],
+        waiting=states["waiting"],
+        failed=states["failed"],
+        unreachable=len(silent),
+        failing=tuple(sorted(failing)[:FAILURES_MAX]),
+        silent=tuple(sorted(silent)[:FAILURES_MAX]),
+    )
+
+
+def status_object(
+    before: Mapping[str, Any], generation: int, digest: str, counts: Counts, failures: Iterable[Failure], now: datetime
+) -> dict[str, Any]:
+    """`WarmImage.status` for these counts; equal to `before` when nothing of it changed.
+
+    Times are kept from `before` as long as what they date still holds: for the generation `startedAt` and `completedAt`
+    (when all nodes were warm for the first time; a node that joins later does not change that), and a condition's
+    `lastTransitionTime` while its status is the same.
+    """
+    moment = format_time(now)
+    same_generation = before.get("observedGeneration") == generation
+    status: dict[str, Any] = {
+        "observedGeneration": generation,
+        "desired": counts.desired,
+        "warm": counts.warm,
+        "pulling": counts.pulling,
+        "waiting": counts.waiting,
+        "failed": counts.failed,
+        "unreachable": counts.unreachable,
+        "failures": [
+            {"node": failure.node, "reason": failure.reason, "message": failure.message} for failure in failures
+        ],
+        "startedAt": (same_generation and before.get("startedAt")) or moment,
+    }
+    if digest:
+        status["digest"] = digest
+    completed = (same_generation and before.get("completedAt")) or (counts.ready and moment)
+    if completed:
+        status["completedAt"] = completed
+    told = f"{counts.warm} of {counts.desired} nodes warm"
+    if counts.unreachable:
+        told += f", {counts.unreachable} unreachable"
+    status["conditions"] = [
+        condition(before, "Ready", counts.ready, "AllWarm" if counts.ready else "NotAllWarm", told, now),
+        condition(
+            before,
+            "Degraded",
+            counts.failed > 0,
+            "NodesFailed" if counts.failed else "NoneFailed",
+            f"{counts.failed} of {counts.desired} nodes failed",
+            now,
+        ),
+    ]
+    return status
+
+
+def condition(
+    before: Mapping[str, Any], kind: str, holds: bool, reason: str, message: str, now: datetime
+) -> dict[str, Any]:
+    """A condition of a status that was `before`; it keeps its transition time as long as it says the same."""
+    status = "True" if holds else "False"
+    earlier: Mapping[str, Any] = next((it for it in before.get("conditions") or [] if it.get("type") == kind), {})
+    since = earlier.get("lastTransitionTime") if earlier.get("status") == status else None
+    return {
+        "type": kind,
+        "status": status,
+        "reason": reason,
+        "message": message,
+        "lastTransitionTime": since or format_time(now),
+    }

@@ -1,0 +1,58 @@
+"""Which lines of a node's ConfigMap does its agent take? At most `MAX_LINES`, the important ones first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from warmhook.lines import MAX_LINES, Line, NotALine, read_line, version_of
+
+__all__ = ["Taken", "Wanted", "take_lines"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A line as the agent read it."""
+
+    line: Line
+    version: str
+    """Over the text that was read: a newer handler's line may hold fields that this agent does not know."""
+    since: float
+    """Monotonic seconds at which this version was first seen; the oldest is pulled first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What became of the lines of a ConfigMap, by key."""
+
+    lines: Mapping[str, Wanted]
+    surplus: Mapping[str, Wanted]
+    """Lines beyond the limit; they are reported, never pulled."""
+    malformed: Mapping[str, str]
+    """What is no line, and why."""
+
+
+def take_lines(data: Mapping[str, str], before: Mapping[str, Wanted], now: float) -> Taken:
+    """Read `data`, keys to encoded lines; a version that is in `before` already keeps its age.
+
+    Keys with a dot (`<key>.hint`) belong to a line and are none themselves.
+    """
+    readable: dict[str, Wanted] = {}
+    malformed: dict[str, str] = {}
+    for key, text in data.items():
+        if "." in key:
+            continue
+        try:
+            line, version = read_line(key, text), version_of(text)
+        except (NotALine, UnicodeError) as error:
+            malformed[key] = str(error)
+            continue
+        known = before.get(key)
+        since = known.since if known is not None and known.version == version else now
+        readable[key] = Wanted(line, version, since)
+    order = sorted(readable, key=lambda key: (-readable[key].line.pull.priority, key))
+    return Taken(
+        lines={key: readable[key] for key in order[:MAX_LINES]},
+        surplus={key: readable[key] for key in order[MAX_LINES:]},
+        malformed=malformed,
+    )
