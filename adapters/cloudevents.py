@@ -1,0 +1,156 @@
+"""Write and read CloudEvents over HTTP: structured, binary and batched, decided by the content type.
+
+https://github.com/cloudevents/spec/blob/main/cloudevents/bindings/http-protocol-binding.md. The SDK takes any `ce-`
+header for binary mode, has no batches, and invents an id where there is none, which would make every repeat a new
+event; so mode and required attributes are settled here, and the SDK is given attributes to check, never a request.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+from urllib.parse import unquote
+
+from cloudevents.core.exceptions import CloudEventValidationError
+from cloudevents.core.v1.event import CloudEvent
+
+from adapters.strictjson import decode
+from warmhook.events import Event, NotAnEvent
+from warmhook.ports import Json
+from warmhook.times import format_time
+
+__all__ = [
+    "BATCHED",
+    "STRUCTURED",
+    "CloudEvent",
+    "read_binary",
+    "read_events",
+    "read_structured",
+    "write_batch",
+    "write_event",
+]
+
+STRUCTURED: Final = "application/cloudevents+json"
+BATCHED: Final = "application/cloudevents-batch+json"
+_REQUIRED: Final = ("id", "source", "type", "specversion")
+_NAME: Final = re.compile(r"[a-z0-9]{1,20}")
+_NONE: Final[Mapping[str, str]] = {}
+
+
+def write_event(event: Event, extensions: Mapping[str, str] = _NONE) -> bytes:
+    """One event in structured mode; its content type is `STRUCTURED`. `extensions` are attributes on top."""
+    return json.dumps(_fields(event) | dict(extensions), separators=(",", ":")).encode()
+
+
+def write_batch(events: Iterable[Event]) -> bytes:
+    """Events in batched mode; their content type is `BATCHED`."""
+    return json.dumps([_fields(event) for event in events], separators=(",", ":")).encode()
+
+
+def read_events(headers: Mapping[str, str], body: bytes, received: datetime) -> list[Event]:
+    """The events of a request, in any mode; header names in lower case. `received` stands in for a missing time.
+
+    Raises `NotAnEvent`, also for data that is no JSON object: Warmhook has no other.
+    """
+    content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    try:
+        content = decode(body) if body else None
+    except ValueError as error:
+        raise NotAnEvent(str(error)) from None
+    if content_type == BATCHED:
+        if not isinstance(content, list):
+            raise NotAnEvent("a batch is a JSON list of events")
+        found = [read_structured(fields) for fields in content]
+    elif content_type.startswith("application/cloudevents"):
+        found = [read_structured(content)]
+    else:
+        found = [read_binary(headers, content)]
+    return [_event(event, received) for event in found]
+
+
+def read_structured(fields: Json) -> CloudEvent:
+    """The event that a decoded JSON object is. Raises `NotAnEvent`."""
+    if not isinstance(fields, dict):
+        raise NotAnEvent("a structured CloudEvent is a JSON object")
+    attributes = {name: value for name, value in fields.items() if name not in ("data", "data_base64")}
+    return _checked(attributes, _data(fields))
+
+
+def read_binary(headers: Mapping[str, str], data: Json) -> CloudEvent:
+    """The event whose attributes are the `ce-` headers, percent-encoded; `data` is the decoded body.
+
+    Raises `NotAnEvent`.
+    """
+    return _checked({name[3:]: unquote(text) for name, text in headers.items() if name.startswith("ce-")}, data)
+
+
+def _data(fields: Mapping[str, Json]) -> Json:
+    """JSON, wherever the sender put it: as it is, as a text that holds JSON, or as Base64 of one."""
+    data: Json = fields.get("data")
+    try:
+        if isinstance(given := fields.get("data_base64"), str):
+            return decode(base64.b64decode(given, validate=True))
+        if isinstance(data, str) and fields.get("datacontenttype") == "application/json":
+            return decode(data)
+    except (ValueError, binascii.Error):
+        raise NotAnEvent("data is not the JSON it is said to be") from None
+    return data
+
+
+def _checked(attributes: Mapping[str, Json], data: Json) -> CloudEvent:
+    """An event with the attributes that are needed; those that nobody can use are left out rather than refused."""
+    missing = [name for name in _REQUIRED if not isinstance(attributes.get(name), str) or not attributes[name]]
+    if missing:
+        raise NotAnEvent(f"the event has no {', '.join(missing)}")
+    usable = {name: value for name, value in attributes.items() if value not in (None, "") and _NAME.fullmatch(name)}
+    time = usable["time"] = _time(usable.get("time"))
+    for name in ("subject", "datacontenttype", "dataschema"):
+        if not isinstance(usable.get(name, ""), str):
+            raise NotAnEvent(f"{name} is no text")
+    try:
+        event = CloudEvent({name: value for name, value in usable.items() if value is not None}, data)
+    except CloudEventValidationError as error:
+        raise NotAnEvent(f"no CloudEvent 1.0: {', '.join(sorted(error.errors))[:80]}") from None
+    if time is None:
+        event.get_attributes().pop("time")  # the SDK's own clock is not the sender's
+    return event
+
+
+def _time(value: Json) -> datetime | None:
+    try:
+        time = datetime.fromisoformat(value) if isinstance(value, str) else None
+        return None if time is None else time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _fields(event: Event) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "specversion": "1.0",
+        "id": event.id,
+        "source": event.source,
+        "type": event.type,
+        "time": format_time(event.time),
+        "datacontenttype": "application/json",
+        "data": dict(event.data),
+    }
+    return fields | ({"subject": event.subject} if event.subject else {})
+
+
+def _event(event: CloudEvent, received: datetime) -> Event:
+    data: Any = event.get_data()
+    if data is not None and not isinstance(data, dict):
+        raise NotAnEvent("data is no JSON object")
+    return Event(
+        type=event.get_type(),
+        source=event.get_source(),
+        id=event.get_id(),
+        time=event.get_time() or received,
+        subject=event.get_subject() or "",
+        data=data or {},
+    )

@@ -1,0 +1,94 @@
+"""Azure Container Registry: its own webhooks, or Event Grid in either of its schemas.
+
+Sources: https://learn.microsoft.com/azure/container-registry/container-registry-webhook-reference,
+https://learn.microsoft.com/azure/event-grid/event-schema-container-registry and, for the handshake,
+https://learn.microsoft.com/azure/event-grid/end-point-validation-event-grid-events-schema. The CloudEvents schema is
+validated by `OPTIONS`, which is not an adapter's matter.
+Authentication: a custom header (`Authorization`), or `?token=<secret>` in the URL, which is what Event Grid offers.
+Host: `request.host` is the registry's login server.
+Told apart: repeats by the event's `id`, order by `timestamp`, charts by their action, artifacts of other kinds by the
+manifest's media type; the digest is always there. Removing a tag is not reported.
+The `validationUrl` of a handshake is never called.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+from adapters.registries import Delivery, Outcome, Reply, Source
+from adapters.registries.common.bodies import Fields, each, read_fields, read_json, shown
+from adapters.registries.common.cloudevents import is_cloudevent, read_cloudevent
+from adapters.registries.common.proof import by_header, by_query
+from adapters.registries.common.registry_events import read_event
+from warmhook.events import Skip
+from warmhook.ports import Json
+
+LISTS = True  # Event Grid posts a list of events
+
+_CHARTS: Final = frozenset({"chart_push", "Microsoft.ContainerRegistry.ChartPushed"})
+_OTHERS: Final = frozenset(
+    {
+        *("delete", "quarantine", "chart_delete"),
+        *("Microsoft.ContainerRegistry.ImageDeleted", "Microsoft.ContainerRegistry.ChartDeleted"),
+    }
+)
+_IMAGE_PUSHED: Final = "Microsoft.ContainerRegistry.ImagePushed"
+_VALIDATION: Final = "Microsoft.EventGrid.SubscriptionValidationEvent"
+
+
+class _Native(Fields):
+    action: str
+
+
+class _EventGrid(Fields):
+    eventType: str  # noqa: N815 - the sender's name
+    data: Json = None
+
+
+class _Validation(Fields):
+    validationCode: str  # noqa: N815 - the sender's name
+
+
+def verify(delivery: Delivery, source: Source) -> bool:
+    return by_header(delivery, source) or by_query(delivery, source)
+
+
+def parse(delivery: Delivery, source: Source) -> list[Outcome]:
+    def events(body: bytes) -> list[Outcome]:
+        read = read_json(body)
+        parts = read if isinstance(read, list) else [read]
+        return each(parts, lambda part: [_event(delivery, part, source)]) or [Skip("unknown-event", "an empty list")]
+
+    return each([delivery.body], events)
+
+
+def _event(delivery: Delivery, body: Json, source: Source) -> Outcome:
+    if isinstance(body, dict) and "eventType" in body:
+        grid = read_fields(_EventGrid, body)
+        return _from_event_grid(grid.eventType, grid.data, source)
+    if is_cloudevent(delivery, body):
+        event = read_cloudevent(delivery, body)
+        return _from_event_grid(event.get_type(), event.get_data(), source)
+    action = read_fields(_Native, body).action
+    if action == "ping":
+        return Skip("ping")
+    return _skipped(action) or read_event(body, source)
+
+
+def _from_event_grid(kind: str, data: Json, source: Source) -> Outcome:
+    if kind == _VALIDATION:
+        code = read_fields(_Validation, data).validationCode
+        return Reply(json.dumps({"validationResponse": code}).encode())
+    if skipped := _skipped(kind):
+        return skipped
+    if kind != _IMAGE_PUSHED:
+        return Skip("unknown-event", shown(kind))
+    action = read_fields(_Native, data).action
+    return read_event(data, source) if action == "push" else Skip("not-a-push", f"action {shown(action)}")
+
+
+def _skipped(kind: str) -> Skip | None:
+    if kind in _CHARTS:
+        return Skip("not-runnable", shown(kind))
+    return Skip("not-a-push", shown(kind)) if kind in _OTHERS else None

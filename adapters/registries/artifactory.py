@@ -1,0 +1,90 @@
+"""JFrog Artifactory: webhooks of the domain `docker`.
+
+Source of the format: https://jfrog.com/help/r/jfrog-platform-administration-documentation/docker-event-payload.
+Authentication: `X-JFrog-Event-Auth` holds the secret, or with payload signing the HMAC-SHA256 of the body; the two
+look alike, so the option `auth` says which: `token` (default) or `hmac`.
+Host: `jpd_origin`, which is missing without a Custom Base URL. `repo_key` is the local repository while nodes usually
+pull from a virtual one: the option `rename` maps local names to those in references, and `repoKeyInPath: false`
+leaves them out, for access by sub-domain or port; then set `registryHost`.
+Told apart: promotions and deletions, images by `image_type`, repeats only by the digest. There is neither id nor
+time. What a remote repository cached because it was pulled (`*-cache`) is skipped. Not told apart: charts and
+signatures, except by cosign's tags.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from pydantic import Field
+
+from adapters.registries import Delivery, Outcome, Source
+from adapters.registries.common.bodies import Fields, Text, each, read_fields, read_json, shown
+from adapters.registries.common.images import host_of, pushed
+from adapters.registries.common.options import SourceOptions
+from adapters.registries.common.proof import by_header, by_hmac
+from warmhook.events import Skip
+from warmhook.ports import Json
+
+_HEADER: Final = "x-jfrog-event-auth"
+_IMAGE_TYPES: Final = frozenset({"docker", "oci"})
+_OTHERS: Final = frozenset({"deleted", "promoted"})
+
+
+class Options(SourceOptions):
+    auth: Literal["token", "hmac"] = "token"
+    repo_key_in_path: bool = True
+    rename: dict[str, str] = Field(default_factory=dict)
+
+
+class _Data(Fields):
+    repo_key: str
+    path: Text = ""
+    image_name: Text = ""
+    image_type: Text = "docker"
+    tag: Text = ""
+    sha256: Text = ""
+
+
+class _Event(Fields):
+    domain: str
+    event_type: str
+    data: Json = None
+    jpd_origin: Text = ""
+
+
+def verify(delivery: Delivery, source: Source) -> bool:
+    if _options(source).auth == "hmac":
+        return by_hmac(delivery, source, _HEADER)
+    return by_header(delivery, source, _HEADER)
+
+
+def parse(delivery: Delivery, source: Source) -> list[Outcome]:
+    return each([delivery.body], lambda body: [_event(read_json(body), source)])
+
+
+def _options(source: Source) -> Options:
+    return source.options if isinstance(source.options, Options) else Options()
+
+
+def _event(body: Json, source: Source) -> Outcome:
+    if isinstance(body, dict) and "domain" not in body:
+        return Skip("unknown-event", "no domain")
+    event = read_fields(_Event, body)
+    if event.domain != "docker":
+        return Skip("not-a-container", f"domain {shown(event.domain)}")
+    if event.event_type != "pushed":
+        known = event.event_type in _OTHERS
+        return Skip("not-a-push" if known else "unknown-event", f"event type {shown(event.event_type)}")
+    data = read_fields(_Data, event.data)
+    if data.image_type not in _IMAGE_TYPES:
+        return Skip("not-a-container", f"image type {shown(data.image_type)}")
+    if data.repo_key.endswith("-cache"):
+        return Skip("remote-cache", "cached by a remote repository")
+    # image_name may be the last element only; path is <image>/<tag>/manifest.json or .../list.manifest.json.
+    image = "/".join(data.path.strip("/").split("/")[:-2]) or data.image_name
+    options = _options(source)
+    if options.repo_key_in_path:
+        image = f"{options.rename.get(data.repo_key, data.repo_key)}/{image}"
+    tag = data.tag.replace("__", ":", 1) if data.tag.startswith("sha256__") else data.tag
+    digest = f"sha256:{data.sha256}" if data.sha256 else ""
+    return pushed(source, host_of(event.jpd_origin), image, tag, digest)

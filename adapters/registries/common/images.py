@@ -1,0 +1,109 @@
+"""Turn what an event says about an image into a push, or into the reason why there is nothing to warm."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Final
+
+from adapters.registries import Source
+from adapters.registries.common.bodies import shown
+from warmhook.events import Pushed, Skip
+from warmhook.images import NotAReference, from_event
+
+__all__ = ["host_of", "is_manifest", "pushed", "split_reference"]
+
+_MANIFESTS: Final = frozenset(
+    {
+        "application/vnd.docker.distribution.manifest.v2+json",
+        "application/vnd.docker.distribution.manifest.list.v2+json",
+        "application/vnd.oci.image.manifest.v1+json",
+        "application/vnd.oci.image.index.v1+json",
+    }
+)
+"""What a runtime can pull. Docker's schema 1 is not among them: containerd dropped it."""
+
+# Media types of configurations, artifacts and layers that no container can be made of: Helm charts, cosign signatures
+# and attestations, in-toto statements, SBOMs, BuildKit's cache, the empty configuration of other artifacts, Wasm.
+_NOT_RUNNABLE: Final = (
+    "application/vnd.cncf.helm.",
+    "application/vnd.acr.helm.",
+    "application/vnd.dev.cosign.",
+    "application/vnd.dev.sigstore.",
+    "application/vnd.cncf.notary.",
+    "application/vnd.in-toto",
+    "application/vnd.dsse.",
+    "application/spdx",
+    "text/spdx",
+    "application/vnd.cyclonedx",
+    "application/vnd.buildkit.cacheconfig.",
+    "application/vnd.oci.empty.",
+    "application/vnd.wasm.",
+    "application/vnd.module.wasm.",
+    "application/wasm",
+)
+# cosign's tags; without a suffix it is the referrers tag of the OCI distribution specification 1.1.
+_COMPANION_TAG: Final = re.compile(r"sha256-[0-9a-f]{64}(?:\.(?:sig|att|sbom))?")
+_DIGEST_END: Final = re.compile(r"[:@](sha(?:256|512):[^/]*)$")
+
+
+def pushed(
+    source: Source,
+    host: str,
+    repository: str,
+    tag: str = "",
+    digest: str = "",
+    *,
+    pushed_at: datetime | None = None,
+    delivery_id: str = "",
+    media_types: Iterable[str] = (),
+) -> Pushed | Skip:
+    """The push of one image, under the host the configuration gives the source, else the payload's `host`.
+
+    `media_types` are those of the configuration, artifact and layers, where the sender tells; empty ones say nothing.
+    """
+    for media_type in media_types:
+        if media_type.lower().startswith(_NOT_RUNNABLE):
+            return Skip("not-runnable", f"media type {shown(media_type)}")
+    if _COMPANION_TAG.fullmatch(tag):
+        return Skip("not-runnable", f"tag {shown(tag)}")
+    host = source.registry_host or host
+    if not host:
+        return Skip("no-registry-host", "the payload names no host; set registryHost")
+    try:
+        image = from_event(host, repository, tag, digest)
+    except NotAReference as error:
+        return Skip("malformed", str(error)[:120])
+    if image is None:
+        return Skip("no-tag-no-digest")
+    return Pushed(image, pushed_at=pushed_at, delivery_id=delivery_id)
+
+
+def is_manifest(media_type: str) -> bool:
+    """Whether a media type is that of an image manifest or index, as opposed to a layer or an artifact of its own."""
+    return media_type.partition(";")[0].strip().lower() in _MANIFESTS
+
+
+def host_of(text: str) -> str:
+    """The host of a URL, or of a reference with or without a scheme: `https://a:1/b` and `a:1/b` give `a:1`."""
+    return re.split(r"[/?#]", text.partition("://")[2] or text, maxsplit=1)[0].rpartition("@")[2]
+
+
+def split_reference(text: str) -> tuple[str, str, str, str]:
+    """Host, repository, tag and digest of what a sender calls a reference; nothing is checked, parts may be empty.
+
+    A scheme in front, an empty tag at the end and Harbor 2.0's `repository:sha256:...` are taken in stride. The first
+    element is the host only if it looks like one.
+    """
+    rest, digest = text.partition("://")[2] or text, ""
+    if found := _DIGEST_END.search(rest):
+        rest, digest = rest[: found.start()], found[1]
+    rest = rest.partition("@")[0]
+    tag, colon = "", rest.rfind(":")
+    if colon > rest.rfind("/"):
+        rest, tag = rest[:colon], rest[colon + 1 :]
+    host, slash, repository = rest.partition("/")
+    if slash and ("." in host or ":" in host or host == "localhost"):
+        return host, repository, tag, digest
+    return "", rest, tag, digest

@@ -1,0 +1,80 @@
+"""Where the public keys of token signers come from: a file, or one configured HTTPS address, asked seldom."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+import httpx
+
+__all__ = ["FetchedKeys", "FileKeys", "fetch_text"]
+
+_FRESH_SECONDS: Final = 3600.0
+# A token naming an unknown key may be the first after a rotation, or an attacker's; so not more often than this.
+_AGAIN_SECONDS: Final = 60.0
+_BODY_MAX: Final = 262_144
+
+
+class FileKeys:
+    """A JWK set in a file, read each time, because mounted files change."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    async def read(self, key_id: str) -> str:  # noqa: ARG002 - the file is all there is
+        return await asyncio.to_thread(self._path.read_text, "utf-8")
+
+
+class FetchedKeys:
+    """A JWK set behind an address, kept for an hour; what is kept goes on serving while the address does not answer."""
+
+    def __init__(self, url: str, *, fetch: Callable[[str], Awaitable[str]], monotonic: Callable[[], float]) -> None:
+        """`fetch` returns the body behind a URL and raises `OSError`. Raises `ValueError` unless `url` is https."""
+        if not url.startswith("https://"):
+            raise ValueError(f"{url!r}: keys are fetched by https:// only")
+        self._url = url
+        self._fetch = fetch
+        self._monotonic = monotonic
+        self._kept = ""
+        self._asked: float | None = None
+        self._failure = "not asked yet"
+        self._lock = asyncio.Lock()
+
+    async def read(self, key_id: str) -> str:
+        async with self._lock:
+            wait = _FRESH_SECONDS if _holds(self._kept, key_id) else _AGAIN_SECONDS
+            if self._asked is None or self._monotonic() - self._asked >= wait:
+                self._asked = self._monotonic()
+                try:
+                    self._kept = await self._fetch(self._url)
+                except OSError as error:
+                    self._failure = str(error)
+            if not self._kept:
+                raise OSError(f"keys at {self._url}: {self._failure}")
+            return self._kept
+
+
+async def fetch_text(url: str) -> str:
+    """GET without redirects, within 2 seconds and 256 KiB. Raises `OSError`."""
+    try:
+        async with (
+            asyncio.timeout(2),
+            httpx.AsyncClient(follow_redirects=False) as client,
+            client.stream("GET", url) as answer,
+        ):
+            answer.raise_for_status()
+            body = bytearray()
+            async for part in answer.aiter_bytes():
+                body += part
+                if len(body) > _BODY_MAX:
+                    raise OSError(f"{url}: more than {_BODY_MAX} bytes")
+            return body.decode()
+    except (httpx.HTTPError, UnicodeDecodeError) as error:
+        raise OSError(f"{url}: {str(error).partition(chr(10))[0]}") from error
+
+
+def _holds(key_set: str, key_id: str) -> bool:
+    return bool(key_set) and json.dumps(key_id) in key_set

@@ -1,0 +1,55 @@
+"""Read the package events of Gitea and of Forgejo, its fork: the same body under different headers.
+
+go-gitea/gitea `modules/structs/package.go` and `services/webhook`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from adapters.registries import Delivery, Outcome, Source
+from adapters.registries.common.bodies import Fields, Text, read_fields, read_payload, shown
+from adapters.registries.common.images import host_of, pushed
+from warmhook.events import Skip
+from warmhook.ports import Json
+
+__all__ = ["read_package"]
+
+_CREATED: Final = frozenset({"created", "updated"})
+
+
+class _Owner(Fields):
+    login: Text = ""
+
+
+class _Package(Fields):
+    type: str
+    name: str
+    version: Text = ""
+    html_url: Text = ""
+    owner: _Owner = _Owner()
+
+
+class _Event(Fields):
+    action: str
+    package: Json
+
+
+def read_package(delivery: Delivery, source: Source, *, prefix: str) -> Outcome:
+    """The event of one delivery whose headers begin with `prefix`. Raises `Unreadable`.
+
+    `package.created_at` is when the package version was first made, not when this tag was pushed: it is no event time.
+    """
+    body = read_payload(delivery)
+    name = delivery.headers.get(f"{prefix}-event", "package")
+    if name != "package" or (isinstance(body, dict) and "package" not in body):
+        return Skip("unknown-event", shown(name))
+    event = read_fields(_Event, body)
+    package = read_fields(_Package, event.package)
+    if package.type != "container":
+        return Skip("not-a-container", f"type {shown(package.type)}")
+    if event.action not in _CREATED:
+        return Skip("not-a-push" if event.action == "deleted" else "unknown-event", f"action {shown(event.action)}")
+    delivery_id = delivery.headers.get(f"{prefix}-delivery", "")
+    repository = f"{package.owner.login}/{package.name}"
+    return pushed(source, host_of(package.html_url), repository, package.version, delivery_id=delivery_id)

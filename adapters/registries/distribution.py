@@ -1,0 +1,25 @@
+"""CNCF Distribution (`registry:2`, `registry:3`), zot and others that send its notifications.
+
+Source of the format: https://distribution.github.io/distribution/about/notifications/.
+Authentication: a static header from the registry's configuration, `notifications.endpoints[].headers`, usually
+`Authorization`.
+Host: `request.host` is whatever the pusher called the registry, often a name no node knows: set `registryHost`.
+Told apart: repeats by the event's `id`, order by `timestamp`; the digest is always there; one delivery may hold many
+events, and layers, pulls, mounts and deletions are events too. Not told apart: charts and signatures are pushed as OCI
+manifests like images; only cosign's tags show.
+"""
+
+from __future__ import annotations
+
+from adapters.registries import Delivery, Outcome, Source
+from adapters.registries.common.bodies import each, read_json
+from adapters.registries.common.proof import by_header
+from adapters.registries.common.registry_events import read_envelope
+
+
+def verify(delivery: Delivery, source: Source) -> bool:
+    return by_header(delivery, source)
+
+
+def parse(delivery: Delivery, source: Source) -> list[Outcome]:
+    return each([delivery.body], lambda body: read_envelope(read_json(body), source))

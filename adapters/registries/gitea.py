@@ -1,0 +1,28 @@
+"""Gitea: a webhook of an organisation, user or repository with the event Package; bodies are JSON or a form.
+
+Source of the format: https://docs.gitea.com/usage/webhooks and go-gitea/gitea `services/webhook`.
+Authentication: `X-Gitea-Signature`, HMAC-SHA256 of the body as sent. Gitea signs with an empty secret too; an empty
+secret proves nothing here.
+Host: from `html_url`, that is Gitea's `ROOT_URL`.
+Told apart: packages that are no containers; repeats by `X-Gitea-Delivery`. There is no event time and, for a tag, no
+digest; children of an index come with the digest as their version. Not told apart: charts and signatures, except by
+cosign's tags. Gitea does not repeat a delivery, and refuses targets inside a cluster unless `[webhook]
+ALLOWED_HOST_LIST` has them.
+"""
+
+from __future__ import annotations
+
+from adapters.registries import Delivery, Outcome, Source
+from adapters.registries.common.bodies import each
+from adapters.registries.common.packages import read_package
+from adapters.registries.common.proof import by_hmac
+
+PATIENCE_SECONDS = 4.0  # of 5; it never repeats
+
+
+def verify(delivery: Delivery, source: Source) -> bool:
+    return by_hmac(delivery, source, "x-gitea-signature")
+
+
+def parse(delivery: Delivery, source: Source) -> list[Outcome]:
+    return each([delivery], lambda one: [read_package(one, source, prefix="x-gitea")])

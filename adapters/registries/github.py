@@ -1,0 +1,144 @@
+"""GitHub Container Registry, also of GitHub Enterprise Server: webhooks for `package` or `registry_package`.
+
+Source of the format: https://docs.github.com/webhooks/webhook-events-and-payloads#package; bodies are JSON or a form.
+Authentication: `X-Hub-Signature-256`, HMAC-SHA256 of the body as sent. The older SHA-1 header is ignored.
+Host: from `package_url`; without one ghcr.io, except under GitHub Enterprise Server, where `registryHost` is needed.
+Told apart: one publication by the ids of package and version, which are the same in both events and in a redelivery;
+order by the version's time; media types of configuration and layers, so charts, signatures and attestations are known.
+Each manifest is an event: children of an index come untagged. The kind of package is written in four places that
+contradict each other, also in GitHub's samples; `container_metadata` decides.
+GitHub never repeats a delivery by itself.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from adapters.registries import Delivery, Outcome, Source
+from adapters.registries.common.bodies import Fields, Text, each, read_fields, read_payload, read_time, shown
+from adapters.registries.common.images import pushed, split_reference
+from adapters.registries.common.proof import by_hmac
+from warmhook.events import Skip
+from warmhook.images import is_digest
+from warmhook.ports import Json
+
+PATIENCE_SECONDS = 8.0  # of 10; a refused delivery is only repeated by hand
+
+_HOST: Final = "ghcr.io"
+_EVENTS: Final = ("package", "registry_package")
+# `create` and `created` are older spellings.
+_PUSHES: Final = frozenset({"published", "updated", "create", "created"})
+_CONTAINER: Final = frozenset({"container", "docker"})
+
+
+class _Descriptor(Fields):
+    media_type: Text = ""
+
+
+class _Manifest(Fields):
+    digest: Text = ""
+    config: _Descriptor | None = None
+    layers: list[_Descriptor] | None = None
+
+
+class _Tag(Fields):
+    name: Text = ""
+    digest: Text = ""
+
+
+class _ContainerMetadata(Fields):
+    tag: _Tag | None = None
+    manifest: _Manifest | None = None
+
+
+class _Version(Fields):
+    id: int = 0
+    version: Text = ""
+    name: Text = ""
+    package_url: Text = ""
+    created_at: Json = None
+    updated_at: Json = None
+    container_metadata: _ContainerMetadata | None = None
+
+
+class _Owner(Fields):
+    login: Text = ""
+
+
+class _Registry(Fields):
+    type: Text = ""
+
+
+class _Package(Fields):
+    id: int = 0
+    name: Text = ""
+    namespace: Text = ""
+    ecosystem: Text = ""
+    package_type: Text = ""
+    owner: _Owner = _Owner()
+    registry: _Registry | None = None
+    package_version: _Version | None = None
+
+
+class _Event(Fields):
+    action: Text = ""
+    package: Json = None
+    registry_package: Json = None
+
+
+def verify(delivery: Delivery, source: Source) -> bool:
+    return by_hmac(delivery, source, "x-hub-signature-256", prefix="sha256=")
+
+
+def parse(delivery: Delivery, source: Source) -> list[Outcome]:
+    return each([delivery], lambda one: [_event(one, source)])
+
+
+def _event(delivery: Delivery, source: Source) -> Outcome:
+    body = read_payload(delivery)
+    name = delivery.headers.get("x-github-event", "")
+    if name == "ping" or (not name and isinstance(body, dict) and "zen" in body and "hook_id" in body):
+        return Skip("ping")
+    event = read_fields(_Event, body)
+    package = event.package or event.registry_package
+    if (name and name not in _EVENTS) or package is None:
+        return Skip("unknown-event", shown(name or "neither package nor registry_package"))
+    if event.action not in _PUSHES:
+        return Skip("not-a-push", f"action {shown(event.action)}")
+    return _push(read_fields(_Package, package), delivery, source)
+
+
+def _push(package: _Package, delivery: Delivery, source: Source) -> Outcome:
+    version = package.package_version or _Version()
+    container = version.container_metadata
+    digest = version.version or version.name
+    if container is None and not (_says_container(package) and is_digest(digest)):
+        return Skip("not-a-container", f"package type {shown(package.package_type)}")
+    manifest = container.manifest if container else None
+    tag = container.tag if container else None
+    if not is_digest(digest):
+        digest = (manifest.digest if manifest else "") or (tag.digest if tag else "")
+    host, repository, url_tag, _ = split_reference(version.package_url)
+    if not repository:
+        enterprise = "x-github-enterprise-host" in delivery.headers
+        owner = package.owner.login or package.namespace.partition("/")[0]
+        host, repository = "" if enterprise else _HOST, f"{owner}/{package.name}"
+    ids = (package.id, version.id)
+    media_types = [part.media_type for part in ((manifest.layers or []) if manifest else [])]
+    if manifest and manifest.config:
+        media_types.append(manifest.config.media_type)
+    return pushed(
+        source,
+        host,
+        repository,
+        tag.name if tag else url_tag,
+        digest,
+        pushed_at=read_time(version.updated_at) or read_time(version.created_at),
+        delivery_id="/".join(map(str, ids)) if all(ids) else delivery.headers.get("x-github-delivery", ""),
+        media_types=media_types,
+    )
+
+
+def _says_container(package: _Package) -> bool:
+    said = (package.package_type, package.ecosystem, package.registry.type if package.registry else "")
+    return any(word.lower() in _CONTAINER for word in said)

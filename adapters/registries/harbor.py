@@ -1,0 +1,100 @@
+"""Harbor: a project's webhook policy, payload format Default or CloudEvents (since 2.8).
+
+Source of the format: goharbor/harbor `src/pkg/notifier/model/event.go` and `formats/cloudevents.go`;
+https://goharbor.io/docs/main/working-with-projects/project-configuration/configure-webhooks/.
+Authentication: the policy's "auth header" comes verbatim as `Authorization`. There is no signature and no time stamp.
+Host: from `resource_url`, that is Harbor's `external_url`, often not the name nodes use: set `registryHost`.
+Told apart: repeats by the CloudEvents id, in the Default format by `occur_at` (seconds). Every manifest is an event of
+its own, so a multi-platform push is several untagged ones and a tagged one. The digest is always there.
+Not told apart: charts, signatures and SBOMs have no media type here; only cosign's tags show.
+Pulling through a proxy-cache project makes a push event by an operator of Harbor's own, which is skipped. Replication
+into this Harbor is an ordinary push (operator `harbor-jobservice`) and is warmed; `REPLICATION` events name no image.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+from adapters.registries import Delivery, Outcome, Source
+from adapters.registries.common.bodies import Fields, Text, each, read_fields, read_json, read_time, shown
+from adapters.registries.common.cloudevents import is_cloudevent, read_cloudevent
+from adapters.registries.common.images import host_of, pushed, split_reference
+from adapters.registries.common.proof import by_header
+from warmhook.events import Skip
+from warmhook.ports import Json
+
+# `pushImage` is the name of Harbor 1.x.
+_PUSHES: Final = frozenset({"PUSH_ARTIFACT", "pushImage", "harbor.artifact.pushed"})
+_OTHERS: Final = frozenset(
+    {
+        *("PULL_ARTIFACT", "DELETE_ARTIFACT", "SCANNING_COMPLETED", "SCANNING_FAILED", "SCANNING_STOPPED"),
+        *("QUOTA_EXCEED", "QUOTA_WARNING", "REPLICATION", "TAG_RETENTION"),
+        *("harbor.artifact.pulled", "harbor.artifact.deleted", "harbor.scan.completed", "harbor.scan.failed"),
+        *("harbor.scan.stopped", "harbor.quota.exceeded", "harbor.quota.warned"),
+        *("harbor.replication.status.changed", "harbor.tag_retention.finished"),
+    }
+)
+_PROXY_CACHE: Final = "harbor#proxy-cache-service"
+
+
+class _Default(Fields):
+    type: str
+    occur_at: Json = None
+    operator: Text = ""
+    event_data: Json = None
+
+
+class _Repository(Fields):
+    name: Text = ""
+    namespace: Text = ""
+    repo_full_name: Text = ""
+
+
+class _EventData(Fields):
+    resources: list[Json]
+    repository: _Repository = _Repository()
+
+
+class _Resource(Fields):
+    resource_url: Text = ""
+    tag: Text = ""
+    digest: Text = ""
+
+
+def verify(delivery: Delivery, source: Source) -> bool:
+    return by_header(delivery, source)
+
+
+def parse(delivery: Delivery, source: Source) -> list[Outcome]:
+    return each([delivery], lambda one: _events(one, source))
+
+
+def _events(delivery: Delivery, source: Source) -> list[Outcome]:
+    body = read_json(delivery.body)
+    if is_cloudevent(delivery, body):
+        event = read_cloudevent(delivery, body)
+        operator, pushed_at = event.get_extension("operator"), read_time(event.get_time())
+        return _event(event.get_type(), operator, event.get_data(), pushed_at, event.get_id(), source)
+    default = read_fields(_Default, body)
+    return _event(default.type, default.operator, default.event_data, read_time(default.occur_at), "", source)
+
+
+def _event(
+    kind: str, operator: Json, data: Json, pushed_at: datetime | None, delivery_id: str, source: Source
+) -> list[Outcome]:
+    if kind not in _PUSHES:
+        return [Skip("not-a-push" if kind in _OTHERS else "unknown-event", shown(kind))]
+    if operator == _PROXY_CACHE:
+        return [Skip("proxy-cache", "stored by a pull through a proxy-cache project")]
+    event = read_fields(_EventData, data)
+
+    def resource(value: Json) -> list[Outcome]:
+        given = read_fields(_Resource, value)
+        repository = event.repository.repo_full_name or split_reference(given.resource_url)[1]
+        if not repository:
+            repository = "/".join(filter(None, (event.repository.namespace, event.repository.name)))
+        host = host_of(given.resource_url)
+        return [pushed(source, host, repository, given.tag, given.digest, pushed_at=pushed_at, delivery_id=delivery_id)]
+
+    return each(event.resources, resource) or [Skip("no-tag-no-digest", "no resources")]

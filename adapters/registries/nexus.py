@@ -1,0 +1,73 @@
+"""Sonatype Nexus Repository: the webhook capability "Repository" with the event type component.
+
+Source of the format: https://help.sonatype.com/en/example-headers-and-payloads.html.
+Authentication: `X-Nexus-Webhook-Signature`, HMAC-SHA1 of the body as sent; Nexus has nothing stronger, so restrict
+who can reach the receiver as well.
+Host: the payload names a repository but no host, because each has a port or name of its own: the option `hosts` maps
+`repositoryName` to it, and `registryHost` stands for all others.
+Told apart: images by `format`, order by `timestamp`; repeats by `X-Nexus-Webhook-Delivery`. There is no digest. Not
+told apart: charts and signatures, except by cosign's tags. Events about assets say the same again and are skipped.
+Nexus does not repeat a delivery.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pydantic import Field
+
+from adapters.registries import Delivery, Outcome, Source
+from adapters.registries.common.bodies import Fields, Text, each, read_fields, read_json, read_time, shown
+from adapters.registries.common.images import pushed
+from adapters.registries.common.options import SourceOptions
+from adapters.registries.common.proof import by_hmac
+from warmhook.events import Skip
+from warmhook.ports import Json
+
+PATIENCE_SECONDS = 4.0  # how long it waits is not documented; it never repeats
+
+
+class Options(SourceOptions):
+    hosts: dict[str, str] = Field(default_factory=dict)
+    """Registry host by `repositoryName`."""
+
+
+class _Component(Fields):
+    format: str
+    name: str
+    version: Text = ""
+
+
+class _Event(Fields):
+    timestamp: Json = None
+    repositoryName: Text = ""  # noqa: N815 - the sender's name
+    action: str
+    component: _Component
+
+
+def verify(delivery: Delivery, source: Source) -> bool:
+    return by_hmac(delivery, source, "x-nexus-webhook-signature", algorithm="sha1")
+
+
+def parse(delivery: Delivery, source: Source) -> list[Outcome]:
+    return each([delivery], lambda one: [_event(one, source)])
+
+
+def _event(delivery: Delivery, source: Source) -> Outcome:
+    body = read_json(delivery.body)
+    if isinstance(body, dict) and "component" not in body:
+        return Skip("not-a-push" if "asset" in body else "unknown-event", "no component")
+    event = read_fields(_Event, body)
+    if event.component.format != "docker":
+        return Skip("not-a-container", f"format {shown(event.component.format)}")
+    if event.action not in ("CREATED", "UPDATED"):
+        return Skip("not-a-push" if event.action == "DELETED" else "unknown-event", f"action {shown(event.action)}")
+    hosts = source.options.hosts if isinstance(source.options, Options) else {}
+    return pushed(
+        replace(source, registry_host=hosts.get(event.repositoryName, source.registry_host)),
+        "",
+        event.component.name,
+        event.component.version,
+        pushed_at=read_time(event.timestamp),
+        delivery_id=delivery.headers.get("x-nexus-webhook-delivery", ""),
+    )
