@@ -1,0 +1,251 @@
+"""How is a container runtime asked for its images? CRI v1 over gRPC, the only file of the programs that speaks it.
+
+The API: https://github.com/kubernetes/cri-api/blob/master/pkg/apis/runtime/v1/api.proto.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import re
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+from cri_api.v1 import api_pb2 as cri
+from cri_api.v1.api_pb2_grpc import ImageServiceStub, RuntimeServiceStub
+
+from warmhook.ports import (
+    Credentials,
+    FailureReason,
+    ImageFilesystem,
+    PullFailed,
+    Runtime,
+    RuntimeImage,
+    RuntimeUnreachable,
+)
+
+__all__ = ["REASONS", "failure_reason", "harmless", "open_runtime"]
+
+# What kubelet allows; a list of thousands of images passes gRPC's 4 MiB.
+_RECEIVE_BYTES: Final = 16 * 1024 * 1024
+_QUERY_SECONDS: Final = 30
+_REMOVE_SECONDS: Final = 120
+_MESSAGE_MAX: Final = 200
+
+_C = grpc.StatusCode
+
+REASONS: Final[tuple[tuple[grpc.StatusCode | None, str, FailureReason], ...]] = (
+    (None, "no space left on device", "DiskFull"),
+    (None, "disk quota exceeded", "DiskFull"),
+    # containerd, then containers/image (CRI-O).
+    (None, "no match for platform", "PlatformMissing"),
+    (None, "no image found in manifest list for architecture", "PlatformMissing"),
+    (None, "no image found in image index for architecture", "PlatformMissing"),
+    # containerd on a Helm chart, on other artefacts, on a tag that is no manifest; CRI-O on artefacts.
+    (None, "mismatched image rootfs and manifest layers", "NotRunnable"),
+    (None, "no processor for media-type", "NotRunnable"),
+    (None, "unexpected media type", "NotRunnable"),
+    (None, "unsupported image-specific operation on artifact", "NotRunnable"),
+    # Before the network: a damaged layer ends in "unexpected EOF" too.
+    (None, "failed to extract layer", "RuntimeError"),
+    (None, "too many requests", "RateLimited"),
+    (None, "toomanyrequests", "RateLimited"),
+    (None, "401 unauthorized", "Unauthorized"),
+    (None, "403 forbidden", "Unauthorized"),
+    (None, "unauthorized:", "Unauthorized"),
+    (None, "authentication required", "Unauthorized"),
+    (None, "authorization failed", "Unauthorized"),
+    (None, "access denied", "Unauthorized"),
+    (None, "access to the resource is denied", "Unauthorized"),
+    (None, "no basic auth credentials", "Unauthorized"),
+    (_C.UNAUTHENTICATED, "", "Unauthorized"),
+    (_C.PERMISSION_DENIED, "", "Unauthorized"),
+    (None, "connection refused", "Network"),
+    (None, "connection reset", "Network"),
+    (None, "no such host", "Network"),
+    (None, "temporary failure in name resolution", "Network"),
+    (None, "server misbehaving", "Network"),
+    (None, "network is unreachable", "Network"),
+    (None, "no route to host", "Network"),
+    (None, "i/o timeout", "Network"),
+    (None, "client.timeout exceeded", "Network"),
+    (None, "tls handshake timeout", "Network"),
+    (None, "unexpected eof", "Network"),
+    (None, "x509:", "Network"),
+    (None, "server gave http response to https client", "Network"),
+    (None, "500 internal server error", "Network"),
+    (None, "502 bad gateway", "Network"),
+    (None, "503 service unavailable", "Network"),
+    (None, "504 gateway time", "Network"),
+    (None, "registryunavailable", "Network"),
+    (_C.UNAVAILABLE, "", "Network"),
+    (_C.DEADLINE_EXCEEDED, "", "Timeout"),
+    (None, "context deadline exceeded", "Timeout"),
+    (_C.NOT_FOUND, "", "NotFound"),
+    (None, "manifest unknown", "NotFound"),
+    (None, "name unknown", "NotFound"),
+    (None, ": not found", "NotFound"),
+)
+"""gRPC code (`None`: any), a part of the text in lower case, the reason; the first that fits wins.
+
+Texts of containerd 1.6 were observed; those of CRI-O and newer containerd are from memory, not observed here.
+"""
+
+_UNREACHED: Final = (
+    ("no such file", "no socket is there: is the runtime running, and is its socket's folder mounted?"),
+    ("permission denied", "the socket may not be opened: run as root, or check SELinux and AppArmor"),
+    ("connection refused", "nobody listens at the socket: is the runtime running?"),
+)
+_WRAPPERS: Final = re.compile(
+    r"rpc error: code = \w+ desc = |failed to (?:pull and unpack image|resolve reference) \"[^\"]*\": "
+)
+_USERINFO: Final = re.compile(r"//[^/\s@\"']+@")
+_QUERY: Final = re.compile(r"\?[\w.%~-]+=[^\s\"']*")
+_TOKEN: Final = re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]{8,}", re.IGNORECASE)
+_DIGEST: Final = re.compile(r"(sha(?:256|512):[0-9a-f]{12})[0-9a-f]+")
+
+_CHANNEL_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", _RECEIVE_BYTES),
+    # A runtime that comes back after a restart is found again within seconds, not minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 3000),
+    # A retry would be a second pull that nobody asked for.
+    ("grpc.enable_retries", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+
+@contextlib.asynccontextmanager
+async def open_runtime(endpoint: str) -> AsyncIterator[Runtime]:
+    """The runtime at `endpoint` (`unix:///run/containerd/containerd.sock`, or a path). Opening asks it nothing yet.
+
+    Raises `ValueError` where `endpoint` is empty.
+    """
+    if not endpoint:
+        raise ValueError("the runtime's endpoint is empty; give its socket: unix:///run/containerd/containerd.sock")
+    address = endpoint if "://" in endpoint else f"unix://{endpoint}"
+    async with grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS) as channel:
+        yield _CriRuntime(address, channel)
+
+
+class _CriRuntime:
+    def __init__(self, endpoint: str, channel: grpc.aio.Channel) -> None:
+        self._endpoint = endpoint
+        self._images = ImageServiceStub(channel)
+        self._runtime = RuntimeServiceStub(channel)
+
+    async def version(self) -> str:
+        answer = await self._ask(self._runtime.Version, cri.VersionRequest())
+        return f"{answer.runtime_name} {answer.runtime_version.removeprefix('v')}"
+
+    async def images(self) -> list[RuntimeImage]:
+        answer = await self._ask(self._images.ListImages, cri.ListImagesRequest())
+        return [_image(image) for image in answer.images]
+
+    async def image(self, reference: str) -> RuntimeImage | None:
+        if not reference:
+            return None  # containerd takes "" for the beginning of every ID
+        request = cri.ImageStatusRequest(image=cri.ImageSpec(image=reference))
+        answer = await self._ask(self._images.ImageStatus, request)
+        return _image(answer.image) if answer.HasField("image") else None
+
+    async def pull(self, reference: str, *, timeout_seconds: float, credentials: Credentials | None = None) -> str:
+        request = cri.PullImageRequest(
+            image=cri.ImageSpec(image=reference),
+            # Runtimes read it without asking whether it is there.
+            sandbox_config=cri.PodSandboxConfig(metadata=cri.PodSandboxMetadata(name="warmhook", namespace="warmhook")),
+        )
+        if credentials:
+            request.auth.CopyFrom(_auth(credentials))
+        try:
+            answer = await self._images.PullImage(request, timeout=timeout_seconds)
+        except grpc.aio.AioRpcError as error:
+            text = error.details() or ""
+            # containerd 2 hands a registry's 503 on as UNAVAILABLE, so the code alone does not tell who is away.
+            if "failed to pull" not in text and (unreachable := self._unreachable(error)):
+                raise unreachable from error
+            message = harmless(text, secrets=_secrets(credentials) if credentials else ())
+            raise PullFailed(failure_reason(error.code(), text), message) from None
+        return str(answer.image_ref)
+
+    async def remove(self, reference: str) -> None:
+        if not reference:
+            return  # containerd would remove the only image
+        request = cri.RemoveImageRequest(image=cri.ImageSpec(image=reference))
+        await self._ask(self._images.RemoveImage, request, _REMOVE_SECONDS)
+
+    async def filesystems(self) -> list[ImageFilesystem]:
+        answer = await self._ask(self._images.ImageFsInfo, cri.ImageFsInfoRequest())
+        return [ImageFilesystem(each.fs_id.mountpoint, each.used_bytes.value) for each in answer.image_filesystems]
+
+    async def _ask(self, call: Any, request: Any, timeout_seconds: float = _QUERY_SECONDS) -> Any:
+        try:
+            return await call(request, timeout=timeout_seconds)
+        except grpc.aio.AioRpcError as error:
+            if error.code() == _C.DEADLINE_EXCEEDED:
+                raise RuntimeUnreachable(f"{self._endpoint}: no answer within {timeout_seconds:g} s") from error
+            failed = RuntimeUnreachable(f"{self._endpoint}: {error.code().name}: {harmless(error.details() or '')}")
+            raise self._unreachable(error) or failed from error
+
+    def _unreachable(self, error: grpc.aio.AioRpcError) -> RuntimeUnreachable | None:
+        """What to check, where the error says that no runtime answered; `None` where one did."""
+        details = error.details() or ""
+        text = details.lower()
+        if error.code() == _C.UNIMPLEMENTED:
+            check = "no CRI v1 here: is `cri` among containerd's disabled_plugins, or the runtime older than 1.6?"
+        elif error.code() == _C.UNAVAILABLE or "server is not initialized yet" in text:
+            check = next((check for part, check in _UNREACHED if part in text), "the runtime is starting or stopping")
+        else:
+            return None
+        return RuntimeUnreachable(f"{self._endpoint}: {check} ({harmless(details)})")
+
+
+def failure_reason(code: grpc.StatusCode, text: str) -> FailureReason:
+    """Why a pull failed; `RuntimeError` where the table knows no better."""
+    lower = text.lower()
+    fitting = (reason for wanted, part, reason in REASONS if wanted in (None, code) and part in lower)
+    return next(fitting, "RuntimeError")
+
+
+def harmless(text: str, *, secrets: tuple[str, ...] = ()) -> str:
+    """A runtime's text as one line of at most 200 characters that can be shown and stored.
+
+    Runtimes repeat what registries and redirects say, so it is hostile: control characters go, and so do user names
+    in URLs, query strings (signed URLs), tokens and the given `secrets`. Of a longer text both ends stay.
+    """
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    line = " ".join("".join(each if each.isprintable() else " " for each in text).split())
+    line = _TOKEN.sub(r"\1 ***", _QUERY.sub("", _USERINFO.sub("//", _WRAPPERS.sub("", line))))
+    if len(line) > _MESSAGE_MAX:
+        line = _DIGEST.sub(r"\1", line)
+    if len(line) > _MESSAGE_MAX:
+        half = (_MESSAGE_MAX - 3) // 2
+        line = f"{line[:half]}...{line[-half:]}"
+    return line
+
+
+def _auth(credentials: Credentials) -> Any:
+    # Without an address containerd offers the credentials to any mirror that asks; it compares hosts literally, and
+    # finds a host only in a URL: "harbor.example.com" means no credentials at all, "127.0.0.1:5000" an error.
+    host = credentials.server_address.rpartition("://")[2].partition("/")[0]
+    host = "registry-1.docker.io" if host in ("docker.io", "index.docker.io") else host
+    return cri.AuthConfig(
+        username=credentials.username,
+        password=credentials.password,
+        identity_token=credentials.identity_token,
+        server_address=f"https://{host}",
+    )
+
+
+def _secrets(credentials: Credentials) -> tuple[str, ...]:
+    pair = f"{credentials.username}:{credentials.password}".encode()
+    encoded = base64.b64encode(pair).decode() if credentials.password else ""
+    return tuple(secret for secret in (encoded, credentials.password, credentials.identity_token) if secret)
+
+
+def _image(image: Any) -> RuntimeImage:
+    return RuntimeImage(image.id, tuple(image.repo_tags), tuple(image.repo_digests), image.size, image.pinned)

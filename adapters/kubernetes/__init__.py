@@ -1,0 +1,1 @@
+"""The API server: the only store and the only bus."""

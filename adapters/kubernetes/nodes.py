@@ -1,0 +1,44 @@
+"""What does Warmhook read of a Node? A few hundred bytes of the thirteen thousand that it has."""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+from warmhook.feasible import Taint
+from warmhook.placement import Node
+from warmhook.ports import Object
+
+__all__ = ["FULL_PAGE", "read_node", "reduced_node", "taints_of", "unschedulable"]
+
+FULL_PAGE: Final = 100
+"""Full Nodes per page of a list: reading a page must not hold up other requests for long."""
+
+
+def taints_of(node: Object) -> tuple[Taint, ...]:
+    """Its taints, sorted; none where only its metadata was read."""
+    listed = (node.get("spec") or {}).get("taints") or []
+    return tuple(sorted(Taint(it.get("key", ""), it.get("value") or "", it.get("effect", "")) for it in listed))
+
+
+def unschedulable(node: Object) -> bool:
+    """Whether somebody cordoned it."""
+    return bool((node.get("spec") or {}).get("unschedulable"))
+
+
+def read_node(node: Object) -> Node:
+    """What placement reads of it, in full or of its metadata."""
+    metadata = node["metadata"]
+    # Shared: thousands of nodes carry the same few hundred keys and values.
+    labels = {sys.intern(key): sys.intern(value) for key, value in (metadata.get("labels") or {}).items()}
+    return Node(metadata["name"], metadata["uid"], labels, taints_of(node), unschedulable(node))
+
+
+def reduced_node(node: Object) -> Object:
+    """The Node without its status and whatever else is large and not read."""
+    metadata, spec = node["metadata"], node.get("spec") or {}
+    kept = ("name", "uid", "resourceVersion", "labels")
+    return {
+        "metadata": {name: metadata[name] for name in kept if name in metadata},
+        "spec": {name: spec[name] for name in ("taints", "unschedulable") if name in spec},
+    }

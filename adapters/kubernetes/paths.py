@@ -1,0 +1,104 @@
+"""Where the API server keeps each kind of object."""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import quote
+
+from warmhook.warmimages import ObjectKey
+
+__all__ = [
+    "API_VERSION",
+    "CRDS",
+    "GROUP",
+    "NODES",
+    "VERSION",
+    "configmaps",
+    "events",
+    "leases",
+    "mutating_webhooks",
+    "node",
+    "secrets",
+    "secrets_in",
+    "status",
+    "warmimages",
+    "warmimages_in",
+    "warmpolicies",
+]
+
+GROUP: Final = "warmhook.dev"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+_CUSTOM: Final = f"/apis/{GROUP}/{VERSION}"
+
+NODES: Final = "/api/v1/nodes"
+CRDS: Final = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+
+
+def node(name: str) -> str:
+    """One Node."""
+    return f"{NODES}/{_segment(name)}"
+
+
+def configmaps(namespace: str, name: str = "") -> str:
+    """The ConfigMaps of a namespace, or one of them."""
+    return _in_namespace("/api/v1", namespace, "configmaps", name)
+
+
+def events(namespace: str) -> str:
+    """The Events of a namespace; those about cluster-scoped objects go into `default`."""
+    return _in_namespace("/api/v1", namespace, "events", "")
+
+
+def leases(namespace: str, name: str = "") -> str:
+    """The Leases of a namespace, or one of them."""
+    return _in_namespace("/apis/coordination.k8s.io/v1", namespace, "leases", name)
+
+
+def secrets(namespace: str, name: str) -> str:
+    """One Secret of a namespace."""
+    return _in_namespace("/api/v1", namespace, "secrets", name)
+
+
+def secrets_in(namespace: str) -> str:
+    """The Secrets of a namespace: where they are created."""
+    return _in_namespace("/api/v1", namespace, "secrets", "")
+
+
+def mutating_webhooks(name: str) -> str:
+    """One MutatingWebhookConfiguration."""
+    return f"/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/{_segment(name)}"
+
+
+def warmpolicies(key: ObjectKey | None = None) -> str:
+    """All WarmPolicies of the cluster, or one of them."""
+    return _custom("warmpolicies", key)
+
+
+def warmimages(key: ObjectKey | None = None) -> str:
+    """All WarmImages of the cluster, or one of them."""
+    return _custom("warmimages", key)
+
+
+def warmimages_in(namespace: str) -> str:
+    """The WarmImages of a namespace: where they are created."""
+    return _in_namespace(_CUSTOM, namespace, "warmimages", "")
+
+
+def status(path: str) -> str:
+    """The status subresource of the object at `path`."""
+    return f"{path}/status"
+
+
+def _custom(plural: str, key: ObjectKey | None) -> str:
+    return f"{_CUSTOM}/{plural}" if key is None else _in_namespace(_CUSTOM, key.namespace, plural, key.name)
+
+
+def _in_namespace(prefix: str, namespace: str, plural: str, name: str) -> str:
+    path = f"{prefix}/namespaces/{_segment(namespace)}/{plural}"
+    return f"{path}/{_segment(name)}" if name else path
+
+
+def _segment(name: str) -> str:
+    """A name as one path segment: it may come from outside, so nothing in it may change the path."""
+    return quote(name, safe="")

@@ -1,0 +1,242 @@
+"""The part of a spec that WarmPolicy and WarmImage share: which nodes, how to pull, how long."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic.alias_generators import to_camel
+
+from warmhook.feasible import (
+    TERMS_MAX,
+    TOLERATIONS_MAX,
+    VALUES_MAX,
+    Affinity,
+    Toleration,
+    affinity_object,
+    parse_affinity,
+    parse_tolerations,
+    toleration_object,
+)
+from warmhook.selectors import NotASelector, Selector, parse_selector, requirement_object
+from warmhook.warmimages import Limit, Nodes, Pull, PullPolicy, Template
+
+__all__ = ["DigestText", "ImageText", "InvalidObject", "LabelSelector", "Spec", "TemplateSpec", "template_object"]
+
+DigestText = Annotated[str, StringConstraints(max_length=135, pattern=r"^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$")]
+# Longer than any reference: a host of 259, a repository of 255, a tag of 128 and a digest of 135 characters.
+ImageText = Annotated[str, StringConstraints(min_length=1, max_length=800)]
+LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=317)]
+LabelValue = Annotated[str, StringConstraints(max_length=63)]
+NodeName = Annotated[str, StringConstraints(min_length=1, max_length=253)]
+
+_REQUIREMENTS_MAX: Final = 64
+_TEN_YEARS_SECONDS: Final = 10 * 366 * 86400
+
+# An int-or-string as the API server wants it written; the pattern says what is allowed in the string.
+LimitText = Annotated[
+    int | str,
+    WithJsonSchema(
+        {
+            "x-kubernetes-int-or-string": True,
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "pattern": "^([0-9]{1,5}|[0-9]{1,2}%|100%)$",
+            "minimum": 0,
+            "maximum": 99999,
+        }
+    ),
+]
+
+
+class InvalidObject(ValueError):
+    """A WarmPolicy or WarmImage says something that cannot be; the message names the field."""
+
+
+class Spec(BaseModel):
+    """Base of all models: camelCase on the wire, fields of a newer version ignored."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True)
+
+
+class LabelRequirement(Spec):
+    """One requirement on a node's labels."""
+
+    key: LabelKey
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
+    values: list[LabelValue] = Field(default=[], max_length=256)
+
+
+class LabelSelector(Spec):
+    """Which nodes by their labels; all requirements must hold."""
+
+    match_labels: dict[LabelKey, LabelValue] = Field(default={}, max_length=_REQUIREMENTS_MAX)
+    match_expressions: list[LabelRequirement] = Field(default=[], max_length=_REQUIREMENTS_MAX)
+
+
+NodeValue = Annotated[str, StringConstraints(max_length=253)]
+
+
+class NodeRequirement(Spec):
+    """One requirement on a node's labels; Gt and Lt compare integers."""
+
+    key: LabelKey
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"]
+    values: list[NodeValue] = Field(default=[], max_length=VALUES_MAX)
+
+
+class FieldRequirement(Spec):
+    """One requirement on a node's name."""
+
+    key: Literal["metadata.name"]
+    operator: Literal["In", "NotIn"]
+    values: list[NodeValue] = Field(default=[], max_length=VALUES_MAX)
+
+
+class NodeSelectorTerm(Spec):
+    """Requirements that must all hold; without any, no node matches."""
+
+    match_expressions: list[NodeRequirement] = Field(default=[], max_length=TERMS_MAX)
+    match_fields: list[FieldRequirement] = Field(default=[], max_length=TERMS_MAX)
+
+
+class NodeAffinity(Spec):
+    """Which nodes, as a Pod's required node affinity says it; one of the terms must match."""
+
+    node_selector_terms: list[NodeSelectorTerm] = Field(default=[], max_length=TERMS_MAX)
+
+
+class TolerationSpec(Spec):
+    """Which taints are tolerated."""
+
+    key: Annotated[str, StringConstraints(max_length=317)] = ""
+    operator: Literal["Equal", "Exists"] = "Equal"
+    value: LabelValue = ""
+    effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
+
+
+class NodesSpec(Spec):
+    """Which nodes; what is given narrows the choice."""
+
+    selector: LabelSelector | None = Field(
+        default=None, description="Absent: every Linux node that is no virtual kubelet; with names, any node."
+    )
+    names: list[NodeName] = Field(default=[], max_length=1024, description="Only these nodes.")
+    limit: LimitText | None = Field(
+        default=None,
+        description="At most so many of the matching nodes: a number or a percentage, rounded up; 0 is none.",
+    )
+    affinity: NodeAffinity | None = Field(
+        default=None, description="Only nodes that a Pod with this affinity can be on."
+    )
+    tolerations: list[TolerationSpec] | None = Field(
+        default=None,
+        max_length=TOLERATIONS_MAX,
+        description="Only nodes that are not cordoned and whose taints are tolerated; absent: taints do not matter.",
+    )
+
+
+class PullSpec(Spec):
+    """How nodes pull."""
+
+    policy: PullPolicy = Field(
+        default="IfNotPresent", description="Always: every new version is pulled once, even where the image is present."
+    )
+    timeout_seconds: int = Field(default=600, ge=1, le=86400, description="For one attempt, in seconds.")
+    backoff_limit: int = Field(
+        default=3, ge=0, le=100, description="Retries before a node counts as failed; then it tries every 5 minutes."
+    )
+    priority: int = Field(default=0, ge=-1000, le=1000, description="Higher is pulled first.")
+
+
+class LifetimeSpec(Spec):
+    """How long the image is wanted."""
+
+    type: Literal["Keep"] = Field(default="Keep", description="Keep: healed as long as it is wanted.")
+    expire_after_seconds: int | None = Field(
+        default=None, ge=1, le=_TEN_YEARS_SECONDS, description="Since the push, in seconds; absent: never."
+    )
+
+
+class TemplateSpec(Spec):
+    """All of a WarmImage's spec but the image."""
+
+    nodes: NodesSpec = Field(default=NodesSpec(), description="Which nodes should hold the image.")
+    pull: PullSpec = Field(default=PullSpec(), description="How nodes pull.")
+    lifetime: LifetimeSpec = Field(default=LifetimeSpec(), description="How long the image is wanted.")
+
+    def value(self) -> Template:
+        """What the spec says. Raises `InvalidObject`."""
+        return Template(
+            nodes=Nodes(
+                self._selector(),
+                tuple(self.nodes.names),
+                _limit(self.nodes.limit),
+                self._affinity(),
+                self._tolerations(),
+            ),
+            pull=Pull(**self.pull.model_dump()),
+            expire_after_seconds=self.lifetime.expire_after_seconds,
+        )
+
+    def _selector(self) -> Selector | None:
+        if self.nodes.selector is None:
+            return None
+        try:
+            selector = parse_selector(self.nodes.selector.model_dump(by_alias=True))
+        except NotASelector as error:
+            raise InvalidObject(f"nodes.selector: {error}") from error
+        if len(selector.requirements) > _REQUIREMENTS_MAX:
+            # A WarmImage has all of them in `matchExpressions`.
+            raise InvalidObject(f"nodes.selector: at most {_REQUIREMENTS_MAX} labels and expressions together")
+        return selector
+
+    def _affinity(self) -> Affinity | None:
+        if self.nodes.affinity is None:
+            return None
+        try:
+            return parse_affinity(self.nodes.affinity.model_dump(by_alias=True))
+        except ValueError as error:  # NotASelector, TooManyTerms
+            raise InvalidObject(f"nodes.affinity.{error}") from error
+
+    def _tolerations(self) -> tuple[Toleration, ...] | None:
+        given = self.nodes.tolerations
+        return None if given is None else parse_tolerations([one.model_dump() for one in given])
+
+
+def _limit(limit: int | str | None) -> Limit | None:
+    if limit is None:
+        return None
+    digits, percent = str(limit).removesuffix("%"), str(limit).endswith("%")
+    if not digits.isascii() or not digits.isdigit() or (percent and int(digits) > 100):
+        raise InvalidObject(f"nodes.limit: {limit!r} is neither a number of nodes nor a percentage up to 100%")
+    return Limit(int(digits), percent)
+
+
+def template_object(template: Template) -> dict[str, Any]:
+    """The spec fields that `TemplateSpec` reads back to the same value."""
+    nodes: dict[str, Any] = {}
+    if template.nodes.selector is not None:
+        nodes["selector"] = {"matchExpressions": list(map(requirement_object, template.nodes.selector.requirements))}
+    if template.nodes.names:
+        nodes["names"] = list(template.nodes.names)
+    if template.nodes.limit is not None:
+        limit = template.nodes.limit
+        nodes["limit"] = f"{limit.value}%" if limit.percent else limit.value
+    if template.nodes.affinity is not None:
+        nodes["affinity"] = affinity_object(template.nodes.affinity)
+    if template.nodes.tolerations is not None:
+        nodes["tolerations"] = [toleration_object(it) for it in template.nodes.tolerations]
+    lifetime: dict[str, Any] = {"type": "Keep"}
+    if template.expire_after_seconds is not None:
+        lifetime["expireAfterSeconds"] = template.expire_after_seconds
+    pull = template.pull
+    return {
+        "nodes": nodes,
+        "pull": {
+            "policy": pull.policy,
+            "timeoutSeconds": pull.timeout_seconds,
+            "backoffLimit": pull.backoff_limit,
+            "priority": pull.priority,
+        },
+        "lifetime": lifetime,
+    }

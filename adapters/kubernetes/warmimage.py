@@ -1,0 +1,221 @@
+"""WarmImage: its CRD, and reading and writing its objects."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field, StringConstraints, ValidationError
+
+from adapters.kubernetes.crd import Column, custom_resource_definition
+from adapters.kubernetes.paths import API_VERSION
+from adapters.kubernetes.template import DigestText, ImageText, InvalidObject, Spec, TemplateSpec, template_object
+from warmhook.feasible import Constraints, affinity_object, parse_affinity, parse_tolerations, toleration_object
+from warmhook.images import NotAReference, parse_reference
+from warmhook.ports import FailureReason, Object
+from warmhook.times import format_time, parse_time
+from warmhook.warmimages import Asked, ObjectKey, WarmImage, repository_label
+
+__all__ = [
+    "ASKED_ANNOTATION",
+    "EVENT_ANNOTATION",
+    "OWNER_LABEL",
+    "POLICY_LABEL",
+    "REPOSITORY_LABEL",
+    "Condition",
+    "Count",
+    "first_problem",
+    "read_warmimage",
+    "warmimage_crd",
+    "warmimage_object",
+    "warmimage_patch",
+]
+
+POLICY_LABEL = "warmhook.dev/policy"
+REPOSITORY_LABEL = "warmhook.dev/repository"
+OWNER_LABEL = "warmhook.dev/owner"
+EVENT_ANNOTATION = "warmhook.dev/event-id"
+ASKED_ANNOTATION = "warmhook.dev/asked"
+"""JSON: labels, affinity and tolerations of the Pods that the image is for."""
+
+Moment = Annotated[str, StringConstraints(max_length=40), Field(json_schema_extra={"format": "date-time"})]
+Text = Annotated[str, StringConstraints(max_length=1024)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class WarmImageSpec(TemplateSpec):
+    """One image wanted on some nodes."""
+
+    image: ImageText = Field(description="What a Pod would name; latest where there is neither tag nor digest.")
+    digest: DigestText | None = Field(
+        default=None, description="What the tag is expected to point at; of an index its own digest."
+    )
+    pushed_at: Moment | None = Field(
+        default=None, description="When the registry took the image, or the last Pod that needs it was created."
+    )
+
+
+class Condition(Spec):
+    """A condition as in all Kubernetes APIs."""
+
+    type: Annotated[str, StringConstraints(max_length=64)]
+    status: Annotated[str, StringConstraints(max_length=16)]
+    reason: Annotated[str, StringConstraints(max_length=64)] = ""
+    message: Text = ""
+    last_transition_time: Moment | None = None
+
+
+class FailureStatus(Spec):
+    """Why one node does not have the image."""
+
+    node: Annotated[str, StringConstraints(max_length=253)]
+    reason: FailureReason
+    message: Text = ""
+
+
+class WarmImageStatus(Spec):
+    """How far the nodes have come; desired = warm + pulling + waiting + failed."""
+
+    observed_generation: int | None = None
+    digest: DigestText | None = None
+    desired: Count | None = Field(default=None, description="Nodes that should hold the image and can be judged.")
+    warm: Count | None = None
+    pulling: Count | None = None
+    waiting: Count | None = None
+    failed: Count | None = None
+    unreachable: Count | None = Field(
+        default=None, description="Nodes that should hold the image and whose agent was not heard for 10 minutes."
+    )
+    failures: list[FailureStatus] | None = Field(default=None, max_length=10)
+    started_at: Moment | None = None
+    completed_at: Moment | None = None
+    conditions: list[Condition] | None = Field(default=None, max_length=16)
+
+
+class _WarmImage(Spec):
+    """One image wanted on some nodes: made from events and policies, or by hand."""
+
+    spec: WarmImageSpec
+    status: WarmImageStatus | None = None
+
+
+def warmimage_crd() -> Object:
+    """The CustomResourceDefinition."""
+    return custom_resource_definition(
+        "WarmImage",
+        "warmimages",
+        "wi",
+        _WarmImage,
+        [
+            Column("Image", "string", ".spec.image"),
+            Column("Desired", "integer", ".status.desired"),
+            Column("Warm", "integer", ".status.warm"),
+            Column("Failed", "integer", ".status.failed"),
+            Column("Unreachable", "integer", ".status.unreachable", priority=1),
+            Column("Digest", "string", ".spec.digest", priority=1),
+            Column("Age", "date", ".metadata.creationTimestamp"),
+        ],
+    )
+
+
+def read_warmimage(obj: Object) -> WarmImage:
+    """The value of a WarmImage object. Raises `InvalidObject` for what the CRD's schema could not rule out."""
+    metadata: dict[str, Any] = obj["metadata"]
+    try:
+        spec = WarmImageSpec.model_validate(obj.get("spec") or {})
+        image = parse_reference(spec.image, default_tag="latest")
+        pushed_at = parse_time(spec.pushed_at) if spec.pushed_at else None
+    except ValidationError as error:
+        raise InvalidObject(first_problem(error)) from error
+    except NotAReference as error:
+        raise InvalidObject(f"spec.image: {error}") from error
+    except ValueError as error:
+        raise InvalidObject(f"spec.pushedAt: {error}") from error
+    created = metadata.get("creationTimestamp")
+    return WarmImage(
+        key=ObjectKey(metadata["namespace"], metadata["name"]),
+        image=image.without_digest(),
+        digest=spec.digest or image.digest,
+        pushed_at=pushed_at,
+        template=spec.value(),
+        policy_label=(metadata.get("labels") or {}).get(POLICY_LABEL, ""),
+        event_id=(metadata.get("annotations") or {}).get(EVENT_ANNOTATION, ""),
+        asked=_asked(metadata),
+        uid=metadata.get("uid", ""),
+        generation=metadata.get("generation", 0),
+        resource_version=metadata.get("resourceVersion", ""),
+        created_at=parse_time(created) if created else None,
+    )
+
+
+def warmimage_object(warmimage: WarmImage) -> Object:
+    """The object to create."""
+    return {"apiVersion": API_VERSION, "kind": "WarmImage", **_content(warmimage)}
+
+
+def warmimage_patch(warmimage: WarmImage, resource_version: str) -> Object:
+    """The merge patch that makes an existing object this WarmImage, if it is still at `resource_version`."""
+    content = _content(warmimage)
+    content["metadata"]["resourceVersion"] = resource_version
+    spec = content["spec"]
+    # A merge patch keeps what it does not name, so what is not wanted is named as null.
+    for field in ("digest", "pushedAt"):
+        spec.setdefault(field, None)
+    for field in ("selector", "names", "limit", "affinity", "tolerations"):
+        spec["nodes"].setdefault(field, None)
+    if spec["nodes"]["selector"] is not None:
+        spec["nodes"]["selector"].setdefault("matchLabels", None)
+    spec["lifetime"].setdefault("expireAfterSeconds", None)
+    for label in (POLICY_LABEL, OWNER_LABEL):
+        content["metadata"]["labels"].setdefault(label, None)
+    for annotation in (EVENT_ANNOTATION, ASKED_ANNOTATION):
+        content["metadata"]["annotations"].setdefault(annotation, None)
+    return content
+
+
+def _content(warmimage: WarmImage) -> Object:
+    spec: dict[str, Any] = {"image": str(warmimage.image), **template_object(warmimage.template)}
+    if warmimage.digest:
+        spec["digest"] = warmimage.digest
+    if warmimage.pushed_at:
+        spec["pushedAt"] = format_time(warmimage.pushed_at)
+    metadata: dict[str, Any] = {"name": warmimage.key.name, "namespace": warmimage.key.namespace}
+    metadata["labels"] = {REPOSITORY_LABEL: repository_label(warmimage.image)}
+    if warmimage.policy_label:
+        metadata["labels"][POLICY_LABEL] = warmimage.policy_label
+    metadata["annotations"] = {EVENT_ANNOTATION: warmimage.event_id} if warmimage.event_id else {}
+    if warmimage.asked is not None:
+        metadata["labels"][OWNER_LABEL] = warmimage.asked.owner
+        metadata["annotations"][ASKED_ANNOTATION] = _asked_text(warmimage.asked)
+    return {"metadata": metadata, "spec": spec}
+
+
+def _asked_text(asked: Asked) -> str:
+    said: dict[str, Any] = {"labels": dict(asked.labels)}
+    if asked.constraints.affinity is not None:
+        said["affinity"] = affinity_object(asked.constraints.affinity)
+    if asked.constraints.tolerations:
+        said["tolerations"] = [toleration_object(it) for it in asked.constraints.tolerations]
+    return json.dumps(said, sort_keys=True, separators=(",", ":"))
+
+
+def _asked(metadata: Mapping[str, Any]) -> Asked | None:
+    """Which Pods it is for; raises `InvalidObject` where a person has changed what says so."""
+    owner = (metadata.get("labels") or {}).get(OWNER_LABEL, "")
+    text = (metadata.get("annotations") or {}).get(ASKED_ANNOTATION)
+    if not owner or text is None:
+        return None
+    try:
+        said = json.loads(text)
+        affinity = parse_affinity(said["affinity"]) if "affinity" in said else None
+        constraints = Constraints(affinity, parse_tolerations(said.get("tolerations")))
+        return Asked(owner, tuple(sorted((str(key), str(value)) for key, value in said["labels"].items())), constraints)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InvalidObject(f"annotation {ASKED_ANNOTATION}: {error}") from error
+
+
+def first_problem(error: ValidationError) -> str:
+    """What pydantic found first, by the field's path."""
+    problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    return f"spec.{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
