@@ -1,0 +1,180 @@
+"""`python -m handlers [--watch]`: the program `web`, with `watch` inside where it is asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import resource
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+
+import structlog
+import uvicorn
+import uvloop
+from starlette.applications import Starlette
+
+from adapters.clock import utcnow
+from adapters.environment import BadSetting
+from adapters.kubernetes.client import Kubernetes
+from adapters.kubernetes.transport import BadKubeconfig, open_transport
+from adapters.logs import set_up_logs
+from handlers.configuration import Configuration, read_configuration
+from handlers.connections import Limits, limited
+from handlers.handing import open_hand_on
+from handlers.metrics import Metrics
+from handlers.publishing import open_publisher
+from handlers.reach import until_reached
+from handlers.server import Server
+from handlers.settings import Settings, read_settings
+from handlers.signals import on_signals
+from handlers.watch.interruptions import Interruptions
+from handlers.web import build_web
+
+_log = structlog.get_logger()
+
+# Open requests get this long when the process is asked to stop; a projection that is cut off is repeated.
+_GRACE_SECONDS = 5
+# Connections held at once; beyond that the one that says nothing for longest is closed.
+_CONNECTIONS = 4096
+# The API server keeps connections to webhooks for 90 seconds; were they closed first, a review would now and then fail.
+_API_SERVER_KEEPS_SECONDS = 120
+
+
+async def run(settings: Settings, configuration: Configuration, *, with_watch: bool) -> None:
+    """Serve until the process is asked to stop. Raises `BadSetting` where the port is taken."""
+    metrics = Metrics()
+    rng = random.SystemRandom()
+    interruptions = Interruptions(time.monotonic)
+    async with (
+        open_transport(settings.kubeconfig, user_agent="warmhook-web") as transport,
+        _listening(settings.port) as listener,
+        open_publisher(settings, metrics.count_published) as publisher,
+        open_hand_on(settings) as hand_on,
+        _listening(settings.tls_port, "WARMHOOK_TLS_PORT") as tls_listener,
+    ):
+        app = build_web(
+            settings,
+            configuration,
+            transport,
+            os.environ,
+            metrics,
+            now=utcnow,
+            monotonic=time.monotonic,
+            rng=rng,
+            publisher=publisher,
+            hand_on=hand_on,
+            interruptions=interruptions,
+        )
+        server = Server(_config(app))
+        _log.info("web-started", port=settings.port, sources=sorted(configuration.sources), watch=with_watch)
+        kubernetes = Kubernetes(transport, count=metrics.count_api_request)
+        beside = (
+            _watch(settings, kubernetes, rng, interruptions)
+            if with_watch
+            else until_reached(kubernetes, sleep=asyncio.sleep, rng=rng)
+        )
+        async with asyncio.TaskGroup() as group:
+            # Should it fail, the server stops as well: a web that silently no longer watches would help nobody.
+            tasks = [
+                group.create_task(beside, name="watch" if with_watch else "reach"),
+                group.create_task(app.state.beside(), name="admission"),
+            ]
+            servers: list[Server] = [server]
+            if settings.tls_port:
+                # Imported here: most that is needed for certificates is not needed elsewhere.
+                from handlers.tls import TlsServer, serve_tls
+
+                secured = TlsServer(_config(app, _API_SERVER_KEEPS_SECONDS))
+                servers.append(secured)
+                serving = serve_tls(secured, tls_listener, kubernetes, settings.namespace, sleep=asyncio.sleep)
+                tasks.append(group.create_task(serving, name="TLS"))
+
+            def stop() -> None:
+                for one in servers:
+                    one.should_exit = True
+                tasks[0].cancel()
+
+            with on_signals(stop):
+                await server.serve(sockets=[listener])
+            stop()
+            if servers[-1].started:
+                await asyncio.wait(tasks[2:] or tasks[:1], timeout=_GRACE_SECONDS)
+            for task in tasks:
+                task.cancel()
+    _log.info("web-stopped")
+
+
+def _config(app: Starlette, keep_alive_seconds: int = 5) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        http=limited(Limits(_most_connections())),
+        ws="none",
+        timeout_keep_alive=keep_alive_seconds,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
+
+
+def _most_connections() -> int:
+    """Of the file descriptors at most a third for each of two ports, or there were none left for the API server."""
+    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _CONNECTIONS if soft == resource.RLIM_INFINITY else max(64, min(_CONNECTIONS, soft // 3))
+
+
+@contextlib.asynccontextmanager
+async def _listening(port: int, setting: str = "PORT") -> AsyncIterator[socket.socket]:
+    """The port, opened here because uvicorn would end the process with a code of its own. Raises `BadSetting`."""
+    # Of sockets whose protocol is not named asyncio does not turn Nagle's algorithm off: 40 ms for each answer.
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            # Port 0 is a free one, which nobody is told and nobody listens on.
+            listener.bind(("0.0.0.0", port))  # noqa: S104 - registries call from outside
+        except OSError as error:
+            raise BadSetting(f"{setting} {port} cannot be opened: {error.strerror}") from error
+        yield listener
+
+
+async def _watch(settings: Settings, kubernetes: Kubernetes, rng: random.Random, interruptions: Interruptions) -> None:
+    # Imported here: the receiver alone starts faster without it.
+    from handlers.watch.run import open_post, watch, write_for
+
+    async with open_post(settings) as post:
+        await watch(
+            kubernetes,
+            post,
+            settings.namespace,
+            sync_seconds=settings.sync_seconds,
+            now=utcnow,
+            sleep=asyncio.sleep,
+            rng=rng,
+            write=write_for(settings),
+            interruptions=interruptions,
+        )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The program; 2 for settings it cannot use, 1 where it cannot serve."""
+    if list(arguments) not in ([], ["--watch"]):
+        sys.stderr.write("warmhook web: usage: python -m handlers [--watch]\n")
+        return 2
+    try:
+        settings = read_settings(os.environ)
+        set_up_logs(settings.log, sys.stderr)
+        configuration = read_configuration(settings.config, os.environ)
+        uvloop.run(run(settings, configuration, with_watch=bool(arguments)))
+    except (BadSetting, BadKubeconfig) as error:
+        sys.stderr.write(f"warmhook web: {error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

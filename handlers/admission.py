@@ -1,0 +1,101 @@
+"""Answer AdmissionReviews: at once, always allowed, whatever the body and the state of everything behind."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
+
+import structlog
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from handlers.bodies import BadBody, Bodies
+from handlers.hints import Hints
+from handlers.metrics import Metrics
+from handlers.peers import is_local
+from warmhook.events import admitted_event
+from warmhook.pods import Admitted, Review, answer_object, read_review
+from warmhook.ports import Utcnow
+
+__all__ = ["Admission", "Preferences"]
+
+_log = structlog.get_logger()
+
+# An object of 1.5 MiB is the largest that etcd takes, and the review holds it once more as managedFields would.
+_BODY_MAX_BYTES: Final = 4 * 1024 * 1024
+# The API server waits for 30 seconds at most.
+_BODY_SECONDS: Final = 5.0
+
+
+class Preferences(Protocol):
+    """Says which nodes a Pod should rather go to."""
+
+    def patch(self, pod: Mapping[str, Any], namespace: str) -> list[dict[str, Any]]:
+        """The JSON patch for it; empty where there is nothing to prefer, or nothing is known yet."""
+        ...
+
+
+class Admission:
+    """The endpoint `POST /admission/pods`."""
+
+    def __init__(
+        self,
+        hints: Hints,
+        preferences: Preferences,
+        metrics: Metrics,
+        own_namespace: str,
+        *,
+        now: Utcnow,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._hints = hints
+        self._preferences = preferences
+        self._metrics = metrics
+        self._own_namespace = own_namespace
+        self._now = now
+        self._monotonic = monotonic
+        self._bodies = Bodies(one_bytes=_BODY_MAX_BYTES, seconds=_BODY_SECONDS)
+
+    async def endpoint(self, request: Request) -> Response:
+        """Status 200, whatever comes: any other is a failed call, which delays the Pod or, by policy, refuses it."""
+        try:
+            body = await self._bodies.read(request.stream())
+        except (BadBody, ClientDisconnect):
+            body = b""
+        # The API server speaks TLS. From elsewhere nothing may be asked for: images would be pulled on its word.
+        trusted = request.url.scheme == "https" or is_local(request)
+        return Response(self.answer(body, trusted=trusted), media_type="application/json")
+
+    def answer(self, body: bytes, *, trusted: bool = True) -> bytes:
+        """The AdmissionReview that answers the one in `body`; only of a `trusted` one anything follows."""
+        began = self._monotonic()
+        review, patch, result, reason = Review(), "", "skipped", "malformed"
+        try:
+            review = read_review(_json(body), self._own_namespace)
+            patch = self._patch(review)
+            result, reason = self._take(review) if trusted else ("skipped", "plain-http")
+        except Exception:
+            # Nothing that is wrong here may keep a Pod from being created.
+            _log.exception("admission-failed", uid=ascii(review.uid))
+            result, reason = "failed", ""
+        self._metrics.admissions.labels(result, reason, "yes" if patch else "no").inc()
+        self._metrics.admission_seconds.observe(self._monotonic() - began)
+        return json.dumps(answer_object(review, patch)).encode()
+
+    def _take(self, review: Review) -> tuple[str, str]:
+        if not isinstance(review.outcome, Admitted):
+            return "skipped", review.outcome
+        return self._hints.add(admitted_event(review.outcome, self._now())), ""
+
+    def _patch(self, review: Review) -> str:
+        patch = self._preferences.patch(review.pod, review.namespace) if review.pod is not None else []
+        return base64.b64encode(json.dumps(patch).encode()).decode() if patch else ""
+
+
+def _json(body: bytes) -> object:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None

@@ -1,0 +1,224 @@
+"""What the cluster holds, read from the API server as the values that decisions are made of."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+
+from adapters.kubernetes import paths
+from adapters.kubernetes.client import Kubernetes, NotFound
+from adapters.kubernetes.nodes import FULL_PAGE, read_node, reduced_node
+from adapters.kubernetes.template import InvalidObject
+from adapters.kubernetes.warmimage import read_warmimage
+from adapters.kubernetes.warmpolicy import read_warmpolicy
+from warmhook.lines import (
+    FULL_LABEL,
+    KIND_LABEL,
+    LINE_LABEL,
+    NODE_ANNOTATION,
+    REFUSED_ANNOTATION,
+    desired_name,
+    versions,
+)
+from warmhook.placement import Node
+from warmhook.policies import Policy
+from warmhook.ports import Object
+from warmhook.reports import Report, read_report
+from warmhook.warmimages import ObjectKey, PolicyKey, WarmImage, policy_label
+
+__all__ = ["AT_HAND", "ONE_BY_ONE", "Cluster", "Desired", "PolicyObject", "policy_object"]
+
+_log = structlog.get_logger()
+
+AT_HAND: Final = "0"
+"""`not_older_than` of a read that may be a little behind. kube-apiserver 1.36 answers it in 1 ms from its cache; a
+consistent list took 97 ms after a write of another kind (median of 20): the cache seems to wait for etcd's word."""
+ONE_BY_ONE: Final = 16
+"""Up to so many objects are read one by one; beyond that one list is cheaper."""
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """The metadata of one node's desired ConfigMap."""
+
+    node: str
+    owner_uid: str
+    """Of the Node that the ConfigMap belongs to."""
+    lines: Mapping[str, str]
+    """Line key to version."""
+    uid: str
+    refused: frozenset[str] = frozenset()
+    """Keys of lines for which there was no room."""
+    tracked: bool = False
+    """Whether the API server still tracks who set which field."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyObject:
+    """A WarmPolicy and what it says."""
+
+    object: Object
+    policy: Policy | None
+    """`None` where it cannot be used."""
+    problem: str = ""
+
+    @property
+    def key(self) -> PolicyKey:
+        """Its namespace and name."""
+        return PolicyKey(self.object["metadata"]["namespace"], self.object["metadata"]["name"])
+
+    @property
+    def label(self) -> str:
+        """What its WarmImages carry."""
+        return policy_label(self.key)
+
+
+def policy_object(obj: Object) -> PolicyObject:
+    """A WarmPolicy as it was read, usable or not."""
+    try:
+        return PolicyObject(obj, read_warmpolicy(obj))
+    except InvalidObject as error:
+        return PolicyObject(obj, None, str(error))
+
+
+class Cluster:
+    """Reads, never writes."""
+
+    def __init__(self, kubernetes: Kubernetes, namespace: str) -> None:
+        """`namespace` is that of the node ConfigMaps."""
+        self._kubernetes = kubernetes
+        self._namespace = namespace
+
+    async def policy_objects(self, *, not_older_than: str = "") -> list[PolicyObject]:
+        """Every WarmPolicy, usable or not."""
+        found = await self._kubernetes.list(paths.warmpolicies(), not_older_than=not_older_than)
+        return list(map(policy_object, found.items))
+
+    async def policies(self, *, not_older_than: str = "") -> list[Policy]:
+        """Every WarmPolicy that can be used."""
+        return [
+            one.policy for one in await self.policy_objects(not_older_than=not_older_than) if one.policy is not None
+        ]
+
+    async def policies_of(self, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], Policy]:
+        """The usable WarmPolicies with these labels and namespaces as they are now.
+
+        One that was created a moment ago may be missing: what it leads to is its own event's work.
+        """
+        known = await self.policy_objects(not_older_than=AT_HAND)
+        keys = [one.key for one in known if (one.label, one.key.namespace) in wanted]
+        found = await asyncio.gather(*map(self._policy, keys))
+        return {(policy_label(it.key), it.key.namespace): it for it in found if it is not None}
+
+    async def _policy(self, key: PolicyKey) -> Policy | None:
+        try:
+            return policy_object(await self._kubernetes.get(paths.warmpolicies(key))).policy
+        except NotFound:
+            return None
+
+    async def warmimages(self, labels: str = "", namespace: str = "", *, not_older_than: str = "") -> list[WarmImage]:
+        """The WarmImages under a label selector; of all namespaces unless one is given."""
+        path = paths.warmimages_in(namespace) if namespace else paths.warmimages()
+        found = (await self._kubernetes.list(path, labels=labels, not_older_than=not_older_than)).items
+        return list(filter(None, map(_warmimage, found)))
+
+    async def warmimage(self, key: ObjectKey) -> WarmImage | None:
+        """One WarmImage as it is now; `None` where it does not exist or is being deleted."""
+        try:
+            return _warmimage(await self._kubernetes.get(paths.warmimages(key)))
+        except NotFound:
+            return None
+
+    async def nodes(self, labels: str = "", *, not_older_than: str = "", taints: bool = False) -> list[Node]:
+        """The Nodes under a label selector; without `taints` from their metadata only, a fifth of the bytes."""
+        if taints:
+            found = await self._kubernetes.list(
+                paths.NODES, labels=labels, not_older_than=not_older_than, page=FULL_PAGE, keep=reduced_node
+            )
+        else:
+            found = await self._kubernetes.list(
+                paths.NODES, labels=labels, metadata_only=True, not_older_than=not_older_than
+            )
+        return list(map(read_node, found.items))
+
+    async def node(self, name: str) -> Node | None:
+        """One Node as it is now; `None` where it does not exist."""
+        try:
+            return read_node(await self._kubernetes.get(paths.node(name)))
+        except NotFound:
+            return None
+
+    async def desired(self, line_key: str = "", *, not_older_than: str = "") -> list[Desired]:
+        """The desired ConfigMaps: all of them, or those that have a line."""
+        labels = f"{KIND_LABEL}=desired" + (f",{LINE_LABEL}{line_key}" if line_key else "")
+        return [_desired(metadata) for metadata in await self._metadata(labels, not_older_than)]
+
+    async def full(self) -> list[Desired]:
+        """The desired ConfigMaps that have no room for some of their lines."""
+        return [_desired(metadata) for metadata in await self._metadata(f"{KIND_LABEL}=desired,{FULL_LABEL}")]
+
+    async def desired_of(self, nodes: Collection[str]) -> list[Desired]:
+        """The desired ConfigMaps of a few nodes, where they exist."""
+        return list(filter(None, await asyncio.gather(*map(self._desired_of, nodes))))
+
+    async def _desired_of(self, node: str) -> Desired | None:
+        path = paths.configmaps(self._namespace, desired_name(node))
+        try:
+            return _desired((await self._kubernetes.get(path, metadata_only=True))["metadata"])
+        except NotFound:
+            return None
+
+    async def reports(self) -> dict[str, Report]:
+        """Every node's report, by the node's name."""
+        found = (read_report(metadata) for metadata in await self._metadata(f"{KIND_LABEL}=report"))
+        return {report.node: report for report in found}
+
+    async def desired_and_reports(self) -> tuple[list[Desired], dict[str, Report], dict[str, str]]:
+        """Both kinds of ConfigMaps in one list; and of each report, by its node's name, the uid of its owner."""
+        desired, reports, owners = [], {}, {}
+        for metadata in await self._metadata(f"{KIND_LABEL} in (desired,report)"):
+            if metadata["labels"][KIND_LABEL] == "desired":
+                desired.append(_desired(metadata))
+            else:
+                report = read_report(metadata)
+                reports[report.node], owners[report.node] = report, _owner_uid(metadata)
+        return desired, reports, owners
+
+    async def _metadata(self, labels: str, not_older_than: str = "") -> list[dict[str, Any]]:
+        path = paths.configmaps(self._namespace)
+        found = await self._kubernetes.list(path, labels=labels, metadata_only=True, not_older_than=not_older_than)
+        return [obj["metadata"] for obj in found.items]
+
+
+def _warmimage(obj: Object) -> WarmImage | None:
+    if obj["metadata"].get("deletionTimestamp"):
+        return None
+    try:
+        return read_warmimage(obj)
+    except InvalidObject as error:
+        metadata = obj["metadata"]
+        _log.warning("warmimage-invalid", warmimage=f"{metadata['namespace']}/{metadata['name']}", problem=str(error))
+        return None
+
+
+def _desired(metadata: Mapping[str, Any]) -> Desired:
+    annotations = metadata.get("annotations") or {}
+    lines = versions(metadata.get("labels") or {})
+    return Desired(
+        node=annotations.get(NODE_ANNOTATION, ""),
+        owner_uid=_owner_uid(metadata),
+        # Shared: thousands of nodes have the same few hundred lines.
+        lines={sys.intern(key): sys.intern(version) for key, version in lines.items()},
+        uid=metadata["uid"],
+        refused=frozenset(filter(None, annotations.get(REFUSED_ANNOTATION, "").split(","))),
+        tracked=bool(metadata.get("managedFields")),
+    )
+
+
+def _owner_uid(metadata: Mapping[str, Any]) -> str:
+    return next((owner["uid"] for owner in metadata.get("ownerReferences") or [] if owner["kind"] == "Node"), "")

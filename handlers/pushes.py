@@ -1,0 +1,108 @@
+"""Accept a push: from the event to WarmImages, the durable intent that a 2xx stands for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+from typing import Final, Literal, TypeAlias
+
+from adapters.kubernetes import paths
+from adapters.kubernetes.client import Conflict, Kubernetes, NotFound, Unavailable
+from adapters.kubernetes.warmimage import POLICY_LABEL, REPOSITORY_LABEL, warmimage_object, warmimage_patch
+from handlers.cluster import AT_HAND, Cluster
+from warmhook.events import Pushed, SkipReason, push_time
+from warmhook.policies import Policy, PushRefusal, Upsert, decide_push
+from warmhook.ports import Utcnow
+from warmhook.warmimages import policy_label, repository_label
+
+__all__ = ["Accepted", "Pushes", "write_warmimage"]
+
+# How often an upsert is decided anew because another handler wrote first.
+_ATTEMPTS: Final = 8
+# Requests within this time share one LIST of the policies.
+_POLICIES_FOR_SECONDS: Final = 0.1
+
+Accepted: TypeAlias = Literal["accepted"]
+# Where policies differ, the reason that says most about the event wins.
+_TELLING: Final[tuple[PushRefusal, ...]] = ("duplicate", "superseded", "expired")
+
+
+class Pushes:
+    """Turns pushes into WarmImages."""
+
+    def __init__(
+        self, kubernetes: Kubernetes, cluster: Cluster, *, now: Utcnow, monotonic: Callable[[], float]
+    ) -> None:
+        self._kubernetes = kubernetes
+        self._cluster = cluster
+        self._now = now
+        self._monotonic = monotonic
+        self._policies: dict[str, tuple[asyncio.Task[list[Policy]], float]] = {}
+        """By how old they may be: the LIST that requests share, and until when on the monotonic clock."""
+
+    async def accept(self, pushed: Pushed, event_id: str, received: datetime) -> Accepted | SkipReason:
+        """Write what every policy makes of the push; `accepted` if it changed anything.
+
+        Raises `Unavailable` where the API server did not take a write: the sender should try again.
+        """
+        wanting = [it for it in await self._shared_policies(AT_HAND) if it.wants(pushed.image)]
+        if not wanting:
+            # What is refused does not come again, so that takes the policies of this moment.
+            wanting = [it for it in await self._shared_policies("") if it.wants(pushed.image)]
+        if not wanting:
+            return "no-policy"
+        moment = push_time(pushed.pushed_at, received)
+        outcomes = await asyncio.gather(
+            *(self._upsert(policy, pushed, moment, event_id) for policy in wanting), return_exceptions=True
+        )
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        if "accepted" in outcomes:
+            return "accepted"
+        return next(reason for reason in _TELLING if reason in outcomes)
+
+    async def _upsert(self, policy: Policy, pushed: Pushed, moment: datetime, event_id: str) -> Accepted | PushRefusal:
+        labels = f"{POLICY_LABEL}={policy_label(policy.key)},{REPOSITORY_LABEL}={repository_label(pushed.image)}"
+        # First as the API server has them at hand: a write holds only over the version that was read, so one that is
+        # based on an older state conflicts. Only what leads to no write must be decided on the present state.
+        not_older_than = AT_HAND
+        for _ in range(_ATTEMPTS):
+            existing = await self._cluster.warmimages(labels, policy.key.namespace, not_older_than=not_older_than)
+            decision = decide_push(policy, pushed.image, moment, event_id, existing, self._now())
+            at_hand, not_older_than = bool(not_older_than), ""
+            if not isinstance(decision, Upsert):
+                if at_hand:
+                    continue
+                return decision
+            try:
+                await write_warmimage(self._kubernetes, decision)
+            except (Conflict, NotFound):
+                continue
+            return "accepted"
+        raise Unavailable(f"{_ATTEMPTS} other writes of the same WarmImage came first")
+
+    async def _shared_policies(self, not_older_than: str) -> list[Policy]:
+        shared, until = self._policies.get(not_older_than, (None, 0.0))
+        if shared is None or _failed(shared) or self._monotonic() >= until:
+            reading = self._cluster.policies(not_older_than=not_older_than)
+            shared = asyncio.create_task(reading, name="policies")
+            # Looked at even where everybody who waited for it has given up.
+            shared.add_done_callback(_failed)
+            self._policies[not_older_than] = shared, self._monotonic() + _POLICIES_FOR_SECONDS
+        # Shielded: that one sender hangs up must not fail the others.
+        return await asyncio.shield(shared)
+
+
+def _failed(task: asyncio.Task[list[Policy]]) -> bool:
+    return task.done() and (task.cancelled() or task.exception() is not None)
+
+
+async def write_warmimage(kubernetes: Kubernetes, upsert: Upsert) -> None:
+    """Create or change a WarmImage. Raises `Conflict` or `NotFound` where it is no longer as it was read."""
+    wanted, replaced = upsert.warmimage, upsert.replaces
+    if replaced is None:
+        await kubernetes.create(paths.warmimages_in(wanted.key.namespace), warmimage_object(wanted))
+    else:
+        await kubernetes.patch(paths.warmimages(wanted.key), warmimage_patch(wanted, replaced.resource_version))

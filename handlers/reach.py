@@ -1,0 +1,38 @@
+"""Wait until the API server answers at all, with one clear line where it does not."""
+
+from __future__ import annotations
+
+import random
+from typing import Final
+
+import structlog
+
+from adapters.kubernetes.client import Kubernetes, KubernetesError, Unavailable
+from warmhook.ports import Sleep
+
+__all__ = ["until_reached"]
+
+_log = structlog.get_logger()
+
+_LONGEST_WAIT_SECONDS: Final = 5.0
+
+
+async def until_reached(kubernetes: Kubernetes, *, sleep: Sleep, rng: random.Random) -> None:
+    """Ask for its version until it says anything; refusing is an answer as well."""
+    wait, told = 0.2, False
+    while True:
+        try:
+            await kubernetes.get("/version")
+        except Unavailable as error:
+            if not told:
+                hint = "start the cluster, or set KUBECONFIG to the file of another one; trying again until it answers"
+                _log.warning("api-server-unreachable", problem=str(error), hint=hint)
+                told = True
+        except KubernetesError:
+            return
+        else:
+            if told:
+                _log.info("api-server-reached")
+            return
+        await sleep(wait * rng.uniform(0.5, 1.0))
+        wait = min(wait * 2, _LONGEST_WAIT_SECONDS)

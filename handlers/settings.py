@@ -1,0 +1,120 @@
+"""What `web` and `watch` are told from outside: the environment, read once."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from adapters.environment import BadSetting, choice, flag, number, text
+from adapters.logs import LOG_MODES, LogMode
+from warmhook.pods import is_namespace
+
+__all__ = ["Settings", "read_settings"]
+
+_EXTENSION: Final = re.compile(r"[a-z0-9]{1,20}")
+_ATTRIBUTES: Final = frozenset(
+    {"specversion", "id", "source", "type", "time", "subject", "data", "datacontenttype", "dataschema"}
+)
+_ROUTES: Final = frozenset({"webhooks", "events", "admission"})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How one `web` or `watch` runs."""
+
+    port: int = 8080
+    tls_port: int = 0
+    """Where the same routes are served over TLS, which admission needs; 0: nowhere."""
+    serve: frozenset[str] = _ROUTES
+    """Groups of routes that this process has."""
+    namespace: str = "warmhook-system"
+    """Of the node ConfigMaps."""
+    config: str | None = None
+    """The file that names the senders; `None`: there are none."""
+    events_url: str = "http://127.0.0.1:8080/events"
+    """Where watch posts."""
+    events_token_file: Path | None = None
+    """What `/events` wants as a bearer token; `None`: only this machine may post there."""
+    events_open: bool = False
+    """Anybody may post to `/events`: for Knative, where a NetworkPolicy restricts it."""
+    sink: str | None = None
+    """`K_SINK`: pushes are posted there as well, and watch posts there instead of to `events_url`."""
+    sink_extensions: Mapping[str, str] = field(default_factory=dict)
+    """Attributes that every event for the sink gets on top."""
+    sync_seconds: int = 300
+    write_bytes: int = 4 * 1024 * 1024
+    """Bytes of node ConfigMaps written per second; 0: no limit."""
+    log: LogMode = "auto"
+    kubeconfig: str | None = None
+    """`None`: the ServiceAccount of the Pod."""
+
+
+def read_settings(environ: Mapping[str, str]) -> Settings:
+    """The settings that `environ` holds. Raises `BadSetting`."""
+    port = number(environ, "PORT", 8080, minimum=1, maximum=65535)
+    serve = frozenset(part.strip() for part in text(environ, "WARMHOOK_SERVE", "webhooks,events,admission").split(","))
+    if not serve <= _ROUTES:
+        raise BadSetting(
+            f"WARMHOOK_SERVE must be a list of {', '.join(sorted(_ROUTES))}, not {environ['WARMHOOK_SERVE']!r}"
+        )
+    events_url = text(environ, "WARMHOOK_EVENTS_URL", f"http://127.0.0.1:{port}/events")
+    if not events_url.startswith(("http://", "https://")):
+        raise BadSetting(f"WARMHOOK_EVENTS_URL must be an http:// or https:// URL, not {events_url!r}")
+    namespace = text(environ, "WARMHOOK_NAMESPACE", "warmhook-system")
+    if not is_namespace(namespace):
+        raise BadSetting(f"WARMHOOK_NAMESPACE must be the name of a namespace, not {namespace!r}")
+    token_file = environ.get("WARMHOOK_EVENTS_TOKEN_FILE")
+    return Settings(
+        port=port,
+        tls_port=number(environ, "WARMHOOK_TLS_PORT", 0, minimum=0, maximum=65535),
+        serve=serve,
+        namespace=namespace,
+        config=environ.get("WARMHOOK_CONFIG") or None,
+        events_url=events_url,
+        events_token_file=_readable(token_file) if token_file else None,
+        events_open=flag(environ, "WARMHOOK_EVENTS_OPEN"),
+        sink=_sink(environ),
+        sink_extensions=_extensions(environ.get("K_CE_OVERRIDES", "")),
+        sync_seconds=number(environ, "WARMHOOK_SYNC_SECONDS", 300, minimum=1, maximum=86400),
+        write_bytes=number(environ, "WARMHOOK_WRITE_BYTES", 4 * 1024 * 1024, minimum=0, maximum=1 << 40),
+        log=choice(environ, "WARMHOOK_LOG", "auto", LOG_MODES),
+        kubeconfig=environ.get("KUBECONFIG") or None,
+    )
+
+
+def _sink(environ: Mapping[str, str]) -> str | None:
+    sink = environ.get("K_SINK") or None
+    if sink is not None and not sink.startswith(("http://", "https://")):
+        raise BadSetting("K_SINK must be an http:// or https:// URL")
+    return sink
+
+
+def _extensions(given: str) -> dict[str, str]:
+    """What Knative's SinkBinding writes: `{"extensions": {"name": "value"}}`."""
+    try:
+        extensions = json.loads(given or "{}").get("extensions", {})
+        usable = all(
+            _EXTENSION.fullmatch(name) and name not in _ATTRIBUTES and isinstance(value, str)
+            for name, value in extensions.items()
+        )
+    except (ValueError, AttributeError, RecursionError):
+        usable = False
+    if not usable:
+        raise BadSetting(
+            'K_CE_OVERRIDES must be {"extensions": {"name": "value"}}, names of a-z and 0-9, none an event has'
+        )
+    return dict(extensions)
+
+
+def _readable(path: str) -> Path:
+    try:
+        token = Path(path).read_bytes().strip()
+    except OSError as error:
+        raise BadSetting(f"WARMHOOK_EVENTS_TOKEN_FILE: cannot read {path}: {error.strerror}") from error
+    if not token:
+        raise BadSetting(f"WARMHOOK_EVENTS_TOKEN_FILE: {path} is empty; write a token into it")
+    return Path(path)

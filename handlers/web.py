@@ -1,0 +1,101 @@
+"""Put the parts of `web` together: which object is given which."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, TypeAlias
+
+from starlette.applications import Starlette
+
+from adapters.kubernetes.client import Kubernetes
+from adapters.kubernetes.pressure import ByteBudget
+from handlers.admission import Admission
+from handlers.admissions import Admissions
+from handlers.app import Web, create_app
+from handlers.cluster import Cluster
+from handlers.configuration import Configuration
+from handlers.events import Events
+from handlers.hints import HandOn, Hints
+from handlers.metrics import Metrics
+from handlers.nodewrites import NodeWrites
+from handlers.policies import Policies
+from handlers.projection import Projection
+from handlers.publishing import Publisher
+from handlers.pushes import Pushes
+from handlers.receiver import Receiver
+from handlers.settings import Settings
+from handlers.statuses import Statuses
+from handlers.sync import Sync
+from handlers.warmnodes import WarmNodes
+from handlers.watch.interruptions import Interruptions
+from warmhook.ports import Sleep, Transport, Utcnow
+
+__all__ = ["Beside", "build_web"]
+
+Beside: TypeAlias = Callable[[], Awaitable[None]]
+"""Runs beside the application, until it is cancelled or there is nothing to do."""
+
+
+def build_web(
+    settings: Settings,
+    configuration: Configuration,
+    transport: Transport,
+    environ: Mapping[str, str],
+    metrics: Metrics,
+    *,
+    now: Utcnow,
+    monotonic: Callable[[], float],
+    sleep: Sleep = asyncio.sleep,
+    rng: random.Random,
+    publisher: Publisher | None = None,
+    hand_on: HandOn | None = None,
+    interruptions: Interruptions | None = None,
+) -> Starlette:
+    """The application over an open transport.
+
+    It keeps nothing of its own between requests but what admission needs; `app.state.beside`, a `Beside`, runs that.
+    `hand_on` takes what admission saw where this process does not handle events itself; `interruptions` are those of
+    the process, where more than this follows objects in it.
+    """
+    kubernetes = Kubernetes(transport, count=metrics.count_api_request)
+    namespace = settings.namespace
+    cluster = Cluster(kubernetes, namespace)
+    budget = ByteBudget(settings.write_bytes, monotonic=monotonic, sleep=sleep)
+    writes = NodeWrites(kubernetes, namespace, budget, monotonic=monotonic, sleep=sleep, rng=rng)
+    pushes = Pushes(kubernetes, cluster, now=now, monotonic=monotonic)
+    admissions = Admissions(kubernetes, cluster, now=now)
+    policies = Policies(kubernetes, cluster, now=now)
+    projection = Projection(cluster, writes, monotonic=monotonic)
+    observe = metrics.push_to_warm_seconds.observe
+    statuses = Statuses(
+        kubernetes, cluster, namespace, now=now, monotonic=monotonic, sleep=sleep, observe_push_to_warm=observe
+    )
+    sync = Sync(kubernetes, cluster, policies, projection, statuses, namespace, now=now, monotonic=monotonic)
+    events = Events(
+        kubernetes, cluster, configuration, pushes, admissions, policies, projection, statuses, sync, namespace, now=now
+    )
+    receiver = Receiver(configuration, pushes, metrics, environ, monotonic=monotonic, sleep=sleep, publisher=publisher)
+    hints = Hints(hand_on or events.handle, monotonic=monotonic, sleep=sleep, count=metrics.count_hint)
+    warm_nodes = WarmNodes(now)
+    admission = Admission(hints, warm_nodes, metrics, namespace, now=now, monotonic=monotonic)
+    app = create_app(Web(settings, receiver, events, admission, metrics, now))
+
+    async def follow() -> None:
+        told = interruptions or Interruptions(monotonic)
+        await warm_nodes.run(kubernetes, namespace, sleep=sleep, rng=rng, interruptions=told)
+
+    app.state.beside = _beside(settings, hints, follow)
+    return app
+
+
+def _beside(settings: Settings, hints: Hints, follow: Callable[[], Coroutine[Any, Any, None]]) -> Beside:
+    async def beside() -> None:
+        if "admission" not in settings.serve:
+            return
+        async with asyncio.TaskGroup() as group:
+            group.create_task(hints.run(), name="hints")
+            group.create_task(follow(), name="warm nodes")
+
+    return beside
