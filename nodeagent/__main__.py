@@ -1,0 +1,52 @@
+"""The node program: `python -m nodeagent` reads its settings, opens its adapters and works until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Mapping
+
+import structlog
+
+from adapters.cri import open_runtime
+from adapters.environment import BadSetting
+from adapters.kubernetes.client import Kubernetes
+from adapters.kubernetes.transport import BadKubeconfig, open_transport
+from adapters.logs import set_up_logs
+from nodeagent.agent import Agent
+from nodeagent.clock import real_clock
+from nodeagent.metrics import Metrics, PortInUse, serve_metrics
+from nodeagent.settings import Settings, read_settings
+from warmhook import __version__
+
+
+def main(environ: Mapping[str, str] = os.environ) -> int:
+    """The exit code: 0 after SIGTERM or SIGINT, 2 where a setting cannot be used."""
+    try:
+        settings = read_settings(environ)
+        set_up_logs(settings.log, sys.stdout)
+        metrics = Metrics()
+        with serve_metrics(metrics, settings.metrics_port):
+            asyncio.run(_run(settings, metrics))
+    except (BadSetting, BadKubeconfig, PortInUse) as error:
+        print(f"nodeagent: {error}", file=sys.stderr)  # noqa: T201 - one line for who set it, not for the logs
+        return 2
+    return 0
+
+
+async def _run(settings: Settings, metrics: Metrics) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with (
+        open_transport(settings.kubeconfig, user_agent=f"warmhook-agent/{__version__}") as transport,
+        open_runtime(settings.runtime_endpoint) as runtime,
+    ):
+        log = structlog.get_logger()
+        await Agent(settings, Kubernetes(transport), runtime, clock=real_clock(), log=log, metrics=metrics).run(stop)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""Everything about time and chance that an agent uses, so that tests of it are instant."""
+
+from __future__ import annotations
+
+import asyncio
+import random as chance
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+from typing import Final
+
+from adapters.clock import utcnow
+from warmhook.ports import Sleep, Utcnow
+
+__all__ = ["Backoff", "Clock", "real_clock"]
+
+_SPREAD: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Time and chance."""
+
+    utcnow: Utcnow
+    monotonic: Callable[[], float]
+    """Seconds that never go back."""
+    sleep: Sleep
+    random: Callable[[], float]
+    """From 0 to below 1."""
+
+    def around(self, seconds: float) -> float:
+        """`seconds`, give or take a twentieth of them, so that agents that started together drift apart."""
+        return seconds * (1 + _SPREAD * (2 * self.random() - 1))
+
+    async def wait(self, event: asyncio.Event, seconds: float) -> None:
+        """Until the event is set, but at most so long; the event is cleared."""
+        heard = asyncio.create_task(event.wait(), name="event")
+        over = asyncio.ensure_future(self.sleep(seconds))
+        try:
+            await asyncio.wait((heard, over), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            heard.cancel()
+            over.cancel()
+        event.clear()
+
+
+def real_clock() -> Clock:
+    """The machine's."""
+    return Clock(utcnow, monotonic, asyncio.sleep, chance.random)
+
+
+class Backoff:
+    """How long to wait before the next try: twice as long each time, spread by chance, with an upper bound."""
+
+    def __init__(self, clock: Clock, *, first_seconds: float, longest_seconds: float) -> None:
+        self._clock, self._first, self._longest = clock, first_seconds, longest_seconds
+        self._next = first_seconds
+
+    def reset(self) -> None:
+        """It worked: begin again."""
+        self._next = self._first
+
+    def seconds(self, at_least: float | None = None) -> float:
+        """The next wait; not shorter than what a server asked for, within the bound."""
+        seconds, self._next = self._next, min(self._longest, 2 * self._next)
+        return max(seconds * (0.5 + 0.5 * self._clock.random()), min(at_least or 0, self._longest))

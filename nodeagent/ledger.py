@@ -1,0 +1,202 @@
+"""What does the agent know at this moment? Lines, images, pulls and how they went: one owner, no waiting, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+from nodeagent.clock import Clock
+from warmhook.lines import MAX_LINES
+from warmhook.outstanding import (
+    EVICTED_SECONDS,
+    NONE_YET,
+    Attempts,
+    ImagePull,
+    after_failure,
+    after_removal,
+    line_report,
+    next_due,
+    next_pulls,
+)
+from warmhook.ports import FailureReason, RuntimeImage
+from warmhook.reports import LineReport
+from warmhook.times import format_time
+from warmhook.wanted import Wanted, take_lines
+from warmhook.warmth import Images, brought, images_by_name, is_warm, moved_to
+
+__all__ = ["Changes", "Ledger"]
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """How many lines a new ConfigMap added, changed and removed."""
+
+    added: int
+    changed: int
+    removed: int
+    malformed: Mapping[str, str]
+    """Key to reason, only what was not malformed in the same way before."""
+
+
+class Ledger:
+    """All that is known; every question about it is answered from here."""
+
+    def __init__(self, clock: Clock, pulled: Mapping[str, str]) -> None:
+        self._clock = clock
+        self.pulled = dict(pulled)
+        """Version to the digest its pull brought; outlives the agent."""
+        self.lines: dict[str, Wanted] = {}
+        self.malformed: Mapping[str, str] = {}
+        self.running: dict[str, ImagePull] = {}
+        """Image to the pull that is under way."""
+        self.asked = False
+        """Whether the runtime was asked at all, successfully or not; before, there is nothing to report."""
+        self._surplus: Mapping[str, Wanted] = {}
+        self._attempts: dict[str, Attempts] = {}
+        self._images: Images | None = None
+        self._unreachable = ""
+        self._current = False
+        self._warm: set[str] = set()
+
+    # --- what is wanted ---
+
+    def take_lines(self, data: Mapping[str, str]) -> Changes:
+        """The ConfigMap's data as it is now; what is known of versions that are gone is forgotten."""
+        taken = take_lines(data, self.lines, self._clock.monotonic())
+        before, self.lines, self._surplus = self.lines, dict(taken.lines), taken.surplus
+        news = {key: why for key, why in taken.malformed.items() if self.malformed.get(key) != why}
+        self.malformed = taken.malformed
+        versions = {wanted.version for wanted in (*taken.lines.values(), *taken.surplus.values())}
+        self.pulled = {version: digest for version, digest in self.pulled.items() if version in versions}
+        self._attempts = {version: attempts for version, attempts in self._attempts.items() if version in versions}
+        changed = sum(1 for key, it in taken.lines.items() if key in before and before[key].version != it.version)
+        changes = Changes(
+            len(taken.lines.keys() - before.keys()), changed, len(before.keys() - taken.lines.keys()), news
+        )
+        if changes.added or changes.changed:
+            # What the runtime said last may be older than the lines: nothing is pulled before it is asked again.
+            self._current = False
+        self._judge()
+        return changes
+
+    def wants(self, image: str) -> bool:
+        """Whether any line names the image."""
+        return any(wanted.line.image == image for wanted in self.lines.values())
+
+    # --- what the runtime has ---
+
+    def take_images(self, images: Iterable[RuntimeImage]) -> list[str]:
+        """What the runtime lists now. Returns the images that were removed behind the agent's back."""
+        self._images, self._unreachable, self.asked, self._current = images_by_name(images), "", True, True
+        now, removed = self._clock.monotonic(), []
+        for wanted in self.lines.values():
+            if wanted.version in self._warm and wanted.line.image not in self._images:
+                until = format_time((self._clock.utcnow() + timedelta(seconds=EVICTED_SECONDS)).replace(microsecond=0))
+                known = self._attempts.get(wanted.version, NONE_YET)
+                self._attempts[wanted.version] = after_removal(known, now, until)
+                removed.append(wanted.line.image)
+        self._judge()
+        return sorted(set(removed))
+
+    def runtime_unreachable(self, message: str) -> None:
+        """Nobody answers: what was present is no longer known to be."""
+        self._images, self._unreachable, self.asked = None, message, True
+        self._judge()
+
+    @property
+    def images(self) -> Images:
+        """What the runtime listed last; nothing while it does not answer."""
+        return self._images or {}
+
+    # --- pulls ---
+
+    def pulls_to_start(self, parallel: int) -> list[ImagePull]:
+        """The pulls to start now, noted as running."""
+        if self._images is None or not self._current:
+            return []
+        now = self._clock.monotonic()
+        pulls = next_pulls(self.lines.values(), self._warm, self._attempts, self.running, now, parallel)
+        self.running |= {pull.image: pull for pull in pulls}
+        return pulls
+
+    def seconds_until_due(self) -> float | None:
+        """When the next back-off ends; `None` where none lasts."""
+        now = self._clock.monotonic()
+        due = next_due(self.lines.values(), self._warm, self._attempts, now)
+        return None if due is None else due - now
+
+    def attempts(self, pull: ImagePull) -> int:
+        """How often its lines have failed so far, the most of any."""
+        return max((self._attempts.get(version, NONE_YET).failed for version in pull.versions), default=0)
+
+    def pull_succeeded(self, pull: ImagePull, before: Images) -> list[str]:
+        """The runtime says that it pulled, and was asked what it has since. Returns the digests that came.
+
+        A line whose image is still not there has failed: it must not be pulled again at once, for ever.
+        """
+        of = self._of(pull)
+        digests = {it.version: brought(pull.image, before, self.images, it.line.digest) for it in of}
+        if pull.image in self.images:
+            self.pulled |= digests
+        self._judge()
+        self._fail(pull, "RuntimeError", "the runtime has pulled the image and does not list it in this version")
+        return sorted(filter(None, set(digests.values())))
+
+    def pull_failed(self, pull: ImagePull, reason: FailureReason, message: str) -> None:
+        """The pull did not work; lines that are warm all the same stay so."""
+        self._fail(pull, reason, message)
+
+    def pull_ended(self, image: str) -> None:
+        """However it ended: another pull of the image may begin."""
+        self.running.pop(image, None)
+
+    # --- what to say ---
+
+    def reports(self) -> dict[str, LineReport]:
+        """What is to be said of every line, by key."""
+        said = {key: self._report(wanted) for key, wanted in self.lines.items()}
+        for key, wanted in self._surplus.items():
+            message = f"the agent takes {MAX_LINES} lines of the highest priority"
+            said[key] = LineReport(wanted.version, "failed", "TooManyLines", message=message)
+        return said
+
+    def _report(self, wanted: Wanted) -> LineReport:
+        if self._images is None:
+            return LineReport(wanted.version, "waiting", "RuntimeError", message=self._unreachable)
+        running = self.running.get(wanted.line.image)
+        return line_report(
+            wanted,
+            self._attempts.get(wanted.version, NONE_YET),
+            warm=wanted.version in self._warm,
+            pulling=running is not None and wanted.version in running.versions,
+            moved=moved_to(wanted, self.pulled),
+        )
+
+    def _judge(self) -> None:
+        if self._images is None:
+            self._warm = set()
+            return
+        images = self._images
+        # containerd goes on listing what it could not unpack, so presence alone does not outweigh that verdict.
+        unrunnable = {
+            version for version, it in self._attempts.items() if it.reason == "NotRunnable"
+        } - self.pulled.keys()
+        self._warm = {
+            it.version
+            for it in self.lines.values()
+            if it.version not in unrunnable and is_warm(it, images, self.pulled)
+        }
+        for version in self._warm & self._attempts.keys():
+            self._attempts[version] = Attempts(removed_at=self._attempts[version].removed_at)
+
+    def _fail(self, pull: ImagePull, reason: FailureReason, message: str) -> None:
+        now, random = self._clock.monotonic(), self._clock.random()
+        for wanted in self._of(pull):
+            if wanted.version not in self._warm:
+                known = self._attempts.get(wanted.version, NONE_YET)
+                self._attempts[wanted.version] = after_failure(known, wanted, reason, message, now, random)
+
+    def _of(self, pull: ImagePull) -> list[Wanted]:
+        """The lines that were wanted when the pull began and still are, in the same version."""
+        return [wanted for wanted in self.lines.values() if wanted.version in pull.versions]

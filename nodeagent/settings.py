@@ -1,0 +1,55 @@
+"""What is an agent told from outside? The environment, read once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from adapters.environment import BadSetting, choice, number, text
+from adapters.logs import LOG_MODES, LogMode
+from warmhook.placement import NODE_NAME_MAX
+
+__all__ = ["Settings", "read_settings"]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How one agent runs."""
+
+    node: str
+    """The Node's name, from the downward API."""
+    namespace: str = "warmhook-system"
+    """Where the node's two ConfigMaps are."""
+    runtime_endpoint: str = "unix:///run/containerd/containerd.sock"
+    parallel_pulls: int = 2
+    check_seconds: int = 45
+    """How often the runtime is asked what it has, while nothing happens."""
+    state_dir: Path = Path("/var/lib/warmhook")
+    metrics_port: int = 9464
+    """0: no metrics."""
+    log: LogMode = "auto"
+    kubeconfig: str | None = None
+    """`None`: the ServiceAccount of the Pod."""
+
+
+def read_settings(environ: Mapping[str, str]) -> Settings:
+    """The settings that `environ` holds. Raises `BadSetting`."""
+    node = text(environ, "NODE_NAME")
+    # The longest name that still fits into `warmhook-desired-<node>`; such nodes never get lines.
+    if len(node) > NODE_NAME_MAX or "/" in node:
+        raise BadSetting(f"NODE_NAME must be a Node's name of at most {NODE_NAME_MAX} characters, not {node[:250]!r}")
+    endpoint = text(environ, "CONTAINER_RUNTIME_ENDPOINT", "unix:///run/containerd/containerd.sock")
+    if not endpoint.startswith(("unix:///", "/")):
+        raise BadSetting(f"CONTAINER_RUNTIME_ENDPOINT must be like unix:///run/runtime.sock, not {endpoint!r}")
+    return Settings(
+        node=node,
+        namespace=text(environ, "WARMHOOK_NAMESPACE", "warmhook-system"),
+        runtime_endpoint=endpoint,
+        parallel_pulls=number(environ, "WARMHOOK_PARALLEL_PULLS", 2, minimum=1, maximum=64),
+        check_seconds=number(environ, "WARMHOOK_CHECK_SECONDS", 45, minimum=1, maximum=3600),
+        state_dir=Path(text(environ, "WARMHOOK_STATE_DIR", "/var/lib/warmhook")),
+        metrics_port=number(environ, "WARMHOOK_METRICS_PORT", 9464, minimum=0, maximum=65535),
+        log=choice(environ, "WARMHOOK_LOG", "auto", LOG_MODES),
+        kubeconfig=environ.get("KUBECONFIG") or None,
+    )

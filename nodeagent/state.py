@@ -1,0 +1,92 @@
+"""What does an agent remember on disk? The lines it last knew and what pulls brought."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from structlog.typing import FilteringBoundLogger
+
+__all__ = ["State", "StateFile"]
+
+_FORMAT: Final = 1
+# Far above 256 lines; a larger file is not ours.
+_MOST_BYTES: Final = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What outlives the agent."""
+
+    resource_version: int = 0
+    """Of the ConfigMap that the lines are from; 0 where it was never seen."""
+    lines: Mapping[str, str] = field(default_factory=dict)
+    """Key to encoded line, as they were read."""
+    pulled: Mapping[str, str] = field(default_factory=dict)
+    """Version of a line to the digest that its pull brought."""
+
+
+class StateFile:
+    """`state.json` of one node: whole or not there, never half-written."""
+
+    def __init__(self, folder: Path, node: str, log: FilteringBoundLogger) -> None:
+        self._path, self._node, self._log = folder / "state.json", node, log
+
+    def load(self) -> State:
+        """What was saved last; nothing where there is no file. A file that cannot be used is set aside."""
+        try:
+            with self._path.open("rb") as file:
+                content = file.read(_MOST_BYTES + 1)
+        except FileNotFoundError:
+            return State()
+        except OSError as error:
+            self._log.warning("state-not-read", path=str(self._path), error=str(error))
+            return State()
+        try:
+            return self._parse(content)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            aside = self._path.with_suffix(".unusable")
+            with contextlib.suppress(OSError):
+                os.replace(self._path, aside)
+            self._log.warning("state-set-aside", path=str(aside), error=str(error)[:200])
+            return State()
+
+    def save(self, state: State) -> None:
+        """Write the state and see it on the disk before the old one goes. Raises `OSError`."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        content = {
+            "format": _FORMAT,
+            "node": self._node,
+            "resourceVersion": state.resource_version,
+            "lines": dict(state.lines),
+            "pulled": dict(state.pulled),
+        }
+        unfinished = self._path.with_suffix(".tmp")
+        with unfinished.open("w", encoding="utf-8") as file:
+            json.dump(content, file, sort_keys=True, separators=(",", ":"))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, self._path)
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _parse(self, content: bytes) -> State:
+        if len(content) > _MOST_BYTES:
+            raise ValueError(f"more than {_MOST_BYTES} bytes")
+        fields: Any = json.loads(content)
+        if fields["format"] != _FORMAT:
+            raise ValueError(f"format {fields['format']!r}, this agent writes {_FORMAT}")
+        if fields["node"] != self._node:
+            raise ValueError(f"of node {fields['node']!r}, this is {self._node!r}")
+        lines, pulled = dict(fields["lines"]), dict(fields["pulled"])
+        if not all(isinstance(text, str) for text in (*lines, *lines.values(), *pulled, *pulled.values())):
+            raise ValueError("a line or digest is no text")
+        return State(int(fields["resourceVersion"]), lines, pulled)
