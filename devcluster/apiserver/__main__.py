@@ -1,0 +1,125 @@
+"""Run the API server alone: `python -m devcluster.apiserver --port 8001 --kubeconfig FILE`."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import socket
+import sys
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from random import SystemRandom
+
+import uvicorn
+import yaml
+
+from devcluster.apiserver.app import application
+from devcluster.apiserver.core import ApiServer
+from devcluster.apiserver.journal import persisted
+
+__all__ = ["kubeconfig", "main"]
+
+_HOST = "127.0.0.1"
+
+
+def kubeconfig(port: int) -> str:
+    """A kubeconfig for a server on that port of this machine."""
+    name = "warmhook"
+    return yaml.safe_dump(
+        {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": name, "cluster": {"server": f"http://{_HOST}:{port}"}}],
+            "users": [{"name": name, "user": {}}],
+            "contexts": [{"name": name, "context": {"cluster": name, "user": name, "namespace": "default"}}],
+            "current-context": name,
+        },
+        sort_keys=False,
+    )
+
+
+class _Server(uvicorn.Server):
+    """Tells that it is ready, and ends its streams when it stops."""
+
+    def __init__(self, config: uvicorn.Config, api: ApiServer, ready: str) -> None:
+        super().__init__(config)
+        self._api = api
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            sys.stdout.write(self._ready + "\n")
+            sys.stdout.flush()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._api.end_watches()
+        await super().shutdown(sockets)
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m devcluster.apiserver", description=__doc__)
+    parser.add_argument("--port", type=int, default=8001, help="port on 127.0.0.1; 0 takes a free one")
+    parser.add_argument("--data", type=Path, help="file that keeps the cluster over restarts")
+    parser.add_argument("--kubeconfig", type=Path, help="file to write a kubeconfig to")
+    parser.add_argument(
+        "--no-garbage-collector",
+        dest="garbage_collector",
+        action="store_false",
+        help="leave dependents of deleted owners alone, as a cluster without kube-controller-manager does",
+    )
+    parser.add_argument(
+        "--service",
+        dest="services",
+        action="append",
+        default=[],
+        metavar="NAME.NAMESPACE=HOST:PORT",
+        type=_service,
+        help="where a webhook's Service is really served; may be given several times",
+    )
+    return parser
+
+
+def _service(text: str) -> tuple[str, tuple[str, int]]:
+    service, equals, address = text.partition("=")
+    host, colon, port = address.rpartition(":")
+    if not equals or not colon or not port.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r}: expected NAME.NAMESPACE=HOST:PORT")
+    return service, (host, int(port))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT. One line on stdout says when and where it is ready."""
+    given = _arguments().parse_args(arguments)
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((_HOST, given.port))
+    except OSError as error:
+        sys.stderr.write(f"--port {given.port}: {error.strerror}; choose another port\n")
+        return 2
+    port: int = listener.getsockname()[1]
+    for file in (given.kubeconfig, given.data):
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+    if given.kubeconfig is not None:
+        given.kubeconfig.write_text(kubeconfig(port))
+    api = ApiServer(lambda: datetime.now(UTC), SystemRandom(), garbage_collector=given.garbage_collector)
+    config = uvicorn.Config(
+        application(api, services=dict(given.services)),
+        log_level="warning",
+        access_log=False,
+        lifespan="on",
+        timeout_graceful_shutdown=2,
+    )
+    with persisted(api, given.data) if given.data is not None else nullcontext():
+        # uvicorn stops on a signal and then raises it again; ours is an orderly end.
+        for name in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(name, lambda *_: None)
+        _Server(config, api, f"apiserver ready on http://{_HOST}:{port}").run(sockets=[listener])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

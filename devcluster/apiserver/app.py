@@ -1,0 +1,71 @@
+"""How does the API server speak HTTP?"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from types import MappingProxyType
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response as HttpResponse
+from starlette.responses import StreamingResponse
+from starlette.routing import Route
+
+from devcluster.apiserver.calling import Services, as_given, review
+from devcluster.apiserver.core import ApiServer, is_watch
+from devcluster.apiserver.problems import Problem
+from warmhook.ports import Response, Sleep
+
+__all__ = ["application"]
+
+_NO_SERVICES: Services = MappingProxyType({})
+_COLLECT_SECONDS = 0.5
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD")
+
+
+def _http(answer: Response) -> HttpResponse:
+    return HttpResponse(answer.body, answer.status, dict(answer.headers))
+
+
+def application(server: ApiServer, *, sleep: Sleep = asyncio.sleep, services: Services = _NO_SERVICES) -> Starlette:
+    """The server as an ASGI application; its controllers run twice a second while it lives."""
+
+    async def answer(request: Request) -> HttpResponse:
+        path, query = request.url.path, dict(request.query_params)
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.headers.raw}
+        if is_watch(request.method, query):
+            begun = server.watch(path, query, headers)
+            if isinstance(begun, Response):
+                return _http(begun)
+            return StreamingResponse(begun.lines(), media_type="application/json")
+        body = await request.body()
+        reviewing = server.review(request.method, path, query, headers, body)
+        if reviewing is not None:
+            try:
+                body = as_given(await review(reviewing, services))
+            except Problem as problem:
+                return _http(problem.response())
+            headers["content-type"] = "application/json"
+        return _http(server.handle(request.method, path, query, headers, body))
+
+    async def collect() -> None:
+        while True:
+            server.collect()
+            await sleep(_COLLECT_SECONDS)
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            task = asyncio.create_task(collect(), name="apiserver-controllers")
+            stack.push_async_callback(_cancelled, task)
+            yield
+
+    return Starlette(routes=[Route("/{path:path}", answer, methods=list(_METHODS))], lifespan=lifespan)
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task

@@ -1,0 +1,137 @@
+"""Which objects does a GET return, and as of which version?"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from devcluster.apiserver import selectors
+from devcluster.apiserver.paths import Target
+from devcluster.apiserver.problems import bad_request, expired, not_found, too_large_version
+from devcluster.apiserver.store import Compacted, Key, Store, Stored
+from warmhook.ports import Object
+
+__all__ = ["Selection", "found", "listed", "parse_selection", "parse_version"]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What a list or watch chooses."""
+
+    namespace: str | None
+    name: str | None
+    """Set where a field selector asks for one name."""
+    matches: Callable[[Key, Stored], bool]
+    everything: bool
+    """Whether nothing but the namespace limits it."""
+
+
+def parse_selection(target: Target, query: Mapping[str, str]) -> Selection:
+    """The selectors of a query. Raises `Problem` 400."""
+    labels = selectors.parse_labels(query.get("labelSelector", ""))
+    fields = selectors.parse_fields(query.get("fieldSelector", ""), target.resource.field_paths)
+    if target.name:
+        fields.append(("metadata.name", target.name, True))
+    name = next((value for field, value, equal in fields if field == "metadata.name" and equal), None)
+    namespace = target.namespace
+
+    def matches(key: Key, stored: Stored) -> bool:
+        if namespace is not None and key[0] != namespace:
+            return False
+        if labels:
+            mine = stored.object["metadata"].get("labels") or {}
+            if not all(term(mine) for term in labels):
+                return False
+        return all((selectors.value_at(stored.object, field) == value) == equal for field, value, equal in fields)
+
+    return Selection(namespace, name, matches, everything=not labels and not fields)
+
+
+def parse_version(query: Mapping[str, str]) -> int | None:
+    """The query's `resourceVersion`; `None` where it is absent. Raises `Problem` 400."""
+    text = query.get("resourceVersion", "")
+    if not text:
+        return None
+    if not text.isdigit():
+        raise bad_request(f"Invalid resource version: {text!r}")
+    return int(text)
+
+
+def found(store: Store, target: Target, query: Mapping[str, str]) -> Stored:
+    """One object. Raises `Problem` 404, and 504 for a version that does not exist yet."""
+    asked = parse_version(query)
+    if asked is not None and asked > store.version:
+        raise too_large_version(asked, store.version)
+    stored = store.table(target.resource.table).items.get(target.key)
+    if stored is None:
+        raise not_found(target.resource, target.name)
+    return stored
+
+
+def _parse_continue(text: str) -> tuple[int, Key]:
+    try:
+        version, namespace, name = json.loads(base64.urlsafe_b64decode(text))
+        return int(version), (str(namespace), str(name))
+    except (ValueError, TypeError):
+        raise bad_request("continue key is not valid") from None
+
+
+def _continue(version: int, last: Key) -> str:
+    return base64.urlsafe_b64encode(json.dumps([version, *last]).encode()).decode()
+
+
+def _snapshot(store: Store, target: Target, query: Mapping[str, str]) -> tuple[int, Mapping[Key, Stored]]:
+    """The version to list at, and the objects as of it."""
+    table = store.table(target.resource.table)
+    asked = parse_version(query)
+    match = query.get("resourceVersionMatch", "")
+    if match and (asked is None or match not in ("Exact", "NotOlderThan")):
+        raise bad_request("resourceVersionMatch is forbidden unless resourceVersion is provided, and must be known")
+    if match == "Exact" and not asked:
+        raise bad_request('resourceVersionMatch "Exact" is forbidden for resourceVersion "0"')
+    if query.get("continue"):
+        if asked:
+            raise bad_request("specifying resource version is not allowed when using continue")
+        asked, match = _parse_continue(query["continue"])[0], "Exact"
+    if asked is not None and asked > store.version:
+        raise too_large_version(asked, store.version)
+    if match != "Exact" or asked is None:
+        return store.version, table.items
+    try:
+        return asked, table.at(asked)
+    except Compacted:
+        raise expired("The provided continue parameter or resourceVersion is too old") from None
+
+
+def listed(store: Store, target: Target, query: Mapping[str, str]) -> tuple[list[Stored], Object]:
+    """The objects of a list, in order of namespace and name, and the list's metadata. Raises `Problem`."""
+    selection = parse_selection(target, query)
+    version, items = _snapshot(store, target, query)
+    table = store.table(target.resource.table)
+    keys = table.keys(selection.namespace) if items is table.items else sorted(items)
+    if selection.name is not None and selection.namespace is not None:
+        keys = [key for key in ((selection.namespace, selection.name),) if key in items]
+    if query.get("continue"):
+        last = _parse_continue(query["continue"])[1]
+        keys = [key for key in keys if key > last]
+    limit = query.get("limit", "")
+    if limit and not limit.isdigit():
+        raise bad_request(f"invalid limit {limit!r}")
+    size = int(limit or 0)
+    chosen: list[Stored] = []
+    metadata: Object = {"resourceVersion": str(version)}
+    last_key: Key = ("", "")
+    for i, key in enumerate(keys):
+        stored = items[key]
+        if not selection.matches(key, stored):
+            continue
+        if size and len(chosen) == size:
+            metadata["continue"] = _continue(version, last_key)
+            if selection.everything:
+                metadata["remainingItemCount"] = len(keys) - i
+            break
+        chosen.append(stored)
+        last_key = key
+    return chosen, metadata

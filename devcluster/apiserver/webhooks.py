@@ -1,0 +1,302 @@
+"""Which mutating webhooks does the creation of a Pod call, and what do their answers make of it? Without sockets.
+
+The order, the second round and the words of the real server:
+https://kubernetes.io/docs/reference/access-authn-authz/extensible-admission-controllers/
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, Final, TypeAlias
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from devcluster.apiserver import conditions
+from devcluster.apiserver.patches import json_patched
+from devcluster.apiserver.problems import Cause, Problem
+from devcluster.apiserver.resources import Resource
+from warmhook.ports import Object
+from warmhook.selectors import NotASelector, parse_selector
+
+__all__ = ["Call", "Draft", "NoReply", "Reply", "Reviewing", "causes", "completed", "reviewed"]
+
+_API_VERSION: Final = "admission.k8s.io/v1"
+_USER: Final = {"username": "admin", "uid": "admin", "groups": ["system:masters", "system:authenticated"]}
+_DEFAULTS: Final[Object] = {
+    "failurePolicy": "Fail",
+    "matchPolicy": "Equivalent",
+    "namespaceSelector": {},
+    "objectSelector": {},
+    "reinvocationPolicy": "Never",
+    "timeoutSeconds": 10,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request to a webhook."""
+
+    url: str
+    """https; of a Service its name in the cluster."""
+    authorities: bytes
+    """PEM; empty: those of the machine."""
+    timeout_seconds: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back."""
+
+    status: int
+    body: bytes
+
+
+class NoReply(Exception):
+    """Nothing came back; the message says why."""
+
+
+Reviewing: TypeAlias = Generator[Call, Reply | NoReply, Object]
+"""Yields each call, is sent its reply, and returns the object as it is to be stored. Raises `Problem`."""
+
+
+class _Failed(Exception):
+    """The call failed; `failurePolicy` says what that means."""
+
+
+@dataclass(slots=True)
+class Draft:
+    """A creation under review."""
+
+    resource: Resource
+    namespace: str
+    object: Object
+    options: Object
+    dry_run: bool
+    namespace_labels: Mapping[str, str]
+    random: Random
+    changes: int = 0
+    """How often a webhook has changed the object."""
+    seen: dict[int, int] = field(default_factory=dict)
+    """Position of a webhook to `changes` after its call."""
+
+
+def reviewed(configurations: list[Object], draft: Draft) -> Reviewing:
+    """Call every webhook that matches, and those a second time that want it and whose object changed since."""
+    hooks = [hook for one in _by_name(configurations) for hook in one.get("webhooks") or []]
+    for position, hook in enumerate(hooks):
+        yield from _review(hook, position, draft)
+    for position, hook in enumerate(hooks):
+        again = hook.get("reinvocationPolicy") == "IfNeeded" and position in draft.seen
+        if again and draft.seen[position] < draft.changes:
+            yield from _review(hook, position, draft)
+    return draft.object
+
+
+def _by_name(configurations: list[Object]) -> list[Object]:
+    return sorted(configurations, key=lambda one: str(one["metadata"]["name"]))
+
+
+def _review(hook: Object, position: int, draft: Draft) -> Generator[Call, Reply | NoReply, None]:
+    if not _matches_rules(hook, draft.resource) or not _selects(hook, draft):
+        return
+    request = _request(draft)
+    try:
+        if not _conditions_hold(hook, request):
+            return
+        if draft.dry_run and hook.get("sideEffects") not in ("None", "NoneOnDryRun"):
+            message = f'admission webhook "{hook["name"]}" does not support dry run'
+            raise Problem(400, "BadRequest", message)
+        review = {"kind": "AdmissionReview", "apiVersion": _API_VERSION, "request": request}
+        reply = yield Call(
+            url=_url(hook),
+            authorities=_decoded((hook.get("clientConfig") or {}).get("caBundle") or ""),
+            timeout_seconds=hook["timeoutSeconds"],
+            body=json.dumps(review).encode(),
+        )
+        changed = _judged(hook["name"], reply, request["uid"], draft.object)
+    except (_Failed, conditions.Undecided) as error:
+        if hook.get("failurePolicy") == "Ignore":
+            return
+        message = f'Internal error occurred: failed calling webhook "{hook["name"]}": {error}'
+        raise Problem(500, "InternalError", message, {"causes": [{"message": str(error)}]}) from error
+    if changed != draft.object:
+        draft.object = changed
+        draft.changes += 1
+    draft.seen[position] = draft.changes
+
+
+def _request(draft: Draft) -> Object:
+    resource, metadata = draft.resource, draft.object["metadata"]
+    kind = {"group": resource.group, "version": resource.version, "kind": resource.kind}
+    plural = {"group": resource.group, "version": resource.version, "resource": resource.plural}
+    named = {"name": metadata["name"]} if metadata.get("name") else {}
+    return {
+        "uid": str(UUID(int=draft.random.getrandbits(128), version=4)),
+        "kind": kind,
+        "resource": plural,
+        "requestKind": kind,
+        "requestResource": plural,
+        **named,
+        "namespace": draft.namespace,
+        "operation": "CREATE",
+        "userInfo": _USER,
+        "object": draft.object,
+        "oldObject": None,
+        "dryRun": draft.dry_run,
+        "options": draft.options,
+    }
+
+
+def _matches_rules(hook: Object, resource: Resource) -> bool:
+    def named(rule: Object, field_name: str, *values: str) -> bool:
+        return bool({"*", *values} & set(rule.get(field_name) or []))
+
+    return any(
+        named(rule, "operations", "CREATE")
+        and named(rule, "apiGroups", resource.group)
+        and named(rule, "apiVersions", resource.version)
+        and named(rule, "resources", resource.plural, "*/*")
+        and rule.get("scope", "*") in ("*", "Namespaced" if resource.namespaced else "Cluster")
+        for rule in hook.get("rules") or []
+    )
+
+
+def _selects(hook: Object, draft: Draft) -> bool:
+    labels = draft.object["metadata"].get("labels") or {}
+    pairs = (("namespaceSelector", draft.namespace_labels), ("objectSelector", labels))
+    return all(parse_selector(hook.get(name) or {}).matches(found) for name, found in pairs)
+
+
+def _conditions_hold(hook: Object, request: Object) -> bool:
+    variables = {"object": request["object"], "oldObject": None, "request": request}
+    listed = hook.get("matchConditions") or []
+    return all(conditions.holds(condition["expression"], variables) for condition in listed)
+
+
+def _url(hook: Object) -> str:
+    client = hook["clientConfig"]
+    service = client.get("service")
+    if service is None:
+        url = str(client["url"])
+    else:
+        port = service.get("port") or 443
+        path = str(service.get("path") or "/").lstrip("/")
+        url = f"https://{service['name']}.{service['namespace']}.svc:{port}/{path}"
+    return f"{url}{'&' if '?' in url else '?'}timeout={hook['timeoutSeconds']}s"
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise _Failed("unable to load root certificates: caBundle is no base64") from error
+
+
+def _judged(name: str, reply: Reply | NoReply, uid: str, obj: Object) -> Object:
+    """The object after a webhook's answer. Raises `_Failed`, and `Problem` where the answer is no."""
+    response = _response(reply, uid)
+    if response.get("allowed") is not True:
+        status = response.get("status") or {}
+        why = f": {status['message']}" if status.get("message") else " without explanation"
+        code = status.get("code") or 403
+        raise Problem(code, status.get("reason") or "Forbidden", f'admission webhook "{name}" denied the request{why}')
+    if not response.get("patch"):
+        return obj
+    if response.get("patchType") != "JSONPatch":
+        raise _Failed(f"webhook returned patch with patchType {response.get('patchType')!r}")
+    try:
+        patched = json_patched(obj, json.loads(base64.b64decode(response["patch"])))
+    except (ValueError, TypeError, Problem) as error:
+        raise _Failed(f"error applying the patch: {error}") from error
+    if not isinstance(patched, dict) or not isinstance(patched.get("metadata"), dict):
+        raise _Failed("the patched object is no object")
+    return patched
+
+
+def _response(reply: Reply | NoReply, uid: str) -> Object:
+    if isinstance(reply, NoReply):
+        raise _Failed(f"failed to call webhook: {reply}")
+    if reply.status != 200:
+        raise _Failed(f"failed to call webhook: an error on the server, status {reply.status}")
+    try:
+        review = json.loads(reply.body)
+        response: Any = review["response"]
+        if review["kind"] != "AdmissionReview" or review["apiVersion"] != _API_VERSION:
+            raise _Failed(f"expected webhook response of {_API_VERSION}, Kind=AdmissionReview")
+        if response["uid"] != uid:
+            raise _Failed(f"expected response.uid={uid!r}, got {response['uid']!r}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise _Failed(f"webhook response is no AdmissionReview: {error}") from error
+    found: Object = response
+    return found
+
+
+# --- configurations --------------------------------------------------------------------------------------------------
+
+
+def completed(obj: Object) -> Object:
+    """A MutatingWebhookConfiguration with the defaults that the server fills in."""
+    hooks = obj.get("webhooks")
+    if not hooks:
+        return obj
+    filled = []
+    for hook in hooks:
+        rules = [{"scope": "*", **rule} for rule in hook.get("rules") or []]
+        given = {name: value for name, value in hook.items() if value is not None}
+        filled.append({**_DEFAULTS, **given, **({"rules": rules} if rules else {})})
+    return {**obj, "webhooks": filled}
+
+
+def causes(obj: Object, _old: Object | None) -> Iterator[Cause]:
+    """What is wrong with a MutatingWebhookConfiguration."""
+    for index, hook in enumerate(obj.get("webhooks") or []):
+        where = f"webhooks[{index}]"
+        if str(hook.get("name", "")).count(".") < 2:
+            yield Cause(
+                f"{where}.name", f'Invalid value: "{hook.get("name", "")}": should have at least three segments'
+            )
+        yield from _client_causes(hook.get("clientConfig") or {}, f"{where}.clientConfig")
+        if hook.get("sideEffects") not in ("None", "NoneOnDryRun"):
+            yield Cause(f"{where}.sideEffects", "Unsupported value: must be None or NoneOnDryRun", _UNSUPPORTED)
+        if "v1" not in (hook.get("admissionReviewVersions") or []):
+            yield Cause(f"{where}.admissionReviewVersions", "Required value: must include v1", _REQUIRED)
+        for name, allowed in _CHOICES.items():
+            if hook.get(name) not in allowed:
+                yield Cause(f"{where}.{name}", f'Unsupported value: "{hook.get(name)}"', _UNSUPPORTED)
+        if not isinstance(hook.get("timeoutSeconds"), int) or not 1 <= hook["timeoutSeconds"] <= 30:
+            yield Cause(f"{where}.timeoutSeconds", "Invalid value: the timeout value must be between 1 and 30 seconds")
+        yield from _condition_causes(hook, where)
+
+
+_REQUIRED: Final = "FieldValueRequired"
+_UNSUPPORTED: Final = "FieldValueNotSupported"
+_CHOICES: Final = {"failurePolicy": ("Fail", "Ignore"), "reinvocationPolicy": ("Never", "IfNeeded")}
+
+
+def _client_causes(client: Object, where: str) -> Iterator[Cause]:
+    if bool(client.get("url")) == bool(client.get("service")):
+        yield Cause(where, "Required value: exactly one of url or service is required", _REQUIRED)
+    elif client.get("url") and urlsplit(str(client["url"])).scheme != "https":
+        yield Cause(f"{where}.url", "Invalid value: 'https' is the only allowed URL scheme")
+    elif client.get("service") and not all(client["service"].get(name) for name in ("name", "namespace")):
+        yield Cause(f"{where}.service", "Required value: name and namespace are required", _REQUIRED)
+
+
+def _condition_causes(hook: Object, where: str) -> Iterator[Cause]:
+    for name in ("namespaceSelector", "objectSelector"):
+        try:
+            parse_selector(hook.get(name) or {})
+        except NotASelector as error:
+            yield Cause(f"{where}.{name}", f"Invalid value: {error}")
+    for index, condition in enumerate(hook.get("matchConditions") or []):
+        try:
+            conditions.check(str(condition.get("expression", "")))
+        except conditions.NotACondition as error:
+            message = f"Invalid value: compilation failed: {error}"
+            yield Cause(f"{where}.matchConditions[{index}].expression", message)

@@ -1,0 +1,396 @@
+"""What does a create, update, patch or delete make of the stored objects?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from random import Random
+from uuid import UUID
+
+import yaml
+
+from devcluster.apiserver import admission, crds, metadata, ownership, protobuf
+from devcluster.apiserver.admission import CRDS
+from devcluster.apiserver.patches import json_patched, merge_patched
+from devcluster.apiserver.paths import Target
+from devcluster.apiserver.problems import (
+    Cause,
+    Problem,
+    already_exists,
+    bad_request,
+    forbidden,
+    invalid,
+    not_found,
+    precondition_failed,
+    unparseable_number,
+    unprocessable_patch,
+    unsupported_media_type,
+)
+from devcluster.apiserver.reads import found
+from devcluster.apiserver.resources import Registry, Resource
+from devcluster.apiserver.store import Store, Stored
+from devcluster.apiserver.strategic import strategic_merged
+from warmhook.ports import Json, Object, Utcnow
+
+__all__ = ["Request", "Writes", "Written"]
+
+_PRECONDITIONS = (
+    ("uid", "UID", "have been deleted and then recreated"),
+    ("resourceVersion", "ResourceVersion", "have been modified"),
+)
+_SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
+_MERGE = "application/merge-patch+json"
+_JSON_PATCH = "application/json-patch+json"
+_STRATEGIC = "application/strategic-merge-patch+json"
+_APPLY = "application/apply-patch+yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A write."""
+
+    target: Target
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def dry_run(self) -> bool:
+        """Whether nothing is to be stored."""
+        return self.query.get("dryRun") == "All"
+
+    @property
+    def field_validation(self) -> str:
+        """What becomes of unknown fields: `Strict`, `Warn` or `Ignore`."""
+        return self.query.get("fieldValidation") or "Warn"
+
+    @property
+    def manager(self) -> str:
+        """Who writes, as managedFields names it."""
+        return self.query.get("fieldManager") or self.headers.get("user-agent", "").partition("/")[0] or "unknown"
+
+
+@dataclass(slots=True)
+class Written:
+    """The outcome of a write."""
+
+    status: int
+    stored: Stored | None = None
+    """The object to answer with."""
+    gone: Stored | None = None
+    """What was deleted, where the answer is a `Status` that says so."""
+    warnings: list[str] = field(default_factory=list)
+
+
+def _time(now: datetime) -> str:
+    return now.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML as JSON can carry it: times stay text."""
+
+
+_Yaml.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _no_constant(name: str) -> Json:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _parse_json(body: bytes) -> Json:
+    return json.loads(body, parse_constant=_no_constant)
+
+
+def _parse_object(body: bytes, *, is_yaml: bool = False) -> Object:
+    """The object in a body. Raises `Problem` 400."""
+    try:
+        value = json.loads(json.dumps(yaml.load(body, _Yaml))) if is_yaml else _parse_json(body)  # noqa: S506 - safe
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        raise bad_request(f"the object provided is unrecognized: {error}") from None
+    if not isinstance(value, dict):
+        raise bad_request("the object provided is unrecognized: it is no object")
+    return value
+
+
+def _media_type(headers: Mapping[str, str]) -> str:
+    return headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+
+
+class Writes:
+    """The writing half of the server."""
+
+    def __init__(self, store: Store, registry: Registry, now: Utcnow, random: Random) -> None:
+        self._store = store
+        self._registry = registry
+        self._now = now
+        self._random = random
+
+    # --- create ----------------------------------------------------------------------------------------------------
+
+    def create(self, request: Request) -> Written:
+        """POST to a collection."""
+        return self._create(request, self._given(request), None)
+
+    def draft(self, request: Request) -> Object:
+        """The object of a create as webhooks are shown it: with defaults, without what storing adds."""
+        target, resource = request.target, request.target.resource
+        given = self._given(request)
+        admission.check_kind(resource, given)
+        if error := admission.type_error(resource, given):
+            raise bad_request(f"{resource.kind} in version {resource.version!r} cannot be handled: {error}")
+        obj = admission.decoded(resource, request.field_validation, given, [])
+        self._check_namespace(target, obj["metadata"])
+        meta = {key: value for key, value in obj["metadata"].items() if key not in metadata.SERVER_OWNED}
+        obj = {**obj, "metadata": meta | ({"namespace": target.namespace} if resource.namespaced else {})}
+        obj = admission.completed(resource, obj, new=True)
+        managed = ownership.managed_after_create(obj, self._writer(request, "Update", _time(self._now())))
+        return {**obj, "metadata": {**obj["metadata"], "managedFields": managed}, "status": {}}
+
+    @staticmethod
+    def _given(request: Request) -> Object:
+        """The whole object that a POST or PUT carries."""
+        kind = _media_type(request.headers)
+        if kind == protobuf.MEDIA_TYPE:
+            with suppress(protobuf.NotProtobuf):
+                return protobuf.parse_protobuf(request.body)
+        elif kind in ("application/json", "application/yaml"):
+            return _parse_object(request.body, is_yaml=kind == "application/yaml")
+        raise unsupported_media_type(("application/json",), custom=request.target.resource.custom)
+
+    def _create(self, request: Request, given: Object, writer: ownership.Writer | None) -> Written:
+        target, resource = request.target, request.target.resource
+        admission.check_kind(resource, given)
+        if error := admission.type_error(resource, given):
+            raise bad_request(f"{resource.kind} in version {resource.version!r} cannot be handled: {error}")
+        warnings: list[str] = []
+        obj = admission.decoded(resource, request.field_validation, given, warnings)
+        if obj["metadata"].get("resourceVersion"):
+            raise unparseable_number("resourceVersion should not be set on objects to be created")
+        self._check_namespace(target, obj["metadata"])
+        now = _time(self._now())
+        obj = {**obj, "metadata": self._new_metadata(target, obj["metadata"], now)}
+        name = obj["metadata"]["name"]
+        if resource.custom and resource.status:
+            obj.pop("status", None)
+        obj = admission.completed(resource, obj, new=True)
+        admission.validate(resource, obj, None)
+        key = (target.namespace or "", name)
+        if key in self._store.table(resource.table).items:
+            raise already_exists(resource, name)
+        managed = ownership.managed_after_create(obj, writer or self._writer(request, "Update", now))
+        if managed:
+            obj["metadata"] = {**obj["metadata"], "managedFields": managed}
+        if request.dry_run:
+            return Written(201, Stored(obj, 0), warnings=warnings)
+        stored = self._store.put(resource.table, key, obj)
+        if resource.table == CRDS:
+            self._serve(key, stored)
+        return Written(201, stored, warnings=warnings)
+
+    def _new_metadata(self, target: Target, given: Object, now: str) -> Object:
+        resource = target.resource
+        meta = {key: value for key, value in given.items() if key not in metadata.SERVER_OWNED}
+        meta["name"] = meta.get("name") or self._generated(resource, target, meta.get("generateName", ""))
+        if resource.namespaced:
+            meta["namespace"] = target.namespace
+        meta["uid"] = str(UUID(int=self._random.getrandbits(128), version=4))
+        if resource.counted is not None:
+            meta["generation"] = 1
+        meta["creationTimestamp"] = now
+        return meta
+
+    def _generated(self, resource: Resource, target: Target, prefix: str) -> str:
+        if not prefix:
+            return ""
+        items = self._store.table(resource.table).items
+        while True:
+            name = prefix[:58] + "".join(self._random.choices(_SUFFIX_LETTERS, k=5))
+            if (target.namespace or "", name) not in items:
+                return name
+
+    def _check_namespace(self, target: Target, meta: Object) -> None:
+        if not target.resource.namespaced:
+            return
+        if target.namespace is None:
+            raise bad_request("an object of a namespaced kind is created in a namespace")
+        if meta.get("namespace", target.namespace) != target.namespace:
+            raise bad_request("the namespace of the provided object does not match the namespace sent on the request")
+        resource = self._registry.find("", "v1", "namespaces")
+        if resource is None:
+            return
+        namespace = self._store.table("namespaces").items.get(("", target.namespace))
+        if namespace is None:
+            raise not_found(resource, target.namespace)
+        if "deletionTimestamp" in namespace.object["metadata"]:
+            why = f"unable to create new content in namespace {target.namespace} because it is being terminated"
+            raise forbidden(target.resource, str(meta.get("name", "")), why)
+
+    # --- update ----------------------------------------------------------------------------------------------------
+
+    def replace(self, request: Request) -> Written:
+        """PUT of an object or its status."""
+        target, resource = request.target, request.target.resource
+        given = self._given(request)
+        admission.check_kind(resource, given)
+        if error := admission.type_error(resource, given):
+            raise bad_request(f"{resource.kind} in version {resource.version!r} cannot be handled: {error}")
+        old = found(self._store, target, {})
+        version = (given.get("metadata") or {}).get("resourceVersion")
+        if not version and not resource.blind_put:
+            cause = Cause("metadata.resourceVersion", "Invalid value: 0: must be specified for an update")
+            raise invalid(resource, target.name, [cause])
+        return self._update(request, old, given)
+
+    def patch(self, request: Request) -> Written:
+        """PATCH of an object or its status."""
+        target, resource = request.target, request.target.resource
+        kind = _media_type(request.headers)
+        accepted = [_JSON_PATCH, _MERGE, _APPLY] if resource.custom else [_JSON_PATCH, _MERGE, _STRATEGIC, _APPLY]
+        if kind not in accepted:
+            raise unsupported_media_type(accepted, custom=resource.custom)
+        if kind == _APPLY:
+            return self._apply(request)
+        try:
+            patch = _parse_json(request.body)
+        except ValueError as broken:
+            raise bad_request(f"error decoding patch: {broken}") from None
+        if kind == _MERGE and not isinstance(patch, dict):
+            raise bad_request("error decoding patch: a merge patch is an object")
+        old = found(self._store, target, {})
+        base = {**old.object, "kind": resource.kind, "apiVersion": resource.api_version}
+        apply: Callable[[Json, Json], Json] = {
+            _MERGE: merge_patched,
+            _JSON_PATCH: json_patched,
+            _STRATEGIC: strategic_merged,
+        }[kind]
+        patched = apply(base, patch)
+        if not isinstance(patched, dict) or not isinstance(patched.get("metadata"), dict):
+            raise unprocessable_patch("the result is no object with metadata")
+        if error := admission.type_error(resource, patched):
+            raise unprocessable_patch(error)
+        admission.check_kind(resource, patched)
+        return self._update(request, old, patched)
+
+    def _apply(self, request: Request) -> Written:
+        target, resource = request.target, request.target.resource
+        if not request.query.get("fieldManager"):
+            raise bad_request("fieldManager is required for apply patch")
+        config = _parse_object(request.body, is_yaml=True)
+        if error := admission.type_error(resource, config):
+            raise bad_request(error)
+        meta = config["metadata"] = config.get("metadata") or {}
+        if not config.get("kind") or not config.get("apiVersion"):
+            raise bad_request("kind and apiVersion must be set in an apply patch")
+        if meta.get("managedFields"):
+            raise bad_request("metadata.managedFields must be nil")
+        admission.check_kind(resource, config)
+        if meta.setdefault("name", target.name) != target.name:
+            raise bad_request("the name in the patch does not match the name on the URL")
+        writer = self._writer(request, "Apply", _time(self._now()))
+        old = self._store.table(resource.table).items.get(target.key)
+        if old is None:
+            if target.subresource:
+                raise not_found(resource, target.name)
+            return self._create(request, config, writer)
+        force = request.query.get("force") == "true"
+        result, managed = ownership.applied(old.object, config, writer, force=force)
+        return self._update(request, old, result, managed=managed)
+
+    def _update(self, request: Request, old: Stored, given: Object, managed: list[Object] | None = None) -> Written:
+        target, resource = request.target, request.target.resource
+        before: Object = old.object["metadata"]
+        patched = "patch" in _media_type(request.headers)
+        admission.check_identity(target, old, given.get("metadata") or {}, patched=patched)
+        warnings: list[str] = []
+        obj = admission.decoded(resource, request.field_validation, given, warnings)
+        reset = ownership.is_reset(obj["metadata"])
+        obj = {**obj, "metadata": admission.with_server_metadata(before, obj["metadata"])}
+        obj = admission.only_writable(target, obj, old.object)
+        obj = admission.completed(resource, obj, new=False)
+        admission.validate(resource, obj, old.object)
+        obj = admission.counted(resource, obj, old.object)
+        meta = obj["metadata"]
+        kept: list[Object] = before.get("managedFields") or []
+        if managed is None:
+            managed = [] if reset else kept
+            if managed:
+                writer = self._writer(request, "Update", _time(self._now()))
+                managed = ownership.managed_after_update(managed, old.object, obj, writer)
+        if managed:
+            obj["metadata"] = meta = {**meta, "managedFields": managed}
+        if admission.is_same(obj, old.object):
+            return Written(200, old, warnings=warnings)
+        if request.dry_run:
+            return Written(200, Stored(obj, old.version), warnings=warnings)
+        if "deletionTimestamp" in meta and not meta.get("finalizers") and resource.table != "namespaces":
+            self._remove(resource, target)
+            return Written(200, Stored(obj, old.version), warnings=warnings)
+        stored = self._store.put(resource.table, target.key, obj)
+        if resource.table == CRDS and not target.subresource:
+            self._serve(target.key, stored)
+        return Written(200, stored, warnings=warnings)
+
+    # --- delete ----------------------------------------------------------------------------------------------------
+
+    def delete(self, request: Request) -> Written:
+        """DELETE of an object."""
+        target, resource = request.target, request.target.resource
+        if target.subresource:
+            raise Problem(405, "MethodNotAllowed", "the server does not allow this method", {})
+        options = _parse_object(request.body) if request.body.strip() else {}
+        old = found(self._store, target, {})
+        meta: Object = old.object["metadata"]
+        for name, title, happened in _PRECONDITIONS:
+            wanted = (options.get("preconditions") or {}).get(name)
+            if wanted is not None and str(meta.get(name)) != wanted:
+                given = f"the {title} in the precondition ({wanted})"
+                why = f"{given} does not match the {title} in record ({meta.get(name)}). The object might {happened}"
+                raise precondition_failed(resource, target.name, why)
+        dry = request.dry_run or "All" in (options.get("dryRun") or ())
+        return self.delete_stored(target, old, dry_run=dry)
+
+    def delete_stored(self, target: Target, old: Stored, *, dry_run: bool = False) -> Written:
+        """Delete, or mark as deleting what finalizers or a namespace's contents hold."""
+        resource, meta = target.resource, old.object["metadata"]
+        held = bool(meta.get("finalizers")) or resource.table == "namespaces"
+        if held and "deletionTimestamp" in meta:
+            return Written(200, old)
+        if dry_run:
+            return Written(200, old) if held else Written(200, gone=old)
+        if not held:
+            self._remove(resource, target)
+            return Written(200, old) if resource.plural == "pods" else Written(200, gone=old)
+        meta = {**meta, "deletionTimestamp": _time(self._now()), "deletionGracePeriodSeconds": 0}
+        if "generation" in meta:
+            meta["generation"] += 1
+        obj = {**old.object, "metadata": meta}
+        if resource.table == "namespaces":
+            del meta["deletionGracePeriodSeconds"]
+            obj["status"] = {**obj.get("status", {}), "phase": "Terminating"}
+        return Written(200, self._store.put(resource.table, target.key, obj))
+
+    def _remove(self, resource: Resource, target: Target) -> None:
+        if resource.table == CRDS:
+            for key in list(self._store.table(target.name).items):
+                self._store.remove(target.name, key)
+            self._registry.replace(target.name, [])
+        self._store.remove(resource.table, target.key)
+
+    # --- shared ----------------------------------------------------------------------------------------------------
+
+    def _serve(self, key: tuple[str, str], stored: Stored) -> None:
+        """Serve what a definition says, and say so in its status."""
+        self._registry.replace(stored.object["metadata"]["name"], crds.served(stored.object))
+        obj = crds.established(stored.object, _time(self._now()))
+        if not stored.object["status"]["conditions"]:
+            self._store.put(CRDS, key, obj)
+
+    def _writer(self, request: Request, operation: str, now: str) -> ownership.Writer:
+        resource = request.target.resource
+        return ownership.Writer(request.manager, operation, resource.api_version, now, request.target.subresource)

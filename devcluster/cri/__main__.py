@@ -1,0 +1,44 @@
+"""Serve the runtime's image half: `python -m devcluster.cri --socket PATH --root DIR`. Prints one line when ready."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import signal
+import sys
+from pathlib import Path
+
+from devcluster.cri.faults import Faults
+from devcluster.cri.server import serve_cri
+
+
+def main() -> None:
+    """Serve until SIGTERM or SIGINT."""
+    parser = argparse.ArgumentParser(prog="devcluster.cri", description="CRI's image service on a unix socket.")
+    parser.add_argument("--socket", type=Path, required=True, help="at most 107 characters")
+    parser.add_argument("--root", type=Path, required=True, help="content; created where it is absent")
+    parser.add_argument("--platform", default="", help="os/architecture chosen from an index; default this machine's")
+    parser.add_argument("--faults", type=Path, help="JSON file of pulls that fail or hang, read at each pull")
+    parser.add_argument("--insecure", action="store_true", help="accept any certificate of a registry")
+    asyncio.run(_serve(parser.parse_args()))
+
+
+async def _serve(arguments: argparse.Namespace) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with serve_cri(
+        arguments.socket,
+        arguments.root,
+        faults=Faults(arguments.faults),
+        platform=arguments.platform,
+        verify_tls=not arguments.insecure,
+    ):
+        sys.stdout.write(json.dumps({"event": "ready", "socket": str(arguments.socket)}) + "\n")
+        sys.stdout.flush()
+        await stop.wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""A registry on loopback that serves a folder; also runnable alone: `python -m devcluster.registry`."""

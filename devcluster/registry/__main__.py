@@ -1,0 +1,52 @@
+"""Serve a folder as a registry: `python -m devcluster.registry --root DIR`. One JSON line per request on stdout."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import signal
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from devcluster.registry.app import Access
+from devcluster.registry.serve import serve_registry
+
+
+def main() -> None:
+    """Serve until SIGTERM or SIGINT; exit 2 where the arguments or the port cannot be used."""
+    parser = argparse.ArgumentParser(prog="devcluster.registry", description="A read-only registry on loopback.")
+    parser.add_argument("--port", type=int, default=5000, help="0 takes a free one")
+    parser.add_argument("--root", type=Path, required=True, help="the folder to serve; created where it is absent")
+    parser.add_argument(
+        "--egress-bytes-per-second", type=float, default=0, help="all connections together; 0 = no limit"
+    )
+    arguments = parser.parse_args()
+    arguments.root.mkdir(parents=True, exist_ok=True)
+    try:
+        asyncio.run(_serve(arguments.root, arguments.port, arguments.egress_bytes_per_second))
+    except OSError as error:
+        parser.error(f"cannot listen on port {arguments.port}: {error}")
+
+
+async def _serve(root: Path, port: int, egress_bytes_per_second: float) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with serve_registry(root, port=port, egress_bytes_per_second=egress_bytes_per_second, log=_print) as registry:
+        _line({"event": "ready", "host": registry.host})
+        await stop.wait()
+
+
+def _print(access: Access) -> None:
+    _line({"event": "access"} | asdict(access))
+
+
+def _line(fields: dict[str, object]) -> None:
+    sys.stdout.write(json.dumps(fields) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

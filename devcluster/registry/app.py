@@ -1,0 +1,224 @@
+"""What does the registry answer? The pull half of the OCI distribution specification over a `Folder`.
+
+https://github.com/opencontainers/distribution-spec/blob/main/spec.md, end-1 to end-3, end-8a and end-12a.
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import json
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from devcluster.registry.egress import Egress
+from devcluster.registry.folder import Folder, StoredManifest, is_repository
+from warmhook.ports import Sleep
+
+__all__ = ["Access", "registry_app"]
+
+_CHUNK_BYTES: Final = 256 * 1024
+_STALL_ABOVE_BYTES: Final = 4096
+_STALL_POLL_SECONDS: Final = 0.05
+_STALL_POLLS_MAX: Final = 1200
+_RANGE: Final = re.compile(r"bytes=(\d+)-(\d*)")
+_INDEX: Final = "application/vnd.oci.image.index.v1+json"
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """One answered request."""
+
+    method: str
+    path: str
+    status: int
+    bytes: int
+    """Of the body, as far as it was sent."""
+    user_agent: str
+
+
+def registry_app(
+    root: Path, *, egress: Egress, log: Callable[[Access], None], answering: Counter[str], sleep: Sleep
+) -> Starlette:
+    """The registry as an ASGI application; `log` is called once per request, when its answer has ended.
+
+    `answering` counts, by path, the answers that have begun and not ended.
+    """
+    endpoints = _Endpoints(Folder(root), egress, sleep)
+    methods = ["GET"]  # Starlette adds HEAD
+    return Starlette(
+        routes=[
+            Route("/v2/", endpoints.base, methods=methods),
+            Route("/v2/{repository:path}/manifests/{reference}", endpoints.manifest, methods=methods),
+            Route("/v2/{repository:path}/blobs/{digest}", endpoints.blob, methods=methods),
+            Route("/v2/{repository:path}/tags/list", endpoints.tags, methods=methods),
+            Route("/v2/{repository:path}/referrers/{digest}", endpoints.referrers, methods=methods),
+        ],
+        middleware=[Middleware(_AccessLog, log=log, answering=answering)],
+        exception_handlers={HTTPException: _refusal},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Endpoints:
+    folder: Folder
+    egress: Egress
+    sleep: Sleep
+
+    async def base(self, _: Request) -> Response:
+        return JSONResponse({}, headers={"docker-distribution-api-version": "registry/2.0"})
+
+    async def manifest(self, request: Request) -> Response:
+        repository = self._admitted(request)
+        manifest = self.folder.manifest(repository, request.path_params["reference"])
+        if manifest is None or not _accepts(request, manifest.media_type):
+            raise _error(404, "MANIFEST_UNKNOWN", "manifest unknown")
+        await self.egress.take(len(manifest.body))
+        headers = {"docker-content-digest": manifest.digest, "etag": f'"{manifest.digest}"'}
+        return Response(manifest.body, media_type=manifest.media_type, headers=headers)
+
+    async def blob(self, request: Request) -> Response:
+        repository = self._admitted(request)
+        path = self.folder.blob(request.path_params["digest"])
+        if path is None:
+            raise _error(404, "BLOB_UNKNOWN", "blob unknown to registry")
+        size = path.stat().st_size
+        first, last, status = 0, size - 1, 200
+        headers = {"docker-content-digest": request.path_params["digest"], "accept-ranges": "bytes"}
+        if wanted := _RANGE.fullmatch(request.headers.get("range", "")):
+            first, last, status = int(wanted[1]), min(int(wanted[2] or last), last), 206
+            if first > last:
+                raise _error(416, "SIZE_INVALID", "range not satisfiable", {"content-range": f"bytes */{size}"})
+            headers["content-range"] = f"bytes {first}-{last}/{size}"
+        headers["content-length"] = str(last - first + 1)
+        content_type = "application/octet-stream"
+        if request.method == "HEAD":
+            return Response(status_code=status, media_type=content_type, headers=headers)
+        body = self._slice(path, first, last + 1, repository)
+        return StreamingResponse(body, status_code=status, media_type=content_type, headers=headers)
+
+    async def tags(self, request: Request) -> Response:
+        repository = self._admitted(request)
+        tags = self.folder.tags(repository)
+        if tags is None:
+            raise _error(404, "NAME_UNKNOWN", "repository name not known to registry")
+        return JSONResponse({"name": repository, "tags": tags})
+
+    async def referrers(self, request: Request) -> Response:
+        repository, subject = self._admitted(request), request.path_params["digest"]
+        found = [_described(each) for each in self.folder.manifests(repository) if _subject(each) == subject]
+        return JSONResponse({"schemaVersion": 2, "mediaType": _INDEX, "manifests": found}, media_type=_INDEX)
+
+    def _admitted(self, request: Request) -> str:
+        """The repository asked for, or the refusal that the folder prescribes."""
+        repository: str = request.path_params["repository"]
+        if not is_repository(repository):
+            raise _error(404, "NAME_INVALID", "invalid repository name")
+        answer = self.folder.answer(repository)
+        if answer.status == 429:
+            raise _error(429, "TOOMANYREQUESTS", "too many requests")
+        if answer.status:
+            raise _error(answer.status, "UNKNOWN", "unknown error")
+        if answer.username:
+            expected = base64.b64encode(f"{answer.username}:{answer.password}".encode()).decode()
+            if not hmac.compare_digest(request.headers.get("authorization", ""), f"Basic {expected}"):
+                challenge = {"www-authenticate": 'Basic realm="registry"'}
+                raise _error(401, "UNAUTHORIZED", "authentication required", challenge)
+        return repository
+
+    async def _slice(self, path: Path, first: int, end: int, repository: str) -> AsyncIterator[bytes]:
+        with _opened_at(path, first) as file:
+            middle = first + (end - first) // 2
+            while first < end:
+                if first >= middle and end > _STALL_ABOVE_BYTES:
+                    await self._stalled(repository)
+                upto = middle if first < middle else end
+                chunk = file.read(min(_CHUNK_BYTES, upto - first))
+                if not chunk:
+                    return
+                await self.egress.take(len(chunk))
+                first += len(chunk)
+                yield chunk
+
+    async def _stalled(self, repository: str) -> None:
+        for _ in range(_STALL_POLLS_MAX):
+            if not self.folder.answer(repository).stall:
+                return
+            await self.sleep(_STALL_POLL_SECONDS)
+
+
+class _AccessLog:
+    """Counts what goes out, below everything that could answer."""
+
+    def __init__(self, app: ASGIApp, log: Callable[[Access], None], answering: Counter[str]) -> None:
+        self._app = app
+        self._log = log
+        self._answering = answering
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status, sent = 0, 0
+        path = scope["path"]
+
+        async def counted(message: Message) -> None:
+            nonlocal status, sent
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                self._answering[path] += 1
+            elif scope["method"] != "HEAD":
+                sent += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self._app(scope, receive, counted)
+        finally:
+            if status:
+                self._answering[path] -= 1
+            agent = dict(scope["headers"]).get(b"user-agent", b"").decode("latin-1")
+            self._log(Access(scope["method"], path, status, sent, agent))
+
+
+def _opened_at(path: Path, offset: int) -> BinaryIO:
+    file = path.open("rb")
+    file.seek(offset)
+    return file
+
+
+def _accepts(request: Request, media_type: str) -> bool:
+    """Whether the client takes this type; one that does not say takes all."""
+    accepted = [part.split(";")[0].strip() for part in ",".join(request.headers.getlist("accept")).split(",")]
+    return any(part in ("", "*/*", "application/*", media_type) for part in accepted)
+
+
+def _subject(manifest: StoredManifest) -> str:
+    subject = json.loads(manifest.body).get("subject") or {}
+    return str(subject.get("digest", ""))
+
+
+def _described(manifest: StoredManifest) -> dict[str, Any]:
+    return {"mediaType": manifest.media_type, "digest": manifest.digest, "size": len(manifest.body)}
+
+
+def _error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> HTTPException:
+    return HTTPException(status, json.dumps({"errors": [{"code": code, "message": message, "detail": None}]}), headers)
+
+
+async def _refusal(_: Request, error: Exception) -> Response:
+    """The specification's error body; `HTTPException.detail` is that JSON, or Starlette's own words."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - the table of handlers says so
+    body = error.detail if error.detail.startswith("{") else _error(0, "UNSUPPORTED", error.detail).detail
+    return Response(body, error.status_code, error.headers, media_type="application/json")
