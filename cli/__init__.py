@@ -1,0 +1,1 @@
+"""The command `warmhook`: see it work, try policies, print CRDs, read a delivery."""

@@ -1,0 +1,38 @@
+"""`warmhook demo`: a push becomes an image on every node, in one terminal."""
+
+from __future__ import annotations
+
+import click
+
+__all__ = ["demo"]
+
+
+@click.command("demo")
+@click.option("--nodes", type=click.IntRange(1, 50), default=3, show_default=True, help="How many nodes.")
+@click.option(
+    "--runtime",
+    type=click.Choice(["embedded", "containerd"]),
+    default="embedded",
+    show_default=True,
+    help="What holds the images: a small stand-in, or a containerd for each node (needs root).",
+)
+@click.option("--serve", is_flag=True, help="Keep everything up after the push, until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, and nothing else.")
+@click.option(
+    "--timeout", type=click.IntRange(1), default=15, show_default=True, help="Seconds that nodes get after the push."
+)
+@click.option("--stop-agent", metavar="NODE", default="", hidden=True)
+def demo(nodes: int, runtime: str, serve: bool, as_json: bool, timeout: int, stop_agent: str) -> int:
+    """See a push become an image on every node, here and now.
+
+    Starts an API server, a registry, nodes and Warmhook's programs on this machine, pushes an image and shows how the
+    nodes warm up. Needs no root, no Docker and no cluster. Exit status 0 only if every node is warm.
+    """
+    # Imported here: clients and a terminal library, which no other command should wait for.
+    from cli.demonstration import Demonstration, run_demo
+
+    return run_demo(
+        Demonstration(
+            nodes, "containerd" if runtime == "containerd" else "embedded", serve, as_json, timeout, stop_agent
+        )
+    )

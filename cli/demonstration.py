@@ -1,0 +1,171 @@
+"""What does the demo do, step by step, and how does it end?"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import click
+from rich.console import Console
+
+from adapters.kubernetes.paths import warmpolicies
+from cli.display import Display
+from cli.problems import Failed, Unusable
+from cli.procfile import PACKAGES, read_procfile
+from cli.progress import NodeProgress, find_line, follow_line
+from cli.pushing import POLICY, curl_line, policy_object, push_image, send_webhook
+from cli.running import for_children, indented, run_in_folder
+from cli.serving import keep_serving
+from devcluster import containerd
+from devcluster.cluster import Cluster, Commands, Plan, RuntimeName, open_cluster
+from warmhook.warmimages import ObjectKey, warmimage_name
+
+__all__ = ["Demonstration", "commands", "run_demo"]
+
+_FIRST_TAG: Final = "v1"
+_SECOND_TAG: Final = "v2"
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """What was asked for."""
+
+    nodes: int = 3
+    runtime: RuntimeName = "embedded"
+    serve: bool = False
+    as_json: bool = False
+    timeout_seconds: int = 15
+    stop_agent: str = ""
+    """Of this node, before the push."""
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """What is known so far; what `--json` prints."""
+
+    image: str = ""
+    nodes: list[NodeProgress] = field(default_factory=list)
+    reason: str = "interrupted"
+    serving: dict[str, Any] = field(default_factory=dict)
+    printed: bool = False
+
+    @property
+    def ok(self) -> bool:
+        return bool(self.nodes) and all(progress.state == "warm" for progress in self.nodes)
+
+    def print(self) -> None:
+        """Once, whatever happens later."""
+        if not self.printed:
+            self.printed = True
+            seconds = max((progress.seconds or 0 for progress in self.nodes), default=0) if self.ok else None
+            nodes = [progress.as_json() for progress in self.nodes]
+            fields = {"ok": self.ok, "reason": self.reason, "image": self.image, "seconds": seconds, "nodes": nodes}
+            click.echo(json.dumps(fields | self.serving))
+
+
+def run_demo(asked: Demonstration) -> int:
+    """The exit status: 0 only if every node became warm. Raises `Unusable` and `Failed`."""
+    if asked.runtime == "containerd" and (lacks := containerd.missing()):
+        raise Unusable(f"--runtime containerd: {lacks}; leave the option out for the embedded runtime")
+    if asked.stop_agent and asked.stop_agent not in {f"node-{number}" for number in range(1, asked.nodes + 1)}:
+        raise Unusable(f"--stop-agent {asked.stop_agent}: nodes are node-1 to node-{asked.nodes}")
+    display = Display(Console(quiet=asked.as_json, highlight=False), time.monotonic)
+    outcome = _Outcome()
+    try:
+        status = run_in_folder(lambda folder: _demonstrate(asked, folder, display, outcome), os.environ)
+    except Failed as error:
+        outcome.reason = error.message.partition("\n")[0]
+        raise
+    finally:
+        if asked.as_json:
+            outcome.print()
+    if status is None:
+        display.text("\nEverything is stopped and removed.")
+        return 0 if outcome.ok else 1
+    return status
+
+
+async def _demonstrate(asked: Demonstration, folder: Path, display: Display, outcome: _Outcome) -> int:
+    display.say(f"starting a cluster in {folder}")
+    plan = Plan(folder, folder / "kubeconfig", asked.nodes, asked.runtime)
+    opening = open_cluster(plan, commands(), for_children(os.environ), packages=PACKAGES, say=display.say)
+    async with opening as cluster:
+        if asked.stop_agent:
+            await cluster.agents[asked.stop_agent].stop()
+            display.say(f"stopped the agent of {asked.stop_agent}, as asked")
+        await cluster.kubernetes.create("/api/v1/namespaces", {"metadata": {"name": POLICY.namespace}})
+        await cluster.kubernetes.create(warmpolicies(POLICY).rpartition("/")[0], policy_object(cluster))
+        display.say(f"applied      WarmPolicy {POLICY}: pushes to shop/** go to nodes of pool web")
+        await _push(asked, cluster, display, outcome)
+        if asked.serve:
+            _show_what_to_try(asked, cluster, display, outcome)
+            await keep_serving(cluster, display)
+    return 0 if outcome.ok else 1
+
+
+async def _push(asked: Demonstration, cluster: Cluster, display: Display, outcome: _Outcome) -> None:
+    pushed = push_image(cluster, _FIRST_TAG, datetime.now(UTC))
+    outcome.image = str(pushed.image.without_digest())
+    status = await send_webhook(cluster, pushed, asyncio.sleep)
+    accepted = time.monotonic()
+    key = ObjectKey(POLICY.namespace, warmimage_name(POLICY, pushed.image))
+    line = await find_line(cluster, key) if status == 202 else None
+    if line is None:
+        cluster.check()
+        raise cluster.shared[-1].failed(f"answered {status} to Harbor's webhook and made no WarmImage {key}")
+    display.say(f"pushed       {outcome.image}, webhook answered 202")
+    with display:
+        following = follow_line(
+            cluster, line, since=accepted, seconds=asked.timeout_seconds, monotonic=time.monotonic, sleep=asyncio.sleep
+        )
+        async with aclosing(following) as progress:
+            async for nodes in progress:
+                outcome.nodes = nodes
+                display.show(nodes)
+    cold = [node for node in outcome.nodes if node.state != "warm"]
+    if cold:
+        outcome.reason = "; ".join(f"{node.node} is not warm: {node.reason}" for node in cold)
+        display.say(outcome.reason)
+        for program in filter(None, (cluster.ended_on(node.node) for node in cold)):
+            click.echo(f"\nThe end of the log of {program.name}:\n{indented(program.tail())}", err=True)
+    else:
+        outcome.reason = "all nodes are warm"
+        display.say(f"all {len(outcome.nodes)} nodes have the image: a Pod that needs it starts without a pull")
+
+
+def _show_what_to_try(asked: Demonstration, cluster: Cluster, display: Display, outcome: _Outcome) -> None:
+    curl = curl_line(cluster, push_image(cluster, _SECOND_TAG, datetime.now(UTC)))
+    registry = f"http://{cluster.registry}"
+    outcome.serving = {
+        "kubeconfig": str(cluster.plan.kubeconfig),
+        "web": cluster.web_url,
+        "registry": registry,
+        "curl": curl,
+    }
+    if asked.as_json:
+        outcome.print()
+    display.text(
+        f"\nEverything keeps running until Ctrl-C. In another terminal:\n\n"
+        f"  export KUBECONFIG={cluster.plan.kubeconfig}\n"
+        f"  kubectl get warmpolicies,warmimages -A\n\n"
+        f"web       {cluster.web_url}\n"
+        f"registry  {registry}\n\n"
+        f"The registry has {_SECOND_TAG} as well, of which nobody knows yet. Be Harbor and tell:\n\n"
+        f"  {curl}\n"
+    )
+
+
+def commands() -> Commands:
+    """Of Warmhook's own programs, from the Procfile. Raises `Failed`."""
+    known = read_procfile()
+    try:
+        return Commands(web=known["web"], agent=known["agent"])
+    except KeyError as error:
+        raise Failed(f"{PACKAGES / 'Procfile'}: no program {error}") from None

@@ -1,0 +1,31 @@
+"""`warmhook devcluster`: a cluster on this machine to try policies on, until Ctrl-C."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+__all__ = ["devcluster"]
+
+
+@click.command("devcluster")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    show_default=True,
+    help="Of the API server, on 127.0.0.1; 0 is a free one.",
+)
+@click.option("--nodes", type=click.IntRange(1, 50), default=3, show_default=True, help="How many nodes.")
+@click.option("--kubeconfig", type=click.Path(path_type=Path), help="File to write; it is removed at the end.")
+def devcluster(port: int, nodes: int, kubeconfig: Path | None) -> int:
+    """Run a small cluster with Warmhook on this machine, until Ctrl-C.
+
+    An API server with the CRDs, a registry, and nodes with a runtime and an agent each. What you apply with kubectl
+    really warms these nodes. Needs no root, no Docker and no cluster.
+    """
+    # Imported here: clients and a terminal library, which no other command should wait for.
+    from cli.local import run_devcluster
+
+    return run_devcluster(port, nodes, kubeconfig)

@@ -1,0 +1,80 @@
+"""What does `warmhook devcluster` do, step by step?"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+
+from cli.demonstration import commands
+from cli.display import Display
+from cli.problems import Unusable
+from cli.procfile import PACKAGES
+from cli.pushing import POLICY, curl_line, policy_object, push_image
+from cli.running import for_children, run_in_folder
+from cli.serving import keep_serving
+from devcluster.cluster import Cluster, Plan, open_cluster
+
+__all__ = ["run_devcluster"]
+
+
+def run_devcluster(port: int, nodes: int, kubeconfig: Path | None) -> int:
+    """The exit status, 0 after Ctrl-C. Raises `Unusable` and `Failed`."""
+    _check_port(port)
+    if kubeconfig is not None:
+        _check_file(kubeconfig)
+    display = Display(Console(highlight=False), time.monotonic)
+    try:
+        run_in_folder(lambda folder: _serve(port, nodes, kubeconfig, folder, display), os.environ)
+    finally:
+        if kubeconfig is not None:
+            kubeconfig.unlink(missing_ok=True)
+    display.text("\nEverything is stopped and removed.")
+    return 0
+
+
+async def _serve(port: int, nodes: int, kubeconfig: Path | None, folder: Path, display: Display) -> int:
+    display.say(f"starting a cluster in {folder}")
+    plan = Plan(folder, (kubeconfig or folder / "kubeconfig").absolute(), nodes, api_port=port)
+    opening = open_cluster(plan, commands(), for_children(os.environ), packages=PACKAGES, say=display.say)
+    async with opening as cluster:
+        _show_what_to_try(cluster, display)
+        await keep_serving(cluster, display)
+    return 0
+
+
+def _show_what_to_try(cluster: Cluster, display: Display) -> None:
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": POLICY.namespace}}
+    policy = cluster.plan.folder / "policy.yaml"
+    policy.write_text(yaml.safe_dump_all([namespace, policy_object(cluster)], sort_keys=False))
+    curl = curl_line(cluster, push_image(cluster, "v1", datetime.now(UTC)))
+    display.text(
+        f"\nEverything keeps running until Ctrl-C. In another terminal:\n\n"
+        f"  export KUBECONFIG={cluster.plan.kubeconfig}\n"
+        f"  kubectl get nodes,warmpolicies,warmimages -A\n\n"
+        f"Apply a policy, then be Harbor and tell of an image that the registry holds:\n\n"
+        f"  kubectl apply -f {policy}\n"
+        f"  {curl}\n"
+    )
+
+
+def _check_port(port: int) -> None:
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise Unusable(f"--port {port}: {error.strerror}; choose another, or leave it out for a free one") from None
+
+
+def _check_file(kubeconfig: Path) -> None:
+    """Never write over a file: it may be the way to somebody's real cluster."""
+    if kubeconfig.exists():
+        raise Unusable(f"--kubeconfig {kubeconfig}: exists already; name a new file")
+    if not os.access(kubeconfig.absolute().parent, os.W_OK):
+        raise Unusable(f"--kubeconfig {kubeconfig}: its folder cannot be written; name another")

@@ -1,0 +1,47 @@
+"""`warmhook`: the command that a person types."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from cli.crds import crds
+from cli.demo import demo
+from cli.devcluster import devcluster
+from cli.parse import parse
+from warmhook import __version__
+
+__all__ = ["main", "warmhook"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="warmhook", message="%(prog)s %(version)s")
+def warmhook() -> None:
+    """Have a container image on the Kubernetes node before the Pod that needs it."""
+
+
+for _command in (demo, devcluster, crds, parse):
+    warmhook.add_command(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status: 2 where it was called wrongly, with one line on stderr."""
+    try:
+        result = warmhook.main(arguments, prog_name="warmhook", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "warmhook"
+        hint = f" (see {where} --help)" if isinstance(error, click.UsageError) else ""
+        click.echo(f"{where}: {error.format_message()}{hint}", err=True)
+        return error.exit_code
+    except click.Abort:
+        return 130
+    return result if isinstance(result, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
