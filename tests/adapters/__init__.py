@@ -1,0 +1,1 @@
+"""Are the adapters right about the outside things they stand for?"""

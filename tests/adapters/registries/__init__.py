@@ -1,0 +1,1 @@
+"""Is what registries send understood?"""

@@ -1,0 +1,69 @@
+"""The files of cases beside the adapters, read: one file for each sender, one value for each case."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from adapters.registries import Adapter, Delivery, Outcome, Reply, Source
+from warmhook.events import Pushed
+
+FOLDER: Final = Path(__file__).parents[2] / "data" / "registries"
+RECEIVED: Final = datetime(2025, 10, 9, 9, 0, tzinfo=UTC)
+# What every file shows, or says why its sender has no such thing.
+REQUIRED: Final = (
+    *("push", "several tags", "untagged child", "delete", "non-image artefact", "malformed digest", "wrong secret"),
+    "alternative body",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One delivery and what becomes of it."""
+
+    name: str
+    absent: str = ""
+    """Why the sender has no such delivery; the other fields are empty then."""
+    body: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict)
+    secret: str | list[str] = ""
+    registry_host: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    expect: list[str] = field(default_factory=list)
+    """A line for each event: the reference, `skip: <reason>` or `reply: <body>`."""
+    verified: bool | None = None
+    delivery_id: str | None = None
+    pushed_at: str | None = None
+
+    @property
+    def delivery(self) -> Delivery:
+        return Delivery(self.body.encode(), RECEIVED, headers=self.headers, query=self.query)
+
+    def source(self, adapter: Adapter) -> Source:
+        secrets = [self.secret] if isinstance(self.secret, str) else self.secret
+        return Source(
+            "cases",
+            secrets=tuple(secret.encode() for secret in secrets),
+            registry_host=self.registry_host,
+            options=adapter.read_options(self.options),
+        )
+
+
+def read_cases(path: Path) -> list[Case]:
+    """The cases of one sender; a value before the first case holds for all that do not give their own."""
+    content = tomllib.loads(path.read_text())
+    cases = content.pop("case")
+    return [Case(**{**content, **case}) for case in cases]
+
+
+def written(outcome: Outcome) -> str:
+    """An outcome as the files write it."""
+    if isinstance(outcome, Pushed):
+        return str(outcome.image)
+    return f"reply: {json.dumps(json.loads(outcome.body))}" if isinstance(outcome, Reply) else f"skip: {outcome.reason}"

@@ -1,0 +1,87 @@
+"""Does every sender's file of cases hold?"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from adapters.registries import Adapter, find_adapters
+from tests.adapters.registries.cases import FOLDER, REQUIRED, Case, read_cases, written
+from warmhook.events import Pushed
+
+ADAPTERS = find_adapters()
+CASES = {path.stem: read_cases(path) for path in sorted(FOLDER.glob("*.toml"))}
+SENT = [(ADAPTERS[kind], case) for kind, cases in CASES.items() for case in cases if not case.absent]
+VERIFIED = [(adapter, case) for adapter, case in SENT if case.verified is not None]
+
+
+def _names(pairs: list[tuple[Adapter, Case]]) -> list[str]:
+    return [f"{adapter.kind}: {case.name}" for adapter, case in pairs]
+
+
+@pytest.mark.parametrize(("adapter", "case"), SENT, ids=_names(SENT))
+def test_a_delivery_becomes_what_its_case_says(adapter: Adapter, case: Case) -> None:
+    outcomes = adapter.parse(case.delivery, case.source(adapter))
+
+    assert [written(outcome) for outcome in outcomes] == case.expect
+    pushes = [outcome for outcome in outcomes if isinstance(outcome, Pushed)]
+    if case.delivery_id is not None:
+        assert {push.delivery_id for push in pushes} == {case.delivery_id}
+    if case.pushed_at is not None:
+        assert {push.pushed_at.isoformat() for push in pushes if push.pushed_at} == {case.pushed_at}
+
+
+@pytest.mark.parametrize(("adapter", "case"), VERIFIED, ids=_names(VERIFIED))
+def test_a_sender_is_believed_only_with_the_secret(adapter: Adapter, case: Case) -> None:
+    assert asyncio.run(adapter.verify(case.delivery, case.source(adapter))) is case.verified
+
+
+def test_every_sender_has_a_file_of_cases() -> None:
+    assert CASES.keys() == ADAPTERS.keys()
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_every_file_shows_the_same_situations_or_says_why_not(kind: str) -> None:
+    names = [case.name for case in CASES[kind]]
+
+    assert set(REQUIRED) <= set(names)
+    assert len(names) == len(set(names))
+    assert {case.verified for case in CASES[kind]} >= {True, False}
+
+
+def test_a_sender_is_added_by_one_module_and_one_file_of_cases(tmp_path: Path) -> None:
+    (tmp_path / "example.py").write_text(
+        '''
+"""Example: a registry that posts the reference as text, and the secret in a header."""
+
+from adapters.registries.common.images import pushed, split_reference
+from adapters.registries.common.proof import by_header
+
+
+def verify(delivery, source):
+    return by_header(delivery, source, "x-example")
+
+
+def parse(delivery, source):
+    return [pushed(source, *split_reference(delivery.body.decode(errors="replace")))]
+'''
+    )
+    (tmp_path / "example.toml").write_text(
+        """
+[[case]]
+name = "push"
+secret = "s3cret"
+headers = {x-example = "s3cret"}
+verified = true
+body = "registry.example.com/shop/web:1"
+expect = ["registry.example.com/shop/web:1"]
+"""
+    )
+
+    adapter = find_adapters(tmp_path)["example"]
+    (case,) = read_cases(tmp_path / "example.toml")
+
+    test_a_delivery_becomes_what_its_case_says(adapter, case)
+    test_a_sender_is_believed_only_with_the_secret(adapter, case)

@@ -1,0 +1,101 @@
+"""Are CloudEvents read in every mode, and refused where something is missing?"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapters.cloudevents import BATCHED, STRUCTURED, read_events, write_batch, write_event
+from warmhook.events import Event, NotAnEvent
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+EVENT = Event("dev.example.type", "/source", "id-1", NOW, "a subject", {"image": "nginx", "number": 1})
+FIELDS = {"specversion": "1.0", "id": "id-1", "source": "/source", "type": "dev.example.type"}
+
+
+def read(content_type: str, body: Any, **headers: str) -> list[Event]:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    named = {name.replace("_", "-"): text for name, text in headers.items()}
+    return read_events({"content-type": content_type, **named}, content, NOW)
+
+
+def test_what_is_written_reads_back() -> None:
+    assert read_events({"content-type": STRUCTURED}, write_event(EVENT), NOW) == [EVENT]
+    assert read_events({"content-type": BATCHED}, write_batch([EVENT, EVENT]), NOW) == [EVENT, EVENT]
+    assert read_events({"content-type": BATCHED}, write_batch([]), NOW) == []
+
+
+def test_the_content_type_may_have_parameters_and_any_case() -> None:
+    assert read("Application/CloudEvents+JSON; charset=utf-8", FIELDS)[0].id == "id-1"
+    assert read("application/cloudevents-batch+json;charset=utf-8", [FIELDS])[0].id == "id-1"
+
+
+def test_binary_mode_has_the_attributes_in_headers() -> None:
+    (event,) = read(
+        "application/json",
+        {"a": 1},
+        ce_specversion="1.0",
+        ce_id="1",
+        ce_source="/s",
+        ce_type="t",
+        ce_time="2026-01-31T10:30:00+01:00",
+    )
+    assert (event.data, event.time) == ({"a": 1}, datetime(2026, 1, 31, 9, 30, tzinfo=UTC))
+
+
+def test_an_event_without_data_has_none() -> None:
+    assert read(STRUCTURED, FIELDS)[0].data == {}
+    headers = {f"ce_{name}": text for name, text in FIELDS.items()}
+    assert read("application/json", b"", **headers)[0].data == {}
+    assert read_events({name.replace("_", "-"): text for name, text in headers.items()}, b"", NOW)[0].data == {}
+
+
+def test_a_time_that_is_missing_or_none_is_that_of_receipt() -> None:
+    assert read(STRUCTURED, FIELDS)[0].time == NOW
+    assert read(STRUCTURED, {**FIELDS, "time": "yesterday"})[0].time == NOW
+
+
+@pytest.mark.parametrize("name", ["specversion", "id", "source", "type"])
+def test_what_is_required_must_be_there(name: str) -> None:
+    for missing in ({}, {name: ""}, {name: 1}, {name: None}):
+        with pytest.raises(NotAnEvent, match=name):
+            read(STRUCTURED, {key: text for key, text in FIELDS.items() if key != name} | missing)
+    headers = {f"ce_{key}": text for key, text in FIELDS.items() if key != name}
+    with pytest.raises(NotAnEvent, match=name):
+        read("application/json", {}, **headers)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        (STRUCTURED, b"{"),
+        (STRUCTURED, b"\xff"),
+        (STRUCTURED, []),
+        (STRUCTURED, b"[" * 100_000),
+        (STRUCTURED, {**FIELDS, "data": []}),
+        (STRUCTURED, {**FIELDS, "data": "text"}),
+        (STRUCTURED, {**FIELDS, "data_base64": "AAAA"}),
+        (STRUCTURED, {**FIELDS, "specversion": "0.3"}),
+        (BATCHED, FIELDS),
+        (BATCHED, ["x"]),
+        ("application/cloudevents+avro", b"x"),
+        ("application/json", FIELDS),
+        ("", b""),
+    ],
+)
+def test_what_is_no_event_is_refused(content_type: str, body: Any) -> None:
+    with pytest.raises(NotAnEvent):
+        read(content_type, body)
+
+
+@given(st.sampled_from([STRUCTURED, BATCHED, "application/json", ""]), st.binary(max_size=200))
+def test_no_body_is_a_surprise(content_type: str, body: bytes) -> None:
+    headers = {"content-type": content_type, "ce-id": "1", "ce-source": "/", "ce-type": "t", "ce-specversion": "1.0"}
+    with suppress(NotAnEvent):
+        assert isinstance(read_events(headers, body, NOW), list)

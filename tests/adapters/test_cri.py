@@ -1,0 +1,271 @@
+"""Does the CRI adapter read a runtime's answers, errors and hostile texts as it says?"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import grpc
+import grpc.aio
+import pytest
+from cri_api.v1 import api_pb2 as cri
+
+from adapters.cri import REASONS, failure_reason, harmless, open_runtime
+from warmhook.ports import Credentials, FailureReason, PullFailed, Runtime, RuntimeUnreachable
+
+C = grpc.StatusCode
+WRAPPED = 'failed to pull and unpack image "h/a:1": failed to resolve reference "h/a:1": '
+
+Answer = Callable[[Any, Any], Awaitable[Any]]
+
+
+@contextlib.asynccontextmanager
+async def _runtime(**methods: Answer) -> AsyncIterator[Runtime]:
+    """The adapter on a server with only these methods of the image service."""
+    folder = Path(tempfile.mkdtemp(prefix="wh", dir="/tmp"))
+    handlers = {
+        name: grpc.unary_unary_rpc_method_handler(
+            answer,
+            request_deserializer=getattr(cri, f"{name}Request").FromString,
+            response_serializer=getattr(cri, f"{name}Response").SerializeToString,
+        )
+        for name, answer in methods.items()
+    }
+    server = grpc.aio.server(options=[("grpc.max_send_message_length", 64 << 20)])
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("runtime.v1.ImageService", handlers),))
+    server.add_insecure_port(f"unix://{folder}/s")
+    await server.start()
+    try:
+        async with open_runtime(f"unix://{folder}/s") as runtime:
+            yield runtime
+    finally:
+        await server.stop(grace=0)
+        shutil.rmtree(folder)
+
+
+def _pull_request(credentials: Credentials | None) -> Any:
+    """What the runtime is sent for a pull."""
+
+    async def run() -> Any:
+        seen: list[Any] = []
+
+        async def pull(request: Any, _: Any) -> Any:
+            seen.append(request)
+            return cri.PullImageResponse(image_ref="sha256:1")
+
+        async with _runtime(PullImage=pull) as runtime:
+            assert await runtime.pull("h/a:1", timeout_seconds=10, credentials=credentials) == "sha256:1"
+        return seen[0]
+
+    return asyncio.run(run())
+
+
+def _pull_error(code: grpc.StatusCode, text: str, credentials: Credentials | None = None) -> Exception:
+    """What a pull raises where the runtime aborts with this."""
+
+    async def run() -> Exception:
+        async def pull(_: Any, context: Any) -> Any:
+            await context.abort(code, text)
+
+        async with _runtime(PullImage=pull) as runtime:
+            with pytest.raises((PullFailed, RuntimeUnreachable)) as caught:
+                await runtime.pull("h/a:1", timeout_seconds=10, credentials=credentials)
+            return caught.value
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "reason"),
+    [
+        (C.NOT_FOUND, WRAPPED + "h/a:1: not found", "NotFound"),
+        (C.UNKNOWN, "reading manifest 1 in h/a: manifest unknown", "NotFound"),
+        (C.NOT_FOUND, 'failed to pull and unpack image "h/a:1": no match for platform in manifest: not found',
+         "PlatformMissing"),
+        (C.UNKNOWN, 'choosing image instance: no image found in image index for architecture "arm64"',
+         "PlatformMissing"),
+        (C.UNKNOWN, WRAPPED + "pulling from host h failed with status code [manifests 1]: 401 Unauthorized",
+         "Unauthorized"),
+        (C.UNKNOWN, WRAPPED + "pull access denied, repository does not exist or may require authorization: "
+         "server message: insufficient_scope: authorization failed", "Unauthorized"),
+        (C.UNKNOWN, WRAPPED + "pulling from host h failed with status code [manifests 1]: 403 Forbidden",
+         "Unauthorized"),
+        (C.UNKNOWN, WRAPPED + "unexpected status code https://h/v2/a: 429 Too Many Requests - Server message: "
+         "toomanyrequests: You have reached your pull rate limit", "RateLimited"),
+        (C.UNKNOWN, WRAPPED + 'failed to do request: Head "https://h/v2/": dial tcp 10.0.0.1:443: i/o timeout',
+         "Network"),
+        (C.UNKNOWN, WRAPPED + 'failed to do request: Head "https://h/v2/": dial tcp: lookup h: no such host',
+         "Network"),
+        (C.UNKNOWN, WRAPPED + "tls: failed to verify certificate: x509: certificate signed by unknown authority",
+         "Network"),
+        (C.UNAVAILABLE, WRAPPED + "unexpected status from HEAD request: 503 Service Unavailable", "Network"),
+        (C.DEADLINE_EXCEEDED, "Deadline Exceeded", "Timeout"),
+        (C.UNKNOWN, WRAPPED + "context deadline exceeded", "Timeout"),
+        (C.UNKNOWN, "failed to copy: write /var/lib/x: no space left on device", "DiskFull"),
+        (C.UNKNOWN, "failed to extract layer sha256:1: write /x: no space left on device: unknown", "DiskFull"),
+        (C.UNKNOWN, "failed to extract layer sha256:1: mount callback failed: unexpected EOF: unknown",
+         "RuntimeError"),
+        (C.UNKNOWN, "mismatched image rootfs and manifest layers", "NotRunnable"),
+        (C.UNKNOWN, "failed to get stream processor for x/y: no processor for media-type: unknown", "NotRunnable"),
+        (C.NOT_FOUND, "unexpected media type application/json for sha256:1: not found", "NotRunnable"),
+        (C.FAILED_PRECONDITION, "unexpected commit digest sha256:1, expected sha256:2", "RuntimeError"),
+        (C.INTERNAL, "something nobody has seen before", "RuntimeError"),
+    ],
+)  # fmt: skip
+def test_an_error_is_told_by_code_and_text(code: grpc.StatusCode, text: str, reason: FailureReason) -> None:
+    assert failure_reason(code, text) == reason
+    error = _pull_error(code, text)
+    assert isinstance(error, PullFailed)
+    assert error.reason == reason
+
+
+def test_the_table_is_written_in_lower_case_with_reasons_of_the_closed_list() -> None:
+    for _, part, reason in REASONS:
+        assert part == part.lower()
+        assert reason in get_args(FailureReason)
+
+
+def test_no_line_of_the_table_hides_a_later_one() -> None:
+    """A later line whose text contains an earlier one's, for the same code, would never be reached."""
+    for later, (code, part, reason) in enumerate(REASONS):
+        hiding = [each for each in REASONS[:later] if each[0] in (None, code) and each[1] in part and each[2] != reason]
+        assert hiding == []
+
+
+def test_a_message_loses_what_every_message_repeats() -> None:
+    assert harmless("rpc error: code = Unknown desc = " + WRAPPED + "connection refused") == "connection refused"
+
+
+def test_a_message_is_one_line_without_control_characters() -> None:
+    assert harmless("a\x1b[31m\r\nb\x00c\u202ed\u2028e") == "a [31m b c d e"
+
+
+def test_a_message_has_at_most_200_characters_and_keeps_both_ends() -> None:
+    message = harmless("begin " + "x" * 5000 + " end")
+    assert len(message) <= 200
+    assert message.startswith("begin")
+    assert message.endswith("end")
+
+
+def test_a_long_message_has_its_digests_shortened_before_it_is_cut() -> None:
+    text = "unexpected commit digest sha256:" + "a" * 64 + ", expected sha256:" + "b" * 64 + " failed " + "y" * 40
+    assert harmless(text) == text.replace("a" * 64, "a" * 12).replace("b" * 64, "b" * 12)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ('Get "https://user:hunter2@h/v2/": EOF', 'Get "https://h/v2/": EOF'),
+        ('Get "https://s3.example/b?X-Amz-Signature=hunter2&x=1": EOF', 'Get "https://s3.example/b": EOF'),
+        ("auth: Bearer hunter2hunter2.x-y refused", "auth: Bearer *** refused"),
+        ("Authorization: Basic aHVudGVyMg== refused", "Authorization: Basic *** refused"),
+        ("h/shop/a:1@sha256:12 is kept", "h/shop/a:1@sha256:12 is kept"),
+    ],
+)
+def test_a_message_shows_no_credentials(text: str, shown: str) -> None:
+    assert harmless(text) == shown
+
+
+def test_the_credentials_of_the_pull_itself_are_cut_out_of_its_error() -> None:
+    credentials = Credentials("h", "puller", "pass-word", "token-token")
+    error = _pull_error(C.UNKNOWN, "sent pass-word, token-token and cHVsbGVyOnBhc3Mtd29yZA==", credentials)
+    assert str(error) == "RuntimeError: sent ***, *** and ***"
+
+
+def test_a_pull_always_has_a_sandbox_config() -> None:
+    assert _pull_request(None).HasField("sandbox_config")
+
+
+def test_a_pull_without_credentials_sends_none() -> None:
+    assert not _pull_request(None).HasField("auth")
+
+
+@pytest.mark.parametrize(
+    ("address", "sent"),
+    [
+        ("harbor.example.com", "https://harbor.example.com"),
+        ("https://harbor.example.com/v2/", "https://harbor.example.com"),
+        ("127.0.0.1:5000", "https://127.0.0.1:5000"),
+        ("docker.io", "https://registry-1.docker.io"),
+    ],
+)
+def test_credentials_are_bound_to_their_host_in_the_form_that_containerd_reads(address: str, sent: str) -> None:
+    auth = _pull_request(Credentials(address, "puller", "pass-word", "token")).auth
+    assert (auth.server_address, auth.username, auth.password, auth.identity_token) == (
+        sent, "puller", "pass-word", "token",
+    )  # fmt: skip
+
+
+def test_a_list_longer_than_the_default_limit_of_grpc_is_read() -> None:
+    async def run() -> int:
+        tags = [f"registry.example.com/{'x' * 100}:{number}" for number in range(20)]
+        images = [cri.Image(id=f"sha256:{number:064}", repo_tags=tags, size=1) for number in range(3000)]
+
+        async def answer(*_: Any) -> Any:
+            return cri.ListImagesResponse(images=images)
+
+        async with _runtime(ListImages=answer) as runtime:
+            return len(await runtime.images())
+
+    assert asyncio.run(run()) == 3000
+
+
+def test_a_pinned_image_is_known_as_such() -> None:
+    async def run() -> bool:
+        async def answer(*_: Any) -> Any:
+            return cri.ImageStatusResponse(image=cri.Image(id="sha256:1", pinned=True))
+
+        async with _runtime(ImageStatus=answer) as runtime:
+            image = await runtime.image("h/a:1")
+        assert image is not None
+        return image.pinned
+
+    assert asyncio.run(run())
+
+
+def test_a_runtime_that_is_still_starting_is_unreachable() -> None:
+    assert isinstance(_pull_error(C.UNKNOWN, "server is not initialized yet"), RuntimeUnreachable)
+
+
+def test_a_server_without_cri_is_unreachable_and_says_what_to_check() -> None:
+    async def run() -> None:
+        async with _runtime() as runtime:
+            await runtime.images()
+
+    with pytest.raises(RuntimeUnreachable, match="disabled_plugins"):
+        asyncio.run(run())
+
+
+def test_another_error_of_a_query_names_the_endpoint_and_the_code() -> None:
+    async def run() -> None:
+        async def answer(_: Any, context: Any) -> Any:
+            await context.abort(C.INTERNAL, "broken\x00store")
+
+        async with _runtime(ListImages=answer) as runtime:
+            await runtime.images()
+
+    with pytest.raises(RuntimeUnreachable, match=r"unix:///tmp/wh.*/s: INTERNAL: broken store"):
+        asyncio.run(run())
+
+
+def test_a_missing_socket_is_named_with_what_to_check() -> None:
+    async def run() -> None:
+        async with open_runtime("/tmp/wh-no-such-socket") as runtime:
+            await runtime.images()
+
+    with pytest.raises(RuntimeUnreachable, match="unix:///tmp/wh-no-such-socket: no socket is there"):
+        asyncio.run(run())
+
+
+def test_an_empty_endpoint_is_refused() -> None:
+    async def run() -> None:
+        async with open_runtime(""):
+            pass
+
+    with pytest.raises(ValueError, match="endpoint is empty"):
+        asyncio.run(run())

@@ -1,0 +1,306 @@
+"""Can the API server take the CRDs, and do objects and values say the same?"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from adapters.kubernetes import paths
+from adapters.kubernetes.client import Kubernetes, Refused
+from adapters.kubernetes.schemas import structural_schema
+from adapters.kubernetes.template import InvalidObject
+from adapters.kubernetes.warmimage import read_warmimage, warmimage_crd, warmimage_object, warmimage_patch
+from adapters.kubernetes.warmpolicy import read_warmpolicy, warmpolicy_crd
+from devcluster.apiserver import ApiServer, InProcessTransport
+from warmhook.images import Reference
+from warmhook.policies import PushRule
+from warmhook.ports import Object
+from warmhook.selectors import Requirement, Selector
+from warmhook.semver import parse_range
+from warmhook.warmimages import Limit, Nodes, ObjectKey, Pull, Template, WarmImage
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+POLICIES = "/apis/warmhook.dev/v1alpha1/namespaces/default/warmpolicies"
+WARMIMAGES = paths.warmimages_in("default")
+
+
+# --- the schemas -----------------------------------------------------------------------------------------------------
+
+
+def schemas(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A schema and every schema in it."""
+    yield schema
+    inner = list(schema.get("properties", {}).values())
+    inner += [schema[key] for key in ("items", "additionalProperties") if isinstance(schema.get(key), dict)]
+    for each in inner:
+        yield from schemas(each)
+
+
+def crd_schemas() -> list[dict[str, Any]]:
+    return [
+        each
+        for crd in (warmimage_crd(), warmpolicy_crd())
+        for each in schemas(crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"])
+    ]
+
+
+FORBIDDEN = {
+    "$ref", "$defs", "const", "discriminator", "exclusiveMinimum", "exclusiveMaximum", "examples", "title", "oneOf",
+    "allOf", "propertyNames", "patternProperties", "prefixItems",
+}  # fmt: skip
+
+
+def test_nothing_is_in_the_schemas_that_the_api_server_refuses() -> None:
+    for each in crd_schemas():
+        assert not FORBIDDEN & each.keys()
+        assert each.get("type") != "null"
+        assert each.get("additionalProperties") is not False
+        assert "anyOf" not in each or each.get("x-kubernetes-int-or-string")
+        assert "type" in each or "x-kubernetes-int-or-string" in each
+
+
+def test_everything_in_the_schemas_is_bounded() -> None:
+    for each in crd_schemas():
+        if each.get("type") == "array":
+            assert "maxItems" in each
+        if each.get("type") == "string":
+            assert {"maxLength", "enum"} & each.keys()
+        if "additionalProperties" in each:
+            assert "maxProperties" in each
+
+
+def test_objects_start_empty_and_their_fields_fill_them() -> None:
+    for each in crd_schemas():
+        if each.get("type") == "object" and "default" in each:
+            assert each["default"] == {}
+
+
+def test_what_a_schema_of_a_resource_must_not_have_is_refused_when_it_is_made() -> None:
+    class Unbounded(BaseModel):
+        names: list[str]
+
+    class Mapped(BaseModel):
+        labels: dict[str, bool]
+
+    for model in (Unbounded, Mapped):
+        with pytest.raises(ValueError, match="needs"):
+            structural_schema(model)
+
+
+# --- on a server -----------------------------------------------------------------------------------------------------
+
+
+class Server:
+    """An API server with both CRDs."""
+
+    def __init__(self) -> None:
+        self.kubernetes = Kubernetes(InProcessTransport(ApiServer(lambda: NOW, Random(1))))
+
+    async def created(self, collection: str, spec: dict[str, Any]) -> Object:
+        for crd in (warmimage_crd(), warmpolicy_crd()):
+            await self.kubernetes.create(paths.CRDS, crd)
+        kind = "WarmPolicy" if collection == POLICIES else "WarmImage"
+        body = {"apiVersion": paths.API_VERSION, "kind": kind, "metadata": {"name": "x"}, "spec": spec}
+        return await self.kubernetes.create(collection, body)
+
+
+def created(collection: str, spec: dict[str, Any]) -> Object:
+    return asyncio.run(Server().created(collection, spec))
+
+
+def test_the_server_fills_in_every_default() -> None:
+    policy = created(POLICIES, {"push": [{"repository": "ghcr.io/**"}]})
+    assert policy["spec"] == {
+        "images": [],
+        "push": [{"repository": "ghcr.io/**", "tags": ["*"], "exclude": [], "untagged": False, "keep": 1}],
+        "preferWarm": False,
+        "template": {
+            "nodes": {"names": []},
+            "pull": {"policy": "IfNotPresent", "timeoutSeconds": 600, "backoffLimit": 3, "priority": 0},
+            "lifetime": {"type": "Keep"},
+        },
+    }
+    assert read_warmpolicy(policy).template == Template()
+
+
+def test_what_the_server_fills_in_is_what_the_values_default_to() -> None:
+    bare: Object = {"metadata": {"namespace": "default", "name": "x"}, "spec": {"push": [{"repository": "ghcr.io/**"}]}}
+    filled = read_warmpolicy(created(POLICIES, bare["spec"]))
+    assert filled.push == read_warmpolicy(bare).push == (PushRule("ghcr.io/**"),)
+    assert filled.template == read_warmpolicy(bare).template
+
+
+@pytest.mark.parametrize("limit", [0, 3, "3", "30%", "100%"])
+def test_limits_that_can_be_meant_are_taken(limit: int | str) -> None:
+    warmimage = read_warmimage(created(WARMIMAGES, {"image": "nginx", "nodes": {"limit": limit}}))
+    assert warmimage.template.nodes.limit == Limit(int(str(limit).rstrip("%")), str(limit).endswith("%"))
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {},
+        {"image": ""},
+        {"image": "x" * 801},
+        {"image": "nginx", "digest": "sha256:abc"},
+        {"image": "nginx", "nodes": {"limit": -1}},
+        {"image": "nginx", "nodes": {"limit": "101%"}},
+        {"image": "nginx", "nodes": {"limit": "some"}},
+        {"image": "nginx", "pull": {"policy": "Never"}},
+        {"image": "nginx", "pull": {"timeoutSeconds": 0}},
+        {"image": "nginx", "lifetime": {"type": "Once"}},
+        {"image": "nginx", "lifetime": {"expireAfterSeconds": 0}},
+        {"image": "nginx", "nodes": {"names": [f"n{i}" for i in range(1025)]}},
+        {"image": "nginx", "nodes": {"selector": {"matchExpressions": [{"key": "a", "operator": "Gt"}]}}},
+    ],
+)
+def test_the_server_refuses_what_cannot_be_meant(spec: dict[str, Any]) -> None:
+    with pytest.raises(Refused) as caught:
+        created(WARMIMAGES, spec)
+    assert caught.value.status == 422
+
+
+def test_a_kind_has_a_short_name_columns_and_a_status_of_its_own() -> None:
+    for crd, short in ((warmimage_crd(), "wi"), (warmpolicy_crd(), "wp")):
+        version = crd["spec"]["versions"][0]
+        assert crd["spec"]["names"]["shortNames"] == [short]
+        assert version["subresources"] == {"status": {}}
+        assert version["additionalPrinterColumns"][-1]["name"] == "Age"
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+labels = st.sampled_from(["pool", "zone", "example.com/kind"])
+requirements = st.one_of(
+    st.builds(Requirement, labels, st.sampled_from(["In", "NotIn"]), st.sampled_from([("a",), ("a", "b"), ("",)])),
+    st.builds(Requirement, labels, st.sampled_from(["Exists", "DoesNotExist"])),
+)
+templates = st.builds(
+    Template,
+    nodes=st.builds(
+        Nodes,
+        selector=st.none() | st.builds(Selector, st.lists(requirements, max_size=4).map(tuple)),
+        names=st.lists(st.sampled_from(["n1", "n2"]), unique=True).map(tuple),
+        limit=st.none()
+        | st.builds(Limit, st.integers(0, 99999))
+        | st.builds(Limit, st.integers(0, 100), st.just(True)),
+    ),
+    pull=st.builds(
+        Pull,
+        st.sampled_from(["IfNotPresent", "Always"]),
+        st.integers(1, 86400),
+        st.integers(0, 100),
+        st.integers(-1000, 1000),
+    ),
+    expire_after_seconds=st.none() | st.integers(1, 10**6),
+)
+warmimages = st.builds(
+    WarmImage,
+    key=st.just(ObjectKey("default", "x")),
+    image=st.sampled_from(
+        [Reference("ghcr.io", "a/b", "v1"), Reference("h:5000", "x" * 255, "t" * 128), Reference("ghcr.io", "c", "2")]
+    ),
+    digest=st.sampled_from(["", "sha256:" + "a" * 64, "sha512:" + "b" * 128]),
+    pushed_at=st.none() | st.integers(0, 10**9).map(lambda micro: NOW + timedelta(microseconds=micro)),
+    template=templates,
+    policy_label=st.sampled_from(["", "0123456789abcdef"]),
+    event_id=st.sampled_from(["", "e" * 32]),
+)
+
+
+@given(warmimages)
+def test_an_object_reads_back_as_its_value(warmimage: WarmImage) -> None:
+    assert read_warmimage(json.loads(json.dumps(warmimage_object(warmimage)))) == warmimage
+
+
+@settings(max_examples=30, deadline=None)
+@given(warmimages, warmimages)
+def test_a_patch_turns_any_warmimage_into_any_other(one: WarmImage, other: WarmImage) -> None:
+    async def case() -> WarmImage:
+        kubernetes = Kubernetes(InProcessTransport(SERVER))
+        await kubernetes.delete(paths.warmimages(one.key))
+        made = await kubernetes.create(WARMIMAGES, warmimage_object(one))
+        path = paths.warmimages(one.key)
+        return read_warmimage(await kubernetes.patch(path, warmimage_patch(other, made["metadata"]["resourceVersion"])))
+
+    found = asyncio.run(case())
+    assert (found.image, found.digest, found.pushed_at) == (other.image, other.digest, other.pushed_at)
+    assert (found.template, found.policy_label, found.event_id) == (other.template, other.policy_label, other.event_id)
+
+
+SERVER = ApiServer(lambda: NOW, Random(1))
+for _crd in (warmimage_crd(), warmpolicy_crd()):
+    SERVER.handle("POST", paths.CRDS, {}, {"content-type": "application/json"}, json.dumps(_crd).encode())
+
+
+def warmimage(**spec: Any) -> Object:
+    return {"metadata": {"namespace": "default", "name": "x"}, "spec": {"image": "nginx", **spec}}
+
+
+def test_an_image_is_read_as_a_pod_would_name_it() -> None:
+    assert str(read_warmimage(warmimage()).image) == "docker.io/library/nginx:latest"
+    pinned = read_warmimage(warmimage(image=f"nginx:1@sha256:{'a' * 64}"))
+    assert (str(pinned.image), pinned.digest) == ("docker.io/library/nginx:1", "sha256:" + "a" * 64)
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({"image": "UPPER CASE"}, "spec.image"),
+        ({"pushedAt": "yesterday"}, "spec.pushedAt"),
+        ({"nodes": {"selector": {"matchLabels": {"bad key!": "x"}}}}, "nodes.selector"),
+        ({"nodes": {"limit": "200%"}}, "nodes.limit"),
+        ({"pull": {"timeoutSeconds": "soon"}}, "spec.pull.timeoutSeconds"),
+        (
+            {
+                "nodes": {
+                    "selector": {
+                        "matchLabels": {f"a{i}": "x" for i in range(40)},
+                        "matchExpressions": [{"key": f"b{i}", "operator": "Exists"} for i in range(40)],
+                    }
+                }
+            },
+            "nodes.selector",
+        ),
+    ],
+)
+def test_what_no_schema_rules_out_names_its_field(spec: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidObject, match=field.replace(".", r"\.")):
+        read_warmimage(warmimage(**spec))
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({"images": ["ok", "NOT OK"]}, r"spec\.images\[1\]"),
+        ({"push": [{"repository": "x", "semver": "one"}]}, r"spec\.push\[0\]\.semver"),
+        ({"template": {"nodes": {"selector": {"matchLabels": {"!": ""}}}}}, r"spec\.template\.nodes\.selector"),
+    ],
+)
+def test_a_policy_that_cannot_be_used_names_its_field(spec: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidObject, match=field):
+        read_warmpolicy({"metadata": {"namespace": "default", "name": "x"}, "spec": spec})
+
+
+def test_a_policy_is_read_with_all_it_says() -> None:
+    rule = {
+        "repository": "ghcr.io/**",
+        "tags": ["v*"],
+        "exclude": ["*-x"],
+        "semver": ">=1",
+        "untagged": True,
+        "keep": 3,
+    }
+    spec = {"images": ["nginx"], "push": [rule]}
+    policy = read_warmpolicy({"metadata": {"namespace": "default", "name": "x", "generation": 4}, "spec": spec})
+    assert policy.push == (PushRule("ghcr.io/**", ("v*",), ("*-x",), parse_range(">=1"), untagged=True, keep=3),)
+    assert (str(policy.images[0]), policy.generation) == ("docker.io/library/nginx:latest", 4)

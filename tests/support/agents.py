@@ -1,0 +1,208 @@
+"""How does a test run a node's agent in its own process? Against an API server and a runtime in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import tempfile
+from collections.abc import AsyncIterator, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import structlog
+
+from adapters.kubernetes.client import Kubernetes, NotFound
+from adapters.kubernetes.paths import NODES, configmaps
+from adapters.kubernetes.paths import node as node_path
+from devcluster.apiserver import ApiServer, InProcessTransport
+from nodeagent.agent import Agent
+from nodeagent.clock import Clock
+from nodeagent.metrics import Metrics
+from nodeagent.settings import Settings
+from tests.support.runtime import MemoryRuntime
+from warmhook.lines import Line, desired_name, node_patch
+from warmhook.ports import Object, Response, Runtime, Unreachable
+from warmhook.reports import Report, read_report, report_name
+
+__all__ = ["EPOCH", "NAMESPACE", "Bench", "bench"]
+
+NAMESPACE = "warmhook-system"
+EPOCH = datetime(2026, 5, 1, tzinfo=UTC)
+"""When the loop's clock stands at 0."""
+
+
+@dataclass(slots=True)
+class Bench:
+    """One node with its agent, which a test starts, and what is around it. Time is the loop's: run it `instantly`."""
+
+    server: ApiServer
+    transport: InProcessTransport
+    kubernetes: Kubernetes
+    """The test's own client; its requests are not counted."""
+    runtime: MemoryRuntime
+    state_dir: Path
+    node: str = "node-1"
+    parallel_pulls: int = 2
+    requests: list[tuple[float, str, str]] = field(default_factory=list)
+    """When the agent asked the API server what: seconds, method, path."""
+    logs: list[MutableMapping[str, Any]] = field(default_factory=list)
+    down: bool = False
+    """Whether the API server is out of reach."""
+    hangs: bool = False
+    """Whether the API server takes requests and does not answer."""
+    answers: dict[tuple[str, str], Response] = field(default_factory=dict)
+    """Method and path to what the agent is answered instead."""
+    metrics: Metrics = field(default_factory=Metrics)
+
+    def clock(self) -> Clock:
+        """Time as the loop has it, chance that repeats itself."""
+        loop = asyncio.get_running_loop()
+        return Clock(utcnow, loop.time, asyncio.sleep, Random(1).random)
+
+    @contextlib.asynccontextmanager
+    async def agent(self, *, runtime: Runtime | None = None, check_seconds: int = 45) -> AsyncIterator[Agent]:
+        """A running agent; told to stop on leaving, as SIGTERM does."""
+        stop = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            running = self.new_agent(runtime, check_seconds)
+            group.create_task(running.run(stop), name="agent")
+            try:
+                yield running
+            finally:
+                stop.set()
+
+    @contextlib.asynccontextmanager
+    async def killed_agent(self) -> AsyncIterator[Agent]:
+        """A running agent that ends without any last word."""
+        running = self.new_agent()
+        task = asyncio.create_task(running.run(asyncio.Event()), name="agent")
+        try:
+            yield running
+        finally:
+            task.cancel()
+            await asyncio.wait((task,))
+
+    def new_agent(self, runtime: Runtime | None = None, check_seconds: int = 45) -> Agent:
+        """An agent that does not run yet; of the bench's own runtime, or of a real one."""
+        settings = Settings(
+            self.node,
+            NAMESPACE,
+            parallel_pulls=self.parallel_pulls,
+            check_seconds=check_seconds,
+            state_dir=self.state_dir,
+        )
+        transport = InProcessTransport(self.server, before=self._before)
+
+        async def here(function: Any, *arguments: Any) -> Any:
+            # A thread would be waited for in real time, which this loop does not have.
+            return function(*arguments)
+
+        log = structlog.wrap_logger(
+            None, processors=[self._capture], wrapper_class=structlog.make_filtering_bound_logger(20)
+        )
+        return Agent(
+            settings,
+            Kubernetes(transport),
+            runtime or self.runtime,
+            clock=self.clock(),
+            log=log,
+            metrics=self.metrics,
+            offload=here,
+        )
+
+    # --- the cluster ---
+
+    async def register_node(self) -> str:
+        """The Node as kubelet registers it; returns its uid."""
+        body = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.node}}
+        created = await self.kubernetes.create(NODES, body)
+        uid: str = created["metadata"]["uid"]
+        return uid
+
+    async def node_uid(self) -> str:
+        """The Node's uid."""
+        uid: str = (await self.kubernetes.get(node_path(self.node)))["metadata"]["uid"]
+        return uid
+
+    async def want(self, *lines: Line, without: tuple[Line, ...] = ()) -> None:
+        """Write lines as handlers do, and remove others."""
+        changes: dict[str, Line | None] = {line.key: line for line in lines} | {line.key: None for line in without}
+        await self.patch_desired(node_patch(self.node, await self.node_uid(), changes))
+
+    async def patch_desired(self, patch: Object) -> None:
+        """Patch the node's desired ConfigMap; create it where it is missing."""
+        try:
+            await self.kubernetes.patch(configmaps(NAMESPACE, desired_name(self.node)), patch)
+        except NotFound:
+            data = {key: text for key, text in patch["data"].items() if text is not None}
+            metadata = patch["metadata"] | {"name": desired_name(self.node)}
+            body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
+            await self.kubernetes.create(configmaps(NAMESPACE), body)
+
+    def stored_report(self) -> Object | None:
+        """The report's ConfigMap as it is in the store."""
+        answer = self.server.handle("GET", configmaps(NAMESPACE, report_name(self.node)), {}, {})
+        if answer.status != 200:
+            return None
+        stored: Object = json.loads(answer.body)
+        return stored
+
+    def report(self) -> Report:
+        """The report; an empty one where there is none."""
+        stored = self.stored_report()
+        return read_report(stored["metadata"]) if stored else Report(self.node)
+
+    def state(self, line: Line) -> str:
+        """What the report says of a line; `unknown` where it does not name this version."""
+        report = self.report()
+        return report.state(line.key, line.version) if report.knows(line.key, line.version) else "unknown"
+
+    def detail(self, line: Line) -> str:
+        """The report's value for a line; empty where there is none."""
+        stored = self.stored_report() or {}
+        text: str = (stored.get("data") or {}).get(line.key, "")
+        return text
+
+    def writes(self) -> list[float]:
+        """When the agent wrote."""
+        return [at for at, method, _ in self.requests if method != "GET"]
+
+    def events(self, name: str) -> list[Mapping[str, Any]]:
+        """The log events of that name."""
+        return [event for event in self.logs if event["event"] == name]
+
+    async def _before(self, method: str, path: str) -> Response | None:
+        self.requests.append((asyncio.get_running_loop().time(), method, path))
+        if self.down:
+            raise Unreachable("connection refused")
+        if self.hangs:
+            await asyncio.sleep(86400)
+        return self.answers.get((method, path))
+
+    def _capture(self, _logger: object, level: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        self.logs.append({**event, "level": level})
+        raise structlog.DropEvent
+
+
+def utcnow() -> datetime:
+    """`EPOCH` and what the loop's clock shows since."""
+    return EPOCH + timedelta(seconds=asyncio.get_running_loop().time())
+
+
+@contextlib.asynccontextmanager
+async def bench(node: str = "node-1", *, registered: bool = True) -> AsyncIterator[Bench]:
+    """A cluster with one Node, no lines and no agent yet."""
+    server = ApiServer(utcnow, Random(1))
+    transport = InProcessTransport(server)
+    kubernetes = Kubernetes(transport)
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
+    await kubernetes.create("/api/v1/namespaces", namespace)
+    with tempfile.TemporaryDirectory(prefix="wh", dir="/tmp") as folder:
+        made = Bench(server, transport, kubernetes, MemoryRuntime(), Path(folder) / "state", node)
+        if registered:
+            await made.register_node()
+        yield made

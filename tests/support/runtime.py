@@ -1,0 +1,132 @@
+"""A container runtime in memory, with the registry that it pulls from: what a tag points at, what fails, what hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import defaultdict, deque
+from dataclasses import dataclass, field
+
+from warmhook.images import parse_reference
+from warmhook.ports import (
+    Credentials,
+    FailureReason,
+    ImageFilesystem,
+    PullFailed,
+    RuntimeImage,
+    RuntimeUnreachable,
+)
+
+__all__ = ["MemoryRuntime", "digest_of"]
+
+
+def digest_of(content: str) -> str:
+    """A digest that stands for some content."""
+    return f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"
+
+
+@dataclass(slots=True)
+class MemoryRuntime:
+    """Behaves as containerd's CRI does: digests belong to the ID, removing by one name removes the ID."""
+
+    registry: dict[str, str] = field(default_factory=dict)
+    """Tag reference to the digest that it points at now; references with a digest need no entry."""
+    pull_seconds: float = 1.0
+    unreachable: bool = False
+    failures: defaultdict[str, deque[PullFailed | Exception]] = field(default_factory=lambda: defaultdict(deque))
+    """What the next pulls of a reference raise."""
+    listed: dict[str, str] = field(default_factory=dict)
+    """Name to image ID."""
+    pulls: list[str] = field(default_factory=list)
+    """Every pull that began, in order."""
+    cancelled: list[str] = field(default_factory=list)
+    running: int = 0
+    most_running: int = 0
+    lists: int = 0
+    """How often the images were asked for."""
+
+    def push(self, reference: str, content: str) -> str:
+        """Point a tag at new content; returns its digest."""
+        self.registry[reference] = digest_of(content)
+        return self.registry[reference]
+
+    def have(self, reference: str) -> None:
+        """The image is there, as if somebody else had pulled it."""
+        parsed = parse_reference(reference)
+        digest = parsed.digest or self.registry[reference]
+        image_id = digest_of(f"config of {digest}")
+        self.listed[f"{parsed.name}@{digest}"] = image_id
+        if parsed.tag:
+            self.listed[reference] = image_id
+
+    def lose(self, reference: str) -> None:
+        """The image is gone, with all names of its ID, as when kubelet needs the space."""
+        image_id = self.listed[reference]
+        self.listed = {name: each for name, each in self.listed.items() if each != image_id}
+
+    def fail(self, reference: str, *reasons: FailureReason, message: str = "the registry said no") -> None:
+        """The next pulls of a reference fail for these reasons."""
+        self.failures[reference] += [PullFailed(reason, message) for reason in reasons]
+
+    async def version(self) -> str:
+        self._answer()
+        return "memory 1"
+
+    async def images(self) -> list[RuntimeImage]:
+        self._answer()
+        self.lists += 1
+        names: defaultdict[str, list[str]] = defaultdict(list)
+        for name, image_id in sorted(self.listed.items()):
+            names[image_id].append(name)
+        return [
+            RuntimeImage(
+                image_id,
+                tuple(name for name in each if "@" not in name),
+                tuple(name for name in each if "@" in name),
+                size_bytes=1000,
+            )
+            for image_id, each in names.items()
+        ]
+
+    async def image(self, reference: str) -> RuntimeImage | None:
+        wanted = self.listed.get(reference, reference)
+        return next((image for image in await self.images() if image.id == wanted), None)
+
+    async def pull(self, reference: str, *, timeout_seconds: float, credentials: Credentials | None = None) -> str:
+        self._answer()
+        self.pulls.append(reference)
+        self.running += 1
+        self.most_running = max(self.running, self.most_running)
+        try:
+            await asyncio.sleep(min(self.pull_seconds, timeout_seconds))
+        except asyncio.CancelledError:
+            self.cancelled.append(reference)
+            raise
+        finally:
+            self.running -= 1
+        self._answer()
+        if self.pull_seconds > timeout_seconds:
+            raise PullFailed("Timeout", f"took longer than {timeout_seconds} s")
+        if self.failures[reference]:
+            failure = self.failures[reference].popleft()
+            if isinstance(failure, PullFailed) and failure.reason == "NotRunnable":
+                # As containerd 1.6 does: the name stays listed, without a digest.
+                self.listed[reference] = digest_of(f"not runnable: {reference}")
+            raise failure
+        if "@" not in reference and reference not in self.registry:
+            raise PullFailed("NotFound", f"{reference}: not found")
+        self.have(reference)
+        return self.listed[reference]
+
+    async def remove(self, reference: str) -> None:
+        self._answer()
+        if reference in self.listed:
+            self.lose(reference)
+
+    async def filesystems(self) -> list[ImageFilesystem]:
+        self._answer()
+        return [ImageFilesystem("/var/lib/memory", 1000 * len(self.listed))]
+
+    def _answer(self) -> None:
+        if self.unreachable:
+            raise RuntimeUnreachable("memory://: nobody answers")

@@ -1,0 +1,279 @@
+"""What do policies make of pushes, whatever the order in which these arrive?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from warmhook.images import Reference, parse_reference
+from warmhook.policies import (
+    Policy,
+    PushRule,
+    Upsert,
+    decide_push,
+    is_expired,
+    policy_changes,
+    surplus,
+)
+from warmhook.semver import parse_range
+from warmhook.warmimages import ObjectKey, Template, WarmImage
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+SHOP = ObjectKey("shop", "shop")
+REPOSITORY = "harbor.example.com/shop/app"
+ALL = PushRule("harbor.example.com/shop/**")
+
+
+def image(tag: str, letter: str = "a", repository: str = REPOSITORY) -> Reference:
+    return parse_reference(f"{repository}:{tag}@sha256:{letter * 64}")
+
+
+def at(minutes: int) -> datetime:
+    return NOW - timedelta(hours=10) + timedelta(minutes=minutes)
+
+
+Push = tuple[Reference, datetime, str]
+"""Image, time and event id."""
+
+
+def play(policy: Policy, pushes: Iterable[Push], stored: Sequence[WarmImage] = ()) -> dict[str, WarmImage]:
+    """Accept one push after the other, and prune after each, as the handlers do."""
+    warmimages = {it.key.name: it for it in stored}
+    for reference, moment, event_id in pushes:
+        if not policy.wants(reference):
+            continue
+        decision = decide_push(policy, reference, moment, event_id, list(warmimages.values()), NOW)
+        if isinstance(decision, Upsert):
+            warmimages[decision.warmimage.key.name] = decision.warmimage
+        for old in surplus(policy, list(warmimages.values())):
+            del warmimages[old.key.name]
+    return warmimages
+
+
+def decided(policy: Policy, push: Push, stored: Iterable[WarmImage] = ()) -> Upsert | str:
+    return decide_push(policy, *push, list(stored), NOW)
+
+
+# --- which pushes ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rule", "tag", "matches"),
+    [
+        (ALL, "anything", True),
+        (replace(ALL, tags=("v*",)), "v1", True),
+        (replace(ALL, tags=("v*",)), "1", False),
+        (replace(ALL, exclude=("*-debug",)), "v1-debug", False),
+        (replace(ALL, tags=("v*",), exclude=("v*",)), "v1", False),
+        (replace(ALL, semver=parse_range(">=1.2 <3")), "v1.2.0", True),
+        (replace(ALL, semver=parse_range(">=1.2 <3")), "v3.0.0", False),
+        (replace(ALL, semver=parse_range(">=1.2 <3")), "nightly", False),
+        (replace(ALL, repository="harbor.example.com/*"), "v1", False),
+        (replace(ALL, repository="other.example.com/**"), "v1", False),
+    ],
+)
+def test_a_rule_takes_what_all_its_conditions_allow(rule: PushRule, tag: str, matches: bool) -> None:
+    assert rule.matches(image(tag)) is matches
+
+
+def test_a_push_without_a_tag_is_taken_only_where_a_rule_asks_for_it() -> None:
+    untagged = parse_reference(f"{REPOSITORY}@sha256:{'a' * 64}")
+    assert not ALL.matches(untagged)
+    assert replace(ALL, untagged=True).matches(untagged)
+
+
+def test_keep_is_the_largest_of_the_rules_for_the_repository_whatever_their_tags() -> None:
+    policy = Policy(SHOP, push=(replace(ALL, keep=2), replace(ALL, tags=("x",), keep=5)))
+    assert policy.keep(image("v1")) == 5
+
+
+# --- one push --------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_push_makes_a_warmimage_under_the_policys_template() -> None:
+    policy = Policy(SHOP, push=(ALL,), template=Template(expire_after_seconds=10**6))
+    decision = decided(policy, (image("v1"), at(1), "e"))
+    assert isinstance(decision, Upsert)
+    assert decision.replaces is None
+    made = decision.warmimage
+    assert (str(made.image), made.digest, made.pushed_at) == (f"{REPOSITORY}:v1", image("v1").digest, at(1))
+    assert (made.template, made.event_id, made.key.namespace) == (policy.template, "e", "shop")
+
+
+def test_the_same_event_again_is_a_duplicate() -> None:
+    policy = Policy(SHOP, push=(ALL,))
+    stored = play(policy, [(image("v1"), at(1), "e")]).values()
+    assert decided(policy, (image("v1"), at(9), "e"), stored) == "duplicate"
+    assert decided(policy, (image("v1"), at(1), "another id"), stored) == "duplicate"
+
+
+def test_an_older_push_of_the_same_tag_is_superseded_and_a_newer_one_replaces() -> None:
+    policy = Policy(SHOP, push=(ALL,))
+    stored = list(play(policy, [(image("v1", "b"), at(5), "e")]).values())
+    assert decided(policy, (image("v1", "a"), at(4), "f"), stored) == "superseded"
+    newer = decided(policy, (image("v1", "a"), at(6), "g"), stored)
+    assert isinstance(newer, Upsert)
+    assert newer.replaces == stored[0]
+
+
+def test_of_two_pushes_at_one_moment_the_greater_digest_wins() -> None:
+    policy = Policy(SHOP, push=(ALL,))
+    one, two = (image("v1", "a"), at(1), "e"), (image("v1", "b"), at(1), "f")
+    assert play(policy, [one, two]) == play(policy, [two, one])
+
+
+def test_a_push_older_than_all_that_are_kept_is_superseded() -> None:
+    policy = Policy(SHOP, push=(replace(ALL, keep=2),))
+    stored = play(policy, [(image(f"v{n}"), at(n), f"e{n}") for n in (2, 3)]).values()
+    assert decided(policy, (image("v1"), at(1), "e1"), stored) == "superseded"
+
+
+def test_what_the_policy_no_longer_wants_takes_no_place() -> None:
+    stored = play(Policy(SHOP, push=(ALL,)), [(image("debug"), at(9), "e")]).values()
+    policy = Policy(SHOP, push=(replace(ALL, tags=("v*",)),))
+    assert isinstance(decided(policy, (image("v1"), at(1), "f"), stored), Upsert)
+
+
+def test_a_push_whose_time_is_over_is_expired() -> None:
+    policy = Policy(SHOP, push=(ALL,), template=Template(expire_after_seconds=3600))
+    assert decided(policy, (image("v1"), NOW - timedelta(seconds=3601), "e")) == "expired"
+    assert isinstance(decided(policy, (image("v1"), NOW - timedelta(seconds=3599), "e")), Upsert)
+
+
+def test_an_image_that_the_policy_names_takes_every_newer_push_and_never_expires() -> None:
+    named = parse_reference(f"{REPOSITORY}:base")
+    policy = Policy(SHOP, images=(named,), push=(ALL,), template=Template(expire_after_seconds=1))
+    (stored,) = [upsert.warmimage for upsert in policy_changes(policy, [], NOW).upserts]
+    decision = decided(policy, (image("base"), at(1), "e"), [stored])
+    assert isinstance(decision, Upsert)
+    assert (decision.replaces, decision.warmimage.digest) == (stored, image("base").digest)
+    assert not policy_changes(policy, [decision.warmimage], NOW).deletes
+
+
+# --- any order -------------------------------------------------------------------------------------------------------
+
+pushes = st.lists(
+    st.builds(
+        lambda tag, letter, minute: (image(tag, letter), at(minute), f"{tag} {letter} {minute}"),
+        st.sampled_from(["v1", "v2", "v3", "base"]),
+        st.sampled_from("abc"),
+        st.integers(0, 6),
+    ),
+    max_size=8,
+)
+policies = st.builds(
+    lambda keep, named: Policy(
+        SHOP, images=(parse_reference(f"{REPOSITORY}:base"),) if named else (), push=(replace(ALL, keep=keep),)
+    ),
+    st.integers(1, 3),
+    st.booleans(),
+)
+
+
+def essence(warmimages: dict[str, WarmImage]) -> set[tuple[str, str, datetime | None]]:
+    return {(str(it.image), it.digest, it.pushed_at) for it in warmimages.values()}
+
+
+@given(policies, pushes, st.data())
+def test_the_order_of_arrival_and_replays_do_not_matter(
+    policy: Policy, given_: list[Push], data: st.DataObject
+) -> None:
+    shuffled = data.draw(st.permutations(given_))
+    replayed = [*shuffled, *data.draw(st.permutations(shuffled))]
+    assert essence(play(policy, replayed)) == essence(play(policy, given_))
+
+
+@given(policies, pushes)
+def test_replaying_everything_changes_nothing(policy: Policy, given_: list[Push]) -> None:
+    once = play(policy, given_)
+    assert play(policy, given_, list(once.values())) == once
+
+
+@given(policies, pushes)
+def test_never_more_than_keep_stay_and_these_are_the_newest(policy: Policy, given_: list[Push]) -> None:
+    stay = [it for it in play(policy, given_).values() if not policy.names(it.image)]
+    assert len(stay) <= policy.keep(image("v1"))
+    newest: dict[str, datetime] = {}
+    for reference, moment, _ in given_:
+        if not policy.names(reference):
+            newest[reference.tag] = max(newest.get(reference.tag, moment), moment)
+    ranked = sorted(newest.values(), reverse=True)[: policy.keep(image("v1"))]
+    assert sorted((it.pushed_at for it in stay if it.pushed_at), reverse=True) == ranked
+
+
+# --- a policy --------------------------------------------------------------------------------------------------------
+
+
+def settle(policy: Policy, stored: Iterable[WarmImage]) -> list[WarmImage]:
+    """The WarmImages after the policy's changes."""
+    warmimages = {it.key: it for it in stored}
+    changes = policy_changes(policy, list(warmimages.values()), NOW)
+    for upsert in changes.upserts:
+        warmimages[upsert.warmimage.key] = upsert.warmimage
+    for gone in changes.deletes:
+        del warmimages[gone.key]
+    return list(warmimages.values())
+
+
+def test_what_a_policy_names_is_created_once() -> None:
+    policy = Policy(SHOP, images=(parse_reference(f"{REPOSITORY}:base"), parse_reference(f"{REPOSITORY}:base")))
+    (made,) = settle(policy, [])
+    assert (str(made.image), made.pushed_at) == (f"{REPOSITORY}:base", None)
+    assert settle(policy, [made]) == [made]
+
+
+def test_a_changed_policy_updates_its_warmimages_and_deletes_those_that_no_rule_matches() -> None:
+    before = Policy(SHOP, push=(replace(ALL, keep=3),))
+    stored = play(before, [(image("v1"), at(1), "e"), (image("debug"), at(2), "f")])
+    after = Policy(SHOP, push=(replace(ALL, tags=("v*",)),), template=Template(expire_after_seconds=10**6))
+    (left,) = settle(after, stored.values())
+    assert (left.image.tag, left.template, left.pushed_at) == ("v1", after.template, at(1))
+
+
+def test_what_is_no_longer_named_goes_unless_a_rule_wants_it() -> None:
+    named = Policy(SHOP, images=(parse_reference(f"{REPOSITORY}:base"),), push=(ALL,))
+    stored = settle(named, [])
+    assert settle(replace(named, images=()), stored)
+    assert not settle(replace(named, images=(), push=()), stored)
+
+
+def test_a_digest_that_the_policy_gives_holds_until_a_push_brings_another() -> None:
+    policy = Policy(SHOP, images=(image("base", "a"),))
+    (made,) = settle(policy, [])
+    assert made.digest == image("base", "a").digest
+    (moved,) = settle(replace(policy, images=(image("base", "b"),)), [made])
+    assert moved.digest == image("base", "b").digest
+    pushed = replace(moved, digest=image("base", "c").digest, pushed_at=at(1))
+    assert settle(replace(policy, images=(image("base", "b"),)), [pushed]) == [pushed]
+
+
+def test_a_warmimage_under_a_name_that_is_not_the_policys_is_deleted() -> None:
+    policy = Policy(SHOP, push=(ALL,))
+    (made,) = play(policy, [(image("v1"), at(1), "e")]).values()
+    assert not settle(policy, [replace(made, key=ObjectKey("shop", "renamed"))])
+
+
+def test_a_shorter_lifetime_expires_what_is_stored() -> None:
+    policy = Policy(SHOP, push=(ALL,))
+    stored = play(policy, [(image("v1"), at(1), "e")]).values()
+    assert not settle(replace(policy, template=Template(expire_after_seconds=60)), stored)
+
+
+@given(policies, policies, pushes)
+def test_a_policy_settles_at_once(before: Policy, after: Policy, given_: list[Push]) -> None:
+    settled = settle(after, play(before, given_).values())
+    assert {it.key: it for it in settle(after, settled)} == {it.key: it for it in settled}
+
+
+@given(st.integers(1, 100_000), st.integers(0, 200_000))
+def test_expiry_counts_from_the_push_and_else_from_the_creation(seconds: int, age: int) -> None:
+    bare = WarmImage(SHOP, image("v1"), template=Template(expire_after_seconds=seconds))
+    moment = NOW - timedelta(seconds=age)
+    assert is_expired(replace(bare, pushed_at=moment), NOW) is (age > seconds)
+    assert is_expired(replace(bare, created_at=moment), NOW) is (age > seconds)
+    assert not is_expired(bare, NOW)

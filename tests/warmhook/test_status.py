@@ -1,0 +1,131 @@
+"""Does a WarmImage's status say what its nodes report, no more and no less?"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from warmhook.lines import Line
+from warmhook.placement import Node
+from warmhook.reports import REACHABLE_FOR, LineState, Report
+from warmhook.status import FAILURES_MAX, Counts, Failure, count, status_object
+from warmhook.warmimages import ObjectKey
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+LINE = Line(ObjectKey("shop", "app"), "ghcr.io/a/b:1")
+
+
+def node(name: str) -> Node:
+    return Node(name, f"uid of {name}", {})
+
+
+def report(name: str, state: LineState | None = None, *, version: str = LINE.version, age: float = 60) -> Report:
+    """What the agent of a node says of the line; `None`: nothing."""
+    seen = NOW - timedelta(seconds=age)
+    if state == "warm":
+        return Report(name, seen, frozenset({version}))
+    return Report(name, seen, states={} if state is None else {LINE.key: (state, version)})
+
+
+def counted(*reports: Report, also: tuple[str, ...] = (), refused: tuple[str, ...] = ()) -> Counts:
+    nodes = [node(it.node) for it in reports] + [node(name) for name in also]
+    return count(LINE, nodes, {it.node: it for it in reports}, NOW, refused)
+
+
+def test_each_state_is_counted_and_desired_is_their_sum() -> None:
+    counts = counted(report("a", "warm"), report("b", "pulling"), report("c", "waiting"), report("d", "failed"))
+    assert (counts.warm, counts.pulling, counts.waiting, counts.failed, counts.desired) == (1, 1, 1, 1, 4)
+    assert counts.failing == ("d",)
+
+
+def test_a_line_that_the_agent_has_not_seen_in_this_version_is_waiting() -> None:
+    counts = counted(report("a"), report("b", "warm", version="00000000"), report("c", "failed", version="00000000"))
+    assert (counts.waiting, counts.desired) == (3, 3)
+
+
+def test_a_node_without_a_report_or_with_an_old_one_is_unreachable_whatever_it_says() -> None:
+    old = REACHABLE_FOR.total_seconds()
+    counts = counted(report("a", "warm", age=old), report("b", "warm", age=old - 1), also=("c",))
+    assert (counts.unreachable, counts.warm, counts.desired) == (2, 1, 1)
+    assert counts.silent == ("a", "c")
+    assert counts.ready
+
+
+def test_nodes_that_are_not_wanted_do_not_count() -> None:
+    assert count(LINE, [], {"a": report("a", "warm")}, NOW).desired == 0
+
+
+def test_a_node_without_room_for_the_line_has_failed() -> None:
+    counts = counted(report("a", "warm"), report("b"), refused=("b",))
+    assert (counts.failed, counts.failing) == (1, ("b",))
+
+
+def test_the_first_ten_failures_are_named() -> None:
+    counts = counted(*(report(f"n{i:02}", "failed") for i in range(15)))
+    assert counts.failed == 15
+    assert counts.failing == tuple(f"n{i:02}" for i in range(FAILURES_MAX))
+
+
+@given(st.lists(st.sampled_from(["warm", "pulling", "waiting", "failed", None, "old", "none"]), max_size=30))
+def test_every_wanted_node_is_counted_exactly_once(states: list[Any]) -> None:
+    reports = [
+        report(str(i), "warm", age=10**6) if state == "old" else report(str(i), state)
+        for i, state in enumerate(states)
+        if state != "none"
+    ]
+    counts = count(LINE, [node(str(i)) for i in range(len(states))], {it.node: it for it in reports}, NOW)
+    assert counts.desired + counts.unreachable == len(states)
+    assert counts.unreachable == states.count("old") + states.count("none")
+    assert counts.ready is (0 < counts.desired == states.count("warm"))
+
+
+# --- the object ------------------------------------------------------------------------------------------------------
+
+
+def status(
+    before: dict[str, Any], counts: Counts, *, generation: int = 1, later: float = 0, failures: tuple[Failure, ...] = ()
+) -> dict[str, Any]:
+    moment = NOW + timedelta(seconds=later)
+    return status_object(before, generation, "sha256:" + "a" * 64, counts, failures, moment)
+
+
+def conditions(obj: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    return {it["type"]: (it["status"], it["lastTransitionTime"]) for it in obj["conditions"]}
+
+
+def test_the_same_counts_later_are_the_same_status() -> None:
+    counts = Counts(warm=1, failed=1)
+    failures = (Failure("b", "NotFound", "no such tag"),)
+    first = status({}, counts, failures=failures)
+    assert status(first, counts, later=500, failures=failures) == first
+    assert first["failures"] == [{"node": "b", "reason": "NotFound", "message": "no such tag"}]
+
+
+def test_ready_means_that_all_are_warm_and_there_is_one() -> None:
+    assert conditions(status({}, Counts()))["Ready"][0] == "False"
+    assert conditions(status({}, Counts(unreachable=3)))["Ready"][0] == "False"
+    assert conditions(status({}, Counts(warm=1, unreachable=1)))["Ready"][0] == "True"
+    assert conditions(status({}, Counts(warm=1, failed=1)))["Degraded"][0] == "True"
+
+
+def test_a_condition_keeps_its_time_until_it_says_something_else() -> None:
+    first = status({}, Counts(waiting=2))
+    still = status(first, Counts(warm=1, waiting=1), later=10)
+    done = status(still, Counts(warm=2), later=20)
+    assert conditions(still)["Ready"] == conditions(first)["Ready"]
+    assert conditions(done)["Ready"] == ("True", "2026-03-01T12:00:20Z")
+    assert conditions(done)["Degraded"] == conditions(first)["Degraded"]
+
+
+def test_started_and_completed_belong_to_a_generation() -> None:
+    started = status({}, Counts(waiting=1))
+    assert "completedAt" not in started
+    done = status(started, Counts(warm=1), later=10)
+    assert (done["startedAt"], done["completedAt"]) == ("2026-03-01T12:00:00Z", "2026-03-01T12:00:10Z")
+    joined = status(done, Counts(warm=1, waiting=1), later=20)
+    assert joined["completedAt"] == done["completedAt"]
+    renewed = status(joined, Counts(waiting=2), generation=2, later=30)
+    assert (renewed["startedAt"], "completedAt" in renewed) == ("2026-03-01T12:00:30Z", False)
