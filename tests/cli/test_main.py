@@ -1,0 +1,73 @@
+"""Does every command start, and does one that cannot say so in one line?"""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from cli.main import main, warmhook
+from warmhook import __version__
+
+
+def test_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"warmhook {__version__}\n"
+
+
+def test_has_these_commands() -> None:
+    assert sorted(warmhook.commands) == ["crds", "demo", "devcluster", "parse"]
+
+
+@pytest.mark.parametrize("command", ["crds", "demo", "devcluster", "parse"])
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    assert f"Usage: warmhook {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["brew"], "No such command 'brew'"),
+        (["demo", "--nodes", "0"], "--nodes"),
+        (["demo", "--runtime", "docker"], "'embedded', 'containerd'"),
+        (["demo", "--stop-agent", "node-9"], "nodes are node-1 to node-3"),
+        (["devcluster", "--port", "http"], "--port"),
+        (["devcluster", "--kubeconfig", "/nowhere/config"], "name another"),
+        (["crds", "--output-dir", "/dev/null/crds"], "name a folder that can be written"),
+    ],
+)
+def test_a_call_that_cannot_work_gets_one_line_and_status_2(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert words in shown.err
+    assert shown.err.count("\n") == 1
+
+
+def test_a_port_that_is_taken_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["devcluster", "--port", str(port)]) == 2
+    assert f"--port {port}: Address already in use; choose another" in capsys.readouterr().err
+
+
+def test_a_kubeconfig_that_exists_is_never_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    precious = tmp_path / "config"
+    precious.write_text("the way to production")
+
+    assert main(["devcluster", "--kubeconfig", str(precious)]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert precious.read_text() == "the way to production"
+
+
+def test_a_machine_without_containerd_is_told_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    assert main(["demo", "--runtime", "containerd"]) == 2
+    assert "containerd is not installed; leave the option out" in capsys.readouterr().err

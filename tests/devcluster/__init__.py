@@ -1,0 +1,1 @@
+"""Does the command do what its help says?"""

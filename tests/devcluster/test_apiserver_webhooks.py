@@ -1,0 +1,324 @@
+"""Does the creation of a Pod go through mutating webhooks as a real API server's does?"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from adapters.certificates import Pair, make_pair
+from devcluster.apiserver import ApiServer
+from devcluster.apiserver.app import application
+from tests.real.programs import eventually
+from warmhook.ports import Object
+
+CONFIGURATIONS = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
+PODS = "/api/v1/namespaces/default/pods"
+NO_MIRROR = '!has(object.metadata.annotations) || !("kubernetes.io/config.mirror" in object.metadata.annotations)'
+NO_DAEMONSET = (
+    '!has(object.metadata.ownerReferences) || !object.metadata.ownerReferences.exists(o, o.kind == "DaemonSet")'
+)
+Answer = Callable[[Object], Object | None]
+"""What a webhook says to a request: the `response` without its uid; `None` is status 500."""
+
+
+def allow(_request: Object) -> Object:
+    return {"allowed": True}
+
+
+def labelled(name: str) -> Answer:
+    """A webhook that adds a label, and says so again however often it is asked."""
+
+    def answer(request: Object) -> Object:
+        labels = request["object"]["metadata"].get("labels")
+        steps = [] if labels else [{"op": "add", "path": "/metadata/labels", "value": {}}]
+        steps.append({"op": "add", "path": f"/metadata/labels/{name}", "value": "yes"})
+        patch = base64.b64encode(json.dumps(steps).encode()).decode()
+        return {"allowed": True, "patchType": "JSONPatch", "patch": patch}
+
+    return answer
+
+
+class Site:
+    """An API server, and webhooks over TLS that it may call."""
+
+    def __init__(self, api: httpx.AsyncClient, port: int, authority: bytes) -> None:
+        self.api = api
+        self.port = port
+        self.authority = authority
+        self.answers: dict[str, Answer] = {}
+        self.asked: list[tuple[str, Object]] = []
+
+    async def answer(self, request: Request) -> Response:
+        name, review = request.path_params["name"], json.loads(await request.body())
+        assert review["apiVersion"] == "admission.k8s.io/v1"
+        self.asked.append((name, review["request"]))
+        said = self.answers[name](review["request"])
+        if said is None:
+            return Response(status_code=500)
+        body = {**review, "response": {"uid": review["request"]["uid"], **said}}
+        del body["request"]
+        return Response(json.dumps(body), media_type="application/json")
+
+    def hook(self, name: str, answer: Answer = allow, **more: Any) -> Object:
+        self.answers[name] = answer
+        return {
+            "name": f"{name}.example.com",
+            "clientConfig": {
+                "url": f"https://127.0.0.1:{self.port}/{name}",
+                "caBundle": base64.b64encode(self.authority).decode(),
+            },
+            "rules": [{"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}],
+            "admissionReviewVersions": ["v1"],
+            "sideEffects": "NoneOnDryRun",
+            **more,
+        }
+
+    async def install(self, *hooks: Object, name: str = "c") -> httpx.Response:
+        return await self.api.post(CONFIGURATIONS, json={"metadata": {"name": name}, "webhooks": list(hooks)})
+
+    async def create(self, query: str = "", **metadata: Any) -> httpx.Response:
+        pod = {
+            "metadata": {"generateName": "web-", **metadata},
+            "spec": {"containers": [{"name": "a", "image": "nginx"}]},
+        }
+        return await self.api.post(PODS + query, json=pod)
+
+    def names(self) -> list[str]:
+        return [name for name, _ in self.asked]
+
+
+def written(folder: Path, pair: Pair) -> tuple[str, str]:
+    """The files of certificate and key."""
+    certificate, key = folder / "tls.crt", folder / "tls.key"
+    certificate.write_bytes(pair.certificate)
+    key.write_bytes(pair.key)
+    return str(certificate), str(key)
+
+
+@asynccontextmanager
+async def site() -> AsyncIterator[Site]:
+    pair = make_pair(["127.0.0.1", "hooks.default.svc"], datetime.now(UTC))
+    with socket.create_server(("127.0.0.1", 0)) as listener, tempfile.TemporaryDirectory(prefix="wh") as folder:
+        port = listener.getsockname()[1]
+        server = ApiServer(lambda: datetime.now(UTC), Random(1))
+        app = application(server, services={"hooks.default": ("127.0.0.1", port)})
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as api:
+            here = Site(api, port, pair.authority)
+            certificate, key = written(Path(folder), pair)
+            hooks = uvicorn.Server(
+                uvicorn.Config(
+                    Starlette(routes=[Route("/{name}", here.answer, methods=["POST"])]),
+                    log_config=None,
+                    lifespan="off",
+                    ssl_certfile=certificate,
+                    ssl_keyfile=key,
+                )
+            )
+            task = asyncio.create_task(hooks.serve(sockets=[listener]), name="webhooks")
+            await eventually(lambda: hooks.started, what="the webhooks are served")
+            try:
+                yield here
+            finally:
+                hooks.should_exit = True
+                await task
+
+
+def run(case: Callable[[Site], Awaitable[None]]) -> None:
+    async def work() -> None:
+        async with site() as here:
+            await case(here)
+
+    asyncio.run(work())
+
+
+def test_a_patch_is_applied_and_the_request_is_as_a_real_servers() -> None:
+    async def case(here: Site) -> None:
+        assert (await here.install(here.hook("one", labelled("one")))).status_code == 201
+        created = await here.create(labels={"app": "web"})
+        assert created.status_code == 201, created.text
+        pod = created.json()
+        assert pod["metadata"]["labels"] == {"app": "web", "one": "yes"}
+        assert pod["metadata"]["name"].startswith("web-")
+        assert pod["status"]["phase"] == "Pending"
+        ((_, request),) = here.asked
+        assert request["operation"] == "CREATE"
+        assert (request["namespace"], request["dryRun"], request["oldObject"]) == ("default", False, None)
+        seen = request["object"]
+        assert seen["metadata"].keys() == {"generateName", "labels", "namespace", "managedFields"}
+        assert seen["spec"]["restartPolicy"] == "Always"
+        assert "name" not in request
+
+    run(case)
+
+
+def test_what_is_no_creation_of_a_pod_calls_nobody() -> None:
+    async def case(here: Site) -> None:
+        await here.install(here.hook("one"))
+        await here.api.post("/api/v1/namespaces/default/configmaps", json={"metadata": {"name": "x"}})
+        await here.api.get(PODS)
+        assert (await here.api.post(PODS, content=b"{")).status_code == 400
+        assert (
+            await here.api.post("/api/v1/namespaces/none/pods", json={"metadata": {"name": "x"}})
+        ).status_code == 404
+        assert here.asked == []
+
+    run(case)
+
+
+@pytest.mark.parametrize(
+    ("more", "metadata"),
+    [
+        ({"namespaceSelector": {"matchLabels": {"x": "y"}}}, {}),
+        (
+            {
+                "namespaceSelector": {
+                    "matchExpressions": [
+                        {"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ["default"]}
+                    ]
+                }
+            },
+            {},
+        ),
+        ({"objectSelector": {"matchLabels": {"app": "web"}}}, {"labels": {"app": "db"}}),
+        ({"rules": [{"operations": ["UPDATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}]}, {}),
+        (
+            {"matchConditions": [{"name": "m", "expression": NO_MIRROR}]},
+            {"annotations": {"kubernetes.io/config.mirror": "x"}},
+        ),
+        (
+            {"matchConditions": [{"name": "d", "expression": NO_DAEMONSET}]},
+            {"ownerReferences": [{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "a", "uid": "u"}]},
+        ),
+    ],
+)
+def test_who_is_not_selected_is_not_asked(more: Object, metadata: Object) -> None:
+    async def case(here: Site) -> None:
+        conditions = [{"name": "m", "expression": NO_MIRROR}, {"name": "d", "expression": NO_DAEMONSET}]
+        installed = await here.install(here.hook("one", **more), here.hook("two", matchConditions=conditions))
+        assert installed.status_code == 201, installed.text
+        assert (await here.create(**metadata)).status_code == 201
+        assert "one" not in here.names()
+        assert (await here.create()).status_code == 201
+        assert "two" in here.names()
+
+    run(case)
+
+
+def test_the_failure_policy_says_what_a_failed_call_means() -> None:
+    async def case(here: Site) -> None:
+        broken: dict[str, Answer] = {
+            "status": lambda _: None,
+            "uid": lambda _: {"allowed": True, "uid": "another"},
+            "patch": lambda _: {"allowed": True, "patchType": "JSONPatch", "patch": "////"},
+            "kind": lambda _: {"allowed": True, "patchType": "Merge", "patch": "e30="},
+        }
+        for name, answer in broken.items():
+            await here.install(here.hook(name, answer, failurePolicy="Fail"))
+            refused = await here.create()
+            assert refused.status_code == 500, name
+            assert f'failed calling webhook "{name}.example.com"' in refused.json()["message"]
+            await here.api.delete(f"{CONFIGURATIONS}/c")
+            await here.install(here.hook(name, answer, failurePolicy="Ignore"))
+            assert (await here.create()).status_code == 201
+            await here.api.delete(f"{CONFIGURATIONS}/c")
+
+    run(case)
+
+
+def test_nobody_is_believed_whom_the_bundle_does_not_name() -> None:
+    async def case(here: Site) -> None:
+        here.authority = make_pair(["127.0.0.1"], datetime.now(UTC)).authority
+        await here.install(here.hook("one", failurePolicy="Fail"))
+        assert (await here.create()).status_code == 500
+        assert here.asked == []
+
+    run(case)
+
+
+def test_a_denial_is_passed_on() -> None:
+    async def case(here: Site) -> None:
+        await here.install(here.hook("one", lambda _: {"allowed": False, "status": {"message": "not today"}}))
+        denied = await here.create()
+        assert denied.status_code == 403
+        assert denied.json()["message"] == 'admission webhook "one.example.com" denied the request: not today'
+
+    run(case)
+
+
+def test_one_that_wants_it_is_asked_again_when_a_later_one_changed_the_pod() -> None:
+    async def case(here: Site) -> None:
+        await here.install(
+            here.hook("one", reinvocationPolicy="IfNeeded"),
+            here.hook("two"),
+            here.hook("three", labelled("three"), reinvocationPolicy="IfNeeded"),
+        )
+        assert (await here.create()).json()["metadata"]["labels"] == {"three": "yes"}
+        assert here.names() == ["one", "two", "three", "one"]
+        assert here.asked[-1][1]["object"]["metadata"]["labels"] == {"three": "yes"}
+
+    run(case)
+
+
+def test_a_dry_run_asks_and_stores_nothing() -> None:
+    async def case(here: Site) -> None:
+        await here.install(here.hook("one", labelled("one")))
+        created = await here.create("?dryRun=All")
+        assert created.json()["metadata"]["labels"] == {"one": "yes"}
+        assert here.asked[0][1]["dryRun"] is True
+        assert here.asked[0][1]["options"]["dryRun"] == ["All"]
+        assert (await here.api.get(PODS)).json()["items"] == []
+
+    run(case)
+
+
+def test_a_service_is_reached_where_it_is_served() -> None:
+    async def case(here: Site) -> None:
+        hook = here.hook("one", labelled("one"))
+        hook["clientConfig"] = {
+            "service": {"name": "hooks", "namespace": "default", "path": "/one"},
+            "caBundle": hook["clientConfig"]["caBundle"],
+        }
+        await here.install(hook)
+        assert (await here.create()).json()["metadata"]["labels"] == {"one": "yes"}
+
+    run(case)
+
+
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("webhooks[0].clientConfig", {"clientConfig": {}}),
+        ("webhooks[0].clientConfig.url", {"clientConfig": {"url": "http://x.example"}}),
+        ("webhooks[0].sideEffects", {"sideEffects": "Some"}),
+        ("webhooks[0].failurePolicy", {"failurePolicy": "Perhaps"}),
+        ("webhooks[0].timeoutSeconds", {"timeoutSeconds": 31}),
+        ("webhooks[0].admissionReviewVersions", {"admissionReviewVersions": ["v1beta1"]}),
+        ("webhooks[0].matchConditions[0].expression", {"matchConditions": [{"name": "x", "expression": "object.("}]}),
+        ("webhooks[0].objectSelector", {"objectSelector": {"matchExpressions": [{"key": "a", "operator": "Near"}]}}),
+        ("webhooks[0].name", {"name": "short"}),
+    ],
+)
+def test_a_configuration_that_cannot_work_is_refused(field: str, change: Object) -> None:
+    async def case(here: Site) -> None:
+        refused = await here.install({**here.hook("one"), **change})
+        assert refused.status_code == 422
+        assert [cause["field"] for cause in refused.json()["details"]["causes"]] == [field]
+
+    run(case)

@@ -1,0 +1,227 @@
+"""Does a real kubectl work against the embedded API server? Needs one of 1.27 or newer on PATH."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import selectors
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+_OLDEST = 27
+
+
+def _minor(kubectl: str) -> int:
+    shown = subprocess.run([kubectl, "version", "--client", "-o", "json"], capture_output=True, check=False).stdout
+    try:
+        return int(re.match(r"\d+", json.loads(shown)["clientVersion"]["minor"])[0])  # type: ignore[index] # else TypeError
+    except (ValueError, KeyError, TypeError):
+        return 0
+
+
+pytestmark = pytest.mark.e2e
+
+_THINGS = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {"name": "things.warmhook.dev"},
+    "spec": {
+        "group": "warmhook.dev",
+        "scope": "Namespaced",
+        "names": {"plural": "things", "singular": "thing", "kind": "Thing", "shortNames": ["th"]},
+        "versions": [
+            {
+                "name": "v1",
+                "served": True,
+                "storage": True,
+                "subresources": {"status": {}},
+                "additionalPrinterColumns": [
+                    {"name": "Image", "type": "string", "jsonPath": ".spec.image"},
+                    {
+                        "name": "Ready",
+                        "type": "string",
+                        "jsonPath": '.status.conditions[?(@.type=="Ready")].status',
+                    },
+                    {"name": "Parallel", "type": "integer", "jsonPath": ".spec.parallel", "priority": 1},
+                    {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+                ],
+                "schema": {
+                    "openAPIV3Schema": {
+                        "type": "object",
+                        "properties": {
+                            "spec": {
+                                "type": "object",
+                                "properties": {
+                                    "image": {"type": "string"},
+                                    "parallel": {"type": "integer", "default": 10},
+                                },
+                            },
+                            "status": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
+                        },
+                    }
+                },
+            }
+        ],
+    },
+}
+
+
+class Kubectl:
+    """kubectl with the kubeconfig of an embedded server."""
+
+    def __init__(self, program: str, folder: Path) -> None:
+        self.program = program
+        self.environment = {**os.environ, "KUBECONFIG": str(folder / "kubeconfig"), "HOME": str(folder)}
+
+    def run(self, *arguments: str, stdin: Any = None) -> subprocess.CompletedProcess[str]:
+        text = None if stdin is None else yaml.safe_dump(stdin)
+        command = [self.program, *arguments]
+        return subprocess.run(
+            command, input=text, env=self.environment, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    def __call__(self, *arguments: str, stdin: Any = None) -> str:
+        done = self.run(*arguments, stdin=stdin)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def kubectl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubectl]:
+    program = shutil.which("kubectl")
+    if program is None or _minor(program) < _OLDEST:
+        pytest.skip(f"no kubectl of 1.{_OLDEST} or newer on PATH")
+    folder = tmp_path_factory.mktemp("kubectl")
+    command = [sys.executable, "-m", "devcluster.apiserver", "--port", "0", "--kubeconfig", str(folder / "kubeconfig")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        assert b"ready" in server.stdout.readline()
+        yield Kubectl(program, folder)
+        server.terminate()
+        assert server.wait(10) == 0
+
+
+def test_create_get_and_delete(kubectl: Kubectl) -> None:
+    kubectl("create", "configmap", "plain", "--from-literal=a=b")
+    assert json.loads(kubectl("get", "configmap", "plain", "-o", "json"))["data"] == {"a": "b"}
+    assert yaml.safe_load(kubectl("get", "cm/plain", "-o", "yaml"))["data"] == {"a": "b"}
+    assert kubectl("get", "cm", "plain", "-o", "name") == "configmap/plain\n"
+    kubectl("delete", "configmap", "plain")
+    missing = kubectl.run("get", "configmap", "plain")
+    assert missing.returncode == 1
+    assert "(NotFound)" in missing.stderr
+
+
+def test_apply_creates_configures_and_takes_away(kubectl: Kubectl) -> None:
+    obj: dict[str, Any] = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "applied"},
+        "data": {"a": "1", "b": "2"},
+    }
+    assert "created" in kubectl("apply", "-f", "-", stdin=obj)
+    assert "unchanged" in kubectl("apply", "-f", "-", stdin=obj)
+    obj["data"] = {"a": "3"}
+    assert "configured" in kubectl("apply", "-f", "-", stdin=obj)
+    assert json.loads(kubectl("get", "cm", "applied", "-o", "json"))["data"] == {"a": "3"}
+    assert "serverside-applied" in kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=obj)
+
+
+def test_label_annotate_and_patch(kubectl: Kubectl) -> None:
+    kubectl("create", "configmap", "marked")
+    kubectl("label", "cm", "marked", "color=red")
+    kubectl("annotate", "cm", "marked", "why=test")
+    kubectl("patch", "cm", "marked", "-p", '{"data": {"a": "1"}}')
+    kubectl("patch", "cm", "marked", "--type", "merge", "-p", '{"data": {"b": "2"}}')
+    kubectl("patch", "cm", "marked", "--type", "json", "-p", '[{"op": "remove", "path": "/data/a"}]')
+    obj = json.loads(kubectl("get", "cm", "marked", "-o", "json"))
+    assert (obj["data"], obj["metadata"]["annotations"]) == ({"b": "2"}, {"why": "test"})
+    assert kubectl("get", "cm", "-A", "-l", "color in (red)", "-o", "name") == "configmap/marked\n"
+    chosen = kubectl("get", "cm", "--field-selector", "metadata.name=marked", "-o", "name")
+    assert chosen == "configmap/marked\n"
+    kubectl("label", "cm", "marked", "color-")
+    assert kubectl("get", "cm", "-A", "-l", "color", "-o", "name") == ""
+
+
+def test_nodes_and_namespaces(kubectl: Kubectl) -> None:
+    conditions = [{"type": "Ready", "status": "True", "reason": "r", "message": "m"}]
+    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}, "status": {"conditions": conditions}}
+    kubectl("create", "-f", "-", stdin=node)
+    kubectl("wait", "--for=condition=Ready", "node/n1", "--timeout=20s")
+    assert kubectl("get", "nodes").split()[:7] == ["NAME", "STATUS", "ROLES", "AGE", "VERSION", "n1", "Ready"]
+    assert "Ready" in kubectl("describe", "node", "n1")
+    kubectl("cordon", "n1")
+    assert "SchedulingDisabled" in kubectl("get", "node", "n1", "-o", "wide")
+    kubectl("taint", "node", "n1", "key=value:NoSchedule")
+    kubectl("create", "namespace", "shop")
+    kubectl("-n", "shop", "create", "secret", "generic", "s", "--from-literal=a=b")
+    kubectl("delete", "namespace", "shop", "--timeout=20s")
+    assert kubectl("get", "secrets", "-A", "-o", "name") == ""
+
+
+def test_custom_resources_have_their_columns(kubectl: Kubectl) -> None:
+    assert "created" in kubectl("apply", "-f", "-", stdin=_THINGS)
+    assert "unchanged" in kubectl("apply", "-f", "-", stdin=_THINGS)
+    kubectl("wait", "--for=condition=Established", "crd/things.warmhook.dev", "--timeout=20s")
+    thing: dict[str, Any] = {"apiVersion": "warmhook.dev/v1", "kind": "Thing", "metadata": {"name": "t"}}
+    thing["spec"] = {"image": "reg/app:v1"}
+    kubectl("apply", "-f", "-", stdin=thing)
+    ready = {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
+    kubectl("patch", "thing", "t", "--subresource=status", "--type=merge", "-p", json.dumps(ready))
+    kubectl("wait", "--for=condition=Ready", "thing/t", "--timeout=20s")
+    header, row = kubectl("get", "th").splitlines()
+    assert header.split() == ["NAME", "IMAGE", "READY", "AGE"]
+    assert row.split()[:3] == ["t", "reg/app:v1", "True"]
+    assert "PARALLEL" in kubectl("get", "th", "-o", "wide")
+    assert "reg/app:v1" in kubectl("describe", "thing", "t")
+    thing["spec"]["nope"] = 1
+    refused = kubectl.run("apply", "-f", "-", stdin=thing)
+    assert refused.returncode == 1
+    assert 'unknown field "spec.nope"' in refused.stderr
+
+
+def test_a_watch_prints_changes_as_they_come(kubectl: Kubectl) -> None:
+    kubectl("create", "configmap", "watched")
+    command = [kubectl.program, "get", "cm", "-w", "--field-selector=metadata.name=watched"]
+    with (
+        subprocess.Popen(command, env=kubectl.environment, stdout=subprocess.PIPE, bufsize=0) as watch,
+        selectors.DefaultSelector() as ready,
+    ):
+        assert watch.stdout is not None
+        ready.register(watch.stdout, selectors.EVENT_READ)
+        shown = b""
+        wanted = [rb"watched\s+0", rb"watched\s+1"]
+        while wanted:
+            assert ready.select(20), shown
+            shown += watch.stdout.read(4096)
+            if re.search(wanted[0], shown):
+                del wanted[0]
+                kubectl("patch", "cm", "watched", "-p", '{"data": {"a": "1"}}')
+        watch.terminate()
+
+
+def test_events_are_described_with_their_object(kubectl: Kubectl) -> None:
+    kubectl("create", "configmap", "told")
+    uid = json.loads(kubectl("get", "cm", "told", "-o", "json"))["metadata"]["uid"]
+    told = {"apiVersion": "v1", "kind": "ConfigMap", "name": "told", "namespace": "default", "uid": uid}
+    event = {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": "e1", "namespace": "default"},
+        "involvedObject": told,
+        "reason": "ImageWarm",
+        "message": "all is warm",
+        "type": "Normal",
+        "count": 1,
+    }
+    kubectl("create", "-f", "-", stdin=event)
+    assert "all is warm" in kubectl("describe", "cm", "told")
+    assert "ImageWarm" in kubectl("get", "events")

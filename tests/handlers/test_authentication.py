@@ -1,0 +1,156 @@
+"""Is every kind of sender believed with what the configuration names, and with nothing else?"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from adapters.environment import BadSetting
+from adapters.registries import find_adapters
+from tests.adapters.registries.cases import FOLDER, Case, read_cases
+from tests.handlers.test_receiver import deliveries
+from tests.handlers.world import World, configuration, in_world
+
+ADAPTERS = find_adapters()
+ACCOUNT, AUDIENCE = "push@acme.iam.gserviceaccount.com", "https://hooks.example.com/webhooks/gar"
+PUBSUB = {"audience": AUDIENCE, "email": ACCOUNT}
+
+
+def _cases(kind: str) -> list[Case]:
+    adapter = ADAPTERS[kind]
+    return [
+        case
+        for case in read_cases(FOLDER / f"{kind}.toml")
+        if case.verified is not None
+        and all([case.secret] if isinstance(case.secret, str) else case.secret)
+        and not adapter.takes_tokens(case.source(adapter).options)
+    ]
+
+
+def _source(kind: str, name: str = "sender", **given: Any) -> dict[str, Any]:
+    return {"name": name, "kind": kind, "allowedHosts": ["a.example"], **given}
+
+
+def _file(*sources: dict[str, Any]) -> str:
+    return json.dumps({"sources": sources})
+
+
+@pytest.mark.parametrize("kind", ADAPTERS)
+def test_a_delivery_is_taken_with_the_right_secret_only(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    cases, sources = _cases(kind), []
+    for number, case in enumerate(cases):
+        secrets = [case.secret] if isinstance(case.secret, str) else case.secret
+        files = [tmp_path / f"{number}-{which}" for which in range(len(secrets))]
+        for file, secret in zip(files, secrets, strict=True):
+            file.write_text(secret)
+        secret_files = [{"file": str(file)} for file in files]
+        sources.append(_source(kind, f"s{number}", secret=secret_files, options=dict(case.options)))
+
+    written = list(tmp_path.iterdir())
+
+    async def story(world: World) -> None:
+        async def deliver(number: int, case: Case) -> int:
+            answer = await world.client.post(
+                f"/webhooks/s{number}",
+                params=dict(case.query),
+                headers=[(name.encode(), text.encode("latin-1", "replace")) for name, text in case.headers.items()],
+                content=case.body.encode(),
+            )
+            assert answer.content == b"" or answer.status_code == 200
+            return answer.status_code
+
+        for number, case in enumerate(cases):
+            assert await deliver(number, case) in ((200, 202) if case.verified else (401,)), case.name
+            assert await deliver(number, replace(case, headers={}, query={})) == 401
+        # The test's own client writes down what it asks for.
+        said = str(deliveries()) + str([one.getMessage() for one in caplog.records if one.name != "httpx"])
+        said += world.metrics.exposition().decode()
+        for file in written:
+            assert file.read_text() not in said
+            file.write_text("another")
+        for number, case in enumerate(cases):
+            assert await deliver(number, case) == 401
+
+    assert {case.verified for case in cases} == {True, False}
+    in_world(story, sources=_file(*sources))
+
+
+def test_a_signed_token_is_taken_by_the_keys_that_the_source_names(tmp_path: Path) -> None:
+    keys = [rsa.generate_private_key(public_exponent=65537, key_size=2048) for _ in range(2)]
+    public = jwt.algorithms.RSAAlgorithm.to_jwk(keys[0].public_key(), as_dict=True)
+    (tmp_path / "keys").write_text(json.dumps({"keys": [{**public, "kid": "k"}]}))
+
+    async def story(world: World) -> None:
+        moment = int(world.now().timestamp())
+        claims = {
+            "iss": "https://accounts.google.com",
+            "aud": AUDIENCE,
+            "email": ACCOUNT,
+            "email_verified": True,
+            "iat": moment,
+            "exp": moment + 3600,
+        }
+        tokens = [jwt.encode(claims, key, algorithm="RS256", headers={"kid": "k"}) for key in keys]
+        for token, status in ((tokens[0], 202), (tokens[1], 401), ("x", 401)):
+            answer = await world.client.post(
+                "/webhooks/sender", headers={"authorization": f"Bearer {token}"}, content=b"{}"
+            )
+            assert answer.status_code == status
+            assert token not in str(deliveries()) or token == "x"
+
+    # Threads and a loop whose time jumps do not go together, so the file is read where it is asked for.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("asyncio.to_thread", _at_once)
+        in_world(story, sources=_file(_source("gar", keys={"file": str(tmp_path / "keys")}, options=PUBSUB)))
+
+
+async def _at_once(function: Any, *arguments: Any) -> Any:
+    return function(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "problem"),
+    [
+        ("harbor", {}, "secret: missing; say insecure: true"),
+        ("harbor", {"insecure": False}, "secret: missing; say insecure: true"),
+        ("harbor", {"insecure": True, "secret": {"env": "S"}}, "insecure: a source with a secret"),
+        ("harbor", {"insecure": True, "keys": {"file": "/k"}}, "insecure: a source with a secret or keys"),
+        ("harbor", {"secret": [{"env": "S"}] * 3}, "secret: at most two"),
+        ("harbor", {"secret": {}}, "secret: give either file or env"),
+        ("harbor", {"secret": {"env": "S", "file": "/s"}}, "secret: give either file or env"),
+        ("harbor", {"secret": {"env": "EMPTY"}}, "secret.env: EMPTY is not set, or empty"),
+        ("harbor", {"secret": {"file": "/does/not/exist"}}, "secret.file: cannot read"),
+        ("harbor", {"secret": "s3cret"}, "secret"),
+        ("harbor", {"secret": {"env": "S"}, "keys": {"file": "/k"}}, "keys: not used by kind harbor"),
+        ("gar", {"keys": {"file": "/k"}}, "keys: not used by kind gar with these options"),
+        ("gar", {"options": PUBSUB}, "keys: missing"),
+        ("gar", {"options": PUBSUB, "secret": {"env": "S"}, "keys": {"file": "/k"}}, "secret: not used"),
+        ("gar", {"options": PUBSUB, "keys": {}}, "keys: give either file or url"),
+        ("gar", {"options": PUBSUB, "keys": {"url": "http://keys.example"}}, "keys.url: "),
+    ],
+)
+def test_a_source_that_anybody_or_nobody_could_use_is_refused_at_start(
+    kind: str, given: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(BadSetting) as refused:
+        configuration(_file(_source(kind, **given)), {"S": "s3cret"})
+
+    assert problem in str(refused.value)
+    assert "s3cret" not in str(refused.value)
+
+
+def test_a_source_that_says_so_needs_no_secret() -> None:
+    async def story(world: World) -> None:
+        assert (await world.client.post("/webhooks/sender", content=b"{}")).status_code == 202
+
+    in_world(story, sources=_file(_source("harbor", insecure=True)))

@@ -1,0 +1,202 @@
+"""Who may post to `/events`, in which form, and what answer do they get?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapters.cloudevents import BATCHED
+from tests.handlers.world import DIGEST, HOST, World, in_world, status
+from warmhook.ports import Response, Unreachable
+
+SYNC = "dev.warmhook.sync.v1"
+CHANGED = "dev.warmhook.object.changed.v1"
+PUSHED = "dev.warmhook.image.pushed.v1"
+FIELDS = {"specversion": "1.0", "id": "1", "source": "/test"}
+
+
+def test_binary_structured_and_batched_events_are_handled_alike() -> None:
+    async def case(world: World) -> None:
+        await world.add_warmimage("x")
+        change = {"kind": "WarmImage", "namespace": "shop", "name": "x"}
+        binary = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/t", "ce-type": CHANGED}
+        posts: list[tuple[dict[str, str], Any]] = [
+            ({"content-type": "application/json", **binary}, change),
+            ({"content-type": "application/cloudevents+json"}, {**FIELDS, "type": CHANGED, "data": change}),
+            ({"content-type": BATCHED}, [{**FIELDS, "type": CHANGED, "data": change}]),
+        ]
+        for number, (headers, body) in enumerate(posts):
+            await world.add_nodes(f"n{number}")
+            answer = await world.client.post("/events", content=json.dumps(body).encode(), headers=headers)
+            assert (answer.status_code, answer.content) == (204, b"")
+            assert len(await world.lines()) == number + 1
+
+    in_world(case)
+
+
+def test_an_empty_batch_is_fine() -> None:
+    async def case(world: World) -> None:
+        answer = await world.client.post("/events", content=b"[]", headers={"content-type": BATCHED})
+        assert answer.status_code == 204
+
+    in_world(case)
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        ("com.example.foreign", {}),
+        (CHANGED, {}),
+        (CHANGED, {"kind": "Secret", "namespace": "a", "name": "b"}),
+        (CHANGED, {"kind": "WarmImage", "namespace": "", "name": "b"}),
+        (CHANGED, {"kind": ["Node"], "namespace": "", "name": "b"}),
+        ("dev.warmhook.report.changed.v1", {}),
+        ("dev.warmhook.report.changed.v1", {"warmimages": ["no-namespace"]}),
+        ("dev.warmhook.report.changed.v1", {"warmimages": [1]}),
+        (PUSHED, {}),
+        (PUSHED, {"image": "nginx", "source": "harbor"}),
+        (PUSHED, {"image": "NGINX:1", "source": "harbor"}),
+        (PUSHED, {"image": "nginx:1", "source": 1}),
+        (PUSHED, {"image": "nginx:1", "source": "harbor", "digest": "sha256:short"}),
+        (PUSHED, {"image": "nginx:1", "source": "harbor", "pushedAt": "yesterday"}),
+    ],
+)
+def test_what_can_never_work_is_answered_400_and_asks_nothing_of_the_api_server(kind: str, data: Any) -> None:
+    async def case(world: World) -> None:
+        answer = await world.event(kind, data)
+        assert answer.status_code == 400, answer.text
+        assert world.requests == []
+
+    in_world(case)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"null", b"\xff", b"[1]"])
+@pytest.mark.parametrize("content_type", ["application/cloudevents+json", BATCHED, "text/plain"])
+def test_what_is_no_event_is_answered_400(content_type: str, body: bytes) -> None:
+    async def case(world: World) -> None:
+        answer = await world.client.post("/events", content=body, headers={"content-type": content_type})
+        assert answer.status_code == 400
+
+    in_world(case)
+
+
+def test_one_bad_event_of_a_batch_does_not_keep_the_others_from_being_handled() -> None:
+    async def case(world: World) -> None:
+        await world.add_nodes("a")
+        await world.add_warmimage("x")
+        good = {**FIELDS, "type": CHANGED, "data": {"kind": "WarmImage", "namespace": "shop", "name": "x"}}
+        batch = json.dumps([{**FIELDS, "type": "foreign"}, good, {**FIELDS, "type": CHANGED}]).encode()
+        answer = await world.client.post("/events", content=batch, headers={"content-type": BATCHED})
+        assert answer.status_code == 400
+        assert await world.lines() == {"a": [f"{HOST}/shop/app:v1"]}
+
+    in_world(case)
+
+
+@pytest.mark.parametrize("fault", [status(503), status(429, retry_after="7"), status(500), Unreachable("down")])
+def test_what_can_work_later_is_answered_503_with_retry_after(fault: Response | Unreachable) -> None:
+    async def case(world: World) -> None:
+        await world.add_warmimage("x")
+
+        def broken(_method: str, _path: str) -> Response:
+            if isinstance(fault, Unreachable):
+                raise fault
+            return fault
+
+        world.faults.append(broken)
+        answer = await world.changed("WarmImage", "x")
+        assert answer.status_code == 503
+        asked = fault.headers.get("retry-after", "1") if isinstance(fault, Response) else "1"
+        assert answer.headers["retry-after"] == asked
+        assert world.metric("warmhook_events_total", type=CHANGED, result="unavailable") == 1
+
+    in_world(case)
+
+
+def test_what_the_api_server_refuses_for_good_is_not_asked_for_again() -> None:
+    async def case(world: World) -> None:
+        await world.add_policy(images=["nginx:1"])
+        world.faults.append(lambda method, _path: status(403) if method == "POST" else None)
+        assert (await world.changed("WarmPolicy", "shop")).status_code == 204
+
+    in_world(case)
+
+
+def test_a_ping_of_knative_is_a_sync() -> None:
+    async def case(world: World) -> None:
+        await world.add_nodes("a")
+        await world.add_warmimage("x")
+        assert (await world.event("dev.knative.sources.ping", {"any": "thing"})).status_code == 204
+        assert await world.lines() == {"a": [f"{HOST}/shop/app:v1"]}
+
+    in_world(case)
+
+
+def test_a_pushed_event_is_accepted_again_only_for_hosts_of_its_source() -> None:
+    async def case(world: World) -> None:
+        await world.add_policy(push=[{"repository": "**"}])
+        pushed = {"image": f"{HOST}/shop/app:v1", "digest": DIGEST, "source": "harbor"}
+        for data in ({**pushed, "image": "evil.example.com/a:1"}, {**pushed, "source": "unknown"}):
+            assert (await world.event(PUSHED, data)).status_code == 204
+        assert await world.warmimages() == {}
+        assert (await world.event(PUSHED, pushed)).status_code == 204
+        assert list(await world.warmimages()) == [f"{HOST}/shop/app:v1"]
+
+    in_world(case)
+
+
+# --- who may post ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("host", "answer"), [("127.0.0.1", 204), ("::1", 204), ("10.0.0.1", 401), ("127.0.0.2", 401)])
+def test_without_a_token_only_this_machine_may_post(host: str, answer: int) -> None:
+    async def case(world: World) -> None:
+        client = world.new_client(world.app, host)
+        assert (await client.post("/events", content=b"[]", headers={"content-type": BATCHED})).status_code == answer
+
+    in_world(case)
+
+
+def test_where_the_network_protects_it_anybody_may_post() -> None:
+    async def case(world: World) -> None:
+        client = world.new_client(world.app, "10.0.0.1")
+        assert (await client.post("/events", content=b"[]", headers={"content-type": BATCHED})).status_code == 204
+
+    in_world(case, events_open=True)
+
+
+def test_with_a_token_everybody_needs_it_and_it_may_be_rotated(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("first\n")
+
+    async def case(world: World) -> None:
+        async def post(authorization: str, host: str = "10.0.0.1") -> int:
+            headers = {"content-type": BATCHED, "authorization": authorization}
+            return (await world.new_client(world.app, host).post("/events", content=b"[]", headers=headers)).status_code
+
+        assert await post("Bearer first") == 204
+        for wrong in ("", "first", "Bearer ", "Bearer firs", "bearer first", "Basic first"):
+            assert await post(wrong, "127.0.0.1") == 401
+        token.write_text("second")
+        assert await post("Bearer second") == 204
+        assert await post("Bearer first") == 401
+        token.write_text("")
+        assert await post("Bearer ") == 401
+        token.unlink()
+        assert await post("Bearer second") == 503
+        assert world.requests == []
+
+    in_world(case, events_token_file=token)
+
+
+def test_foreign_types_do_not_fill_the_metrics() -> None:
+    async def case(world: World) -> None:
+        for number in range(5):
+            await world.event(f"dev.made-up.{number}")
+        assert world.metric("warmhook_events_total", type="foreign", result="refused") == 5
+        assert "made-up" not in world.metrics.exposition().decode()
+
+    in_world(case)

@@ -1,0 +1,125 @@
+"""Is what admission saw handed on once, in order, and dropped rather than waited for?"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+
+import structlog
+
+from adapters.kubernetes.client import Unavailable
+from handlers.hints import QUEUE_MAX, Hints
+from tests.support.instant import instantly
+from warmhook.events import Event, admitted_event
+from warmhook.images import parse_reference
+from warmhook.pods import Admitted
+from warmhook.times import parse_time
+
+NOW = parse_time("2026-03-01T12:00:00Z")
+
+
+def event(number: int, **selector: str) -> Event:
+    image = parse_reference(f"ghcr.io/a/b:v{number}")
+    return admitted_event(Admitted("shop", "Deployment/web", (image,), node_selector=selector), NOW)
+
+
+class Queue:
+    """The queue, what was handed on, and what became of it."""
+
+    def __init__(self, fault: Callable[[int], BaseException | None] = lambda _attempt: None) -> None:
+        self.handed: list[Event] = []
+        self.counted: list[str] = []
+        self.attempts = 0
+        self.fault = fault
+        loop = asyncio.get_running_loop()
+        self.hints = Hints(self.hand_on, monotonic=loop.time, sleep=asyncio.sleep, count=self.counted.append)
+
+    async def hand_on(self, events: Sequence[Event]) -> None:
+        self.attempts += 1
+        if (error := self.fault(self.attempts)) is not None:
+            raise error
+        self.handed += events
+
+
+def run(case: Callable[[], Awaitable[None]]) -> None:
+    async def work() -> None:
+        await case()
+
+    with structlog.testing.capture_logs():
+        instantly(work())
+
+
+async def drained(queue: Queue, seconds: float = 100) -> None:
+    task = asyncio.create_task(queue.hints.run(), name="hints")
+    await asyncio.sleep(seconds)
+    task.cancel()
+    await asyncio.wait({task})
+
+
+def test_what_is_queued_is_handed_on_in_order() -> None:
+    async def case() -> None:
+        queue = Queue()
+        events = [event(number) for number in range(120)]
+        assert [queue.hints.add(one) for one in events] == ["queued"] * 120
+        await drained(queue)
+        assert (queue.handed, queue.attempts) == (events, 3)
+        assert queue.counted == ["handled"] * 120
+
+    run(case)
+
+
+def test_a_repeat_is_folded_for_a_while_and_other_constraints_are_no_repeat() -> None:
+    async def case() -> None:
+        queue = Queue()
+        assert queue.hints.add(event(1)) == "queued"
+        assert queue.hints.add(replace(event(1), time=parse_time("2026-03-01T12:00:09Z"))) == "folded"
+        assert queue.hints.add(event(1, pool="web")) == "queued"
+        await drained(queue)
+        assert queue.hints.add(event(1)) == "queued"
+
+    run(case)
+
+
+def test_it_never_holds_more_than_its_limit() -> None:
+    async def case() -> None:
+        queue = Queue()
+        added = [queue.hints.add(event(number)) for number in range(QUEUE_MAX + 10)]
+        assert added == ["queued"] * QUEUE_MAX + ["dropped"] * 10
+        assert len(queue.hints) == QUEUE_MAX
+        await drained(queue)
+        # What was dropped was not remembered either.
+        assert queue.hints.add(event(QUEUE_MAX)) == "queued"
+
+    run(case)
+
+
+def test_what_cannot_be_handed_on_now_is_tried_again_and_then_dropped() -> None:
+    async def case() -> None:
+        once = Queue(lambda attempt: Unavailable("down") if attempt == 1 else None)
+        once.hints.add(event(1))
+        await drained(once)
+        assert once.counted == ["handled"]
+        never = Queue(lambda _attempt: Unavailable("down", retry_after_seconds=3600))
+        never.hints.add(event(1))
+        await drained(never, 20)
+        assert (never.counted, never.attempts) == (["failed"], 3)
+        # The next Pod of that owner is another chance, at once.
+        assert never.hints.add(event(1)) == "queued"
+
+    run(case)
+
+
+def test_what_goes_wrong_with_one_does_not_end_the_queue_for_the_others() -> None:
+    async def case() -> None:
+        queue = Queue(lambda attempt: KeyError("a bug") if attempt == 1 else None)
+        queue.hints.add(event(1))
+        task = asyncio.create_task(queue.hints.run(), name="hints")
+        await asyncio.sleep(1)
+        queue.hints.add(event(2))
+        await asyncio.sleep(1)
+        assert (queue.handed, queue.counted) == ([event(2)], ["failed", "handled"])
+        task.cancel()
+        await asyncio.wait({task})
+
+    run(case)

@@ -1,0 +1,244 @@
+"""Do the programs start fast, stop cleanly, and say in one line what is wrong with their settings?"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import structlog
+
+from adapters.environment import BadSetting
+from adapters.kubernetes.client import Kubernetes
+from handlers.__main__ import main as web_main
+from handlers.configuration import read_configuration
+from handlers.reach import until_reached
+from handlers.settings import Settings, read_settings
+from handlers.watch.__main__ import main as watch_main
+from handlers.watch.run import judge
+from handlers.watch.telling import Refused, TryLater
+from tests.handlers.world import HOST, World, in_world, status
+from warmhook.ports import Response, Unreachable
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    """A program sets up logs for its whole process."""
+    yield
+    structlog.reset_defaults()
+
+
+# --- settings --------------------------------------------------------------------------------------------------------
+
+
+def test_without_any_variable_the_defaults_hold() -> None:
+    assert read_settings({}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("PORT", "0"),
+        ("PORT", "80.5"),
+        ("PORT", "65536"),
+        ("WARMHOOK_SERVE", "webhooks,everything"),
+        ("WARMHOOK_SERVE", ","),
+        ("WARMHOOK_NAMESPACE", "Not A Namespace"),
+        ("WARMHOOK_EVENTS_URL", "localhost:8080"),
+        ("WARMHOOK_EVENTS_OPEN", "yes"),
+        ("WARMHOOK_EVENTS_TOKEN_FILE", "/does/not/exist"),
+        ("WARMHOOK_SYNC_SECONDS", "0"),
+        ("WARMHOOK_WRITE_BYTES", "-1"),
+        ("WARMHOOK_LOG", "xml"),
+        ("WARMHOOK_CONFIG", "/does/not/exist.yaml"),
+        ("KUBECONFIG", "/does/not/exist"),
+    ],
+)
+@pytest.mark.parametrize("program", ["web", "watch"])
+def test_a_bad_setting_ends_the_program_with_2_and_one_line_that_names_it(
+    program: str, name: str, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if program == "watch" and name == "WARMHOOK_CONFIG":
+        pytest.skip("watch reads no configuration")
+    for variable in os.environ:
+        if variable.startswith(("WARMHOOK_", "KUBERNETES_", "K_")) or variable in {"PORT", "KUBECONFIG"}:
+            monkeypatch.delenv(variable)
+    monkeypatch.setenv(name, text)
+    assert (web_main([]) if program == "web" else watch_main()) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.startswith(f"warmhook {program}: ")
+    assert name in said
+
+
+def test_an_unknown_argument_is_answered_with_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert web_main(["--wach"]) == 2
+    assert "usage" in capsys.readouterr().err
+
+
+# --- configuration ---------------------------------------------------------------------------------------------------
+
+GOOD = f"{{name: h, kind: harbor, secret: {{env: S}}, registryHost: {HOST}}}"
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("sourcs: []", "sourcs"),
+        ("sources: [{name: h}]", "kind"),
+        ("[]", "the file"),
+        ("sources: {", "no YAML"),
+        (f"sources: [{GOOD.replace('kind: harbor', 'kind: habor')}]", "kind: 'habor' is none of acr"),
+        (f"sources: [{GOOD.replace('name: h', 'name: H/x')}]", "sources[0].name"),
+        (f"sources: [{GOOD}, {GOOD}]", "sources[1].name"),
+        (f"sources: [{GOOD.replace('{env: S}', '{env: MISSING}')}]", "secret.env: MISSING"),
+        (f"sources: [{GOOD.replace('{env: S}', '{file: /does/not/exist}')}]", "secret.file"),
+        (f"sources: [{GOOD.replace('{env: S}', '{env: S, file: x}')}]", "secret"),
+        (f"sources: [{GOOD.replace('{env: S}', '[{env: S}, {env: S}, {env: S}]')}]", "secret"),
+        (f"sources: [{GOOD.replace('secret: {env: S}, ', '')}]", "secret: missing"),
+        (f"sources: [{GOOD.replace(f'registryHost: {HOST}', 'allowedHosts: []')}]", "allowedHosts"),
+        (f"sources: [{GOOD.replace(HOST, 'not a host')}]", "registryHost"),
+        (f"sources: [{GOOD[:-1]}, insecure: true}}]", "insecure"),
+        (f"sources: [{GOOD[:-1]}, options: {{nonsense: 1}}}}]", "options.nonsense"),
+        (f"sources: [{GOOD[:-1]}, alowedHosts: [x]}}]", "alowedHosts"),
+    ],
+)
+def test_what_is_wrong_with_the_configuration_is_named_by_its_key(text: str, names: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(BadSetting) as caught:
+        read_configuration(str(path), {"S": "the-secret"})
+    assert names in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "the-secret" not in str(caught.value)
+
+
+def test_only_the_configured_kinds_are_imported(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"sources: [{GOOD}]")
+    program = f"""
+import sys
+from handlers.configuration import read_configuration
+read_configuration({str(path)!r}, {{"S": "x"}})
+found = [name for name in sys.modules if name.startswith("adapters.registries.") and ".common" not in name]
+print(",".join(found), "httpx" in sys.modules, "jwt" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == ["adapters.registries.harbor", "False", "False"]
+
+
+# --- an API server that is not there ---------------------------------------------------------------------------------
+
+
+def test_an_api_server_that_does_not_answer_is_one_line_and_tried_until_it_does() -> None:
+    async def case(world: World) -> None:
+        def down(_method: str, _path: str) -> Response | None:
+            if world.monotonic() < 100:
+                raise Unreachable("connection refused")
+            return None
+
+        world.faults.append(down)
+        await until_reached(Kubernetes(world.transport), sleep=asyncio.sleep, rng=random.Random(1))
+        assert 100 <= world.monotonic() < 110
+        entries = structlog.get_config()["processors"][0].entries
+        told = [line for line in entries if line["event"].startswith("api-server")]
+        assert [line["event"] for line in told] == ["api-server-unreachable", "api-server-reached"]
+        assert "KUBECONFIG" in told[0]["hint"]
+
+    in_world(case)
+
+
+def test_an_api_server_that_refuses_is_there() -> None:
+    async def case(world: World) -> None:
+        world.faults.append(lambda _method, _path: status(403))
+        await until_reached(Kubernetes(world.transport), sleep=asyncio.sleep, rng=random.Random(1))
+        assert world.monotonic() == 0
+
+    in_world(case)
+
+
+@pytest.mark.parametrize(
+    ("code", "raises"), [(400, Refused), (413, Refused), (401, TryLater), (404, TryLater), (500, TryLater)]
+)
+def test_an_answer_of_the_handlers_says_whether_to_try_again(code: int, raises: type[Exception]) -> None:
+    with pytest.raises(raises):
+        judge(httpx.Response(code, text="why"), "/events")
+
+
+def test_the_wait_that_the_handlers_ask_for_is_kept() -> None:
+    with pytest.raises(TryLater) as caught:
+        judge(httpx.Response(503, headers={"retry-after": "7"}), "/events")
+    assert caught.value.retry_after_seconds == 7
+    judge(httpx.Response(204), "/events")
+
+
+# --- as processes ----------------------------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        port: int = opened.getsockname()[1]
+        return port
+
+
+def wait_until(process: subprocess.Popen[bytes], url: str) -> None:
+    """Until somebody answers there."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            urllib.request.urlopen(url, timeout=1).close()
+        except OSError:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        else:
+            return
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("arguments", [[], ["--watch"]])
+def test_web_without_an_api_server_serves_and_ends_with_0_when_it_is_asked_to(
+    arguments: list[str], tmp_path: Path
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(f"sources: [{GOOD}]")
+    kubeconfig = tmp_path / "kubeconfig"
+    server = {"name": "x", "cluster": {"server": f"http://127.0.0.1:{free_port()}"}}
+    context = {"name": "x", "context": {"cluster": "x", "user": "x"}}
+    users = [{"name": "x", "user": {}}]
+    kubeconfig.write_text(
+        json.dumps({"clusters": [server], "contexts": [context], "users": users, "current-context": "x"})
+    )
+    port = free_port()
+    environ = {
+        **os.environ,
+        "PORT": str(port),
+        "KUBECONFIG": str(kubeconfig),
+        "WARMHOOK_CONFIG": str(config),
+        "WARMHOOK_LOG": "json",
+        "S": "x",
+    }
+    command = [sys.executable, "-m", "handlers", *arguments]
+    with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE) as process:
+        wait_until(process, f"http://127.0.0.1:{port}/readyz")
+        answer = httpx.post(f"http://127.0.0.1:{port}/webhooks/harbor", headers={"authorization": "x"})
+        assert answer.status_code == 404
+        time.sleep(1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(15) == 0
+        assert process.stderr is not None
+        lines = [json.loads(line) for line in process.stderr.read().decode().splitlines()]
+    assert [line["event"] for line in lines].count("api-server-unreachable") == 1
+    assert lines[-1]["event"] == "web-stopped"

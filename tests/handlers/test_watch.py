@@ -1,0 +1,558 @@
+"""Does everything that matters reach the handlers, once for many changes, and nothing else?"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from random import Random
+from typing import Any
+
+import pytest
+import structlog
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adapters.kubernetes import paths
+from adapters.kubernetes.client import Unavailable
+from devcluster.apiserver import InProcessTransport
+from handlers.watch.cache import Cache
+from handlers.watch.interruptions import Interruptions
+from handlers.watch.pending import Pending
+from handlers.watch.telling import Refused, TryLater
+from tests.handlers.world import HOST, NAMESPACE, World, in_world, status
+from warmhook.events import Changed
+from warmhook.lines import Line, desired_name, node_patch
+from warmhook.ports import Response, Unreachable
+from warmhook.reports import LineReport, report_name
+from warmhook.warmimages import ObjectKey
+
+CHANGED = "dev.warmhook.object.changed.v1"
+REPORTED = "dev.warmhook.report.changed.v1"
+SYNC = "dev.warmhook.sync.v1"
+
+
+@dataclass
+class Told:
+    """Handlers that only write down what they are told."""
+
+    world: World
+    posts: list[tuple[float, list[dict[str, Any]]]] = field(default_factory=list)
+    answer: Callable[[list[dict[str, Any]]], Awaitable[None]] | None = None
+
+    async def post(self, _content_type: str, body: bytes) -> None:
+        events = json.loads(body)
+        if self.answer is not None:
+            await self.answer(events)
+        self.posts.append((self.world.monotonic(), events))
+
+    def types(self) -> list[str]:
+        return [event["type"] for _, events in self.posts for event in events]
+
+    def changes(self) -> list[tuple[str, str, bool]]:
+        return [
+            (event["data"]["kind"], event["data"]["name"], event["data"]["deleted"])
+            for _, events in self.posts
+            for event in events
+            if event["type"] == CHANGED
+        ]
+
+    def reported(self) -> list[str]:
+        return [
+            name
+            for _, events in self.posts
+            for event in events
+            if event["type"] == REPORTED
+            for name in event["data"]["warmimages"]
+        ]
+
+
+def watched(case: Callable[[World, Told], Awaitable[None]], **more: Any) -> None:
+    """Run a case beside a watch that has told of its first sync."""
+
+    async def run(world: World) -> None:
+        told = Told(world)
+        await world.add_nodes("a", "b")
+        await world.add_warmimage("x")
+        async with world.watching(told.post, **more):
+            await asyncio.sleep(2)
+            assert told.types() == [SYNC]
+            told.posts.clear()
+            await case(world, told)
+
+    in_world(run)
+
+
+async def set_desired(world: World, node: str, *names: str, uid: str = "") -> None:
+    """A desired ConfigMap with these WarmImages' lines."""
+    uid = uid or (await world.admin.get(paths.node(node)))["metadata"]["uid"]
+    lines = [Line(ObjectKey("shop", name), f"{HOST}/shop/app:v1") for name in names]
+    patch = node_patch(node, uid, {line.key: line for line in lines})
+    patch["metadata"].pop("managedFields")
+    body = {**patch, "metadata": {**patch["metadata"], "name": desired_name(node)}}
+    await world.admin.create(paths.configmaps(NAMESPACE), body)
+
+
+def reported_line(name: str, state: Any) -> dict[str, LineReport]:
+    line = Line(ObjectKey("shop", name), f"{HOST}/shop/app:v1")
+    return {line.key: LineReport(line.version, state)}
+
+
+# --- what is told ----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_there_at_the_start_is_left_to_the_first_sync() -> None:
+    async def case(_world: World, told: Told) -> None:
+        await asyncio.sleep(10)
+        assert told.posts == []
+
+    watched(case)
+
+
+def test_a_sync_is_asked_for_now_and_then() -> None:
+    async def case(_world: World, told: Told) -> None:
+        await asyncio.sleep(3 * 60)
+        assert told.types() == [SYNC] * 3
+        assert len({event["id"] for _, events in told.posts for event in events}) == 3
+
+    watched(case, sync_seconds=60)
+
+
+def test_objects_that_come_change_and_go_are_told_of() -> None:
+    async def case(world: World, told: Told) -> None:
+        await world.add_policy("p")
+        await world.add_warmimage("y")
+        await world.add_nodes("c")
+        await asyncio.sleep(1)
+        assert sorted(told.changes()) == [("Node", "c", False), ("WarmImage", "y", False), ("WarmPolicy", "p", False)]
+        told.posts.clear()
+        await world.admin.patch(paths.warmimages(ObjectKey("shop", "y")), {"spec": {"image": "nginx:2"}})
+        await world.admin.delete(paths.warmimages(ObjectKey("shop", "x")))
+        await world.admin.patch(paths.node("c"), {"metadata": {"labels": {"pool": "web"}}})
+        await asyncio.sleep(1)
+        assert sorted(told.changes()) == [("Node", "c", False), ("WarmImage", "x", True), ("WarmImage", "y", False)]
+
+    watched(case)
+
+
+def test_a_deletion_carries_the_version_at_which_it_happened() -> None:
+    async def case(world: World, told: Told) -> None:
+        await world.admin.delete(paths.node("b"))
+        await asyncio.sleep(1)
+        ((_, (event,)),) = told.posts
+        assert int(event["data"]["resourceVersion"]) > 0
+        assert event["subject"] == "/apis/v1/nodes/b"
+
+    watched(case)
+
+
+def test_changes_of_nothing_that_matters_are_dropped() -> None:
+    async def case(world: World, told: Told) -> None:
+        key = ObjectKey("shop", "x")
+        await world.admin.patch(paths.status(paths.warmimages(key)), {"status": {"warm": 1}})
+        await world.admin.patch(paths.warmimages(key), {"metadata": {"annotations": {"kubectl.kubernetes.io/x": "y"}}})
+        await world.admin.patch(paths.node("a"), {"metadata": {"annotations": {"a": "b"}}})
+        await world.admin.patch(paths.status(paths.node("a")), {"status": {"nodeInfo": {"kubeletVersion": "v1.99.0"}}})
+        await asyncio.sleep(3)
+        assert told.posts == []
+
+    watched(case)
+
+
+def test_an_annotation_of_warmhook_on_a_warmimage_matters() -> None:
+    async def case(world: World, told: Told) -> None:
+        annotations = {"warmhook.dev/event-id": "e"}
+        await world.admin.patch(paths.warmimages(ObjectKey("shop", "x")), {"metadata": {"annotations": annotations}})
+        await asyncio.sleep(1)
+        assert told.changes() == [("WarmImage", "x", False)]
+
+    watched(case)
+
+
+def test_a_desired_configmap_that_is_lost_or_owned_by_another_node_has_its_node_told() -> None:
+    async def case(world: World, told: Told) -> None:
+        await set_desired(world, "a", "x")
+        await asyncio.sleep(1)
+        assert told.changes() == []
+        await world.admin.delete(paths.configmaps(NAMESPACE, desired_name("a")))
+        await asyncio.sleep(1)
+        assert told.changes() == [("Node", "a", False)]
+        await set_desired(world, "b", "x", uid="of-a-node-that-was-replaced")
+        await asyncio.sleep(1)
+        assert told.changes() == [("Node", "a", False), ("Node", "b", False)]
+
+    watched(case)
+
+
+# --- reports ---------------------------------------------------------------------------------------------------------
+
+
+def test_report_changes_become_at_most_one_event_per_second_that_names_all() -> None:
+    async def case(world: World, told: Told) -> None:
+        await world.add_warmimage("y")
+        for node in ("a", "b"):
+            await set_desired(world, node, "x", "y")
+        await asyncio.sleep(3)
+        told.posts.clear()
+        states = ["waiting", "pulling", "failed"]
+        for number in range(100):
+            node, name = "ab"[number % 2], "xy"[number // 2 % 2]
+            await world.report(node, reported_line(name, states[number % 3]))
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(2)
+        moments = [moment for moment, _ in told.posts]
+        assert set(told.types()) == {REPORTED}
+        assert set(told.reported()) == {"shop/x", "shop/y"}
+        assert len(moments) <= 8
+        assert all(later - earlier > 0.999 for earlier, later in pairwise(moments))
+
+    watched(case)
+
+
+def test_a_report_that_only_says_the_agent_is_there_is_dropped() -> None:
+    async def case(world: World, told: Told) -> None:
+        await set_desired(world, "a", "x")
+        await world.report("a", reported_line("x", "warm"))
+        await asyncio.sleep(3)
+        told.posts.clear()
+        for _ in range(3):
+            await asyncio.sleep(240)
+            await world.report("a", reported_line("x", "warm"))
+        assert [kind for kind in told.types() if kind != SYNC] == []
+
+    watched(case)
+
+
+@pytest.mark.parametrize("after", ["waiting", "pulling", "failed"])
+def test_a_line_that_is_in_another_state_names_its_warmimage(after: str) -> None:
+    async def case(world: World, told: Told) -> None:
+        await set_desired(world, "a", "x")
+        await world.report("a", reported_line("x", "warm"))
+        await asyncio.sleep(3)
+        told.posts.clear()
+        await world.admin.delete(paths.configmaps(NAMESPACE, report_name("a")))
+        await world.report("a", reported_line("x", after))
+        await asyncio.sleep(2)
+        assert set(told.reported()) == {"shop/x"}
+
+    watched(case)
+
+
+def test_lines_that_come_or_go_with_a_node_name_their_warmimages() -> None:
+    async def case(world: World, told: Told) -> None:
+        await set_desired(world, "a", "x")
+        await asyncio.sleep(3)
+        assert told.reported() == ["shop/x"]
+        told.posts.clear()
+        await world.admin.delete(paths.configmaps(NAMESPACE, desired_name("a")))
+        await asyncio.sleep(3)
+        assert told.reported() == ["shop/x"]
+
+    watched(case)
+
+
+# --- telling ---------------------------------------------------------------------------------------------------------
+
+
+def test_many_changes_of_one_object_are_told_as_one_while_the_handlers_are_busy() -> None:
+    async def case(world: World, told: Told) -> None:
+        async def slow(_events: list[dict[str, Any]]) -> None:
+            await asyncio.sleep(5)
+
+        told.answer = slow
+        for number in range(50):
+            await world.admin.patch(paths.node("a"), {"metadata": {"labels": {"n": str(number)}}})
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(20)
+        assert len(told.changes()) == 2
+        last = told.posts[-1][1][0]
+        node = await world.admin.get(paths.node("a"))
+        assert last["data"]["resourceVersion"] == node["metadata"]["resourceVersion"]
+
+    watched(case)
+
+
+def test_no_key_is_lost_when_the_handlers_cannot_be_reached_for_a_while() -> None:
+    async def case(world: World, told: Told) -> None:
+        until = world.monotonic() + 60
+
+        async def down(_events: list[dict[str, Any]]) -> None:
+            if world.monotonic() < until:
+                raise TryLater("connection refused")
+
+        told.answer = down
+        for number in range(250):
+            await world.add_nodes(f"n{number}")
+        await world.admin.delete(paths.node("n7"))
+        await asyncio.sleep(70)
+        assert {name for _, name, _ in told.changes()} == {f"n{number}" for number in range(250)}
+        assert [it for it in told.changes() if it[2]] == [("Node", "n7", True)]
+
+    watched(case)
+
+
+def test_repeats_wait_longer_and_longer_but_never_long() -> None:
+    async def case(world: World, told: Told) -> None:
+        tried: list[float] = []
+
+        async def down(_events: list[dict[str, Any]]) -> None:
+            tried.append(world.monotonic())
+            raise TryLater("503", 3600)
+
+        told.answer = down
+        await world.add_nodes("c")
+        await asyncio.sleep(60)
+        assert 11 <= len(tried) <= 15
+
+    watched(case)
+
+
+def test_what_the_handlers_refuse_is_not_told_again() -> None:
+    async def case(world: World, told: Told) -> None:
+        tried = 0
+
+        async def refuse(_events: list[dict[str, Any]]) -> None:
+            nonlocal tried
+            tried += 1
+            raise Refused("400")
+
+        told.answer = refuse
+        await world.add_nodes("c")
+        await asyncio.sleep(60)
+        assert tried == 1
+
+    watched(case)
+
+
+def test_an_urgent_change_is_not_held_up_by_a_large_one_or_by_some_that_fail() -> None:
+    async def case(world: World, told: Told) -> None:
+        async def slow(events: list[dict[str, Any]]) -> None:
+            names = {event["data"]["name"] for event in events}
+            if "large" in names:
+                await asyncio.sleep(20)
+            if any(name.startswith("bad") for name in names):
+                raise TryLater("503")
+
+        told.answer = slow
+        await world.add_nodes("large")
+        for number in range(8):
+            await asyncio.sleep(1)
+            await world.add_nodes(f"bad{number}")
+        await asyncio.sleep(1)
+        began = world.monotonic()
+        await world.add_nodes("urgent")
+        await asyncio.sleep(1)
+        assert ("Node", "urgent", False) in told.changes()
+        assert told.posts[-1][0] - began < 1
+        assert ("Node", "large", False) not in told.changes()
+
+    watched(case)
+
+
+# --- errors of the watch ---------------------------------------------------------------------------------------------
+
+
+def test_with_the_api_server_unreachable_at_the_start_it_keeps_trying_under_one_line() -> None:
+    async def case(world: World) -> None:
+        told = Told(world)
+        up_at = 100
+
+        async def before(_method: str, _path: str) -> Response | None:
+            if world.monotonic() < up_at:
+                raise Unreachable("connection refused")
+            return None
+
+        transport = InProcessTransport(world.server, before=before)
+        async with world.watching(told.post, transport=transport):
+            await asyncio.sleep(up_at + 10)
+            assert told.types() == [SYNC]
+
+    in_world(case)
+
+
+def interruptions() -> list[tuple[str, str]]:
+    """Event and hint of what was logged about the watches."""
+    entries = structlog.get_config()["processors"][0].entries
+    return [(entry["event"], entry.get("hint", "")) for entry in entries if "interrupted" in entry["event"]]
+
+
+def test_an_outage_is_one_line_for_all_kinds_and_one_when_all_are_followed_again() -> None:
+    async def case(world: World) -> None:
+        down = False
+
+        async def before(_method: str, path: str) -> Response | None:
+            if down or (world.monotonic() < 200 and path.startswith(paths.NODES)):
+                raise Unreachable("connection refused")
+            return None
+
+        transport = InProcessTransport(world.server, before=before, cut_stream=lambda _path: 0 if down else None)
+        async with world.watching(Told(world).post, transport=transport):
+            await asyncio.sleep(250)
+            assert interruptions() == []
+            for length, lines in ((60, 1), (900, 3)):
+                down = True
+                world.server.end_watches()
+                await asyncio.sleep(length)
+                assert [event for event, _ in interruptions()] == ["watch-interrupted"] * lines
+                assert "KUBECONFIG" in interruptions()[0][1]
+                down = False
+                await asyncio.sleep(20)
+                assert [event for event, _ in interruptions()[lines:]] == ["watch-interrupted-over"]
+                structlog.get_config()["processors"][0].entries.clear()
+
+    in_world(case)
+
+
+def test_what_is_refused_is_told_apart_from_an_outage() -> None:
+    async def case(world: World) -> None:
+        answers = {paths.NODES: 403, paths.warmpolicies(): 404, paths.warmimages(): 404}
+
+        async def before(_method: str, path: str) -> Response | None:
+            return status(answers[path]) if path in answers else None
+
+        async with world.watching(Told(world).post, transport=InProcessTransport(world.server, before=before)):
+            await asyncio.sleep(100)
+            assert [hint.partition(" ")[0] for _, hint in interruptions()] == ["install", "check"]
+            answers.clear()
+            await asyncio.sleep(20)
+            assert [event for event, _ in interruptions()[2:]] == ["watch-interrupted-over"]
+
+    in_world(case)
+
+
+def test_a_watch_that_opens_and_breaks_by_turns_is_told_now_and_then() -> None:
+    clock = 0.0
+    told = Interruptions(lambda: clock)
+    with structlog.testing.capture_logs() as entries:
+        for _ in range(60):
+            told.lasts("a", "Node", Unavailable("broken"))
+            told.over("a")
+            clock += 1
+    assert [entry["event"] for entry in entries] == ["watch-interrupted", "watch-interrupted-over"] * 2
+
+
+async def _truth(world: World) -> set[tuple[str, str]]:
+    """What is there: kind and name."""
+    found = set()
+    for kind, path in (("Node", paths.NODES), ("WarmImage", paths.warmimages()), ("WarmPolicy", paths.warmpolicies())):
+        found |= {(kind, obj["metadata"]["name"]) for obj in (await world.admin.list(path)).items}
+    return found
+
+
+troubles = st.sampled_from(["cut", "gone", "too-large", "throttled", "ended", "refused"])
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.lists(troubles, max_size=8), st.integers(0, 10**6))
+def test_whatever_happens_to_the_watches_what_the_handlers_were_told_is_the_truth(
+    trouble: list[str], seed: int
+) -> None:
+    rng = Random(seed)
+
+    async def case(world: World) -> None:
+        told = Told(world)
+        left: list[Response] = []
+
+        async def before(_method: str, _path: str) -> Response | None:
+            return left.pop() if left and rng.random() < 0.5 else None
+
+        def cut(_path: str) -> int | None:
+            return rng.randrange(2000) if "cut" in trouble and rng.random() < 0.7 else None
+
+        transport = InProcessTransport(world.server, before=before, cut_stream=cut)
+        known: set[tuple[str, str]] = set()
+        async with world.watching(told.post, transport=transport, sync_seconds=86400):
+            await asyncio.sleep(120)
+            assert told.types() == [SYNC]
+            known |= await _truth(world)
+            told.posts.clear()
+            for number in range(40):
+                name = f"n{rng.randrange(12)}"
+                kind = rng.choice(["Node", "WarmImage", "WarmPolicy"])
+                await _toggle(world, kind, name)
+                if number % 5 == 0 and trouble:
+                    _happen(world, rng.choice(trouble), left)
+                await asyncio.sleep(rng.choice([0, 0.01, 1]))
+            left.clear()
+            trouble_over = trouble.copy()
+            trouble.clear()
+            await asyncio.sleep(400)
+            trouble.extend(trouble_over)
+        for kind, name, deleted in told.changes():
+            (known.discard if deleted else known.add)((kind, name))
+        assert known == await _truth(world)
+
+    in_world(case)
+
+
+async def _toggle(world: World, kind: str, name: str) -> None:
+    collection = {"Node": paths.NODES, "WarmImage": paths.warmimages_in("shop"), "WarmPolicy": "/shop/"}[kind]
+    path = {
+        "Node": paths.node(name),
+        "WarmImage": paths.warmimages(ObjectKey("shop", name)),
+        "WarmPolicy": paths.warmpolicies(ObjectKey("shop", name)),
+    }[kind]
+    if (kind, name) in await _truth(world):
+        await world.admin.delete(path)
+    elif kind == "Node":
+        await world.admin.create(collection, {"metadata": {"name": name}})
+    elif kind == "WarmImage":
+        await world.add_warmimage(name)
+    else:
+        await world.add_policy(name)
+
+
+def _happen(world: World, trouble: str, left: list[Response]) -> None:
+    if trouble == "gone":
+        world.server.compact()
+        world.server.end_watches()
+    elif trouble == "ended":
+        world.server.end_watches()
+    elif trouble == "throttled":
+        left.extend([status(429, retry_after="1")] * 3)
+    elif trouble == "too-large":
+        left.extend([status(504)] * 2)
+    elif trouble == "refused":
+        left.extend([status(403), status(401), status(500)])
+
+
+def test_a_server_that_ends_every_watch_at_once_is_not_asked_in_a_hot_loop() -> None:
+    async def case(world: World) -> None:
+        told, asked = Told(world), 0
+
+        async def before(_method: str, _path: str) -> None:
+            nonlocal asked
+            asked += 1
+
+        transport = InProcessTransport(world.server, before=before, cut_stream=lambda _path: 0)
+        async with world.watching(told.post, transport=transport):
+            await asyncio.sleep(300)
+        assert asked < 600
+
+    in_world(case)
+
+
+# --- bounds ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_pending_is_bounded_by_the_number_of_objects() -> None:
+    pending = Pending()
+    pending.open()
+    for number in range(10_000):
+        pending.changed(Changed("Node", "", f"n{number % 10}", resource_version=str(number)))
+        pending.reported(f"shop/x{number % 10}")
+    assert len(pending) == 20
+
+
+def test_who_may_tell_nobody_collects_nothing() -> None:
+    pending = Pending()
+    cache = Cache(pending)
+    for kind in ("WarmPolicy", "WarmImage", "Node", "ConfigMap"):
+        cache.replace(kind, [])
+    for number in range(100):
+        cache.seen("Node", {"metadata": {"name": f"n{number}", "uid": str(number)}})
+        cache.deleted("Node", {"metadata": {"name": f"n{number}", "uid": str(number)}})
+    assert len(pending) == 0
+    assert cache._objects["Node"] == {}

@@ -1,0 +1,297 @@
+"""Where do the tests of `web` and `watch` happen? In one process: handlers over an embedded API server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import httpx
+import structlog
+
+from adapters.kubernetes import paths
+from adapters.kubernetes.client import Kubernetes, NotFound
+from adapters.kubernetes.warmimage import warmimage_crd
+from adapters.kubernetes.warmpolicy import warmpolicy_crd
+from devcluster.apiserver import ApiServer, InProcessTransport
+from handlers.cluster import Cluster
+from handlers.configuration import Configuration, read_configuration
+from handlers.metrics import Metrics
+from handlers.publishing import Publisher
+from handlers.settings import Settings
+from handlers.watch.run import judge, watch
+from handlers.web import build_web
+from tests.support.instant import instantly
+from warmhook.lines import desired_name
+from warmhook.ports import Object, Response
+from warmhook.reports import LineReport, report_name, report_patch
+
+START = datetime(2026, 3, 1, 12, tzinfo=UTC)
+NAMESPACE = "warmhook-system"
+HOST = "harbor.example.com"
+SECRET = "geheim-und-lang"
+SOURCES = f"""
+sources:
+- {{name: harbor, kind: harbor, secret: {{env: HARBOR}}, registryHost: {HOST}}}
+"""
+DIGEST = "sha256:" + "a" * 64
+POLICIES = "/apis/warmhook.dev/v1alpha1/namespaces/shop/warmpolicies"
+WARMIMAGES = "/apis/warmhook.dev/v1alpha1/namespaces/shop/warmimages"
+
+
+def digest(letter: str) -> str:
+    """A digest that looks like no other."""
+    return "sha256:" + letter * 64
+
+
+class World:
+    """A cluster, and `web` over it."""
+
+    def __init__(self, server: ApiServer, *, sources: str = SOURCES, settings: Settings | None = None) -> None:
+        self.server = server
+        self.requests: list[tuple[str, str]] = []
+        """Method and path of what `web` asked of the API server."""
+        self.faults: list[Callable[[str, str], Awaitable[Response | None] | Response | None]] = []
+        """Asked in turn about every request of `web`; an answer replaces the server's."""
+        self.transport = InProcessTransport(server, user_agent="web", before=self._before)
+        self.admin = Kubernetes(InProcessTransport(server, user_agent="admin"))
+        self.settings = settings or Settings()
+        self.metrics = Metrics()
+        self.environ = {"HARBOR": SECRET}
+        self.configuration = configuration(sources, self.environ)
+        self.cluster = Cluster(self.admin, NAMESPACE)
+        self.app = self.new_app()
+        self.client = self.new_client(self.app)
+        self._watches = 0
+
+    def new_app(self, settings: Settings | None = None, publisher: Publisher | None = None) -> Any:
+        """Another replica of `web` over the same cluster."""
+        return build_web(
+            settings or self.settings,
+            self.configuration,
+            self.transport,
+            self.environ,
+            self.metrics,
+            now=self.now,
+            monotonic=self.monotonic,
+            rng=Random(2),
+            publisher=publisher,
+        )
+
+    def new_client(self, app: Any, host: str = "127.0.0.1") -> httpx.AsyncClient:
+        """Somebody who asks `app`, from that address."""
+        return httpx.AsyncClient(transport=httpx.ASGITransport(app, client=(host, 4711)), base_url="http://web")
+
+    def now(self) -> datetime:
+        return START + timedelta(seconds=self.monotonic())
+
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def _before(self, method: str, path: str) -> Response | None:
+        self.requests.append((method, path))
+        for fault in self.faults:
+            answer = fault(method, path)
+            if isinstance(answer, Awaitable):
+                answer = await answer
+            if answer is not None:
+                return answer
+        return None
+
+    # --- the cluster -------------------------------------------------------------------------------------------------
+
+    async def set_up(self) -> None:
+        for crd in (warmimage_crd(), warmpolicy_crd()):
+            await self.admin.create(paths.CRDS, crd)
+        for name in (NAMESPACE, "shop"):
+            await self.admin.create("/api/v1/namespaces", {"metadata": {"name": name}})
+
+    async def add_nodes(self, *names: str, **labels: str) -> None:
+        for name in names:
+            metadata = {"name": name, "labels": {"kubernetes.io/os": "linux", **labels}}
+            await self.admin.create(paths.NODES, {"metadata": metadata})
+
+    async def add_policy(self, name: str = "shop", **spec: Any) -> Object:
+        spec = spec or {"push": [{"repository": f"{HOST}/shop/**"}]}
+        body = {"apiVersion": paths.API_VERSION, "kind": "WarmPolicy", "metadata": {"name": name}, "spec": spec}
+        return await self.admin.create(POLICIES, body)
+
+    async def add_warmimage(self, name: str, image: str = f"{HOST}/shop/app:v1", **spec: Any) -> Object:
+        """One made by hand."""
+        spec = {"image": image, **spec}
+        body = {"apiVersion": paths.API_VERSION, "kind": "WarmImage", "metadata": {"name": name}, "spec": spec}
+        return await self.admin.create(WARMIMAGES, body)
+
+    async def warmimages(self) -> dict[str, Object]:
+        """Every WarmImage by its image."""
+        return {obj["spec"]["image"]: obj for obj in (await self.admin.list(paths.warmimages())).items}
+
+    async def desired(self, node: str) -> Object | None:
+        try:
+            return await self.admin.get(paths.configmaps(NAMESPACE, desired_name(node)))
+        except NotFound:
+            return None
+
+    async def lines(self) -> dict[str, list[str]]:
+        """Per node with a ConfigMap the images of its lines; labels and data must tell the same."""
+        found: dict[str, list[str]] = {}
+        for one in await self.cluster.desired():
+            data = (await self.desired(one.node) or {}).get("data") or {}
+            assert data.keys() == one.lines.keys()
+            found[one.node] = sorted(json.loads(text)["i"] for text in data.values())
+        return found
+
+    async def report(
+        self, node: str, states: Mapping[str, LineReport] | None = None, *, seen: datetime | None = None
+    ) -> None:
+        """The agent of `node` says this; keys are those of lines."""
+        uid = (await self.admin.get(paths.node(node)))["metadata"]["uid"]
+        patch = report_patch(node, uid, seen or self.now(), {}, states or {})
+        path = paths.configmaps(NAMESPACE, report_name(node))
+        try:
+            await self.admin.patch(path, patch)
+        except NotFound:
+            patch["metadata"].pop("managedFields")
+            patch["metadata"]["labels"] = {k: v for k, v in patch["metadata"]["labels"].items() if v is not None}
+            patch["metadata"]["name"] = report_name(node)
+            patch["data"] = {k: v for k, v in patch.get("data", {}).items() if v is not None}
+            await self.admin.create(paths.configmaps(NAMESPACE), patch)
+
+    # --- talking to web ----------------------------------------------------------------------------------------------
+
+    async def push(
+        self, tag: str = "v1", *, repository: str = "shop/app", content: str = DIGEST, ago: float = 0, **more: Any
+    ) -> httpx.Response:
+        """Harbor tells of a push."""
+        return await self.deliver(harbor_push(self.now() - timedelta(seconds=ago), tag, repository, content), **more)
+
+    async def deliver(self, body: Object | bytes, *, secret: str = SECRET, source: str = "harbor") -> httpx.Response:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return await self.client.post(f"/webhooks/{source}", content=content, headers={"authorization": secret})
+
+    async def event(self, kind: str, data: Object | None = None, **attributes: str) -> httpx.Response:
+        """Somebody posts a structured CloudEvent."""
+        event = {"specversion": "1.0", "id": "1", "source": "/test", "type": kind, "data": data or {}, **attributes}
+        headers = {"content-type": "application/cloudevents+json"}
+        return await self.client.post("/events", content=json.dumps(event).encode(), headers=headers)
+
+    async def sync(self) -> None:
+        answer = await self.event("dev.warmhook.sync.v1")
+        assert answer.status_code == 204, answer.text
+
+    async def changed(self, kind: str, name: str, **more: Any) -> httpx.Response:
+        namespace = "" if kind == "Node" else "shop"
+        return await self.event(
+            "dev.warmhook.object.changed.v1", {"kind": kind, "namespace": namespace, "name": name, **more}
+        )
+
+    async def reported(self, *names: str) -> None:
+        answer = await self.event("dev.warmhook.report.changed.v1", {"warmimages": [f"shop/{name}" for name in names]})
+        assert answer.status_code == 204, answer.text
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of the samples with these labels."""
+        total = 0.0
+        for line in self.metrics.exposition().decode().splitlines():
+            sample, _, value = line.rpartition(" ")
+            if sample.partition("{")[0] == name and all(f'{key}="{text}"' in sample for key, text in labels.items()):
+                total += float(value)
+        return total
+
+    def asked(self) -> Counter[tuple[str, str]]:
+        """What `web` asked since the last time: method and resource."""
+        counted = Counter((method, path.partition("?")[0]) for method, path in self.requests)
+        self.requests.clear()
+        return counted
+
+    def writes(self) -> list[tuple[str, str]]:
+        """What `web` wrote since the last time."""
+        found = [(method, path) for method, path in self.requests if method != "GET"]
+        self.requests.clear()
+        return found
+
+    # --- watching ----------------------------------------------------------------------------------------------------
+
+    async def post(self, content_type: str, body: bytes) -> None:
+        """How `watch` reaches `web`."""
+        judge(await self.client.post("/events", content=body, headers={"content-type": content_type}), "/events")
+
+    @asynccontextmanager
+    async def watching(
+        self,
+        post: Callable[[str, bytes], Awaitable[None]] | None = None,
+        *,
+        transport: InProcessTransport | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        sync_seconds: int = 300,
+    ) -> AsyncIterator[asyncio.Task[None]]:
+        """A `watch` that runs meanwhile."""
+        self._watches += 1
+        kubernetes = Kubernetes(transport or InProcessTransport(self.server, user_agent="watch"))
+        work = watch(
+            kubernetes,
+            post or self.post,
+            NAMESPACE,
+            sync_seconds=sync_seconds,
+            now=self.now,
+            sleep=sleep,
+            rng=Random(self._watches),
+            monotonic=self.monotonic,
+            host="test",
+        )
+        task = asyncio.create_task(work, name="watch")
+        try:
+            yield task
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+
+def harbor_push(moment: datetime, tag: str, repository: str, content: str) -> Object:
+    """What Harbor sends."""
+    namespace, _, name = repository.partition("/")
+    resource = {"digest": content, "tag": tag, "resource_url": f"{HOST}/{repository}:{tag}"}
+    return {
+        "type": "PUSH_ARTIFACT",
+        "occur_at": int(moment.timestamp()),
+        "operator": "admin",
+        "event_data": {
+            "resources": [resource],
+            "repository": {"name": name, "namespace": namespace, "repo_full_name": repository},
+        },
+    }
+
+
+def configuration(sources: str, environ: Mapping[str, str]) -> Configuration:
+    with tempfile.TemporaryDirectory(prefix="wh") as folder:
+        path = Path(folder) / "config.yaml"
+        path.write_text(sources, encoding="utf-8")
+        return read_configuration(str(path), environ)
+
+
+def in_world(case: Callable[[World], Coroutine[Any, Any, None]], *, sources: str = SOURCES, **settings: Any) -> None:
+    """Run a case in a fresh world whose time jumps."""
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        server = ApiServer(lambda: START + timedelta(seconds=loop.time()), Random(1))
+        world = World(server, sources=sources, settings=replace(Settings(), **settings))
+        await world.set_up()
+        await case(world)
+
+    with structlog.testing.capture_logs():
+        instantly(run())
+
+
+def status(code: int, message: str = "", **headers: str) -> Response:
+    """An answer of the API server that is a problem."""
+    body = {"kind": "Status", "code": code, "reason": message, "message": message}
+    return Response(code, {name.replace("_", "-"): value for name, value in headers.items()}, json.dumps(body).encode())

@@ -1,0 +1,64 @@
+"""The pages for operators name metrics, log lines, objects and limits that exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final, get_args
+
+from prometheus_client import CollectorRegistry
+
+from handlers.hints import QUEUE_MAX
+from handlers.metrics import Metrics as WebMetrics
+from nodeagent.metrics import Metrics as AgentMetrics
+from tests.manifests.rendered import BASE, KNATIVE, render
+from warmhook.lines import MAX_BYTES, MAX_LINES
+from warmhook.placement import NODE_NAME_MAX
+from warmhook.ports import FailureReason
+
+ROOT: Final = Path(__file__).parents[2]
+INSTALL: Final = (ROOT / "docs" / "install.md").read_text()
+OPERATIONS: Final = (ROOT / "docs" / "operations.md").read_text()
+# What nothing says yet.
+NOT_YET: Final = {"Refused"}
+
+
+def metrics(registry: CollectorRegistry) -> set[str]:
+    return {f"{family.name}_total" if family.type == "counter" else family.name for family in registry.collect()}
+
+
+def test_every_metric_is_explained_and_every_explained_metric_exists() -> None:
+    exist = metrics(WebMetrics()._registry) | metrics(AgentMetrics().registry)
+    assert set(re.findall(r"`(warmhook_[a-z_]+)", OPERATIONS)) == exist
+
+
+def test_every_log_line_that_is_explained_is_written() -> None:
+    sources = "".join(
+        path.read_text() for folder in ("handlers", "nodeagent") for path in (ROOT / folder).rglob("*.py")
+    )
+    table = OPERATIONS.split("| event | what to do |")[1].split("\n\n")[0]
+    explained = {
+        name
+        for row in table.splitlines()
+        for name in re.findall(r"`([a-z]+(?:[_-][a-z]+)+)`", row.split("|")[1] if "|" in row else "")
+    }
+    assert len(explained) > 10
+    assert {name for name in explained if f'"{name}"' not in sources} == set()
+
+
+def test_every_reason_of_a_failure_is_explained() -> None:
+    table = OPERATIONS.split("| reason | meaning |")[1].split("\n\n")[0]
+    assert set(re.findall(r"`([A-Z]\w+)`", table)) == set(get_args(FailureReason)) - NOT_YET
+
+
+def test_the_limits_are_those_of_the_programs() -> None:
+    assert f"{MAX_LINES}, and {MAX_BYTES // 1024} KiB" in OPERATIONS
+    assert f"{QUEUE_MAX:,}; repeats" in OPERATIONS
+    assert f"{NODE_NAME_MAX} characters" in OPERATIONS
+
+
+def test_the_objects_that_the_pages_name_are_in_the_manifests() -> None:
+    known = {obj["metadata"]["name"] for obj in render(BASE) + render(KNATIVE)}
+    made = {"warmhook-tls", "warmhook-senders", "warmhook-watch", "warmhook-desired-", "warmhook-report-"}
+    named = set(re.findall(r"\b(warmhook-[a-z-]+)\b(?![./])", INSTALL + OPERATIONS))
+    assert {name for name in named if name not in known | made and f"{name}-" not in made} == set()

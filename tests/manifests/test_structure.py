@@ -1,0 +1,371 @@
+"""What the manifests name exists: labels, ports, accounts, ConfigMaps, settings, commands, routes."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+
+from cli.procfile import read_procfile
+from handlers.configuration import read_configuration
+from handlers.events import HANDLED
+from handlers.settings import read_settings as read_web_settings
+from handlers.watch.certificates import CONFIGURATION, SECRET
+from nodeagent.settings import read_settings as read_agent_settings
+from tests.handlers.world import World, in_world
+from tests.manifests.rendered import BASE, KNATIVE, containers, find, identity, pod_templates, render
+from warmhook.events import PING, PUSHED
+from warmhook.ports import Object
+
+ROOT: Final = Path(__file__).parents[2]
+BOTH: Final = {"base": render(BASE), "knative": render(KNATIVE)}
+# Not among the manifests: `watch` makes the one, the operator the other.
+MADE_ELSEWHERE: Final = {SECRET, "warmhook-senders"}
+KNATIVE_PORTS: Final = {8012, 8013, 8112, 9090}
+
+both = pytest.mark.parametrize("objects", BOTH.values(), ids=BOTH)
+
+
+def names(objects: list[Object], kind: str) -> set[tuple[str, str]]:
+    return {(obj["metadata"].get("namespace", ""), obj["metadata"]["name"]) for obj in objects if obj["kind"] == kind}
+
+
+def selected(objects: list[Object], namespace: str, selector: Object) -> list[Object]:
+    """The Pod templates in a namespace whose labels a selector takes."""
+
+    def takes(labels: Object) -> bool:
+        expressions = selector.get("matchExpressions", [])
+        assert all(expression["operator"] == "In" for expression in expressions)
+        return all(labels.get(key) == value for key, value in selector.get("matchLabels", {}).items()) and all(
+            labels.get(each["key"]) in each["values"] for each in expressions
+        )
+
+    return [
+        template
+        for obj, template in pod_templates(objects)
+        if obj["metadata"]["namespace"] == namespace and takes(template["metadata"]["labels"])
+    ]
+
+
+def environ(container: Object) -> dict[str, str]:
+    """What a container's programs see; of the downward API something that could be it."""
+    downward = {"spec.nodeName": "node-1", "metadata.namespace": "warmhook-system"}
+    return {
+        each["name"]: each["value"] if "value" in each else downward[each["valueFrom"]["fieldRef"]["fieldPath"]]
+        for each in container.get("env", [])
+    }
+
+
+def ports(template: Object) -> dict[str, int]:
+    return {
+        port.get("name", ""): port["containerPort"]
+        for container in template["spec"]["containers"]
+        for port in container.get("ports", [])
+    }
+
+
+def inside(value: Any) -> Iterator[Object]:
+    """Every mapping within a value."""
+    if isinstance(value, dict):
+        yield value
+        for member in value.values():
+            yield from inside(member)
+    elif isinstance(value, list):
+        for item in value:
+            yield from inside(item)
+
+
+@both
+def test_no_object_is_there_twice_and_each_is_in_a_namespace_that_is(objects: list[Object]) -> None:
+    identities = [identity(obj) for obj in objects]
+    assert len(set(identities)) == len(identities)
+    namespaces = {name for _, name in names(objects, "Namespace")}
+    assert namespaces == {"warmhook-system", "warmhook-agents"}
+    assert {namespace for _, _, namespace, _ in identities} <= {"", "default", *namespaces}
+
+
+@both
+def test_selectors_take_the_pods_they_are_for(objects: list[Object]) -> None:
+    for obj in objects:
+        namespace, spec = obj["metadata"].get("namespace", ""), obj.get("spec") or {}
+        match obj["kind"]:
+            case "Deployment" | "DaemonSet":
+                assert selected([obj], namespace, spec["selector"]) == [spec["template"]]
+                for spread in spec["template"]["spec"].get("topologySpreadConstraints", []):
+                    assert selected([obj], namespace, spread["labelSelector"]) == [spec["template"]]
+            case "PodDisruptionBudget":
+                assert len(selected(objects, namespace, spec["selector"])) == 1
+            case "NetworkPolicy" if spec["podSelector"]:
+                assert selected(objects, namespace, spec["podSelector"])
+
+
+@both
+def test_services_and_network_policies_name_ports_that_pods_open(objects: list[Object]) -> None:
+    for obj in objects:
+        namespace, spec = obj["metadata"].get("namespace", ""), obj.get("spec") or {}
+        if identity(obj)[:2] == ("v1", "Service"):
+            (template,) = selected(objects, namespace, {"matchLabels": spec["selector"]})
+            assert {port["targetPort"] for port in spec["ports"]} <= ports(template).keys()
+        if obj["kind"] == "NetworkPolicy":
+            for template in selected(objects, namespace, spec["podSelector"]):
+                named = {port["port"] for rule in spec.get("ingress", []) for port in rule["ports"]}
+                # A Knative Service is reached through the queue-proxy beside it.
+                assert named <= ports(template).keys() | KNATIVE_PORTS
+
+
+@both
+def test_everything_that_pods_mount_and_are_exists(objects: list[Object]) -> None:
+    for obj, template in pod_templates(objects):
+        namespace, spec = obj["metadata"]["namespace"], template["spec"]
+        assert (namespace, spec["serviceAccountName"]) in names(objects, "ServiceAccount")
+        volumes = {volume["name"]: volume for volume in spec.get("volumes", [])}
+        mounted = {mount["name"] for container in spec["containers"] for mount in container.get("volumeMounts", [])}
+        assert mounted == volumes.keys()
+        for volume in volumes.values():
+            if "configMap" in volume:
+                assert (namespace, volume["configMap"]["name"]) in names(objects, "ConfigMap")
+            if "secret" in volume:
+                assert volume["secret"]["secretName"] in MADE_ELSEWHERE
+                assert volume["secret"]["optional"]
+
+
+@both
+def test_roles_are_bound_to_accounts_that_exist(objects: list[Object]) -> None:
+    bound = set()
+    for obj in objects:
+        if obj["kind"] in ("RoleBinding", "ClusterRoleBinding"):
+            role = obj["roleRef"]
+            assert (obj["metadata"].get("namespace", ""), role["name"]) in names(objects, role["kind"])
+            bound.add((role["kind"], obj["metadata"].get("namespace", ""), role["name"]))
+            for subject in obj["subjects"]:
+                assert (subject["namespace"], subject["name"]) in names(objects, "ServiceAccount")
+    for kind in ("Role", "ClusterRole"):
+        assert {(kind, *name) for name in names(objects, kind)} <= bound
+
+
+@both
+def test_programs_are_started_as_the_procfile_does_and_can_use_their_settings(objects: list[Object]) -> None:
+    commands = {" ".join(["python", *arguments]) for _, *arguments in read_procfile(ROOT).values()}
+    sources = "".join(path.read_text() for folder in ("handlers", "nodeagent") for path in (ROOT / folder).glob("*.py"))
+    for _, template in pod_templates(objects):
+        for container in template["spec"]["containers"]:
+            command = " ".join(container["command"])
+            assert command in commands | {"python -m handlers"}
+            given = environ(container)
+            assert {name for name in given if f'"{name}"' not in sources} == set()
+            if "nodeagent" in command:
+                agent = read_agent_settings(given)
+                assert (agent.node, agent.metrics_port) == ("node-1", ports(template)["metrics"])
+                continue
+            web = read_web_settings(given)
+            assert web.namespace == "warmhook-system"
+            opened = ports(template)
+            assert "watch" in container["name"] or web.port in opened.values()
+            assert opened.get("admission", 0) == (web.tls_port if "admission" in web.serve else 0)
+
+
+@both
+def test_programs_are_asked_whether_they_live_where_they_answer(objects: list[Object]) -> None:
+    for obj in objects:
+        for container in containers(obj):
+            for probe in ("readinessProbe", "livenessProbe"):
+                if probe in container:
+                    asked = container[probe]["httpGet"]
+                    assert asked["path"] in ("/healthz", "/readyz", "/metrics")
+                    assert "port" not in asked or asked["port"] in {port["name"] for port in container["ports"]}
+
+
+@both
+def test_the_configurations_can_be_used(objects: list[Object]) -> None:
+    for _, template in pod_templates(objects):
+        (container,) = template["spec"]["containers"]
+        if path := environ(container).get("WARMHOOK_CONFIG"):
+            (mount,) = (each for each in container["volumeMounts"] if each["mountPath"] == path)
+            (volume,) = (each for each in template["spec"]["volumes"] if each["name"] == mount["name"])
+            text = find(objects, "ConfigMap", volume["configMap"]["name"])["data"][mount["subPath"]]
+            with tempfile.TemporaryDirectory(prefix="wh") as folder:
+                file = Path(folder, "config.yaml")
+                file.write_text(text)
+                read_configuration(str(file), {})
+
+
+def test_the_example_of_a_sender_is_one() -> None:
+    text = (BASE / "config.yaml").read_text()
+    (example,) = re.findall(r"# sources:\n(?:#.+\n)+", text)
+    with tempfile.TemporaryDirectory(prefix="wh") as folder:
+        (secret := Path(folder, "harbor")).write_text("Bearer x")
+        plain = re.sub("^# ?", "", example, flags=re.MULTILINE).replace("/etc/warmhook/secrets/harbor", str(secret))
+        (file := Path(folder, "config.yaml")).write_text(plain)
+        assert set(read_configuration(str(file), {}).sources) == {"harbor"}
+    mounts = find(BOTH["base"], "Deployment", "warmhook-web")["spec"]["template"]["spec"]["containers"][0][
+        "volumeMounts"
+    ]
+    assert "/etc/warmhook/secrets" in {mount["mountPath"] for mount in mounts}
+
+
+@both
+def test_the_api_server_is_told_of_a_service_and_a_path_that_answer(objects: list[Object]) -> None:
+    configuration = find(objects, "MutatingWebhookConfiguration", CONFIGURATION)
+    (webhook,) = configuration["webhooks"]
+    service = webhook["clientConfig"]["service"]
+    found = find(objects, "Service", service["name"], group="v1")
+    assert found["metadata"]["namespace"] == service["namespace"]
+    assert service["port"] in {port["port"] for port in found["spec"]["ports"]}
+    (template,) = selected(objects, service["namespace"], {"matchLabels": found["spec"]["selector"]})
+    (container,) = template["spec"]["containers"]
+    assert "admission" in read_web_settings(environ(container)).serve
+    assert f'"{service["path"]}"' in (ROOT / "handlers" / "app.py").read_text()
+
+
+@both
+def test_admission_never_stops_a_pod_and_never_sees_our_own(objects: list[Object]) -> None:
+    (webhook,) = find(objects, "MutatingWebhookConfiguration", CONFIGURATION)["webhooks"]
+    assert (webhook["failurePolicy"], webhook["timeoutSeconds"]) == ("Ignore", 1)
+    (namespaces,) = webhook["namespaceSelector"]["matchExpressions"]
+    assert namespaces["operator"] == "NotIn"
+    assert set(namespaces["values"]) == {"kube-system"} | {name for _, name in names(objects, "Namespace")}
+    for _, template in pod_templates(objects):
+        assert template["metadata"]["labels"]["app.kubernetes.io/part-of"] == "warmhook"
+
+
+@both
+def test_only_the_agent_is_privileged_and_that_as_little_as_it_can_be(objects: list[Object]) -> None:
+    enforced = {
+        obj["metadata"]["name"]: obj["metadata"]["labels"]["pod-security.kubernetes.io/enforce"]
+        for obj in objects
+        if obj["kind"] == "Namespace"
+    }
+    assert enforced == {"warmhook-system": "restricted", "warmhook-agents": "privileged"}
+    for obj, template in pod_templates(objects):
+        pod = template["spec"]
+        is_agent = obj["metadata"]["namespace"] == "warmhook-agents"
+        assert is_agent == (obj["kind"] == "DaemonSet")
+        for container in pod["containers"]:
+            context = {**pod.get("securityContext", {}), **container["securityContext"]}
+            assert context["capabilities"] == {"drop": ["ALL"]}
+            assert context["readOnlyRootFilesystem"]
+            assert not context["allowPrivilegeEscalation"]
+            assert not context.get("privileged")
+            assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+            assert is_agent or (context["runAsNonRoot"] and context["runAsUser"] == 65532)
+        assert is_agent or not pod.get("hostNetwork")
+        assert is_agent or not any("hostPath" in volume for volume in pod.get("volumes", []))
+
+
+@both
+def test_the_agent_finds_what_is_mounted_from_its_node(objects: list[Object]) -> None:
+    template = find(objects, "DaemonSet", "warmhook-agent")["spec"]["template"]
+    (container,) = template["spec"]["containers"]
+    settings = read_agent_settings(environ(container))
+    paths = {volume["name"]: volume["hostPath"]["path"] for volume in template["spec"]["volumes"]}
+    mounts = {mount["mountPath"]: paths[mount["name"]] for mount in container["volumeMounts"]}
+    assert all(inner == outer for inner, outer in mounts.items())
+    assert mounts.keys() == {
+        str(Path(settings.runtime_endpoint.removeprefix("unix://")).parent),
+        str(settings.state_dir),
+    }
+
+
+@both
+def test_accounts_that_a_policy_or_a_flow_schema_names_exist(objects: list[Object]) -> None:
+    accounts = names(objects, "ServiceAccount")
+    schemas = [obj for obj in objects if obj["kind"] == "FlowSchema"]
+    assert len(schemas) == 2
+    for schema in schemas:
+        assert ("", schema["spec"]["priorityLevelConfiguration"]["name"]) in names(
+            objects, "PriorityLevelConfiguration"
+        )
+        (subject,) = (each for rule in schema["spec"]["rules"] for each in rule["subjects"])
+        assert (subject["serviceAccount"]["namespace"], subject["serviceAccount"]["name"]) in accounts
+    policy = find(objects, "ValidatingAdmissionPolicy", "warmhook-agent-writes")
+    (condition,) = policy["spec"]["matchConditions"]
+    (namespace, name) = re.findall(r"system:serviceaccount:([^:']+):([^:']+)", condition["expression"])[0]
+    assert (namespace, name) in accounts
+    binding = find(objects, "ValidatingAdmissionPolicyBinding", "warmhook-agent-writes")
+    assert binding["spec"]["policyName"] == policy["metadata"]["name"]
+
+
+def test_knative_refers_to_what_is_there() -> None:
+    objects = BOTH["knative"]
+    for obj in (one for one in objects if "knative.dev" in one["apiVersion"]):
+        for reference in inside(obj["spec"]):
+            if {"apiVersion", "kind", "name"} <= reference.keys():
+                found = find(objects, reference["kind"], reference["name"], group=reference["apiVersion"])
+                assert found["metadata"]["namespace"] == obj["metadata"]["namespace"]
+        if obj["kind"] == "Trigger":
+            assert find(objects, "Broker", obj["spec"]["broker"])
+
+
+def test_each_event_that_a_broker_carries_has_one_trigger_to_the_handlers() -> None:
+    triggers = [obj["spec"] for obj in BOTH["knative"] if obj["kind"] == "Trigger"]
+    assert sorted(spec["filter"]["attributes"]["type"] for spec in triggers) == sorted(HANDLED - {PUSHED})
+    ping = find(BOTH["knative"], "PingSource", "warmhook-sync")["metadata"]
+    for spec in triggers:
+        assert spec["subscriber"]["uri"] == "/events"
+        attributes = spec["filter"]["attributes"]
+        source = f"/apis/v1/namespaces/{ping['namespace']}/pingsources/{ping['name']}"
+        assert attributes.get("source") == (source if attributes["type"] == PING else None)
+
+
+def test_what_no_handler_takes_goes_where_it_is_told_of() -> None:
+    objects = BOTH["knative"]
+    config = yaml.safe_load(find(objects, "ConfigMap", "warmhook-dead-letters")["data"]["config.yaml"])
+    (sender,) = config["sources"]
+    for spec in (obj["spec"] for obj in objects if obj["kind"] in ("Trigger", "Broker")):
+        sink = spec["delivery"]["deadLetterSink"]
+        assert (sink["ref"]["name"], sink["uri"]) == ("warmhook-dead-letters", f"/webhooks/{sender['name']}")
+    bound = [each["name"] for obj in objects if "subjects" in obj for each in obj["subjects"]]
+    assert "warmhook-dead-letters" not in bound
+
+
+def test_registries_never_wait_for_a_cold_start_and_handlers_cost_nothing_at_rest() -> None:
+    def annotation(name: str, key: str) -> str:
+        service = find(BOTH["knative"], "Service", name, group="serving.knative.dev")
+        value: str = service["spec"]["template"]["metadata"]["annotations"][f"autoscaling.knative.dev/{key}"]
+        return value
+
+    assert annotation("warmhook-receiver", "min-scale") == "1"
+    assert annotation("warmhook-handlers", "min-scale") == "0"
+
+
+def test_whoever_may_post_events_is_behind_a_policy_that_names_them() -> None:
+    objects = BOTH["knative"]
+    for obj, template in pod_templates(objects):
+        if any(read_flag(container) for container in template["spec"]["containers"]):
+            labels = template["metadata"]["labels"]
+            rules = [
+                rule
+                for policy in objects
+                if policy["kind"] == "NetworkPolicy" and policy["spec"]["podSelector"]
+                if template in selected(objects, obj["metadata"]["namespace"], policy["spec"]["podSelector"])
+                for rule in policy["spec"]["ingress"]
+            ]
+            assert rules, labels
+            assert all(rule.get("from") for rule in rules), labels
+            assert obj["metadata"]["labels"]["networking.knative.dev/visibility"] == "cluster-local"
+
+
+def read_flag(container: Object) -> bool:
+    return environ(container).get("WARMHOOK_EVENTS_OPEN") == "true"
+
+
+def test_a_dead_letter_is_counted_and_leads_to_nothing() -> None:
+    sources = find(BOTH["knative"], "ConfigMap", "warmhook-dead-letters")["data"]["config.yaml"]
+    image = {"image": "dead-letters.invalid/shop/app:v1"}
+
+    async def story(world: World) -> None:
+        await world.add_policy(push=[{"repository": "**"}])
+        for kind in sorted(HANDLED - {PUSHED}):
+            event = {"specversion": "1.0", "id": "1", "source": "/watch", "type": kind, "data": image}
+            headers = {"content-type": "application/cloudevents+json", "ce-knativeerrorcode": "503"}
+            answer = await world.client.post("/webhooks/events", json=event, headers=headers)
+            assert (answer.status_code, answer.content) == (202, b"")
+        assert world.metric("warmhook_deliveries_total", source="events", result="skipped") == len(HANDLED) - 1
+        assert world.requests == []
+
+    in_world(story, sources=sources)

@@ -1,0 +1,96 @@
+"""Does `python -m nodeagent` start lean, stop in order and say what is wrong with its settings?"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nodeagent.__main__ import main
+
+KUBECONFIG = """\
+apiVersion: v1
+kind: Config
+clusters: [{name: c, cluster: {server: "http://127.0.0.1:1"}}]
+users: [{name: u, user: {}}]
+contexts: [{name: x, context: {cluster: c, user: u}}]
+current-context: x
+"""
+
+
+def start(tmp_path: Path, **environ: str) -> subprocess.Popen[str]:
+    (tmp_path / "kubeconfig").write_text(KUBECONFIG)
+    settings = {
+        "PATH": os.environ["PATH"],
+        "NODE_NAME": "node-1",
+        "KUBECONFIG": str(tmp_path / "kubeconfig"),
+        "CONTAINER_RUNTIME_ENDPOINT": f"unix://{tmp_path}/none",
+        "WARMHOOK_STATE_DIR": str(tmp_path / "state"),
+        "WARMHOOK_METRICS_PORT": "0",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "nodeagent"],
+        env=settings | environ,
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_bad_setting_ends_it_with_2_and_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main({"NODE_NAME": "node-1", "WARMHOOK_PARALLEL_PULLS": "none"}) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "nodeagent: WARMHOOK_PARALLEL_PULLS must be a whole number from 1 to 64, not 'none'\n"
+
+
+@pytest.mark.e2e
+def test_a_kubeconfig_that_is_not_there_ends_it_with_2(tmp_path: Path) -> None:
+    _, err = (program := start(tmp_path, KUBECONFIG=str(tmp_path / "nowhere"))).communicate(timeout=30)
+    assert program.returncode == 2
+    assert "nowhere" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.e2e
+def test_a_metrics_port_in_use_ends_it_with_2(tmp_path: Path) -> None:
+    with socket.create_server(("0.0.0.0", 0)) as taken:
+        program = start(tmp_path, WARMHOOK_METRICS_PORT=str(taken.getsockname()[1]))
+        _, err = program.communicate(timeout=30)
+    assert program.returncode == 2
+    assert "WARMHOOK_METRICS_PORT" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_stop_it_ends_with_0_though_nothing_around_it_answers(tmp_path: Path, number: int) -> None:
+    with start(tmp_path) as program:
+        assert program.stdout is not None
+        seen = ""
+        deadline = time.monotonic() + 30
+        while ("runtime-unreachable" not in seen or "api-server-trouble" not in seen) and time.monotonic() < deadline:
+            seen += program.stdout.readline()
+        program.send_signal(number)
+        out, err = program.communicate(timeout=30)
+    assert (program.returncode, err) == (0, "")
+    assert "agent-stopped" in seen + out
+
+
+@pytest.mark.e2e
+def test_heavy_libraries_of_the_web_program_are_not_loaded() -> None:
+    # pydantic is not among them: the kubernetes library loads it.
+    code = (
+        "import sys, nodeagent.__main__;"
+        "print(sorted({'starlette', 'uvicorn', 'httpx', 'cloudevents', 'click'} & sys.modules.keys()))"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
