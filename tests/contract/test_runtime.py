@@ -1,0 +1,644 @@
+"""Does every container runtime behave as the agent relies on? One suite for the embedded runtime and containerd."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from devcluster.registry.folder import Answer, digest_of
+from devcluster.registry.images import (
+    build_artifact,
+    build_image,
+    build_index,
+    incompressible,
+    incompressible_image,
+)
+from tests.contract.nodes import Node, Site, on_each_runtime, open_node, open_site
+from tests.real.programs import eventually, free_port, small_disk
+from warmhook.ports import Credentials, PullFailed, RuntimeUnreachable
+
+APP = incompressible_image(0.2, "app", layers=2)
+OTHER = incompressible_image(0.1, "other")
+ARM = incompressible_image(0.1, "arm", platform="linux/arm64")
+INDEX = build_index([ARM, APP], attestation=True)
+BIG = incompressible_image(1, "big")
+ABSENT = "sha256:" + "0" * 64
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    with open_site() as site:
+        yield site
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+@on_each_runtime
+async def test_a_new_node_has_no_images(node: Node) -> None:
+    assert await node.runtime.images() == []
+
+
+@on_each_runtime
+async def test_a_pull_by_tag_lists_the_tag_and_the_digest(node: Node) -> None:
+    reference = node.push("shop/app:1", APP)
+    await node.pull(reference)
+    image = await node.only_image()
+    assert image.tags == (reference,)
+    assert image.digests == (f"{node.host}/shop/app@{APP.digest}",)
+
+
+@on_each_runtime
+async def test_the_image_id_is_the_digest_of_the_config(node: Node) -> None:
+    assert await node.pull(node.push("shop/app:1", APP)) == APP.config_digest
+    assert (await node.only_image()).id == APP.config_digest
+
+
+@on_each_runtime
+async def test_the_size_is_that_of_manifest_config_and_compressed_layers(node: Node) -> None:
+    await node.pull(node.push("shop/app:1", APP))
+    assert (await node.only_image()).size_bytes == len(APP.manifest) + sum(map(len, APP.blobs))
+
+
+@on_each_runtime
+async def test_the_size_of_an_image_from_an_index_includes_the_index(node: Node) -> None:
+    await node.pull(node.push("shop/app:1", INDEX))
+    expected = len(INDEX.manifest) + len(APP.manifest) + sum(map(len, APP.blobs))
+    assert (await node.only_image()).size_bytes == expected
+
+
+@on_each_runtime
+async def test_images_are_not_pinned_unless_somebody_pins_them(node: Node) -> None:
+    await node.pull(node.push("shop/app:1", APP))
+    assert not (await node.only_image()).pinned
+
+
+@on_each_runtime
+async def test_a_pull_without_a_tag_pulls_latest(node: Node) -> None:
+    node.push("shop/app:latest", APP)
+    await node.pull(f"{node.host}/shop/app")
+    assert (await node.only_image()).tags == (f"{node.host}/shop/app:latest",)
+
+
+@on_each_runtime
+async def test_a_second_tag_of_one_image_is_a_second_name_of_one_id(node: Node) -> None:
+    first, second = node.push("shop/app:1", APP), node.push("shop/app:1.0", APP)
+    assert await node.pull(first) == await node.pull(second)
+    image = await node.only_image()
+    assert set(image.tags) == {first, second}
+    assert len(image.digests) == 1
+
+
+@on_each_runtime
+async def test_one_image_in_two_repositories_is_one_id_with_two_digests(node: Node) -> None:
+    await node.pull(node.push("shop/app:1", APP))
+    await node.pull(node.push("mirror/app:1", APP))
+    image = await node.only_image()
+    assert set(image.digests) == {f"{node.host}/{name}/app@{APP.digest}" for name in ("shop", "mirror")}
+
+
+@on_each_runtime
+async def test_a_pull_by_digest_lists_no_tag(node: Node) -> None:
+    node.push("shop/app:1", APP)
+    await node.pull(f"{node.host}/shop/app@{APP.digest}")
+    image = await node.only_image()
+    assert image.tags == ()
+    assert image.digests == (f"{node.host}/shop/app@{APP.digest}",)
+
+
+@on_each_runtime
+async def test_a_pull_by_tag_and_digest_drops_the_tag(node: Node) -> None:
+    reference = node.push("shop/app:1", APP)
+    await node.pull(f"{reference}@{APP.digest}")
+    assert (await node.only_image()).tags == ()
+    assert await node.runtime.image(reference) is None
+
+
+@on_each_runtime
+async def test_a_pull_by_tag_and_digest_brings_the_digest_where_the_tag_has_moved_on(node: Node) -> None:
+    reference = node.push("shop/app:1", APP)
+    node.push("shop/app:1", OTHER)
+    assert await node.pull(f"{reference}@{APP.digest}") == APP.config_digest
+
+
+@on_each_runtime
+async def test_a_tag_added_to_an_image_known_by_digest_joins_its_id(node: Node) -> None:
+    reference = node.push("shop/app:1", APP)
+    await node.pull(f"{node.host}/shop/app@{APP.digest}")
+    await node.pull(reference)
+    assert (await node.only_image()).tags == (reference,)
+
+
+# --- indexes ---------------------------------------------------------------------------------------------------------
+
+
+@on_each_runtime
+async def test_the_repo_digest_of_a_multi_platform_image_is_the_index(node: Node) -> None:
+    await node.pull(node.push("shop/app:1", INDEX))
+    assert (await node.only_image()).digests == (f"{node.host}/shop/app@{INDEX.digest}",)
+
+
+@on_each_runtime
+async def test_an_index_brings_the_child_of_this_platform_and_no_other(node: Node) -> None:
+    assert await node.pull(node.push("shop/app:1", INDEX)) == APP.config_digest
+    assert node.fetched(ARM.config_digest) == 0
+
+
+@on_each_runtime
+async def test_an_index_can_be_pulled_by_its_digest(node: Node) -> None:
+    node.push("shop/app:1", INDEX)
+    assert await node.pull(f"{node.host}/shop/app@{INDEX.digest}") == APP.config_digest
+
+
+@on_each_runtime
+async def test_a_child_pulled_by_digest_shares_the_id_of_its_index(node: Node) -> None:
+    await node.pull(node.push("shop/app:1", INDEX))
+    await node.pull(f"{node.host}/shop/app@{APP.digest}")
+    image = await node.only_image()
+    assert set(image.digests) == {f"{node.host}/shop/app@{digest}" for digest in (INDEX.digest, APP.digest)}
+
+
+@on_each_runtime
+async def test_a_docker_manifest_list_is_pulled_like_an_index(node: Node) -> None:
+    child = build_image(incompressible(5000, "docker"), docker=True)
+    assert await node.pull(node.push("shop/app:1", build_index([child], docker=True))) == child.config_digest
+
+
+@on_each_runtime
+async def test_an_index_without_this_platform_is_reported_as_such(node: Node) -> None:
+    failure = await node.failure(node.push("shop/app:1", build_index([ARM], attestation=True)))
+    assert failure.reason == "PlatformMissing"
+    assert await node.runtime.images() == []
+
+
+@on_each_runtime
+async def test_a_single_image_of_another_platform_is_pulled_without_complaint(node: Node) -> None:
+    assert await node.pull(node.push("shop/app:1", ARM)) == ARM.config_digest
+
+
+# --- moved tags ------------------------------------------------------------------------------------------------------
+
+
+@on_each_runtime
+async def test_a_moved_tag_takes_its_name_along(node: Node) -> None:
+    reference = node.push("shop/app:1", APP)
+    await node.pull(reference)
+    node.push("shop/app:1", OTHER)
+    assert await node.pull(reference) == OTHER.config_digest
+    image = await node.runtime.image(reference)
+    assert image is not None
+    assert image.digests == (f"{node.host}/shop/app@{OTHER.digest}",)
+
+
+@on_each_runtime
+async def test_the_image_a_tag_has_left_stays_with_its_digest_alone(node: Node) -> None:
+    reference = node.push("shop/app:1", APP)
+    await node.pull(reference)
+    node.push("shop/app:1", OTHER)
+    await node.pull(reference)
+    old = await node.runtime.image(APP.config_digest)
+    assert old is not None
+    assert old.tags == ()
+    assert old.digests == (f"{node.host}/shop/app@{APP.digest}",)
+
+
+@on_each_runtime
+async def test_a_moved_tag_is_noticed_by_a_pull_alone(node: Node) -> None:
+    reference = node.push("shop/app:1", APP)
+    await node.pull(reference)
+    node.push("shop/app:1", OTHER)
+    image = await node.runtime.image(reference)
+    assert image is not None
+    assert image.id == APP.config_digest
+
+
+@on_each_runtime
+async def test_a_new_index_of_the_same_child_adds_its_digest_to_the_id(node: Node) -> None:
+    reference = node.push("shop/app:1", build_index([APP]))
+    await node.pull(reference)
+    node.push("shop/app:1", INDEX)
+    await node.pull(reference)
+    assert f"{node.host}/shop/app@{INDEX.digest}" in (await node.only_image()).digests
+
+
+# --- looking an image up ---------------------------------------------------------------------------------------------
+
+
+@on_each_runtime
+async def test_an_image_is_found_by_tag_by_digest_and_by_id(node: Node) -> None:
+    reference = node.push("shop/app:1", APP)
+    await node.pull(reference)
+    expected = await node.only_image()
+    by_digest = f"{node.host}/shop/app@{APP.digest}"
+    for name in (reference, by_digest, f"{reference}@{APP.digest}", APP.config_digest):
+        assert await node.runtime.image(name) == expected
+
+
+@on_each_runtime
+async def test_an_unknown_image_is_not_found(node: Node) -> None:
+    await node.pull(node.push("shop/app:1", APP))
+    for name in (f"{node.host}/shop/app:2", f"{node.host}/shop/app", ABSENT, f"{node.host}/shop/app@{ABSENT}", ""):
+        assert await node.runtime.image(name) is None
+
+
+@on_each_runtime
+async def test_a_malformed_reference_is_not_found(node: Node) -> None:
+    assert await node.runtime.image("NO/!!reference") is None
+
+
+@on_each_runtime
+async def test_every_image_is_listed_once(node: Node) -> None:
+    await node.pull(node.push("shop/app:1", APP))
+    await node.pull(node.push("shop/other:1", OTHER))
+    assert {image.id for image in await node.runtime.images()} == {APP.config_digest, OTHER.config_digest}
+
+
+# --- removal ---------------------------------------------------------------------------------------------------------
+
+
+@on_each_runtime
+async def test_removal_by_one_tag_removes_every_name_of_the_id(node: Node) -> None:
+    reference, second = node.push("shop/app:1", APP), node.push("mirror/app:2", APP)
+    await node.pull(reference)
+    await node.pull(second)
+    await node.runtime.remove(reference)
+    assert await node.runtime.image(second) is None
+    assert await node.runtime.images() == []
+
+
+@on_each_runtime
+async def test_removal_by_digest(node: Node) -> None:
+    await node.pull(node.push("shop/app:1", INDEX))
+    await node.runtime.remove(f"{node.host}/shop/app@{INDEX.digest}")
+    assert await node.runtime.images() == []
+
+
+@on_each_runtime
+async def test_removal_by_id(node: Node) -> None:
+    await node.pull(node.push("shop/app:1", APP))
+    await node.runtime.remove(APP.config_digest)
+    assert await node.runtime.images() == []
+
+
+@on_each_runtime
+async def test_removal_leaves_other_images_alone(node: Node) -> None:
+    reference, other = node.push("shop/app:1", APP), node.push("shop/other:1", OTHER)
+    await node.pull(reference)
+    await node.pull(other)
+    await node.runtime.remove(reference)
+    assert (await node.only_image()).tags == (other,)
+
+
+@on_each_runtime
+async def test_removing_what_is_not_there_changes_nothing(node: Node) -> None:
+    await node.pull(node.push("shop/app:1", APP))
+    for name in (f"{node.host}/shop/app:2", ABSENT, "NO/!!reference", ""):
+        await node.runtime.remove(name)
+    assert (await node.only_image()).id == APP.config_digest
+
+
+@on_each_runtime
+async def test_a_removed_image_can_be_pulled_again(node: Node) -> None:
+    reference = node.push("shop/app:1", APP)
+    await node.pull(reference)
+    await node.runtime.remove(reference)
+    await node.pull(reference)
+    assert (await node.only_image()).tags == (reference,)
+
+
+@on_each_runtime
+async def test_an_image_that_shares_layers_survives_the_removal_of_the_other(node: Node) -> None:
+    shared = incompressible(60_000, "shared")
+    first = node.push("shop/first:1", build_image(shared, incompressible(6000, "a")))
+    second = node.push("shop/second:1", build_image(shared, incompressible(6000, "b")))
+    await node.pull(first)
+    await node.pull(second)
+    await node.runtime.remove(first)
+    node.requests.clear()
+    await node.pull(second)
+    assert [each.method for each in node.requests] == ["HEAD"]
+
+
+# --- what is fetched -------------------------------------------------------------------------------------------------
+
+
+@on_each_runtime
+async def test_a_repeated_pull_asks_for_the_manifest_alone(node: Node) -> None:
+    reference = node.push("shop/app:1", APP)
+    await node.pull(reference)
+    node.requests.clear()
+    await node.pull(reference)
+    (request,) = node.requests
+    assert (request.method, request.path) == ("HEAD", "/v2/shop/app/manifests/1")
+
+
+@on_each_runtime
+async def test_a_layer_of_another_repository_is_not_fetched_again(node: Node) -> None:
+    shared = incompressible(60_000, "shared")
+    first = build_image(shared, incompressible(6000, "a"))
+    await node.pull(node.push("shop/first:1", first))
+    await node.pull(node.push("shop/second:1", build_image(shared, incompressible(6000, "b"))))
+    assert node.fetched(digest_of(first.blobs[1])) == 1
+
+
+@on_each_runtime
+async def test_two_pulls_of_one_image_at_once_fetch_each_layer_once(node: Node) -> None:
+    reference = node.push("shop/big:1", BIG)
+    ids = await asyncio.gather(node.pull(reference), node.pull(reference))
+    assert list(ids) == [BIG.config_digest] * 2
+    assert node.fetched(digest_of(BIG.blobs[1])) == 1
+
+
+@on_each_runtime
+async def test_different_images_are_pulled_side_by_side(node: Node) -> None:
+    references = [node.push(f"shop/app{i}:1", incompressible_image(0.1, f"side-{i}")) for i in range(4)]
+    await asyncio.gather(*map(node.pull, references))
+    assert {tag for image in await node.runtime.images() for tag in image.tags} == set(references)
+
+
+# --- cancelled, late, restarted --------------------------------------------------------------------------------------
+
+
+@on_each_runtime
+async def test_a_cancelled_pull_leaves_no_image(node: Node) -> None:
+    reference = node.push("shop/big:1", BIG)
+    await _cancel_half_way(node, reference)
+    assert await node.runtime.image(reference) is None
+    assert await node.runtime.images() == []
+
+
+@on_each_runtime
+async def test_a_cancelled_pull_stops_asking_the_registry(node: Node) -> None:
+    await _cancel_half_way(node, node.push("shop/big:1", BIG))
+    layer = f"/v2/shop/big/blobs/{digest_of(BIG.blobs[1])}"
+    await eventually(lambda: any(each.path == layer for each in node.requests), what="the download ends")
+    assert sum(each.bytes for each in node.requests if each.path == layer) < len(BIG.blobs[1])
+
+
+@on_each_runtime
+async def test_a_cancelled_pull_can_be_repeated(node: Node) -> None:
+    reference = node.push("shop/big:1", BIG)
+    await _cancel_half_way(node, reference)
+    node.folder.write_answer("shop/big", Answer())
+    assert await node.pull(reference) == BIG.config_digest
+
+
+@on_each_runtime
+async def test_a_pull_that_takes_too_long_is_a_timeout(node: Node) -> None:
+    reference = node.push("shop/big:1", BIG)
+    node.folder.write_answer("shop/big", Answer(stall=True))
+    assert (await node.failure(reference, seconds=0.5)).reason == "Timeout"
+    assert await node.runtime.images() == []
+
+
+@on_each_runtime
+async def test_a_pull_that_hangs_does_not_delay_another(node: Node) -> None:
+    hanging = node.push("shop/big:1", BIG)
+    node.folder.write_answer("shop/big", Answer(stall=True))
+    pull = asyncio.create_task(node.pull(hanging), name="hanging pull")
+    await _half_sent(node)
+    assert await node.pull(node.push("shop/app:1", APP)) == APP.config_digest
+    pull.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await pull
+
+
+@on_each_runtime
+async def test_a_restarted_runtime_still_has_its_images(node: Node) -> None:
+    await node.pull(node.push("shop/app:1", INDEX))
+    before = await node.runtime.images()
+    await node.restarted()
+    assert await node.runtime.images() == before
+
+
+@on_each_runtime
+async def test_a_runtime_restarted_during_a_pull_pulls_the_image_afterwards(node: Node) -> None:
+    reference = node.push("shop/big:1", BIG)
+    node.folder.write_answer("shop/big", Answer(stall=True))
+    pull = asyncio.create_task(node.pull(reference), name="interrupted pull")
+    await _half_sent(node)
+    await node.restarted()
+    with pytest.raises((PullFailed, RuntimeUnreachable)):
+        await pull
+    assert await node.runtime.images() == []
+    node.folder.write_answer("shop/big", Answer())
+    assert await node.pull(reference) == BIG.config_digest
+
+
+@on_each_runtime
+async def test_a_stopped_runtime_is_unreachable_and_named(node: Node) -> None:
+    await node.stop()
+    for call in (node.runtime.images(), node.runtime.version(), node.pull("127.0.0.1:1/a:1"), node.runtime.remove("a")):
+        with pytest.raises(RuntimeUnreachable, match=r"unix:///tmp/wh.*: (no socket|nobody)"):
+            await call
+
+
+# --- failures --------------------------------------------------------------------------------------------------------
+
+
+@on_each_runtime
+async def test_a_missing_tag_is_not_found(node: Node) -> None:
+    node.push("shop/app:1", APP)
+    assert (await node.failure(f"{node.host}/shop/app:2")).reason == "NotFound"
+
+
+@on_each_runtime
+async def test_a_missing_digest_is_not_found(node: Node) -> None:
+    node.push("shop/app:1", APP)
+    assert (await node.failure(f"{node.host}/shop/app@{ABSENT}")).reason == "NotFound"
+
+
+@on_each_runtime
+async def test_a_missing_repository_is_not_found(node: Node) -> None:
+    assert (await node.failure(f"{node.host}/shop/none:1")).reason == "NotFound"
+
+
+@on_each_runtime
+async def test_a_missing_layer_is_not_found_and_leaves_no_image(node: Node) -> None:
+    reference = node.push("shop/app:1", APP)
+    _blob(node, APP.blobs[2]).unlink()
+    assert (await node.failure(reference)).reason == "NotFound"
+    assert await node.runtime.images() == []
+
+
+@on_each_runtime
+async def test_a_private_image_without_credentials_is_unauthorized(node: Node) -> None:
+    reference = node.push("shop/app:1", APP)
+    node.folder.write_answer("shop/app", Answer(username="puller", password="right-pass"))
+    assert (await node.failure(reference)).reason == "Unauthorized"
+
+
+@on_each_runtime
+async def test_a_private_image_with_wrong_credentials_is_unauthorized_and_the_message_keeps_them(node: Node) -> None:
+    reference = node.push("shop/app:1", APP)
+    node.folder.write_answer("shop/app", Answer(username="puller", password="right-pass"))
+    wrong = Credentials(node.host, "puller", "wrong-pass")
+    with pytest.raises(PullFailed) as caught:
+        await node.runtime.pull(reference, timeout_seconds=30, credentials=wrong)
+    assert caught.value.reason == "Unauthorized"
+    assert "wrong-pass" not in str(caught.value)
+
+
+@on_each_runtime
+async def test_a_private_image_is_pulled_with_the_credentials_of_its_host(node: Node) -> None:
+    reference = node.push("shop/app:1", APP)
+    node.folder.write_answer("shop/app", Answer(username="puller", password="right-pass"))
+    right = Credentials(node.host, "puller", "right-pass")
+    assert await node.runtime.pull(reference, timeout_seconds=30, credentials=right) == APP.config_digest
+
+
+@on_each_runtime
+async def test_credentials_of_another_host_are_not_sent(node: Node) -> None:
+    reference = node.push("shop/app:1", APP)
+    node.folder.write_answer("shop/app", Answer(username="puller", password="right-pass"))
+    other = Credentials("registry.example.com", "puller", "right-pass")
+    with pytest.raises(PullFailed) as caught:
+        await node.runtime.pull(reference, timeout_seconds=30, credentials=other)
+    assert caught.value.reason == "Unauthorized"
+
+
+@on_each_runtime
+async def test_a_forbidden_image_is_unauthorized(node: Node) -> None:
+    reference = node.push("shop/app:1", APP)
+    node.folder.write_answer("shop/app", Answer(status=403))
+    assert (await node.failure(reference)).reason == "Unauthorized"
+
+
+@on_each_runtime
+async def test_a_registry_that_limits_its_clients_is_told_from_others(node: Node) -> None:
+    reference = node.push("shop/app:1", APP)
+    node.folder.write_answer("shop/app", Answer(status=429))
+    assert (await node.failure(reference)).reason == "RateLimited"
+
+
+@on_each_runtime
+async def test_a_registry_in_trouble_is_a_network_failure(node: Node) -> None:
+    reference = node.push("shop/app:1", APP)
+    node.folder.write_answer("shop/app", Answer(status=503))
+    assert (await node.failure(reference)).reason == "Network"
+
+
+@on_each_runtime
+async def test_a_registry_that_is_down_is_a_network_failure_that_names_it(node: Node) -> None:
+    host = f"127.0.0.1:{free_port()}"
+    failure = await node.failure(f"{host}/shop/app:1")
+    assert failure.reason == "Network"
+    assert host in failure.message
+
+
+@pytest.mark.containerd  # asks the machine's resolver, which may take its time
+@pytest.mark.parametrize("kind", ["embedded", "containerd"])
+def test_a_host_that_does_not_exist_is_a_network_failure(kind: str, site: Site) -> None:
+    async def run() -> None:
+        async with open_node(kind, site) as node:
+            assert (await node.failure("registry.invalid/shop/app:1", seconds=80)).reason == "Network"
+
+    site.runner.run(asyncio.wait_for(run(), 90))
+
+
+@on_each_runtime
+async def test_a_corrupt_layer_is_refused_and_leaves_no_image(node: Node) -> None:
+    reference = node.push("shop/app:1", APP)
+    layer = _blob(node, APP.blobs[1])
+    layer.write_bytes(layer.read_bytes()[:-1] + b"X")
+    failure = await node.failure(reference)
+    assert failure.reason == "RuntimeError"
+    assert "unexpected commit digest" in failure.message
+    assert await node.runtime.images() == []
+
+
+@on_each_runtime
+async def test_a_corrupt_config_is_refused(node: Node) -> None:
+    reference = node.push("shop/app:1", APP)
+    _blob(node, APP.blobs[0]).write_bytes(b"x" * len(APP.blobs[0]))
+    assert (await node.failure(reference)).reason == "RuntimeError"
+
+
+@on_each_runtime
+async def test_a_layer_cut_short_is_a_network_failure_and_heals(node: Node) -> None:
+    reference = node.push("shop/app:1", APP)
+    layer = _blob(node, APP.blobs[1])
+    layer.write_bytes(APP.blobs[1][:5000])
+    assert (await node.failure(reference)).reason == "Network"
+    layer.write_bytes(APP.blobs[1])
+    assert await node.pull(reference) == APP.config_digest
+
+
+@on_each_runtime
+async def test_a_helm_chart_is_not_runnable(node: Node) -> None:
+    assert (await node.failure(node.push("shop/chart:1", build_artifact("helm")))).reason == "NotRunnable"
+
+
+@on_each_runtime
+async def test_a_signature_is_not_runnable(node: Node) -> None:
+    assert (await node.failure(node.push("shop/app:sig", build_artifact("signature")))).reason == "NotRunnable"
+
+
+@on_each_runtime
+async def test_what_is_not_runnable_is_listed_all_the_same_but_without_a_digest(node: Node) -> None:
+    reference = node.push("shop/chart:1", build_artifact("helm"))
+    await node.failure(reference)
+    image = await node.only_image()
+    assert image.tags == (reference,)
+    assert image.digests == ()
+
+
+@pytest.mark.containerd  # as root only: mounting a small disk
+@pytest.mark.parametrize("kind", ["embedded", "containerd"])
+def test_a_full_disk_is_told_from_other_failures(kind: str, site: Site) -> None:
+    async def run() -> None:
+        async with small_disk(megabytes=20) as disk, open_node(kind, site, parent=disk) as node:
+            failure = await node.failure(node.push("shop/huge:1", incompressible_image(30, "huge")))
+            assert failure.reason == "DiskFull"
+            assert await node.runtime.images() == []
+
+    site.runner.run(asyncio.wait_for(run(), 60))
+
+
+@on_each_runtime
+async def test_a_malformed_reference_fails_and_says_so(node: Node) -> None:
+    failure = await node.failure("NO/!!reference")
+    assert failure.reason == "RuntimeError"
+    assert "invalid reference format" in failure.message
+
+
+# --- the node --------------------------------------------------------------------------------------------------------
+
+
+@on_each_runtime
+async def test_the_version_is_a_name_and_a_number(node: Node) -> None:
+    name, number = (await node.runtime.version()).split(" ")
+    assert name
+    assert number[0].isdigit()
+
+
+@on_each_runtime
+async def test_the_image_file_system_is_where_the_runtime_keeps_its_content(node: Node) -> None:
+    await node.pull(node.push("shop/app:1", APP))
+    (filesystem,) = await node.runtime.filesystems()
+    assert filesystem.mountpoint.startswith("/tmp/wh")
+    assert filesystem.used_bytes >= 0
+
+
+async def _half_sent(node: Node) -> None:
+    """Return once the answer with the stalled layer has begun."""
+    layer = f"/v2/shop/big/blobs/{digest_of(BIG.blobs[1])}"
+    await eventually(lambda: node.registry.answering[layer] > 0, what="the layer is being sent")
+
+
+async def _cancel_half_way(node: Node, reference: str) -> None:
+    node.folder.write_answer("shop/big", Answer(stall=True))
+    pull = asyncio.create_task(node.pull(reference), name="pull to cancel")
+    await _half_sent(node)
+    pull.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await pull
+
+
+def _blob(node: Node, content: bytes) -> Path:
+    path = node.folder.blob(digest_of(content))
+    assert path is not None
+    return path

@@ -1,0 +1,100 @@
+"""How do tests get a real containerd? One per call, with its own root, state and socket, gone afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import signal
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from adapters.cri import open_runtime
+from devcluster.containerd import command, prepare, socket_of, unmount
+from tests.real.programs import eventually, need, stop
+from warmhook.ports import RuntimeUnreachable
+
+__all__ = ["Containerd", "start_containerd"]
+
+
+@dataclass(slots=True)
+class Containerd:
+    """A containerd of the test's own."""
+
+    root: Path
+    _process: asyncio.subprocess.Process | None = field(default=None, init=False, repr=False)
+
+    @property
+    def socket(self) -> Path:
+        """Its gRPC socket: CRI and containerd's own services."""
+        return socket_of(self.root)
+
+    @property
+    def endpoint(self) -> str:
+        """The socket as `CONTAINER_RUNTIME_ENDPOINT` takes it."""
+        return f"unix://{self.socket}"
+
+    @property
+    def certs(self) -> Path:
+        """Its `certs.d`: `<host>/hosts.toml` is read at each pull."""
+        return self.root / "certs.d"
+
+    def log(self) -> str:
+        """What it has printed so far."""
+        return (self.root / "log").read_text(errors="replace")
+
+    async def start(self) -> None:
+        """Start it and wait until its CRI answers."""
+        with (self.root / "log").open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *command(self.root), stdout=log, stderr=log, start_new_session=True
+            )
+        await eventually(self._answers, what=f"containerd's CRI answers; its log: {self.log()[-2000:]}", seconds=30)
+
+    async def kill(self) -> None:
+        """End it as a crash would."""
+        if self._process:
+            await stop(self._process, signal.SIGKILL)
+
+    async def stop(self) -> None:
+        """End it in order."""
+        if self._process:
+            await stop(self._process)
+
+    async def restart(self) -> None:
+        """Stop and start it on the same content."""
+        await self.stop()
+        await self.start()
+
+    async def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.returncode is None, f"containerd ended: {self.log()[-2000:]}"
+        async with open_runtime(self.endpoint) as runtime:
+            try:
+                await runtime.images()
+            except RuntimeUnreachable:
+                return False
+            return True
+
+
+@contextlib.asynccontextmanager
+async def start_containerd(
+    *, snapshotter: str = "overlayfs", discard_unpacked_layers: bool = False, parent: Path = Path("/tmp")
+) -> AsyncIterator[Containerd]:
+    """A running containerd; skips or fails the test (requirement `containerd`) where there is none or no root.
+
+    `parent` is where its folder is made: another file system, for tests of full disks.
+    """
+    need("containerd", "containerd", root=True)
+    root = Path(tempfile.mkdtemp(prefix="wh", dir=parent))
+    prepare(root, snapshotter=snapshotter, discard_unpacked_layers=discard_unpacked_layers)
+    containerd = Containerd(root)
+    try:
+        await containerd.start()
+        yield containerd
+    finally:
+        await containerd.stop()
+        await unmount(root)
+        shutil.rmtree(root)

@@ -1,0 +1,106 @@
+"""How is a real program started, awaited and stopped, and what happens where it is absent?"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+__all__ = ["eventually", "free_port", "need", "running", "small_disk", "stop"]
+
+_STOP_SECONDS = 10.0
+
+
+def need(name: str, *programs: str, root: bool = False) -> None:
+    """Skip the test where a program is absent; fail where `WARMHOOK_TEST_REQUIRE` lists `name`."""
+    missing = [program for program in programs if shutil.which(program) is None]
+    if root and os.geteuid() != 0:
+        missing.append("root")
+    if not missing:
+        return
+    reason = f"{name}: needs {', '.join(missing)}"
+    if name in os.environ.get("WARMHOOK_TEST_REQUIRE", "").split(","):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def free_port() -> int:
+    """A loopback port that was free a moment ago, for programs that cannot be given port 0."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+async def eventually(
+    holds: Callable[[], Coroutine[Any, Any, bool]] | Callable[[], bool], *, what: str, seconds: float = 20
+) -> None:
+    """Wait until `holds` does; `TimeoutError` says `what` did not."""
+    try:
+        async with asyncio.timeout(seconds):
+            while True:
+                answer = holds()
+                if answer if isinstance(answer, bool) else await answer:
+                    return
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        raise TimeoutError(f"not within {seconds:g} s: {what}") from None
+
+
+async def stop(process: asyncio.subprocess.Process, number: int = signal.SIGTERM) -> None:
+    """Signal the program's whole process group and wait for its end; SIGKILL where it does not listen."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        try:
+            await asyncio.wait_for(process.wait(), _STOP_SECONDS)
+        except TimeoutError:
+            os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+
+
+@contextlib.asynccontextmanager
+async def running(
+    *command: str, log: Path, env: Mapping[str, str] | None = None
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a program in its own process group, its output appended to `log`."""
+    with _appending(log) as output:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdout=output, stderr=output, env=dict(os.environ) | dict(env or {}), start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        await stop(process)
+
+
+@contextlib.asynccontextmanager
+async def small_disk(*, megabytes: int) -> AsyncIterator[Path]:
+    """A file system of this size; skips or fails the test (requirement `containerd`) where nobody may mount one."""
+    need("containerd", "mount", root=True)
+    point = tempfile.mkdtemp(prefix="wh", dir="/tmp")
+    try:
+        await _run("mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "warmhook-test", point)
+        try:
+            yield Path(point)
+        finally:
+            await _run("umount", "-l", point)
+    finally:
+        os.rmdir(point)
+
+
+async def _run(*command: str) -> None:
+    process = await asyncio.create_subprocess_exec(*command)
+    assert await process.wait() == 0, command
+
+
+def _appending(path: Path) -> IO[bytes]:
+    return path.open("ab")
