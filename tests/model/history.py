@@ -1,0 +1,155 @@
+"""What happened to the system? Everything the model is told: policies, pushes and the attempts to deliver them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from warmhook.ports import Object
+
+__all__ = ["EPOCH", "HOST", "Attempt", "History", "Image", "Push", "Reign", "Rule", "Spec", "Where"]
+
+EPOCH = datetime.fromisoformat("2026-05-01T12:00:00+00:00")
+HOST = "harbor.example.com"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Image:
+    """What a push or a policy names."""
+
+    repository: str
+    """With its host."""
+    tag: str
+    """Or, for an untagged push, its digest."""
+
+    def __str__(self) -> str:
+        return f"{self.repository}{'@' if ':' in self.tag else ':'}{self.tag}"
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Which nodes a policy chooses."""
+
+    pool: str = ""
+    """The label `pool`; empty: any Linux node."""
+    names: tuple[str, ...] = ()
+    limit: int | str | None = None
+
+    def fields(self) -> Object:
+        """As the API writes it."""
+        selector = {"selector": {"matchLabels": {"pool": self.pool}}} if self.pool else {}
+        limit = {} if self.limit is None else {"limit": self.limit}
+        return {**selector, "names": list(self.names), **limit}
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Which pushes a policy takes, and, apart from globs and ranges, which of the tests' images that means."""
+
+    glob: str
+    repositories: frozenset[str]
+    fields: tuple[tuple[str, object], ...]
+    """Beside the repository, as the API writes it."""
+    tags: frozenset[str]
+    untagged: bool = False
+    keep: int = 1
+
+    def takes(self, image: Image) -> bool:
+        return image.repository in self.repositories and (self.untagged if ":" in image.tag else image.tag in self.tags)
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What a person wrote into a policy."""
+
+    named: tuple[Image, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    where: Where = Where()
+    pull: str = "IfNotPresent"
+    priority: int = 0
+    expire_seconds: int | None = None
+    invalid: bool = False
+    """It has one more rule, whose range nobody can read."""
+
+    def wants(self, image: Image) -> bool:
+        return image in self.named or any(rule.takes(image) for rule in self.rules)
+
+    def keep(self, repository: str) -> int:
+        return max((rule.keep for rule in self.rules if repository in rule.repositories), default=1)
+
+    def fields(self) -> Object:
+        """As the API writes it."""
+        push = [
+            {"repository": rule.glob, "untagged": rule.untagged, "keep": rule.keep, **dict(rule.fields)}
+            for rule in self.rules
+        ]
+        lifetime = {} if self.expire_seconds is None else {"expireAfterSeconds": self.expire_seconds}
+        return {
+            "images": [str(image) for image in self.named],
+            "push": push + [{"repository": "**", "semver": ">= latest"}] * self.invalid,
+            "template": {
+                "nodes": self.where.fields(),
+                "pull": {"policy": self.pull, "priority": self.priority},
+                "lifetime": lifetime,
+            },
+        }
+
+
+@dataclass(slots=True)
+class Attempt:
+    """A sender's request."""
+
+    began: datetime
+    ended: datetime | None = None
+    status: int = 0
+    """0: no answer came."""
+
+
+@dataclass(slots=True)
+class Push:
+    """A registry took an image and tells of it."""
+
+    number: int
+    source: str
+    image: Image
+    digest: str
+    """Empty: the sender does not say."""
+    time: datetime | None
+    """The sender's; `None`: it does not say."""
+    attempts: list[Attempt] = field(default_factory=list)
+
+    def moment(self, attempt: Attempt) -> datetime:
+        """When the image counts as pushed, should this attempt be the one that is taken."""
+        future = self.time is not None and self.time > attempt.began + timedelta(minutes=5)
+        return attempt.began if self.time is None or future else self.time
+
+    @property
+    def accepted(self) -> bool:
+        return any(200 <= attempt.status < 300 for attempt in self.attempts)
+
+
+@dataclass(frozen=True, slots=True)
+class Reign:
+    """What a policy was for a while."""
+
+    begins: datetime
+    ends: datetime
+    spec: Spec | None
+    """`None`: there was no such policy."""
+
+
+@dataclass(slots=True)
+class History:
+    """All of it."""
+
+    pushes: list[Push] = field(default_factory=list)
+    policies: dict[str, list[tuple[datetime, Spec | None]]] = field(default_factory=dict)
+    """By `namespace/name`, oldest first."""
+    registry: dict[str, list[tuple[datetime, str]]] = field(default_factory=dict)
+    """What a tag pointed at since when, oldest first."""
+
+    def reigns(self, policy: str, end: datetime) -> list[Reign]:
+        """The policy's versions, oldest first, from before everything to `end`."""
+        changes = [(EPOCH - timedelta(days=1), None), *self.policies.get(policy, [])]
+        ends = [since for since, _ in changes[1:]] + [end]
+        return [Reign(since, until, spec) for (since, spec), until in zip(changes, ends, strict=True)]

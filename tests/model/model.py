@@ -1,0 +1,235 @@
+"""Where does the system end, given its history? Sets and maxima, written from the rules and not from the code.
+
+Most of the time there is one answer. Where a push is under way while a policy changes, where a sender gives up, or
+where nobody said when an image was pushed, there are several, each of them right: `outcomes` lists them all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from tests.model.history import EPOCH, Attempt, History, Image, Push, Reign, Spec, Where
+
+__all__ = ["Fact", "ModelNode", "chosen_nodes", "image_name", "line_text", "must_have", "outcomes", "possible", "short"]
+
+Fact = tuple[Image, str, datetime | None]
+"""A WarmImage: its image, its digest (empty: unknown) and when it was pushed (`None`: it was not)."""
+
+_BEFORE_ALL = EPOCH - timedelta(days=1)
+# What a request may still do after its sender has given up on it, and how old the policies are that it is judged by.
+_LINGERS, _READ_BEFORE = timedelta(seconds=1), timedelta(seconds=0.1)
+# Near its end of life an image may be there or not.
+_UNSURE = timedelta(seconds=150)
+_MOST_OUTCOMES = 4096
+
+
+def short(text: str, digits: int) -> str:
+    """Hex digits of SHA-256."""
+    return hashlib.sha256(text.encode()).hexdigest()[:digits]
+
+
+def image_name(policy: str, image: Image) -> str:
+    """The name of the WarmImage that a policy, `namespace/name`, has of an image."""
+    readable = image.repository.rpartition("/")[2].replace("_", "-")
+    return f"{readable}-{short(policy + chr(10) + str(image), 10)}"
+
+
+# --- which WarmImages ------------------------------------------------------------------------------------------------
+
+
+def outcomes(history: History, policy: str, repository: str, end: datetime) -> set[frozenset[Fact]] | None:
+    """Every set of WarmImages that a policy may have of a repository at `end`; `None` where there are too many.
+
+    Only for a policy that does not exist at the end, or can be used.
+    """
+    reigns = history.reigns(policy, end)
+    spec = reigns[-1].spec
+    if spec is None:
+        return {frozenset()}
+    choices = [_choices(push, reigns, history) for push in history.pushes if push.image.repository == repository]
+    choices += [_named_choice(image, spec) for image in _ever_named(reigns) if image.repository == repository]
+    relevant = _relevant([choice for choice in choices if choice != [None]], policy, spec.keep(repository), spec, end)
+    if math.prod(len(choice) for choice in relevant) > _MOST_OUTCOMES:
+        return None
+    return {
+        outcome
+        for chosen in itertools.product(*relevant)
+        for outcome in _left_at(end, [fact for fact in chosen if fact], policy, spec)
+    }
+
+
+def possible(history: History, policy: str, end: datetime) -> set[Image]:
+    """Every image of which the policy may have had a WarmImage."""
+    reigns = history.reigns(policy, end)
+    return {it.image for it in history.pushes if _choices(it, reigns, history) != [None]} | _ever_named(reigns)
+
+
+def must_have(history: History, policy: str, end: datetime) -> set[Image]:
+    """Images of which a policy that cannot be used at the end still has WarmImages: nothing took them away."""
+    reigns = history.reigns(policy, end)
+    return {it.image for it in history.pushes if None not in _choices(it, reigns, history)}
+
+
+def _choices(push: Push, reigns: Sequence[Reign], history: History) -> list[Fact | None]:
+    """What may have come of a push; without `None` where something must have."""
+    around = [(it, [reign for reign in reigns if _overlap(it, reign)]) for it in push.attempts]
+    facts: set[Fact] = {
+        (push.image, push.digest, push.moment(attempt))
+        for attempt, seen in around
+        if any(_takes(reign, push.image, push.moment(attempt), attempt.began - _LINGERS) for reign in seen)
+    }
+    sure = any(
+        200 <= attempt.status < 300
+        and all(_takes(reign, push.image, push.moment(attempt), attempt.began + _LINGERS) for reign in seen)
+        and _stays(push, attempt, [reign for reign in reigns if reign.ends >= attempt.began], history)
+        for attempt, seen in around
+    )
+    return [*([] if sure else [None]), *sorted(facts, key=lambda fact: fact[2] or _BEFORE_ALL)]
+
+
+def _overlap(attempt: Attempt, reign: Reign) -> bool:
+    ended = attempt.ended if attempt.status else attempt.began + _LINGERS
+    return reign.begins <= (ended or attempt.began + _LINGERS) and reign.ends >= attempt.began - _READ_BEFORE
+
+
+def _takes(reign: Reign, image: Image, moment: datetime, now: datetime) -> bool:
+    spec = reign.spec
+    if spec is None or spec.invalid or not spec.wants(image):
+        return False
+    return image in spec.named or spec.expire_seconds is None or moment + timedelta(seconds=spec.expire_seconds) >= now
+
+
+def _stays(push: Push, attempt: Attempt, reigns: Sequence[Reign], history: History) -> bool:
+    """Whether nothing can have taken it away before the last reign, which is judged at its end."""
+    moment = push.moment(attempt)
+    for reign in reigns:
+        spec = reign.spec
+        if spec is not None and spec.invalid:
+            continue  # takes nothing, removes nothing
+        if spec is None or not spec.wants(push.image):
+            return False
+        if reign is reigns[-1] or push.image in spec.named:
+            continue
+        if not _takes(reign, push.image, moment, reign.ends + _LINGERS):
+            return False
+        newer = {
+            other.image
+            for other in history.pushes
+            if other.image.repository == push.image.repository and other.image not in (push.image, *spec.named)
+            if any(it.began <= reign.ends + _LINGERS and other.moment(it) >= moment for it in other.attempts)
+        }
+        if len(newer) >= spec.keep(push.image.repository):
+            return False
+    return True
+
+
+def _ever_named(reigns: Iterable[Reign]) -> set[Image]:
+    return {image for reign in reigns if reign.spec and not reign.spec.invalid for image in reign.spec.named}
+
+
+def _named_choice(image: Image, spec: Spec) -> list[Fact | None]:
+    fact: Fact = (image, image.tag if ":" in image.tag else "", None)
+    return [fact] if image in spec.named else [None, fact]
+
+
+def _relevant(
+    choices: list[list[Fact | None]], policy: str, keep: int, spec: Spec, end: datetime
+) -> list[list[Fact | None]]:
+    """Without the choices that make no difference: of images nobody wants, or older than what is there for sure."""
+    sure: dict[Image, datetime] = {}
+    for choice in choices:
+        if choice[0] is not None and spec.wants(choice[0][0]):
+            image, moment = choice[0][0], choice[0][2] or _BEFORE_ALL
+            sure[image] = max(sure.get(image, moment), moment)
+    counted = sorted((moment for image, moment in sure.items() if image not in spec.named), reverse=True)
+    bar = counted[keep - 1] if len(counted) >= keep else None
+    if bar is not None and spec.expire_seconds and bar + timedelta(seconds=spec.expire_seconds) < end + _UNSURE:
+        bar = None
+    relevant = []
+    for choice in choices:
+        last = choice[-1]
+        assert last is not None
+        image, moment = last[0], last[2] or _BEFORE_ALL
+        beaten = bar is not None and moment < bar and image not in spec.named
+        if spec.wants(image) and not beaten and not (None in choice and moment < sure.get(image, moment)):
+            relevant.append(choice)
+    return relevant
+
+
+def _left_at(end: datetime, facts: Iterable[Fact], policy: str, spec: Spec) -> set[frozenset[Fact]]:
+    """What is there at the end, if these are all that came to be."""
+    newest: dict[Image, Fact] = {}
+    for fact in facts:
+        if fact[0] not in newest or _order(fact) > _order(newest[fact[0]]):
+            newest[fact[0]] = fact
+    named = {fact for image, fact in newest.items() if image in spec.named}
+    counted = [fact for fact in newest.values() if fact not in named and spec.wants(fact[0])]
+    unsure: list[Fact] = []
+    if spec.expire_seconds is not None:
+        life = timedelta(seconds=spec.expire_seconds)
+        unsure = [it for it in counted if it[2] is None or end - _UNSURE <= it[2] + life <= end]
+        counted = [it for it in counted if it not in unsure and it[2] is not None and it[2] + life > end]
+    left = set()
+    for present in itertools.product((False, True), repeat=len(unsure)):
+        there = counted + list(itertools.compress(unsure, present))
+        there.sort(key=lambda fact: (fact[2] or _BEFORE_ALL, image_name(policy, fact[0])), reverse=True)
+        repository = there[0][0].repository if there else ""
+        left.add(frozenset(named | set(there[: spec.keep(repository)])))
+    return left
+
+
+def _order(fact: Fact) -> tuple[datetime, str]:
+    return (fact[2] or _BEFORE_ALL, fact[1])
+
+
+# --- which lines on which nodes --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ModelNode:
+    """A Node of the cluster."""
+
+    name: str
+    labels: Mapping[str, str]
+
+
+def chosen_nodes(image: str, where: Where, nodes: Iterable[ModelNode]) -> set[str]:
+    """The names of the nodes that should hold an image."""
+    if where.pool:
+        chosen = [node for node in nodes if node.labels.get("pool") == where.pool]
+    elif where.names:
+        chosen = list(nodes)
+    else:
+        chosen = [
+            node
+            for node in nodes
+            if node.labels.get("kubernetes.io/os") == "linux" and node.labels.get("type") != "virtual-kubelet"
+        ]
+    names = [node.name for node in chosen if not where.names or node.name in where.names]
+    names.sort(key=lambda name: hashlib.sha256(f"{image}\n{name}".encode()).hexdigest())
+    if where.limit is None:
+        return set(names)
+    if isinstance(where.limit, str):
+        return set(names[: math.ceil(len(names) * int(where.limit.rstrip("%")) / 100)])
+    return set(names[: where.limit])
+
+
+def line_text(key: str, fact: Fact, pull: str, priority: int) -> str:
+    """The line of a WarmImage, `namespace/name`."""
+    image, digest, moment = fact
+    fields: dict[str, object] = {"i": str(image), "w": key}
+    if digest:
+        fields["d"] = digest
+    elif moment is not None:
+        fields["p"] = moment.isoformat().replace("+00:00", "Z")
+    if pull != "IfNotPresent":
+        fields["P"] = pull
+    if priority:
+        fields["r"] = priority
+    return json.dumps(fields, sort_keys=True, separators=(",", ":"))

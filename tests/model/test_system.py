@@ -1,0 +1,61 @@
+"""Does the whole system end as the model says, however its programs, requests and troubles are interleaved?"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from random import Random
+
+import pytest
+
+from tests.model.running import SEED, end, play, settle
+from tests.model.steps import IMAGES, NODES, Step, sequence
+from tests.model.world import world
+
+SEQUENCES = int(os.environ.get("WARMHOOK_FUZZ_SEQUENCES", "1000"))
+AT_FIRST = {name: NODES[name] for name in sorted(NODES)[:3]}
+
+
+def test_the_system_ends_as_the_model_says() -> None:
+    run_many(20, Random(SEED))
+
+
+@pytest.mark.slow
+def test_a_thousand_systems_end_as_the_model_says() -> None:
+    run_many(SEQUENCES, Random(SEED + 1))
+
+
+def run_many(count: int, chance: Random) -> None:
+    """So many sequences. The first that fails is made as short as it can be."""
+    for index in range(count):
+        number = chance.getrandbits(32)
+        steps = sequence(Random(number))
+        if wrong(number, steps):
+            steps = shortest(number, steps)
+            said = ["", *map(str, steps), "", *wrong(number, steps)]
+            pytest.fail(f"sequence {index} of WARMHOOK_FUZZ_SEED={SEED}, wrong({number}, steps):" + "\n".join(said))
+
+
+def shortest(number: int, steps: list[Step]) -> list[Step]:
+    """The same sequence without every step that it fails without as well."""
+    for index in reversed(range(len(steps))):
+        without = steps[:index] + steps[index + 1 :]
+        if wrong(number, without):
+            steps = without
+    return steps
+
+
+def wrong(number: int, steps: list[Step]) -> list[str]:
+    """What differs from the model after one sequence, with the chance of that number."""
+
+    async def main() -> list[str]:
+        async with world(number, nodes=AT_FIRST) as made:
+            for image in IMAGES:
+                made.hold(image)
+            for step in steps:
+                await step.happen(made)
+                await asyncio.sleep(made.rng.choice((0, 0, 0.01, 0.3, 2)))
+            await end(made)
+            return await settle(made)
+
+    return play(main())

@@ -1,0 +1,333 @@
+"""What is a whole system in one process? API server, web replicas, watch, agents and senders, with chance between them.
+
+Time is the loop's, so hours take milliseconds; every request takes a random while, so every run of the programs is
+interleaved in another way, and in the same way for the same seed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+import structlog
+
+from adapters.kubernetes import paths
+from adapters.kubernetes.client import Kubernetes
+from adapters.kubernetes.warmimage import warmimage_crd
+from adapters.kubernetes.warmpolicy import warmpolicy_crd
+from devcluster.apiserver import ApiServer
+from handlers.metrics import Metrics
+from handlers.settings import Settings
+from handlers.watch.run import watch
+from handlers.watch.telling import Refused, TryLater
+from handlers.web import build_web
+from nodeagent.agent import Agent
+from nodeagent.clock import Clock
+from nodeagent.metrics import Metrics as AgentMetrics
+from nodeagent.settings import Settings as AgentSettings
+from tests.model.history import EPOCH, Attempt, History, Image, Push, Spec
+from tests.model.programs import Connection, Network, Program
+from tests.model.senders import SECRET, attempts_of, configuration, request_of
+from tests.support.runtime import MemoryRuntime, digest_of
+from warmhook.ports import Object
+from warmhook.warmimages import ObjectKey
+
+__all__ = ["NAMESPACE", "World", "world"]
+
+NAMESPACE: Final = "warmhook-system"
+# Where there is a file system in memory: a file that is flushed to a disk takes real time.
+_MEMORY: Final = "/dev/shm" if Path("/dev/shm").is_dir() else None
+_SILENT = structlog.wrap_logger(None, processors=[], wrapper_class=structlog.make_filtering_bound_logger(50))
+_CRDS: Final = (warmimage_crd(), warmpolicy_crd())
+_SYNC: Final = b'{"specversion":"1.0","id":"s","source":"/test","type":"dev.warmhook.sync.v1","data":{}}'
+
+
+@dataclass(slots=True)
+class World:
+    """The system, the history that a test makes, and the doors through which it does."""
+
+    server: ApiServer
+    network: Network
+    rng: Random
+    folder: Path
+    history: History = field(default_factory=History)
+    programs: dict[str, Program] = field(default_factory=dict)
+    runtimes: dict[str, MemoryRuntime] = field(default_factory=dict)
+    """By node; they outlive Nodes and agents."""
+    registry: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    """What must never happen and did."""
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _apps: dict[str, Any] = field(default_factory=dict)
+    _queues: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+
+    def hold(self, image: Image) -> None:
+        """The registry has an image since before everything."""
+        self.registry[str(image)] = digest_of(str(image))
+        self.history.registry[str(image)] = [(EPOCH, self.registry[str(image)])]
+
+    def now(self) -> datetime:
+        return EPOCH + timedelta(seconds=asyncio.get_running_loop().time())
+
+    # --- programs ---
+
+    def start(self, name: str) -> None:
+        """`web-<n>`, `watch` or `agent-<node>`; it is started again whenever it dies."""
+        program = self.programs[name] = Program(name)
+        connection = Connection(self.network, program)
+        kind, _, which = name.partition("-")
+        if kind == "web":
+            self._apps[name] = self._web(connection)
+        elif kind == "watch":
+            program.spawn(self._watch(connection), name)
+        else:
+            program.spawn(self._agent(connection, which).run(asyncio.Event()), name)
+        self.spawn(self._start_again(program), f"restart {name}")
+
+    async def _start_again(self, program: Program) -> None:
+        await program.died.wait()
+        self._apps.pop(program.name, None)
+        await asyncio.sleep(self.rng.uniform(0.1, 3))
+        if self.programs.get(program.name) is program:
+            self.start(program.name)
+
+    def stop(self, name: str) -> None:
+        """For good."""
+        self.programs.pop(name).kill()
+
+    def _web(self, connection: Connection) -> Any:
+        return build_web(
+            Settings(namespace=NAMESPACE),
+            configuration(),
+            connection,
+            {"SECRET": SECRET},
+            Metrics(),
+            now=self.now,
+            monotonic=asyncio.get_running_loop().time,
+            rng=Random(self.rng.random()),
+        )
+
+    async def _watch(self, connection: Connection) -> None:
+        await watch(
+            Kubernetes(connection),
+            self._post,
+            NAMESPACE,
+            sync_seconds=300,
+            now=self.now,
+            sleep=asyncio.sleep,
+            rng=Random(self.rng.random()),
+            monotonic=asyncio.get_running_loop().time,
+            host="here",
+        )
+
+    def _agent(self, connection: Connection, node: str) -> Agent:
+        async def here(function: Any, *arguments: Any) -> Any:
+            return function(*arguments)
+
+        clock = Clock(self.now, asyncio.get_running_loop().time, asyncio.sleep, Random(self.rng.random()).random)
+        settings = AgentSettings(node, NAMESPACE, state_dir=self.folder / node)
+        runtime = self.runtimes.setdefault(node, MemoryRuntime(self.registry))
+        return Agent(
+            settings, Kubernetes(connection), runtime, clock=clock, log=_SILENT, metrics=AgentMetrics(), offload=here
+        )
+
+    # --- HTTP ---
+
+    async def _post(self, content_type: str, body: bytes) -> None:
+        try:
+            async with asyncio.timeout(30):
+                status, text = await self.request("/events", {"content-type": content_type}, body)
+        except (ConnectionError, TimeoutError) as error:
+            raise TryLater(str(error)) from error
+        if status == 400:
+            self.problems.append(f"/events refused {body[:200]!r}: {text!r}")
+            raise Refused(text.decode())
+        if status >= 300:
+            raise TryLater(str(status), 1)
+
+    async def request(self, path: str, headers: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
+        """POST to any web replica that lives. Raises `ConnectionError` where it dies over it."""
+        alive = sorted(name for name in self._apps if self.programs[name].alive)
+        if not alive:
+            raise ConnectionRefusedError
+        name = self.rng.choice(alive)
+        program, answer = self.programs[name], _Answer(path, headers, body)
+        task = program.spawn(self._apps[name](answer.scope, answer.receive, answer.send), f"{name} {path}")
+        await asyncio.wait((task,))
+        if task.cancelled():
+            raise ConnectionResetError
+        if error := task.exception():
+            self.problems.append(f"{name} {path}: {error!r}")
+            raise ConnectionResetError
+        return answer.status, bytes(answer.body)
+
+    async def sync(self) -> None:
+        """One sync, however often it must be asked for."""
+        while True:
+            with contextlib.suppress(TryLater):
+                return await self._post("application/cloudevents+json", _SYNC)
+            await asyncio.sleep(1)
+
+    # --- senders ---
+
+    def push(self, source: str, image: Image, *, tells_digest: bool, age: timedelta, tell: bool = True) -> None:
+        """A registry takes an image and tells of it; one of a negative age has a clock that runs ahead."""
+        number, now = len(self.history.pushes), self.now()
+        digest = digest_of(f"{image} {number}") if ":" not in image.tag else image.tag
+        time = None if source == "events" else now - age
+        if time is not None and source == "harbor":
+            time = time.replace(microsecond=0)
+        reference = str(image)
+        if "@" not in reference and (age <= timedelta(0) or reference not in self.registry):
+            self.registry[reference] = digest
+            self.history.registry.setdefault(reference, []).append((now, digest))
+        told = digest if tells_digest or source != "events" or "@" in reference else ""
+        self.history.pushes.append(Push(number, source, image, told, time))
+        if tell:
+            self.deliver(number)
+
+    def deliver(self, number: int) -> None:
+        """Send a push, once more perhaps; Distribution's queue keeps the order, others send side by side."""
+        push = self.history.pushes[number]
+        before = self._queues.get(push.source) if push.source == "distribution" else None
+        self._queues[push.source] = self.spawn(self._deliver(push, before), f"deliver {number}")
+
+    async def all_delivered(self) -> None:
+        """Wait until every sender has its answer, or has given up."""
+        async with asyncio.timeout(600):
+            while deliveries := [task for task in self.tasks if task.get_name().startswith("deliver")]:
+                await asyncio.wait(deliveries)
+
+    async def _deliver(self, push: Push, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await asyncio.wait((before,))
+        await asyncio.sleep(self.rng.random() * 2)
+        headers, body = request_of(push)
+        for _ in range(attempts_of(push.source)):
+            attempt = Attempt(self.now())
+            push.attempts.append(attempt)
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                async with asyncio.timeout(5):
+                    attempt.status, _text = await self.request(f"/webhooks/{push.source}", headers, body)
+            attempt.ended = self.now()
+            if 200 <= attempt.status < 300:
+                return
+            if attempt.status not in (0, 503):
+                self.problems.append(f"push {push.number} was answered {attempt.status}")
+            await asyncio.sleep(1)
+
+    # --- a person at the API server ---
+
+    def ask(self, method: str, path: str, body: Object | None = None) -> Object:
+        """A request that nothing disturbs; its answer, or an empty one for what does not exist."""
+        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        content = b"" if body is None else json.dumps(body).encode()
+        response = self.server.handle(method, path, {}, {"content-type": kind, "accept": "application/json"}, content)
+        assert response.status < 300 or response.status == 404, response
+        answer: Object = json.loads(response.body)
+        return answer if response.status < 300 else {}
+
+    def items(self, path: str) -> list[Object]:
+        """Everything below a collection."""
+        found: list[Object] = self.ask("GET", path)["items"]
+        return found
+
+    def set_policy(self, policy: str, spec: Spec | None) -> None:
+        """Write or delete a policy, `namespace/name`."""
+        namespace, _, name = policy.partition("/")
+        path = paths.warmpolicies(ObjectKey(namespace, name))
+        present = self.ask("GET", path)
+        self.history.policies.setdefault(policy, []).append((self.now(), spec))
+        if spec is None:
+            self.ask("DELETE", path)
+        elif present:
+            self.ask("PUT", path, present | {"spec": spec.fields()})
+        else:
+            body = {"apiVersion": paths.API_VERSION, "kind": "WarmPolicy", "metadata": {"name": name}}
+            self.ask("POST", path.rpartition("/")[0], body | {"spec": spec.fields()})
+
+    def nodes(self) -> dict[str, Mapping[str, str]]:
+        """The labels of every Node."""
+        return {node["metadata"]["name"]: node["metadata"].get("labels") or {} for node in self.items(paths.NODES)}
+
+    def spawn(self, work: Any, name: str) -> asyncio.Task[None]:
+        """A task that lives as long as the world."""
+        task: asyncio.Task[None] = asyncio.create_task(work, name=name)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
+
+    async def collect_garbage(self) -> None:
+        """The cluster's garbage collector, which takes its time."""
+        while True:
+            await asyncio.sleep(self.rng.uniform(0.2, 5))
+            self.server.collect()
+
+
+class _Answer:
+    """One HTTP request to an ASGI application, and what came back."""
+
+    def __init__(self, path: str, headers: Mapping[str, str], body: bytes) -> None:
+        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+        self.scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": "POST",
+            "scheme": "http",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "root_path": "",
+            "headers": raw,
+            "client": ("127.0.0.1", 1),
+            "server": ("web", 80),
+        }
+        self._body = body
+        self.status, self.body = 0, bytearray()
+
+    async def receive(self) -> dict[str, Any]:
+        return {"type": "http.request", "body": self._body, "more_body": False}
+
+    async def send(self, message: Mapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        else:
+            self.body += message.get("body", b"")
+
+
+@contextlib.asynccontextmanager
+async def world(seed: int, *, webs: int = 2, nodes: Mapping[str, Mapping[str, str]]) -> AsyncIterator[World]:
+    """A system with these nodes, an agent on each, and no policies yet."""
+    rng, loop = Random(seed), asyncio.get_running_loop()
+    server = ApiServer(lambda: EPOCH + timedelta(seconds=loop.time()), Random(seed))
+    with tempfile.TemporaryDirectory(prefix="wh", dir=_MEMORY) as folder:
+        made = World(server, Network(server, rng), rng, Path(folder))
+        for crd in _CRDS:
+            made.ask("POST", paths.CRDS, crd)
+        for namespace in (NAMESPACE, "shop"):
+            made.ask("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
+        loop.set_exception_handler(lambda _loop, context: made.problems.append(str(context)))
+        for name, labels in nodes.items():
+            made.ask("POST", paths.NODES, {"metadata": {"name": name, "labels": dict(labels)}})
+        names = [f"web-{number}" for number in range(webs)] + ["watch"] + [f"agent-{name}" for name in nodes]
+        for name in names:
+            made.start(name)
+        made.spawn(made.collect_garbage(), "garbage")
+        try:
+            yield made
+        finally:
+            for name in list(made.programs):
+                made.stop(name)
+            await asyncio.sleep(1)
+            for task in list(made.tasks):
+                task.cancel()
+            await asyncio.sleep(0)
