@@ -1,0 +1,56 @@
+# Every target does its own set-up. `make demo` and `make test` are all a newcomer needs.
+VENV := .venv
+PYTHON ?= python3
+PYTEST := $(VENV)/bin/python -m pytest
+READY := $(VENV)/.ready
+
+.PHONY: venv demo test check lint bench fuzz test-cluster system-deps crds lock
+
+venv: $(READY)
+
+$(READY): requirements-dev.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: $(READY)  ## push an image and watch it get warm on three nodes, all on this machine
+	$(VENV)/bin/warmhook demo $(ARGS)
+
+lint: $(READY)  ## style, types, import contracts
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-cache
+
+check: lint  ## lint, unit and property tests
+	$(PYTEST)
+
+test: lint  ## everything this machine can run
+	$(PYTEST) -n 0 -m "not cluster" --hypothesis-profile=thorough --durations=15
+
+fuzz: $(READY)  ## the long runs of the generated tests
+	WARMHOOK_FUZZ_SEED=$${WARMHOOK_FUZZ_SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d " ")} WARMHOOK_FUZZ_SEQUENCES=10000 $(PYTEST) -n 0 -m "slow" tests/model
+	$(VENV)/bin/python -m tests.fuzz
+
+bench: $(READY)  ## measure; prints bars and spreads, and writes build/bench.json
+	$(VENV)/bin/python -m tests.bench
+
+test-cluster: $(READY)  ## contract and end-to-end tests on the cluster of WARMHOOK_TEST_KUBECONFIG
+	@test -n "$(WARMHOOK_TEST_KUBECONFIG)" || { echo "set WARMHOOK_TEST_KUBECONFIG to a kubeconfig whose cluster may be written to"; exit 2; }
+	$(PYTEST) -n 0 -m "cluster"
+
+crds: $(READY)  ## write knative/base/crds from the models
+	$(VENV)/bin/warmhook crds --output-dir knative/base/crds
+
+system-deps:  ## what the tests with real programs need, on Debian 12
+	$(if $(filter 0,$(shell id -u)),,sudo) apt-get update -qq
+	$(if $(filter 0,$(shell id -u)),,sudo) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+		containerd docker-registry skopeo python3-venv
+
+lock: $(READY)  ## pin all dependencies with hashes and without naming an index; takes minutes
+	$(VENV)/bin/pip-compile $(LOCK_FLAGS) --output-file requirements.txt pyproject.toml
+	$(VENV)/bin/pip-compile $(LOCK_FLAGS) --extra dev --constraint requirements.txt --output-file requirements-dev.txt pyproject.toml
+
+LOCK_FLAGS := --quiet --no-header --generate-hashes --allow-unsafe --strip-extras \
+	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-annotate
