@@ -126,6 +126,8 @@ def read_line(key: str, text: str) -> Line:
         options = {name: fields[letter] for letter, name in _OPTIONS.items() if letter in fields}
         line = Line(ObjectKey(namespace, name), fields["i"], fields.get("d", ""), fields.get("p", ""), Pull(**options))
         parse_reference(line.image)
+        # A name with half a surrogate pair is no UTF-8, so it has no key.
+        belongs = bool(slash) and line.key == key
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise NotALine(f"line {key}: {error}") from error
     numbers = (line.pull.timeout_seconds, line.pull.backoff_limit, line.pull.priority)
@@ -133,7 +135,7 @@ def read_line(key: str, text: str) -> Line:
         isinstance(number, int) for number in numbers
     ):
         raise NotALine(f"line {key}: a field has the wrong type")
-    if not slash or line.key != key:
+    if not belongs:
         raise NotALine(f"line {key}: belongs to WarmImage {fields['w']!r}")
     return line
 

@@ -21,6 +21,10 @@ FOUND = {
         "endpoints",
         (_CHANGED + json.dumps({"kind": "Node", "name": "../configmaps/a"})).encode(),
     ),
+    "half a surrogate pair in the name of a WarmImage": (
+        "text",
+        rb"line" + b"\n\n" + rb'{"i": "a", "w": "shop/\ud800"}',
+    ),
     "a key that leads out of the path": ("endpoints", (_REPORTED + json.dumps({"warmimages": ["../a"]})).encode()),
 }
 

@@ -117,6 +117,7 @@ def test_fields_of_tomorrow_are_ignored() -> None:
     [
         {"w": "shop/other"},
         {"w": "shop"},
+        {"w": "shop/\ud800"},
         {"w": 1},
         {"i": ""},
         {"i": "registry.example.com/Shop"},
