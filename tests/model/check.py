@@ -172,7 +172,9 @@ def _may_hold(world: World, fact: Fact) -> set[str]:
         return {digest} if history and history[-1][1] == digest else {digest, *(it for _, it in history)}
     if moment is None:
         return {it for _, it in history}
-    return {it for since, it in history[:-1] if since > moment} | {history[-1][1]}
+    # Whatever the tag was then or since: nobody need take the push that moved it, and then nothing says so.
+    untils = [since for since, _ in history[1:]] + [datetime.max.replace(tzinfo=moment.tzinfo)]
+    return {it for (_, it), until in zip(history, untils, strict=True) if until > moment}
 
 
 def _owned(obj: Object, node: str, uid: str, kind: str) -> Iterator[str]:

@@ -8,8 +8,9 @@ from random import Random
 
 import pytest
 
+from tests.model.history import HOST, Rule, Spec
 from tests.model.running import SEED, end, play, settle
-from tests.model.steps import IMAGES, NODES, Step, sequence
+from tests.model.steps import IMAGES, NODES, Pushed, SetPolicy, Step, Wait, sequence
 from tests.model.world import world
 
 SEQUENCES = int(os.environ.get("WARMHOOK_FUZZ_SEQUENCES", "1000"))
@@ -23,6 +24,20 @@ def test_the_system_ends_as_the_model_says() -> None:
 @pytest.mark.slow
 def test_a_thousand_systems_end_as_the_model_says() -> None:
     run_many(SEQUENCES, Random(SEED + 1))
+
+
+def test_a_push_that_a_broken_policy_does_not_take_need_not_be_pulled() -> None:
+    app = IMAGES[3]
+    rule = Rule(f"{HOST}/shop/app", frozenset({app.repository}), (), frozenset({app.tag}))
+    steps: list[Step] = [
+        SetPolicy("shop/main", Spec(rules=(rule,))),
+        Pushed("events", app, tells_digest=False, age_seconds=0),
+        Wait(20),
+        SetPolicy("shop/main", Spec(rules=(rule,), invalid=True)),
+        Pushed("distribution", app, tells_digest=True, age_seconds=0),
+    ]
+
+    assert wrong(SEED, steps) == []
 
 
 def run_many(count: int, chance: Random) -> None:
