@@ -38,6 +38,8 @@ _PAGE: Final = 500
 # Requests of one process at once, watches not counted: 1,000 in flight from one ServiceAccount had 2,590 of 3,000
 # patches refused by API Priority and Fairness.
 _IN_FLIGHT: Final = 32
+# For so long an answer is waited for whose asker has given up.
+_AFTERWARDS_SECONDS: Final = 2.0
 # How long the server is asked to keep a watch open; connections through load balancers rarely live longer.
 _WATCH_SECONDS: Final = 290
 
@@ -254,11 +256,21 @@ class Kubernetes:
         if body is not None:
             headers["content-type"] = content_type
         kind = _kind(path)
+        await self._in_flight.acquire()
+        sending = asyncio.create_task(
+            self._transport.request(
+                method, path, query=query or {}, headers=headers, body=body, timeout_seconds=timeout_seconds
+            ),
+            name=f"{method} {kind}",
+        )
+        sending.add_done_callback(self._ended)
         try:
-            async with self._in_flight:
-                response = await self._transport.request(
-                    method, path, query=query or {}, headers=headers, body=body, timeout_seconds=timeout_seconds
-                )
+            response = await asyncio.shield(sending)
+        except asyncio.CancelledError:
+            # An answer that nobody waits for is worth waiting for: to break off costs the connection, and a server that
+            # is slow already would have to shake hands for another one.
+            asyncio.get_running_loop().call_later(_AFTERWARDS_SECONDS, sending.cancel)
+            raise
         except Unreachable as error:
             self._count(kind, method.lower(), "unreachable")
             raise Unavailable(f"{method} {path}: {error}") from error
@@ -266,6 +278,11 @@ class Kubernetes:
         if response.status >= 400:
             raise _error(response, f"{method} {path}")
         return response
+
+    def _ended(self, sending: asyncio.Task[Response]) -> None:
+        self._in_flight.release()
+        if not sending.cancelled():
+            sending.exception()  # looked at, also where nobody waits any more
 
 
 async def _changes(lines: AsyncIterator[bytes], path: str) -> AsyncGenerator[Change, None]:

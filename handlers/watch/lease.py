@@ -142,8 +142,17 @@ class Leadership:
         if self.leads():
             with contextlib.suppress(KubernetesError, TimeoutError):
                 async with asyncio.timeout(_RELEASE_SECONDS):
-                    await self._write("")
+                    await self._give_back()
         self._election = Election(self.identity)
+
+    async def _give_back(self) -> None:
+        try:
+            await self._write("")
+        except Conflict:
+            # A renewal was on its way when this process was told to end.
+            self._election = self._election.observed(await self._read(), self.monotonic())
+            if self.leads():
+                await self._write("")
 
 
 def _lease(obj: Object) -> Lease:

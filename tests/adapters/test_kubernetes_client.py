@@ -175,6 +175,31 @@ def test_never_more_than_thirty_two_requests_are_in_flight() -> None:
     assert transport.most_at_once == 32
 
 
+def test_an_answer_that_nobody_waits_for_any_more_is_waited_for_a_little_and_then_broken_off() -> None:
+    ended: list[str] = []
+
+    class Slow(Scripted):
+        async def request(self, method: str, path: str, **more: Any) -> Response:
+            try:
+                await asyncio.sleep(float(path.rpartition("/")[2]))
+            except asyncio.CancelledError:
+                ended.append(f"{path} broken off")
+                raise
+            ended.append(f"{path} answered")
+            return Response(200, {}, b"{}")
+
+    async def main() -> None:
+        kubernetes = Kubernetes(Slow())
+        for seconds in ("1", "60"):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.5):
+                    await kubernetes.get(f"/api/v1/nodes/{seconds}")
+        await asyncio.sleep(10)
+        assert ended == ["/api/v1/nodes/1 answered", "/api/v1/nodes/60 broken off"]
+
+    instantly(main())
+
+
 def test_every_answer_is_counted_by_resource_verb_and_code() -> None:
     counted: list[tuple[str, str, str]] = []
 
