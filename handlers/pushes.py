@@ -8,13 +8,14 @@ from datetime import datetime
 from typing import Final, Literal, TypeAlias
 
 from adapters.kubernetes import paths
-from adapters.kubernetes.client import Conflict, Kubernetes, NotFound, Unavailable
+from adapters.kubernetes.client import Conflict, Kubernetes, KubernetesError, NotFound, Unavailable
 from adapters.kubernetes.warmimage import POLICY_LABEL, REPOSITORY_LABEL, warmimage_object, warmimage_patch
 from handlers.cluster import AT_HAND, Cluster
+from handlers.sharing import SharedLists
 from warmhook.events import Pushed, SkipReason, push_time
 from warmhook.policies import Policy, PushRefusal, Upsert, decide_push
 from warmhook.ports import Utcnow
-from warmhook.warmimages import policy_label, repository_label
+from warmhook.warmimages import WarmImage, policy_label, repository_label
 
 __all__ = ["Accepted", "Pushes", "write_warmimage"]
 
@@ -36,6 +37,7 @@ class Pushes:
     ) -> None:
         self._kubernetes = kubernetes
         self._cluster = cluster
+        self._lists = SharedLists(cluster)
         self._now = now
         self._monotonic = monotonic
         self._policies: dict[str, tuple[asyncio.Task[list[Policy]], float]] = {}
@@ -53,9 +55,11 @@ class Pushes:
         if not wanting:
             return "no-policy"
         moment = push_time(pushed.pushed_at, received)
-        outcomes = await asyncio.gather(
-            *(self._upsert(policy, pushed, moment, event_id) for policy in wanting), return_exceptions=True
-        )
+        namespaces: dict[str, list[Policy]] = {}
+        for policy in wanting:
+            namespaces.setdefault(policy.key.namespace, []).append(policy)
+        accepted = [self._accept_in(it, policies, pushed, moment, event_id) for it, policies in namespaces.items()]
+        outcomes = [outcome for group in await asyncio.gather(*accepted) for outcome in group]
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
@@ -63,24 +67,37 @@ class Pushes:
             return "accepted"
         return next(reason for reason in _TELLING if reason in outcomes)
 
-    async def _upsert(self, policy: Policy, pushed: Pushed, moment: datetime, event_id: str) -> Accepted | PushRefusal:
-        labels = f"{POLICY_LABEL}={policy_label(policy.key)},{REPOSITORY_LABEL}={repository_label(pushed.image)}"
-        # First as the API server has them at hand: a write holds only over the version that was read, so one that is
-        # based on an older state conflicts. Only what leads to no write must be decided on the present state.
-        not_older_than = AT_HAND
+    async def _accept_in(
+        self, namespace: str, policies: list[Policy], pushed: Pushed, moment: datetime, event_id: str
+    ) -> list[Accepted | PushRefusal | BaseException]:
+        """What came of it for each of the policies of a namespace."""
+        # One list for all of them, as the API server has it at hand: a write holds only over the version that was read,
+        # so one that is based on an older state conflicts. Only what leads to no write must be decided on the present.
+        try:
+            at_hand = await self._lists.of_repository(namespace, repository_label(pushed.image))
+        except KubernetesError as error:
+            return [error]
+        upserts = (self._upsert(policy, pushed, moment, event_id, at_hand) for policy in policies)
+        return await asyncio.gather(*upserts, return_exceptions=True)
+
+    async def _upsert(
+        self, policy: Policy, pushed: Pushed, moment: datetime, event_id: str, at_hand: list[WarmImage]
+    ) -> Accepted | PushRefusal:
+        label = policy_label(policy.key)
+        labels = f"{POLICY_LABEL}={label},{REPOSITORY_LABEL}={repository_label(pushed.image)}"
+        existing, present = [it for it in at_hand if it.policy_label == label], False
         for _ in range(_ATTEMPTS):
-            existing = await self._cluster.warmimages(labels, policy.key.namespace, not_older_than=not_older_than)
             decision = decide_push(policy, pushed.image, moment, event_id, existing, self._now())
-            at_hand, not_older_than = bool(not_older_than), ""
-            if not isinstance(decision, Upsert):
-                if at_hand:
-                    continue
+            if isinstance(decision, Upsert):
+                try:
+                    await write_warmimage(self._kubernetes, decision)
+                except (Conflict, NotFound):
+                    pass
+                else:
+                    return "accepted"
+            elif present:
                 return decision
-            try:
-                await write_warmimage(self._kubernetes, decision)
-            except (Conflict, NotFound):
-                continue
-            return "accepted"
+            existing, present = await self._cluster.warmimages(labels, policy.key.namespace), True
         raise Unavailable(f"{_ATTEMPTS} other writes of the same WarmImage came first")
 
     async def _shared_policies(self, not_older_than: str) -> list[Policy]:

@@ -86,6 +86,10 @@ class World:
             publisher=publisher,
         )
 
+    def new_cluster(self) -> Cluster:
+        """What reads the cluster for a `web`."""
+        return Cluster(Kubernetes(self.transport), NAMESPACE)
+
     def new_client(self, app: Any, host: str = "127.0.0.1") -> httpx.AsyncClient:
         """Somebody who asks `app`, from that address."""
         return httpx.AsyncClient(transport=httpx.ASGITransport(app, client=(host, 4711)), base_url="http://web")
