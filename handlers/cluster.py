@@ -134,6 +134,32 @@ class Cluster:
         except NotFound:
             return None
 
+    async def warmimages_of(self, keys: Collection[ObjectKey]) -> dict[ObjectKey, WarmImage]:
+        """Those of these WarmImages that exist, as they are now."""
+        if len(keys) > ONE_BY_ONE:
+            return {warmimage.key: warmimage for warmimage in await self.warmimages() if warmimage.key in keys}
+        found = await asyncio.gather(*map(self.warmimage, keys))
+        return {warmimage.key: warmimage for warmimage in found if warmimage is not None}
+
+    async def generations(self, keys: Collection[ObjectKey]) -> dict[ObjectKey, tuple[str, int]]:
+        """The uids and generations of those of these WarmImages that exist now, from their metadata only."""
+        if len(keys) > ONE_BY_ONE:
+            found = (await self._kubernetes.list(paths.warmimages(), metadata_only=True)).items
+        else:
+            found = [obj for obj in await asyncio.gather(*map(self._metadata_of, keys)) if obj is not None]
+        generations = {}
+        for metadata in (obj["metadata"] for obj in found):
+            key = ObjectKey(metadata["namespace"], metadata["name"])
+            if key in keys and not metadata.get("deletionTimestamp"):
+                generations[key] = metadata["uid"], metadata.get("generation", 0)
+        return generations
+
+    async def _metadata_of(self, key: ObjectKey) -> Object | None:
+        try:
+            return await self._kubernetes.get(paths.warmimages(key), metadata_only=True)
+        except NotFound:
+            return None
+
     async def nodes(self, labels: str = "", *, not_older_than: str = "", taints: bool = False) -> list[Node]:
         """The Nodes under a label selector; without `taints` from their metadata only, a fifth of the bytes."""
         if taints:

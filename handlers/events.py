@@ -168,11 +168,12 @@ class Events:
     async def _warmimages(self, keys: Collection[ObjectKey], newest: str) -> None:
         # Settled first: what a push replaces leaves the nodes in the same write that brings the new line, and each
         # write of a node costs etcd the whole object.
-        (settled,) = await asyncio.gather(self._policies.settle(keys, not_older_than=newest), return_exceptions=True)
-        deleted = set[ObjectKey]() if isinstance(settled, BaseException) else settled
-        await self._projection.project({*keys, *deleted}, not_older_than=newest)
-        if isinstance(settled, BaseException):
-            raise settled
+        try:
+            settled = await self._policies.settle(keys, not_older_than=newest)
+        except KubernetesError:
+            await self._projection.project(keys, not_older_than=newest)
+            raise
+        await self._projection.project({*keys, *settled.deleted}, found=settled.found, not_older_than=newest)
 
     async def _reported(self, keys: Collection[ObjectKey]) -> None:
         await self._statuses.update(keys)

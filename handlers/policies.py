@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Collection, Iterable
-from typing import Any, TypeAlias
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
 
 import structlog
 
@@ -19,15 +20,28 @@ from warmhook.ports import Utcnow
 from warmhook.status import condition
 from warmhook.warmimages import ObjectKey, PolicyKey, WarmImage, policy_label, repository_label
 
-__all__ = ["Policies", "count_images"]
+__all__ = ["Policies", "Settled", "count_images"]
 
 _log = structlog.get_logger()
 
+# At a time: what a burst of pushes leaves behind must not stand in the way of the next.
+_DELETES: Final = 4
+_DELETED_KNOWN: Final = 2000
 # A condition's message is bounded by the CRD.
 _MESSAGE_MAX = 1000
 
 _Repository: TypeAlias = tuple[str, str, str]
 """Label of the policy, namespace, label of the repository."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What came of judging WarmImages."""
+
+    found: Mapping[ObjectKey, WarmImage]
+    """Those that are left, as they were read; what was written since is newer."""
+    deleted: Collection[ObjectKey] = ()
+    """They, and others of their repositories."""
 
 
 class Policies:
@@ -37,6 +51,9 @@ class Policies:
         self._kubernetes = kubernetes
         self._cluster = cluster
         self._now = now
+        self._deletes = asyncio.Semaphore(_DELETES)
+        self._deleted: dict[str, None] = {}
+        """The uids of the last that were deleted: lists that lag behind go on naming them."""
 
     async def reconcile(self, key: PolicyKey) -> None:
         """Bring one policy's WarmImages up to date; those of a policy that is gone are deleted.
@@ -63,16 +80,16 @@ class Policies:
         await self._write(changes.upserts, changes.deletes)
         return changes
 
-    async def settle(self, keys: Collection[ObjectKey], *, not_older_than: str = "") -> set[ObjectKey]:
+    async def settle(self, keys: Collection[ObjectKey], *, not_older_than: str = "") -> Settled:
         """Judge WarmImages that changed, and their repositories, by their policies as these are now.
 
         This is what deletes the pushes that `keep` no longer retains, and what catches up where a policy changed while
         a push was being accepted. `not_older_than` is the newest of the changes: what comes after has its own event.
-        Returns what it deleted. Raises as `reconcile` does.
+        Raises as `reconcile` does.
         """
-        same_repository = await self._same_repository(keys, not_older_than)
+        found, same_repository = await self._same_repository(keys, not_older_than)
         if not same_repository:
-            return set()
+            return Settled(found)
         # Read after their WarmImages, which are written only over the version that was read.
         policies = await self._cluster.policies_of({(label, namespace) for label, namespace, _ in same_repository})
         deleted: set[ObjectKey] = set()
@@ -81,7 +98,7 @@ class Policies:
                 changes = policy_changes(policy, owned, self._now())
                 await self._write([upsert for upsert in changes.upserts if upsert.replaces], changes.deletes)
                 deleted |= {warmimage.key for warmimage in changes.deletes}
-        return deleted
+        return Settled({key: warmimage for key, warmimage in found.items() if key not in deleted}, deleted)
 
     async def recount(self, namespaces: Collection[str]) -> None:
         """Tell the policies of these namespaces how many WarmImages they have now."""
@@ -97,17 +114,18 @@ class Policies:
 
     async def _same_repository(
         self, keys: Collection[ObjectKey], not_older_than: str
-    ) -> dict[_Repository, list[WarmImage]]:
-        """All WarmImages of the repositories, each of one policy, that these belong to."""
+    ) -> tuple[dict[ObjectKey, WarmImage], dict[_Repository, list[WarmImage]]]:
+        """These WarmImages, and all of the repositories, each of one policy, that they belong to."""
         if len(keys) > ONE_BY_ONE:
             everything = await self._cluster.warmimages(not_older_than=not_older_than)
-            groups = {_repository(it): list[WarmImage]() for it in everything if it.key in keys and it.policy_label}
+            found = {warmimage.key: warmimage for warmimage in everything if warmimage.key in keys}
+            groups = {_repository(it): list[WarmImage]() for it in found.values() if it.policy_label}
             for warmimage in everything:
                 if (group := _repository(warmimage)) in groups:
                     groups[group].append(warmimage)
-            return groups
-        found = await asyncio.gather(*map(self._cluster.warmimage, keys))
-        repositories = list({_repository(it) for it in found if it is not None and it.policy_label})
+            return found, groups
+        found = await self._cluster.warmimages_of(keys)
+        repositories = list({_repository(it) for it in found.values() if it.policy_label})
         lists = await asyncio.gather(
             *(
                 self._cluster.warmimages(
@@ -116,7 +134,7 @@ class Policies:
                 for policy, namespace, repository in repositories
             )
         )
-        return dict(zip(repositories, lists, strict=True))
+        return found, dict(zip(repositories, lists, strict=True))
 
     async def _write(self, upserts: Iterable[Upsert], deletes: Iterable[WarmImage]) -> None:
         for upsert in upserts:
@@ -132,16 +150,22 @@ class Policies:
         A write of its status alone is no change and has no event, so then it is deleted all the same.
         """
         doomed: WarmImage | None = warmimage
-        while doomed is not None and (doomed.uid, doomed.generation) == (warmimage.uid, warmimage.generation):
-            try:
-                await self._kubernetes.delete(
-                    paths.warmimages(doomed.key), uid=doomed.uid, resource_version=doomed.resource_version
-                )
-            except Conflict:
-                doomed = await self._cluster.warmimage(doomed.key)
-            else:
-                _log.info("warmimage-deleted", warmimage=str(doomed.key), image=str(doomed.image), why=why)
-                return
+        async with self._deletes:
+            while doomed is not None and (doomed.uid, doomed.generation) == (warmimage.uid, warmimage.generation):
+                if doomed.uid in self._deleted:
+                    return
+                try:
+                    await self._kubernetes.delete(
+                        paths.warmimages(doomed.key), uid=doomed.uid, resource_version=doomed.resource_version
+                    )
+                except Conflict:
+                    doomed = await self._cluster.warmimage(doomed.key)
+                else:
+                    self._deleted[doomed.uid] = None
+                    while len(self._deleted) > _DELETED_KNOWN:
+                        del self._deleted[next(iter(self._deleted))]
+                    _log.info("warmimage-deleted", warmimage=str(doomed.key), image=str(doomed.image), why=why)
+                    return
 
     async def tell(self, found: PolicyObject, images: int) -> None:
         """Write the policy's status where it differs; `images` is the number of its WarmImages."""

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from adapters.kubernetes.client import Unavailable
-from handlers.cluster import ONE_BY_ONE, Cluster, Desired
+from handlers.cluster import AT_HAND, ONE_BY_ONE, Cluster, Desired
 from handlers.nodewrites import NodeChange, NodeWrites
 from warmhook.lines import Line, diff, line_key, line_of, without_room
 from warmhook.placement import Node, node_selector, place_each, reads_taints
@@ -42,44 +42,64 @@ class Projection:
         self._ended = asyncio.Condition()
 
     async def project(
-        self, keys: Collection[ObjectKey], *, not_older_than: str = "", deadline: float | None = None
+        self,
+        keys: Collection[ObjectKey],
+        *,
+        found: Mapping[ObjectKey, WarmImage] | None = None,
+        not_older_than: str = "",
+        deadline: float | None = None,
     ) -> None:
         """Bring the lines of these WarmImages up to date on every node; those of absent ones are removed.
 
-        Another handler may project an older or newer version of the same WarmImage at the same time, so this ends only
-        when a consistent read after the last write shows the WarmImage as it was projected. Raises `Unavailable` when
-        there is more to do than the API server takes in 20 seconds, or until `deadline` on the monotonic clock.
+        `found` are those of them that exist, if they were read just now. Another handler may project an older or newer
+        version of the same WarmImage at the same time, so this ends only when a consistent read after the last write
+        shows the WarmImage as it was projected. Raises `Unavailable` when there is more to do than the API server takes
+        in 20 seconds, or until `deadline` on the monotonic clock.
         """
         deadline = self._monotonic() + _SECONDS if deadline is None else deadline
-        async with self._alone_with(keys):
-            await self._project(set(keys), not_older_than, deadline)
+        async with self._alone_with(keys) as at_once:
+            await self._project(keys, found if at_once else None, not_older_than, deadline)
 
     @asynccontextmanager
-    async def _alone_with(self, keys: Collection[ObjectKey]) -> AsyncIterator[None]:
-        """Wait until no other projection of this process is about one of these.
+    async def _alone_with(self, keys: Collection[ObjectKey]) -> AsyncIterator[bool]:
+        """Wait until no other projection of this process is about one of these; whether there was none.
 
         Two at once would be right as well, but what the first removes and adds in one write of a node the second may
         remove in a write before it, and each write costs etcd the whole object.
         """
         async with self._ended:
+            at_once = self._projected.isdisjoint(keys)
             await self._ended.wait_for(lambda: self._projected.isdisjoint(keys))
             self._projected.update(keys)
         try:
-            yield
+            yield at_once
         finally:
             self._projected.difference_update(keys)
             async with self._ended:
                 self._ended.notify_all()
 
-    async def _project(self, pending: set[ObjectKey], not_older_than: str, deadline: float) -> None:
-        found = await self._read(pending)
+    async def _project(
+        self,
+        pending: Collection[ObjectKey],
+        found: Mapping[ObjectKey, WarmImage] | None,
+        not_older_than: str,
+        deadline: float,
+    ) -> None:
+        wrote: set[ObjectKey] = set()
         while pending:
-            wrote = await self._project_once(pending, found, not_older_than, deadline)
+            if found is None:
+                found = await self._cluster.warmimages_of(pending)
+            if not_older_than and len(pending) <= ONE_BY_ONE:
+                # A few twice: with nodes and index at hand, since the API server may take 100 ms for newer ones, then
+                # with those of this moment, which show what the first pass overlooked.
+                wrote = await self._project_once(pending, found, AT_HAND, deadline)
+                not_older_than = ""
+            wrote |= await self._project_once(pending, found, not_older_than, deadline)
             if not wrote:
                 return
-            again = await self._read(wrote)
-            pending = {key for key in wrote if _version(again.get(key)) != _version(found.get(key))}
-            found, not_older_than = again, ""
+            again = await self._cluster.generations(wrote)
+            pending = {key for key in wrote if again.get(key) != _version(found.get(key))}
+            found, not_older_than, wrote = None, "", set()
             if pending and self._monotonic() > deadline:
                 raise Unavailable("WarmImages changed faster than they were projected", retry_after_seconds=1)
 
@@ -137,7 +157,7 @@ class Projection:
         if line_keys is not None:
             stale = {key for key in stale if line_key(key) in line_keys}
         # Not alone with them: the projection that found them may be about some of them itself.
-        await self._project(stale, "", deadline)
+        await self._project(stale, None, "", deadline)
 
     async def _project_once(
         self, keys: Collection[ObjectKey], found: Mapping[ObjectKey, WarmImage], not_older_than: str, deadline: float
@@ -145,8 +165,8 @@ class Projection:
         """The WarmImages of which something was written."""
         present = [found[key] for key in keys if key in found]
         line_keys = {line_key(key): key for key in keys}
-        # At once: a consistent list may take 100 ms. That the index may be as old as the event is safe: who writes an
-        # older version of a line afterwards reads the WarmImage again, and then projects with a consistent index.
+        # At once: a consistent list may take 100 ms. That the index may be old is safe: who writes an older version of
+        # a line afterwards reads the WarmImage again, and then projects with a consistent index.
         nodes, desired = await asyncio.gather(
             self._candidates(present, not_older_than), self._holding(line_keys, not_older_than)
         )
@@ -181,13 +201,6 @@ class Projection:
             return {one.node: one for one in await self._cluster.desired(not_older_than=not_older_than)}
         lists = await asyncio.gather(*(self._cluster.desired(key, not_older_than=not_older_than) for key in line_keys))
         return {one.node: one for desired in lists for one in desired}
-
-    async def _read(self, keys: Collection[ObjectKey]) -> dict[ObjectKey, WarmImage]:
-        """The WarmImages as they are now: a consistent read."""
-        if len(keys) > ONE_BY_ONE:
-            return {warmimage.key: warmimage for warmimage in await self._cluster.warmimages() if warmimage.key in keys}
-        found = await asyncio.gather(*(self._cluster.warmimage(key) for key in keys))
-        return {warmimage.key: warmimage for warmimage in found if warmimage is not None}
 
 
 class _Entire:
@@ -241,5 +254,5 @@ def whole_node(
     return None if as_it_should_be and not changes else NodeChange(node.uid, changes, refused)
 
 
-def _version(warmimage: WarmImage | None) -> tuple[str, int]:
-    return (warmimage.uid, warmimage.generation) if warmimage else ("", 0)
+def _version(warmimage: WarmImage | None) -> tuple[str, int] | None:
+    return (warmimage.uid, warmimage.generation) if warmimage else None

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from adapters.cloudevents import BATCHED
-from tests.handlers.world import DIGEST, HOST, World, in_world, status
+from tests.handlers.world import DIGEST, HOST, WARMIMAGES, World, in_world, status
 from warmhook.ports import Response, Unreachable
 
 SYNC = "dev.warmhook.sync.v1"
@@ -79,6 +79,25 @@ def test_what_is_no_event_is_answered_400(content_type: str, body: bytes) -> Non
     async def case(world: World) -> None:
         answer = await world.client.post("/events", content=body, headers={"content-type": content_type})
         assert answer.status_code == 400
+
+    in_world(case)
+
+
+def test_what_lists_that_lag_behind_go_on_naming_is_deleted_once() -> None:
+    async def case(world: World) -> None:
+        await world.add_policy()
+        for number in range(5):
+            await world.push(f"v{number}", ago=10 - number)
+        names = [obj["metadata"]["name"] for obj in (await world.warmimages()).values()]
+        items = (await world.admin.list(WARMIMAGES)).items
+        listed = Response(200, {}, json.dumps({"metadata": {}, "items": items}).encode())
+        world.faults.append(lambda method, path: listed if (method, path) == ("GET", WARMIMAGES) else None)
+        world.asked()
+        for name in names:
+            await world.changed("WarmImage", name)
+        assert len(await world.warmimages()) == 1
+        deletes = [path for method, path in world.requests if method == "DELETE"]
+        assert len(deletes) == 4 == len(set(deletes))
 
     in_world(case)
 
