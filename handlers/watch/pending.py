@@ -56,6 +56,11 @@ class Pending:
         """How many keys wait to be told."""
         return len(self._changes) + len(self._warmimages) + self._sync
 
+    @property
+    def has_reports(self) -> bool:
+        """Whether nodes said something new that was not told yet."""
+        return bool(self._warmimages)
+
     def changed(self, change: Changed) -> None:
         """An object is not what it was."""
         if self._open:

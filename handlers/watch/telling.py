@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
@@ -19,11 +19,16 @@ __all__ = ["Post", "Refused", "Teller", "TryLater", "Write", "in_one_batch"]
 
 _log = structlog.get_logger()
 
-_MOST_KEYS: Final = 100
+_MOST_KEYS: Final = 500
 _AT_ONCE: Final[dict[What, int]] = {"changes": 4, "reports": 1, "sync": 1}
 """Requests at a time: a large projection must not hold up a small one."""
+_CHANGES_GATHER_SECONDS: Final = 0.2
+"""While one request runs another begins so long after the last: what comes in crowds is told, read and written
+together, which costs the API server a fraction."""
+_REPORTS_GATHER_SECONDS: Final = 0.3
+"""From the first report to the request that tells of it: nodes report in crowds, and pushes come first."""
 _REPORT_SECONDS: Final = 1.0
-"""Between two requests that tell of reports: nodes report in crowds, and a status is written once for all."""
+"""Between two requests that tell of reports: a status is written once for all."""
 _FIRST_WAIT_SECONDS: Final = 0.2
 _LONGEST_WAIT_SECONDS: Final = 5.0
 # From here on the log has said it often enough.
@@ -67,6 +72,10 @@ class Teller:
     _syncs: int = 0
     _failures: int = 0
     """Requests in a row that were not taken."""
+    _gathering: set[What] = field(default_factory=set)
+    """Of which it is waited whether more comes."""
+    _gathered: bool = False
+    """Whether the reports that are pending have been waited for."""
     _pause: float = 0.0
     """After the last of them, in seconds."""
 
@@ -76,10 +85,38 @@ class Teller:
             running: dict[What, int] = {"changes": 0, "reports": 0, "sync": 0}
             while True:
                 for what, most in _AT_ONCE.items():
-                    while running[what] < most and (batch := self.pending.take(what, _MOST_KEYS)):
+                    while (
+                        running[what] < most
+                        and self._may_begin(what, running[what], group)
+                        and (batch := self.pending.take(what, _MOST_KEYS))
+                    ):
                         running[what] += 1
                         group.create_task(self._tell(what, batch, running), name=f"tell {what}")
+                        if what == "changes":
+                            self._gather(what, _CHANGES_GATHER_SECONDS, group)
                 await self.pending.news()
+
+    def _may_begin(self, what: What, running: int, group: asyncio.TaskGroup) -> bool:
+        """Whether it should not wait for more; who has to wait is asked again when that is over."""
+        if what == "changes":
+            return not running or what not in self._gathering
+        if what == "reports" and self.pending.has_reports:
+            if not self._gathered:
+                self._gather(what, _REPORTS_GATHER_SECONDS, group)
+                return False
+            self._gathered = False
+        return True
+
+    def _gather(self, what: What, seconds: float, group: asyncio.TaskGroup) -> None:
+        async def wait() -> None:
+            await self.sleep(seconds)
+            self._gathering.discard(what)
+            self._gathered |= what == "reports"
+            self.pending.look_again()
+
+        if what not in self._gathering:
+            self._gathering.add(what)
+            group.create_task(wait(), name=f"gather {what}")
 
     async def _tell(self, what: What, batch: Batch, running: dict[What, int]) -> None:
         """Post one batch; where it is not taken give its keys back after a while, and let others go first meanwhile."""

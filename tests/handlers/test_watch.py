@@ -534,6 +534,47 @@ def test_a_server_that_ends_every_watch_at_once_is_not_asked_in_a_hot_loop() -> 
     in_world(case)
 
 
+# --- crowds ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_change_is_told_at_once_and_a_crowd_of_them_together() -> None:
+    async def case(world: World, told: Told) -> None:
+        async def slowly(_events: list[dict[str, Any]]) -> None:
+            await asyncio.sleep(5)
+
+        told.answer = slowly
+        began = world.monotonic()
+        for number in range(200):
+            await world.add_warmimage(f"image-{number}")
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(20)
+        told_changes = [(moment - 5, events) for moment, events in told.posts if events[0]["type"] == CHANGED]
+        assert told_changes[0][0] - began < 0.05
+        assert [len(events) for _, events in told_changes[:1]] == [1]
+        # Two seconds of them: one at once, and then one request in 0.2 seconds as long as no more than four run.
+        assert len(told_changes) <= 6
+        assert len(told.changes()) == 200
+
+    watched(case)
+
+
+def test_reports_are_gathered_before_they_are_told() -> None:
+    async def case(world: World, told: Told) -> None:
+        await set_desired(world, "a", "x")
+        await set_desired(world, "b", "x")
+        await asyncio.sleep(5)
+        told.posts.clear()
+        began = world.monotonic()
+        await world.report("a", reported_line("x", "warm"))
+        await asyncio.sleep(0.2)
+        await world.report("b", reported_line("x", "warm"))
+        await asyncio.sleep(5)
+        assert told.reported() == ["shop/x"]
+        assert 0.29 < told.posts[0][0] - began < 0.5
+
+    watched(case)
+
+
 # --- bounds ----------------------------------------------------------------------------------------------------------
 
 
