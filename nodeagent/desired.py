@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from structlog.typing import FilteringBoundLogger
@@ -51,7 +51,7 @@ async def follow_desired(
 ) -> AsyncGenerator[Desired, None]:
     """The ConfigMap as it is and each time it changes, for ever; whatever goes wrong is waited out.
 
-    A ConfigMap that is missing or deleted says nothing. One that has lost lines, or is older than what is `known`, is
+    A ConfigMap that is missing or deleted says nothing. That lines went, or one that is older than what is `known`, is
     believed only when a consistent read says so too: a watch may be served by an API server that lags behind.
     """
     trouble = Trouble(log, clock, "api-server-trouble")
@@ -111,13 +111,15 @@ class _Following:
             async for change in changes:
                 if change.type in ("ADDED", "MODIFIED"):
                     told = read_desired(change.object)
-                    if (
-                        told.resource_version < self._known.resource_version
-                        or self._known.data.keys() - told.data.keys()
-                    ):
+                    if told.resource_version < self._known.resource_version:
                         self.position = ""
                         return
-                    self._known = told
-                    yield told
+                    lost = self._known.data.keys() - told.data.keys()
+                    # What came is wanted at once; what went stays until a read says so too.
+                    self._known = replace(told, data={**self._known.data, **told.data}) if lost else told
+                    yield self._known
+                    if lost:
+                        self.position = ""
+                        return
                 self.position = str(change.object["metadata"].get("resourceVersion") or self.position)
                 yield None

@@ -355,6 +355,22 @@ def test_a_removed_line_is_believed_only_after_a_consistent_read_and_its_image_s
     instantly(main())
 
 
+def test_a_line_that_comes_while_another_goes_is_pulled_before_that_is_believed() -> None:
+    async def main() -> None:
+        async with bench() as b, b.agent():
+            old = a_push(b)
+            await b.want(old)
+            await warm(b, old)
+            reads = len(b.requests)
+            new = a_push(b, "registry.example.com/shop/other:1", "other")
+            await b.want(new, without=(old,))
+            await until(lambda: new.image in b.runtime.pulls, step=0.01)
+            assert b.requests[reads:] == []
+            await until(lambda: b.state(old) == "unknown")
+
+    instantly(main())
+
+
 def test_while_nothing_changes_there_is_only_the_watch_and_the_sign_of_life() -> None:
     async def main() -> None:
         async with bench() as b, b.agent():
