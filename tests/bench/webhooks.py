@@ -26,20 +26,21 @@ _PUSHES_PER_SECOND: Final = 100
 _BARE_PER_SECOND: Final = 10
 _REPOSITORIES: Final = 100
 """Over which the pushes are spread: one of each per second, as Harbor tells the time in seconds. The newest tag of each
-is kept, so there are twice as many lines on each node, one for each policy."""
+is kept, so there are as many lines on each node."""
+_POLICIES: Final = ("one", "two")
 _START_SECONDS: Final = 30.0
 _RETRY_SECONDS: Final = 5.0
 """What the Retry-After of a 503 says."""
 
 
 async def latency(place: Place) -> list[Measured]:
-    """100 pushes per second of distinct tags, while their projections run; now and then the same API calls bare.
+    """100 pushes per second of distinct tags, while their projections run; now and then the same two API calls bare.
 
-    One `web` receives and another projects, as where many nodes are to be served.
+    Each push is wanted by one of two policies. One `web` receives and another projects, as where many nodes are served.
     """
     await place.create_nodes(10)
-    for policy in ("one", "two"):
-        await place.create_policy(policy, f"{HOST}/bench/**")
+    for policy in _POLICIES:
+        await place.create_policy(policy, f"{HOST}/{policy}/**")
     web = await start_web(place, environ={"WARMHOOK_SERVE": "webhooks"})
     projecting = await start_web(place, "--watch", environ={"WARMHOOK_SERVE": "events"})
     seconds = 5 if place.quick else 30
@@ -77,7 +78,8 @@ async def latency(place: Place) -> list[Measured]:
 
 
 async def _push(sender: Sender, tag: str, number: int, seconds: list[float], statuses: list[int]) -> None:
-    body = harbor_body(HOST, f"bench/app-{number % _REPOSITORIES}", tag, digest_of(tag))
+    repository = f"{_POLICIES[number % len(_POLICIES)]}/app-{number % _REPOSITORIES}"
+    body = harbor_body(HOST, repository, tag, digest_of(tag))
     began = time.monotonic()
     status = await sender.send(body)
     statuses.append(status)
