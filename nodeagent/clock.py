@@ -15,6 +15,7 @@ from warmhook.ports import Sleep, Utcnow
 __all__ = ["Backoff", "Clock", "real_clock"]
 
 _SPREAD: Final = 0.05
+_SHORTEST_SECONDS: Final = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +34,10 @@ class Clock:
         return seconds * (1 + _SPREAD * (2 * self.random() - 1))
 
     async def wait(self, event: asyncio.Event, seconds: float) -> None:
-        """Until the event is set, but at most so long; the event is cleared."""
+        """Until the event is set, but at most so long, or a millisecond; the event is cleared."""
         heard = asyncio.create_task(event.wait(), name="event")
-        over = asyncio.ensure_future(self.sleep(seconds))
+        # What is left of a difference of floats can be too little to move a clock by.
+        over = asyncio.ensure_future(self.sleep(max(seconds, _SHORTEST_SECONDS)))
         try:
             await asyncio.wait((heard, over), return_when=asyncio.FIRST_COMPLETED)
         finally:

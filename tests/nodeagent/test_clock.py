@@ -1,0 +1,23 @@
+"""Does waiting end, whatever is left to wait?"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+from adapters.clock import utcnow
+from nodeagent.clock import Clock
+from tests.support.instant import instantly
+
+
+def test_a_wait_moves_a_clock_that_knows_no_smaller_step() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        clock = Clock(utcnow, loop.time, asyncio.sleep, random.random)
+        await asyncio.sleep(1e6)
+        due = loop.time() + 1e-12
+        began = loop.time()
+        await clock.wait(asyncio.Event(), due - began)
+        assert loop.time() > began
+
+    instantly(main())
