@@ -87,7 +87,12 @@ def _choices(push: Push, reigns: Sequence[Reign], history: History) -> list[Fact
     sure = any(
         200 <= attempt.status < 300
         and all(_takes(reign, push.image, push.moment(attempt), attempt.began + _LINGERS) for reign in seen)
-        and _stays(push, attempt, [reign for reign in reigns if reign.ends >= attempt.began], history)
+        # A repeat may be a duplicate, and then it is still the moment of an earlier attempt that counts.
+        and all(
+            _stays(push, push.moment(it), [reign for reign in reigns if reign.ends >= attempt.began], history)
+            for it in push.attempts
+            if it.began <= attempt.began
+        )
         for attempt, seen in around
     )
     return [*([] if sure else [None]), *sorted(facts, key=lambda fact: fact[2] or _BEFORE_ALL)]
@@ -105,9 +110,8 @@ def _takes(reign: Reign, image: Image, moment: datetime, now: datetime) -> bool:
     return image in spec.named or spec.expire_seconds is None or moment + timedelta(seconds=spec.expire_seconds) >= now
 
 
-def _stays(push: Push, attempt: Attempt, reigns: Sequence[Reign], history: History) -> bool:
+def _stays(push: Push, moment: datetime, reigns: Sequence[Reign], history: History) -> bool:
     """Whether nothing can have taken it away before the last reign, which is judged at its end."""
-    moment = push.moment(attempt)
     for reign in reigns:
         spec = reign.spec
         if spec is not None and spec.invalid:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import replace
 from random import Random
 
 import pytest
 
-from tests.model.history import HOST, Rule, Spec
+from tests.model.history import HOST, Image, Rule, Spec
 from tests.model.running import SEED, end, play, settle
-from tests.model.steps import IMAGES, NODES, Pushed, SetPolicy, Step, Wait, sequence
+from tests.model.steps import IMAGES, NODES, Pushed, Replayed, SetPolicy, Step, Wait, sequence
 from tests.model.world import world
+from tests.support.runtime import digest_of
 
 SEQUENCES = int(os.environ.get("WARMHOOK_FUZZ_SEQUENCES", "1000"))
 AT_FIRST = {name: NODES[name] for name in sorted(NODES)[:3]}
@@ -35,6 +37,24 @@ def test_a_push_that_a_broken_policy_does_not_take_need_not_be_pulled() -> None:
         Wait(20),
         SetPolicy("shop/main", Spec(rules=(rule,), invalid=True)),
         Pushed("distribution", app, tells_digest=True, age_seconds=0),
+    ]
+
+    assert wrong(SEED, steps) == []
+
+
+def test_a_repeat_of_a_push_whose_time_nobody_tells_is_no_newer_push() -> None:
+    old, new, untagged = IMAGES[0], IMAGES[1], Image(IMAGES[0].repository, digest_of("child"))
+    tagged = Rule(f"{HOST}/shop/app", frozenset({old.repository}), (), frozenset({old.tag, new.tag}), keep=2)
+    steps: list[Step] = [
+        SetPolicy("shop/main", Spec(rules=(replace(tagged, untagged=True),))),
+        Pushed("events", old, tells_digest=True, age_seconds=0),
+        Wait(60),
+        Replayed(0),
+        Wait(20),
+        Pushed("harbor", new, tells_digest=True, age_seconds=0),
+        Pushed("harbor", untagged, tells_digest=True, age_seconds=30),
+        Wait(20),
+        SetPolicy("shop/main", Spec(rules=(tagged,))),
     ]
 
     assert wrong(SEED, steps) == []
