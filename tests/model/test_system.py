@@ -60,6 +60,14 @@ def test_a_repeat_of_a_push_whose_time_nobody_tells_is_no_newer_push() -> None:
     assert wrong(SEED, steps) == []
 
 
+def test_two_pushes_that_their_sender_tells_in_the_same_words_are_one() -> None:
+    untagged = Image(IMAGES[0].repository, digest_of("child"))
+    rule = Rule(f"{HOST}/shop/app", frozenset({untagged.repository}), (), frozenset(), untagged=True)
+    ahead = Pushed("harbor", untagged, tells_digest=True, age_seconds=-3600)
+
+    assert wrong(SEED, [SetPolicy("shop/main", Spec(rules=(rule,))), ahead, ahead]) == []
+
+
 def run_many(count: int, chance: Random) -> None:
     """So many sequences. The first that fails is made as short as it can be."""
     for index in range(count):

@@ -190,9 +190,15 @@ class World:
             self.registry[reference] = digest
             self.history.registry.setdefault(reference, []).append((now, digest))
         told = digest if tells_digest or source != "events" or "@" in reference else ""
-        self.history.pushes.append(Push(number, source, image, told, time))
+        # Harbor tells neither an id nor parts of a second: a push that is equal to another is a repeat of it.
+        told_by_harbor = (
+            (it.number, it.image, it.digest, it.time) for it in self.history.pushes if it.source == "harbor"
+        )
+        repeated = [other for other, *same in told_by_harbor if source == "harbor" and same == [image, told, time]]
+        if not repeated:
+            self.history.pushes.append(Push(number, source, image, told, time))
         if tell:
-            self.deliver(number)
+            self.deliver(repeated[0] if repeated else number)
 
     def deliver(self, number: int) -> None:
         """Send a push, once more perhaps; Distribution's queue keeps the order, others send side by side."""
