@@ -25,6 +25,8 @@ SECRET: Final = "a-secret-of-the-bench"
 _READY_SECONDS: Final = 30.0
 _WEB: Final = 4
 _SEND_SECONDS: Final = 10.0
+_IDLE_SECONDS: Final = 2.0
+"""A connection that was idle for longer may be closed by the server while a delivery is sent on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,5 +109,6 @@ class Sender:
 async def open_sender(port: int, *, connections: int = 100) -> AsyncIterator[Sender]:
     """Connections to the `web` on that port."""
     timeout = aiohttp.ClientTimeout(total=_SEND_SECONDS)
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=connections), timeout=timeout) as session:
+    connector = aiohttp.TCPConnector(limit=connections, keepalive_timeout=_IDLE_SECONDS)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         yield Sender(session, port, {"Authorization": SECRET, "Content-Type": "application/json"})
