@@ -129,34 +129,33 @@ class Cluster:
 
     async def warmimage(self, key: ObjectKey) -> WarmImage | None:
         """One WarmImage as it is now; `None` where it does not exist or is being deleted."""
-        try:
-            return _warmimage(await self._kubernetes.get(paths.warmimages(key)))
-        except NotFound:
-            return None
+        return (await self.warmimages_of((key,))).get(key)
 
     async def warmimages_of(self, keys: Collection[ObjectKey]) -> dict[ObjectKey, WarmImage]:
         """Those of these WarmImages that exist, as they are now."""
-        if len(keys) > ONE_BY_ONE:
-            return {warmimage.key: warmimage for warmimage in await self.warmimages() if warmimage.key in keys}
-        found = await asyncio.gather(*map(self.warmimage, keys))
-        return {warmimage.key: warmimage for warmimage in found if warmimage is not None}
+        found = filter(None, map(_warmimage, await self.warmimage_objects(keys)))
+        return {warmimage.key: warmimage for warmimage in found}
 
     async def generations(self, keys: Collection[ObjectKey]) -> dict[ObjectKey, tuple[str, int]]:
         """The uids and generations of those of these WarmImages that exist now, from their metadata only."""
-        if len(keys) > ONE_BY_ONE:
-            found = (await self._kubernetes.list(paths.warmimages(), metadata_only=True)).items
-        else:
-            found = [obj for obj in await asyncio.gather(*map(self._metadata_of, keys)) if obj is not None]
-        generations = {}
-        for metadata in (obj["metadata"] for obj in found):
-            key = ObjectKey(metadata["namespace"], metadata["name"])
-            if key in keys and not metadata.get("deletionTimestamp"):
-                generations[key] = metadata["uid"], metadata.get("generation", 0)
-        return generations
+        found = [obj["metadata"] for obj in await self.warmimage_objects(keys, metadata_only=True)]
+        return {
+            _key(metadata): (metadata["uid"], metadata.get("generation", 0))
+            for metadata in found
+            if not metadata.get("deletionTimestamp")
+        }
 
-    async def _metadata_of(self, key: ObjectKey) -> Object | None:
+    async def warmimage_objects(self, keys: Collection[ObjectKey], *, metadata_only: bool = False) -> list[Object]:
+        """The objects of those of these WarmImages that exist, as they are now: few one by one, many in one list."""
+        if len(keys) > ONE_BY_ONE:
+            found = (await self._kubernetes.list(paths.warmimages(), metadata_only=metadata_only)).items
+            return [obj for obj in found if _key(obj["metadata"]) in keys]
+        each = await asyncio.gather(*(self._warmimage_object(key, metadata_only) for key in keys))
+        return [obj for obj in each if obj is not None]
+
+    async def _warmimage_object(self, key: ObjectKey, metadata_only: bool) -> Object | None:
         try:
-            return await self._kubernetes.get(paths.warmimages(key), metadata_only=True)
+            return await self._kubernetes.get(paths.warmimages(key), metadata_only=metadata_only)
         except NotFound:
             return None
 
@@ -221,14 +220,17 @@ class Cluster:
         return [obj["metadata"] for obj in found.items]
 
 
+def _key(metadata: Mapping[str, Any]) -> ObjectKey:
+    return ObjectKey(metadata["namespace"], metadata["name"])
+
+
 def _warmimage(obj: Object) -> WarmImage | None:
     if obj["metadata"].get("deletionTimestamp"):
         return None
     try:
         return read_warmimage(obj)
     except InvalidObject as error:
-        metadata = obj["metadata"]
-        _log.warning("warmimage-invalid", warmimage=f"{metadata['namespace']}/{metadata['name']}", problem=str(error))
+        _log.warning("warmimage-invalid", warmimage=str(_key(obj["metadata"])), problem=str(error))
         return None
 
 

@@ -8,14 +8,14 @@ from datetime import datetime
 from typing import Final, Literal, TypeAlias
 
 from adapters.kubernetes import paths
-from adapters.kubernetes.client import Conflict, Kubernetes, KubernetesError, NotFound, Unavailable
+from adapters.kubernetes.client import Conflict, Kubernetes, NotFound, Unavailable
 from adapters.kubernetes.warmimage import POLICY_LABEL, REPOSITORY_LABEL, warmimage_object, warmimage_patch
 from handlers.cluster import AT_HAND, Cluster
-from handlers.sharing import SharedLists
+from handlers.sharing import SharedLists, failed, shared_task
 from warmhook.events import Pushed, SkipReason, push_time
 from warmhook.policies import Policy, PushRefusal, Upsert, decide_push
 from warmhook.ports import Utcnow
-from warmhook.warmimages import WarmImage, policy_label, repository_label
+from warmhook.warmimages import policy_label, repository_label
 
 __all__ = ["Accepted", "Pushes", "write_warmimage"]
 
@@ -55,11 +55,9 @@ class Pushes:
         if not wanting:
             return "no-policy"
         moment = push_time(pushed.pushed_at, received)
-        namespaces: dict[str, list[Policy]] = {}
-        for policy in wanting:
-            namespaces.setdefault(policy.key.namespace, []).append(policy)
-        accepted = [self._accept_in(it, policies, pushed, moment, event_id) for it, policies in namespaces.items()]
-        outcomes = [outcome for group in await asyncio.gather(*accepted) for outcome in group]
+        outcomes = await asyncio.gather(
+            *(self._upsert(policy, pushed, moment, event_id) for policy in wanting), return_exceptions=True
+        )
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
@@ -67,24 +65,13 @@ class Pushes:
             return "accepted"
         return next(reason for reason in _TELLING if reason in outcomes)
 
-    async def _accept_in(
-        self, namespace: str, policies: list[Policy], pushed: Pushed, moment: datetime, event_id: str
-    ) -> list[Accepted | PushRefusal | BaseException]:
-        """What came of it for each of the policies of a namespace."""
-        # One list for all of them, as the API server has it at hand: a write holds only over the version that was read,
-        # so one that is based on an older state conflicts. Only what leads to no write must be decided on the present.
-        try:
-            at_hand = await self._lists.of_repository(namespace, repository_label(pushed.image))
-        except KubernetesError as error:
-            return [error]
-        upserts = (self._upsert(policy, pushed, moment, event_id, at_hand) for policy in policies)
-        return await asyncio.gather(*upserts, return_exceptions=True)
-
-    async def _upsert(
-        self, policy: Policy, pushed: Pushed, moment: datetime, event_id: str, at_hand: list[WarmImage]
-    ) -> Accepted | PushRefusal:
-        label = policy_label(policy.key)
-        labels = f"{POLICY_LABEL}={label},{REPOSITORY_LABEL}={repository_label(pushed.image)}"
+    async def _upsert(self, policy: Policy, pushed: Pushed, moment: datetime, event_id: str) -> Accepted | PushRefusal:
+        label, repository = policy_label(policy.key), repository_label(pushed.image)
+        labels = f"{POLICY_LABEL}={label},{REPOSITORY_LABEL}={repository}"
+        # First as the API server has them at hand, in a list that all policies of a namespace share: a write holds only
+        # over the version that was read, so one that is based on an older state conflicts. Only what leads to no write
+        # must be decided on the present.
+        at_hand = await self._lists.of_repository(policy.key.namespace, repository)
         existing, present = [it for it in at_hand if it.policy_label == label], False
         for _ in range(_ATTEMPTS):
             decision = decide_push(policy, pushed.image, moment, event_id, existing, self._now())
@@ -102,18 +89,12 @@ class Pushes:
 
     async def _shared_policies(self, not_older_than: str) -> list[Policy]:
         shared, until = self._policies.get(not_older_than, (None, 0.0))
-        if shared is None or _failed(shared) or self._monotonic() >= until:
+        if shared is None or failed(shared) or self._monotonic() >= until:
             reading = self._cluster.policies(not_older_than=not_older_than)
-            shared = asyncio.create_task(reading, name="policies")
-            # Looked at even where everybody who waited for it has given up.
-            shared.add_done_callback(_failed)
+            shared = shared_task(reading, "policies")
             self._policies[not_older_than] = shared, self._monotonic() + _POLICIES_FOR_SECONDS
         # Shielded: that one sender hangs up must not fail the others.
         return await asyncio.shield(shared)
-
-
-def _failed(task: asyncio.Task[list[Policy]]) -> bool:
-    return task.done() and (task.cancelled() or task.exception() is not None)
 
 
 async def write_warmimage(kubernetes: Kubernetes, upsert: Upsert) -> None:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from adapters.kubernetes.client import Unavailable
 from adapters.kubernetes.warmimage import REPOSITORY_LABEL
 from handlers.cluster import AT_HAND, Cluster
 from warmhook.warmimages import WarmImage, repository_label
 
-__all__ = ["SharedLists"]
+__all__ = ["SharedLists", "failed", "shared_task"]
+
+Result = TypeVar("Result")
 
 # Per namespace. One alone would make all wait whenever it is slow.
 _AT_ONCE: Final = 4
@@ -27,6 +30,18 @@ _SECONDS: Final = 2.5
 
 _Found = dict[str, list[WarmImage]]
 """By the label of the repository."""
+
+
+def shared_task(reading: Coroutine[Any, Any, Result], name: str) -> asyncio.Task[Result]:
+    """A task whose outcome is looked at even where everybody who waited for it has given up."""
+    task = asyncio.create_task(reading, name=name)
+    task.add_done_callback(failed)
+    return task
+
+
+def failed(task: asyncio.Task[Result]) -> bool:
+    """Whether it ended without a result."""
+    return task.done() and (task.cancelled() or task.exception() is not None)
 
 
 @dataclass(slots=True)
@@ -55,9 +70,7 @@ class SharedLists:
             asked = self._next[namespace] = _Asked()
         asked.labels.add(label)
         if asked.reading is None:
-            asked.reading = asyncio.create_task(self._read(namespace, asked), name=f"list of {namespace}")
-            # Looked at even where everybody who waited for it has given up.
-            asked.reading.add_done_callback(lambda task: task.cancelled() or task.exception())
+            asked.reading = shared_task(self._read(namespace, asked), f"list of {namespace}")
         # Shielded: that one sender hangs up must not fail the others.
         found = await asyncio.shield(asked.reading)
         return found.get(label, [])

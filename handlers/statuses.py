@@ -13,7 +13,7 @@ from adapters.kubernetes import paths
 from adapters.kubernetes.client import Conflict, Kubernetes, NotFound, Refused, Unavailable
 from adapters.kubernetes.template import InvalidObject
 from adapters.kubernetes.warmimage import read_warmimage
-from handlers.cluster import ONE_BY_ONE, Cluster
+from handlers.cluster import Cluster
 from warmhook.lines import line_of
 from warmhook.placement import Node, node_selector, place_each, reads_taints
 from warmhook.ports import Object, Sleep, Utcnow
@@ -72,7 +72,8 @@ class Statuses:
                 await self._sleep(_APART_SECONDS)
 
     async def _update(self, keys: Collection[ObjectKey], deadline: float) -> set[ObjectKey]:
-        objects = await self._read(keys)
+        found = await self._cluster.warmimage_objects(keys)
+        objects = [(warmimage, obj) for obj in found if (warmimage := readable(obj))]
         if not objects:
             return set()
         reports = await self._cluster.reports()
@@ -178,20 +179,6 @@ class Statuses:
         except NotFound:
             return {}
         return report.get("data") or {}
-
-    async def _read(self, keys: Collection[ObjectKey]) -> list[tuple[WarmImage, Object]]:
-        if len(keys) > ONE_BY_ONE:
-            found = (await self._kubernetes.list(paths.warmimages())).items
-        else:
-            found = list(filter(None, await asyncio.gather(*map(self._get, keys))))
-        pairs = [(warmimage, obj) for obj in found if (warmimage := readable(obj))]
-        return [(warmimage, obj) for warmimage, obj in pairs if warmimage.key in keys]
-
-    async def _get(self, key: ObjectKey) -> Object | None:
-        try:
-            return await self._kubernetes.get(paths.warmimages(key))
-        except NotFound:
-            return None
 
 
 def readable(obj: Object) -> WarmImage | None:

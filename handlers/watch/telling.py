@@ -72,12 +72,12 @@ class Teller:
     _syncs: int = 0
     _failures: int = 0
     """Requests in a row that were not taken."""
+    _pause: float = 0.0
+    """After the last of them, in seconds."""
     _gathering: set[What] = field(default_factory=set)
     """Of which it is waited whether more comes."""
     _gathered: bool = False
     """Whether the reports that are pending have been waited for."""
-    _pause: float = 0.0
-    """After the last of them, in seconds."""
 
     async def run(self) -> None:
         """Tell whatever becomes pending; ends only when it is cancelled."""
