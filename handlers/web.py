@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from starlette.applications import Starlette
 
 from adapters.kubernetes.client import Kubernetes
-from adapters.kubernetes.pressure import ByteBudget
+from adapters.kubernetes.pressure import ByteBudget, Lanes
 from handlers.admission import Admission
 from handlers.admissions import Admissions
 from handlers.app import Web, create_app
@@ -59,12 +59,15 @@ def build_web(
     `hand_on` takes what admission saw where this process does not handle events itself; `interruptions` are those of
     the process, where more than this follows objects in it.
     """
-    kubernetes = Kubernetes(transport, count=metrics.count_api_request)
+    lanes = Lanes()
+    kubernetes = Kubernetes(transport, count=metrics.count_api_request, lanes=lanes)
+    # A sender waits for its push to be accepted, nobody for what follows.
+    accepting = Kubernetes(transport, count=metrics.count_api_request, lanes=lanes, urgent=True)
     namespace = settings.namespace
     cluster = Cluster(kubernetes, namespace)
     budget = ByteBudget(settings.write_bytes, monotonic=monotonic, sleep=sleep)
     writes = NodeWrites(kubernetes, namespace, budget, monotonic=monotonic, sleep=sleep, rng=rng)
-    pushes = Pushes(kubernetes, cluster, now=now, monotonic=monotonic)
+    pushes = Pushes(accepting, Cluster(accepting, namespace), now=now, monotonic=monotonic)
     admissions = Admissions(kubernetes, cluster, now=now)
     policies = Policies(kubernetes, cluster, now=now)
     projection = Projection(cluster, writes, monotonic=monotonic)

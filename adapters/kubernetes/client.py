@@ -13,6 +13,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from adapters.kubernetes.pressure import Lanes
 from warmhook.ports import Object, Response, Transport, Unreachable
 
 __all__ = [
@@ -35,9 +36,6 @@ _METADATA_LIST: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8
 
 # Objects per page of a list; what client-go uses.
 _PAGE: Final = 500
-# Requests of one process at once, watches not counted: 1,000 in flight from one ServiceAccount had 2,590 of 3,000
-# patches refused by API Priority and Fairness.
-_IN_FLIGHT: Final = 32
 # For so long an answer is waited for whose asker has given up.
 _AFTERWARDS_SECONDS: Final = 2.0
 # How long the server is asked to keep a watch open; connections through load balancers rarely live longer.
@@ -103,12 +101,21 @@ class Kubernetes:
     """The API server as the programs use it."""
 
     def __init__(
-        self, transport: Transport, *, count: Callable[[str, str, str], None] = lambda _kind, _verb, _code: None
+        self,
+        transport: Transport,
+        *,
+        count: Callable[[str, str, str], None] = lambda _kind, _verb, _code: None,
+        lanes: Lanes | None = None,
+        urgent: bool = False,
     ) -> None:
-        """`count` is told of every answer: resource, verb, status (or `unreachable`)."""
+        """`count` gets resource, verb and status (or `unreachable`) of every answer.
+
+        Those that share `lanes` share the number of requests in flight; `urgent` requests go before the others.
+        """
         self._transport = transport
         self._count = count
-        self._in_flight = asyncio.Semaphore(_IN_FLIGHT)
+        self._lanes = lanes or Lanes()
+        self._urgent = urgent
 
     async def get(self, path: str, *, metadata_only: bool = False) -> Object:
         """The object as it is now. Raises `NotFound`, `Unavailable`, `Refused`."""
@@ -256,7 +263,7 @@ class Kubernetes:
         if body is not None:
             headers["content-type"] = content_type
         kind = _kind(path)
-        await self._in_flight.acquire()
+        await self._lanes.enter(urgent=self._urgent)
         sending = asyncio.create_task(
             self._transport.request(
                 method, path, query=query or {}, headers=headers, body=body, timeout_seconds=timeout_seconds
@@ -280,7 +287,7 @@ class Kubernetes:
         return response
 
     def _ended(self, sending: asyncio.Task[Response]) -> None:
-        self._in_flight.release()
+        self._lanes.leave(urgent=self._urgent)
         if not sending.cancelled():
             sending.exception()  # looked at, also where nobody waits any more
 

@@ -21,6 +21,7 @@ from adapters.kubernetes.client import (
     Refused,
     Unavailable,
 )
+from adapters.kubernetes.pressure import Lanes
 from tests.support.instant import instantly
 from warmhook.ports import Json, Response, Stream, Unreachable
 from warmhook.warmimages import ObjectKey
@@ -172,7 +173,23 @@ def test_never_more_than_thirty_two_requests_are_in_flight() -> None:
         await asyncio.gather(*(kubernetes.get(PATH) for _ in range(100)))
 
     instantly(many())
-    assert transport.most_at_once == 32
+    assert transport.most_at_once == 28  # the rest is for urgent ones
+
+
+def test_urgent_requests_share_the_places_and_go_first() -> None:
+    transport = Scripted(answer(200, {}))
+
+    async def many() -> None:
+        lanes = Lanes()
+        kubernetes, urgent = Kubernetes(transport, lanes=lanes), Kubernetes(transport, lanes=lanes, urgent=True)
+        patches = [asyncio.create_task(kubernetes.get(f"{PATH}/{number}")) for number in range(100)]
+        await asyncio.sleep(0)
+        await urgent.get(f"{PATH}/urgent")
+        await asyncio.gather(*patches)
+
+    instantly(many())
+    assert [each[1] for each in transport.asked].index(f"{PATH}/urgent") == 28
+    assert transport.most_at_once <= 32
 
 
 def test_an_answer_that_nobody_waits_for_any_more_is_waited_for_a_little_and_then_broken_off() -> None:

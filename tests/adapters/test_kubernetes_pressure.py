@@ -8,7 +8,7 @@ from contextlib import suppress
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapters.kubernetes.pressure import ByteBudget, InFlight
+from adapters.kubernetes.pressure import ByteBudget, InFlight, Lanes
 from tests.support.instant import instantly
 
 
@@ -128,3 +128,79 @@ def test_time_without_writes_is_not_saved_up() -> None:
         return loop.time() - 3600
 
     assert 3 <= instantly(case()) <= 5
+
+
+class Requests:
+    """Requests that take a second each, and when each began."""
+
+    def __init__(self) -> None:
+        self.lanes = Lanes()
+        self.began: dict[str, float] = {}
+        self.running = {True: 0, False: 0}
+
+    async def send(self, name: str, *, urgent: bool = False) -> None:
+        await self.lanes.enter(urgent=urgent)
+        try:
+            self.began[name] = asyncio.get_running_loop().time()
+            self.running[urgent] += 1
+            await asyncio.sleep(1)
+            self.running[urgent] -= 1
+        finally:
+            self.lanes.leave(urgent=urgent)
+
+
+def test_an_urgent_request_starts_at_once_however_many_others_wait() -> None:
+    async def case() -> None:
+        requests = Requests()
+        async with asyncio.TaskGroup() as group:
+            for number in range(200):
+                group.create_task(requests.send(f"patch {number}"))
+            await asyncio.sleep(0.5)
+            group.create_task(requests.send("push", urgent=True))
+        assert requests.began["push"] == 0.5
+
+    instantly(case())
+
+
+def test_others_go_on_in_small_numbers_while_urgent_requests_follow_each_other() -> None:
+    async def case() -> None:
+        requests = Requests()
+        async with asyncio.TaskGroup() as group:
+            for number in range(200):
+                group.create_task(requests.send(f"patch {number}"))
+            for number in range(10):
+                await requests.send(f"push {number}", urgent=True)
+                assert number == 0 or 1 <= requests.running[False] <= 4
+                await asyncio.sleep(0.05)
+        assert len(requests.began) == 210
+
+    instantly(case())
+
+
+def test_urgent_requests_are_bounded_too() -> None:
+    async def case() -> None:
+        requests = Requests()
+        async with asyncio.TaskGroup() as group:
+            for number in range(100):
+                group.create_task(requests.send(f"push {number}", urgent=True))
+            await asyncio.sleep(0.5)
+            assert requests.running[True] == 32
+
+    instantly(case())
+
+
+def test_a_place_whose_taker_gave_up_goes_to_the_next() -> None:
+    async def case() -> None:
+        requests = Requests()
+        running = [asyncio.create_task(requests.send(f"patch {number}")) for number in range(28)]
+        waiting = [asyncio.create_task(requests.send(f"late {number}")) for number in range(3)]
+        await asyncio.sleep(0.5)
+        waiting[0].cancel()
+        for task in running[:14]:
+            task.cancel()
+        await asyncio.wait([*running, *waiting])
+        assert requests.began["late 1"] == 0.5
+        await requests.send("afterwards")
+        assert requests.began.keys() >= {"late 1", "late 2", "afterwards"}
+
+    instantly(case())

@@ -13,6 +13,7 @@ from typing import Final
 
 import uvloop
 
+from tests.bench.accepting import accepting
 from tests.bench.admission import admission, feasible
 from tests.bench.figures import FIGURES, Figure, Machine, Measured, Row, as_json, judge, table
 from tests.bench.fleet import patch_rates, resolve
@@ -28,6 +29,7 @@ Measurement = Callable[[Place], Awaitable[Sequence[Measured]]]
 MEASUREMENTS: Final[Mapping[Measurement, tuple[str, ...]]] = {
     patch_rates: ("patch-rate-ratio-20", "patch-rate-ratio-200"),
     latency: ("webhook-p99-ratio", "webhook-p50-ms", "web-rss-mib"),
+    accepting: ("accepted-at-once", "accepted-p99-ms"),
     push_to_pull: ("push-to-pull-p50-ms", "push-to-pull-p99-ms"),
     pull_overhead: ("pull-overhead",),
     node_with_200_lines: ("agent-idle-rss-mib", "etcd-bytes-per-node-push"),

@@ -47,6 +47,8 @@ FIGURES: Final = (
     Figure("patch-rate-ratio-200", "ratio", Bar(0.8, at_least=True), needs_real_cluster=True),
     Figure("webhook-p99-ratio", "ratio", Bar(3), needs_real_cluster=True),
     Figure("webhook-p50-ms", "ms", Bar(8), needs_real_cluster=True),
+    Figure("accepted-at-once", "share", Bar(1.0, at_least=True, text=">= 1.0"), needs_real_cluster=True),
+    Figure("accepted-p99-ms", "ms", Bar(400), needs_real_cluster=True),
     Figure("push-to-pull-p50-ms", "ms", Bar(100), needs_real_cluster=True),
     Figure("push-to-pull-p99-ms", "ms", Bar(500), needs_real_cluster=True),
     Figure("pull-overhead", "ratio", Bar(1.05, text="<= 1.05 plus 100 ms")),
