@@ -2,6 +2,7 @@
 VENV := .venv
 PYTHON ?= python3
 PYTEST := $(VENV)/bin/python -m pytest
+PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready
 
 .PHONY: venv demo test check lint bench fuzz test-cluster system-deps crds lock
@@ -9,13 +10,15 @@ READY := $(VENV)/.ready
 venv: $(READY)
 
 $(READY): requirements-dev.txt pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	touch $@
+	@echo "setting up $(VENV): once, about a minute"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) --require-hashes -r requirements-dev.txt
+# setuptools warns that the packages of an editable installation may hide others of their names; they are the only ones.
+	@PYTHONWARNINGS="ignore:Editable installation" $(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
 
 demo: $(READY)  ## push an image and watch it get warm on three nodes, all on this machine
-	$(VENV)/bin/warmhook demo $(ARGS)
+	@$(VENV)/bin/warmhook demo $(ARGS)
 
 lint: $(READY)  ## style, types, import contracts
 	$(VENV)/bin/ruff check .

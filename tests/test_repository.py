@@ -86,3 +86,12 @@ def test_no_file_names_this_machine_or_a_package_index() -> None:
 def test_no_file_is_longer_than_a_reader_has_patience() -> None:
     lines = {str(path.relative_to(ROOT)): path.read_text().count("\n") for path in tracked("*.py")}
     assert {name: count for name, count in lines.items() if count > 450 and not name.startswith("tests/")} == {}
+
+
+def test_the_demo_and_its_set_up_echo_no_command() -> None:
+    recipes = re.split(r"\n(?=[^\s#])", (ROOT / "Makefile").read_text())
+    (setup,) = [each for each in recipes if each.startswith("$(READY):")]
+    (demo,) = [each for each in recipes if each.startswith("demo:")]
+    commands = re.findall(r"^\t(.*)", f"{setup}\n{demo}", flags=re.MULTILINE)
+    assert len(commands) > 5
+    assert all(command.startswith("@") for command in commands)
