@@ -16,6 +16,7 @@ from pydantic.alias_generators import to_camel
 
 from adapters.environment import BadSetting
 from adapters.registries import Adapter, BadOptions, Keys, Source, adapter_kinds, find_adapter
+from adapters.strictyaml import decode
 from warmhook.images import NotAReference, canonical_host
 
 __all__ = ["Configuration", "ConfiguredSource", "read_configuration", "read_secrets"]
@@ -93,7 +94,7 @@ def read_configuration(path: str | None, environ: Mapping[str, str]) -> Configur
     if path is None:
         return Configuration({})
     try:
-        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        loaded = decode(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise BadSetting(f"WARMHOOK_CONFIG: cannot read {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -129,15 +130,9 @@ def _configured(given: _Source, environ: Mapping[str, str]) -> ConfiguredSource:
             raise BadSetting("secret: give either file or env")
     if given.insecure and (secrets or given.keys):
         raise BadSetting("insecure: a source with a secret or keys is not insecure; remove one of the two")
-    hosts = [given.registry_host] if given.registry_host and not given.allowed_hosts else given.allowed_hosts
-    if not hosts:
-        raise BadSetting("allowedHosts: missing; name the registry hosts this sender may speak of, or registryHost")
+    registry_host, allowed = _hosts(given)
     try:
-        registry_host = canonical_host(given.registry_host) if given.registry_host else ""
-        allowed = frozenset(canonical_host(host) for host in hosts)
         options = adapter.read_options(given.options)
-    except NotAReference as error:
-        raise BadSetting(f"registryHost or allowedHosts: {error}") from error
     except BadOptions as error:
         raise BadSetting(str(error)) from error
     if not given.insecure:
@@ -154,6 +149,23 @@ def _configured(given: _Source, environ: Mapping[str, str]) -> ConfiguredSource:
     )
     read_secrets(configured, environ)
     return configured
+
+
+def _hosts(given: _Source) -> tuple[str, frozenset[str]]:
+    """The registry's host, empty where the payload's stays, and the hosts that are allowed."""
+    hosts = [given.registry_host] if given.registry_host and not given.allowed_hosts else given.allowed_hosts
+    if not hosts:
+        raise BadSetting("allowedHosts: missing; name the registry hosts this sender may speak of, or registryHost")
+    try:
+        registry_host = canonical_host(given.registry_host) if given.registry_host else ""
+        allowed = frozenset(canonical_host(host) for host in hosts)
+    except NotAReference as error:
+        raise BadSetting(f"registryHost or allowedHosts: {error}") from error
+    if registry_host and registry_host not in allowed:
+        raise BadSetting(
+            f"registryHost: {registry_host!r} is not among allowedHosts, so every push would be skipped; add it there"
+        )
+    return registry_host, allowed
 
 
 def _check_proof(given: _Source, *, signed: bool) -> None:
@@ -183,7 +195,7 @@ def _keys(given: _Keys) -> Keys:
 
 
 def read_secrets(configured: ConfiguredSource, environ: Mapping[str, str]) -> tuple[bytes, ...]:
-    """The secrets as they are now, without the line end that editors leave. Raises `BadSetting`."""
+    """The secrets as they are now, byte for byte but for one line end that closes a file. Raises `BadSetting`."""
     return tuple(_read(secret, environ) for secret in configured.secrets)
 
 
@@ -194,10 +206,13 @@ def _read(secret: _Secret, environ: Mapping[str, str]) -> bytes:
     else:
         where = f"secret.file: {secret.file} is empty"
         try:
-            value = Path(secret.file or "").read_bytes().rstrip(b"\r\n")
+            value = Path(secret.file or "").read_bytes()
         except OSError as error:
             raise BadSetting(f"secret.file: cannot read {secret.file}: {error.strerror}") from error
-    if not value:
+        if value.endswith(b"\n"):
+            # Editors and `echo` leave it; anything else may be part of the secret.
+            value = value[:-1].removesuffix(b"\r")
+    if not value.strip():
         raise BadSetting(where)
     return value
 

@@ -1,0 +1,85 @@
+"""A configuration file that would not do what it says is refused at start, in a line that names the key."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from adapters.environment import BadSetting
+from adapters.strictyaml import decode
+from handlers.configuration import read_configuration, read_secrets
+
+SOURCE = "{name: harbor, kind: harbor, secret: {env: S}, registryHost: a.example}"
+
+
+def _read(tmp_path: Path, text: str) -> str:
+    """What is wrong with a file of that text; empty where nothing is."""
+    (tmp_path / "config.yaml").write_text(text)
+    try:
+        read_configuration(str(tmp_path / "config.yaml"), {"S": "s3cret"})
+    except BadSetting as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (f"sources: [{SOURCE}]\nsources: []\n", "line 2, column 1: the key 'sources' is given twice"),
+        ("sources:\n- name: a\n  kind: harbor\n  name: b\n", "line 4, column 3: the key 'name' is given twice"),
+        ('"sources": []\nsources: []\n', "the key 'sources' is given twice"),
+        ("sources: [{options: {rename: {a: b, a: c}}}]", "the key 'a' is given twice"),
+    ],
+)
+def test_a_key_that_is_given_twice_is_refused(tmp_path: Path, text: str, problem: str) -> None:
+    assert problem in _read(tmp_path, text)
+
+
+def test_a_mapping_may_be_merged_and_overruled() -> None:
+    assert decode("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}") == {"a": {"x": 1, "y": 2}, "b": {"x": 1, "y": 3}}
+
+
+@pytest.mark.parametrize("kind", ["harbor", "nexus"])
+def test_a_registry_host_that_is_not_allowed_is_refused(tmp_path: Path, kind: str) -> None:
+    source = {"name": "one", "kind": kind, "secret": {"env": "S"}, "registryHost": "A.example"}
+
+    assert _read(tmp_path, json.dumps({"sources": [source]})) == ""
+    assert _read(tmp_path, json.dumps({"sources": [source | {"allowedHosts": ["b.example", "a.example"]}]})) == ""
+    assert "sources[0] (one): registryHost: 'a.example' is not among allowedHosts" in _read(
+        tmp_path, json.dumps({"sources": [source | {"allowedHosts": ["b.example"]}]})
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "secret"),
+    [
+        (b"s3cret\n", b"s3cret"),
+        (b"s3cret\r\n", b"s3cret"),
+        (b"s3cret", b"s3cret"),
+        (b" s3cret ", b" s3cret "),
+        (b"s3cret\r", b"s3cret\r"),
+        (b"s3cret\n\n", b"s3cret\n"),
+        (b"\xff\x00\xc3\xa0\n", b"\xff\x00\xc3\xa0"),
+    ],
+)
+def test_of_a_secret_file_only_a_closing_line_end_is_no_part_of_the_secret(
+    tmp_path: Path, content: bytes, secret: bytes
+) -> None:
+    (tmp_path / "secret").write_bytes(content)
+    text = f"sources: [{{name: a, kind: harbor, secret: {{file: {tmp_path}/secret}}, registryHost: a.example}}]"
+    (tmp_path / "config.yaml").write_text(text)
+
+    (configured,) = read_configuration(str(tmp_path / "config.yaml"), {}).sources.values()
+
+    assert read_secrets(configured, {}) == (secret,)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"\r\n", b"\n\n", b" \n"])
+def test_a_secret_file_without_a_secret_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "secret").write_bytes(content)
+
+    assert "is empty" in _read(
+        tmp_path, f"sources: [{{name: a, kind: harbor, secret: {{file: {tmp_path}/secret}}, registryHost: a.example}}]"
+    )
