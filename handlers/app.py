@@ -17,9 +17,9 @@ from starlette.types import ExceptionHandler
 
 from adapters.cloudevents import read_events
 from adapters.kubernetes.client import KubernetesError, Unavailable
-from adapters.registries import Delivery
 from handlers.admission import Admission
 from handlers.bodies import BadBody, Bodies
+from handlers.deliveries import read_delivery
 from handlers.events import HANDLED, Events
 from handlers.metrics import Metrics
 from handlers.peers import is_local
@@ -105,7 +105,7 @@ class _Endpoints:
         except ClientDisconnect:
             self._web.receiver.refuse(source, "disconnected")
             raise
-        delivery = Delivery(body, self._web.now(), dict(request.headers), dict(request.query_params))
+        delivery = read_delivery(dict(request.headers), request.scope["query_string"], body, self._web.now())
         answer = await self._web.receiver.deliver(source, delivery)
         headers = {"retry-after": str(answer.retry_after_seconds)} if answer.retry_after_seconds is not None else {}
         return Response(answer.body, answer.status, headers, answer.media_type or None)

@@ -11,9 +11,10 @@ from collections.abc import AsyncIterable
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["BadBody", "Bodies"]
+__all__ = ["BODY_BYTES", "BadBody", "Bodies"]
 
-_ONE_BYTES: Final = 1024 * 1024
+BODY_BYTES: Final = 1024 * 1024
+"""Of one body, also when it is decompressed."""
 _ALL_BYTES: Final = 64 * 1024 * 1024
 # A body that trickles in slower than this holds a connection for nothing.
 _SECONDS: Final = 10.0
@@ -40,7 +41,7 @@ class _Coming:
 class Bodies:
     """Reads bodies within limits, counted while they come: a sender's Content-Length is only a claim."""
 
-    def __init__(self, *, one_bytes: int = _ONE_BYTES, all_bytes: int = _ALL_BYTES, seconds: float = _SECONDS) -> None:
+    def __init__(self, *, one_bytes: int = BODY_BYTES, all_bytes: int = _ALL_BYTES, seconds: float = _SECONDS) -> None:
         self._one_bytes, self._all_bytes, self._seconds = one_bytes, all_bytes, seconds
         self._coming: dict[_Coming, None] = {}
         """Oldest first."""

@@ -13,7 +13,10 @@ import structlog
 from adapters.environment import BadSetting
 from adapters.kubernetes.client import KubernetesError, Unavailable
 from adapters.registries import Delivery, Outcome, Reply
+from adapters.registries.common.proof import sent_undecoded
+from handlers.bodies import BadBody
 from handlers.configuration import Configuration, ConfiguredSource, read_secrets
+from handlers.deliveries import decode_body
 from handlers.handshake import permission
 from handlers.metrics import Metrics
 from handlers.patience import insist
@@ -38,7 +41,7 @@ Result = Literal["accepted", "skipped", "unauthorized", "unavailable", "refused"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the sender gets; an empty body unless its handshake needs one."""
+    """What the sender gets; an empty body unless its handshake needs one, or its body cannot be taken."""
 
     status: int
     body: bytes = b""
@@ -131,8 +134,13 @@ class Receiver:
             _log.error("keys-unreachable", source=configured.source.name, problem=str(error))
             return _later(), _Told("unavailable", "keys-unreachable")
         if not verified:
-            return Answer(401), _Told("unauthorized", "bad-secret")
-        outcomes = configured.adapter.parse(delivery, source)
+            reason = "token-not-encoded" if sent_undecoded(delivery, source) else "bad-secret"
+            return Answer(401), _Told("unauthorized", reason)
+        try:
+            decoded = decode_body(delivery)
+        except BadBody as error:
+            return Answer(error.status, f"{error}\n".encode(), "text/plain"), _Told("refused", error.reason)
+        outcomes = configured.adapter.parse(decoded, source)
         for outcome in outcomes:
             if isinstance(outcome, Reply):
                 return Answer(200, outcome.body, outcome.media_type), _Told("skipped", "handshake")

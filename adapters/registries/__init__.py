@@ -52,6 +52,9 @@ class Delivery:
     headers: Mapping[str, str] = field(default_factory=dict)
     """Names in lower case, values as HTTP carries them (Latin-1)."""
     query: Mapping[str, str] = field(default_factory=dict)
+    """Percent-decoded; a byte that is no UTF-8 is a lone surrogate, as Python's `surrogateescape` writes it."""
+    query_string: bytes = b""
+    """The query as it came."""
 
     def media_type(self) -> str:
         """The content type without its parameters, lower-case; empty where there is none."""
