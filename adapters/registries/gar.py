@@ -63,7 +63,8 @@ def takes_tokens(options: BaseModel | None) -> bool:
 def verify(delivery: Delivery, source: Source) -> bool | Awaitable[bool]:
     options = source.options
     if isinstance(options, Options) and options.audience:
-        return by_token(delivery, source, issuers=_ISSUERS, audience=options.audience, email=options.email)
+        account = {"email": options.email, "email_verified": True}
+        return by_token(delivery, source, issuers=_ISSUERS, audience=options.audience, claims=account)
     return by_query(delivery, source)
 
 

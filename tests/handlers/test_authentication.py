@@ -114,6 +114,29 @@ def test_a_signed_token_is_taken_by_the_keys_that_the_source_names(tmp_path: Pat
         in_world(story, sources=_file(_source("gar", keys={"file": str(tmp_path / "keys")}, options=PUBSUB)))
 
 
+@pytest.mark.parametrize(
+    ("token", "page", "status", "reason"),
+    [("\xe0.b.c", "{}", 401, "bad-secret"), ("", "<html>502 Bad Gateway</html>", 503, "keys-unreachable")],
+    ids=["no ASCII", "error page"],
+)
+def test_a_token_nobody_can_read_and_keys_nobody_can_are_each_one_line_and_counted(
+    tmp_path: Path, token: str, page: str, status: int, reason: str
+) -> None:
+    (tmp_path / "keys").write_text(page)
+    signed = jwt.encode({}, b"k" * 32, algorithm="HS256", headers={"kid": "k"})
+
+    async def story(world: World) -> None:
+        given = f"Bearer {token or signed}".encode("latin-1")
+        answer = await world.client.post("/webhooks/sender", headers=[(b"authorization", given)], content=b"{}")
+        assert answer.status_code == status
+        assert [line["reason"] for line in deliveries()] == [reason]
+        assert world.metric("warmhook_deliveries_total", reason=reason) == 1
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("asyncio.to_thread", _at_once)
+        in_world(story, sources=_file(_source("gar", keys={"file": str(tmp_path / "keys")}, options=PUBSUB)))
+
+
 async def _at_once(function: Any, *arguments: Any) -> Any:
     return function(*arguments)
 

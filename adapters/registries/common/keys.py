@@ -1,4 +1,4 @@
-"""Where the public keys of token signers come from: a file, or one configured HTTPS address, asked seldom."""
+"""Read the public keys of token signers from a file, or from one configured HTTPS address that is asked seldom."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Final
 
 import httpx
+
+from adapters.strictjson import decode
 
 __all__ = ["FetchedKeys", "FileKeys", "fetch_text"]
 
@@ -25,7 +27,7 @@ class FileKeys:
         self._path = path
 
     async def read(self, key_id: str) -> str:  # noqa: ARG002 - the file is all there is
-        return await asyncio.to_thread(self._path.read_text, "utf-8")
+        return _key_set(await asyncio.to_thread(self._path.read_bytes), str(self._path))
 
 
 class FetchedKeys:
@@ -49,7 +51,7 @@ class FetchedKeys:
             if self._asked is None or self._monotonic() - self._asked >= wait:
                 self._asked = self._monotonic()
                 try:
-                    self._kept = await self._fetch(self._url)
+                    self._kept = _key_set(await self._fetch(self._url), self._url)
                 except OSError as error:
                     self._failure = str(error)
             if not self._kept:
@@ -74,6 +76,17 @@ async def fetch_text(url: str) -> str:
             return body.decode()
     except (httpx.HTTPError, UnicodeDecodeError) as error:
         raise OSError(f"{url}: {str(error).partition(chr(10))[0]}") from error
+
+
+def _key_set(content: bytes | str, where: str) -> str:
+    """The text of a JWK set. Raises `OSError` for anything else, such as a proxy's page with an error."""
+    try:
+        read = decode(content)
+    except ValueError as error:
+        raise OSError(f"{where}: {error}") from None
+    if not isinstance(read, dict) or not isinstance(keys := read.get("keys"), list) or not keys:
+        raise OSError(f"{where}: no key set: an object with a list of keys is expected")
+    return content.decode("utf-8-sig") if isinstance(content, bytes) else content
 
 
 def _holds(key_set: str, key_id: str) -> bool:

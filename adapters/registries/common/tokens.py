@@ -1,14 +1,16 @@
-"""Is a bearer token one that the configured sender signed for us? OpenID Connect, as Google's Pub/Sub uses it.
+"""Check that a bearer token is one that the configured sender signed for this receiver: OpenID Connect.
 
 The keys come from where the configuration says; nothing in a token (`jku`, `x5u`, `iss`) is ever fetched.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from adapters.registries import Delivery, Source
+from adapters.strictjson import decode
 from warmhook.ports import Json
 
 if TYPE_CHECKING:
@@ -21,8 +23,10 @@ _LEEWAY_SECONDS: Final = 60
 _TOKEN_MAX: Final = 8192
 
 
-async def by_token(delivery: Delivery, source: Source, *, issuers: frozenset[str], audience: str, email: str) -> bool:
-    """Whether `Authorization: Bearer` holds a valid token of `email` for `audience`.
+async def by_token(
+    delivery: Delivery, source: Source, *, issuers: frozenset[str], audience: str, claims: Mapping[str, Json]
+) -> bool:
+    """Whether `Authorization: Bearer` holds a valid token for `audience` that has these `claims`.
 
     Raises `OSError` where the keys cannot be read at present.
     """
@@ -30,10 +34,13 @@ async def by_token(delivery: Delivery, source: Source, *, issuers: frozenset[str
     import jwt
 
     scheme, _, token = delivery.headers.get("authorization", "").strip().partition(" ")
-    if scheme.lower() != "bearer" or len(token) > _TOKEN_MAX or source.keys is None or not audience or not email:
+    # The library raises errors of its own for what is no token, but not for what is no ASCII.
+    if scheme.lower() != "bearer" or len(token) > _TOKEN_MAX or not token.isascii():
+        return False
+    if source.keys is None or not audience or not all(claims.values()):
         return False
     try:
-        key_id = jwt.get_unverified_header(token).get("kid")
+        key_id = _header(token).get("kid")
         if not isinstance(key_id, str):
             return False
         key = _key(await source.keys.read(key_id), key_id)
@@ -46,21 +53,40 @@ async def by_token(delivery: Delivery, source: Source, *, issuers: frozenset[str
             "verify_nbf": False,
             "require": ["exp", "iat", "aud"],
         }
-        claims = jwt.decode(token, key, algorithms=_ALGORITHMS, audience=audience, options=without_times)  # type: ignore[arg-type]  # a TypedDict
+        found = jwt.decode(token, key, algorithms=_ALGORITHMS, audience=audience, options=without_times)  # type: ignore[arg-type]  # a TypedDict
     except jwt.PyJWTError:
         return False
     return (
-        claims.get("iss") in issuers
-        and claims.get("email") == email
-        and claims.get("email_verified") is True
-        and _valid_at(claims, delivery.received)
+        found.get("iss") in issuers
+        and all(_equal(found.get(name), value) for name, value in claims.items())
+        and _valid_at(found, delivery.received)
     )
 
 
-def _key(key_set: str, key_id: str) -> PyJWK | None:
+def _header(token: str) -> dict[str, Any]:
     import jwt
 
-    return next((key for key in jwt.PyJWKSet.from_json(key_set).keys if key.key_id == key_id), None)
+    try:
+        return jwt.get_unverified_header(token)
+    except RecursionError:
+        raise jwt.DecodeError("nested too deeply") from None
+
+
+def _key(key_set: str, key_id: str) -> PyJWK | None:
+    """The key of that id; `None` where there is none, or none that can be used."""
+    import jwt
+
+    read: Any = decode(key_set)
+    given = next((key for key in read["keys"] if isinstance(key, dict) and key.get("kid") == key_id), None)
+    try:
+        return None if given is None else jwt.PyJWK(given)
+    except (ValueError, TypeError):
+        return None
+
+
+def _equal(found: Json, value: Json) -> bool:
+    # 1 equals True otherwise.
+    return type(found) is type(value) and found == value
 
 
 def _valid_at(claims: dict[str, Json], moment: datetime) -> bool:

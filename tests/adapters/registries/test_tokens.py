@@ -1,8 +1,9 @@
-"""Is only a token believed that the configured account signed for us, and that is valid at the time of receipt?"""
+"""Only a token is believed that the configured account signed for us, and that is valid at the time of receipt."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 from collections.abc import Mapping
@@ -89,7 +90,10 @@ def test_a_token_that_chooses_its_own_algorithm_is_not_believed(keys: FileKeys) 
     assert not _believed(symmetric, keys)
 
 
-@pytest.mark.parametrize("token", ["", "x", "a.b.c", "s3cret", "x" * 10_000])
+NESTED = base64.urlsafe_b64encode(b"[" * 6000).decode().rstrip("=")
+
+
+@pytest.mark.parametrize("token", ["", "x", "a.b.c", "s3cret", "x" * 10_000, "à.b.c", "\xff", f"{NESTED}.b.c"])
 def test_what_is_no_token_is_not_believed(keys: FileKeys, token: str) -> None:
     assert not _believed(token, keys)
 
@@ -162,6 +166,43 @@ def test_kept_keys_serve_while_their_address_does_not_answer() -> None:
         return await keys.read("k1")
 
     assert '"k1"' in asyncio.run(read_through_an_outage())
+
+
+ERROR_PAGES = ["<html>502 Bad Gateway</html>", "", "null", "[]", "{}", '{"keys": []}', '{"keys": {}}', "[" * 100_000]
+
+
+@pytest.mark.parametrize("page", ERROR_PAGES, ids=lambda page: page[:12])
+def test_a_page_that_is_no_key_set_does_not_replace_the_keys_that_are_kept(page: str) -> None:
+    address = Address()
+    keys = address.keys()
+
+    async def read_through_error_pages() -> str:
+        await keys.read("k1")
+        address.now += 7200
+        address.answer = page
+        return await keys.read("k1")
+
+    assert '"k1"' in asyncio.run(read_through_error_pages())
+    assert address.asked == 2
+
+
+@pytest.mark.parametrize("page", ERROR_PAGES, ids=lambda page: page[:12])
+def test_without_any_keys_a_page_that_is_no_key_set_is_not_a_wrong_token(page: str, tmp_path: Path) -> None:
+    address = Address()
+    address.answer = page
+    (tmp_path / "keys").write_text(page)
+
+    for keys in (address.keys(), FileKeys(tmp_path / "keys")):
+        with pytest.raises(OSError, match="keys"):
+            _believed(_token(), keys)
+
+
+def test_a_key_that_cannot_be_used_leaves_the_others_alone(tmp_path: Path) -> None:
+    good = json.loads(_key_set(k1=KEY))["keys"]
+    (tmp_path / "keys").write_text(json.dumps({"keys": [7, {"kid": "k2", "kty": "RSA", "n": 1, "e": []}, *good]}))
+
+    assert _believed(_token(), FileKeys(tmp_path / "keys"))
+    assert not _believed(_token(kid="k2"), FileKeys(tmp_path / "keys"))
 
 
 def test_keys_never_fetched_say_why() -> None:
