@@ -28,6 +28,7 @@ __all__ = [
     "BATCHED",
     "STRUCTURED",
     "CloudEvent",
+    "is_json",
     "read_binary",
     "read_events",
     "read_structured",
@@ -39,6 +40,8 @@ STRUCTURED: Final = "application/cloudevents+json"
 BATCHED: Final = "application/cloudevents-batch+json"
 _REQUIRED: Final = ("id", "source", "type", "specversion")
 _NAME: Final = re.compile(r"[a-z0-9]{1,20}")
+_QUOTED: Final = re.compile(r'"((?:[^"\\]|\\.)*)"')
+_ESCAPED: Final = re.compile(r"\\(.)")
 _NONE: Final[Mapping[str, str]] = {}
 
 
@@ -82,20 +85,33 @@ def read_structured(fields: Json) -> CloudEvent:
 
 
 def read_binary(headers: Mapping[str, str], data: Json) -> CloudEvent:
-    """The event whose attributes are the `ce-` headers, percent-encoded; `data` is the decoded body.
+    """The event whose attributes are the `ce-` headers; `data` is the decoded body. Raises `NotAnEvent`."""
+    return _checked({name[3:]: _attribute(text) for name, text in headers.items() if name.startswith("ce-")}, data)
 
-    Raises `NotAnEvent`.
-    """
-    return _checked({name[3:]: unquote(text) for name, text in headers.items() if name.startswith("ce-")}, data)
+
+def is_json(media_type: str) -> bool:
+    """Whether data of that type is JSON; a type that is not given is."""
+    plain = media_type.partition(";")[0].strip().lower()
+    return plain in ("", "application/json", "text/json") or plain.endswith("+json")
+
+
+def _attribute(text: str) -> str:
+    """The value of a header: a quoted string may be one, and all are percent-encoded (HTTP binding, 3.1.3.2)."""
+    if quoted := _QUOTED.fullmatch(text):
+        text = _ESCAPED.sub(r"\1", quoted[1])
+    return unquote(text)
 
 
 def _data(fields: Mapping[str, Json]) -> Json:
-    """JSON, wherever the sender put it: as it is, as a text that holds JSON, or as Base64 of one."""
+    """JSON, wherever the sender put it: as it is, as a text that holds JSON, or as Base64 of one; `None` for bytes."""
     data: Json = fields.get("data")
+    content_type = fields.get("datacontenttype")
     try:
         if isinstance(given := fields.get("data_base64"), str):
+            if isinstance(content_type, str) and not is_json(content_type):
+                return None
             return decode(base64.b64decode(given, validate=True))
-        if isinstance(data, str) and fields.get("datacontenttype") == "application/json":
+        if isinstance(data, str) and content_type == "application/json":
             return decode(data)
     except (ValueError, binascii.Error):
         raise NotAnEvent("data is not the JSON it is said to be") from None

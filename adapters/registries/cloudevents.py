@@ -3,8 +3,10 @@
 Source of the format: https://github.com/cloudevents/spec. There is no common event type for pushes, so the image is
 looked for in this order, and other types can be shut out with the option `types`:
 1. `data.image`, else `data.reference`: a complete reference (`data.tag` and `data.digest` complete it);
-2. `data.repository`, `data.tag`, `data.digest`, under `data.registry`, `data.registryUrl` or `data.host`;
+2. `data.repository`, `data.tag`, `data.digest`, or as argocd-image-updater has them `data.repositoryName`,
+   `data.imageTag`, `data.imageDigest`, under `data.registry`, `data.registryUrl` or `data.host`;
 3. `subject`: a reference, with or without its host.
+A `data.reference` without `/` names no image: in the words of the OCI specification it is the tag or digest of (2).
 Host: from `data` as in (2), else from the reference, else that of `source` where this is a URL.
 Authentication: `Authorization`, or `?access_token=<secret>` as the CloudEvents webhook specification has it.
 Told apart: repeats by `source` and `id`, order by `time`; deletions and pulls by the type's last word; media types in
@@ -18,8 +20,8 @@ from typing import Final
 from pydantic import Field
 
 from adapters.registries import Delivery, Outcome, Source
-from adapters.registries.common.bodies import Fields, Text, each, read_fields, read_json, read_time, shown
-from adapters.registries.common.cloudevents import CloudEvent, is_cloudevent, read_cloudevent
+from adapters.registries.common.bodies import Fields, Text, each, read_fields, read_time, shown
+from adapters.registries.common.cloudevents import CloudEvent, is_cloudevent, read_cloudevent, read_content
 from adapters.registries.common.images import host_of, is_manifest, pushed, split_reference
 from adapters.registries.common.options import SourceOptions
 from adapters.registries.common.proof import by_header, by_query
@@ -44,8 +46,11 @@ class _Data(Fields):
     registryUrl: Text = ""  # noqa: N815 - the sender's name
     host: Text = ""
     repository: Text = ""
+    repositoryName: Text = ""  # noqa: N815 - the sender's name
     tag: Text = ""
+    imageTag: Text = ""  # noqa: N815 - the sender's name
     digest: Text = ""
+    imageDigest: Text = ""  # noqa: N815 - the sender's name
     mediaType: Text = ""  # noqa: N815 - the sender's name
     artifactType: Text = ""  # noqa: N815 - the sender's name
 
@@ -55,12 +60,12 @@ def verify(delivery: Delivery, source: Source) -> bool:
 
 
 def parse(delivery: Delivery, source: Source) -> list[Outcome]:
-    def events(body: bytes) -> list[Outcome]:
-        read = read_json(body)
+    def events(one: Delivery) -> list[Outcome]:
+        read = read_content(one)
         parts = read if isinstance(read, list) else [read]
-        return each(parts, lambda part: [_event(delivery, part, source)]) or [Skip("unknown-event", "an empty list")]
+        return each(parts, lambda part: [_event(one, part, source)]) or [Skip("unknown-event", "an empty list")]
 
-    return each([delivery.body], events)
+    return each([delivery], events)
 
 
 def _event(delivery: Delivery, body: Json, source: Source) -> Outcome:
@@ -83,16 +88,18 @@ def _event(delivery: Delivery, body: Json, source: Source) -> Outcome:
 
 def _image(event: CloudEvent, data: _Data, source: Source) -> Outcome:
     place = data.registry or data.registryUrl or data.host
-    named = data.image or data.reference or (not data.repository and event.get_subject()) or ""
-    host, repository, tag, digest = split_reference(named or data.repository)
-    if not repository:
+    repository = data.repository or data.repositoryName
+    reference, version = (data.reference, "") if "/" in data.reference else ("", data.reference)
+    named = data.image or reference or (not repository and event.get_subject()) or ""
+    host, path, tag, digest = split_reference(named or repository)
+    if not path:
         return Skip("unknown-event", f"{shown(event.get_type())} names no image")
     return pushed(
         source,
         host_of(place) or host or (host_of(event.get_source()) if "://" in event.get_source() else ""),
-        repository,
-        tag or data.tag,
-        digest or data.digest,
+        path,
+        tag or data.tag or data.imageTag or version,
+        digest or data.digest or data.imageDigest,
         pushed_at=read_time(event.get_time()),
         delivery_id=f"{event.get_source()} {event.get_id()}",
         media_types=[data.mediaType, data.artifactType],

@@ -1,16 +1,16 @@
-"""Is a delivery a CloudEvent, and which? For senders that have another format as well, or one CloudEvent in a list."""
+"""Read the CloudEvent of a delivery, for senders that have another format as well, or one CloudEvent in a list."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from adapters.cloudevents import CloudEvent, read_binary, read_structured
+from adapters.cloudevents import CloudEvent, is_json, read_binary, read_structured
 from adapters.registries import Delivery
-from adapters.registries.common.bodies import Unreadable
+from adapters.registries.common.bodies import Unreadable, read_json
 from warmhook.events import NotAnEvent
 from warmhook.ports import Json
 
-__all__ = ["CloudEvent", "is_cloudevent", "read_cloudevent"]
+__all__ = ["CloudEvent", "is_cloudevent", "read_cloudevent", "read_content"]
 
 _STRUCTURED: Final = "application/cloudevents"
 
@@ -18,17 +18,34 @@ _STRUCTURED: Final = "application/cloudevents"
 def is_cloudevent(delivery: Delivery, body: Json) -> bool:
     """Whether a delivery is a CloudEvent: by its content type, its `ce-` headers, or the look of its decoded body."""
     return (
-        delivery.media_type().startswith(_STRUCTURED)
-        or "ce-type" in delivery.headers
+        _is_structured(delivery)
+        or _is_binary(delivery)
         or (isinstance(body, dict) and "specversion" in body and "type" in body)
     )
 
 
+def read_content(delivery: Delivery) -> Json:
+    """The decoded body. Data is optional in binary mode: `None` where there is none, or none that is JSON.
+
+    Raises `Unreadable`.
+    """
+    if not _is_binary(delivery):
+        return read_json(delivery.body)
+    return read_json(delivery.body) if delivery.body and is_json(delivery.media_type()) else None
+
+
 def read_cloudevent(delivery: Delivery, body: Json) -> CloudEvent:
     """The event of a delivery whose decoded body, or one part of it, is `body`. Raises `Unreadable`."""
-    # The content type decides, because a structured event may carry `ce-` headers as well.
-    structured = delivery.media_type().startswith(_STRUCTURED) or "ce-type" not in delivery.headers
     try:
-        return read_structured(body) if structured else read_binary(delivery.headers, body)
+        return read_binary(delivery.headers, body) if _is_binary(delivery) else read_structured(body)
     except NotAnEvent as error:
         raise Unreadable(str(error)) from None
+
+
+def _is_structured(delivery: Delivery) -> bool:
+    return delivery.media_type().startswith(_STRUCTURED)
+
+
+def _is_binary(delivery: Delivery) -> bool:
+    # The content type decides, because a structured event may carry `ce-` headers as well.
+    return "ce-type" in delivery.headers and not _is_structured(delivery)
