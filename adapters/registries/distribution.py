@@ -1,4 +1,4 @@
-"""CNCF Distribution (`registry:2`, `registry:3`), zot and others that send its notifications.
+"""CNCF Distribution (`registry:2`, `registry:3`) and others that send its notifications.
 
 Source of the format: https://distribution.github.io/distribution/about/notifications/.
 Authentication: a static header from the registry's configuration, `notifications.endpoints[].headers`, usually

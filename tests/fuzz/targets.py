@@ -124,6 +124,7 @@ def _build_adapters() -> Run:
     kinds = sorted(adapters)
     options: dict[str, dict[str, Any]] = {
         "artifactory": {"auth": "hmac", "repoKeyInPath": False},
+        "chainguard": {"group": "b"},
         "cloudevents": {"types": ["com.example.pushed"]},
         "gar": {"audience": "a", "email": "b"},
         "nexus": {"hosts": {"docker-hosted": "nexus.example.com"}},

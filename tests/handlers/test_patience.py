@@ -60,4 +60,6 @@ def test_it_is_tried_until_it_is_accepted_or_time_is_up(
 def test_only_senders_that_do_not_simply_repeat_are_kept_waiting() -> None:
     patient = {kind for kind, adapter in find_adapters().items() if adapter.patience_seconds}
 
-    assert patient == {"aliyun", "dockerhub", "forgejo", "gitea", "github", "nexus", "quay"}
+    assert patient == {
+        *("aliyun", "chainguard", "diun", "dockerhub", "forgejo", "gitea", "github", "nexus", "quay", "webhook", "zot"),
+    }

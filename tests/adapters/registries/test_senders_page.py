@@ -1,19 +1,22 @@
-"""Does the page about senders tell of every kind, and would its examples start?"""
+"""The page about senders has every kind, and its examples would start."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import yaml
 
 from adapters.registries import adapter_kinds, find_adapters
+from adapters.strictyaml import decode
 from handlers.configuration import read_configuration
 
 PAGE = (Path(__file__).parents[3] / "docs" / "senders.md").read_text()
 TABLE = [line for line in PAGE.splitlines() if re.match(r"\| \[.*\(`[a-z]+`\)", line)]
-EXAMPLES = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+EXAMPLES = re.findall(r"^```yaml\n(sources:\n.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+JOBS = re.findall(r"^```yaml\n# (\.\S+)\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 
 
 def test_the_table_has_a_row_for_every_kind() -> None:
@@ -37,7 +40,7 @@ def test_every_kind_has_an_example_that_would_start(tmp_path: Path) -> None:
     for number, example in enumerate(EXAMPLES):
         # The files are those of some machine, not of this one.
         path = tmp_path / f"{number}.yaml"
-        path.write_text(re.sub(r"\{file: [^}]*\}", "{env: SECRET}", example))
+        path.write_text(re.sub(r"(?<!keys: )\{file: [^}]*\}", "{env: SECRET}", example))
         (configured,) = read_configuration(str(path), {"SECRET": "s3cret"}).sources.values()
         kinds.append(configured.adapter.kind)
 
@@ -46,7 +49,7 @@ def test_every_kind_has_an_example_that_would_start(tmp_path: Path) -> None:
 
 def test_the_page_says_of_every_patient_kind_what_is_lost() -> None:
     rows = PAGE.partition("## While the API server is down")[2].partition("## ")[0]
-    names = {"dockerhub": "Docker Hub", "github": "GitHub", "nexus": "Nexus"}
+    names = {"dockerhub": "Docker Hub", "github": "GitHub", "webhook": "`webhook`", "zot": "| zot |"}
 
     for kind, adapter in find_adapters().items():
         if adapter.patience_seconds:
@@ -55,3 +58,19 @@ def test_the_page_says_of_every_patient_kind_what_is_lost() -> None:
 
 def test_the_examples_are_what_yaml_means() -> None:
     assert all(yaml.safe_load(example)["sources"] for example in EXAMPLES)
+
+
+def test_every_block_of_yaml_is_a_configuration_or_a_job() -> None:
+    assert PAGE.count("```yaml\n") == len(EXAMPLES) + len(JOBS)
+    assert [name for name, _ in JOBS] == [".github/workflows/release.yaml", ".gitlab-ci.yml"]
+
+
+def test_the_jobs_are_what_their_systems_read() -> None:
+    workflow, pipeline = (decode(text) for _, text in JOBS)
+
+    steps = workflow["jobs"]["image"]["steps"]
+    assert all(("uses" in step) != ("run" in step) for step in steps)
+    assert steps[-1]["env"].keys() == {"WARMHOOK_SECRET", "IMAGE"}
+    assert pipeline["warm"].keys() == {"stage", "image", "rules", "script"}
+    for script in (steps[-1]["run"], *pipeline["warm"]["script"]):
+        assert shlex.split(script)[0] == "curl"

@@ -19,7 +19,7 @@ from adapters.registries import Delivery, Source, find_adapters
 from adapters.registries.common.keys import FetchedKeys, FileKeys, fetch_text
 from tests.adapters.registries.cases import RECEIVED
 
-GAR = find_adapters()["gar"]
+GAR, CHAINGUARD = (find_adapters()[kind] for kind in ("gar", "chainguard"))
 AUDIENCE, ACCOUNT = "https://hooks.example.com/webhooks/gar", "push@acme.iam.gserviceaccount.com"
 KEY, OTHER_KEY = (rsa.generate_private_key(public_exponent=65537, key_size=2048) for _ in range(2))
 NOW = int(RECEIVED.timestamp())
@@ -75,6 +75,30 @@ def test_a_token_of_the_account_for_us_is_believed(keys: FileKeys) -> None:
 )
 def test_a_token_with_a_wrong_claim_is_not_believed(keys: FileKeys, claims: dict[str, Any]) -> None:
     assert not _believed(_token(**claims), keys)
+
+
+@pytest.mark.parametrize(
+    ("claims", "believed"),
+    [
+        ({}, True),
+        ({"sub": "webhook:0475f6ba/1a2b"}, False),
+        ({"sub": "0475f6ba"}, False),
+        ({"sub": "webhook:"}, False),
+        ({"aud": "cgr.dev"}, False),
+        ({"iss": "https://accounts.google.com"}, False),
+        ({"exp": NOW - 61}, False),
+    ],
+    ids=str,
+)
+def test_a_token_of_chainguard_is_believed_for_its_group_only(
+    keys: FileKeys, claims: dict[str, Any], believed: bool
+) -> None:
+    given = {"iss": "https://issuer.enforce.dev", "aud": "customer", "sub": "webhook:0475f6ba"} | claims
+    token = jwt.encode({"iat": NOW - 10, "exp": NOW + 3590} | given, KEY, algorithm="RS256", headers={"kid": "k1"})
+    source = Source("chainguard", options=CHAINGUARD.read_options({"group": "0475f6ba"}), keys=keys)
+    delivery = Delivery(b"{}", RECEIVED, headers={"authorization": f"Bearer {token}"})
+
+    assert asyncio.run(CHAINGUARD.verify(delivery, source)) is believed
 
 
 def test_a_token_of_another_key_is_not_believed(keys: FileKeys) -> None:

@@ -1,0 +1,53 @@
+"""Diun, which looks at any registry from time to time and tells what is new: its notifier `webhook`.
+
+Source of the format: https://crazymax.dev/diun/notif/webhook/ and crazy-max/diun `internal/notif/webhook`.
+Authentication: one of the notifier's `headers`, `Authorization`.
+Host: `image` is a complete reference.
+Told apart: what is new or updated from other reports, images from other manifests by `mime_type`, repeats by the
+digest. There is neither an id nor the time of the push: `created` is when the image was built. Not told apart: charts
+and signatures, except by cosign's tags; which tags are watched is Diun's configuration.
+Diun does not repeat a delivery.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from adapters.registries import Delivery, Outcome, Source
+from adapters.registries.common.bodies import Fields, Text, each, read_fields, read_json, shown
+from adapters.registries.common.images import is_manifest, pushed, split_reference
+from adapters.registries.common.proof import by_header
+from warmhook.events import Skip
+from warmhook.ports import Json
+
+PATIENCE_SECONDS = 8.0  # of 10 by default; it never repeats
+
+_PUSHES: Final = frozenset({"new", "update"})
+_OTHERS: Final = frozenset({"unchange", "skip", "error"})
+
+
+class _Report(Fields):
+    status: str
+    image: str
+    mime_type: Text = ""
+    digest: Text = ""
+
+
+def verify(delivery: Delivery, source: Source) -> bool:
+    return by_header(delivery, source)
+
+
+def parse(delivery: Delivery, source: Source) -> list[Outcome]:
+    return each([delivery.body], lambda body: [_event(read_json(body), source)])
+
+
+def _event(body: Json, source: Source) -> Outcome:
+    if isinstance(body, dict) and "diun_version" not in body:
+        return Skip("unknown-event", "no diun_version")
+    report = read_fields(_Report, body)
+    if report.status not in _PUSHES:
+        return Skip("not-a-push" if report.status in _OTHERS else "unknown-event", f"status {shown(report.status)}")
+    if report.mime_type and not is_manifest(report.mime_type):
+        return Skip("not-runnable", f"media type {shown(report.mime_type)}")
+    host, repository, tag, digest = split_reference(report.image)
+    return pushed(source, host, repository, tag, digest or report.digest)
