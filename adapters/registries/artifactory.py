@@ -6,9 +6,9 @@ look alike, so the option `auth` says which: `token` (default) or `hmac`.
 Host: `jpd_origin`, which is missing without a Custom Base URL. `repo_key` is the local repository while nodes usually
 pull from a virtual one: the option `rename` maps local names to those in references, and `repoKeyInPath: false`
 leaves them out, for access by sub-domain or port; then set `registryHost`.
-Told apart: promotions and deletions, images by `image_type`, repeats only by the digest. There is neither id nor
-time. What a remote repository cached because it was pulled (`*-cache`) is skipped. Not told apart: charts and
-signatures, except by cosign's tags.
+Told apart: promotions and deletions, images by `image_type`, what the button *Test* sends by its `path`, which is not
+that of a manifest; repeats only by the digest. There is neither id nor time. What a remote repository cached because it
+was pulled (`*-cache`) is skipped. Not told apart: charts and signatures, except by cosign's tags.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from warmhook.ports import Json
 _HEADER: Final = "x-jfrog-event-auth"
 _IMAGE_TYPES: Final = frozenset({"docker", "oci"})
 _OTHERS: Final = frozenset({"deleted", "promoted"})
+# A push ends with that of an image, or of an index.
+_MANIFESTS: Final = frozenset({"manifest.json", "list.manifest.json"})
 
 
 class Options(SourceOptions):
@@ -75,9 +77,14 @@ def _event(body: Json, source: Source) -> Outcome:
     if event.event_type != "pushed":
         known = event.event_type in _OTHERS
         return Skip("not-a-push" if known else "unknown-event", f"event type {shown(event.event_type)}")
-    data = read_fields(_Data, event.data)
+    return _pushed(read_fields(_Data, event.data), event.jpd_origin, source)
+
+
+def _pushed(data: _Data, origin: str, source: Source) -> Outcome:
     if data.image_type not in _IMAGE_TYPES:
         return Skip("not-a-container", f"image type {shown(data.image_type)}")
+    if data.path and data.path.rpartition("/")[2] not in _MANIFESTS:
+        return Skip("ping", "the path is not that of a manifest: a test")
     if data.repo_key.endswith("-cache"):
         return Skip("remote-cache", "cached by a remote repository")
     # image_name may be the last element only; path is <image>/<tag>/manifest.json or .../list.manifest.json.
@@ -87,4 +94,4 @@ def _event(body: Json, source: Source) -> Outcome:
         image = f"{options.rename.get(data.repo_key, data.repo_key)}/{image}"
     tag = data.tag.replace("__", ":", 1) if data.tag.startswith("sha256__") else data.tag
     digest = f"sha256:{data.sha256}" if data.sha256 else ""
-    return pushed(source, host_of(event.jpd_origin), image, tag, digest)
+    return pushed(source, host_of(origin), image, tag, digest)
