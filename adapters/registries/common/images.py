@@ -93,13 +93,15 @@ def host_of(text: str) -> str:
 def split_reference(text: str) -> tuple[str, str, str, str]:
     """Host, repository, tag and digest of what a sender calls a reference; nothing is checked, parts may be empty.
 
-    A scheme in front, an empty tag at the end and Harbor 2.0's `repository:sha256:...` are taken in stride. The first
-    element is the host only if it looks like one.
+    A scheme or a user name in front, an empty tag at the end and Harbor 2.0's `repository:sha256:...` are taken in
+    stride. The first element is the host only if it looks like one.
     """
     rest, digest = text.partition("://")[2] or text, ""
     if found := _DIGEST_END.search(rest):
         rest, digest = rest[: found.start()], found[1]
-    rest = rest.partition("@")[0]
+    before, _, after = rest.partition("@")
+    # A user name and a password stand before the host; else what follows is a digest of a kind nobody knows.
+    rest = after if "/" in after and "/" not in before else before
     tag, colon = "", rest.rfind(":")
     if colon > rest.rfind("/"):
         rest, tag = rest[:colon], rest[colon + 1 :]

@@ -30,6 +30,9 @@ DIGEST = "sha256:" + "a1" * 32
         ("h.example/a@sha256:6ec1...", ("h.example", "a", "", "sha256:6ec1...")),
         ("localhost/a/b", ("localhost", "a/b", "", "")),
         ("a/b:1", ("", "a/b", "1", "")),
+        ("https://user:s3cret@h.example/a/b:1", ("h.example", "a/b", "1", "")),
+        ("user:s3cret@h.example/a", ("h.example", "a", "", "")),
+        ("h.example/a@md5:00", ("h.example", "a", "", "")),
         ("", ("", "", "", "")),
     ],
 )
@@ -79,6 +82,12 @@ def test_what_is_no_plain_json_is_unreadable(body: bytes) -> None:
 def test_a_form_without_one_readable_payload_is_unreadable(body: bytes) -> None:
     with pytest.raises(Unreadable):
         read_payload(Delivery(body, RECEIVED, headers={"content-type": "application/x-www-form-urlencoded"}))
+
+
+def test_json_that_is_said_to_be_a_form_is_read() -> None:
+    headers = {"content-type": "application/x-www-form-urlencoded"}
+
+    assert read_payload(Delivery(b' {"a": "1&2"}', RECEIVED, headers=headers)) == {"a": "1&2"}
 
 
 def test_one_unreadable_event_does_not_hide_the_others() -> None:
