@@ -57,6 +57,8 @@ class _Told:
     reason: str = ""
     images: tuple[str, ...] = ()
     event_ids: tuple[str, ...] = ()
+    detail: str = ""
+    """What was seen, where the reason alone does not say; never a secret."""
 
 
 class Receiver:
@@ -121,6 +123,7 @@ class Receiver:
             images=told.images[:_IMAGES_LOGGED],
             event_id=",".join(told.event_ids[:_IMAGES_LOGGED]),
             seconds=round(seconds, 4),
+            **({"detail": told.detail} if told.detail else {}),
         )
 
     async def _handle(self, configured: ConfiguredSource, delivery: Delivery) -> tuple[Answer, _Told]:
@@ -149,7 +152,8 @@ class Receiver:
     async def _accept(
         self, configured: ConfiguredSource, outcomes: Sequence[Outcome], received: datetime
     ) -> tuple[Answer, _Told]:
-        reasons: list[str] = [outcome.reason for outcome in outcomes if isinstance(outcome, Skip)]
+        skips = [outcome for outcome in outcomes if isinstance(outcome, Skip)]
+        reasons: list[str] = [skip.reason for skip in skips]
         pushes = [outcome for outcome in outcomes if isinstance(outcome, Pushed)]
         allowed = list(dict.fromkeys(pushed for pushed in pushes if configured.allows(pushed.image.host)))
         reasons += ["host-not-allowed"] * (len(pushes) > len(allowed))
@@ -178,8 +182,9 @@ class Receiver:
             await publishing
         if "accepted" in results:
             return Answer(202), _Told("accepted", "", images, ids)
-        reasons = [*results, *reasons]
-        return Answer(202), _Told("skipped", reasons[0] if reasons else "not-a-push", images, ids)
+        reason = next(iter([*results, *reasons]), "not-a-push")
+        detail = next((skip.detail for skip in skips if skip.reason == reason), "")
+        return Answer(202), _Told("skipped", reason, images, ids, detail)
 
     async def _publish(self, events: Sequence[Event]) -> None:
         if self._publisher is not None and events:

@@ -183,3 +183,25 @@ def test_a_query_is_read_without_losing_a_byte() -> None:
     assert delivery.query["token"].encode(errors="surrogateescape") == b"\xff\xc3\xa0 x\xe9"
     assert delivery.query["empty"] == ""
     assert delivery.query_string == b"token=%ff%C3%A0+x\xe9&empty=&token2"
+
+
+@pytest.mark.parametrize(
+    ("body", "reason", "detail"),
+    [
+        (b"not JSON", "malformed", "no JSON: Expecting value: line 1 column 1 (char 0)"),
+        (b'{"image": "web:1"}', "no-registry-host", "the payload names no host; set registryHost"),
+        (b'{"hello": 1}', "unknown-event", "neither image, images nor name"),
+        (b'{"image": "x.example/web:1"}', "host-not-allowed", None),
+    ],
+)
+def test_the_log_says_what_was_seen_of_a_delivery_that_asks_for_nothing(
+    tmp_path: Path, body: bytes, reason: str, detail: str | None
+) -> None:
+    (tmp_path / "secret").write_bytes(b"s3cret")
+
+    async def case(world: World) -> None:
+        answer = await world.client.post("/webhooks/sender", content=body, headers={"authorization": "s3cret"})
+        assert (answer.status_code, answer.content) == (202, b"")
+        assert [(line["reason"], line.get("detail")) for line in deliveries()] == [(reason, detail)]
+
+    in_world(case, sources=_sources(tmp_path / "secret", "webhook"))
