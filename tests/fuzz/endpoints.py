@@ -40,7 +40,7 @@ _PATH: Final = re.compile(
     r"|/apis/(warmhook\.dev/v1alpha1|coordination\.k8s\.io/v1|apps/v1|admissionregistration\.k8s\.io/v1)"
     r"(/[A-Za-z0-9._%~-]+)*"
 )
-_STATUSES: Final = frozenset({200, 202, 204, 400, 401, 403, 404, 405, 413})
+_STATUSES: Final = frozenset({200, 202, 204, 400, 401, 403, 404, 405, 413, 415})
 
 
 class _EmptyCluster:

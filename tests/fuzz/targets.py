@@ -7,6 +7,7 @@ body. What is fuzzed is imported when a target is built, because it has to be in
 from __future__ import annotations
 
 import asyncio
+import gzip
 import importlib
 import json
 import tomllib
@@ -231,6 +232,8 @@ def _endpoint_seeds() -> list[bytes]:
         _written(f"POST /webhooks/{kind}", case.get("headers", {}), case["body"].encode())
         for kind, case in _deliveries()
     ]
+    zipped = gzip.compress(b'{"image": "a.example/b:1"}', mtime=0)
+    seeds.append(_written("POST /webhooks/webhook", {"content-encoding": "gzip"}, zipped))
     handshake = {"webhook-request-origin": "eventgrid.azure.net", "webhook-request-rate": "10"}
     seeds += [_written("OPTIONS /webhooks/acr", handshake, b""), _written("POST /webhooks/guarded?token=x", {}, b"{}")]
     seeds += [_written(f"GET {path}", {}, b"") for path in ("/healthz", "/readyz", "/metrics", "/nowhere")]
