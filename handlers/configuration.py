@@ -144,6 +144,7 @@ def _configured(given: _Source, environ: Mapping[str, str]) -> ConfiguredSource:
         options=options,
         keys=_keys(given.keys) if given.keys else None,
     )
+    _check_hosts(adapter, source, allowed)
     configured = ConfiguredSource(
         adapter, source, allowed, secrets, frozenset(origin.lower() for origin in given.allowed_origins)
     )
@@ -161,11 +162,18 @@ def _hosts(given: _Source) -> tuple[str, frozenset[str]]:
         allowed = frozenset(canonical_host(host) for host in hosts)
     except NotAReference as error:
         raise BadSetting(f"registryHost or allowedHosts: {error}") from error
-    if registry_host and registry_host not in allowed:
-        raise BadSetting(
-            f"registryHost: {registry_host!r} is not among allowedHosts, so every push would be skipped; add it there"
-        )
     return registry_host, allowed
+
+
+def _check_hosts(adapter: Adapter, source: Source, allowed: frozenset[str]) -> None:
+    """Hosts that no payload decides must be allowed, or the source would start and skip every push."""
+    try:
+        fixed = [canonical_host(host) for host in adapter.fixed_hosts(source)]
+    except NotAReference as error:
+        raise BadSetting(f"options: {error}") from error
+    for host in [*([source.registry_host] if source.registry_host else []), *fixed]:
+        if host not in allowed:
+            raise BadSetting(f"allowedHosts: {host!r} is missing, so every push under that host would be skipped")
 
 
 def _check_proof(given: _Source, *, signed: bool) -> None:

@@ -6,9 +6,10 @@ An adapter is one module of this package, named after its sender. It has two fun
     parse(delivery: Delivery, source: Source) -> list[Outcome]
 
 and may have `Options`, a pydantic model of what `options` of its sources may hold; `LISTS = True` where one delivery of
-the sender may be a JSON list; `takes_tokens(options) -> bool` where its sender may sign tokens; and `PATIENCE_SECONDS`
-where it does not repeat what was refused. A new sender is a new module (and a file of cases for its test); nothing else
-is edited, because modules are discovered. `common` holds what several senders share.
+the sender may be a JSON list; `takes_tokens(options) -> bool` where its sender may sign tokens; `fixed_hosts(source)`
+where images are under a host that no payload names; and `PATIENCE_SECONDS` where it does not repeat what was refused.
+A new sender is a new module (and a file of cases for its test); nothing else is edited, because modules are discovered.
+`common` holds what several senders share.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -118,6 +119,8 @@ class Adapter:
     """For how long the sender waits for an answer, if a refusal costs it the push or more; 0: it asks again."""
     takes_tokens: Callable[[BaseModel | None], bool] = lambda _options: False
     """Whether a source with these options is authenticated by tokens, and needs keys, not a secret."""
+    fixed_hosts: Callable[[Source], Iterable[str]] = lambda _source: ()
+    """The registry hosts that the sender or its options give to images, whatever a payload says."""
 
     async def verify(self, delivery: Delivery, source: Source) -> bool:
         """Whether the sender is who the configuration means. Raises `OSError` when keys cannot be fetched now."""
@@ -166,6 +169,7 @@ def _adapter(module: ModuleType) -> Adapter:
         lists=getattr(module, "LISTS", False),
         patience_seconds=getattr(module, "PATIENCE_SECONDS", 0.0),
         takes_tokens=getattr(module, "takes_tokens", lambda _options: False),
+        fixed_hosts=getattr(module, "fixed_hosts", lambda _source: ()),
     )
 
 

@@ -67,6 +67,10 @@ def verify(delivery: Delivery, source: Source) -> bool | Awaitable[bool]:
     return by_query(delivery, source)
 
 
+def fixed_hosts(source: Source) -> list[str]:
+    return [] if source.registry_host else [_HOST]
+
+
 def parse(delivery: Delivery, source: Source) -> list[Outcome]:
     return each([delivery], lambda one: [_event(one, source)])
 

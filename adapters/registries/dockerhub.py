@@ -43,6 +43,10 @@ def verify(delivery: Delivery, source: Source) -> bool:
     return by_query(delivery, source)
 
 
+def fixed_hosts(source: Source) -> list[str]:
+    return [] if source.registry_host else [DOCKER_HUB]
+
+
 def parse(delivery: Delivery, source: Source) -> list[Outcome]:
     return each([delivery.body], lambda body: _events(read_json(body), source))
 

@@ -49,6 +49,10 @@ def verify(delivery: Delivery, source: Source) -> bool:
     return by_hmac(delivery, source, "x-nexus-webhook-signature", algorithm="sha1")
 
 
+def fixed_hosts(source: Source) -> list[str]:
+    return list(_hosts(source).values())
+
+
 def parse(delivery: Delivery, source: Source) -> list[Outcome]:
     return each([delivery], lambda one: [_event(one, source)])
 
@@ -62,12 +66,15 @@ def _event(delivery: Delivery, source: Source) -> Outcome:
         return Skip("not-a-container", f"format {shown(event.component.format)}")
     if event.action not in ("CREATED", "UPDATED"):
         return Skip("not-a-push" if event.action == "DELETED" else "unknown-event", f"action {shown(event.action)}")
-    hosts = source.options.hosts if isinstance(source.options, Options) else {}
     return pushed(
-        replace(source, registry_host=hosts.get(event.repositoryName, source.registry_host)),
+        replace(source, registry_host=_hosts(source).get(event.repositoryName, source.registry_host)),
         "",
         event.component.name,
         event.component.version,
         pushed_at=read_time(event.timestamp),
         delivery_id=delivery.headers.get("x-nexus-webhook-delivery", ""),
     )
+
+
+def _hosts(source: Source) -> dict[str, str]:
+    return source.options.hosts if isinstance(source.options, Options) else {}

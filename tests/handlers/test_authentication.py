@@ -47,14 +47,16 @@ def test_a_delivery_is_taken_with_the_right_secret_only(
     kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    cases, sources = _cases(kind), []
+    adapter, cases, sources = ADAPTERS[kind], _cases(kind), []
     for number, case in enumerate(cases):
         secrets = [case.secret] if isinstance(case.secret, str) else case.secret
         files = [tmp_path / f"{number}-{which}" for which in range(len(secrets))]
         for file, secret in zip(files, secrets, strict=True):
             file.write_text(secret)
         secret_files = [{"file": str(file)} for file in files]
-        sources.append(_source(kind, f"s{number}", secret=secret_files, options=dict(case.options)))
+        hosts = ["a.example", *adapter.fixed_hosts(case.source(adapter))]
+        given = {"secret": secret_files, "options": dict(case.options), "allowedHosts": hosts}
+        sources.append(_source(kind, f"s{number}", **given))
 
     written = list(tmp_path.iterdir())
 

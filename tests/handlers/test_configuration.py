@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,15 +42,35 @@ def test_a_mapping_may_be_merged_and_overruled() -> None:
     assert decode("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}") == {"a": {"x": 1, "y": 2}, "b": {"x": 1, "y": 3}}
 
 
-@pytest.mark.parametrize("kind", ["harbor", "nexus"])
-def test_a_registry_host_that_is_not_allowed_is_refused(tmp_path: Path, kind: str) -> None:
-    source = {"name": "one", "kind": kind, "secret": {"env": "S"}, "registryHost": "A.example"}
+@pytest.mark.parametrize(
+    ("given", "host"),
+    [
+        ({"kind": "harbor", "registryHost": "A.example"}, "a.example"),
+        ({"kind": "nexus", "registryHost": "a.example:5000"}, "a.example:5000"),
+        ({"kind": "nexus", "options": {"hosts": {"docker-hosted": "A.example:8083"}}}, "a.example:8083"),
+        ({"kind": "dockerhub"}, "docker.io"),
+        ({"kind": "chainguard"}, "cgr.dev"),
+    ],
+    ids=str,
+)
+def test_a_host_that_no_payload_decides_must_be_allowed(tmp_path: Path, given: dict[str, Any], host: str) -> None:
+    source = {"name": "one", "secret": {"env": "S"}, "allowedHosts": ["b.example"], **given}
+
+    assert _read(tmp_path, json.dumps({"sources": [source | {"allowedHosts": ["b.example", host]}]})) == ""
+    assert f"sources[0] (one): allowedHosts: {host!r} is missing" in _read(tmp_path, json.dumps({"sources": [source]}))
+
+
+def test_a_registry_host_alone_is_allowed_and_replaces_that_of_the_sender(tmp_path: Path) -> None:
+    source = {"name": "one", "kind": "dockerhub", "secret": {"env": "S"}, "registryHost": "mirror.example"}
 
     assert _read(tmp_path, json.dumps({"sources": [source]})) == ""
-    assert _read(tmp_path, json.dumps({"sources": [source | {"allowedHosts": ["b.example", "a.example"]}]})) == ""
-    assert "sources[0] (one): registryHost: 'a.example' is not among allowedHosts" in _read(
-        tmp_path, json.dumps({"sources": [source | {"allowedHosts": ["b.example"]}]})
-    )
+
+
+def test_a_host_in_options_that_is_none_is_refused(tmp_path: Path) -> None:
+    options = {"hosts": {"docker-hosted": "https://a.example"}}
+    source = {"name": "one", "kind": "nexus", "secret": {"env": "S"}, "allowedHosts": ["a.example"], "options": options}
+
+    assert "options: 'https://a.example' is no registry host" in _read(tmp_path, json.dumps({"sources": [source]}))
 
 
 @pytest.mark.parametrize(

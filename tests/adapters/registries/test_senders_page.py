@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -74,3 +75,11 @@ def test_the_jobs_are_what_their_systems_read() -> None:
     assert pipeline["warm"].keys() == {"stage", "image", "rules", "script"}
     for script in (steps[-1]["run"], *pipeline["warm"]["script"]):
         assert shlex.split(script)[0] == "curl"
+
+
+def test_what_goes_into_the_configuration_of_senders_can_be_read_there() -> None:
+    sinks = re.findall(r"^```json\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    notifiers = re.findall(r"^```\n(notif.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+
+    assert [json.loads(sink)["extensions"]["events"]["sinks"][0]["type"] for sink in sinks] == ["http"]
+    assert [list(decode(notifier)) for notifier in notifiers] == [["notifications"], ["notif"]]
