@@ -4,8 +4,7 @@ Source of the format: quay/quay `notifications/notificationevent.py` (RepoPushEv
 Authentication: none but the URL: `/webhooks/<source>?token=<secret>`.
 Host: from `docker_url`, that is Quay's `SERVER_HOSTNAME`.
 Told apart: almost nothing: neither id, time, digest nor the event's name is in the body. A push is what has
-`updated_tags`, and a repeat within the minute of receipt counts as the same one. Not told apart: what was pushed,
-except for cosign's tags.
+`updated_tags`, and every delivery counts as one. Not told apart: what was pushed, except for cosign's tags.
 Quay disables a notification silently after three deliveries in a row that got no 2xx.
 """
 

@@ -99,10 +99,3 @@ def test_no_body_is_a_surprise(content_type: str, body: bytes) -> None:
     headers = {"content-type": content_type, "ce-id": "1", "ce-source": "/", "ce-type": "t", "ce-specversion": "1.0"}
     with suppress(NotAnEvent):
         assert isinstance(read_events(headers, body, NOW), list)
-
-
-def test_a_header_may_be_a_quoted_string() -> None:
-    headers = {f"ce_{name}": text for name, text in FIELDS.items()}
-    (event,) = read("application/json", b"", **headers | {"ce_id": r'"a \"b\" \\ %22"', "ce_subject": '"half'})
-
-    assert (event.id, event.subject) == ('a "b" \\ "', '"half')
