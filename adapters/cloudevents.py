@@ -1,8 +1,9 @@
-"""Write and read CloudEvents over HTTP: structured, binary and batched, decided by the content type.
+"""Write and read one CloudEvent per HTTP request: structured or binary, decided by the content type.
 
 https://github.com/cloudevents/spec/blob/main/cloudevents/bindings/http-protocol-binding.md. The SDK takes any `ce-`
-header for binary mode, has no batches, and invents an id where there is none, which would make every repeat a new
-event; so mode and required attributes are settled here, and the SDK is given attributes to check, never a request.
+header for binary mode, and invents an id where there is none, which would make every repeat a new event; so mode and
+required attributes are settled here, and the SDK is given attributes to check, never a request. Batched mode is
+refused, as Knative's Brokers refuse it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import unquote
@@ -24,20 +25,10 @@ from warmhook.events import Event, NotAnEvent
 from warmhook.ports import Json
 from warmhook.times import format_time
 
-__all__ = [
-    "BATCHED",
-    "STRUCTURED",
-    "CloudEvent",
-    "is_json",
-    "read_binary",
-    "read_events",
-    "read_structured",
-    "write_batch",
-    "write_event",
-]
+__all__ = ["STRUCTURED", "CloudEvent", "is_json", "read_binary", "read_event", "read_structured", "write_event"]
 
 STRUCTURED: Final = "application/cloudevents+json"
-BATCHED: Final = "application/cloudevents-batch+json"
+_BATCHED: Final = "application/cloudevents-batch"
 _REQUIRED: Final = ("id", "source", "type", "specversion")
 _NAME: Final = re.compile(r"[a-z0-9]{1,20}")
 _QUOTED: Final = re.compile(r'"((?:[^"\\]|\\.)*)"')
@@ -50,30 +41,21 @@ def write_event(event: Event, extensions: Mapping[str, str] = _NONE) -> bytes:
     return json.dumps(_fields(event) | dict(extensions), separators=(",", ":")).encode()
 
 
-def write_batch(events: Iterable[Event]) -> bytes:
-    """Events in batched mode; their content type is `BATCHED`."""
-    return json.dumps([_fields(event) for event in events], separators=(",", ":")).encode()
+def read_event(headers: Mapping[str, str], body: bytes, received: datetime) -> Event:
+    """The event of a request; header names in lower case. `received` stands in for a missing time.
 
-
-def read_events(headers: Mapping[str, str], body: bytes, received: datetime) -> list[Event]:
-    """The events of a request, in any mode; header names in lower case. `received` stands in for a missing time.
-
-    Raises `NotAnEvent`, also for data that is no JSON object: Warmhook has no other.
+    In binary mode the body is JSON whatever its content type, which Knative leaves out where the sender gave none.
+    Raises `NotAnEvent`, also for a batch and for data that is no JSON object: Warmhook has no other.
     """
     content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type.startswith(_BATCHED):
+        raise NotAnEvent("a batch of events; post one event per request")
     try:
         content = decode(body) if body else None
     except ValueError as error:
         raise NotAnEvent(str(error)) from None
-    if content_type == BATCHED:
-        if not isinstance(content, list):
-            raise NotAnEvent("a batch is a JSON list of events")
-        found = [read_structured(fields) for fields in content]
-    elif content_type.startswith("application/cloudevents"):
-        found = [read_structured(content)]
-    else:
-        found = [read_binary(headers, content)]
-    return [_event(event, received) for event in found]
+    structured = content_type.startswith("application/cloudevents")
+    return _event(read_structured(content) if structured else read_binary(headers, content), received)
 
 
 def read_structured(fields: Json) -> CloudEvent:

@@ -26,6 +26,7 @@ from handlers.configuration import Configuration, read_configuration
 from handlers.connections import Limits, limited
 from handlers.handing import open_hand_on
 from handlers.metrics import Metrics
+from handlers.posting import open_post
 from handlers.publishing import open_publisher
 from handlers.reach import until_reached
 from handlers.server import Server
@@ -144,7 +145,7 @@ async def _listening(port: int, setting: str = "PORT") -> AsyncIterator[socket.s
 
 async def _watch(settings: Settings, kubernetes: Kubernetes, rng: random.Random, interruptions: Interruptions) -> None:
     # Imported here: the receiver alone starts faster without it.
-    from handlers.watch.run import open_post, watch, write_for
+    from handlers.watch.run import watch
 
     async with open_post(settings) as post:
         await watch(
@@ -155,7 +156,6 @@ async def _watch(settings: Settings, kubernetes: Kubernetes, rng: random.Random,
             now=utcnow,
             sleep=asyncio.sleep,
             rng=rng,
-            write=write_for(settings),
             interruptions=interruptions,
         )
 

@@ -15,7 +15,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ExceptionHandler
 
-from adapters.cloudevents import read_events
+from adapters.cloudevents import read_event
 from adapters.kubernetes.client import KubernetesError, Unavailable
 from handlers.admission import Admission
 from handlers.bodies import BadBody, Bodies
@@ -122,21 +122,20 @@ class _Endpoints:
     async def events(self, request: Request) -> Response:
         self._check_may_post(request)
         body = await self._bodies.read(request.stream())
-        events = read_events(dict(request.headers), body, self._web.now())
+        event = read_event(dict(request.headers), body, self._web.now())
         result = "failed"
         try:
-            await self._web.events.handle(events)
+            await self._web.events.handle([event])
             result = "handled"
         except NotAnEvent:
             result = "refused"
             raise
         except KubernetesError as error:
             result = "unavailable"
-            _log.warning("events-unavailable", events=len(events), problem=str(error))
+            _log.warning("event-unavailable", type=event.type, event_id=event.id, problem=str(error))
             raise
         finally:
-            for event in events:
-                self._web.metrics.events.labels(event.type if event.type in HANDLED else "foreign", result).inc()
+            self._web.metrics.events.labels(event.type if event.type in HANDLED else "foreign", result).inc()
         return Response(status_code=204)
 
     def _check_may_post(self, request: Request) -> None:

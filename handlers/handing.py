@@ -1,4 +1,4 @@
-"""Where does what admission saw go? To the handlers of this process, or posted to those of another."""
+"""Pass what admission saw to the handlers of another process, or to the sink."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from adapters.kubernetes.client import Unavailable
 from handlers.hints import HandOn
+from handlers.posting import Refused, TryLater, open_post
 from handlers.settings import Settings
 from warmhook.events import Event
 
@@ -19,17 +20,12 @@ async def open_hand_on(settings: Settings) -> AsyncIterator[HandOn | None]:
     if "events" in settings.serve or "admission" not in settings.serve:
         yield None
         return
-    # Imported here: only a process that does nothing but admission posts.
-    from handlers.watch.run import open_post, write_for
-    from handlers.watch.telling import Refused, TryLater
-
-    write = write_for(settings)
     async with open_post(settings) as post:
 
         async def hand_on(events: Sequence[Event]) -> None:
-            for content_type, body in write(events):
+            for event in events:
                 try:
-                    await post(content_type, body)
+                    await post(event)
                 except TryLater as error:
                     raise Unavailable(str(error), retry_after_seconds=error.retry_after_seconds) from error
                 except Refused as error:

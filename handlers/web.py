@@ -17,7 +17,7 @@ from handlers.app import Web, create_app
 from handlers.cluster import Cluster
 from handlers.configuration import Configuration
 from handlers.events import Events
-from handlers.hints import HandOn, Hints
+from handlers.hints import POSTS_MAX, HandOn, Hints
 from handlers.metrics import Metrics
 from handlers.nodewrites import NodeWrites
 from handlers.policies import Policies
@@ -77,10 +77,25 @@ def build_web(
     )
     sync = Sync(kubernetes, cluster, policies, projection, statuses, namespace, now=now, monotonic=monotonic)
     events = Events(
-        kubernetes, cluster, configuration, pushes, admissions, policies, projection, statuses, sync, namespace, now=now
+        kubernetes,
+        cluster,
+        configuration,
+        pushes,
+        admissions,
+        policies,
+        projection,
+        statuses,
+        sync,
+        namespace,
+        now=now,
+        sleep=sleep,
     )
     receiver = Receiver(configuration, pushes, metrics, environ, monotonic=monotonic, sleep=sleep, publisher=publisher)
-    hints = Hints(hand_on or events.handle, monotonic=monotonic, sleep=sleep, count=metrics.count_hint)
+    hints = (
+        Hints(hand_on, monotonic=monotonic, sleep=sleep, count=metrics.count_hint, most=1, at_once=POSTS_MAX)
+        if hand_on
+        else Hints(events.handle, monotonic=monotonic, sleep=sleep, count=metrics.count_hint)
+    )
     warm_nodes = WarmNodes(now)
     admission = Admission(hints, warm_nodes, metrics, namespace, now=now, monotonic=monotonic)
     app = create_app(Web(settings, receiver, events, admission, metrics, now))

@@ -20,6 +20,7 @@ from warmhook.times import format_time, parse_time
 __all__ = [
     "ADMITTED",
     "CHANGED",
+    "CHANGES_MAX",
     "PING",
     "PUSHED",
     "REPORTED",
@@ -37,6 +38,7 @@ __all__ = [
     "pushed_event",
     "pushed_id",
     "read_admitted",
+    "read_change",
     "read_changed",
     "read_pushed",
     "read_reported",
@@ -126,7 +128,7 @@ def _given(pushed_at: datetime | None) -> datetime | None:
 
 PUSHED: Final = "dev.warmhook.image.pushed.v1"
 ADMITTED: Final = "dev.warmhook.pod.admitted.v1"
-CHANGED: Final = "dev.warmhook.object.changed.v1"
+CHANGED: Final = "dev.warmhook.objects.changed.v1"
 REPORTED: Final = "dev.warmhook.report.changed.v1"
 SYNC: Final = "dev.warmhook.sync.v1"
 # What Knative's PingSource sends; read as a sync.
@@ -253,41 +255,63 @@ def _string_map(data: Mapping[str, Any], name: str) -> dict[str, str]:
 
 # RFC 1123 subdomains; `fullmatch` of an element that begins and ends with a letter or digit cannot be `..`.
 _NAME: Final = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")
-_PLURALS: Final = {"WarmPolicy": "warmpolicies", "WarmImage": "warmimages", "Node": "nodes"}
+_KINDS: Final = ("WarmPolicy", "WarmImage", "Node")
+_VERSION_MAX: Final = 64
 
 
-def changed_event(changed: Changed, now: datetime) -> Event:
-    """The CloudEvent of a change that a watch saw."""
-    group_version = "v1" if changed.kind == "Node" else "warmhook.dev/v1alpha1"
-    where = f"namespaces/{changed.namespace}/" if changed.namespace else ""
-    return Event(
-        type=CHANGED,
-        source="/watch",
-        id=_digest(changed.uid, changed.resource_version),
-        time=now,
-        subject=f"/apis/{group_version}/{where}{_PLURALS[changed.kind]}/{changed.name}",
-        data={
-            "apiVersion": group_version,
-            "kind": changed.kind,
-            "namespace": changed.namespace,
-            "name": changed.name,
-            "deleted": changed.deleted,
-            "resourceVersion": changed.resource_version,
-        },
-    )
+CHANGES_MAX: Final = 500
+"""Objects or WarmImages that one event may name: of the longest names about 250 KB, and `/events` takes 1 MiB."""
 
 
-def read_changed(event: Event) -> Changed:
-    """The change that an event carries. Raises `NotAnEvent`."""
-    data = event.data
-    kind, namespace, name = data.get("kind"), data.get("namespace", ""), data.get("name")
-    version = data.get("resourceVersion", "")
+def changed_event(changes: Iterable[Changed], now: datetime) -> Event:
+    """The CloudEvent that names the objects whose changes a watch saw, at most `CHANGES_MAX`.
+
+    Its id is that of the changes in any order. A change without a resourceVersion is identified by the time as well,
+    because it may happen again.
+    """
+    listed = sorted(changes, key=_change_identity)
+    identity = [part for one in listed for part in _change_identity(one)]
+    if not all(one.resource_version for one in listed):
+        identity.append(now.isoformat())
+    return Event(CHANGED, "/watch", _digest(*identity), now, data={"objects": [_change_object(one) for one in listed]})
+
+
+def _change_identity(change: Changed) -> tuple[str, ...]:
+    deleted = "deleted" if change.deleted else ""
+    return (change.kind, change.namespace, change.name, change.uid, change.resource_version, deleted)
+
+
+def _change_object(change: Changed) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1" if change.kind == "Node" else "warmhook.dev/v1alpha1",
+        "kind": change.kind,
+        "namespace": change.namespace,
+        "name": change.name,
+        "deleted": change.deleted,
+        "resourceVersion": change.resource_version,
+    }
+
+
+def read_changed(event: Event) -> list[Any]:
+    """The objects that an event names, each for `read_change`. Raises `NotAnEvent`."""
+    objects = event.data.get("objects")
+    if not isinstance(objects, list) or not 1 <= len(objects) <= CHANGES_MAX:
+        raise NotAnEvent(f"data.objects must be a list of 1 to {CHANGES_MAX} objects")
+    return objects
+
+
+def read_change(named: object) -> Changed:
+    """The change of one object that an event names. Raises `NotAnEvent`."""
+    if not isinstance(named, dict):
+        raise NotAnEvent("each of data.objects must be a JSON object")
+    kind, namespace, name = named.get("kind"), named.get("namespace", ""), named.get("name")
+    version = named.get("resourceVersion", "")
     # A tuple, because what is foreign need not be hashable.
-    if kind not in tuple(_PLURALS) or not _is_name(name) or not (namespace == "" or _is_name(namespace)):
-        raise NotAnEvent("data must name the kind (WarmPolicy, WarmImage or Node), namespace and name of an object")
-    if not isinstance(version, str) or (kind != "Node" and not namespace):
-        raise NotAnEvent("data.resourceVersion must be a string, data.namespace must not be empty")
-    return Changed(kind, namespace, name, data.get("deleted") is True, version)
+    if kind not in _KINDS or not _is_name(name) or not (namespace == "" or _is_name(namespace)):
+        raise NotAnEvent("data.objects must name kind (WarmPolicy, WarmImage or Node), namespace and name of objects")
+    if not isinstance(version, str) or len(version) > _VERSION_MAX or (kind != "Node" and not namespace):
+        raise NotAnEvent("resourceVersion of an object must be a short string, its namespace must not be empty")
+    return Changed(kind, namespace, name, named.get("deleted") is True, version)
 
 
 def reported_event(warmimages: Iterable[str], now: datetime) -> Event:
@@ -300,7 +324,9 @@ def reported_event(warmimages: Iterable[str], now: datetime) -> Event:
 def read_reported(event: Event) -> list[str]:
     """`namespace/name` of the WarmImages concerned. Raises `NotAnEvent`."""
     names = event.data.get("warmimages")
-    if not isinstance(names, list) or not all(isinstance(it, str) and _is_key(it) for it in names):
+    if not isinstance(names, list) or len(names) > CHANGES_MAX:
+        raise NotAnEvent(f"data.warmimages must be a list of at most {CHANGES_MAX} names")
+    if not all(isinstance(it, str) and _is_key(it) for it in names):
         raise NotAnEvent("data.warmimages must be a list of namespace/name")
     return names
 

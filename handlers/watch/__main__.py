@@ -15,9 +15,10 @@ from adapters.environment import BadSetting
 from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.transport import BadKubeconfig, open_transport
 from adapters.logs import set_up_logs
+from handlers.posting import open_post
 from handlers.settings import Settings, read_settings
 from handlers.signals import until_stopped
-from handlers.watch.run import open_post, watch, write_for
+from handlers.watch.run import watch
 
 _log = structlog.get_logger()
 
@@ -38,7 +39,6 @@ async def run(settings: Settings) -> None:
                 now=utcnow,
                 sleep=asyncio.sleep,
                 rng=random.SystemRandom(),
-                write=write_for(settings),
             )
         )
     _log.info("watch-stopped")

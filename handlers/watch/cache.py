@@ -94,11 +94,11 @@ class Cache:
             self._report_gone(_node_of(obj))
 
     def _gone(self, kind: Kind, namespace: str, name: str, resource_version: str) -> None:
-        if kind == "ConfigMap" or self._objects[kind].pop((namespace, name), None) is None:
+        if kind == "ConfigMap" or (known := self._objects[kind].pop((namespace, name), None)) is None:
             return
         if kind == "WarmImage":
             self._warmimages.pop(line_key(ObjectKey(namespace, name)), None)
-        self._changed(kind, Changed(kind, namespace, name, True, resource_version))
+        self._changed(kind, Changed(kind, namespace, name, True, resource_version, str(known[0])))
 
     def _desired_seen(self, obj: Object) -> None:
         node, metadata = _node_of(obj), obj["metadata"]
@@ -111,13 +111,14 @@ class Cache:
         known = self._objects["Node"].get(("", node))
         if known is not None and known[0] != self._owners[node]:
             # The garbage collector is about to take it: its owner is a Node that was replaced.
-            self._changed("ConfigMap", Changed("Node", "", node))
+            self._changed("ConfigMap", Changed("Node", "", node, uid=str(known[0])))
 
     def _forget_desired(self, node: str) -> None:
         self._reported_lines(self._desired.pop(node, {}).values())
         self._owners.pop(node, None)
-        if ("", node) in self._objects["Node"]:
-            self._changed("ConfigMap", Changed("Node", "", node))
+        known = self._objects["Node"].get(("", node))
+        if known is not None:
+            self._changed("ConfigMap", Changed("Node", "", node, uid=str(known[0])))
 
     def _report_seen(self, obj: Object) -> None:
         report = read_report(obj["metadata"])

@@ -11,33 +11,38 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.cloudevents import BATCHED, STRUCTURED, read_events, write_batch, write_event
+from adapters.cloudevents import STRUCTURED, read_event, write_event
 from warmhook.events import Event, NotAnEvent
 
+BATCHED = "application/cloudevents-batch+json"
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 EVENT = Event("dev.example.type", "/source", "id-1", NOW, "a subject", {"image": "nginx", "number": 1})
 FIELDS = {"specversion": "1.0", "id": "id-1", "source": "/source", "type": "dev.example.type"}
 
 
-def read(content_type: str, body: Any, **headers: str) -> list[Event]:
+def read(content_type: str, body: Any, **headers: str) -> Event:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     named = {name.replace("_", "-"): text for name, text in headers.items()}
-    return read_events({"content-type": content_type, **named}, content, NOW)
+    return read_event({"content-type": content_type, **named}, content, NOW)
 
 
 def test_what_is_written_reads_back() -> None:
-    assert read_events({"content-type": STRUCTURED}, write_event(EVENT), NOW) == [EVENT]
-    assert read_events({"content-type": BATCHED}, write_batch([EVENT, EVENT]), NOW) == [EVENT, EVENT]
-    assert read_events({"content-type": BATCHED}, write_batch([]), NOW) == []
+    assert read_event({"content-type": STRUCTURED}, write_event(EVENT), NOW) == EVENT
 
 
 def test_the_content_type_may_have_parameters_and_any_case() -> None:
-    assert read("Application/CloudEvents+JSON; charset=utf-8", FIELDS)[0].id == "id-1"
-    assert read("application/cloudevents-batch+json;charset=utf-8", [FIELDS])[0].id == "id-1"
+    assert read("Application/CloudEvents+JSON; charset=utf-8", FIELDS).id == "id-1"
+
+
+@pytest.mark.parametrize("batch", [[], [FIELDS], [FIELDS, FIELDS], FIELDS])
+@pytest.mark.parametrize("content_type", [BATCHED, "Application/CloudEvents-Batch+JSON; charset=utf-8"])
+def test_a_batch_is_refused_as_a_broker_refuses_it(content_type: str, batch: Any) -> None:
+    with pytest.raises(NotAnEvent, match="one event per request"):
+        read(content_type, batch)
 
 
 def test_binary_mode_has_the_attributes_in_headers() -> None:
-    (event,) = read(
+    event = read(
         "application/json",
         {"a": 1},
         ce_specversion="1.0",
@@ -50,15 +55,15 @@ def test_binary_mode_has_the_attributes_in_headers() -> None:
 
 
 def test_an_event_without_data_has_none() -> None:
-    assert read(STRUCTURED, FIELDS)[0].data == {}
+    assert read(STRUCTURED, FIELDS).data == {}
     headers = {f"ce_{name}": text for name, text in FIELDS.items()}
-    assert read("application/json", b"", **headers)[0].data == {}
-    assert read_events({name.replace("_", "-"): text for name, text in headers.items()}, b"", NOW)[0].data == {}
+    assert read("application/json", b"", **headers).data == {}
+    assert read_event({name.replace("_", "-"): text for name, text in headers.items()}, b"", NOW).data == {}
 
 
 def test_a_time_that_is_missing_or_none_is_that_of_receipt() -> None:
-    assert read(STRUCTURED, FIELDS)[0].time == NOW
-    assert read(STRUCTURED, {**FIELDS, "time": "yesterday"})[0].time == NOW
+    assert read(STRUCTURED, FIELDS).time == NOW
+    assert read(STRUCTURED, {**FIELDS, "time": "yesterday"}).time == NOW
 
 
 @pytest.mark.parametrize("name", ["specversion", "id", "source", "type"])
@@ -82,8 +87,6 @@ def test_what_is_required_must_be_there(name: str) -> None:
         (STRUCTURED, {**FIELDS, "data": "text"}),
         (STRUCTURED, {**FIELDS, "data_base64": "AAAA"}),
         (STRUCTURED, {**FIELDS, "specversion": "0.3"}),
-        (BATCHED, FIELDS),
-        (BATCHED, ["x"]),
         ("application/cloudevents+avro", b"x"),
         ("application/json", FIELDS),
         ("", b""),
@@ -98,4 +101,4 @@ def test_what_is_no_event_is_refused(content_type: str, body: Any) -> None:
 def test_no_body_is_a_surprise(content_type: str, body: bytes) -> None:
     headers = {"content-type": content_type, "ce-id": "1", "ce-source": "/", "ce-type": "t", "ce-specversion": "1.0"}
     with suppress(NotAnEvent):
-        assert isinstance(read_events(headers, body, NOW), list)
+        assert isinstance(read_event(headers, body, NOW), Event)

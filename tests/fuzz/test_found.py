@@ -8,18 +8,18 @@ import pytest
 
 from tests.fuzz.targets import TARGETS
 
-_CHANGED = "POST /events\nce-specversion: 1.0\nce-id: 1\nce-source: /s\nce-type: dev.warmhook.object.changed.v1\n\n"
-_REPORTED = _CHANGED.replace("object.changed", "report.changed")
+_CHANGED = "POST /events\nce-specversion: 1.0\nce-id: 1\nce-source: /s\nce-type: dev.warmhook.objects.changed.v1\n\n"
+_REPORTED = _CHANGED.replace("objects.changed", "report.changed")
 FOUND = {
     "a word that grows when it is escaped": ("adapters", b"github\nx-github-event: a" + b"\0" * 80 + b"\n\n{}"),
     "an address that ends in a slash": ("endpoints", b"POST /webhooks/harbor/\n\n{}"),
     "a namespace that leads out of the path": (
         "endpoints",
-        (_CHANGED + json.dumps({"kind": "WarmImage", "namespace": "..", "name": "a"})).encode(),
+        (_CHANGED + json.dumps({"objects": [{"kind": "WarmImage", "namespace": "..", "name": "a"}]})).encode(),
     ),
     "a name that leads out of the path": (
         "endpoints",
-        (_CHANGED + json.dumps({"kind": "Node", "name": "../configmaps/a"})).encode(),
+        (_CHANGED + json.dumps({"objects": [{"kind": "Node", "name": "../configmaps/a"}]})).encode(),
     ),
     "half a surrogate pair in the name of a WarmImage": (
         "text",

@@ -8,25 +8,27 @@ from typing import Any
 
 import pytest
 
-from adapters.cloudevents import BATCHED
 from tests.handlers.world import DIGEST, HOST, WARMIMAGES, World, in_world, status
 from warmhook.ports import Response, Unreachable
 
 SYNC = "dev.warmhook.sync.v1"
-CHANGED = "dev.warmhook.object.changed.v1"
+CHANGED = "dev.warmhook.objects.changed.v1"
 PUSHED = "dev.warmhook.image.pushed.v1"
+STRUCTURED = {"content-type": "application/cloudevents+json"}
+BATCHED = {"content-type": "application/cloudevents-batch+json"}
 FIELDS = {"specversion": "1.0", "id": "1", "source": "/test"}
+EMPTY = json.dumps({**FIELDS, "type": "dev.warmhook.report.changed.v1", "data": {"warmimages": []}}).encode()
+"""An event that asks nothing of the API server."""
 
 
-def test_binary_structured_and_batched_events_are_handled_alike() -> None:
+def test_binary_and_structured_events_are_handled_alike() -> None:
     async def case(world: World) -> None:
         await world.add_warmimage("x")
-        change = {"kind": "WarmImage", "namespace": "shop", "name": "x"}
+        change = {"objects": [{"kind": "WarmImage", "namespace": "shop", "name": "x"}]}
         binary = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/t", "ce-type": CHANGED}
         posts: list[tuple[dict[str, str], Any]] = [
             ({"content-type": "application/json", **binary}, change),
-            ({"content-type": "application/cloudevents+json"}, {**FIELDS, "type": CHANGED, "data": change}),
-            ({"content-type": BATCHED}, [{**FIELDS, "type": CHANGED, "data": change}]),
+            (STRUCTURED, {**FIELDS, "type": CHANGED, "data": change}),
         ]
         for number, (headers, body) in enumerate(posts):
             await world.add_nodes(f"n{number}")
@@ -37,10 +39,13 @@ def test_binary_structured_and_batched_events_are_handled_alike() -> None:
     in_world(case)
 
 
-def test_an_empty_batch_is_fine() -> None:
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_batch_is_refused_as_a_broker_refuses_it(number: int) -> None:
     async def case(world: World) -> None:
-        answer = await world.client.post("/events", content=b"[]", headers={"content-type": BATCHED})
-        assert answer.status_code == 204
+        batch = json.dumps([{**FIELDS, "type": SYNC}] * number).encode()
+        answer = await world.client.post("/events", content=batch, headers=BATCHED)
+        assert answer.status_code == 400
+        assert world.requests == []
 
     in_world(case)
 
@@ -50,12 +55,18 @@ def test_an_empty_batch_is_fine() -> None:
     [
         ("com.example.foreign", {}),
         (CHANGED, {}),
-        (CHANGED, {"kind": "Secret", "namespace": "a", "name": "b"}),
-        (CHANGED, {"kind": "WarmImage", "namespace": "", "name": "b"}),
-        (CHANGED, {"kind": ["Node"], "namespace": "", "name": "b"}),
+        (CHANGED, {"objects": []}),
+        (CHANGED, {"objects": {"kind": "Node", "name": "b"}}),
+        (CHANGED, {"objects": ["Node"]}),
+        (CHANGED, {"objects": [{"kind": "Secret", "namespace": "a", "name": "b"}]}),
+        (CHANGED, {"objects": [{"kind": "WarmImage", "namespace": "", "name": "b"}]}),
+        (CHANGED, {"objects": [{"kind": ["Node"], "namespace": "", "name": "b"}]}),
+        (CHANGED, {"objects": [{"kind": "Node", "name": "b", "resourceVersion": "9" * 5000}]}),
+        (CHANGED, {"objects": [{"kind": "Node", "name": "b"}] * 501}),
         ("dev.warmhook.report.changed.v1", {}),
         ("dev.warmhook.report.changed.v1", {"warmimages": ["no-namespace"]}),
         ("dev.warmhook.report.changed.v1", {"warmimages": [1]}),
+        ("dev.warmhook.report.changed.v1", {"warmimages": ["shop/a"] * 501}),
         (PUSHED, {}),
         (PUSHED, {"image": "nginx", "source": "harbor"}),
         (PUSHED, {"image": "NGINX:1", "source": "harbor"}),
@@ -74,7 +85,7 @@ def test_what_can_never_work_is_answered_400_and_asks_nothing_of_the_api_server(
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"null", b"\xff", b"[1]"])
-@pytest.mark.parametrize("content_type", ["application/cloudevents+json", BATCHED, "text/plain"])
+@pytest.mark.parametrize("content_type", ["application/cloudevents+json", "text/plain"])
 def test_what_is_no_event_is_answered_400(content_type: str, body: bytes) -> None:
     async def case(world: World) -> None:
         answer = await world.client.post("/events", content=body, headers={"content-type": content_type})
@@ -102,13 +113,12 @@ def test_what_lists_that_lag_behind_go_on_naming_is_deleted_once() -> None:
     in_world(case)
 
 
-def test_one_bad_event_of_a_batch_does_not_keep_the_others_from_being_handled() -> None:
+def test_an_object_that_cannot_be_read_keeps_no_other_of_its_event_from_being_handled() -> None:
     async def case(world: World) -> None:
         await world.add_nodes("a")
         await world.add_warmimage("x")
-        good = {**FIELDS, "type": CHANGED, "data": {"kind": "WarmImage", "namespace": "shop", "name": "x"}}
-        batch = json.dumps([{**FIELDS, "type": "foreign"}, good, {**FIELDS, "type": CHANGED}]).encode()
-        answer = await world.client.post("/events", content=batch, headers={"content-type": BATCHED})
+        good = {"kind": "WarmImage", "namespace": "shop", "name": "x"}
+        answer = await world.event(CHANGED, {"objects": [{"kind": "Later", "name": "b"}, good, {}]})
         assert answer.status_code == 400
         assert await world.lines() == {"a": [f"{HOST}/shop/app:v1"]}
 
@@ -174,7 +184,7 @@ def test_a_pushed_event_is_accepted_again_only_for_hosts_of_its_source() -> None
 def test_without_a_token_only_this_machine_may_post(host: str, answer: int) -> None:
     async def case(world: World) -> None:
         client = world.new_client(world.app, host)
-        assert (await client.post("/events", content=b"[]", headers={"content-type": BATCHED})).status_code == answer
+        assert (await client.post("/events", content=EMPTY, headers=STRUCTURED)).status_code == answer
 
     in_world(case)
 
@@ -182,7 +192,7 @@ def test_without_a_token_only_this_machine_may_post(host: str, answer: int) -> N
 def test_where_the_network_protects_it_anybody_may_post() -> None:
     async def case(world: World) -> None:
         client = world.new_client(world.app, "10.0.0.1")
-        assert (await client.post("/events", content=b"[]", headers={"content-type": BATCHED})).status_code == 204
+        assert (await client.post("/events", content=EMPTY, headers=STRUCTURED)).status_code == 204
 
     in_world(case, events_open=True)
 
@@ -193,8 +203,8 @@ def test_with_a_token_everybody_needs_it_and_it_may_be_rotated(tmp_path: Path) -
 
     async def case(world: World) -> None:
         async def post(authorization: str, host: str = "10.0.0.1") -> int:
-            headers = {"content-type": BATCHED, "authorization": authorization}
-            return (await world.new_client(world.app, host).post("/events", content=b"[]", headers=headers)).status_code
+            headers = STRUCTURED | {"authorization": authorization}
+            return (await world.new_client(world.app, host).post("/events", content=EMPTY, headers=headers)).status_code
 
         assert await post("Bearer first") == 204
         for wrong in ("", "first", "Bearer ", "Bearer firs", "bearer first", "Basic first"):

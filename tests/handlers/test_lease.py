@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from itertools import pairwise
 from adapters.kubernetes import paths
 from devcluster.apiserver import InProcessTransport
 from tests.handlers.world import NAMESPACE, World, in_world, status
+from warmhook.events import Event
 from warmhook.leases import LEASE_SECONDS, POLL_SECONDS
 from warmhook.ports import Object, Response, Unreachable
 
@@ -25,7 +25,7 @@ class Process:
     world: World
     name: str
     sent: list[tuple[float, str, str]]
-    """When, who, and which types."""
+    """When, who, and which type."""
     runs: asyncio.Event = field(default_factory=asyncio.Event)
     fault: Callable[[str, str], Response | None] = lambda _method, _path: None
 
@@ -40,10 +40,9 @@ class Process:
         await asyncio.sleep(seconds)
         await self.runs.wait()
 
-    async def post(self, _content_type: str, body: bytes) -> None:
+    async def post(self, event: Event) -> None:
         await self.runs.wait()
-        types = ",".join({event["type"].split(".")[2] for event in json.loads(body)})
-        self.sent.append((self.world.monotonic(), self.name, types))
+        self.sent.append((self.world.monotonic(), self.name, event.type.split(".")[2]))
 
     @property
     def transport(self) -> InProcessTransport:

@@ -23,11 +23,10 @@ from adapters.environment import BadSetting
 from adapters.kubernetes.client import Kubernetes
 from handlers.__main__ import main as web_main
 from handlers.configuration import read_configuration
+from handlers.posting import Refused, TryLater, judge
 from handlers.reach import until_reached
 from handlers.settings import Settings, read_settings
 from handlers.watch.__main__ import main as watch_main
-from handlers.watch.run import judge
-from handlers.watch.telling import Refused, TryLater
 from tests.handlers.world import HOST, World, in_world, status
 from warmhook.ports import Response, Unreachable
 

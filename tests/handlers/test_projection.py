@@ -24,13 +24,8 @@ def configmap(node: str) -> str:
 
 async def project(world: World, *names: str) -> int:
     """Tell of these WarmImages; the answer's status."""
-    data = [{"kind": "WarmImage", "namespace": "shop", "name": name} for name in names]
-    batch = [
-        {"specversion": "1.0", "id": "1", "source": "/t", "type": "dev.warmhook.object.changed.v1", "data": it}
-        for it in data
-    ]
-    headers = {"content-type": "application/cloudevents-batch+json"}
-    return (await world.client.post("/events", content=json.dumps(batch).encode(), headers=headers)).status_code
+    objects = [{"kind": "WarmImage", "namespace": "shop", "name": name} for name in names]
+    return (await world.event("dev.warmhook.objects.changed.v1", {"objects": objects})).status_code
 
 
 def test_a_node_without_a_configmap_gets_one_with_all_its_lines_and_nothing_tracks_its_fields() -> None:

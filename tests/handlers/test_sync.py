@@ -350,12 +350,12 @@ def test_a_warmimage_that_is_made_and_projected_between_the_lists_keeps_its_line
 
         async def make() -> None:
             await world.add_warmimage("new", "nginx:1")
-            event = {"kind": "WarmImage", "namespace": "shop", "name": "new"}
+            event = {"objects": [{"kind": "WarmImage", "namespace": "shop", "name": "new"}]}
             headers = {
                 "ce-specversion": "1.0",
                 "ce-id": "1",
                 "ce-source": "/t",
-                "ce-type": "dev.warmhook.object.changed.v1",
+                "ce-type": "dev.warmhook.objects.changed.v1",
             }
             assert (await other.post("/events", json=event, headers=headers)).status_code == 204
 

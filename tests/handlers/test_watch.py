@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -18,18 +17,18 @@ from hypothesis import strategies as st
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Unavailable
 from devcluster.apiserver import InProcessTransport
+from handlers.posting import Refused, TryLater
 from handlers.watch.cache import Cache
 from handlers.watch.interruptions import Interruptions
 from handlers.watch.pending import Pending
-from handlers.watch.telling import Refused, TryLater
 from tests.handlers.world import HOST, NAMESPACE, World, in_world, status
-from warmhook.events import Changed
+from warmhook.events import Changed, Event
 from warmhook.lines import Line, desired_name, node_patch
 from warmhook.ports import Response, Unreachable
 from warmhook.reports import LineReport, report_name
 from warmhook.warmimages import ObjectKey
 
-CHANGED = "dev.warmhook.object.changed.v1"
+CHANGED = "dev.warmhook.objects.changed.v1"
 REPORTED = "dev.warmhook.report.changed.v1"
 SYNC = "dev.warmhook.sync.v1"
 
@@ -39,34 +38,28 @@ class Told:
     """Handlers that only write down what they are told."""
 
     world: World
-    posts: list[tuple[float, list[dict[str, Any]]]] = field(default_factory=list)
-    answer: Callable[[list[dict[str, Any]]], Awaitable[None]] | None = None
+    posts: list[tuple[float, Event]] = field(default_factory=list)
+    """When each event was taken."""
+    answer: Callable[[Event], Awaitable[None]] | None = None
 
-    async def post(self, _content_type: str, body: bytes) -> None:
-        events = json.loads(body)
+    async def post(self, event: Event) -> None:
         if self.answer is not None:
-            await self.answer(events)
-        self.posts.append((self.world.monotonic(), events))
+            await self.answer(event)
+        self.posts.append((self.world.monotonic(), event))
 
     def types(self) -> list[str]:
-        return [event["type"] for _, events in self.posts for event in events]
+        return [event.type for _, event in self.posts]
 
     def changes(self) -> list[tuple[str, str, bool]]:
         return [
-            (event["data"]["kind"], event["data"]["name"], event["data"]["deleted"])
-            for _, events in self.posts
-            for event in events
-            if event["type"] == CHANGED
+            (one["kind"], one["name"], one["deleted"])
+            for _, event in self.posts
+            if event.type == CHANGED
+            for one in event.data["objects"]
         ]
 
     def reported(self) -> list[str]:
-        return [
-            name
-            for _, events in self.posts
-            for event in events
-            if event["type"] == REPORTED
-            for name in event["data"]["warmimages"]
-        ]
+        return [name for _, event in self.posts if event.type == REPORTED for name in event.data["warmimages"]]
 
 
 def watched(case: Callable[[World, Told], Awaitable[None]], **more: Any) -> None:
@@ -115,7 +108,7 @@ def test_a_sync_is_asked_for_now_and_then() -> None:
     async def case(_world: World, told: Told) -> None:
         await asyncio.sleep(3 * 60)
         assert told.types() == [SYNC] * 3
-        assert len({event["id"] for _, events in told.posts for event in events}) == 3
+        assert len({event.id for _, event in told.posts}) == 3
 
     watched(case, sync_seconds=60)
 
@@ -141,9 +134,10 @@ def test_a_deletion_carries_the_version_at_which_it_happened() -> None:
     async def case(world: World, told: Told) -> None:
         await world.admin.delete(paths.node("b"))
         await asyncio.sleep(1)
-        ((_, (event,)),) = told.posts
-        assert int(event["data"]["resourceVersion"]) > 0
-        assert event["subject"] == "/apis/v1/nodes/b"
+        ((_, event),) = told.posts
+        (named,) = event.data["objects"]
+        assert int(named["resourceVersion"]) > 0
+        assert (named["apiVersion"], named["kind"], named["name"]) == ("v1", "Node", "b")
 
     watched(case)
 
@@ -258,7 +252,7 @@ def test_lines_that_come_or_go_with_a_node_name_their_warmimages() -> None:
 
 def test_many_changes_of_one_object_are_told_as_one_while_the_handlers_are_busy() -> None:
     async def case(world: World, told: Told) -> None:
-        async def slow(_events: list[dict[str, Any]]) -> None:
+        async def slow(_event: Event) -> None:
             await asyncio.sleep(5)
 
         told.answer = slow
@@ -267,9 +261,9 @@ def test_many_changes_of_one_object_are_told_as_one_while_the_handlers_are_busy(
             await asyncio.sleep(0.01)
         await asyncio.sleep(20)
         assert len(told.changes()) == 2
-        last = told.posts[-1][1][0]
+        (last,) = told.posts[-1][1].data["objects"]
         node = await world.admin.get(paths.node("a"))
-        assert last["data"]["resourceVersion"] == node["metadata"]["resourceVersion"]
+        assert last["resourceVersion"] == node["metadata"]["resourceVersion"]
 
     watched(case)
 
@@ -278,7 +272,7 @@ def test_no_key_is_lost_when_the_handlers_cannot_be_reached_for_a_while() -> Non
     async def case(world: World, told: Told) -> None:
         until = world.monotonic() + 60
 
-        async def down(_events: list[dict[str, Any]]) -> None:
+        async def down(_event: Event) -> None:
             if world.monotonic() < until:
                 raise TryLater("connection refused")
 
@@ -297,7 +291,7 @@ def test_repeats_wait_longer_and_longer_but_never_long() -> None:
     async def case(world: World, told: Told) -> None:
         tried: list[float] = []
 
-        async def down(_events: list[dict[str, Any]]) -> None:
+        async def down(_event: Event) -> None:
             tried.append(world.monotonic())
             raise TryLater("503", 3600)
 
@@ -313,7 +307,7 @@ def test_what_the_handlers_refuse_is_not_told_again() -> None:
     async def case(world: World, told: Told) -> None:
         tried = 0
 
-        async def refuse(_events: list[dict[str, Any]]) -> None:
+        async def refuse(_event: Event) -> None:
             nonlocal tried
             tried += 1
             raise Refused("400")
@@ -328,8 +322,8 @@ def test_what_the_handlers_refuse_is_not_told_again() -> None:
 
 def test_an_urgent_change_is_not_held_up_by_a_large_one_or_by_some_that_fail() -> None:
     async def case(world: World, told: Told) -> None:
-        async def slow(events: list[dict[str, Any]]) -> None:
-            names = {event["data"]["name"] for event in events}
+        async def slow(event: Event) -> None:
+            names = {one["name"] for one in event.data["objects"]}
             if "large" in names:
                 await asyncio.sleep(20)
             if any(name.startswith("bad") for name in names):
@@ -539,7 +533,7 @@ def test_a_server_that_ends_every_watch_at_once_is_not_asked_in_a_hot_loop() -> 
 
 def test_a_change_is_told_at_once_and_a_crowd_of_them_together() -> None:
     async def case(world: World, told: Told) -> None:
-        async def slowly(_events: list[dict[str, Any]]) -> None:
+        async def slowly(_event: Event) -> None:
             await asyncio.sleep(5)
 
         told.answer = slowly
@@ -548,9 +542,9 @@ def test_a_change_is_told_at_once_and_a_crowd_of_them_together() -> None:
             await world.add_warmimage(f"image-{number}")
             await asyncio.sleep(0.01)
         await asyncio.sleep(20)
-        told_changes = [(moment - 5, events) for moment, events in told.posts if events[0]["type"] == CHANGED]
+        told_changes = [(moment - 5, event) for moment, event in told.posts if event.type == CHANGED]
         assert told_changes[0][0] - began < 0.05
-        assert [len(events) for _, events in told_changes[:1]] == [1]
+        assert len(told_changes[0][1].data["objects"]) == 1
         # Two seconds of them: one at once, and then one request in 0.2 seconds as long as no more than four run.
         assert len(told_changes) <= 6
         assert len(told.changes()) == 200

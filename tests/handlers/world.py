@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import structlog
 
+from adapters.cloudevents import STRUCTURED, write_event
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes, NotFound
 from adapters.kubernetes.warmimage import warmimage_crd
@@ -25,11 +26,13 @@ from devcluster.apiserver import ApiServer, InProcessTransport
 from handlers.cluster import Cluster
 from handlers.configuration import Configuration, read_configuration
 from handlers.metrics import Metrics
+from handlers.posting import Post, judge
 from handlers.publishing import Publisher
 from handlers.settings import Settings
-from handlers.watch.run import judge, watch
+from handlers.watch.run import watch
 from handlers.web import build_web
 from tests.support.instant import instantly
+from warmhook.events import Event
 from warmhook.lines import desired_name
 from warmhook.ports import Object, Response
 from warmhook.reports import LineReport, report_name, report_patch
@@ -193,9 +196,8 @@ class World:
 
     async def changed(self, kind: str, name: str, **more: Any) -> httpx.Response:
         namespace = "" if kind == "Node" else "shop"
-        return await self.event(
-            "dev.warmhook.object.changed.v1", {"kind": kind, "namespace": namespace, "name": name, **more}
-        )
+        named = {"kind": kind, "namespace": namespace, "name": name, **more}
+        return await self.event("dev.warmhook.objects.changed.v1", {"objects": [named]})
 
     async def reported(self, *names: str) -> None:
         answer = await self.event("dev.warmhook.report.changed.v1", {"warmimages": [f"shop/{name}" for name in names]})
@@ -224,14 +226,15 @@ class World:
 
     # --- watching ----------------------------------------------------------------------------------------------------
 
-    async def post(self, content_type: str, body: bytes) -> None:
+    async def post(self, event: Event) -> None:
         """How `watch` reaches `web`."""
-        judge(await self.client.post("/events", content=body, headers={"content-type": content_type}), "/events")
+        headers = {"content-type": STRUCTURED}
+        judge(await self.client.post("/events", content=write_event(event), headers=headers), "/events")
 
     @asynccontextmanager
     async def watching(
         self,
-        post: Callable[[str, bytes], Awaitable[None]] | None = None,
+        post: Post | None = None,
         *,
         transport: InProcessTransport | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,

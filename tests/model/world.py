@@ -19,15 +19,16 @@ from typing import Any, Final
 
 import structlog
 
+from adapters.cloudevents import STRUCTURED, write_event
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.warmimage import warmimage_crd
 from adapters.kubernetes.warmpolicy import warmpolicy_crd
 from devcluster.apiserver import ApiServer
 from handlers.metrics import Metrics
+from handlers.posting import Refused, TryLater
 from handlers.settings import Settings
 from handlers.watch.run import watch
-from handlers.watch.telling import Refused, TryLater
 from handlers.web import build_web
 from nodeagent.agent import Agent
 from nodeagent.clock import Clock
@@ -37,6 +38,7 @@ from tests.model.history import EPOCH, Attempt, History, Image, Push, Spec
 from tests.model.programs import Connection, Network, Program
 from tests.model.senders import SECRET, attempts_of, configuration, request_of
 from tests.support.runtime import MemoryRuntime, digest_of
+from warmhook.events import Event, sync_event
 from warmhook.ports import Object
 from warmhook.warmimages import ObjectKey
 
@@ -47,7 +49,7 @@ NAMESPACE: Final = "warmhook-system"
 _MEMORY: Final = "/dev/shm" if Path("/dev/shm").is_dir() else None
 _SILENT = structlog.wrap_logger(None, processors=[], wrapper_class=structlog.make_filtering_bound_logger(50))
 _CRDS: Final = (warmimage_crd(), warmpolicy_crd())
-_SYNC: Final = b'{"specversion":"1.0","id":"s","source":"/test","type":"dev.warmhook.sync.v1","data":{}}'
+_SYNC: Final = sync_event(0, EPOCH)
 
 
 @dataclass(slots=True)
@@ -141,10 +143,11 @@ class World:
 
     # --- HTTP ---
 
-    async def _post(self, content_type: str, body: bytes) -> None:
+    async def _post(self, event: Event) -> None:
+        body = write_event(event)
         try:
             async with asyncio.timeout(30):
-                status, text = await self.request("/events", {"content-type": content_type}, body)
+                status, text = await self.request("/events", {"content-type": STRUCTURED}, body)
         except (ConnectionError, TimeoutError) as error:
             raise TryLater(str(error)) from error
         if status == 400:
@@ -173,7 +176,7 @@ class World:
         """One sync, however often it must be asked for."""
         while True:
             with contextlib.suppress(TryLater):
-                return await self._post("application/cloudevents+json", _SYNC)
+                return await self._post(_SYNC)
             await asyncio.sleep(1)
 
     # --- senders ---

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from warmhook.events import (
-    CHANGED,
     PUSHED,
     SKIP_REASONS,
     Event,
@@ -16,7 +15,6 @@ from warmhook.events import (
     push_time,
     pushed_event,
     pushed_id,
-    read_changed,
     read_pushed,
 )
 from warmhook.images import parse_reference
@@ -152,13 +150,6 @@ def test_malformed_push_is_refused_as_such(changes: dict[str, object]) -> None:
     data = {"image": "a.io/b:1", "source": "harbor"} | changes
     with pytest.raises(NotAnEvent):
         read_pushed(Event(PUSHED, "/", "1", NOON, data=data))
-
-
-@pytest.mark.parametrize("changes", [{"kind": []}, {"kind": "Pod"}, {"name": ""}, {"namespace": 5}, {"namespace": ""}])
-def test_malformed_change_is_refused_as_such(changes: dict[str, object]) -> None:
-    data = {"kind": "WarmImage", "namespace": "shop", "name": "web"} | changes
-    with pytest.raises(NotAnEvent):
-        read_changed(Event(CHANGED, "/", "1", NOON, data=data))
 
 
 def test_skip_reasons_are_slugs_that_name_one_thing_each() -> None:

@@ -1,0 +1,105 @@
+"""Coalesce requests that arrive side by side: while a few rounds run, the next gathers everything that comes.
+
+A Broker delivers each event by itself, and every round writes each node that differs once, whatever it is about. A
+request that comes alone waits for nobody, and what hangs in one round keeps no other item waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Generic, TypeAlias, TypeVar
+
+from adapters.kubernetes.client import Unavailable
+from warmhook.ports import Sleep
+
+__all__ = ["Coalescer", "Work"]
+
+Item = TypeVar("Item", bound=Hashable)
+Work: TypeAlias = Callable[[Mapping[Item, int]], Awaitable[Mapping[Item, Exception]]]
+"""Handle items, each with the highest resourceVersion that was named (0: none), and return the problems by item."""
+
+_GATHER_SECONDS: Final = 0.2
+"""While a round runs another begins so long after the last."""
+_ITEMS_MAX: Final = 500
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """An item that no round has taken."""
+
+    version: int
+    ended: asyncio.Future[Exception | None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    """What was wrong with it, if anything was."""
+
+
+class Coalescer(Generic[Item]):
+    """Handles items of one kind; each is in one round at a time."""
+
+    def __init__(self, name: str, work: Work[Item], *, at_once: int, seconds: float, sleep: Sleep) -> None:
+        """At most `at_once` rounds run, and each for at most `seconds`."""
+        self._name = name
+        self._work = work
+        self._at_once = at_once
+        self._seconds = seconds
+        self._sleep = sleep
+        self._waiting: dict[Item, _Waiting] = {}
+        self._running: set[Item] = set()
+        self._rounds: set[asyncio.Task[None]] = set()
+        self._gathering: asyncio.Task[None] | None = None
+
+    async def join(self, items: Mapping[Item, int]) -> None:
+        """Have items handled, each with the resourceVersion at which it changed, and wait until they are.
+
+        Raises a problem of one of them, if there is one that a repeat may solve such a one. A caller that no longer
+        waits stops nothing.
+        """
+        futures = []
+        for item, version in items.items():
+            waiting = self._waiting.setdefault(item, _Waiting(version))
+            waiting.version = max(waiting.version, version)
+            futures.append(waiting.ended)
+        if not futures:
+            return
+        self._begin()
+        await asyncio.wait(futures)
+        problems = [problem for future in futures if (problem := future.result()) is not None]
+        if problems:
+            raise next((it for it in problems if isinstance(it, Unavailable)), problems[0])
+
+    def _begin(self) -> None:
+        """Start a round if one may begin now."""
+        while len(self._rounds) < self._at_once and not (self._rounds and self._gathering):
+            free = [item for item in self._waiting if item not in self._running][:_ITEMS_MAX]
+            if not free:
+                return
+            taken = {item: self._waiting.pop(item) for item in free}
+            self._running.update(taken)
+            task = asyncio.create_task(self._round(taken), name=f"round of {self._name}")
+            self._rounds.add(task)
+            if self._gathering is None:
+                self._gathering = asyncio.create_task(self._gather(), name=f"gather {self._name}")
+
+    async def _gather(self) -> None:
+        await self._sleep(_GATHER_SECONDS)
+        self._gathering = None
+        self._begin()
+
+    async def _round(self, taken: Mapping[Item, _Waiting]) -> None:
+        problems: Mapping[Item, Exception] = dict.fromkeys(taken, Unavailable("the process is ending"))
+        try:
+            async with asyncio.timeout(self._seconds):
+                problems = await self._work({item: waiting.version for item, waiting in taken.items()})
+        except TimeoutError:
+            late = Unavailable("there was more to do than could be done in time", retry_after_seconds=1)
+            problems = dict.fromkeys(taken, late)
+        except Exception as error:
+            problems = dict.fromkeys(taken, error)
+        finally:
+            for item, waiting in taken.items():
+                waiting.ended.set_result(problems.get(item))
+            self._running.difference_update(taken)
+            if (task := asyncio.current_task()) is not None:
+                self._rounds.discard(task)
+        self._begin()

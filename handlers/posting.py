@@ -1,0 +1,100 @@
+"""Post CloudEvents to the handlers' `/events`, or to the sink that passes them on, one per request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+from adapters.cloudevents import STRUCTURED, write_event
+from handlers.settings import Settings
+from warmhook.events import Event
+
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = ["EVENTS_SECONDS", "SINK_SECONDS", "Post", "Refused", "TryLater", "judge", "open_post"]
+
+EVENTS_SECONDS: Final = 30.0
+"""How long a post to `/events` waits for its answer: handlers answer after 27 seconds at most."""
+SINK_SECONDS: Final = 270.0
+"""How long a post to a sink waits for its answer.
+
+A Knative Broker in memory answers when every subscriber has, repeats and dead letter included, and a connection that is
+closed before ends the repeats. So this is longer than all of them, which knative/overlays/knative/eventing.yaml sets,
+and shorter than the default interval between two syncs.
+"""
+_CONNECT_SECONDS: Final = 5.0
+
+
+class TryLater(Exception):
+    """The event was not taken now."""
+
+    def __init__(self, problem: str, retry_after_seconds: float | None = None) -> None:
+        super().__init__(problem)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class Refused(Exception):
+    """The event will never be taken."""
+
+
+Post = Callable[[Event], Awaitable[None]]
+"""Post one event. Raises `TryLater` or `Refused`."""
+
+
+@asynccontextmanager
+async def open_post(settings: Settings) -> AsyncIterator[Post]:
+    """A connection to the handlers' `/events`, or to the sink that passes events on to them.
+
+    Callers bound how many posts are under way.
+    """
+    # Imported here: a receiver without a sink posts nothing.
+    import httpx
+
+    url = settings.sink or settings.events_url
+    seconds = SINK_SECONDS if settings.sink else EVENTS_SECONDS
+    # Without user name and password, which may be in it.
+    shown = str(httpx.URL(url).copy_with(username=None, password=None))
+    # The sum is bounded below: httpx bounds each read by itself.
+    timeout = httpx.Timeout(None, connect=_CONNECT_SECONDS)
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+    async with httpx.AsyncClient(timeout=timeout, limits=limits) as client:
+
+        async def post(event: Event) -> None:
+            headers = {"content-type": STRUCTURED} | _authorization(settings)
+            body = write_event(event, settings.sink_extensions if settings.sink else {})
+            try:
+                async with asyncio.timeout(seconds):
+                    answer = await client.post(url, content=body, headers=headers)
+            except TimeoutError as error:
+                raise TryLater(f"{shown}: no answer within {seconds:g} seconds") from error
+            except httpx.HTTPError as error:
+                # The text of a time-out is empty.
+                raise TryLater(f"{shown}: {str(error) or type(error).__name__}") from error
+            judge(answer, shown)
+
+        yield post
+
+
+def _authorization(settings: Settings) -> dict[str, str]:
+    """The token is for our handlers, never for a Broker. Raises `TryLater`."""
+    if settings.events_token_file is None or settings.sink is not None:
+        return {}
+    try:
+        token = settings.events_token_file.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TryLater(f"WARMHOOK_EVENTS_TOKEN_FILE: {error}") from error
+    return {"authorization": f"Bearer {token}"}
+
+
+def judge(answer: httpx.Response, url: str) -> None:
+    """Nothing where the event was taken, else `Refused` or `TryLater`; `url` is for the message."""
+    if answer.status_code < 300:
+        return
+    problem = f"{url}: {answer.status_code} {answer.text[:200].strip()}".strip()
+    if answer.status_code in {400, 413, 415}:
+        raise Refused(problem)
+    wait = answer.headers.get("retry-after", "")
+    raise TryLater(problem, float(wait) if wait.isascii() and wait.isdigit() else None)
