@@ -22,7 +22,7 @@ from handlers.metrics import Metrics
 from handlers.patience import insist
 from handlers.publishing import Publisher
 from handlers.pushes import Accepted, Pushes
-from warmhook.events import Event, Pushed, Skip, SkipReason, pushed_event
+from warmhook.events import Pushed, Skip, SkipReason, pushed_event
 from warmhook.ports import Sleep
 
 __all__ = ["Answer", "Receiver"]
@@ -144,10 +144,13 @@ class Receiver:
         except BadBody as error:
             return Answer(error.status, f"{error}\n".encode(), "text/plain"), _Told("refused", error.reason)
         outcomes = configured.adapter.parse(decoded, source)
-        for outcome in outcomes:
-            if isinstance(outcome, Reply):
-                return Answer(200, outcome.body, outcome.media_type), _Told("skipped", "handshake")
-        return await self._accept(configured, outcomes, delivery.received)
+        answer, told = await self._accept(configured, outcomes, delivery.received)
+        replies = [outcome for outcome in outcomes if isinstance(outcome, Reply)]
+        if not replies or told.result == "unavailable":
+            return answer, told
+        # Pushes beside a handshake are pushes all the same.
+        told = told if told.images else _Told("skipped", "handshake")
+        return Answer(200, replies[0].body, replies[0].media_type), told
 
     async def _accept(
         self, configured: ConfiguredSource, outcomes: Sequence[Outcome], received: datetime
@@ -165,8 +168,8 @@ class Receiver:
             pairs = zip(allowed, events, strict=True)
             return await asyncio.gather(*(self._pushes.accept(pushed, event.id, received) for pushed, event in pairs))
 
-        # Side by side, because the sender waits: the Broker may fail or be slow, but never decides.
-        publishing = asyncio.create_task(self._publish(events), name="publish")
+        if self._publisher is not None:
+            self._publisher.publish(events)
         try:
             waits = max(_ACCEPT_SECONDS, configured.adapter.patience_seconds)
             results = await insist(accept, at_least_seconds=_ACCEPT_SECONDS, seconds=waits, sleep=self._sleep)
@@ -178,17 +181,11 @@ class Receiver:
             # Not what a sender can help, but what an operator will: a missing CRD or permission. So it stays queued.
             _log.error("push-refused", problem=str(error))
             return _later(), _Told("unavailable", f"api-server-{error.status}", images, ids)
-        finally:
-            await publishing
         if "accepted" in results:
             return Answer(202), _Told("accepted", "", images, ids)
         reason = next(iter([*results, *reasons]), "not-a-push")
         detail = next((skip.detail for skip in skips if skip.reason == reason), "")
         return Answer(202), _Told("skipped", reason, images, ids, detail)
-
-    async def _publish(self, events: Sequence[Event]) -> None:
-        if self._publisher is not None and events:
-            await self._publisher.publish(events)
 
 
 def _later() -> Answer:
