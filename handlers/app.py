@@ -19,6 +19,7 @@ from adapters.cloudevents import read_event
 from adapters.kubernetes.client import KubernetesError, Unavailable
 from handlers.admission import Admission
 from handlers.bodies import BadBody, Bodies
+from handlers.deadletters import DeadLetters
 from handlers.deliveries import read_delivery
 from handlers.events import HANDLED, Events
 from handlers.metrics import Metrics
@@ -64,6 +65,8 @@ def create_app(web: Web) -> Starlette:
         routes.append(Route("/webhooks/{source}", endpoints.handshake, methods=["OPTIONS"]))
     if "events" in web.settings.serve:
         routes.append(Route("/events", endpoints.events, methods=["POST"]))
+    if "dead-letters" in web.settings.serve:
+        routes.append(Route("/dead-letters", endpoints.dead_letter, methods=["POST"]))
     if "admission" in web.settings.serve:
         routes.append(Route("/admission/pods", web.admission.endpoint, methods=["POST"]))
     answers: dict[type[Exception], Callable[[Request, Exception], Response]] = {
@@ -84,6 +87,7 @@ class _Endpoints:
     def __init__(self, web: Web) -> None:
         self._web = web
         self._bodies = Bodies()
+        self._dead_letters = DeadLetters(web.metrics)
 
     async def alive(self, _request: Request) -> Response:
         # Settings are read and sockets open, or nobody could have asked. Never a question to the API server: while
@@ -137,6 +141,12 @@ class _Endpoints:
         finally:
             self._web.metrics.events.labels(event.type if event.type in HANDLED else "foreign", result).inc()
         return Response(status_code=204)
+
+    async def dead_letter(self, request: Request) -> Response:
+        # Read for its end: only the headers say something about it.
+        await self._bodies.read(request.stream())
+        self._dead_letters.take(dict(request.headers))
+        return Response(status_code=202)
 
     def _check_may_post(self, request: Request) -> None:
         settings = self._web.settings

@@ -25,6 +25,12 @@ class Metrics:
             registry=self._registry,
         )
         self.events = Counter("warmhook_events", "CloudEvents handled.", ["type", "result"], registry=self._registry)
+        self._dead_letters = Counter(
+            "warmhook_dead_letters",
+            "Events that no subscriber took, by the last status.",
+            ["type", "code"],
+            registry=self._registry,
+        )
         self.admissions = Counter(
             "warmhook_admissions",
             "AdmissionReviews answered, by what became of them and whether the Pod was given preferences.",
@@ -59,8 +65,12 @@ class Metrics:
         """One queued admission was `handled`, or `failed` and was dropped."""
         self._hints.labels(result).inc()
 
+    def count_dead_letter(self, kind: str, code: str) -> None:
+        """One event of a type was not taken by a subscriber that answered `code`."""
+        self._dead_letters.labels(kind, code).inc()
+
     def count_published(self, result: str) -> None:
-        """One event `published`, or one `failed`."""
+        """One event `published`, one `failed`, or one `dropped`."""
         self._published.labels(result).inc()
 
     def exposition(self) -> bytes:

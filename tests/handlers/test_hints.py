@@ -9,7 +9,7 @@ from dataclasses import replace
 import structlog
 
 from adapters.kubernetes.client import Unavailable
-from handlers.hints import QUEUE_MAX, Hints
+from handlers.hints import POSTS_MAX, QUEUE_MAX, Hints
 from tests.support.instant import instantly
 from warmhook.events import Event, admitted_event
 from warmhook.images import parse_reference
@@ -111,6 +111,40 @@ def test_what_cannot_be_handed_on_now_is_tried_again_and_then_dropped() -> None:
         await asyncio.wait({task})
         # The next Pod of that owner is another chance, at once.
         assert never.hints.add(event(1)) == "queued"
+
+    run(case)
+
+
+def test_a_broker_that_is_not_there_yet_costs_no_hint() -> None:
+    async def case() -> None:
+        loop = asyncio.get_running_loop()
+        queue = Queue(lambda _attempt: Unavailable("404") if loop.time() < 40 else None)
+        queue.hints.add(event(1))
+        await drained(queue)
+        assert queue.counted == ["handled"]
+
+    run(case)
+
+
+def test_one_post_that_hangs_holds_up_no_other() -> None:
+    async def case() -> None:
+        handed: list[Event] = []
+
+        async def hand_on(events: Sequence[Event]) -> None:
+            await asyncio.sleep(31.8 if events == [event(0)] else 0.01)
+            handed.extend(events)
+
+        loop = asyncio.get_running_loop()
+        hints = Hints(hand_on, monotonic=loop.time, sleep=asyncio.sleep, most=1, at_once=POSTS_MAX)
+        task = asyncio.create_task(hints.run(), name="hints")
+        for number in range(200):
+            hints.add(event(number))
+        await asyncio.sleep(1)
+        assert len(handed) == 199
+        await asyncio.sleep(32)
+        assert len(handed) == 200
+        task.cancel()
+        await asyncio.wait({task})
 
     run(case)
 

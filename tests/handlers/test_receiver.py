@@ -385,6 +385,42 @@ def test_a_handshake_gets_the_reply_that_it_needs() -> None:
     in_world(case, sources=sources)
 
 
+def test_a_push_beside_a_handshake_is_accepted_and_the_handshake_answered() -> None:
+    sources = f"sources:\n- {{name: acr, kind: acr, secret: {{env: HARBOR}}, allowedHosts: [{HOST}]}}\n"
+    common = {"subject": "", "eventTime": "2026-03-01T12:00:00Z", "dataVersion": "1", "topic": "/x"}
+    validation = {
+        **common,
+        "id": "1",
+        "eventType": "Microsoft.EventGrid.SubscriptionValidationEvent",
+        "data": {"validationCode": "0123"},
+    }
+    target = {"repository": "shop/app", "tag": "v1", "digest": DIGEST}
+    media_type = "application/vnd.oci.image.manifest.v1+json"
+    pushed = {
+        "id": "e",
+        "timestamp": "2026-03-01T12:00:00Z",
+        "action": "push",
+        "target": {**target, "mediaType": media_type},
+        "request": {"host": HOST},
+    }
+    push = {**common, "id": "2", "eventType": "Microsoft.ContainerRegistry.ImagePushed", "data": pushed}
+
+    async def case(world: World) -> None:
+        await world.add_policy()
+        for first, second in ((validation, push), (push, validation)):
+            headers = {"aeg-event-type": "SubscriptionValidation", "authorization": f"Bearer {SECRET}"}
+            world.faults.append(lambda method, _path: status(503) if method in ("POST", "PATCH") else None)
+            refused = await world.client.post("/webhooks/acr", json=[first, second], headers=headers)
+            assert refused.status_code in ({503} if not await world.warmimages() else {200})
+            world.faults.clear()
+            answer = await world.client.post("/webhooks/acr", json=[first, second], headers=headers)
+            assert (answer.status_code, answer.json()) == (200, {"validationResponse": "0123"})
+            assert list(await world.warmimages()) == [f"{HOST}/shop/app:v1"]
+        assert [line["result"] for line in deliveries()] == ["unavailable", "accepted", "skipped", "skipped"]
+
+    in_world(case, sources=sources)
+
+
 def test_a_configuration_names_its_sources() -> None:
     found = configuration(QUAY, {"HARBOR": "x"})
     assert sorted(found.sources) == ["events", "harbor", "quay"]

@@ -345,6 +345,55 @@ def test_an_urgent_change_is_not_held_up_by_a_large_one_or_by_some_that_fail() -
     watched(case)
 
 
+def delays() -> list[Any]:
+    """What was logged about events that were not taken."""
+    entries = structlog.get_config()["processors"][0].entries
+    return [entry for entry in entries if entry["event"] == "event-delayed"]
+
+
+@pytest.mark.parametrize(("seconds", "lines"), [(30, 1), (0.1, 0)])
+def test_a_single_failure_is_logged_if_it_took_long(seconds: float, lines: int) -> None:
+    async def case(world: World, told: Told) -> None:
+        async def fail_once(_event: Event) -> None:
+            told.answer = None
+            await asyncio.sleep(seconds)
+            raise TryLater("http://broker: ReadTimeout")
+
+        told.answer = fail_once
+        await world.add_nodes("c")
+        await asyncio.sleep(60)
+        assert [(line["problem"], line["seconds"]) for line in delays()] == [
+            ("http://broker: ReadTimeout", 30.0)
+        ] * lines
+        assert told.changes() == [("Node", "c", False)]
+
+    watched(case)
+
+
+def test_a_key_that_changes_while_its_event_is_overdue_is_sent_again_and_never_put_back_by_the_older_one() -> None:
+    async def case(world: World, told: Told) -> None:
+        posted: list[str] = []
+
+        async def first_hangs_and_fails(event: Event) -> None:
+            (named,) = event.data["objects"]
+            posted.append(named["resourceVersion"])
+            if len(posted) == 1:
+                await asyncio.sleep(20)
+                raise TryLater("no answer")
+
+        told.answer = first_hangs_and_fails
+        for number in range(2):
+            await world.admin.patch(paths.node("a"), {"metadata": {"labels": {"n": str(number)}}})
+            await asyncio.sleep(0.5)
+        await asyncio.sleep(2)
+        assert len(posted) == 2
+        await asyncio.sleep(40)
+        assert len(posted) == 2
+        assert len(told.changes()) == 1
+
+    watched(case)
+
+
 # --- errors of the watch ---------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,1 @@
+"""Tests of what passes between Warmhook and Knative."""
