@@ -10,8 +10,13 @@ from prometheus_client import CollectorRegistry
 
 from handlers.hints import QUEUE_MAX
 from handlers.metrics import Metrics as WebMetrics
+from handlers.posting import SINK_SECONDS
+from handlers.publishing import QUEUE_BYTES as PUBLISHED_BYTES
+from handlers.publishing import QUEUE_MAX as PUBLISHED_MAX
+from handlers.watch.dispatch import OVERDUE_MAX
 from nodeagent.metrics import Metrics as AgentMetrics
 from tests.manifests.rendered import BASE, KNATIVE, render
+from warmhook.events import CHANGES_MAX
 from warmhook.lines import MAX_BYTES, MAX_LINES
 from warmhook.placement import NODE_NAME_MAX
 from warmhook.ports import FailureReason
@@ -54,6 +59,10 @@ def test_every_reason_of_a_failure_is_explained() -> None:
 def test_the_limits_are_those_of_the_programs() -> None:
     assert f"{MAX_LINES}, and {MAX_BYTES // 1024} KiB" in OPERATIONS
     assert f"{QUEUE_MAX:,}; repeats" in OPERATIONS
+    assert f"| objects in one event | {CHANGES_MAX} |" in OPERATIONS
+    assert f"| events under way from `watch` | {OVERDUE_MAX};" in OPERATIONS
+    assert f"| {PUBLISHED_MAX:,} and {PUBLISHED_BYTES // 1024 // 1024} MiB;" in OPERATIONS
+    assert f"for longer than {SINK_SECONDS:.0f} seconds" in INSTALL
     assert f"{NODE_NAME_MAX} characters" in OPERATIONS
 
 
