@@ -39,8 +39,9 @@ _FIRST_WAIT_SECONDS: Final = 0.2
 _LONGEST_WAIT_SECONDS: Final = 5.0
 # From here on the log has said it often enough.
 _MOST_FAILURES: Final = 8
-# An answer that takes longer is worth a line.
+# An answer that takes longer is worth a line, once in so many seconds.
 _SLOW_SECONDS: Final = 5.0
+_SLOW_LOG_SECONDS: Final = 60.0
 
 
 @dataclass(slots=True, eq=False)
@@ -69,8 +70,8 @@ class Dispatcher:
     """Events in a row that were not taken."""
     _pause: float = 0.0
     """After the last of them, in seconds."""
-    _slow: bool = False
-    """Whether the last answer was slow."""
+    _slow_logged: float = float("-inf")
+    """When an answer that took long was last logged, on the monotonic clock."""
     _gathering: set[What] = field(default_factory=set)
     """For what it is waited whether more comes."""
     _gathered: bool = False
@@ -158,10 +159,8 @@ class Dispatcher:
         except TryLater as error:
             self._delayed(batch, error, self.monotonic() - began)
             return True
-        seconds = self.monotonic() - began
-        if seconds > _SLOW_SECONDS and not self._slow:
+        if self._is_slow(seconds := self.monotonic() - began):
             _log.warning("event-slow", about=batch.what, keys=len(batch.words), seconds=round(seconds, 1))
-        self._slow = seconds > _SLOW_SECONDS
         self._failures = 0
         return False
 
@@ -170,11 +169,18 @@ class Dispatcher:
         wait = min(_FIRST_WAIT_SECONDS * 2**self._failures, _LONGEST_WAIT_SECONDS) * self.rng.uniform(0.5, 1.0)
         self._pause = min(max(error.retry_after_seconds or 0.0, wait), _LONGEST_WAIT_SECONDS)
         self._failures = min(self._failures + 1, _MOST_FAILURES)
-        # One failure is an everyday thing, unless something waited for it.
-        if 1 < self._failures < _MOST_FAILURES or (self._failures == 1 and seconds > _SLOW_SECONDS):
+        # One failure is an everyday thing, unless it took long.
+        if 1 < self._failures < _MOST_FAILURES or (self._failures == 1 and self._is_slow(seconds)):
             _log.warning(
                 "event-delayed", about=batch.what, keys=len(batch.words), seconds=round(seconds, 1), problem=str(error)
             )
+
+    def _is_slow(self, seconds: float) -> bool:
+        """Whether an answer took long and none that did was logged lately."""
+        if seconds <= _SLOW_SECONDS or self.monotonic() - self._slow_logged < _SLOW_LOG_SECONDS:
+            return False
+        self._slow_logged = self.monotonic()
+        return True
 
     def _event(self, batch: Batch) -> Event:
         moment = self.now()

@@ -164,10 +164,10 @@ def test_requests_that_arrive_side_by_side_are_handled_in_common_rounds() -> Non
 @pytest.mark.parametrize("subscriber", [unavailable, hanging])
 def test_pushes_arrive_in_time_while_another_trigger_does_not_answer(subscriber: Any, kind: str) -> None:
     async def case(world: World, sink: Sink) -> None:
-        for number in range(1, 41):
+        for number in range(1, 17):
             await world.push(repository=f"shop/app{number}")
             assert await arrived(world, number) < 7
-            await asyncio.sleep(5)
+            await asyncio.sleep(15)
         assert sink.most_under_way <= OVERDUE_MAX + 6
         assert sink.buried == [] or subscriber is unavailable
 
@@ -176,7 +176,7 @@ def test_pushes_arrive_in_time_while_another_trigger_does_not_answer(subscriber:
 
 def test_with_the_recorded_subscriber_pushes_arrive_within_two_seconds() -> None:
     async def case(world: World, sink: Sink) -> None:
-        for number in range(1, 31):
+        for number in range(1, 16):
             await world.push(repository=f"shop/app{number}")
             assert await arrived(world, number) < 2
         assert sink.under_way > 0
@@ -216,14 +216,13 @@ def test_what_no_handler_takes_becomes_a_dead_letter_and_is_made_good_by_the_nex
     behind([], case)
 
 
-def test_an_event_that_is_late_is_logged_once() -> None:
+def test_events_that_are_late_are_logged_once_a_minute() -> None:
     async def case(world: World, _sink: Sink) -> None:
-        for number in range(4):
+        for number in range(8):
             await world.push(repository=f"shop/app{number}")
-            await asyncio.sleep(60)
+            await asyncio.sleep(30)
         lines = [entry for entry in structlog.get_config()["processors"][0].entries if entry["event"] == "event-slow"]
         assert lines[0]["about"] == "changes"
-        # Reports are answered at once meanwhile, so that the next late answer is worth another line.
         assert len(lines) <= 4
 
     behind([Trigger(unavailable, {"type": CHANGED}, RECORDED)], case)
