@@ -30,7 +30,7 @@ _CHANGES_GATHER_SECONDS: Final = 0.2
 """While an event is under way another is sent so long after the last: what comes in crowds is sent, read and written
 together, which costs the API server a fraction."""
 _GATHER_SECONDS_PER_OVERDUE: Final = 0.05
-"""The more events are overdue the longer others are gathered. If each took 270 seconds, 110 would be under way."""
+"""The more events are overdue the longer others are gathered. If each took 270 seconds, 140 would be under way."""
 _REPORTS_GATHER_SECONDS: Final = 0.3
 """From the first report to the event that names it: nodes report in crowds, and pushes come first."""
 _REPORT_SECONDS: Final = 1.0
