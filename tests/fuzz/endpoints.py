@@ -74,7 +74,7 @@ class _EmptyCluster:
 def build_app() -> Any:
     """`web` with a source of every kind that believes everybody, and `guarded`, which does not."""
     return build_web(
-        Settings(),
+        Settings(serve=Settings().serve | {"dead-letters"}),
         _configuration(),
         _EmptyCluster(),
         {"SECRET": "s3cret"},

@@ -248,6 +248,9 @@ def _endpoint_seeds() -> list[bytes]:
         "request": {"uid": "1", "operation": "CREATE", "namespace": "shop", "object": pod},
     }
     seeds.append(_written("POST /admission/pods", {"content-type": "application/json"}, json.dumps(review).encode()))
+    letter = {"ce-type": "t", "ce-knativeerrorcode": "503", "ce-knativeerrordata": "c29tZSB0ZXh0"}
+    letter["ce-knativeerrordest"] = "http://user:pass@a.example:80/in?access_token=x"
+    seeds.append(_written("POST /dead-letters", letter, b"{}"))
     return seeds + _event_seeds()
 
 
@@ -283,7 +286,7 @@ TARGETS: Final = {
     ),
     "endpoints": Target(
         ("handlers", "adapters.registries", "adapters.cloudevents", "warmhook"),
-        tuple(f"handlers/{name}.py" for name in ("app", "bodies", "handshake", "receiver", "events")),
+        tuple(f"handlers/{name}.py" for name in ("app", "bodies", "deadletters", "handshake", "receiver", "events")),
         _endpoint_seeds,
         _build_endpoints,
         _planted("handlers.receiver", "pushed_event", lambda _source, pushed, _received: "_" in pushed.image.tag),
