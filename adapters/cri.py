@@ -1,4 +1,4 @@
-"""How is a container runtime asked for its images? CRI v1 over gRPC, the only file of the programs that speaks it.
+"""Ask a container runtime for its images: CRI v1 over gRPC, the only file of the programs that speaks it.
 
 The API: https://github.com/kubernetes/cri-api/blob/master/pkg/apis/runtime/v1/api.proto.
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
 import grpc
@@ -16,9 +17,11 @@ import grpc.aio
 from cri_api.v1 import api_pb2 as cri
 from cri_api.v1.api_pb2_grpc import ImageServiceStub, RuntimeServiceStub
 
+from warmhook.platforms import platform_of
 from warmhook.ports import (
     Credentials,
     FailureReason,
+    ImageConfig,
     ImageFilesystem,
     PullFailed,
     Runtime,
@@ -31,6 +34,8 @@ __all__ = ["REASONS", "failure_reason", "harmless", "open_runtime"]
 # What kubelet allows; a list of thousands of images passes gRPC's 4 MiB.
 _RECEIVE_BYTES: Final = 16 * 1024 * 1024
 _QUERY_SECONDS: Final = 30
+# For one image of many: a runtime that hangs at one must not hold up the others for long.
+_CONFIG_SECONDS: Final = 10
 _REMOVE_SECONDS: Final = 120
 _MESSAGE_MAX: Final = 200
 
@@ -152,6 +157,18 @@ class _CriRuntime:
         answer = await self._ask(self._images.ImageStatus, request)
         return _image(answer.image) if answer.HasField("image") else None
 
+    async def config(self, reference: str) -> ImageConfig | None:
+        if not reference:
+            return None
+        request = cri.ImageStatusRequest(image=cri.ImageSpec(image=reference), verbose=True)
+        try:
+            answer = await self._images.ImageStatus(request, timeout=_CONFIG_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            if unreachable := self._unreachable(error):
+                raise unreachable from error
+            return None
+        return _config(answer.info) if answer.HasField("image") else None
+
     async def pull(self, reference: str, *, timeout_seconds: float, credentials: Credentials | None = None) -> str:
         request = cri.PullImageRequest(
             image=cri.ImageSpec(image=reference),
@@ -249,3 +266,17 @@ def _secrets(credentials: Credentials) -> tuple[str, ...]:
 
 def _image(image: Any) -> RuntimeImage:
     return RuntimeImage(image.id, tuple(image.repo_tags), tuple(image.repo_digests), image.size, image.pinned)
+
+
+def _config(info: Mapping[str, str]) -> ImageConfig:
+    """What `ImageStatusResponse.info` says. It is not specified: containerd and CRI-O put JSON under "info".
+
+    Both write the image's OCI configuration as `imageSpec`. CRI-O has no info at all of what is no container image.
+    """
+    try:
+        spec = json.loads(info["info"])["imageSpec"]
+        layers = (spec.get("rootfs") or {}).get("diff_ids") or ()
+        named = platform_of(str(spec.get("os") or ""), str(spec.get("architecture") or ""))
+        return ImageConfig(named, len(layers))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return ImageConfig()

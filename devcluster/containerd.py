@@ -1,4 +1,4 @@
-"""How is a real containerd run beside the machine's own? With its own root, state and socket; it needs root."""
+"""Run a real containerd beside the machine's own, with its own root, state and socket; it needs root."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ __all__ = ["BOOTED", "command", "missing", "prepare", "socket_of", "unmount"]
 BOOTED: Final = "containerd successfully booted"
 """What it logs once its sockets answer."""
 
+# In the form of containerd 1.x, which 2.x reads as well.
 # Neither CNI nor the pause image is needed for images; kernel set-up and other plugins only cost start time.
 _CONFIG: Final = """\
 version = 2
@@ -56,9 +57,9 @@ def prepare(root: Path, *, snapshotter: str = "overlayfs", discard_unpacked_laye
     (root / "config.toml").write_text(_CONFIG.format(root=root, snapshotter=snapshotter, discard=discard))
 
 
-def command(root: Path) -> tuple[str, ...]:
-    """Runs the one that was prepared at `root`."""
-    return ("containerd", "--config", str(root / "config.toml"))
+def command(root: Path, program: str = "containerd") -> tuple[str, ...]:
+    """Runs the one that was prepared at `root`; `program` is a name or a path."""
+    return (program, "--config", str(root / "config.toml"))
 
 
 def socket_of(root: Path) -> Path:

@@ -1,21 +1,21 @@
-"""What does the cluster know of its nodes before anything runs on them? Node objects as a kubelet registers them."""
+"""Make the Node objects that a kubelet registers, before anything runs on the nodes."""
 
 from __future__ import annotations
 
 import platform
 from typing import Final
 
+from warmhook.platforms import platform_of
 from warmhook.ports import Object
 
 __all__ = ["architecture", "node_object"]
 
-_ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 _ZONES: Final = "abc"
 
 
 def architecture() -> str:
     """This machine's, as images and nodes name it."""
-    return _ARCHITECTURES.get(platform.machine(), platform.machine())
+    return platform_of(platform.system(), platform.machine()).architecture
 
 
 def node_object(name: str, number: int, *, runtime: str) -> Object:

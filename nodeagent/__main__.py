@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 import signal
 import sys
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from nodeagent.clock import real_clock
 from nodeagent.metrics import Metrics, PortInUse, serve_metrics
 from nodeagent.settings import Settings, read_settings
 from warmhook import __version__
+from warmhook.platforms import platform_of
 
 
 def main(environ: Mapping[str, str] = os.environ) -> int:
@@ -45,7 +47,16 @@ async def _run(settings: Settings, metrics: Metrics) -> None:
         open_runtime(settings.runtime_endpoint) as runtime,
     ):
         log = structlog.get_logger()
-        await Agent(settings, Kubernetes(transport), runtime, clock=real_clock(), log=log, metrics=metrics).run(stop)
+        agent = Agent(
+            settings,
+            Kubernetes(transport),
+            runtime,
+            clock=real_clock(),
+            log=log,
+            metrics=metrics,
+            platform=platform_of(platform.system(), platform.machine()),
+        )
+        await agent.run(stop)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from nodeagent.settings import Settings
 from nodeagent.state import State, StateFile
 from nodeagent.trouble import Trouble
 from warmhook.outstanding import ImagePull
+from warmhook.platforms import Platform
 from warmhook.ports import Runtime, RuntimeUnreachable
 from warmhook.reports import LineReport, clean_message
 
@@ -41,15 +42,16 @@ class Agent:
         clock: Clock,
         log: FilteringBoundLogger,
         metrics: Metrics,
+        platform: Platform,
         offload: Callable[..., Awaitable[Any]] = asyncio.to_thread,
     ) -> None:
-        """`offload` calls a function that waits for the disk, and its arguments, beside the loop."""
+        """`platform` is the node's; `offload` calls a function that waits for the disk, outside the loop."""
         self._settings, self._kubernetes, self._runtime = settings, kubernetes, runtime
         self._clock, self._log, self._metrics, self._offload = clock, log, metrics, offload
         self._file = StateFile(settings.state_dir, settings.node, log)
         state = self._file.load()
         self._desired = Desired(state.resource_version, state.lines)
-        self._ledger = Ledger(clock, state.pulled)
+        self._ledger = Ledger(clock, platform, state.pulled, state.not_runnable)
         self._ledger.take_lines(state.lines)
         self._reporter = Reporter(kubernetes, settings.namespace, settings.node, clock, log)
         self._runtime_trouble = Trouble(log, clock, "runtime-unreachable")
@@ -138,6 +140,8 @@ class Agent:
         async with self._checking:
             try:
                 images = await self._runtime.images()
+                # All of them before any is judged, so that nothing warm is called anything else in between.
+                configs = {it: await self._runtime.config(it) for it in sorted(self._ledger.unjudged(images))}
                 if not self._ledger.asked:
                     self._log.info("runtime", version=await self._runtime.version(), images=len(images))
             except RuntimeUnreachable as error:
@@ -150,7 +154,7 @@ class Agent:
                 self._changed()
                 return False
             self._runtime_trouble.over()
-            for image in self._ledger.take_images(images):
+            for image in self._ledger.take_images(images, configs):
                 self._log.warning(
                     "image-removed", image=image, hint="removed by another program; kubelet when disk is low"
                 )
@@ -185,13 +189,17 @@ class Agent:
             if failure is None:
                 digests = ",".join(self._ledger.pull_succeeded(pull, before))
                 image = self._ledger.images.get(pull.image)
+                unusable = self._ledger.unusable(pull.image)
                 if image is None:
                     failure = Failure("RuntimeError", "the runtime has pulled the image and does not list it")
+                elif unusable is not None:
+                    failure = Failure(unusable.reason, unusable.message)
                 elif image.id not in {it.id for it in before.values()}:
                     size_bytes = image.size_bytes
             else:
                 self._ledger.pull_failed(pull, failure.reason, failure.message)
-                if failure.unreachable:
+                # What could not be unpacked may have taken the name of what could.
+                if failure.unreachable or failure.reason == "NotRunnable":
                     self._check_wake.set()
             result = "failed" if failure else "pulled"
             reason, message = (failure.reason, failure.message) if failure else ("", "")
@@ -235,7 +243,8 @@ class Agent:
             await self._save()
 
     async def _save(self) -> None:
-        state = State(self._desired.resource_version, dict(self._desired.data), dict(self._ledger.pulled))
+        ledger, desired = self._ledger, self._desired
+        state = State(desired.resource_version, dict(desired.data), dict(ledger.pulled), dict(ledger.not_runnable))
         if state == self._saved:
             return
         try:

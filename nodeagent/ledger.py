@@ -1,4 +1,4 @@
-"""What does the agent know at this moment? Lines, images, pulls and how they went: one owner, no waiting, no I/O."""
+"""Keep what the agent knows at this moment: lines, images, pulls and how they went. No waiting, no I/O."""
 
 from __future__ import annotations
 
@@ -19,11 +19,22 @@ from warmhook.outstanding import (
     next_due,
     next_pulls,
 )
-from warmhook.ports import FailureReason, RuntimeImage
+from warmhook.platforms import Platform
+from warmhook.ports import FailureReason, ImageConfig, RuntimeImage
 from warmhook.reports import LineReport
 from warmhook.times import format_time
 from warmhook.wanted import Wanted, take_lines
-from warmhook.warmth import Images, brought, images_by_name, is_warm, moved_to
+from warmhook.warmth import (
+    NO_DIGEST,
+    UNTOLD,
+    Images,
+    Unusable,
+    brought,
+    images_by_name,
+    is_warm,
+    moved_to,
+    unusable,
+)
 
 __all__ = ["Changes", "Ledger"]
 
@@ -42,10 +53,14 @@ class Changes:
 class Ledger:
     """All that is known; every question about it is answered from here."""
 
-    def __init__(self, clock: Clock, pulled: Mapping[str, str]) -> None:
-        self._clock = clock
+    def __init__(
+        self, clock: Clock, platform: Platform, pulled: Mapping[str, str], not_runnable: Mapping[str, str]
+    ) -> None:
+        self._clock, self._platform = clock, platform
         self.pulled = dict(pulled)
         """Version to the digest its pull brought; outlives the agent."""
+        self.not_runnable = dict(not_runnable)
+        """Version to the message of a pull that failed as NotRunnable, until one succeeds; outlives the agent."""
         self.lines: dict[str, Wanted] = {}
         self.malformed: Mapping[str, str] = {}
         self.running: dict[str, ImagePull] = {}
@@ -55,6 +70,10 @@ class Ledger:
         self._surplus: Mapping[str, Wanted] = {}
         self._attempts: dict[str, Attempts] = {}
         self._images: Images | None = None
+        self._unusable: dict[str, Unusable | None] = {}
+        """By image ID, of listed images that lines name; a configuration never changes under one ID."""
+        self._untold: set[str] = set()
+        """IDs of the images of which the runtime could not say what they are; it is asked again."""
         self._unreachable = ""
         self._current = False
         self._warm: set[str] = set()
@@ -69,7 +88,14 @@ class Ledger:
         self.malformed = taken.malformed
         versions = {wanted.version for wanted in (*taken.lines.values(), *taken.surplus.values())}
         self.pulled = {version: digest for version, digest in self.pulled.items() if version in versions}
+        self.not_runnable = {version: why for version, why in self.not_runnable.items() if version in versions}
         self._attempts = {version: attempts for version, attempts in self._attempts.items() if version in versions}
+        for wanted in self.lines.values():
+            if wanted.version in self.not_runnable and wanted.version not in self._attempts:
+                # Known from before the agent's start: failed already, and tried at once.
+                failed = wanted.line.pull.backoff_limit + 1
+                message = self.not_runnable[wanted.version]
+                self._attempts[wanted.version] = Attempts(failed, 0.0, "NotRunnable", message)
         changed = sum(1 for key, it in taken.lines.items() if key in before and before[key].version != it.version)
         changes = Changes(
             len(taken.lines.keys() - before.keys()), changed, len(before.keys() - taken.lines.keys()), news
@@ -86,9 +112,23 @@ class Ledger:
 
     # --- what the runtime has ---
 
-    def take_images(self, images: Iterable[RuntimeImage]) -> list[str]:
-        """What the runtime lists now. Returns the images that were removed behind the agent's back."""
+    def unjudged(self, images: Iterable[RuntimeImage]) -> set[str]:
+        """IDs of listed images that lines name and whose configuration is not known yet."""
+        named = {wanted.line.image for wanted in self.lines.values()}
+        listed = {image.id for image in images if not named.isdisjoint((*image.tags, *image.digests))}
+        return listed - self._unusable.keys()
+
+    def take_images(self, images: Iterable[RuntimeImage], configs: Mapping[str, ImageConfig | None]) -> list[str]:
+        """What the runtime lists now, and the configurations of those that were `unjudged`, by ID.
+
+        Returns the images that were removed behind the agent's back.
+        """
         self._images, self._unreachable, self.asked, self._current = images_by_name(images), "", True, True
+        listed = {image.id for image in self._images.values()}
+        told = {image_id: config for image_id, config in configs.items() if config is not None}
+        judged = self._unusable | {image_id: unusable(config, self._platform) for image_id, config in told.items()}
+        self._unusable = {image_id: why for image_id, why in judged.items() if image_id in listed}
+        self._untold = set(configs) - told.keys()
         now, removed = self._clock.monotonic(), []
         for wanted in self.lines.values():
             if wanted.version in self._warm and wanted.line.image not in self._images:
@@ -108,6 +148,15 @@ class Ledger:
     def images(self) -> Images:
         """What the runtime listed last; nothing while it does not answer."""
         return self._images or {}
+
+    def unusable(self, name: str) -> Unusable | None:
+        """Why nothing can run from the image that the runtime lists under this name; `None` where something can."""
+        image = self.images.get(name)
+        if image is None:
+            return None
+        if image.id in self._untold:
+            return UNTOLD
+        return self._unusable.get(image.id) or (None if image.digests else NO_DIGEST)
 
     # --- pulls ---
 
@@ -137,10 +186,15 @@ class Ledger:
         """
         of = self._of(pull)
         digests = {it.version: brought(pull.image, before, self.images, it.line.digest) for it in of}
+        why = self.unusable(pull.image)
         if pull.image in self.images:
             self.pulled |= digests
+        if why is None:
+            self.not_runnable = {version: it for version, it in self.not_runnable.items() if version not in digests}
         self._judge()
-        self._fail(pull, "RuntimeError", "the runtime has pulled the image and does not list it in this version")
+        if why is None:
+            why = Unusable("RuntimeError", "the runtime has pulled the image and does not list it in this version")
+        self._fail(pull, why.reason, why.message)
         return sorted(filter(None, set(digests.values())))
 
     def pull_failed(self, pull: ImagePull, reason: FailureReason, message: str) -> None:
@@ -153,8 +207,10 @@ class Ledger:
 
     # --- what to say ---
 
-    def reports(self) -> dict[str, LineReport]:
-        """What is to be said of every line, by key."""
+    def reports(self) -> dict[str, LineReport] | None:
+        """What is to be said of every line, by key; `None` while a listed image of new lines was not judged yet."""
+        if self._images is not None and self.unjudged(self._images.values()) - self._untold:
+            return None
         said = {key: self._report(wanted) for key, wanted in self.lines.items()}
         for key, wanted in self._surplus.items():
             message = f"the agent takes {MAX_LINES} lines of the highest priority"
@@ -178,14 +234,12 @@ class Ledger:
             self._warm = set()
             return
         images = self._images
-        # containerd goes on listing what it could not unpack, so presence alone does not outweigh that verdict.
-        unrunnable = {
-            version for version, it in self._attempts.items() if it.reason == "NotRunnable"
-        } - self.pulled.keys()
+        usable = {image_id for image_id, why in self._unusable.items() if why is None}
+        # An image of the same ID may be whole, so presence does not outweigh what the line's own pull said.
         self._warm = {
             it.version
             for it in self.lines.values()
-            if it.version not in unrunnable and is_warm(it, images, self.pulled)
+            if it.version not in self.not_runnable and is_warm(it, images, usable, self.pulled)
         }
         for version in self._warm & self._attempts.keys():
             self._attempts[version] = Attempts(removed_at=self._attempts[version].removed_at)
@@ -196,6 +250,8 @@ class Ledger:
             if wanted.version not in self._warm:
                 known = self._attempts.get(wanted.version, NONE_YET)
                 self._attempts[wanted.version] = after_failure(known, wanted, reason, message, now, random)
+                if reason == "NotRunnable":
+                    self.not_runnable[wanted.version] = message
 
     def _of(self, pull: ImagePull) -> list[Wanted]:
         """The lines that were wanted when the pull began and still are, in the same version."""

@@ -1,4 +1,4 @@
-"""What does an agent remember on disk? The lines it last knew and what pulls brought."""
+"""Remember on disk what outlives an agent: the lines it last knew and how their pulls went."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ class State:
     """Key to encoded line, as they were read."""
     pulled: Mapping[str, str] = field(default_factory=dict)
     """Version of a line to the digest that its pull brought."""
+    not_runnable: Mapping[str, str] = field(default_factory=dict)
+    """Version of a line whose last completed pull brought what cannot run, to the runtime's message."""
 
 
 class StateFile:
@@ -65,6 +67,7 @@ class StateFile:
             "resourceVersion": state.resource_version,
             "lines": dict(state.lines),
             "pulled": dict(state.pulled),
+            "notRunnable": dict(state.not_runnable),
         }
         unfinished = self._path.with_suffix(".tmp")
         with unfinished.open("w", encoding="utf-8") as file:
@@ -86,7 +89,11 @@ class StateFile:
             raise ValueError(f"format {fields['format']!r}, this agent writes {_FORMAT}")
         if fields["node"] != self._node:
             raise ValueError(f"of node {fields['node']!r}, this is {self._node!r}")
-        lines, pulled = dict(fields["lines"]), dict(fields["pulled"])
-        if not all(isinstance(text, str) for text in (*lines, *lines.values(), *pulled, *pulled.values())):
-            raise ValueError("a line or digest is no text")
-        return State(int(fields["resourceVersion"]), lines, pulled)
+        resource_version = fields["resourceVersion"]
+        # JSON as Python reads it has numbers like 1e999, which no int can hold.
+        if not isinstance(resource_version, int) or resource_version < 0:
+            raise ValueError(f"resourceVersion {resource_version!r} is no number of a version")
+        texts = [dict(fields["lines"]), dict(fields["pulled"]), dict(fields.get("notRunnable", {}))]
+        if not all(isinstance(text, str) for each in texts for pair in each.items() for text in pair):
+            raise ValueError("a line, digest or message is no text")
+        return State(resource_version, *texts)

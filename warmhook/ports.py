@@ -11,9 +11,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol, TypeAlias
 
+from warmhook.platforms import Platform
+
 __all__ = [
     "Credentials",
     "FailureReason",
+    "ImageConfig",
     "ImageFilesystem",
     "Json",
     "Object",
@@ -144,6 +147,15 @@ class RuntimeImage:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageConfig:
+    """What the configuration of an image says, as the runtime has read it."""
+
+    platform: Platform = field(default_factory=Platform)
+    layers: int = 0
+    """Layers of the root file system; 0 for what is no container image: a chart, a signature, another artefact."""
+
+
+@dataclass(frozen=True, slots=True)
 class ImageFilesystem:
     """Where the runtime keeps images."""
 
@@ -174,6 +186,10 @@ class Runtime(Protocol):
 
     async def image(self, reference: str) -> RuntimeImage | None:
         """One image by tag, digest or ID; `None` where the runtime does not have it."""
+        ...
+
+    async def config(self, reference: str) -> ImageConfig | None:
+        """The configuration of one image by tag, digest or ID; `None` where the runtime cannot say."""
         ...
 
     async def pull(self, reference: str, *, timeout_seconds: float, credentials: Credentials | None = None) -> str:

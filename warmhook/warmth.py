@@ -1,16 +1,29 @@
-"""Is a line warm? What the runtime lists, held against what the line expects."""
+"""Judge whether a line is warm: what the runtime lists, held against what the line expects."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TypeAlias
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, TypeAlias
 
 from warmhook.images import parse_reference
 from warmhook.lines import Line
-from warmhook.ports import RuntimeImage
+from warmhook.platforms import Platform, runs_on
+from warmhook.ports import FailureReason, ImageConfig, RuntimeImage
 from warmhook.wanted import Wanted
 
-__all__ = ["Images", "Pulled", "brought", "images_by_name", "is_warm", "moved_to"]
+__all__ = [
+    "NO_DIGEST",
+    "UNTOLD",
+    "Images",
+    "Pulled",
+    "Unusable",
+    "brought",
+    "images_by_name",
+    "is_warm",
+    "moved_to",
+    "unusable",
+]
 
 Images: TypeAlias = Mapping[str, RuntimeImage]
 """What the runtime lists, under every name it lists: `host/repository:tag` and `host/repository@digest`."""
@@ -18,16 +31,47 @@ Pulled: TypeAlias = Mapping[str, str]
 """Version of a line to the digest that a pull brought since that version was first seen; empty where none was told."""
 
 
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """Why no container of the node can be made from an image that the runtime lists."""
+
+    reason: FailureReason
+    message: str
+
+
+# containerd 1.6 goes on listing what it could not unpack, by tag and without a digest.
+NO_DIGEST: Final = Unusable("RuntimeError", "the runtime lists the image without a digest, so it is perhaps not whole")
+
+UNTOLD: Final = Unusable("RuntimeError", "the runtime does not say what kind of image this is")
+
+
+def unusable(config: ImageConfig, node: Platform) -> Unusable | None:
+    """What keeps a node of this platform from running an image with this configuration; `None`: nothing.
+
+    containerd 1.7 and later and CRI-O pull charts, signatures and images of other platforms without an error.
+    """
+    if not config.layers:
+        return Unusable("NotRunnable", "no container image, it has no root file system: a chart or another artefact?")
+    if not runs_on(config.platform, node):
+        return Unusable("PlatformMissing", f"the image is for {config.platform}, this node is {node}")
+    return None
+
+
 def images_by_name(images: Iterable[RuntimeImage]) -> dict[str, RuntimeImage]:
     """The runtime's answer as `Images`."""
     return {name: image for image in images for name in (*image.tags, *image.digests)}
 
 
-def is_warm(wanted: Wanted, images: Images, pulled: Pulled) -> bool:
-    """Whether a Pod that names the line's image would find it, in the expected version, without a pull."""
+def is_warm(wanted: Wanted, images: Images, usable: Collection[str], pulled: Pulled) -> bool:
+    """Whether a Pod that names the line's image would find it, in the expected version, without a pull.
+
+    `usable` are the IDs of images that were found to run on the node.
+    """
     line, version = wanted.line, wanted.version
     image = images.get(line.image)
-    if image is None or (_wants_a_pull(line) and version not in pulled):
+    if image is None or not image.digests or image.id not in usable:
+        return False
+    if _wants_a_pull(line) and version not in pulled:
         return False
     # Only a line that names a digest expects one. Where the tag has moved since, what its pull brought is right.
     expected = line.digest and (pulled.get(version) or line.digest)

@@ -1,4 +1,4 @@
-"""How is the runtime served? CRI v1 on a unix socket: the image service, and as much of the other as probes ask.
+"""Serve the runtime: CRI v1 on a unix socket, the image service and as much of the other as probes ask.
 
 What it answers is what containerd 1.6 answers; `tests/contract/test_runtime.py` runs on both.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -68,9 +69,12 @@ class _Images:
         return cri.ListImagesResponse(images=[_image(image) for image in self.store.images()])
 
     async def status(self, request: Any, _: object) -> Any:
-        """One image; an empty answer where there is none, whatever was asked for."""
+        """One image, with its configuration if that is wanted; an empty answer where there is none."""
         found = self.store.find(request.image.image)
-        return cri.ImageStatusResponse(image=_image(found) if found else None)
+        if found is None:
+            return cri.ImageStatusResponse()
+        info = {"info": _info(self.store.blob(found.id).read_bytes())} if request.verbose else {}
+        return cri.ImageStatusResponse(image=_image(found), info=info)
 
     async def pull(self, request: Any, context: Any) -> Any:
         """Pull, or fail as containerd does. A cancelled call stops the download."""
@@ -172,6 +176,15 @@ def _prepared(socket: Path, root: Path) -> Store:
 
 def _image(image: StoredImage) -> Any:
     return cri.Image(id=image.id, repo_tags=image.tags, repo_digests=image.digests, size=image.size_bytes)
+
+
+def _info(config: bytes) -> str:
+    """What containerd's `imageStatus` makes of a configuration: fields that it does not know are left out."""
+    content = json.loads(config)
+    fields = content if isinstance(content, dict) else {}
+    rootfs = fields.get("rootfs") or {"type": "", "diff_ids": None}
+    spec = {"architecture": fields.get("architecture", ""), "os": fields.get("os", ""), "rootfs": rootfs}
+    return json.dumps({"imageSpec": spec})
 
 
 async def _abort(context: Any, code: str, text: str) -> Never:

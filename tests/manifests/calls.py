@@ -24,6 +24,7 @@ from nodeagent.metrics import Metrics
 from nodeagent.settings import Settings
 from tests.handlers.world import DIGEST, HOST, NAMESPACE, POLICIES, World, in_world
 from tests.support.runtime import MemoryRuntime
+from warmhook.platforms import Platform
 from warmhook.ports import Json, Object, Response, Stream
 
 __all__ = ["Call", "record", "requested"]
@@ -183,6 +184,7 @@ def _agent(world: World, node: str, transport: Any, folder: Path) -> Agent:
         clock=Clock(world.now, world.monotonic, asyncio.sleep, Random(1).random),
         log=structlog.get_logger(),
         metrics=Metrics(),
+        platform=Platform("linux", "amd64"),
         offload=here,
     )
 

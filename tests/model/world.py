@@ -39,6 +39,7 @@ from tests.model.programs import Connection, Network, Program
 from tests.model.senders import SECRET, attempts_of, configuration, request_of
 from tests.support.runtime import MemoryRuntime, digest_of
 from warmhook.events import Event, sync_event
+from warmhook.platforms import Platform
 from warmhook.ports import Object
 from warmhook.warmimages import ObjectKey
 
@@ -138,7 +139,14 @@ class World:
         settings = AgentSettings(node, NAMESPACE, state_dir=self.folder / node)
         runtime = self.runtimes.setdefault(node, MemoryRuntime(self.registry))
         return Agent(
-            settings, Kubernetes(connection), runtime, clock=clock, log=_SILENT, metrics=AgentMetrics(), offload=here
+            settings,
+            Kubernetes(connection),
+            runtime,
+            clock=clock,
+            log=_SILENT,
+            metrics=AgentMetrics(),
+            platform=Platform("linux", "amd64"),
+            offload=here,
         )
 
     # --- HTTP ---

@@ -1,9 +1,10 @@
-"""How do tests get a real containerd? One per call, with its own root, state and socket, gone afterwards."""
+"""Give tests a real containerd: one per call, with its own root, state and socket, gone afterwards."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import signal
 import tempfile
@@ -17,6 +18,8 @@ from tests.real.programs import eventually, need, stop
 from warmhook.ports import RuntimeUnreachable
 
 __all__ = ["Containerd", "start_containerd"]
+
+_PROGRAM = os.environ.get("WARMHOOK_TEST_CONTAINERD") or "containerd"
 
 
 @dataclass(slots=True)
@@ -49,7 +52,7 @@ class Containerd:
         """Start it and wait until its CRI answers."""
         with (self.root / "log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *command(self.root), stdout=log, stderr=log, start_new_session=True
+                *command(self.root, _PROGRAM), stdout=log, stderr=log, start_new_session=True
             )
         await eventually(self._answers, what=f"containerd's CRI answers; its log: {self.log()[-2000:]}", seconds=30)
 
@@ -87,7 +90,7 @@ async def start_containerd(
 
     `parent` is where its folder is made: another file system, for tests of full disks.
     """
-    need("containerd", "containerd", root=True)
+    need("containerd", _PROGRAM, root=True)
     root = Path(tempfile.mkdtemp(prefix="wh", dir=parent))
     prepare(root, snapshotter=snapshotter, discard_unpacked_layers=discard_unpacked_layers)
     containerd = Containerd(root)

@@ -25,6 +25,7 @@ from nodeagent.metrics import Metrics
 from nodeagent.settings import Settings
 from tests.support.runtime import MemoryRuntime
 from warmhook.lines import Line, desired_name, node_patch
+from warmhook.platforms import Platform
 from warmhook.ports import Object, Response, Runtime, Unreachable
 from warmhook.reports import Report, read_report, report_name
 
@@ -111,6 +112,7 @@ class Bench:
             clock=self.clock(),
             log=log,
             metrics=self.metrics,
+            platform=Platform("linux", "amd64"),
             offload=here,
         )
 

@@ -8,9 +8,11 @@ from collections import defaultdict, deque
 from dataclasses import dataclass, field
 
 from warmhook.images import parse_reference
+from warmhook.platforms import Platform
 from warmhook.ports import (
     Credentials,
     FailureReason,
+    ImageConfig,
     ImageFilesystem,
     PullFailed,
     RuntimeImage,
@@ -18,6 +20,8 @@ from warmhook.ports import (
 )
 
 __all__ = ["MemoryRuntime", "digest_of"]
+
+_RUNNABLE = ImageConfig(Platform("linux", "amd64"), layers=1)
 
 
 def digest_of(content: str) -> str:
@@ -37,6 +41,10 @@ class MemoryRuntime:
     """What the next pulls of a reference raise."""
     listed: dict[str, str] = field(default_factory=dict)
     """Name to image ID."""
+    configs: dict[str, ImageConfig | None] = field(default_factory=dict)
+    """By digest, of what is not an image of one layer for linux/amd64; `None`: the runtime cannot say."""
+    config_reads: int = 0
+    """How often a configuration was asked for."""
     pulls: list[str] = field(default_factory=list)
     """Every pull that began, in order."""
     cancelled: list[str] = field(default_factory=list)
@@ -91,6 +99,14 @@ class MemoryRuntime:
     async def image(self, reference: str) -> RuntimeImage | None:
         wanted = self.listed.get(reference, reference)
         return next((image for image in await self.images() if image.id == wanted), None)
+
+    async def config(self, reference: str) -> ImageConfig | None:
+        image = await self.image(reference)
+        self.config_reads += 1
+        if image is None:
+            return None
+        digests = [name.rpartition("@")[2] for name in image.digests]
+        return next((self.configs[digest] for digest in digests if digest in self.configs), _RUNNABLE)
 
     async def pull(self, reference: str, *, timeout_seconds: float, credentials: Credentials | None = None) -> str:
         self._answer()

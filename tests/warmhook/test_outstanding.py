@@ -168,6 +168,8 @@ def test_what_is_said_of_a_line() -> None:
 
 # --- warmth ---
 
+RUNNABLE = frozenset({"id"})
+
 
 def listed(*digests: str, tags: tuple[str, ...] = (IMAGE,)) -> dict[str, RuntimeImage]:
     return images_by_name([RuntimeImage("id", tags, tuple(f"{NAME}@{digest}" for digest in digests))])
@@ -175,51 +177,63 @@ def listed(*digests: str, tags: tuple[str, ...] = (IMAGE,)) -> dict[str, Runtime
 
 def test_a_line_with_a_digest_is_warm_when_its_image_has_it() -> None:
     it = wanted(a_line(digest=ONE))
-    assert is_warm(it, listed(TWO, ONE), {})
-    assert not is_warm(it, listed(TWO), {})
-    assert not is_warm(it, listed(), {})
-    assert not is_warm(it, {}, {})
+    assert is_warm(it, listed(TWO, ONE), RUNNABLE, {})
+    assert not is_warm(it, listed(TWO), RUNNABLE, {})
+    assert not is_warm(it, listed(), RUNNABLE, {})
+    assert not is_warm(it, {}, RUNNABLE, {})
 
 
 def test_presence_of_the_digest_under_another_tag_is_not_warm() -> None:
-    assert not is_warm(wanted(a_line(digest=ONE)), listed(ONE, tags=(f"{NAME}:2",)), {})
+    assert not is_warm(wanted(a_line(digest=ONE)), listed(ONE, tags=(f"{NAME}:2",)), RUNNABLE, {})
 
 
 def test_presence_is_never_a_matter_of_substrings() -> None:
     images = listed(ONE, tags=(f"{IMAGE}0", f"mirror.example.com/{IMAGE}"))
-    assert not is_warm(wanted(a_line(digest=ONE)), images, {})
+    assert not is_warm(wanted(a_line(digest=ONE)), images, RUNNABLE, {})
 
 
 def test_a_line_by_digest_is_warm_when_that_digest_is_listed() -> None:
     it = wanted(a_line(f"{NAME}@{ONE}", digest=ONE))
-    assert is_warm(it, listed(ONE, tags=()), {})
-    assert not is_warm(it, listed(TWO, tags=()), {})
+    assert is_warm(it, listed(ONE, tags=()), RUNNABLE, {})
+    assert not is_warm(it, listed(TWO, tags=()), RUNNABLE, {})
 
 
 def test_a_line_with_neither_digest_nor_push_is_warm_when_the_reference_is_present() -> None:
     it = wanted(a_line())
-    assert is_warm(it, listed(ONE), {})
-    assert is_warm(it, listed(TWO), {it.version: ONE})
+    assert is_warm(it, listed(ONE), RUNNABLE, {})
+    assert is_warm(it, listed(TWO), RUNNABLE, {it.version: ONE})
 
 
 def test_a_push_without_a_digest_is_warm_only_after_a_pull_of_this_version() -> None:
     it = wanted(a_line(pushed_at="2026-05-01T00:00:00Z"))
-    assert not is_warm(it, listed(ONE), {})
-    assert is_warm(it, listed(ONE), {it.version: ONE})
-    assert not is_warm(it, {}, {it.version: ONE})
+    assert not is_warm(it, listed(ONE), RUNNABLE, {})
+    assert is_warm(it, listed(ONE), RUNNABLE, {it.version: ONE})
+    assert not is_warm(it, {}, RUNNABLE, {it.version: ONE})
+
+
+def test_an_image_that_is_not_known_to_run_is_not_warm() -> None:
+    for it in (wanted(a_line()), wanted(a_line(digest=ONE)), wanted(a_line(f"{NAME}@{ONE}", digest=ONE))):
+        assert is_warm(it, listed(ONE), RUNNABLE, {})
+        assert not is_warm(it, listed(ONE), frozenset({"another"}), {})
+
+
+def test_an_image_that_is_listed_without_a_digest_is_not_warm() -> None:
+    it = wanted(a_line())
+    assert not is_warm(it, listed(), RUNNABLE, {})
+    assert not is_warm(it, listed(), RUNNABLE, {it.version: ""})
 
 
 def test_always_is_warm_only_after_a_pull_of_this_version() -> None:
     it = wanted(a_line(digest=ONE, policy="Always"))
-    assert not is_warm(it, listed(ONE), {})
-    assert is_warm(it, listed(ONE), {it.version: ONE})
+    assert not is_warm(it, listed(ONE), RUNNABLE, {})
+    assert is_warm(it, listed(ONE), RUNNABLE, {it.version: ONE})
 
 
 def test_where_the_tag_has_moved_what_came_is_expected_from_then_on() -> None:
     it = wanted(a_line(digest=ONE))
     pulled = {it.version: TWO}
-    assert is_warm(it, listed(TWO), pulled)
-    assert not is_warm(it, listed(ONE), pulled)
+    assert is_warm(it, listed(TWO), RUNNABLE, pulled)
+    assert not is_warm(it, listed(ONE), RUNNABLE, pulled)
     assert moved_to(it, pulled) == TWO
     assert moved_to(it, {it.version: ONE}) == moved_to(it, {}) == ""
 
@@ -241,7 +255,7 @@ def test_after_a_pull_whose_image_lists_a_digest_every_line_of_it_is_warm(
     it = wanted(a_line(digest=expected, pushed_at="2026-05-01T00:00:00Z"))
     images = listed(*after)
     pulled = {it.version: brought(IMAGE, listed(*before), images, expected)}
-    assert is_warm(it, images, pulled) == (bool(after) or not expected)
+    assert is_warm(it, images, RUNNABLE, pulled) == bool(after)
 
 
 # --- what is taken ---

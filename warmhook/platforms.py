@@ -1,0 +1,55 @@
+"""A platform as images and nodes name it, and which images run on which platform."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = ["Platform", "platform_of", "runs_on"]
+
+# `uname -m` to GOARCH: https://github.com/containerd/platforms/blob/main/database.go and Linux's own names.
+_ARCHITECTURES: Final = {
+    "x86_64": "amd64",
+    "x86-64": "amd64",
+    "aarch64": "arm64",
+    "armv5l": "arm",
+    "armv6l": "arm",
+    "armv7l": "arm",
+    "armv8l": "arm",
+    "armhf": "arm",
+    "armel": "arm",
+    "i386": "386",
+    "i486": "386",
+    "i586": "386",
+    "i686": "386",
+    "loongarch64": "loong64",
+}
+# What a 64-bit node also runs, and containerd also takes from an index for it:
+# https://github.com/containerd/platforms/blob/main/compare.go
+_ALSO_RUNS: Final = {"amd64": "386", "arm64": "arm"}
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """Operating system and architecture; variants of an architecture are not told apart."""
+
+    os: str = ""
+    """`linux`; empty where it is not known."""
+    architecture: str = ""
+    """`amd64`; empty where it is not known."""
+
+    def __str__(self) -> str:
+        return f"{self.os or '?'}/{self.architecture or '?'}"
+
+
+def platform_of(os: str, machine: str) -> Platform:
+    """The platform that `uname` or an image's configuration names, in the words of the image specification."""
+    machine = machine.lower()
+    return Platform(os.lower(), _ARCHITECTURES.get(machine, machine))
+
+
+def runs_on(image: Platform, node: Platform) -> bool:
+    """Whether an image of that platform runs on that node. What either side does not say is no obstacle."""
+    same_os = not image.os or not node.os or image.os == node.os
+    runs = {node.architecture, _ALSO_RUNS.get(node.architecture)}
+    return same_os and (not image.architecture or not node.architecture or image.architecture in runs)
