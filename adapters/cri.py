@@ -95,7 +95,8 @@ REASONS: Final[tuple[tuple[grpc.StatusCode | None, str, FailureReason], ...]] = 
 )
 """gRPC code (`None`: any), a part of the text in lower case, the reason; the first that fits wins.
 
-Texts of containerd 1.6 were observed; those of CRI-O and newer containerd are from memory, not observed here.
+Texts of containerd 1.6 to 2.4 were observed, and of CRI-O 1.36 those of a missing tag, of plain HTTP and of a registry
+that is away; its other texts are from memory.
 """
 
 _UNREACHED: Final = (
@@ -105,7 +106,10 @@ _UNREACHED: Final = (
 )
 _WRAPPERS: Final = re.compile(
     r"rpc error: code = \w+ desc = |failed to (?:pull and unpack image|resolve reference) \"[^\"]*\": "
+    r"|unable to pull image or OCI artifact: pull image err: "
 )
+# containerd, CRI-O, and CRI-O in the words that kubelets know.
+_OF_A_PULL: Final = re.compile(r"failed to pull|unable to pull|RegistryUnavailable|SignatureValidationFailed")
 _USERINFO: Final = re.compile(r"//[^/\s@\"']+@")
 _QUERY: Final = re.compile(r"\?[\w.%~-]+=[^\s\"']*")
 _TOKEN: Final = re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]{8,}", re.IGNORECASE)
@@ -182,7 +186,7 @@ class _CriRuntime:
         except grpc.aio.AioRpcError as error:
             text = error.details() or ""
             # containerd 2 hands a registry's 503 on as UNAVAILABLE, so the code alone does not tell who is away.
-            if "failed to pull" not in text and (unreachable := self._unreachable(error)):
+            if not _OF_A_PULL.search(text) and (unreachable := self._unreachable(error)):
                 raise unreachable from error
             message = harmless(text, secrets=_secrets(credentials) if credentials else ())
             raise PullFailed(failure_reason(error.code(), text), message) from None

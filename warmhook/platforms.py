@@ -43,9 +43,12 @@ class Platform:
 
 
 def platform_of(os: str, machine: str) -> Platform:
-    """The platform that `uname` or an image's configuration names, in the words of the image specification."""
-    machine = machine.lower()
-    return Platform(os.lower(), _ARCHITECTURES.get(machine, machine))
+    """The platform that `uname` or an image's configuration names, in the words of the image specification.
+
+    `unknown` is what BuildKit writes into attestations: https://docs.docker.com/build/metadata/attestations/
+    """
+    os, machine = (text.lower() if text.lower() != "unknown" else "" for text in (os, machine))
+    return Platform(os, _ARCHITECTURES.get(machine, machine))
 
 
 def runs_on(image: Platform, node: Platform) -> bool:

@@ -50,8 +50,9 @@ def unusable(config: ImageConfig, node: Platform) -> Unusable | None:
 
     containerd 1.7 and later and CRI-O pull charts, signatures and images of other platforms without an error.
     """
-    if not config.layers:
-        return Unusable("NotRunnable", "no container image, it has no root file system: a chart or another artefact?")
+    # Signatures have layers and, other than images, no platform.
+    if not config.layers or config.platform == Platform():
+        return Unusable("NotRunnable", "no container image but a chart, a signature or another artefact")
     if not runs_on(config.platform, node):
         return Unusable("PlatformMissing", f"the image is for {config.platform}, this node is {node}")
     return None

@@ -1,9 +1,10 @@
-"""Does the CRI adapter read a runtime's answers, errors and hostile texts as it says?"""
+"""The CRI adapter reads a runtime's answers, errors and hostile texts as it says."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,9 +17,11 @@ import pytest
 from cri_api.v1 import api_pb2 as cri
 
 from adapters.cri import REASONS, failure_reason, harmless, open_runtime
-from warmhook.ports import Credentials, FailureReason, PullFailed, Runtime, RuntimeUnreachable
+from warmhook.platforms import Platform
+from warmhook.ports import Credentials, FailureReason, ImageConfig, PullFailed, Runtime, RuntimeUnreachable
 
 C = grpc.StatusCode
+CRIO = "unable to pull image or OCI artifact: pull image err: "
 WRAPPED = 'failed to pull and unpack image "h/a:1": failed to resolve reference "h/a:1": '
 
 Answer = Callable[[Any, Any], Awaitable[Any]]
@@ -113,6 +116,15 @@ def _pull_error(code: grpc.StatusCode, text: str, credentials: Credentials | Non
         (C.UNKNOWN, "mismatched image rootfs and manifest layers", "NotRunnable"),
         (C.UNKNOWN, "failed to get stream processor for x/y: no processor for media-type: unknown", "NotRunnable"),
         (C.NOT_FOUND, "unexpected media type application/json for sha256:1: not found", "NotRunnable"),
+        (C.UNKNOWN, CRIO + "initializing source docker://h/a:1: reading manifest 1: manifest unknown", "NotFound"),
+        (C.UNKNOWN, CRIO + "initializing source docker://h/a:1: pinging container registry h: Get \"https://h/v2/\": "
+         "http: server gave HTTP response to HTTPS client", "Network"),
+        (C.UNAVAILABLE, CRIO + "pinging container registry h: dial tcp 10.0.0.1:443: connection refused", "Network"),
+        (C.UNKNOWN, "RegistryUnavailable: pull image h/a:1: pinging container registry h", "Network"),
+        (C.UNAVAILABLE, "RegistryUnavailable: pull image h/a:1: pinging container registry h", "Network"),
+        (C.UNKNOWN, CRIO + "reading manifest 1 in h/a: unauthorized: authentication required", "Unauthorized"),
+        (C.UNKNOWN, CRIO + "reading manifest 1 in h/a: toomanyrequests: You have reached your limit", "RateLimited"),
+        (C.UNKNOWN, CRIO + "writing blob: storing blob to file: no space left on device", "DiskFull"),
         (C.FAILED_PRECONDITION, "unexpected commit digest sha256:1, expected sha256:2", "RuntimeError"),
         (C.INTERNAL, "something nobody has seen before", "RuntimeError"),
     ],
@@ -213,6 +225,59 @@ def test_a_list_longer_than_the_default_limit_of_grpc_is_read() -> None:
             return len(await runtime.images())
 
     assert asyncio.run(run()) == 3000
+
+
+def _config_of(info: dict[str, str], image_id: str = "sha256:1") -> ImageConfig | None:
+    """What the adapter makes of the information of an image."""
+
+    async def run() -> ImageConfig | None:
+        async def status(request: Any, _: Any) -> Any:
+            assert request.verbose
+            return cri.ImageStatusResponse(image=cri.Image(id=request.image.image), info=info)
+
+        async with _runtime(ImageStatus=status) as runtime:
+            return await runtime.config(image_id)
+
+    return asyncio.run(run())
+
+
+def test_the_configuration_is_read_as_containerd_and_cri_o_write_it() -> None:
+    """CRI-O has no chainID, and its IDs do not begin with `sha256:`."""
+    spec = {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": ["sha256:1", "sha256:2"]}}
+    expected = ImageConfig(Platform("linux", "amd64"), layers=2)
+    assert _config_of({"info": json.dumps({"chainID": "sha256:3", "imageSpec": spec})}) == expected
+    assert _config_of({"info": json.dumps({"labels": None, "imageSpec": spec})}, "0" * 64) == expected
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        {},
+        {"info": '{"chainID":"","imageSpec":{"architecture":"","os":"","rootfs":{"type":"","diff_ids":null}}}'},
+        {"info": ""},
+        {"info": "no JSON"},
+        {"info": "null"},
+        {"info": "[]"},
+        {"info": '{"imageSpec": 1}'},
+        {"info": '{"imageSpec": {"rootfs": [1]}}'},
+        {"info": '{"imageSpec": {"rootfs": {"diff_ids": 7}}}'},
+        {"info": "[" * 100_000},
+    ],
+)
+def test_a_configuration_that_says_nothing_is_that_of_no_image(info: dict[str, str]) -> None:
+    """containerd shows a chart so; of what it calls an artifact CRI-O has no information."""
+    assert _config_of(info) == ImageConfig()
+
+
+def test_an_error_about_one_image_is_not_an_unreachable_runtime() -> None:
+    async def run() -> None:
+        async def status(_: Any, context: Any) -> Any:
+            await context.abort(C.INTERNAL, "blob not found")
+
+        async with _runtime(ImageStatus=status) as runtime:
+            assert await runtime.config("sha256:1") is None
+
+    asyncio.run(run())
 
 
 def test_a_pinned_image_is_known_as_such() -> None:

@@ -20,6 +20,7 @@ from tests.contract.nodes import Node, Site, on_each_runtime, open_node, open_si
 from tests.real.programs import eventually, free_port, small_disk
 from warmhook.platforms import Platform
 from warmhook.ports import Credentials, ImageConfig, PullFailed, RuntimeUnreachable
+from warmhook.warmth import unusable
 
 APP = incompressible_image(0.2, "app", layers=2)
 OTHER = incompressible_image(0.1, "other")
@@ -604,6 +605,11 @@ async def test_a_signature_is_not_runnable(node: Node) -> None:
     await _not_runnable(node, node.push("shop/app:sig", build_artifact("signature")))
 
 
+@on_each_runtime
+async def test_an_attestation_is_not_runnable(node: Node) -> None:
+    await _not_runnable(node, node.push("shop/app:att", build_artifact("attestation")))
+
+
 @pytest.mark.containerd  # as root only: mounting a small disk
 @pytest.mark.parametrize("kind", ["embedded", "containerd"])
 def test_a_full_disk_is_told_from_other_failures(kind: str, site: Site) -> None:
@@ -642,7 +648,7 @@ async def test_the_image_file_system_is_where_the_runtime_keeps_its_content(node
 
 
 async def _not_runnable(node: Node, reference: str) -> None:
-    """containerd 1.6 refuses to unpack it; later versions pull it like an image and show no layers of it.
+    """containerd 1.6 refuses to unpack it; later versions pull it like an image and show what it lacks to be one.
 
     Both list it by its tag afterwards, the former without a digest.
     """
@@ -654,7 +660,14 @@ async def _not_runnable(node: Node, reference: str) -> None:
     image = await node.only_image()
     config = await node.runtime.config(image.id)
     assert config
-    assert (failure, image.digests) == ("NotRunnable", ()) if failure else config.layers == 0
+    if failure:
+        assert image.digests == ()
+    else:
+        found = unusable(config, Platform("linux", "amd64"))
+        assert found
+        assert len(image.digests) == 1
+        failure = found.reason
+    assert failure == "NotRunnable"
     assert image.tags == (reference,)
 
 

@@ -22,6 +22,7 @@ AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")
         ("Linux", "riscv64", "linux/riscv64"),
         ("linux", "amd64", "linux/amd64"),
         ("Linux", "", "linux/?"),
+        ("unknown", "unknown", "?/?"),
     ],
 )
 def test_a_platform_has_the_names_of_the_image_specification(system: str, machine: str, named: str) -> None:
@@ -41,7 +42,8 @@ def test_a_platform_has_the_names_of_the_image_specification(system: str, machin
         (ARM64, Platform("linux", "arm"), False),
         (Platform("linux", "arm"), AMD64, False),
         # Nobody said what it is for, or what the node is.
-        (Platform(), AMD64, True),
+        (Platform("linux"), AMD64, True),
+        (AMD64, Platform(), True),
         (ARM64, Platform("linux"), True),
     ],
 )
@@ -49,8 +51,9 @@ def test_an_image_runs_on_nodes_of_its_platform(image: Platform, node: Platform,
     assert runs_on(image, node) == runs
 
 
-def test_what_has_no_root_file_system_is_not_runnable() -> None:
-    found = unusable(ImageConfig(), AMD64)
+@pytest.mark.parametrize("config", [ImageConfig(), ImageConfig(AMD64), ImageConfig(layers=1)])
+def test_what_has_no_root_file_system_or_no_platform_at_all_is_not_runnable(config: ImageConfig) -> None:
+    found = unusable(config, AMD64)
     assert found
     assert found.reason == "NotRunnable"
 
