@@ -69,7 +69,7 @@ class Reference:
 
     @property
     def as_run(self) -> Reference:
-        """What a kubelet runs: with a digest the tag is decoration, wherever it has moved."""
+        """What a kubelet runs: with a digest the tag means nothing, wherever it has moved."""
         return replace(self, tag="") if self.digest else self
 
     def without_digest(self) -> Reference:

@@ -81,8 +81,8 @@ class Policy:
     generation: int = 0
 
     def names(self, image: Reference) -> bool:
-        """Whether `spec.images` names it, whatever its digest now is."""
-        return image.without_digest() in {named.without_digest() for named in self.images}
+        """Whether `spec.images` names it: by its tag, whatever that points at, or by the digest that is given there."""
+        return image.without_digest() in {named.as_run for named in self.images}
 
     def wants(self, image: Reference) -> bool:
         """Whether a WarmImage of this policy may exist for `image`."""
@@ -223,12 +223,12 @@ def _named(policy: Policy) -> list[WarmImage]:
     return [
         WarmImage(
             key=ObjectKey(policy.key.namespace, warmimage_name(policy.key, image)),
-            image=image.without_digest(),
+            image=image,
             digest=image.digest,
             template=policy.template,
             policy_label=policy_label(policy.key),
         )
-        for image in dict.fromkeys(policy.images)
+        for image in dict.fromkeys(image.as_run for image in policy.images)
     ]
 
 
@@ -256,13 +256,7 @@ def narrowed(template: Template, asked: Asked) -> Template | None:
 
 
 def _as_wanted(policy: Policy, warmimage: WarmImage) -> WarmImage:
-    """The WarmImage under the policy's present template, and with the digest that `spec.images` gives, if it does."""
+    """The WarmImage under the policy's present template."""
     if warmimage.asked is not None:
         return replace(warmimage, template=narrowed(policy.template, warmimage.asked) or warmimage.template)
-    named = _named_digest(policy, warmimage.image) if warmimage.pushed_at is None else ""
-    return replace(warmimage, template=policy.template, digest=named or warmimage.digest)
-
-
-def _named_digest(policy: Policy, image: Reference) -> str:
-    """The digest that `spec.images` gives beside the tag, if it does."""
-    return next((named.digest for named in policy.images if named.without_digest() == image), "")
+    return replace(warmimage, template=policy.template)

@@ -1,7 +1,8 @@
 """What a node says of its lines: the ConfigMap `warmhook-report-<node>`, which that node's agent alone writes.
 
-The annotation `warmhook.dev/warm` lists the versions of all warm lines; every other line has a label with its state
-and version. So the metadata of a report names every line that the agent has seen, in a few hundred bytes.
+The annotation `warmhook.dev/warm` lists the versions of all warm lines, with a `~` behind those whose tag brought
+another digest than the line has; every other line has a label with its state and version. So the metadata of a
+report names every line that the agent has seen, in a few hundred bytes.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ SEEN_ANNOTATION: Final = "warmhook.dev/seen"
 # An agent refreshes `seen` every 4 minutes; one that missed two refreshes says nothing about the node any more.
 REACHABLE_FOR: Final = timedelta(minutes=10)
 _MESSAGE_MAX: Final = 200
+_MOVED: Final = "~"
 
 LineState: TypeAlias = Literal["warm", "waiting", "pulling", "failed"]
 _LABELLED: Final = frozenset({"waiting", "pulling", "failed"})
@@ -80,6 +82,8 @@ class Report:
     """Versions of warm lines."""
     states: Mapping[str, tuple[LineState, str]] = field(default_factory=dict)
     """Line key to state and version, for every line that is not warm."""
+    moved: frozenset[str] = frozenset()
+    """Versions of those warm lines whose tag brought another digest than the line has."""
 
     def reachable(self, now: datetime) -> bool:
         """Whether this report still speaks for its node."""
@@ -114,8 +118,10 @@ def read_report(metadata: Mapping[str, Any]) -> Report:
         seen = parse_time(annotations.get(SEEN_ANNOTATION, ""))
     except ValueError:
         seen = None
-    warm = frozenset(filter(None, annotations.get(WARM_ANNOTATION, "").split(",")))
-    return Report(annotations.get(NODE_ANNOTATION, ""), seen, warm, states)
+    listed = [version for version in annotations.get(WARM_ANNOTATION, "").split(",") if version]
+    warm = frozenset(version.removesuffix(_MOVED) for version in listed)
+    moved = frozenset(version.removesuffix(_MOVED) for version in listed if version.endswith(_MOVED))
+    return Report(annotations.get(NODE_ANNOTATION, ""), seen, warm, states, moved)
 
 
 def read_detail(text: str) -> tuple[FailureReason, str]:
@@ -148,7 +154,9 @@ def report_patch(
     metadata = node_metadata(node, node_uid, labels)
     metadata["annotations"] |= {
         SEEN_ANNOTATION: format_time(seen),
-        WARM_ANNOTATION: ",".join(sorted(line.version for line in want.values() if line.state == "warm")),
+        WARM_ANNOTATION: ",".join(
+            sorted(line.version + (_MOVED if line.moved else "") for line in want.values() if line.state == "warm")
+        ),
     }
     return {"metadata": metadata, "data": data} if data else {"metadata": metadata}
 

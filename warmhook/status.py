@@ -38,6 +38,8 @@ class Counts:
     waiting: int = 0
     failed: int = 0
     unreachable: int = 0
+    moved: int = 0
+    """Warm nodes where the tag brought another digest than the WarmImage has."""
     failing: tuple[str, ...] = ()
     """Names of the failed nodes, sorted, at most `FAILURES_MAX`."""
     silent: tuple[str, ...] = ()
@@ -68,7 +70,7 @@ def count(
     """
     key, version = line.key, line.version
     states: Counter[str] = Counter()
-    failing, silent = [], []
+    failing, silent, moved = [], [], 0
     for node in wanted:
         report = reports.get(node.name)
         if report is None or not report.reachable(now):
@@ -76,6 +78,7 @@ def count(
             continue
         state = "failed" if node.name in refused else report.state(key, version)
         states[state] += 1
+        moved += state == "warm" and version in report.moved
         if state == "failed":
             failing.append(node.name)
     return Counts(
@@ -84,6 +87,7 @@ def count(
         waiting=states["waiting"],
         failed=states["failed"],
         unreachable=len(silent),
+        moved=moved,
         failing=tuple(sorted(failing)[:FAILURES_MAX]),
         silent=tuple(sorted(silent)[:FAILURES_MAX]),
     )
@@ -94,6 +98,7 @@ def status_object(
 ) -> dict[str, Any]:
     """`WarmImage.status` for these counts; equal to `before` when nothing of it changed.
 
+    `digest` is published unless a node says that the tag brought another one: then it is not there.
     Times are kept from `before` as long as what they date still holds: for the generation `startedAt` and `completedAt`
     (when all nodes were warm for the first time; a node that joins later does not change that), and a condition's
     `lastTransitionTime` while its status is the same.
@@ -113,7 +118,7 @@ def status_object(
         ],
         "startedAt": (same_generation and before.get("startedAt")) or moment,
     }
-    if digest:
+    if digest and not counts.moved:
         status["digest"] = digest
     completed = (same_generation and before.get("completedAt")) or (counts.ready and moment)
     if completed:

@@ -114,9 +114,9 @@ class WarmImage:
 
     key: ObjectKey
     image: Reference
-    """Without a digest where there is a tag."""
+    """By tag, or by digest where there is no tag or a person has given both: that is what a kubelet would run."""
     digest: str = ""
-    """What the tag points at, as the event said; empty where nobody said."""
+    """The image's own, or what the tag points at, as the event said; empty where nobody said."""
     pushed_at: datetime | None = None
     template: Template = field(default_factory=Template)
     policy_label: str = ""

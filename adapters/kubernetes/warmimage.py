@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints, ValidationError
@@ -12,7 +13,7 @@ from adapters.kubernetes.crd import Column, custom_resource_definition
 from adapters.kubernetes.paths import API_VERSION
 from adapters.kubernetes.template import DigestText, ImageText, InvalidObject, Spec, TemplateSpec, template_object
 from warmhook.feasible import Constraints, affinity_object, parse_affinity, parse_tolerations, toleration_object
-from warmhook.images import NotAReference, parse_reference
+from warmhook.images import NotAReference, Reference, parse_reference
 from warmhook.ports import FailureReason, Object
 from warmhook.times import format_time, parse_time
 from warmhook.warmimages import Asked, ObjectKey, WarmImage, repository_label
@@ -49,7 +50,8 @@ class WarmImageSpec(TemplateSpec):
 
     image: ImageText = Field(description="What a Pod would name; latest where there is neither tag nor digest.")
     digest: DigestText | None = Field(
-        default=None, description="What the tag is expected to point at; of an index its own digest."
+        default=None,
+        description="What to run, whatever the tag points at; with a policy, what a push said the tag points at.",
     )
     pushed_at: Moment | None = Field(
         default=None, description="When the registry took the image, or the last Pod that needs it was created."
@@ -122,9 +124,10 @@ def warmimage_crd() -> Object:
 def read_warmimage(obj: Object) -> WarmImage:
     """The value of a WarmImage object. Raises `InvalidObject` for what the CRD's schema could not rule out."""
     metadata: dict[str, Any] = obj["metadata"]
+    label = (metadata.get("labels") or {}).get(POLICY_LABEL, "")
     try:
         spec = WarmImageSpec.model_validate(obj.get("spec") or {})
-        image = parse_reference(spec.image, default_tag="latest")
+        image = _image(spec, made_by_policy=bool(label))
         pushed_at = parse_time(spec.pushed_at) if spec.pushed_at else None
     except ValidationError as error:
         raise InvalidObject(first_problem(error)) from error
@@ -135,11 +138,11 @@ def read_warmimage(obj: Object) -> WarmImage:
     created = metadata.get("creationTimestamp")
     return WarmImage(
         key=ObjectKey(metadata["namespace"], metadata["name"]),
-        image=image.without_digest(),
+        image=image,
         digest=spec.digest or image.digest,
         pushed_at=pushed_at,
         template=spec.value(),
-        policy_label=(metadata.get("labels") or {}).get(POLICY_LABEL, ""),
+        policy_label=label,
         event_id=(metadata.get("annotations") or {}).get(EVENT_ANNOTATION, ""),
         asked=_asked(metadata),
         uid=metadata.get("uid", ""),
@@ -189,6 +192,20 @@ def _content(warmimage: WarmImage) -> Object:
         metadata["labels"][OWNER_LABEL] = warmimage.asked.owner
         metadata["annotations"][ASKED_ANNOTATION] = _asked_text(warmimage.asked)
     return {"metadata": metadata, "spec": spec}
+
+
+def _image(spec: WarmImageSpec, *, made_by_policy: bool) -> Reference:
+    """What nodes are to pull. Raises `NotAReference`.
+
+    A digest that a person wrote, beside the tag or in its own field, is what Pods are to run. One that a push brought
+    is what the tag is expected to point at.
+    """
+    image = parse_reference(spec.image, default_tag="latest")
+    if spec.digest and image.digest and spec.digest != image.digest:
+        raise NotAReference(f"{spec.image!r} has another digest than spec.digest")
+    if spec.digest and not made_by_policy:
+        image = replace(image, digest=spec.digest)
+    return image.as_run
 
 
 def _asked_text(asked: Asked) -> str:

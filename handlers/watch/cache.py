@@ -134,7 +134,8 @@ class Cache:
         was = before or Report(node)
         now = after or Report(node)
         by_version = self._desired.get(node, {})
-        keys = {by_version[version] for version in was.warm ^ now.warm if version in by_version}
+        told = (was.warm ^ now.warm) | (was.moved ^ now.moved)
+        keys = {by_version[version] for version in told if version in by_version}
         keys |= {key for key in was.states.keys() | now.states.keys() if was.states.get(key) != now.states.get(key)}
         if before is None or after is None:
             # The node becomes reachable, or is no longer: that counts for each of its lines.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
@@ -22,6 +23,7 @@ from adapters.kubernetes.warmimage import read_warmimage, warmimage_crd, warmima
 from adapters.kubernetes.warmpolicy import read_warmpolicy, warmpolicy_crd
 from devcluster.apiserver import ApiServer, InProcessTransport
 from warmhook.images import Reference
+from warmhook.lines import line_of
 from warmhook.policies import PushRule
 from warmhook.ports import Object
 from warmhook.selectors import Requirement, Selector
@@ -203,6 +205,15 @@ templates = st.builds(
     ),
     expire_after_seconds=st.none() | st.integers(1, 10**6),
 )
+
+
+def as_run(warmimage: WarmImage) -> WarmImage:
+    """One that a person could have made has an image of the digest it has."""
+    if warmimage.policy_label or not warmimage.digest:
+        return warmimage
+    return replace(warmimage, image=replace(warmimage.image, tag="", digest=warmimage.digest))
+
+
 warmimages = st.builds(
     WarmImage,
     key=st.just(ObjectKey("default", "x")),
@@ -214,7 +225,7 @@ warmimages = st.builds(
     template=templates,
     policy_label=st.sampled_from(["", "0123456789abcdef"]),
     event_id=st.sampled_from(["", "e" * 32]),
-)
+).map(as_run)
 
 
 @given(warmimages)
@@ -248,14 +259,38 @@ def warmimage(**spec: Any) -> Object:
 
 def test_an_image_is_read_as_a_pod_would_name_it() -> None:
     assert str(read_warmimage(warmimage()).image) == "docker.io/library/nginx:latest"
-    pinned = read_warmimage(warmimage(image=f"nginx:1@sha256:{'a' * 64}"))
-    assert (str(pinned.image), pinned.digest) == ("docker.io/library/nginx:1", "sha256:" + "a" * 64)
+
+
+DIGEST = "sha256:" + "a" * 64
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"image": f"nginx:1@{DIGEST}"},
+        {"image": f"nginx@{DIGEST}"},
+        {"image": "nginx:1", "digest": DIGEST},
+        {"image": f"nginx:1@{DIGEST}", "digest": DIGEST},
+    ],
+)
+def test_a_digest_that_a_person_wrote_is_what_nodes_pull(spec: dict[str, Any]) -> None:
+    pinned = read_warmimage(warmimage(**spec))
+    assert line_of(pinned).image == f"docker.io/library/nginx@{DIGEST}"
+    assert pinned.digest == DIGEST
+
+
+def test_a_digest_that_a_push_brought_is_what_the_tag_is_expected_to_point_at() -> None:
+    obj = warmimage(image="nginx:1", digest=DIGEST)
+    obj["metadata"]["labels"] = {"warmhook.dev/policy": "0" * 16}
+    line = line_of(read_warmimage(obj))
+    assert (line.image, line.digest) == ("docker.io/library/nginx:1", DIGEST)
 
 
 @pytest.mark.parametrize(
     ("spec", "field"),
     [
         ({"image": "UPPER CASE"}, "spec.image"),
+        ({"image": f"nginx@{DIGEST}", "digest": "sha256:" + "b" * 64}, "spec.image"),
         ({"pushedAt": "yesterday"}, "spec.pushedAt"),
         ({"nodes": {"selector": {"matchLabels": {"bad key!": "x"}}}}, "nodes.selector"),
         ({"nodes": {"limit": "200%"}}, "nodes.limit"),

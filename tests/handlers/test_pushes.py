@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import timedelta
 from random import Random
 
@@ -49,6 +50,25 @@ def test_an_image_that_a_policy_names_is_updated_by_its_push() -> None:
         await world.changed("WarmPolicy", "shop")
         (still,) = (await world.warmimages()).values()
         assert still["metadata"]["resourceVersion"] == pushed["metadata"]["resourceVersion"]
+
+    in_world(case)
+
+
+def test_a_push_leaves_alone_what_a_policy_names_by_digest() -> None:
+    async def case(world: World) -> None:
+        await world.add_nodes("a")
+        rule = {"repository": f"{HOST}/shop/**"}
+        await world.add_policy(images=[f"{HOST}/shop/app:v1@{digest('c')}"], push=[rule])
+        await world.changed("WarmPolicy", "shop")
+        (pinned,) = (await world.warmimages()).values()
+        await world.push()
+        assert (await world.warmimages())[f"{HOST}/shop/app@{digest('c')}"] == pinned
+        await world.sync()
+        lines = [json.loads(text) for text in ((await world.desired("a")) or {})["data"].values()]
+        assert {line["i"]: line["d"] for line in lines} == {
+            f"{HOST}/shop/app@{digest('c')}": digest("c"),
+            f"{HOST}/shop/app:v1": DIGEST,
+        }
 
     in_world(case)
 

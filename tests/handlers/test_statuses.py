@@ -10,7 +10,7 @@ from typing import Any
 
 from adapters.kubernetes import paths
 from adapters.kubernetes.warmimage import read_warmimage
-from tests.handlers.world import HOST, NAMESPACE, World, in_world, status
+from tests.handlers.world import DIGEST, HOST, NAMESPACE, World, digest, in_world, status
 from warmhook.lines import line_of
 from warmhook.ports import Response
 from warmhook.reports import LineReport, LineState, report_name
@@ -50,6 +50,25 @@ def test_a_status_counts_the_nodes_by_what_they_report() -> None:
             {"node": "c", "reason": "NotFound", "message": "no such [31m tag"},
             {"node": "d", "reason": "NoAgent", "message": "no word from its agent for 10 minutes"},
         ]
+
+    in_world(case)
+
+
+def test_a_digest_that_a_node_says_is_not_there_is_not_published() -> None:
+    async def case(world: World) -> None:
+        await world.add_nodes("a", "b")
+        await world.add_policy()
+        await world.push()
+        (name,) = [obj["metadata"]["name"] for obj in (await world.warmimages()).values()]
+        await say(world, "a", "warm", name)
+        await world.reported(name)
+        assert (await told(world, name))["digest"] == DIGEST
+        await asyncio.sleep(1)
+        await say(world, "b", "warm", name, moved=digest("b"))
+        await world.reported(name)
+        found = await told(world, name)
+        assert counts(found) == {"warm": 2}
+        assert "digest" not in found
 
     in_world(case)
 

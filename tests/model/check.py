@@ -48,7 +48,7 @@ def _differences(world: World) -> Iterator[str]:
         text = line_text(key, fact, spec["pull"]["policy"], spec["pull"]["priority"])
         for node in chosen:
             lines[node][short(key, 16)] = (text, fact)
-        yield from _status(obj, len(chosen))
+        yield from _status(obj, [_held(world, node, fact[0]) for node in chosen])
     configmaps = {obj["metadata"]["name"]: obj for obj in world.items(paths.configmaps(NAMESPACE))}
     uids = {node["metadata"]["name"]: node["metadata"]["uid"] for node in world.items(paths.NODES)}
     for name, wanted in lines.items():
@@ -101,15 +101,17 @@ def _policy_status(world: World, policy: str, spec: Spec, images: int) -> Iterat
         yield f"policy {policy}: status tells of {status.get('images')} images, there are {images}"
 
 
-def _status(obj: Object, chosen: int) -> Iterator[str]:
-    status, key = obj.get("status") or {}, _key(obj)
+def _status(obj: Object, held: list[str]) -> Iterator[str]:
+    """`held` are the digests that the WarmImage's nodes have."""
+    status, key, chosen = obj.get("status") or {}, _key(obj), len(held)
     counts = {name: status.get(name) for name in ("desired", "warm", "pulling", "waiting", "failed", "unreachable")}
     right = {"desired": chosen, "warm": chosen, "pulling": 0, "waiting": 0, "failed": 0, "unreachable": 0}
     if counts != right:
         yield f"WarmImage {key}: status {counts}, should be {right}"
     if status.get("observedGeneration") != obj["metadata"]["generation"]:
         yield f"WarmImage {key}: status is of generation {status.get('observedGeneration')}"
-    if status.get("digest") != obj["spec"].get("digest"):
+    digest = obj["spec"].get("digest")
+    if status.get("digest") != (digest if set(held) <= {digest} else None):
         yield f"WarmImage {key}: status tells of {status.get('digest')}"
     if chosen and "completedAt" not in status:
         yield f"WarmImage {key}: was never complete on {chosen} nodes"
@@ -131,7 +133,8 @@ def _desired(node: str, uid: str, obj: Object, wanted: Mapping[str, str]) -> Ite
 def _report(world: World, node: str, uid: str, obj: Object, wanted: Mapping[str, tuple[str, Fact]]) -> Iterator[str]:
     if not obj and not wanted:
         return
-    said = set(filter(None, obj.get("metadata", {}).get("annotations", {}).get("warmhook.dev/warm", "").split(",")))
+    listed = obj.get("metadata", {}).get("annotations", {}).get("warmhook.dev/warm", "").split(",")
+    said = {version.removesuffix("~") for version in listed if version}
     if said != {short(text, 8) for text, _ in wanted.values()}:
         lines = [f"{short(text, 8)} {text}" for text, _ in wanted.values()]
         yield f"{node}: reports {sorted(said)} as warm, has lines {lines}"

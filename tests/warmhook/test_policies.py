@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from warmhook.images import Reference, parse_reference
+from warmhook.lines import line_of
 from warmhook.policies import (
     Policy,
     PushRule,
@@ -242,14 +243,34 @@ def test_what_is_no_longer_named_goes_unless_a_rule_wants_it() -> None:
     assert not settle(replace(named, images=(), push=()), stored)
 
 
-def test_a_digest_that_the_policy_gives_holds_until_a_push_brings_another() -> None:
+def test_a_digest_that_the_policy_gives_is_pulled_by_that_digest_until_the_policy_gives_another() -> None:
     policy = Policy(SHOP, images=(image("base", "a"),))
     (made,) = settle(policy, [])
+    assert line_of(made).image == f"{REPOSITORY}@{image('base', 'a').digest}"
     assert made.digest == image("base", "a").digest
-    (moved,) = settle(replace(policy, images=(image("base", "b"),)), [made])
-    assert moved.digest == image("base", "b").digest
-    pushed = replace(moved, digest=image("base", "c").digest, pushed_at=at(1))
-    assert settle(replace(policy, images=(image("base", "b"),)), [pushed]) == [pushed]
+    assert settle(policy, [made]) == [made]
+    (edited,) = settle(replace(policy, images=(image("base", "b"),)), [made])
+    assert line_of(edited).image == f"{REPOSITORY}@{image('base', 'b').digest}"
+
+
+def test_a_push_of_a_tag_does_not_replace_the_digest_that_the_policy_gives_for_it() -> None:
+    pinned = Policy(SHOP, images=(image("base", "a"),))
+    assert not pinned.wants(image("base", "b"))
+    both = replace(pinned, push=(ALL,))
+    (made,) = settle(both, [])
+    stored = play(both, [(image("base", "b"), at(1), "e")], [made])
+    assert set(settle(both, stored.values())) == set(stored.values())
+    lines = {line_of(it).image: it.digest for it in stored.values()}
+    assert lines == {
+        f"{REPOSITORY}@{image('base', 'a').digest}": image("base", "a").digest,
+        f"{REPOSITORY}:base": image("base", "b").digest,
+    }
+
+
+def test_a_digest_that_the_policy_gives_does_not_count_among_the_pushes_that_are_kept() -> None:
+    policy = Policy(SHOP, images=(image("base", "a"),), push=(replace(ALL, keep=1),))
+    stored = play(policy, [(image("v1", "b"), at(1), "e"), (image("v2", "c"), at(2), "f")], settle(policy, []))
+    assert {it.digest for it in stored.values()} == {image("base", "a").digest, image("v2", "c").digest}
 
 
 def test_a_warmimage_under_a_name_that_is_not_the_policys_is_deleted() -> None:

@@ -68,6 +68,15 @@ def test_reasons_and_messages_are_read_back(lines: dict[str, LineReport]) -> Non
             assert read_detail(data[key]) == (line.reason, clean_message(line.message))
 
 
+def test_of_warm_lines_it_is_read_whether_the_tag_has_moved() -> None:
+    there = LineReport("00000000", "warm")
+    moved = LineReport("11111111", "warm", moved="sha256:" + "a" * 64)
+    report = read_report(written({"0" * 16: there, "1" * 16: moved})["metadata"])
+    assert report.warm == {"00000000", "11111111"}
+    assert report.moved == {"11111111"}
+    assert read_report(written({"0" * 16: there})["metadata"]).moved == frozenset()
+
+
 def test_at_rest_a_report_is_small() -> None:
     warm = {f"{number:016x}": LineReport(f"{number:08x}", "warm") for number in range(200)}
     assert len(str(written(warm))) < 2500
