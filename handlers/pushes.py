@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Final, Literal, TypeAlias
 
@@ -13,6 +13,7 @@ from adapters.kubernetes.warmimage import POLICY_LABEL, REPOSITORY_LABEL, warmim
 from handlers.cluster import AT_HAND, Cluster
 from handlers.sharing import SharedLists, failed, shared_task
 from warmhook.events import Pushed, SkipReason, push_time
+from warmhook.images import Reference
 from warmhook.policies import Policy, PushRefusal, Upsert, decide_push
 from warmhook.ports import Utcnow
 from warmhook.warmimages import policy_label, repository_label
@@ -48,15 +49,15 @@ class Pushes:
 
         Raises `Unavailable` where the API server did not take a write: the sender should try again.
         """
-        wanting = [it for it in await self._shared_policies(AT_HAND) if it.wants(pushed.image)]
+        wanting = _wanting(await self._shared_policies(AT_HAND), pushed.image)
         if not wanting:
             # What is refused does not come again, so that takes the policies of this moment.
-            wanting = [it for it in await self._shared_policies("") if it.wants(pushed.image)]
+            wanting = _wanting(await self._shared_policies(""), pushed.image)
         if not wanting:
             return "no-policy"
         moment = push_time(pushed.pushed_at, received)
         outcomes = await asyncio.gather(
-            *(self._upsert(policy, pushed, moment, event_id) for policy in wanting), return_exceptions=True
+            *(self._upsert(policy, image, moment, event_id) for policy, image in wanting), return_exceptions=True
         )
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
@@ -65,8 +66,10 @@ class Pushes:
             return "accepted"
         return next(reason for reason in _TELLING if reason in outcomes)
 
-    async def _upsert(self, policy: Policy, pushed: Pushed, moment: datetime, event_id: str) -> Accepted | PushRefusal:
-        label, repository = policy_label(policy.key), repository_label(pushed.image)
+    async def _upsert(
+        self, policy: Policy, image: Reference, moment: datetime, event_id: str
+    ) -> Accepted | PushRefusal:
+        label, repository = policy_label(policy.key), repository_label(image)
         labels = f"{POLICY_LABEL}={label},{REPOSITORY_LABEL}={repository}"
         # First as the API server has them at hand, in a list that all policies of a namespace share: a write holds only
         # over the version that was read, so one that is based on an older state conflicts. Only what leads to no write
@@ -74,7 +77,7 @@ class Pushes:
         at_hand = await self._lists.of_repository(policy.key.namespace, repository)
         existing, present = [it for it in at_hand if it.policy_label == label], False
         for _ in range(_ATTEMPTS):
-            decision = decide_push(policy, pushed.image, moment, event_id, existing, self._now())
+            decision = decide_push(policy, image, moment, event_id, existing, self._now())
             if isinstance(decision, Upsert):
                 try:
                     await write_warmimage(self._kubernetes, decision)
@@ -95,6 +98,11 @@ class Pushes:
             self._policies[not_older_than] = shared, self._monotonic() + _POLICIES_FOR_SECONDS
         # Shielded: that one sender hangs up must not fail the others.
         return await asyncio.shield(shared)
+
+
+def _wanting(policies: Iterable[Policy], pushed: Reference) -> list[tuple[Policy, Reference]]:
+    """Every policy that wants the push, with each name under which it does."""
+    return [(policy, image) for policy in policies for image in policy.spellings(pushed)]
 
 
 async def write_warmimage(kubernetes: Kubernetes, upsert: Upsert) -> None:

@@ -169,7 +169,7 @@ class WarmNodes:
             and policy.key.namespace == pod.namespace
             and (
                 (policy.pods is not None and policy.pods.matches(pod.labels))
-                or any(policy.wants(image) for image in pod.images)
+                or any(policy.wants(image) or policy.names(image.as_run) for image in pod.images)
             )
             for policy in self._policies.values()
         )

@@ -182,7 +182,7 @@ def read_pushed(event: Event) -> tuple[str, Pushed]:
     """The configured source and the push that an event carries. Raises `NotAnEvent`."""
     data = event.data
     try:
-        image = parse_reference(data["image"])
+        image = parse_reference(data["image"]).canonical
         digest = data.get("digest", "")
         if digest and not is_digest(digest):
             raise NotAnEvent(f"data.digest {digest!r} is no sha256 or sha512 digest")

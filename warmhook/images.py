@@ -1,5 +1,8 @@
 """Name a container image: parse, normalise and print image references.
 
+A runtime keeps the name that a Pod's author wrote, so a reference is normalised as containerd and CRI-O do it and no
+further; what is compared across authors is its `canonical` form.
+
 The grammar is that of the OCI distribution specification as Docker writes it
 (https://github.com/distribution/reference/blob/main/regexp.go), narrowed to what a node can pull:
 digests are sha256 or sha512, IPv6 hosts stand in brackets.
@@ -14,8 +17,11 @@ from typing import Final
 __all__ = ["DOCKER_HUB", "NotAReference", "Reference", "canonical_host", "from_event", "is_digest", "parse_reference"]
 
 DOCKER_HUB: Final = "docker.io"
-# Names under which Docker Hub is reached; nodes list its images as docker.io whatever the sender wrote.
-_DOCKER_HUB_ALIASES: Final = frozenset({"index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"})
+# The one other name that runtimes rewrite:
+# https://github.com/distribution/reference/blob/main/normalize.go, splitDockerDomain
+_LEGACY_DOCKER_HUB: Final = "index.docker.io"
+# All names under which Docker Hub is reached.
+_DOCKER_HUB_ALIASES: Final = frozenset({_LEGACY_DOCKER_HUB, "registry-1.docker.io", "registry.hub.docker.com"})
 
 # Longest repository name in characters, host not counted (OCI distribution specification, "Pulling manifests").
 _REPOSITORY_MAX: Final = 255
@@ -40,10 +46,10 @@ class NotAReference(ValueError):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Reference:
-    """An image reference in canonical form; build it with `parse_reference` or `from_event`, which check it."""
+    """An image reference as runtimes list it; build it with `parse_reference` or `from_event`, which check it."""
 
     host: str
-    """Registry host with its port where it has one, lower-case: `docker.io`, `[::1]:5000`."""
+    """Registry host with its port where it has one, as it was written: `docker.io`, `Reg.Example.com`, `[::1]:5000`."""
     repository: str
     """Path below the host: `library/nginx`."""
     tag: str = ""
@@ -56,8 +62,18 @@ class Reference:
 
     @property
     def name(self) -> str:
-        """Host and repository: what policies match and what tags and digests belong to."""
+        """Host and repository: what tags and digests belong to; of the `canonical` form, what policies match."""
         return f"{self.host}/{self.repository}"
+
+    @property
+    def canonical(self) -> Reference:
+        """The same image under the one name that events have: the host in lower case, Docker Hub as `docker.io`."""
+        host = _canonical(self.host)
+        return replace(self, host=host, repository=_in_library(host, self.repository))
+
+    def written_as(self, other: Reference) -> Reference:
+        """Tag and digest of this reference under the name of another."""
+        return replace(self, host=other.host, repository=other.repository)
 
     @property
     def pull_name(self) -> str:
@@ -115,9 +131,9 @@ def parse_reference(text: str, *, default_tag: str = "") -> Reference:
 def from_event(host: str, repository: str, tag: str = "", digest: str = "") -> Reference | None:
     """Put together what a registry's event says about one image; `None` where neither tag nor digest names it.
 
-    Senders are sloppy where nodes are not: a repository may be in mixed case, a "tag" may be the digest again and
-    a digest may be cut or elided (published samples of AWS, Distribution and GitHub have such ones). A malformed
-    digest is dropped and the tag kept; `latest` is never invented. Raises `NotAReference`.
+    Senders are sloppy where nodes are not, so the reference is canonical: host and repository may be in mixed case, a
+    "tag" may be the digest again and a digest may be cut or elided (published samples of AWS, Distribution and GitHub
+    have such ones). A malformed digest is dropped and the tag kept; `latest` is never invented. Raises `NotAReference`.
     """
     if tag.startswith(("sha256:", "sha512:")):
         tag, digest = "", digest if is_digest(digest) else tag
@@ -125,13 +141,13 @@ def from_event(host: str, repository: str, tag: str = "", digest: str = "") -> R
         digest = ""
     if tag and not _TAG.fullmatch(tag):
         raise NotAReference(f"{tag[:_QUOTED]!r} is no tag (up to 128 letters, digits, '_', '.', '-')")
-    reference = _checked(host, repository.lower(), tag, digest)
+    reference = _checked(_canonical(host), repository.lower(), tag, digest)
     return reference if tag or digest else None
 
 
 def canonical_host(host: str) -> str:
-    """A registry host as references print it. Raises `NotAReference`."""
-    return _checked(host, "x", "", "").host
+    """A registry host as canonical references have it. Raises `NotAReference`."""
+    return _checked(_canonical(host), "x", "", "").host
 
 
 def _looks_like_host(element: str) -> bool:
@@ -139,18 +155,25 @@ def _looks_like_host(element: str) -> bool:
     return "." in element or ":" in element or element == "localhost" or element != element.lower()
 
 
+def _canonical(host: str) -> str:
+    host = host.lower()
+    return DOCKER_HUB if host in _DOCKER_HUB_ALIASES else host
+
+
+def _in_library(host: str, repository: str) -> str:
+    return f"library/{repository}" if host == DOCKER_HUB and "/" not in repository else repository
+
+
 def _checked(host: str, repository: str, tag: str, digest: str) -> Reference:
     match = _HOST.fullmatch(host)
     if not match or len(host) > _HOST_MAX or not (0 < int(match["port"] or 443) < 65536):
         raise NotAReference(f"{host[:_QUOTED]!r} is no registry host (name or [IPv6], with an optional port)")
-    host = host.lower()
-    if not _looks_like_host(host):
+    if not _looks_like_host(host.lower()):
         # `registry/shop` names Docker Hub's user "registry": a node would pull another image than was meant.
         raise NotAReference(f"{host!r} is no registry host: without '.' or port it reads as a path of Docker Hub")
-    if host in _DOCKER_HUB_ALIASES:
+    if host == _LEGACY_DOCKER_HUB:
         host = DOCKER_HUB
-    if host == DOCKER_HUB and "/" not in repository:
-        repository = f"library/{repository}"
+    repository = _in_library(host, repository)
     if len(repository) > _REPOSITORY_MAX:
         raise NotAReference(f"the repository has {len(repository)} characters, at most {_REPOSITORY_MAX} are allowed")
     if not _REPOSITORY.fullmatch(repository):

@@ -54,7 +54,7 @@ class PushRule:
 
     def matches(self, image: Reference) -> bool:
         """Whether the policy wants this push."""
-        if not globs.matches(self.repository, image.name):
+        if not globs.matches(self.repository, image.canonical.name):
             return False
         if not image.tag:
             return self.untagged
@@ -84,6 +84,16 @@ class Policy:
         """Whether `spec.images` names it: by its tag, whatever that points at, or by the digest that is given there."""
         return image.without_digest() in {named.as_run for named in self.images}
 
+    def spellings(self, pushed: Reference) -> tuple[Reference, ...]:
+        """The names under which this policy wants a push: as `spec.images` writes them, and its own if a rule takes it.
+
+        Empty where it does not want the push.
+        """
+        tagged = pushed.without_digest()
+        written = [pushed.written_as(it) for it in self.images if it.as_run.canonical == tagged]
+        own = [pushed] if any(rule.matches(pushed) for rule in self.push) else []
+        return tuple(dict.fromkeys(written + own))
+
     def wants(self, image: Reference) -> bool:
         """Whether a WarmImage of this policy may exist for `image`."""
         return self.names(image) or any(rule.matches(image) for rule in self.push)
@@ -94,7 +104,7 @@ class Policy:
         The largest of all rules for the *repository*, whatever their tags: were it that of the tags at hand, the
         outcome would depend on the order in which pushes arrive.
         """
-        return max((rule.keep for rule in self.push if globs.matches(rule.repository, image.name)), default=1)
+        return max((rule.keep for rule in self.push if globs.matches(rule.repository, image.canonical.name)), default=1)
 
 
 # --- a push ----------------------------------------------------------------------------------------------------------
@@ -212,7 +222,7 @@ def _unwanted(policy: Policy, existing: Collection[WarmImage], now: datetime) ->
         if over or misnamed or not policy.wants(warmimage.image):
             unwanted.append(warmimage)
         else:
-            repositories.setdefault(warmimage.image.name, []).append(warmimage)
+            repositories.setdefault(warmimage.image.canonical.name, []).append(warmimage)
     for same_repository in repositories.values():
         unwanted += surplus(policy, same_repository)
     return unwanted

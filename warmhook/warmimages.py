@@ -176,7 +176,7 @@ def policy_label(policy: PolicyKey) -> str:
 
 def repository_label(image: Reference) -> str:
     """The value of `warmhook.dev/repository`: finds all WarmImages of a repository."""
-    return _hex(image.name, 16)
+    return _hex(image.canonical.name, 16)
 
 
 def _hex(text: str, digits: int) -> str:

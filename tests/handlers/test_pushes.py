@@ -73,6 +73,21 @@ def test_a_push_leaves_alone_what_a_policy_names_by_digest() -> None:
     in_world(case)
 
 
+def test_a_push_updates_an_image_under_the_name_that_the_policy_writes() -> None:
+    async def case(world: World) -> None:
+        written = f"{HOST.upper()}/shop/app:v1"
+        await world.add_nodes("a")
+        await world.add_policy(images=[written])
+        await world.changed("WarmPolicy", "shop")
+        await world.push()
+        (obj,) = (await world.warmimages()).values()
+        assert (obj["spec"]["image"], obj["spec"]["digest"]) == (written, DIGEST)
+        await world.sync()
+        assert await world.lines() == {"a": [written]}
+
+    in_world(case)
+
+
 def test_every_policy_that_wants_a_push_gets_its_own_warmimage() -> None:
     async def case(world: World) -> None:
         for name in ("one", "two", "three"):

@@ -78,14 +78,16 @@ def test_any_event_names_an_image_that_reads_as_itself_or_is_refused(host: str, 
         ("bitnami/redis", "docker.io/bitnami/redis"),
         ("docker.io/nginx", "docker.io/library/nginx"),
         ("index.docker.io/nginx", "docker.io/library/nginx"),
-        ("registry-1.docker.io/library/nginx", "docker.io/library/nginx"),
-        ("registry.hub.docker.com/bitnami/redis", "docker.io/bitnami/redis"),
+        # Runtimes keep these names, so a Pod's image must be there under them.
+        ("registry-1.docker.io/library/nginx", "registry-1.docker.io/library/nginx"),
+        ("registry-1.docker.io/nginx", "registry-1.docker.io/nginx"),
+        ("registry.hub.docker.com/bitnami/redis", "registry.hub.docker.com/bitnami/redis"),
         ("localhost/a", "localhost/a"),
         ("localhost:5000/a:1", "localhost:5000/a:1"),
         ("registry:5000/a", "registry:5000/a"),
-        ("Harbor.Example.COM/a/b/c:V1", "harbor.example.com/a/b/c:V1"),
+        ("Harbor.Example.COM/a/b/c:V1", "Harbor.Example.COM/a/b/c:V1"),
         ("[::1]:5000/a", "[::1]:5000/a"),
-        ("[2001:DB8::1]/a:1", "[2001:db8::1]/a:1"),
+        ("[2001:DB8::1]/a:1", "[2001:DB8::1]/a:1"),
         (f"a.io/b:1@{SHA256}", f"a.io/b:1@{SHA256}"),
         (f"a.io/b@{SHA512}", f"a.io/b@{SHA512}"),
         ("a.io:1/b", "a.io:1/b"),
@@ -96,6 +98,34 @@ def test_any_event_names_an_image_that_reads_as_itself_or_is_refused(host: str, 
 )
 def test_reference_is_read(text: str, canonical: str) -> None:
     assert str(parse_reference(text)) == canonical
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("registry-1.docker.io/nginx:1", "docker.io/library/nginx:1"),
+        ("registry-1.docker.io/library/nginx:1", "docker.io/library/nginx:1"),
+        ("registry.hub.docker.com/bitnami/redis", "docker.io/bitnami/redis"),
+        ("Docker.IO/nginx", "docker.io/library/nginx"),
+        ("Harbor.Example.COM/a/b/c:V1", "harbor.example.com/a/b/c:V1"),
+        (f"Harbor.Example.COM:443/a@{SHA256}", f"harbor.example.com:443/a@{SHA256}"),
+    ],
+)
+def test_names_of_one_image_have_one_canonical_form(text: str, canonical: str) -> None:
+    reference = parse_reference(text)
+    assert str(reference) == text
+    assert str(reference.canonical) == canonical
+    assert reference.canonical.written_as(reference) == reference
+
+
+@given(hosts, repositories, tags, digests)
+def test_an_event_is_in_canonical_form_and_agrees_with_every_spelling(
+    host: str, repository: str, tag: str, digest: str
+) -> None:
+    assume(tag or digest)
+    text = f"{host}/{repository}" + (f":{tag}" if tag else "") + (f"@{digest}" if digest else "")
+    event = from_event(host, repository, tag, digest)
+    assert event == parse_reference(text).canonical == parse_reference(text).canonical.canonical
 
 
 @pytest.mark.parametrize(

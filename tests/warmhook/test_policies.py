@@ -267,6 +267,23 @@ def test_a_push_of_a_tag_does_not_replace_the_digest_that_the_policy_gives_for_i
     }
 
 
+def test_a_push_is_wanted_under_every_name_that_the_policy_writes_and_under_its_own_where_a_rule_takes_it() -> None:
+    spelled = parse_reference(f"{REPOSITORY}:v1".replace("harbor.example", "Harbor.Example"))
+    pushed = image("v1")
+    named = Policy(SHOP, images=(spelled, parse_reference("docker.io/library/redis:7")))
+    assert named.spellings(pushed) == (pushed.written_as(spelled),)
+    assert replace(named, push=(ALL,)).spellings(pushed) == (pushed.written_as(spelled), pushed)
+    assert replace(named, images=(), push=(ALL,)).spellings(pushed) == (pushed,)
+    assert replace(named, images=()).spellings(pushed) == ()
+    exact = replace(named, images=(parse_reference(f"{REPOSITORY}:v1"),), push=(ALL,))
+    assert exact.spellings(pushed) == (pushed,)
+
+
+def test_a_rule_takes_an_image_under_any_spelling_of_its_host() -> None:
+    assert ALL.matches(parse_reference("Harbor.Example.com/shop/app:v1"))
+    assert PushRule("docker.io/library/*").matches(parse_reference("registry-1.docker.io/library/redis:7"))
+
+
 def test_a_digest_that_the_policy_gives_does_not_count_among_the_pushes_that_are_kept() -> None:
     policy = Policy(SHOP, images=(image("base", "a"),), push=(replace(ALL, keep=1),))
     stored = play(policy, [(image("v1", "b"), at(1), "e"), (image("v2", "c"), at(2), "f")], settle(policy, []))

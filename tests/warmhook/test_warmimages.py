@@ -42,6 +42,12 @@ def test_every_name_is_one_that_the_api_server_takes(path: list[str]) -> None:
     assert len(name) <= 51
 
 
+def test_spellings_of_one_image_have_one_repository_label_and_a_warmimage_each() -> None:
+    written, canonical = parse_reference("Ghcr.IO/a/b:1"), parse_reference("ghcr.io/a/b:1")
+    assert repository_label(written) == repository_label(canonical)
+    assert warmimage_name(SHOP, written) != warmimage_name(SHOP, canonical)
+
+
 def test_labels_are_sixteen_hex_digits() -> None:
     assert policy_label(SHOP) == hashlib.sha256(b"shop/shop").hexdigest()[:16]
     assert repository_label(parse_reference("nginx:1")) == hashlib.sha256(b"docker.io/library/nginx").hexdigest()[:16]
