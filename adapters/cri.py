@@ -106,7 +106,7 @@ _UNREACHED: Final = (
 )
 _WRAPPERS: Final = re.compile(
     r"rpc error: code = \w+ desc = |failed to (?:pull and unpack image|resolve reference) \"[^\"]*\": "
-    r"|unable to pull image or OCI artifact: pull image err: "
+    r"|failed to resolve image: |unable to pull image or OCI artifact: pull image err: "
 )
 # containerd, CRI-O, and CRI-O in the words that kubelets know.
 _OF_A_PULL: Final = re.compile(r"failed to pull|unable to pull|RegistryUnavailable|SignatureValidationFailed")
@@ -189,6 +189,9 @@ class _CriRuntime:
             if not _OF_A_PULL.search(text) and (unreachable := self._unreachable(error)):
                 raise unreachable from error
             message = harmless(text, secrets=_secrets(credentials) if credentials else ())
+            if error.code() == _C.DEADLINE_EXCEEDED:
+                # gRPC's own text says that a stream was removed.
+                message = f"the pull took longer than {timeout_seconds:g} s"
             raise PullFailed(failure_reason(error.code(), text), message) from None
         return str(answer.image_ref)
 

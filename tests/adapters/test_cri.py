@@ -153,6 +153,19 @@ def test_a_message_loses_what_every_message_repeats() -> None:
     assert harmless("rpc error: code = Unknown desc = " + WRAPPED + "connection refused") == "connection refused"
 
 
+def test_a_pull_that_reaches_its_deadline_says_how_long_that_was() -> None:
+    async def run() -> None:
+        async def pull(_: Any, __: Any) -> Any:
+            await asyncio.sleep(60)
+
+        async with _runtime(PullImage=pull) as runtime:
+            with pytest.raises(PullFailed) as caught:
+                await runtime.pull("h/a:1", timeout_seconds=0.05)
+            assert (caught.value.reason, caught.value.message) == ("Timeout", "the pull took longer than 0.05 s")
+
+    asyncio.run(run())
+
+
 def test_a_message_is_one_line_without_control_characters() -> None:
     assert harmless("a\x1b[31m\r\nb\x00c\u202ed\u2028e") == "a [31m b c d e"
 

@@ -629,6 +629,13 @@ async def test_a_malformed_reference_fails_and_says_so(node: Node) -> None:
     assert "invalid reference format" in failure.message
 
 
+@on_each_runtime
+async def test_an_ipv6_host_in_brackets_is_asked_or_the_reference_is_refused(node: Node) -> None:
+    """containerd 1.6 knows no such hosts, 1.7 and later do."""
+    failure = await node.failure(f"[::1]:{free_port()}/shop/app:1")
+    assert failure.reason == "Network" or "invalid reference format" in failure.message
+
+
 # --- the node --------------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""Is what the agent remembers whole or not there, and never somebody else's?"""
+"""What the agent remembers is whole or not there, and never somebody else's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import structlog
 
 from nodeagent.state import State, StateFile
 
-STATE = State(7, {"0" * 16: "{}"}, {"00000000": "sha256:1"})
+STATE = State(7, {"0" * 16: "{}"}, {"00000000": "sha256:1"}, {"11111111": "a chart"})
 
 
 @pytest.fixture
@@ -29,6 +29,12 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     state_file(tmp_path / "new").save(STATE)
     assert state_file(tmp_path / "new").load() == STATE
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["state.json"]
+
+
+def test_a_file_that_says_nothing_of_what_cannot_run_is_loaded(tmp_path: Path) -> None:
+    content = {"format": 1, "node": "node-1", "resourceVersion": 7, "lines": {}, "pulled": {"00000000": "sha256:1"}}
+    (tmp_path / "state.json").write_text(json.dumps(content))
+    assert state_file(tmp_path).load() == State(7, {}, {"00000000": "sha256:1"})
 
 
 def test_no_file_is_an_empty_state_without_a_warning(tmp_path: Path, logs: list[Any]) -> None:
@@ -50,6 +56,13 @@ def test_no_file_is_an_empty_state_without_a_warning(tmp_path: Path, logs: list[
         json.dumps({"format": 1, "node": "node-2", "resourceVersion": 1, "lines": {}, "pulled": {}}).encode(),
         json.dumps({"format": 1, "node": "node-1", "resourceVersion": "x", "lines": {}, "pulled": {}}).encode(),
         json.dumps({"format": 1, "node": "node-1", "resourceVersion": 1, "lines": {"a": 1}, "pulled": {}}).encode(),
+        b'{"format":1,"node":"node-1","resourceVersion":1e999,"lines":{},"pulled":{}}',
+        b'{"format":1,"node":"node-1","resourceVersion":-Infinity,"lines":{},"pulled":{}}',
+        b'{"format":1,"node":"node-1","resourceVersion":NaN,"lines":{},"pulled":{}}',
+        b'{"format":1,"node":"node-1","resourceVersion":-1,"lines":{},"pulled":{}}',
+        b'{"format":1,"node":"node-1","resourceVersion":' + b"9" * 5000 + b',"lines":{},"pulled":{}}',
+        b'{"format":1,"node":"node-1","resourceVersion":1,"lines":{},"pulled":{},"notRunnable":{"a":1}}',
+        b'{"format":1e999,"node":"node-1","resourceVersion":1,"lines":{},"pulled":{}}',
     ],
 )
 def test_a_file_that_cannot_be_used_is_set_aside_with_one_warning(
