@@ -119,7 +119,8 @@ _CHANNEL_OPTIONS: Final = (
     ("grpc.max_receive_message_length", _RECEIVE_BYTES),
     # A runtime that comes back after a restart is found again within seconds, not minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # How long one attempt may take, whatever its name: a busy runtime accepts late.
+    ("grpc.min_reconnect_backoff_ms", 5000),
     ("grpc.max_reconnect_backoff_ms", 3000),
     # A retry would be a second pull that nobody asked for.
     ("grpc.enable_retries", 0),

@@ -331,6 +331,37 @@ def test_another_error_of_a_query_names_the_endpoint_and_the_code() -> None:
         asyncio.run(run())
 
 
+def test_a_busy_runtime_that_accepts_late_is_reached() -> None:
+    """A connection attempt of gRPC is given as long as the shortest pause between two, so that must not be short."""
+
+    async def run() -> None:
+        async def status(_: Any, __: Any) -> Any:
+            return cri.ImageStatusResponse(image=cri.Image(id="sha256:1"))
+
+        async with _runtime(ImageStatus=status) as direct:
+            behind = direct._endpoint.removeprefix("unix://")  # type: ignore[attr-defined]
+            server = await asyncio.start_unix_server(lambda *ends: _late(behind, *ends), f"{behind}-late")
+            async with server, open_runtime(f"unix://{behind}-late") as late:
+                assert await late.image("sha256:1")
+
+    asyncio.run(run())
+
+
+async def _late(behind: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Take a connection up after 0.3 s, as a program does that was busy meanwhile."""
+
+    async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError), contextlib.closing(target):
+            while content := await source.read(65536):
+                target.write(content)
+                await target.drain()
+
+    await asyncio.sleep(0.3)
+    with contextlib.suppress(ConnectionError):
+        behind_reader, behind_writer = await asyncio.open_unix_connection(behind)
+        await asyncio.gather(copy(reader, behind_writer), copy(behind_reader, writer))
+
+
 def test_a_missing_socket_is_named_with_what_to_check() -> None:
     async def run() -> None:
         async with open_runtime("/tmp/wh-no-such-socket") as runtime:
