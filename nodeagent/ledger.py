@@ -114,9 +114,7 @@ class Ledger:
 
     def unjudged(self, images: Iterable[RuntimeImage]) -> set[str]:
         """IDs of listed images that lines name and whose configuration is not known yet."""
-        named = {wanted.line.image for wanted in self.lines.values()}
-        listed = {image.id for image in images if not named.isdisjoint((*image.tags, *image.digests))}
-        return listed - self._unusable.keys()
+        return self._unjudged(images_by_name(images))
 
     def take_images(self, images: Iterable[RuntimeImage], configs: Mapping[str, ImageConfig | None]) -> list[str]:
         """What the runtime lists now, and the configurations of those that were `unjudged`, by ID.
@@ -209,7 +207,7 @@ class Ledger:
 
     def reports(self) -> dict[str, LineReport] | None:
         """What is to be said of every line, by key; `None` while a listed image of new lines was not judged yet."""
-        if self._images is not None and self.unjudged(self._images.values()) - self._untold:
+        if self._unjudged(self.images) - self._untold:
             return None
         said = {key: self._report(wanted) for key, wanted in self.lines.items()}
         for key, wanted in self._surplus.items():
@@ -228,6 +226,10 @@ class Ledger:
             pulling=running is not None and wanted.version in running.versions,
             moved=moved_to(wanted, self.pulled),
         )
+
+    def _unjudged(self, images: Images) -> set[str]:
+        named = {images[wanted.line.image].id for wanted in self.lines.values() if wanted.line.image in images}
+        return named - self._unusable.keys()
 
     def _judge(self) -> None:
         if self._images is None:
