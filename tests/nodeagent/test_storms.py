@@ -1,4 +1,4 @@
-"""After any disorder, does the node still come to what is wanted, and its report to what is true?"""
+"""After any disorder the node comes to what is wanted, and its report to what is true."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from adapters.kubernetes.paths import configmaps
 from tests.support.agents import NAMESPACE, Bench, bench
 from tests.support.instant import instantly, until
 from warmhook.lines import Line, desired_name
+from warmhook.ports import FailureReason
 from warmhook.reports import report_name
 from warmhook.warmimages import ObjectKey, Pull
 
+REASONS: list[FailureReason] = ["Network", "RateLimited", "Timeout", "NotRunnable"]
 IMAGES = [f"registry.example.com/shop/web{i}:1" for i in range(6)]
 
 
@@ -67,7 +69,7 @@ class Storm:
         self._b.down = not self._b.down
 
     async def fail(self) -> None:
-        self._b.runtime.fail(self._random.choice(IMAGES), self._random.choice(["Network", "RateLimited", "Timeout"]))
+        self._b.runtime.fail(self._random.choice(IMAGES), self._random.choice(REASONS))
 
     async def delete(self) -> None:
         name = self._random.choice([desired_name, report_name])("node-1")
