@@ -38,6 +38,7 @@ _QUERY_SECONDS: Final = 30
 _CONFIG_SECONDS: Final = 10
 _REMOVE_SECONDS: Final = 120
 _MESSAGE_MAX: Final = 200
+_NAME_MAX: Final = 32
 
 _C = grpc.StatusCode
 
@@ -284,7 +285,8 @@ def _config(info: Mapping[str, str]) -> ImageConfig:
     try:
         spec = json.loads(info["info"])["imageSpec"]
         layers = (spec.get("rootfs") or {}).get("diff_ids") or ()
-        named = platform_of(str(spec.get("os") or ""), str(spec.get("architecture") or ""))
-        return ImageConfig(named, len(layers))
+        # Whoever built the image wrote these, and they are shown.
+        system, machine = (harmless(str(spec.get(name) or ""))[:_NAME_MAX] for name in ("os", "architecture"))
+        return ImageConfig(platform_of(system, machine), len(layers))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return ImageConfig()

@@ -262,6 +262,14 @@ def test_the_configuration_is_read_as_containerd_and_cri_o_write_it() -> None:
     assert _config_of({"info": json.dumps({"labels": None, "imageSpec": spec})}, "0" * 64) == expected
 
 
+def test_a_hostile_platform_is_cut_and_cleaned() -> None:
+    spec = {"architecture": "x\x1b[31m\n" * 1000, "os": "linux", "rootfs": {"diff_ids": ["sha256:1"]}}
+    config = _config_of({"info": json.dumps({"imageSpec": spec})})
+    assert config
+    assert config.platform.architecture.isprintable()
+    assert len(config.platform.architecture) <= 32
+
+
 @pytest.mark.parametrize(
     "info",
     [
