@@ -21,6 +21,7 @@ from adapters.clock import utcnow
 from adapters.environment import BadSetting
 from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.transport import BadKubeconfig, open_transport
+from adapters.listening import open_listener
 from adapters.logs import set_up_logs
 from handlers.configuration import Configuration, read_configuration
 from handlers.connections import Limits, limited
@@ -132,14 +133,12 @@ def _most_connections() -> int:
 @contextlib.asynccontextmanager
 async def _listening(port: int, setting: str = "PORT") -> AsyncIterator[socket.socket]:
     """The port, opened here because uvicorn would end the process with a code of its own. Raises `BadSetting`."""
-    # Of sockets whose protocol is not named asyncio does not turn Nagle's algorithm off: 40 ms for each answer.
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            # Port 0 is a free one, which nobody is told and nobody listens on.
-            listener.bind(("0.0.0.0", port))  # noqa: S104 - registries call from outside
-        except OSError as error:
-            raise BadSetting(f"{setting} {port} cannot be opened: {error.strerror}") from error
+    try:
+        # Port 0 is a free one, which nobody is told and nobody listens on.
+        listener = open_listener(port)
+    except OSError as error:
+        raise BadSetting(f"{setting} {port} cannot be opened: {error.strerror}") from error
+    with listener:
         yield listener
 
 
