@@ -1,10 +1,10 @@
-"""Write and read points in time as Kubernetes does: RFC 3339 in UTC."""
+"""Write and read points in time as Kubernetes does, RFC 3339 in UTC, and the waits that HTTP servers ask for."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 
-__all__ = ["format_time", "parse_time"]
+__all__ = ["format_time", "parse_retry_after", "parse_time"]
 
 
 def format_time(moment: datetime) -> str:
@@ -23,6 +23,12 @@ def parse_time(text: str) -> datetime:
         return moment.astimezone(UTC)
     except OverflowError as error:  # the first or last hours that a datetime can hold, in another time zone
         raise ValueError(f"{text!r} is out of range") from error
+
+
+def parse_retry_after(text: str | None) -> float | None:
+    """The seconds of a `Retry-After` (RFC 9110, 10.2.3); `None` for a date, for what is neither, and without one."""
+    # `isdigit` alone also takes superscripts, which `float` does not.
+    return float(text) if text and len(text) <= 9 and text.isascii() and text.isdigit() else None
 
 
 def _cut_to_microseconds(text: str) -> str:

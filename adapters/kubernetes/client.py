@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from adapters.kubernetes.pressure import Lanes
 from warmhook.ports import Object, Response, Transport, Unreachable
+from warmhook.times import parse_retry_after
 
 __all__ = [
     "MERGE_PATCH",
@@ -38,6 +39,11 @@ _METADATA_LIST: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8
 _PAGE: Final = 500
 # For so long an answer is waited for whose asker has given up.
 _AFTERWARDS_SECONDS: Final = 2.0
+# A watch that says nothing for so long is dead: bookmarks come every minute. A connection whose packets are lost by a
+# load balancer looks like a quiet one.
+_SILENT_SECONDS: Final = 90.0
+# The server answers a watch at once.
+_OPEN_SECONDS: Final = 30.0
 # How long the server is asked to keep a watch open; connections through load balancers rarely live longer.
 _WATCH_SECONDS: Final = 290
 
@@ -196,7 +202,7 @@ class Kubernetes:
         metadata_only: bool = False,
         opened: Callable[[], None] = lambda: None,
     ) -> AsyncGenerator[Change, None]:
-        """Every change after `resource_version`, until the server closes the watch; bookmarks included.
+        """Every change after `resource_version`, until the server closes the watch or is silent; bookmarks included.
 
         `opened` is called once the server has begun to answer: the first change may take long. Raises `Gone` (list
         again), `Unavailable` (also for an ERROR event of the stream: wait, then watch again) or `Refused`.
@@ -214,20 +220,24 @@ class Kubernetes:
         headers = {"accept": _METADATA if metadata_only else _JSON}
         kind = _kind(path)
         try:
-            async with self._transport.stream(
-                path, query=query, headers=headers, timeout_seconds=_WATCH_SECONDS + 30
-            ) as stream:
+            async with AsyncExitStack() as stack:
+                opening = self._transport.stream(
+                    path, query=query, headers=headers, timeout_seconds=_WATCH_SECONDS + 30
+                )
+                async with asyncio.timeout(_OPEN_SECONDS):
+                    stream = await stack.enter_async_context(opening)
                 self._count(kind, "watch", str(stream.status))
                 if stream.status != 200:
                     body = b"".join([line async for line in stream.lines])
                     raise _error(Response(stream.status, stream.headers, body), f"watch {path}")
                 opened()
-                async with aclosing(_changes(stream.lines, path)) as changes:
+                async with aclosing(_until_silent(stream.lines)) as lines, aclosing(_changes(lines, path)) as changes:
                     async for change in changes:
                         yield change
-        except Unreachable as error:
+        except (Unreachable, TimeoutError) as error:
             self._count(kind, "watch", "unreachable")
-            raise Unavailable(f"watch {path}: {error}") from error
+            problem = str(error) or f"the API server did not begin to answer within {_OPEN_SECONDS:g} seconds"
+            raise Unavailable(f"watch {path}: {problem}") from error
 
     async def _ask(
         self,
@@ -292,6 +302,17 @@ class Kubernetes:
             sending.exception()  # looked at, also where nobody waits any more
 
 
+async def _until_silent(lines: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    """The lines, until none came for too long. That is no error: the next watch goes on where this one stopped."""
+    while True:
+        try:
+            async with asyncio.timeout(_SILENT_SECONDS):
+                line = await anext(lines)
+        except (StopAsyncIteration, TimeoutError):
+            return
+        yield line
+
+
 async def _changes(lines: AsyncIterator[bytes], path: str) -> AsyncGenerator[Change, None]:
     async for line in lines:
         if not line.strip():
@@ -340,9 +361,6 @@ def _status_error(status: Mapping[str, Any], code: int, headers: Mapping[str, st
         return Gone(message, status=code, reason=reason)
     if code == 429 or code >= 500:
         seconds = headers.get("retry-after") or (status.get("details") or {}).get("retryAfterSeconds")
-        try:
-            wait = float(seconds) if seconds is not None else None
-        except (TypeError, ValueError):
-            wait = None
+        wait = parse_retry_after(str(seconds))
         return Unavailable(message, status=code, reason=reason, retry_after_seconds=wait)
     return Refused(message, status=code, reason=reason)

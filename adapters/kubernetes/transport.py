@@ -1,4 +1,4 @@
-"""How are requests sent to the API server? The one file that knows the `kubernetes` library.
+"""Send requests to the API server. The one file that knows the `kubernetes` library.
 
 Only its kubeconfig reader and its REST client are used: plain JSON in and out costs a fraction of the generated API.
 """
@@ -6,20 +6,35 @@ Only its kubeconfig reader and its REST client are used: plain JSON in and out c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import AsyncIterator, Mapping
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import yaml
-from kubernetes.aio.client import ApiClient, Configuration
-from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
+try:
+    Path.home()
+except RuntimeError:
+    # The library asks for it while it is imported. A user without a name has none where HOME is not set.
+    os.environ["HOME"] = "/"
+
+from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.client.rest import RESTClientObject
+from kubernetes.aio.config import ConfigException, load_kube_config
+from kubernetes.aio.config.incluster_config import InClusterConfigLoader
+
+from adapters.internal import is_internal
+from adapters.kubernetes.account import ServiceAccount
 from warmhook.ports import Json, Response, Stream, Transport, Unreachable
 
 __all__ = ["BadKubeconfig", "open_transport"]
@@ -29,11 +44,33 @@ _POOL_SIZE = 256
 """Connections at once; every open watch holds one."""
 _CONNECT_SECONDS = 10.0
 _DEFAULT_KUBECONFIG = "~/.kube/config"
-_BROKEN = (aiohttp.ClientError, OSError, TimeoutError)
+_SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+# Credentials that cannot be read now may be there later.
+_BROKEN = (aiohttp.ClientError, OSError, TimeoutError, ConfigException)
+# A load balancer that lost its state answers nothing, not even with a reset: 30 seconds after the last sign of life the
+# kernel ends the connection. Systems other than Linux lack some of these.
+_TCP_OPTIONS: Final = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 30_000}
 
 
 class BadKubeconfig(ValueError):
     """There is no usable configuration of a cluster; the message says what to do."""
+
+
+class _Rest(RESTClientObject):
+    """The library's REST client, over connections whose end is noticed."""
+
+    def _create_connector(self) -> aiohttp.TCPConnector:
+        return aiohttp.TCPConnector(limit=self.maxsize, ssl=self.ssl_context, socket_factory=_new_socket)
+
+
+def _new_socket(address: Any) -> socket.socket:
+    family, kind, protocol = address[:3]
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _TCP_OPTIONS.items():
+        if hasattr(socket, name):
+            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return made
 
 
 class _Pool:
@@ -140,15 +177,38 @@ async def _lines(host: str, response: aiohttp.ClientResponse, timeout_seconds: f
         yield line
 
 
-async def _load(path: str | None, configuration: Any) -> None:
-    if path is None and os.environ.get("KUBERNETES_SERVICE_HOST"):
-        load_incluster_config(configuration)
+async def _load(path: str | None, account: Path | None, configuration: Any) -> None:
+    if account is not None:
+        names = [str(account / name) for name in ("token", "ca.crt")]
+        InClusterConfigLoader(names[0], names[1], try_refresh_token=False).load_and_set(configuration)
         return
     await load_kube_config(_existing(path), client_configuration=configuration, persist_config=False)
 
 
-def _proxy(url: str) -> str | None:
-    """The proxy that the environment names for this server; `None` where it is reached directly."""
+def _follow_account(folder: Path, monotonic: Callable[[], float], client: Any) -> None:
+    """Use token and authorities as the files have them at each request, and for connections opened from then on."""
+
+    def trust(authorities: str) -> None:
+        # Added to those that are trusted already: while authorities are replaced, both are in use.
+        with contextlib.suppress(ssl.SSLError, ValueError):
+            client.rest_client.ssl_context.load_verify_locations(cadata=authorities)
+
+    account = ServiceAccount(folder, monotonic=monotonic, trust=trust)
+
+    def refresh(configuration: Any) -> None:
+        if token := account.token():
+            configuration.api_key["BearerToken"] = f"Bearer {token}"
+
+    client.configuration.refresh_api_key_hook = refresh
+
+
+def _proxy(url: str, *, in_cluster: bool) -> str | None:
+    """The proxy that the environment names for this server; `None` where it is reached directly.
+
+    Within a cluster that is always so. From outside, a private address may well be behind a proxy, as for kubectl.
+    """
+    if in_cluster and is_internal(url):
+        return None
     parts = urlsplit(url)
     return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
 
@@ -163,7 +223,13 @@ def _existing(path: str | None) -> str:
 
 
 @asynccontextmanager
-async def open_transport(kubeconfig: str | None, *, user_agent: str = "warmhook") -> AsyncIterator[Transport]:
+async def open_transport(
+    kubeconfig: str | None,
+    *,
+    user_agent: str = "warmhook",
+    service_account: Path = _SERVICE_ACCOUNT,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> AsyncIterator[Transport]:
     """A pool of authenticated connections, closed on leaving.
 
     `kubeconfig` is a path or a list of them; `None` means the Pod's own service account, outside a Pod
@@ -171,8 +237,9 @@ async def open_transport(kubeconfig: str | None, *, user_agent: str = "warmhook"
     """
     configuration = Configuration()
     configuration.connection_pool_maxsize = _POOL_SIZE
+    account = service_account if kubeconfig is None and os.environ.get("KUBERNETES_SERVICE_HOST") else None
     try:
-        await _load(kubeconfig, configuration)
+        await _load(kubeconfig, account, configuration)
     except (ConfigException, OSError, yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
         where = repr(kubeconfig) if kubeconfig else "of this environment"
         reason = " ".join(str(error).split())
@@ -184,8 +251,11 @@ async def open_transport(kubeconfig: str | None, *, user_agent: str = "warmhook"
         )
     # Left to itself aiohttp looks for proxies, and for a ~/.netrc in a thread, at each request: a third of its cost.
     configuration.client_session_kwargs = {"trust_env": False}
-    configuration.proxy = configuration.proxy or _proxy(configuration.host)
+    configuration.proxy = configuration.proxy or _proxy(configuration.host, in_cluster=account is not None)
     async with ApiClient(configuration) as client:
+        client.rest_client = _Rest(configuration)
+        if account is not None:
+            _follow_account(account, monotonic, client)
         yield _Pool(client, user_agent)
         # Lets aiohttp close its sockets before the loop may end.
         await asyncio.sleep(0)

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from devcluster.apiserver.core import ApiServer
 from warmhook.ports import Json, Response, Stream, Unreachable
 
-__all__ = ["After", "Before", "CutStream", "InProcessTransport"]
+__all__ = ["After", "Before", "CutStream", "InProcessTransport", "Swallow"]
 
 Before = Callable[[str, str], Awaitable[Response | None]]
 """Called with method and path before each request: an answer replaces the server's, an exception is raised."""
@@ -19,6 +19,10 @@ After = Callable[[str, str, Response], Awaitable[Response]]
 """Called with method, path and the server's answer: may lose an answer (raise) whose request has had its effect."""
 CutStream = Callable[[str], int | None]
 """Called with the path of each stream: after how many bytes its connection breaks; `None` for never."""
+
+Swallow = Callable[[float], bool]
+"""Asked before each line of a stream, with the loop's time at which it was opened: whether its connection, which stays
+open, delivers nothing from then on, as when a load balancer has lost its state."""
 
 _NONE: Mapping[str, str] = MappingProxyType({})
 
@@ -34,12 +38,14 @@ class InProcessTransport:
         before: Before | None = None,
         after: After | None = None,
         cut_stream: CutStream | None = None,
+        swallow: Swallow = lambda _opened: False,
     ) -> None:
         self.server = server
         """Replaced in the middle of a test, it is a server that restarted."""
         self.before = before
         self.after = after
         self.cut_stream = cut_stream
+        self.swallow = swallow
         self._user_agent = user_agent
 
     def _headers(self, headers: Mapping[str, str]) -> dict[str, str]:
@@ -87,7 +93,15 @@ class InProcessTransport:
             return
         content_type = {"content-type": "application/json"}
         async with aclosing(begun.lines()) as source, aclosing(_cut(source, limit_bytes)) as lines:
-            yield Stream(200, content_type, lines)
+            yield Stream(200, content_type, _swallowed(lines, self.swallow))
+
+
+async def _swallowed(lines: AsyncIterator[bytes], swallow: Swallow) -> AsyncGenerator[bytes, None]:
+    opened = asyncio.get_running_loop().time()
+    async for line in lines:
+        if swallow(opened):
+            await asyncio.Event().wait()
+        yield line
 
 
 async def _lines(body: bytes) -> AsyncGenerator[bytes, None]:

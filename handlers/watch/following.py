@@ -21,6 +21,8 @@ __all__ = ["Followed", "Follower", "follow", "followed_kinds"]
 _FIRST_WAIT_SECONDS: Final = 0.2
 _LONGEST_WAIT_SECONDS: Final = 10.0
 _LONGEST_ASKED_SECONDS: Final = 60.0
+# A watch that ends sooner was not closed by its time limit, nor given up because it was silent.
+_SHORT_WATCH_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +88,9 @@ async def follow(
                 version = await _list(kubernetes, followed, cache)
                 reached = True
                 listed()
-            before = version
+            before, began = version, interruptions.monotonic()
             version, problem = await _watch(kubernetes, followed, cache, version, goes_on)
-            if version != before:
+            if version != before or interruptions.monotonic() - began >= _SHORT_WATCH_SECONDS:
                 failures = 0
         except KubernetesError as error:
             version, problem = "", error

@@ -25,7 +25,8 @@ class Interruptions:
     """All followers of one process."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
-        self._monotonic = monotonic
+        self.monotonic = monotonic
+        """Seconds."""
         self._interrupted: set[Hashable] = set()
         self._since = 0.0
         self._told: dict[int, float] = {}
@@ -33,7 +34,7 @@ class Interruptions:
 
     def lasts(self, follower: Hashable, kind: str, problem: KubernetesError) -> None:
         """`follower` could not go on; `kind` is what it follows."""
-        now = self._monotonic()
+        now = self.monotonic()
         if not self._interrupted:
             self._since = now
         self._interrupted.add(follower)
@@ -50,7 +51,7 @@ class Interruptions:
             return
         self._interrupted.remove(follower)
         if not self._interrupted and max(self._told.values()) >= self._since:
-            _log.info("watch-interrupted-over", seconds=round(self._monotonic() - self._since))
+            _log.info("watch-interrupted-over", seconds=round(self.monotonic() - self._since))
 
 
 def _hint(status: int) -> str:

@@ -289,3 +289,45 @@ def test_names_from_outside_stay_one_segment_of_the_path() -> None:
     assert paths.node("../secrets") == "/api/v1/nodes/..%2Fsecrets"
     assert paths.warmimages(ObjectKey("a/b", "c?d")).endswith("/namespaces/a%2Fb/warmimages/c%3Fd")
     assert paths.status(paths.warmimages(ObjectKey("a", "b"))).endswith("/namespaces/a/warmimages/b/status")
+
+
+class Silent(Scripted):
+    """A connection that breaks without a word: after the lines nothing comes, or not even an answer."""
+
+    def __init__(self, *lines: bytes, answers_watches: bool = True) -> None:
+        super().__init__(lines=lines)
+        self.answers_watches = answers_watches
+
+    @asynccontextmanager
+    async def stream(self, path: str, **more: Any) -> AsyncIterator[Stream]:
+        if not self.answers_watches:
+            await asyncio.Event().wait()
+        async with super().stream(path, **more) as stream:
+            yield stream
+
+    async def _lines(self, body: bytes) -> AsyncGenerator[bytes, None]:
+        async for one in super()._lines(body):
+            await asyncio.sleep(60)
+            yield one
+        await asyncio.Event().wait()
+
+
+def test_a_watch_that_falls_silent_for_longer_than_bookmarks_take_ends() -> None:
+    obj = {"metadata": {"name": "x"}}
+
+    async def follow() -> tuple[int, float]:
+        watch = Kubernetes(Silent(*[line("BOOKMARK", obj)] * 3)).watch(PATH, resource_version="1")
+        return len([change async for change in watch]), asyncio.get_running_loop().time()
+
+    changes, ended = instantly(follow())
+    assert changes == 3
+    assert 3 * 60 + 90 <= ended < 3 * 60 + 91
+
+
+def test_a_watch_that_is_not_answered_is_unavailable_within_30_seconds() -> None:
+    async def follow() -> float:
+        with pytest.raises(Unavailable, match="did not begin to answer"):
+            await anext(Kubernetes(Silent(answers_watches=False)).watch(PATH, resource_version="1"))
+        return asyncio.get_running_loop().time()
+
+    assert instantly(follow()) < 31

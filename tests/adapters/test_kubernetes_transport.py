@@ -1,15 +1,21 @@
-"""Does the connection to the API server say clearly what is wrong with it?"""
+"""The connection to the API server says clearly what is wrong with it, and follows credentials that are replaced."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
+import ssl
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import yaml
 
-from adapters.kubernetes.transport import BadKubeconfig, open_transport
+from adapters.certificates import Pair, make_pair
+from adapters.kubernetes.account import ServiceAccount
+from adapters.kubernetes.transport import BadKubeconfig, _new_socket, open_transport
 from warmhook.ports import Unreachable
 
 
@@ -117,3 +123,85 @@ def test_requests_carry_token_content_type_and_query(tmp_path: Path) -> None:
     assert "content-type: application/merge-patch+json" in head
     assert "accept: application/json;as=table" in head
     assert "user-agent: tests" in head
+
+
+# --- in a Pod ---------------------------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def api_server(folder: Path, pair: Pair, port: int, heard: list[str]) -> AsyncIterator[int]:
+    """Answers every request over TLS and remembers its token; on which port."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        heard.extend(line.partition(": ")[2] for line in head.splitlines() if line.lower().startswith("authorization"))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+        writer.close()
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    for name, content in (("tls.crt", pair.certificate), ("tls.key", pair.key)):
+        (folder / name).write_bytes(content)
+    context.load_cert_chain(folder / "tls.crt", folder / "tls.key")
+    async with await asyncio.start_server(answer, "127.0.0.1", port, ssl=context) as server:
+        yield server.sockets[0].getsockname()[1]
+
+
+def test_token_and_authorities_that_are_replaced_are_used_without_a_restart_and_without_a_proxy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    account, seconds, heard = tmp_path / "account", [0.0], list[str]()
+    account.mkdir()
+
+    async def run() -> None:
+        first, second = (make_pair(["127.0.0.1"], datetime.now(UTC)) for _ in range(2))
+        (account / "token").write_text("first")
+        (account / "ca.crt").write_bytes(first.authority)
+        async with api_server(tmp_path, first, 0, heard) as port:
+            monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+            monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(port))
+            transport = open_transport(None, service_account=account, monotonic=lambda: seconds[0])
+            opened = await transport.__aenter__()
+            assert (await opened.request("GET", "/version")).status == 200
+        try:
+            async with api_server(tmp_path, second, port, heard):
+                with pytest.raises(Unreachable):
+                    await opened.request("GET", "/version")
+                (account / "token").write_text("second\n")
+                (account / "ca.crt").write_bytes(first.authority + second.authority)
+                seconds[0] += 10
+                assert (await opened.request("GET", "/version")).status == 200
+                # As while the kubelet writes.
+                (account / "token").write_text("")
+                seconds[0] += 10
+                assert (await opened.request("GET", "/version")).status == 200
+        finally:
+            await transport.__aexit__(None, None, None)
+
+    asyncio.run(run())
+    assert heard == ["Bearer first", "Bearer second", "Bearer second"]
+
+
+def test_files_that_cannot_be_used_leave_what_was_read_before(tmp_path: Path) -> None:
+    seconds, trusted = 0.0, list[str]()
+    account = ServiceAccount(tmp_path, monotonic=lambda: seconds, trust=trusted.append)
+    assert account.token() == ""
+    (tmp_path / "token").write_text("one")
+    (tmp_path / "ca.crt").write_text("authorities")
+    assert account.token() == ""
+    seconds += 10
+    assert account.token() == "one"
+    for content in (b"", b"\xff", None):
+        seconds += 10
+        for name in ("token", "ca.crt"):
+            (tmp_path / name).unlink() if content is None else (tmp_path / name).write_bytes(content)
+        assert account.token() == "one"
+    assert trusted == ["authorities"]
+
+
+def test_the_kernel_ends_a_connection_whose_other_end_is_gone() -> None:
+    with _new_socket((socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", 1))) as made:
+        assert made.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            assert made.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
+            assert made.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 15

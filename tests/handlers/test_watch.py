@@ -484,6 +484,32 @@ async def _truth(world: World) -> set[tuple[str, str]]:
     return found
 
 
+def test_connections_that_deliver_nothing_any_more_are_noticed_within_100_seconds_and_quiet_ones_are_kept() -> None:
+    async def case(world: World) -> None:
+        told, lost, opened = Told(world), [-1.0], []
+
+        async def before(_method: str, path: str) -> Response | None:
+            opened.append(path)
+            return None
+
+        transport = InProcessTransport(world.server, before=before, swallow=lambda since: since <= lost[0])
+        async with world.watching(told.post, transport=transport, sync_seconds=86400):
+            await asyncio.sleep(20)
+            opened.clear()
+            await asyncio.sleep(240)
+            # Nothing happens but bookmarks, and each watch goes on.
+            assert [path for path in opened if path.endswith(("/nodes", "/warmimages", "/warmpolicies"))] == []
+            lost[0] = world.monotonic()
+            told.posts.clear()
+            await world.add_nodes("n1")
+            await asyncio.sleep(100)
+            assert ("Node", "n1", False) in told.changes()
+            entries = structlog.get_config()["processors"][0].entries
+            assert [line for line in entries if line["event"] == "watch-interrupted"] == []
+
+    in_world(case)
+
+
 troubles = st.sampled_from(["cut", "gone", "too-large", "throttled", "ended", "refused"])
 
 

@@ -48,6 +48,19 @@ def test_a_line_becomes_warm_and_the_report_says_so() -> None:
     instantly(main())
 
 
+def test_a_push_arrives_within_two_minutes_though_the_connection_delivers_nothing_any_more() -> None:
+    async def main() -> None:
+        async with bench() as b, b.agent():
+            await b.want(a_push(b))
+            await asyncio.sleep(20)
+            b.swallows_before = asyncio.get_running_loop().time()
+            line = a_push(b, content="second")
+            await b.want(line)
+            assert await warm(b, line, seconds=120) > 20
+
+    instantly(main())
+
+
 def test_what_is_present_already_is_not_pulled() -> None:
     async def main() -> None:
         async with bench() as b:

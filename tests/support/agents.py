@@ -55,6 +55,8 @@ class Bench:
     """Whether the API server is out of reach."""
     hangs: bool = False
     """Whether the API server takes requests and does not answer."""
+    swallows_before: float = -1.0
+    """Connections that were opened until then deliver nothing any more."""
     answers: dict[tuple[str, str], Response] = field(default_factory=dict)
     """Method and path to what the agent is answered instead."""
     metrics: Metrics = field(default_factory=Metrics)
@@ -96,7 +98,9 @@ class Bench:
             check_seconds=check_seconds,
             state_dir=self.state_dir,
         )
-        transport = InProcessTransport(self.server, before=self._before)
+        transport = InProcessTransport(
+            self.server, before=self._before, swallow=lambda opened: opened <= self.swallows_before
+        )
 
         async def here(function: Any, *arguments: Any) -> Any:
             # A thread would be waited for in real time, which this loop does not have.

@@ -10,6 +10,7 @@ from typing import Final
 
 import httpx
 
+from adapters.internal import is_internal
 from adapters.strictjson import decode
 
 __all__ = ["FetchedKeys", "FileKeys", "fetch_text"]
@@ -64,7 +65,7 @@ async def fetch_text(url: str) -> str:
     try:
         async with (
             asyncio.timeout(2),
-            httpx.AsyncClient(follow_redirects=False) as client,
+            httpx.AsyncClient(follow_redirects=False, trust_env=not is_internal(url)) as client,
             client.stream("GET", url) as answer,
         ):
             answer.raise_for_status()

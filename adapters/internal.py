@@ -1,0 +1,23 @@
+"""Decide whether an address lies inside the cluster or on this machine, where no proxy of the environment belongs."""
+
+from __future__ import annotations
+
+import ipaddress
+from urllib.parse import urlsplit
+
+__all__ = ["is_internal"]
+
+
+def is_internal(url: str) -> bool:
+    """Whether the host of `url` is loopback, a Service, a name without a domain, or no public IP address.
+
+    `HTTP_PROXY` is often set for a whole namespace, and `NO_PROXY` seldom names all of these: the proxy could not reach
+    them, and would be shown the tokens that are meant for them.
+    """
+    host = (urlsplit(url).hostname or "").rstrip(".")
+    try:
+        return not ipaddress.ip_address(host).is_global
+    except ValueError:
+        labels = host.split(".")
+    # <name>.<namespace>.svc, with the cluster's domain or without.
+    return len(labels) == 1 or labels[-1] in {"local", "localhost", "svc"} or labels[2:3] == ["svc"]
