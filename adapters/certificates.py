@@ -9,11 +9,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-__all__ = ["LIFETIME", "NotACertificate", "Pair", "make_pair", "still_valid", "wants_rotation"]
+__all__ = ["LIFETIME", "NotACertificate", "Pair", "belong_together", "make_pair", "still_valid", "wants_rotation"]
 
 LIFETIME: Final = timedelta(days=90)
 # Clocks of nodes differ a little, and a certificate that is not valid yet is refused.
@@ -82,6 +83,19 @@ def wants_rotation(certificate: bytes, names: Sequence[str], now: datetime) -> b
     return now >= begin + (end - begin) * 2 / 3 or not {_name(name) for name in names} <= set(named)
 
 
+def belong_together(authorities: bytes, certificate: bytes, key: bytes) -> bool:
+    """Whether the key is the certificate's, and an authority or another of its chain signed it.
+
+    Raises `NotACertificate`.
+    """
+    leaf, *chain = _read(certificate)
+    try:
+        own = serialization.load_pem_private_key(key, password=None).public_key()
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return False
+    return own == leaf.public_key() and any(_signed(one, leaf) for one in [*_read(authorities), *chain])
+
+
 def still_valid(authorities: bytes, now: datetime) -> bytes:
     """Those of several authorities that have not ended; nothing where none is readable."""
     try:
@@ -89,6 +103,14 @@ def still_valid(authorities: bytes, now: datetime) -> bytes:
     except NotACertificate:
         return b""
     return b"".join(one.public_bytes(serialization.Encoding.PEM) for one in kept)
+
+
+def _signed(authority: x509.Certificate, leaf: x509.Certificate) -> bool:
+    try:
+        leaf.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 def _begun(subject: x509.Name, issuer: x509.Name, now: datetime) -> x509.CertificateBuilder:

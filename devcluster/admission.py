@@ -1,4 +1,4 @@
-"""How does the API server of this cluster tell Warmhook of Pods? As the manifests say, but by address."""
+"""Have the API server of this cluster tell Warmhook of Pods, as the manifests do, but by address."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from typing import Final
 
 from warmhook.ports import Object
 
-__all__ = ["CONFIGURATIONS", "configuration"]
+__all__ = ["CONFIGURATIONS", "SECRET", "configuration"]
 
 CONFIGURATIONS: Final = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
+SECRET: Final[Object] = {"metadata": {"name": "warmhook-tls"}, "type": "Opaque"}
+"""Empty; `watch` puts certificate and token into it."""
 _NO_MIRROR_POD: Final = (
     '!has(object.metadata.annotations) || !("kubernetes.io/config.mirror" in object.metadata.annotations)'
 )
@@ -18,12 +20,12 @@ _NO_DAEMONSET_POD: Final = (
 
 
 def configuration(tls_port: int, namespace: str) -> Object:
-    """The MutatingWebhookConfiguration; `watch` adds whose certificate `web` shows on that port of this machine."""
+    """The MutatingWebhookConfiguration; `watch` adds the path, and whose certificate `web` shows on that port."""
     outside = {"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ["kube-system", namespace]}
     rule = {"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}
     hook = {
         "name": "pods.warmhook.dev",
-        "clientConfig": {"url": f"https://127.0.0.1:{tls_port}/admission/pods"},
+        "clientConfig": {"url": f"https://127.0.0.1:{tls_port}/"},
         "admissionReviewVersions": ["v1"],
         "failurePolicy": "Ignore",
         "timeoutSeconds": 1,

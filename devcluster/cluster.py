@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
 from adapters.kubernetes.client import Kubernetes, KubernetesError
-from adapters.kubernetes.paths import CRDS, NODES, node
+from adapters.kubernetes.paths import CRDS, NODES, node, secrets_in
 from adapters.kubernetes.transport import open_transport
 from adapters.kubernetes.warmimage import warmimage_crd
 from adapters.kubernetes.warmpolicy import warmpolicy_crd
 from devcluster import containerd
-from devcluster.admission import CONFIGURATIONS, configuration
+from devcluster.admission import CONFIGURATIONS, SECRET, configuration
 from devcluster.nodes import node_object
 from devcluster.programs import Program, Programs
 
@@ -212,6 +212,7 @@ async def _start_web(
 async def _install(kubernetes: Kubernetes, names: Sequence[str], runtime: RuntimeName) -> None:
     """What an administrator and the kubelets would have done."""
     await kubernetes.create("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
+    await kubernetes.create(secrets_in(NAMESPACE), SECRET)
     for crd in (warmpolicy_crd(), warmimage_crd()):
         await kubernetes.create(CRDS, crd)
     for number, name in enumerate(names, 1):

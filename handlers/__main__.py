@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from adapters.early_exit import exit_when_asked
+
+if __name__ == "__main__":
+    # Before the imports, which take most of the time of a start.
+    exit_when_asked()
+
 import asyncio
 import contextlib
 import os
@@ -25,6 +31,8 @@ from adapters.listening import open_listener
 from adapters.logs import set_up_logs
 from handlers.configuration import Configuration, read_configuration
 from handlers.connections import Limits, limited
+from handlers.credentials import Credentials
+from handlers.events_token import EventsToken, events_token
 from handlers.handing import open_hand_on
 from handlers.metrics import Metrics
 from handlers.posting import open_post
@@ -42,8 +50,9 @@ _log = structlog.get_logger()
 _GRACE_SECONDS = 5
 # Connections held at once; beyond that the one that says nothing for longest is closed.
 _CONNECTIONS = 4096
-# The API server keeps connections to webhooks for 90 seconds; were they closed first, a review would now and then fail.
-_API_SERVER_KEEPS_SECONDS = 120
+# Ingresses keep idle connections for 60 seconds or more, the API server keeps those to webhooks for 90. If they were
+# closed here first, a delivery would now and then meet the close, and many senders never repeat.
+_KEEP_ALIVE_SECONDS = 120
 
 
 async def run(settings: Settings, configuration: Configuration, *, with_watch: bool) -> None:
@@ -51,13 +60,16 @@ async def run(settings: Settings, configuration: Configuration, *, with_watch: b
     metrics = Metrics()
     rng = random.SystemRandom()
     interruptions = Interruptions(time.monotonic)
+    token = events_token(settings, rng)
     async with (
         open_transport(settings.kubeconfig, user_agent="warmhook-web") as transport,
         _listening(settings.port) as listener,
         open_publisher(settings, metrics.count_published) as publisher,
-        open_hand_on(settings) as hand_on,
+        open_hand_on(settings, token) as hand_on,
         _listening(settings.tls_port, "WARMHOOK_TLS_PORT") as tls_listener,
     ):
+        kubernetes = Kubernetes(transport, count=metrics.count_api_request)
+        credentials = Credentials(kubernetes, settings.namespace)
         app = build_web(
             settings,
             configuration,
@@ -70,12 +82,13 @@ async def run(settings: Settings, configuration: Configuration, *, with_watch: b
             publisher=publisher,
             hand_on=hand_on,
             interruptions=interruptions,
+            credentials=credentials,
+            token=token,
         )
-        server = Server(_config(app))
+        server = Server(_config(app, _most_connections()))
         _log.info("web-started", port=settings.port, sources=sorted(configuration.sources), watch=with_watch)
-        kubernetes = Kubernetes(transport, count=metrics.count_api_request)
         beside = (
-            _watch(settings, kubernetes, rng, interruptions)
+            _watch(settings, kubernetes, token, rng, interruptions)
             if with_watch
             else until_reached(kubernetes, sleep=asyncio.sleep, rng=rng)
         )
@@ -90,10 +103,10 @@ async def run(settings: Settings, configuration: Configuration, *, with_watch: b
                 # Imported here: most that is needed for certificates is not needed elsewhere.
                 from handlers.tls import TlsServer, serve_tls
 
-                secured = TlsServer(_config(app, _API_SERVER_KEEPS_SECONDS))
+                handshakes = _most_connections() // 4
+                secured = TlsServer(_config(app, _most_connections() - handshakes), handshakes=handshakes)
                 servers.append(secured)
-                serving = serve_tls(secured, tls_listener, kubernetes, settings.namespace, sleep=asyncio.sleep)
-                tasks.append(group.create_task(serving, name="TLS"))
+                tasks.append(group.create_task(serve_tls(secured, tls_listener, credentials), name="TLS"))
 
             def stop() -> None:
                 for one in servers:
@@ -110,16 +123,19 @@ async def run(settings: Settings, configuration: Configuration, *, with_watch: b
     _log.info("web-stopped")
 
 
-def _config(app: Starlette, keep_alive_seconds: int = 5) -> uvicorn.Config:
+def _config(app: Starlette, most_connections: int) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         log_config=None,
         access_log=False,
         server_header=False,
+        # What a header says of a request's origin counts for nothing, whatever FORWARDED_ALLOW_IPS says.
+        proxy_headers=False,
+        forwarded_allow_ips=[],
         lifespan="off",
-        http=limited(Limits(_most_connections())),
+        http=limited(Limits(most_connections)),
         ws="none",
-        timeout_keep_alive=keep_alive_seconds,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
 
@@ -142,11 +158,13 @@ async def _listening(port: int, setting: str = "PORT") -> AsyncIterator[socket.s
         yield listener
 
 
-async def _watch(settings: Settings, kubernetes: Kubernetes, rng: random.Random, interruptions: Interruptions) -> None:
+async def _watch(
+    settings: Settings, kubernetes: Kubernetes, token: EventsToken, rng: random.Random, interruptions: Interruptions
+) -> None:
     # Imported here: the receiver alone starts faster without it.
     from handlers.watch.run import watch
 
-    async with open_post(settings) as post:
+    async with open_post(settings, token) as post:
         await watch(
             kubernetes,
             post,

@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 import structlog
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from handlers.bodies import BadBody, Bodies
 from handlers.hints import Hints
 from handlers.metrics import Metrics
-from handlers.peers import is_local
 from warmhook.events import admitted_event
 from warmhook.pods import Admitted, Review, answer_object, read_review
 from warmhook.ports import Utcnow
@@ -38,7 +38,7 @@ class Preferences(Protocol):
 
 
 class Admission:
-    """The endpoint `POST /admission/pods`."""
+    """The endpoint `POST /admission/pods/<token>`."""
 
     def __init__(
         self,
@@ -47,35 +47,42 @@ class Admission:
         metrics: Metrics,
         own_namespace: str,
         *,
+        accept: Callable[[str], bool],
         now: Utcnow,
         monotonic: Callable[[], float],
     ) -> None:
+        """`accept` says whether a token is one that the API server was given."""
         self._hints = hints
         self._preferences = preferences
         self._metrics = metrics
         self._own_namespace = own_namespace
+        self._accept = accept
         self._now = now
         self._monotonic = monotonic
         self._bodies = Bodies(one_bytes=_BODY_MAX_BYTES, seconds=_BODY_SECONDS)
 
     async def endpoint(self, request: Request) -> Response:
-        """Status 200, whatever comes: any other is a failed call, which delays the Pod or, by policy, refuses it."""
+        """Status 200 for the API server, whatever it sends: any other is a failed call, and may refuse the Pod.
+
+        A caller that does not know the token gets 404, on both ports alike, before the body is read: a review makes
+        nodes pull images, and its answer says which nodes have one.
+        """
+        if not self._accept(request.path_params["token"]):
+            raise HTTPException(404)
         try:
             body = await self._bodies.read(request.stream())
         except (BadBody, ClientDisconnect):
             body = b""
-        # The API server speaks TLS. From elsewhere nothing may be asked for: images would be pulled on its word.
-        trusted = request.url.scheme == "https" or is_local(request)
-        return Response(self.answer(body, trusted=trusted), media_type="application/json")
+        return Response(self.answer(body), media_type="application/json")
 
-    def answer(self, body: bytes, *, trusted: bool = True) -> bytes:
-        """The AdmissionReview that answers the one in `body`; only of a `trusted` one anything follows."""
+    def answer(self, body: bytes) -> bytes:
+        """The AdmissionReview that answers the one in `body`."""
         began = self._monotonic()
         review, patch, result, reason = Review(), "", "skipped", "malformed"
         try:
             review = read_review(_json(body), self._own_namespace)
             patch = self._patch(review)
-            result, reason = self._take(review) if trusted else ("skipped", "plain-http")
+            result, reason = self._take(review)
         except Exception:
             # Nothing that is wrong here may keep a Pod from being created.
             _log.exception("admission-failed", uid=ascii(review.uid))

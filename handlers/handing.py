@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from adapters.kubernetes.client import Unavailable
+from handlers.events_token import EventsToken
 from handlers.hints import HandOn
 from handlers.posting import Refused, TryLater, open_post
 from handlers.settings import Settings
@@ -15,12 +16,12 @@ __all__ = ["open_hand_on"]
 
 
 @asynccontextmanager
-async def open_hand_on(settings: Settings) -> AsyncIterator[HandOn | None]:
+async def open_hand_on(settings: Settings, token: EventsToken) -> AsyncIterator[HandOn | None]:
     """`None` where this process handles events itself, or sees none."""
     if "events" in settings.serve or "admission" not in settings.serve:
         yield None
         return
-    async with open_post(settings) as post:
+    async with open_post(settings, token) as post:
 
         async def hand_on(events: Sequence[Event]) -> None:
             for event in events:

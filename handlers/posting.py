@@ -8,8 +8,11 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 from adapters.cloudevents import STRUCTURED, write_event
+from adapters.internal import is_internal
+from handlers.events_token import EventsToken
 from handlers.settings import Settings
 from warmhook.events import Event
+from warmhook.times import parse_retry_after
 
 if TYPE_CHECKING:
     import httpx
@@ -45,8 +48,8 @@ Post = Callable[[Event], Awaitable[None]]
 
 
 @asynccontextmanager
-async def open_post(settings: Settings) -> AsyncIterator[Post]:
-    """A connection to the handlers' `/events`, or to the sink that passes events on to them.
+async def open_post(settings: Settings, token: EventsToken | None = None) -> AsyncIterator[Post]:
+    """A connection to the handlers' `/events`, which want `token`, or to the sink that passes events on to them.
 
     Callers bound how many posts are under way.
     """
@@ -60,10 +63,10 @@ async def open_post(settings: Settings) -> AsyncIterator[Post]:
     # The sum is bounded below: httpx bounds each read by itself.
     timeout = httpx.Timeout(None, connect=_CONNECT_SECONDS)
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
-    async with httpx.AsyncClient(timeout=timeout, limits=limits) as client:
+    async with httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=not is_internal(url)) as client:
 
         async def post(event: Event) -> None:
-            headers = {"content-type": STRUCTURED} | _authorization(settings)
+            headers = {"content-type": STRUCTURED} | _authorization(settings, token)
             body = write_event(event, settings.sink_extensions if settings.sink else {})
             try:
                 async with asyncio.timeout(seconds):
@@ -78,15 +81,15 @@ async def open_post(settings: Settings) -> AsyncIterator[Post]:
         yield post
 
 
-def _authorization(settings: Settings) -> dict[str, str]:
+def _authorization(settings: Settings, token: EventsToken | None) -> dict[str, str]:
     """The token is for our handlers, never for a Broker. Raises `TryLater`."""
-    if settings.events_token_file is None or settings.sink is not None:
+    if token is None or settings.sink is not None:
         return {}
     try:
-        token = settings.events_token_file.read_text(encoding="ascii").strip()
+        header = token.header()
     except (OSError, UnicodeDecodeError) as error:
         raise TryLater(f"WARMHOOK_EVENTS_TOKEN_FILE: {error}") from error
-    return {"authorization": f"Bearer {token}"}
+    return {"authorization": header} if header else {}
 
 
 def judge(answer: httpx.Response, url: str) -> None:
@@ -96,5 +99,4 @@ def judge(answer: httpx.Response, url: str) -> None:
     problem = f"{url}: {answer.status_code} {answer.text[:200].strip()}".strip()
     if answer.status_code in {400, 413, 415}:
         raise Refused(problem)
-    wait = answer.headers.get("retry-after", "")
-    raise TryLater(problem, float(wait) if wait.isascii() and wait.isdigit() else None)
+    raise TryLater(problem, parse_retry_after(answer.headers.get("retry-after")))

@@ -39,7 +39,7 @@ class Settings:
     events_url: str = "http://127.0.0.1:8080/events"
     """Where watch posts."""
     events_token_file: Path | None = None
-    """What `/events` wants as a bearer token; `None`: only this machine may post there."""
+    """Holds the bearer token of `/events`; `None`: only `watch` inside the same process may post there."""
     events_open: bool = False
     """Anybody may post to `/events`: for Knative, where a NetworkPolicy restricts it."""
     sink: str | None = None

@@ -6,97 +6,106 @@ New handshakes see the new certificate; connections that are open, and requests 
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import socket
 import ssl
 import tempfile
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
 
 import structlog
+import uvicorn
 
-from adapters.kubernetes import paths
-from adapters.kubernetes.client import Kubernetes, KubernetesError, NotFound
+from handlers.admission_secret import SECRET, Certificate
+from handlers.credentials import Credentials
+from handlers.handshakes import Handshakes
 from handlers.server import Server
-from handlers.watch.certificates import SECRET
-from warmhook.ports import Sleep
 
-__all__ = ["Certificate", "TlsServer", "serve_tls"]
+__all__ = ["TlsServer", "serve_tls"]
 
 _log = structlog.get_logger()
 
-_FIRST_LOOK_SECONDS: Final = 1.0
-_LOOK_SECONDS: Final = 20.0
-
-Certificate = tuple[bytes, bytes]
-"""Certificate and key, in PEM."""
+_HANDSHAKE_SECONDS: Final = 5.0
+_HANDSHAKES: Final = 64
 
 
 class TlsServer(Server):
     """uvicorn with a certificate that can be replaced while it serves."""
 
+    def __init__(
+        self, config: uvicorn.Config, *, handshakes: int = _HANDSHAKES, handshake_seconds: float = _HANDSHAKE_SECONDS
+    ) -> None:
+        """At most `handshakes` at once, each for at most `handshake_seconds`."""
+        super().__init__(config)
+        self._handshakes, self._handshake_seconds = handshakes, handshake_seconds
+        self._context: ssl.SSLContext | None = None
+
     def use(self, certificate: Certificate) -> None:
-        """Show this certificate in all handshakes from now on. Raises `ssl.SSLError` where it is none."""
-        if not self.config.loaded:
-            self.config.load()
-        if self.config.ssl is None:
-            self.config.ssl = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            self.config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
+        """Show this certificate in all handshakes from now on. Raises `ssl.SSLError` where it is none.
+
+        A context into which a certificate could not be loaded is lost, also with the one it had.
+        """
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
         # The ssl module reads certificates from files only; these are gone as soon as it has.
         with tempfile.TemporaryDirectory(prefix="warmhook-") as folder:
             chain, key = Path(folder, "tls.crt"), Path(folder, "tls.key")
             for file, content in zip((chain, key), certificate, strict=True):
                 file.touch(mode=0o600)
                 file.write_bytes(content)
-            self.config.ssl.load_cert_chain(chain, key)
+            # An encrypted key must not make the program ask for its password.
+            context.load_cert_chain(chain, key, password=lambda: b"")
+        self._context = context
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, but connections are counted before their handshake."""
+        await self.lifespan.startup()
+        accepting = [
+            Handshakes(
+                listener, self._shown, self._new_protocol, most=self._handshakes, seconds=self._handshake_seconds
+            )
+            for listener in sockets or []
+        ]
+        for each in accepting:
+            each.start(self.config.backlog)
+        # uvicorn closes them, and waits until they are.
+        self.servers = cast("list[asyncio.base_events.Server]", accepting)
+        self.started = True
+
+    def _shown(self) -> ssl.SSLContext:
+        assert self._context is not None  # noqa: S101 - a certificate is there before the server starts
+        return self._context
+
+    def _new_protocol(self) -> asyncio.Protocol:
+        kind = cast("Any", self.config.http_protocol_class)
+        made: asyncio.Protocol = kind(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state, _loop=None
+        )
+        return made
 
 
-async def serve_tls(
-    server: TlsServer, listener: socket.socket, kubernetes: Kubernetes, namespace: str, *, sleep: Sleep
-) -> None:
+async def serve_tls(server: TlsServer, listener: socket.socket, credentials: Credentials) -> None:
     """Serve as soon as there is a certificate, and follow its changes, until the server is told to exit."""
-    used: Certificate | None = None
-    while used is None:
-        used = await _changed(server, None, kubernetes, namespace)
-        if used is None:
-            await sleep(_FIRST_LOOK_SECONDS)
+    used = await _use_next(server, credentials, None)
     async with asyncio.TaskGroup() as group:
-        following = group.create_task(_follow(server, used, kubernetes, namespace, sleep), name="follow certificate")
+        following = group.create_task(_follow(server, credentials, used), name="follow certificate")
         await server.serve(sockets=[listener])
         following.cancel()
 
 
-async def _follow(server: TlsServer, used: Certificate, kubernetes: Kubernetes, namespace: str, sleep: Sleep) -> None:
+async def _follow(server: TlsServer, credentials: Credentials, used: Certificate) -> None:
     while True:
-        await sleep(_LOOK_SECONDS)
-        used = await _changed(server, used, kubernetes, namespace) or used
+        used = await _use_next(server, credentials, used)
 
 
-async def _changed(
-    server: TlsServer, used: Certificate | None, kubernetes: Kubernetes, namespace: str
-) -> Certificate | None:
-    """The certificate that is shown from now on; `None` where there is no other that can be."""
-    found = await _find(kubernetes, namespace)
-    return found if found is not None and found != used and _use(server, found) else None
-
-
-def _use(server: TlsServer, certificate: Certificate) -> bool:
-    try:
-        server.use(certificate)
-    except (ssl.SSLError, OSError, ValueError) as error:
-        _log.warning("certificate-unusable", secret=SECRET, problem=type(error).__name__)
-        return False
-    _log.info("certificate-used", secret=SECRET)
-    return True
-
-
-async def _find(kubernetes: Kubernetes, namespace: str) -> Certificate | None:
-    try:
-        data = (await kubernetes.get(paths.secrets(namespace, SECRET))).get("data") or {}
-        return base64.b64decode(data["tls.crt"]), base64.b64decode(data["tls.key"])
-    except (NotFound, KeyError, binascii.Error):
-        return None
-    except KubernetesError as error:
-        _log.warning("certificate-not-read", secret=SECRET, problem=str(error))
-        return None
+async def _use_next(server: TlsServer, credentials: Credentials, used: Certificate | None) -> Certificate:
+    """Wait for another certificate than `used` that can be shown, and show it."""
+    looked_at = used
+    while True:
+        looked_at = await credentials.next_certificate(looked_at)
+        try:
+            server.use(looked_at)
+        except (ssl.SSLError, OSError, ValueError) as error:
+            _log.warning("certificate-unusable", secret=SECRET, problem=type(error).__name__)
+            continue
+        _log.info("certificate-used", secret=SECRET)
+        return looked_at

@@ -16,7 +16,9 @@ from handlers.admissions import Admissions
 from handlers.app import Web, create_app
 from handlers.cluster import Cluster
 from handlers.configuration import Configuration
+from handlers.credentials import Credentials
 from handlers.events import Events
+from handlers.events_token import EventsToken, events_token
 from handlers.hints import POSTS_MAX, HandOn, Hints
 from handlers.metrics import Metrics
 from handlers.nodewrites import NodeWrites
@@ -52,12 +54,15 @@ def build_web(
     publisher: Publisher | None = None,
     hand_on: HandOn | None = None,
     interruptions: Interruptions | None = None,
+    credentials: Credentials | None = None,
+    token: EventsToken | None = None,
 ) -> Starlette:
     """The application over an open transport.
 
     It keeps nothing of its own between requests but what admission needs; `app.state.beside`, a `Beside`, runs that.
     `hand_on` takes what admission saw where this process does not handle events itself; `interruptions` are those of
-    the process, where more than this follows objects in it.
+    the process, where more than this follows objects in it; `credentials` are shared with the TLS port, `token` with a
+    `watch` inside the process.
     """
     lanes = Lanes()
     kubernetes = Kubernetes(transport, count=metrics.count_api_request, lanes=lanes)
@@ -97,23 +102,31 @@ def build_web(
         else Hints(events.handle, monotonic=monotonic, sleep=sleep, count=metrics.count_hint)
     )
     warm_nodes = WarmNodes(now)
-    admission = Admission(hints, warm_nodes, metrics, namespace, now=now, monotonic=monotonic)
-    app = create_app(Web(settings, receiver, events, admission, metrics, now))
+    credentials = credentials or Credentials(kubernetes, namespace)
+    admission = Admission(
+        hints, warm_nodes, metrics, namespace, accept=credentials.accept, now=now, monotonic=monotonic
+    )
+    token = token or events_token(settings, rng)
+    app = create_app(Web(settings, receiver, events, admission, token, metrics, now))
 
     async def follow() -> None:
         told = interruptions or Interruptions(monotonic)
         await warm_nodes.run(kubernetes, namespace, sleep=sleep, rng=rng, interruptions=told)
 
-    app.state.beside = _beside(settings, hints, follow)
+    app.state.beside = _beside(settings, hints.run, follow, lambda: credentials.run(sleep))
     return app
 
 
-def _beside(settings: Settings, hints: Hints, follow: Callable[[], Coroutine[Any, Any, None]]) -> Beside:
+_Run: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
+
+
+def _beside(settings: Settings, hand_on: _Run, follow: _Run, read_credentials: _Run) -> Beside:
     async def beside() -> None:
-        if "admission" not in settings.serve:
-            return
         async with asyncio.TaskGroup() as group:
-            group.create_task(hints.run(), name="hints")
-            group.create_task(follow(), name="warm nodes")
+            if "admission" in settings.serve:
+                group.create_task(hand_on(), name="hints")
+                group.create_task(follow(), name="warm nodes")
+            if "admission" in settings.serve or settings.tls_port:
+                group.create_task(read_credentials(), name="credentials")
 
     return beside

@@ -1,33 +1,36 @@
-"""Keep the certificate of admission: create it, renew it in time, and tell the API server whom to trust.
+"""Keep the certificate and the token of admission: make them, renew them in time, and tell the API server.
 
-The holder of the Lease does it, and only where the MutatingWebhookConfiguration `warmhook` exists. Where cert-manager
-is asked to (its annotation is there), everything is left to it.
+The holder of the Lease does it, and only where the MutatingWebhookConfiguration `warmhook` exists. With cert-manager's
+annotation on that, the certificate and the `caBundle` are left to cert-manager, and the token alone is kept.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
-from collections.abc import Callable, Mapping
+import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import structlog
 
-from adapters.certificates import NotACertificate, Pair, make_pair, still_valid, wants_rotation
+from adapters.certificates import NotACertificate, belong_together, make_pair, still_valid, wants_rotation
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Conflict, Kubernetes, KubernetesError, NotFound
+from handlers.admission_secret import SECRET, AdmissionSecret, read_admission_secret, token_data
+from warmhook.admission_tokens import RANDOM_BITS, path_of, renew, token_of
 from warmhook.ports import Object, Sleep, Utcnow
 
 __all__ = ["CONFIGURATION", "SECRET", "Certificates"]
 
 _log = structlog.get_logger()
 
-SECRET: Final = "warmhook-tls"  # noqa: S105 - its name
 CONFIGURATION: Final = "warmhook"
 _CERT_MANAGER: Final = "cert-manager.io/inject-ca-from"
 _LOOK_SECONDS: Final = 20.0
+# Each web reads the Secret every 20 seconds; two reads may fail.
+_KNOWN_SECONDS: Final = 60.0
 
 
 @dataclass(slots=True)
@@ -37,86 +40,118 @@ class Certificates:
     kubernetes: Kubernetes
     namespace: str
     now: Utcnow
+    monotonic: Callable[[], float]
     sleep: Sleep
+    rng: random.Random
     leads: Callable[[], bool] = lambda: True
     """Asked before each write."""
-    _troubled: bool = False
+    _newest: tuple[str, float] = ("", 0.0)
+    """The newest token of the Secret, and when this process saw it there first."""
+    _problem: str = ""
 
     async def run(self) -> None:
         """Look after it until it is cancelled."""
         while True:
+            problem, hint = "", ""
             try:
                 await self.look()
-                self._troubled = False
+            except NotFound:
+                problem = "the Secret is missing"
+                hint = f"kubectl -n {self.namespace} create secret generic {SECRET}"
             except Conflict:
                 # Another wrote meanwhile: look soon what there is now.
                 await self.sleep(1.0)
                 continue
             except KubernetesError as error:
-                if not self._troubled:
-                    _log.warning("certificate-not-kept", problem=str(error))
-                self._troubled = True
+                problem = str(error)
+            if problem and problem != self._problem:
+                _log.warning("certificate-not-kept", secret=SECRET, problem=problem, hint=hint)
+            self._problem = problem
             await self.sleep(_LOOK_SECONDS)
 
     async def look(self) -> None:
-        """Bring Secret and caBundle in order. Raises `KubernetesError`."""
+        """Bring Secret and webhook configuration in order. Raises `KubernetesError`; `NotFound` without a Secret."""
         try:
             configuration = await self.kubernetes.get(paths.mutating_webhooks(CONFIGURATION))
         except NotFound:
             return
-        if _CERT_MANAGER in (configuration["metadata"].get("annotations") or {}):
-            return
         names = _hosts(configuration)
         if not names:
             return
-        secret = await self._secret()
-        held = _contents(secret)
-        if _is_good(held, names, self.now):
-            await self._trust(configuration, held["ca.crt"])
-            return
-        pair = make_pair(names, self.now())
-        # Who trusted the old one goes on doing so until every web has the new one.
-        authorities = pair.authority + still_valid(held.get("ca.crt", b""), self.now())
-        # First trusted, then used: a web may read the Secret at any moment.
-        await self._trust(configuration, authorities)
-        await self._keep(secret, pair, authorities)
-        _log.info("certificate-made", names=names, renewed=secret is not None)
+        secret = await self.kubernetes.get(paths.secrets(self.namespace, SECRET))
+        held = read_admission_secret(secret)
+        data: dict[str, bytes] = {}
+        authorities: bytes | None = None
+        if _CERT_MANAGER not in (configuration["metadata"].get("annotations") or {}):
+            authorities = held.authorities
+            if not self._is_good(held, names):
+                pair = make_pair(names, self.now())
+                # Who trusted the old one goes on doing so until every web has the new one.
+                authorities = pair.authority + still_valid(held.authorities, self.now())
+                data = {"tls.crt": pair.certificate, "tls.key": pair.key, "ca.crt": authorities}
+        tokens = renew(held.tokens, self.now(), self.rng.getrandbits(RANDOM_BITS))
+        if tokens != held.tokens:
+            data |= token_data(tokens)
+        # A certificate is trusted before it is used: a web may read the Secret at any moment. A token is accepted
+        # before it is used, but for the first one, before which nobody can be called.
+        await self._tell(configuration, authorities, self._token(held, tokens[0], configuration))
+        if data and self.leads():
+            await self._keep(secret, data)
+            _log.info("certificate-made", names=names, parts=sorted(data))
 
-    async def _secret(self) -> Object | None:
+    def _token(self, held: AdmissionSecret, made: str, configuration: Object) -> str:
+        """The token that the API server is to use now: the newest one as soon as every web accepts it."""
+        if not held.tokens:
+            return made
+        newest, now = held.tokens[0], self.monotonic()
+        if self._newest[0] != newest:
+            self._newest = (newest, now)
+        if now - self._newest[1] >= _KNOWN_SECONDS:
+            return newest
+        in_use = {token_of(_path(hook.get("clientConfig") or {})) for hook in configuration.get("webhooks") or []}
+        return next((token for token in held.tokens if token in in_use), held.tokens[-1])
+
+    def _is_good(self, held: AdmissionSecret, names: list[str]) -> bool:
         try:
-            return await self.kubernetes.get(paths.secrets(self.namespace, SECRET))
-        except NotFound:
-            return None
+            return belong_together(held.authorities, held.certificate, held.key) and not wants_rotation(
+                held.certificate, names, self.now()
+            )
+        except NotACertificate:
+            return False
 
-    async def _trust(self, configuration: Object, authorities: bytes) -> None:
-        """Make every webhook of the configuration trust these authorities, over the version that was read."""
-        bundle = base64.b64encode(authorities).decode()
+    async def _tell(self, configuration: Object, authorities: bytes | None, token: str) -> None:
+        """Write path and `caBundle` of every webhook, over the version that was read; `None`: the path alone."""
         webhooks = configuration.get("webhooks") or []
-        if all((hook.get("clientConfig") or {}).get("caBundle") == bundle for hook in webhooks) or not self.leads():
+        told = [
+            {**hook, "clientConfig": _client(hook.get("clientConfig") or {}, authorities, token)} for hook in webhooks
+        ]
+        if told == webhooks or not self.leads():
             return
-        trusting = [{**hook, "clientConfig": {**hook["clientConfig"], "caBundle": bundle}} for hook in webhooks]
         version = configuration["metadata"]["resourceVersion"]
-        patch = {"metadata": {"resourceVersion": version}, "webhooks": trusting}
+        patch = {"metadata": {"resourceVersion": version}, "webhooks": told}
         await self.kubernetes.patch(paths.mutating_webhooks(CONFIGURATION), patch)
 
-    async def _keep(self, secret: Object | None, pair: Pair, authorities: bytes) -> None:
-        if not self.leads():
-            return
-        contents = {"tls.crt": pair.certificate, "tls.key": pair.key, "ca.crt": authorities}
-        metadata: dict[str, Any] = {"name": SECRET, "labels": {"app.kubernetes.io/part-of": "warmhook"}}
-        body: Object = {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": metadata,
-            "type": "kubernetes.io/tls",
-            "data": {name: base64.b64encode(content).decode() for name, content in contents.items()},
-        }
-        if secret is None:
-            await self.kubernetes.create(paths.secrets_in(self.namespace), body)
-        else:
-            version = secret["metadata"]["resourceVersion"]
-            patch = {"metadata": {"resourceVersion": version}, "data": body["data"]}
-            await self.kubernetes.patch(paths.secrets(self.namespace, SECRET), patch)
+    async def _keep(self, secret: Object, data: dict[str, bytes]) -> None:
+        version = secret["metadata"]["resourceVersion"]
+        encoded = {name: base64.b64encode(content).decode() for name, content in data.items()}
+        patch = {"metadata": {"resourceVersion": version}, "data": encoded}
+        await self.kubernetes.patch(paths.secrets(self.namespace, SECRET), patch)
+
+
+def _client(client: Object, authorities: bytes | None, token: str) -> dict[str, Any]:
+    """How the API server reaches a webhook: what was said, with this path and these authorities."""
+    told = dict(client)
+    if authorities is not None:
+        told["caBundle"] = base64.b64encode(authorities).decode()
+    if service := client.get("service"):
+        told["service"] = {**service, "path": path_of(token)}
+    elif url := client.get("url"):
+        told["url"] = urlsplit(url)._replace(path=path_of(token)).geturl()
+    return told
+
+
+def _path(client: Object) -> str:
+    return (client.get("service") or {}).get("path") or urlsplit(client.get("url") or "").path
 
 
 def _hosts(configuration: Object) -> list[str]:
@@ -130,24 +165,3 @@ def _hosts(configuration: Object) -> list[str]:
         elif host := urlsplit(client.get("url") or "").hostname or "":
             hosts[host] = None
     return list(hosts)
-
-
-def _contents(secret: Object | None) -> dict[str, bytes]:
-    """What the Secret holds; what cannot be read is as if it were absent."""
-    data: Mapping[str, str] = (secret or {}).get("data") or {}
-    contents = {}
-    for name, text in data.items():
-        try:
-            contents[name] = base64.b64decode(text, validate=True)
-        except (binascii.Error, ValueError):
-            continue
-    return contents
-
-
-def _is_good(held: Mapping[str, bytes], names: list[str], now: Utcnow) -> bool:
-    if not all(held.get(name) for name in ("ca.crt", "tls.crt", "tls.key")):
-        return False
-    try:
-        return not wants_rotation(held["tls.crt"], names, now())
-    except NotACertificate:
-        return False

@@ -65,7 +65,7 @@ async def watch(
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(_sync_now_and_then(pending, complete, sync_seconds, sleep), name="sync")
-                certificates = Certificates(kubernetes, namespace, now, sleep, leadership.leads)
+                certificates = Certificates(kubernetes, namespace, now, monotonic, sleep, rng, leadership.leads)
                 group.create_task(certificates.run(), name="certificates")
                 dispatcher = Dispatcher(pending, post_as_leader, now, monotonic, sleep, rng)
                 group.create_task(dispatcher.run(), name="dispatch")

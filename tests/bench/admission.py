@@ -17,12 +17,13 @@ import aiohttp
 from adapters.certificates import make_pair
 from adapters.kubernetes.paths import API_VERSION, secrets, secrets_in, warmimages_in, warmpolicies
 from devcluster.nodes import node_object
-from handlers.watch.certificates import SECRET
+from handlers.admission_secret import SECRET, token_data
 from tests.bench.figures import Measured
 from tests.bench.place import NotMeasured, Place, another_namespace
 from tests.bench.runs import percentile
 from tests.bench.sending import HOST, start_web
 from tests.real.programs import eventually, free_port
+from warmhook.admission_tokens import path_of
 from warmhook.feasible import Taint, is_on, takes
 from warmhook.placement import Node
 from warmhook.pods import read_pod
@@ -36,6 +37,7 @@ _DEPLOYMENTS: Final = 100
 """To which the Pods belong: siblings lead to one event."""
 _WARM_UP: Final = 200
 _READY_SECONDS: Final = 30.0
+_TOKEN: Final = "20260101-" + "b" * 48
 _NODES: Final = 5000
 
 
@@ -46,8 +48,8 @@ async def admission(place: Place) -> list[Measured]:
     """
     await place.create_nodes(10)
     pair = make_pair(("127.0.0.1",), datetime.now(UTC))
-    data = {"tls.crt": pair.certificate, "tls.key": pair.key, "ca.crt": pair.authority}
-    body = {"metadata": {"name": SECRET}, "type": "kubernetes.io/tls", "data": {k: _base64(v) for k, v in data.items()}}
+    data = {"tls.crt": pair.certificate, "tls.key": pair.key, "ca.crt": pair.authority, **token_data((_TOKEN,))}
+    body = {"metadata": {"name": SECRET}, "type": "Opaque", "data": {k: _base64(v) for k, v in data.items()}}
     await place.kubernetes.create(secrets_in(place.namespace), body)
     try:
         # Pods beside Warmhook's own are passed over.
@@ -116,7 +118,7 @@ async def _review(session: aiohttp.ClientSession, namespace: str, number: int, t
     }
     body = {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request}
     began = time.monotonic()
-    async with session.post("/admission/pods", json=body, params={"timeout": "1s"}) as answer:
+    async with session.post(path_of(_TOKEN), json=body, params={"timeout": "1s"}) as answer:
         said = (await answer.json())["response"]
     taken.append(time.monotonic() - began)
     if not said["allowed"] or said["uid"] != uid:

@@ -20,11 +20,12 @@ import httpx
 
 from adapters.cri import open_runtime
 from adapters.kubernetes.client import Kubernetes, NotFound, Refused
-from adapters.kubernetes.paths import API_VERSION, CRDS, NODES, configmaps, node, warmimages
+from adapters.kubernetes.paths import API_VERSION, CRDS, NODES, configmaps, node, secrets_in, warmimages
 from adapters.kubernetes.transport import open_transport
 from adapters.kubernetes.warmimage import warmimage_crd
 from adapters.kubernetes.warmpolicy import warmpolicy_crd
 from devcluster import containerd
+from devcluster.admission import SECRET as SECRET_OF_ADMISSION
 from devcluster.nodes import node_object
 from devcluster.programs import Program, ProgramFailed, Programs
 from devcluster.registry.images import Image, write_image
@@ -379,6 +380,7 @@ async def _install(kubernetes: Kubernetes) -> None:
     """What an administrator has done."""
     for namespace in (SYSTEM, NAMESPACE):
         await kubernetes.create("/api/v1/namespaces", {"metadata": {"name": namespace}})
+    await kubernetes.create(secrets_in(SYSTEM), SECRET_OF_ADMISSION)
     for crd in (warmpolicy_crd(), warmimage_crd()):
         await kubernetes.create(CRDS, crd)
 

@@ -31,9 +31,7 @@ NODES = ("node-1", "node-2", "node-3", "node-4", "node-5")
 def by_service() -> Object:
     """As the manifests have it: the API server calls a Service."""
     made = configuration(0, SYSTEM)
-    made["webhooks"][0]["clientConfig"] = {
-        "service": {"name": "warmhook-admission", "namespace": SYSTEM, "path": "/admission/pods"}
-    }
+    made["webhooks"][0]["clientConfig"] = {"service": {"name": "warmhook-admission", "namespace": SYSTEM}}
     return made
 
 
@@ -122,15 +120,18 @@ def test_creating_a_pod_warms_its_images_on_the_feasible_nodes_only(by: str) -> 
     asyncio.run(run())
 
 
-async def authorities(kubernetes: Kubernetes) -> str:
+async def told(kubernetes: Kubernetes) -> tuple[str, str]:
+    """What `watch` told the API server: path and authorities."""
     found = await kubernetes.get(paths.mutating_webhooks("warmhook"))
-    return base64.b64decode(found["webhooks"][0]["clientConfig"]["caBundle"]).decode()
+    client = found["webhooks"][0]["clientConfig"]
+    return client["service"]["path"], base64.b64decode(client["caBundle"]).decode()
 
 
 def test_every_review_is_answered_while_the_api_server_is_down_and_what_it_saw_before_is_warmed() -> None:
     async def run() -> None:
         async with admitting() as (stack, port):
-            context = ssl.create_default_context(cadata=await authorities(stack.kubernetes))
+            path, authorities = await told(stack.kubernetes)
+            context = ssl.create_default_context(cadata=authorities)
             await stack.kill(stack.api)
             made = pod("127.0.0.1:1/shop/app:v1")
             request = {
@@ -150,7 +151,7 @@ def test_every_review_is_answered_while_the_api_server_is_down_and_what_it_saw_b
                     }
                     async with turns:
                         answer = await client.post(
-                            f"https://127.0.0.1:{port}/admission/pods",
+                            f"https://127.0.0.1:{port}{path}",
                             json=body,
                             headers={"host": HOST},
                             extensions={"sni_hostname": HOST},

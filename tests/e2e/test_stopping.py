@@ -97,9 +97,14 @@ def test_what_web_accepted_before_it_was_told_to_stop_gets_warm(folder: Path) ->
 
 def test_a_watch_that_stands_by_takes_over_at_once_from_one_that_is_told_to_stop(folder: Path) -> None:
     async def run() -> None:
-        async with serve_registry(folder) as registry, open_stack(Options(registry.host, nodes=("node-1",))) as stack:
+        (folder / "token").write_text("of-the-events")
+        token = {"WARMHOOK_EVENTS_TOKEN_FILE": str(folder / "token")}
+        async with (
+            serve_registry(folder) as registry,
+            open_stack(Options(registry.host, nodes=("node-1",), web=token)) as stack,
+        ):
             log = stack.folder / "logs" / "watch.log"
-            environ = {
+            environ = token | {
                 "KUBECONFIG": str(stack.kubeconfig),
                 "WARMHOOK_EVENTS_URL": f"http://127.0.0.1:{stack.options.web_port}/events",
             }

@@ -14,8 +14,10 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
+from adapters.kubernetes.client import Kubernetes
 from adapters.registries import adapter_kinds
 from handlers.configuration import Configuration, read_configuration
+from handlers.credentials import Credentials
 from handlers.metrics import Metrics
 from handlers.settings import Settings
 from handlers.web import build_web
@@ -71,10 +73,17 @@ class _EmptyCluster:
         raise Unreachable(path)
 
 
+class _Known(Credentials):
+    """Every token is one that the API server was given."""
+
+    def accept(self, token: str) -> bool:
+        return True
+
+
 def build_app() -> Any:
     """`web` with a source of every kind that believes everybody, and `guarded`, which does not."""
     return build_web(
-        Settings(serve=Settings().serve | {"dead-letters"}),
+        Settings(serve=Settings().serve | {"dead-letters"}, events_open=True),
         _configuration(),
         _EmptyCluster(),
         {"SECRET": "s3cret"},
@@ -83,6 +92,7 @@ def build_app() -> Any:
         monotonic=lambda: 0.0,
         sleep=_at_once,
         rng=Random(1),
+        credentials=_Known(Kubernetes(_EmptyCluster()), "warmhook-system"),
     )
 
 

@@ -247,10 +247,12 @@ def _endpoint_seeds() -> list[bytes]:
         "kind": "AdmissionReview",
         "request": {"uid": "1", "operation": "CREATE", "namespace": "shop", "object": pod},
     }
-    seeds.append(_written("POST /admission/pods", {"content-type": "application/json"}, json.dumps(review).encode()))
     letter = {"ce-type": "t", "ce-knativeerrorcode": "503", "ce-knativeerrordata": "c29tZSB0ZXh0"}
     letter["ce-knativeerrordest"] = "http://user:pass@a.example:80/in?access_token=x"
     seeds.append(_written("POST /dead-letters", letter, b"{}"))
+    seeds.append(
+        _written("POST /admission/pods/token", {"content-type": "application/json"}, json.dumps(review).encode())
+    )
     return seeds + _event_seeds()
 
 

@@ -19,7 +19,15 @@ from tests.fuzz.targets import TARGETS, read_request
 
 FAST = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 SEEDS = TARGETS["endpoints"].seeds()
-PATHS = ["/webhooks/harbor", "/webhooks/guarded?token=x", "/webhooks/", "/events", "/admission/pods", "/healthz", "/"]
+PATHS = [
+    "/webhooks/harbor",
+    "/webhooks/guarded?token=x",
+    "/webhooks/",
+    "/events",
+    "/admission/pods/token",
+    "/healthz",
+    "/",
+]
 METHODS = ["POST", "GET", "OPTIONS", "PUT", "HEAD", "TRACE", "x"]
 LATIN = st.text(st.characters(max_codepoint=255, blacklist_characters="\r\n"), max_size=20)
 JSON = st.recursive(

@@ -21,13 +21,16 @@ from hypothesis import strategies as st
 from adapters.cloudevents import write_event
 from adapters.kubernetes import paths
 from handlers.admission import Admission
+from handlers.admission_secret import SECRET
+from handlers.events_token import EventsToken
 from handlers.handing import open_hand_on
 from handlers.hints import QUEUE_MAX, Hints
 from handlers.metrics import Metrics
 from handlers.settings import Settings
 from handlers.warmnodes import WarmNodes
-from tests.handlers.world import NAMESPACE, POLICIES, START, World, in_world
+from tests.handlers.world import ADMISSION, ADMISSION_TOKEN, NAMESPACE, POLICIES, START, World, in_world
 from tests.warmhook.test_pods import bent_reviews, owned, review
+from warmhook.admission_tokens import print_tokens
 from warmhook.events import Event, admitted_event
 from warmhook.pods import Admitted, read_review
 from warmhook.ports import Object, Response, Unreachable
@@ -43,7 +46,7 @@ TAINT = {"key": "gpu", "value": "", "effect": "NoSchedule"}
 async def ask(world: World, body: Any, client: httpx.AsyncClient | None = None) -> Object:
     """The `response` to a review."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    answer = await (client or world.client).post("/admission/pods", content=content)
+    answer = await (client or world.client).post(ADMISSION, content=content)
     assert answer.status_code == 200
     read = answer.json()
     assert (read["kind"], read["response"]["allowed"]) == ("AdmissionReview", True)
@@ -104,6 +107,7 @@ ALONE = Admission(
     WarmNodes(lambda: START),
     Metrics(),
     NAMESPACE,
+    accept=lambda _token: True,
     now=lambda: START,
     monotonic=lambda: 0.0,
 )
@@ -180,22 +184,82 @@ def test_what_a_real_api_server_sent_is_answered() -> None:
     in_world(case)
 
 
-def test_who_speaks_without_tls_from_elsewhere_is_answered_and_not_believed() -> None:
+WRONG_PATHS = [
+    "/admission/pods",
+    "/admission/pods/",
+    ADMISSION[:-1],
+    f"{ADMISSION}0",
+    f"{ADMISSION}/",
+    f"{ADMISSION}/x",
+]
+
+
+@pytest.mark.parametrize("path", [*WRONG_PATHS, ADMISSION.replace("7", "8"), "/admission/pods/\xe4\U0001f600"])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_without_the_token_nothing_is_there_and_nothing_is_read_wherever_the_caller_is(path: str, scheme: str) -> None:
     async def case(world: World) -> None:
-        async with world.new_client(world.app, "10.0.0.7") as stranger:
-            assert (await ask(world, review(metadata=WARM), stranger))["uid"] == "u-1"
-        assert world.metric("warmhook_admissions_total", result="skipped", reason="plain-http") == 1
-        async with world.new_client(world.app, "10.0.0.7") as secured:
-            secured.base_url = httpx.URL("https://web")
-            await ask(world, review(metadata=WARM), secured)
-        assert world.metric("warmhook_admissions_total", result="queued") == 1
+        for name in "ab":
+            await add_node(world, name)
+        await world.add_policy(**pods_policy(images=["nginx:1"], preferWarm=True))
+        read = []
+
+        async def body() -> AsyncIterator[bytes]:
+            read.append(True)
+            yield json.dumps(review(metadata=WARM)).encode()
+
+        async with world.watching(), beside(world.app):
+            await asyncio.sleep(10)
+            await warm_on(world, "a")
+            for host in ("127.0.0.1", "10.0.0.7"):
+                caller = world.new_client(world.app, host)
+                caller.base_url = httpx.URL(f"{scheme}://web")
+                answer = await caller.post(path, content=body())
+                unknown = await caller.post("/nowhere")
+                assert (answer.status_code, answer.content) == (unknown.status_code, unknown.content)
+                assert answer.status_code == 404
+            await asyncio.sleep(60)
+            assert read == []
+            assert [one["spec"]["image"] for one in (await world.warmimages()).values()] == [
+                "docker.io/library/nginx:1"
+            ]
+            assert world.metric("warmhook_admissions_total") == 0
+            # With the token the same review leads to both.
+            assert names_in(await ask(world, review(metadata=WARM), caller)) == ["a"]
+
+    in_world(case)
+
+
+def test_the_tokens_are_those_of_the_secret_and_go_with_it() -> None:
+    async def case(world: World) -> None:
+        path = paths.secrets(NAMESPACE, SECRET)
+
+        async def status(token: str) -> int:
+            return (await world.client.post(f"/admission/pods/{token}", content=b"{}")).status_code
+
+        async def put(*tokens: str) -> None:
+            encoded = base64.b64encode(print_tokens(tokens)).decode()
+            await world.admin.patch(path, {"data": {"admission-tokens": encoded}})
+            await world.credentials.look()
+
+        other = "20260501-" + "8" * 48
+        assert (await status(ADMISSION_TOKEN), await status(other)) == (200, 404)
+        await put(other, ADMISSION_TOKEN)
+        assert (await status(ADMISSION_TOKEN), await status(other)) == (200, 200)
+        await put(other)
+        assert (await status(ADMISSION_TOKEN), await status(other)) == (404, 200)
+        await put("")
+        assert (await status(other), await status("")) == (404, 404)
+        await put(other)
+        await world.admin.delete(path)
+        await world.credentials.look()
+        assert await status(other) == 404
 
     in_world(case)
 
 
 def test_admission_can_be_left_out() -> None:
     async def case(world: World) -> None:
-        assert (await world.client.post("/admission/pods", content=b"{}")).status_code == 404
+        assert (await world.client.post(ADMISSION, content=b"{}")).status_code == 404
 
     in_world(case, serve=frozenset({"webhooks", "events"}))
 
@@ -390,10 +454,10 @@ def test_an_event_about_pods_that_are_long_gone_asks_for_nothing() -> None:
 
 def test_a_process_without_handlers_posts_what_it_sees() -> None:
     async def run() -> None:
-        async with open_hand_on(Settings()) as here:
+        async with open_hand_on(Settings(), EventsToken()) as here:
             assert here is None
         alone = replace(Settings(), serve=frozenset({"admission"}), events_url="http://127.0.0.1:9/events")
-        async with open_hand_on(alone) as there:
+        async with open_hand_on(alone, EventsToken()) as there:
             assert there is not None
 
     asyncio.run(run())

@@ -7,25 +7,30 @@ import base64
 import socket
 import ssl
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from random import Random
 from typing import Any
 
 import httpx
 import pytest
+import structlog
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from adapters.certificates import LIFETIME, NotACertificate, make_pair, still_valid, wants_rotation
+from adapters.certificates import LIFETIME, NotACertificate, belong_together, make_pair, still_valid, wants_rotation
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes, NotFound
 from devcluster.apiserver import ApiServer, InProcessTransport
+from handlers.admission_secret import token_data
+from handlers.credentials import Credentials
 from handlers.tls import TlsServer, serve_tls
 from handlers.watch.certificates import SECRET, Certificates
-from tests.handlers.world import NAMESPACE, START, World, in_world
+from tests.handlers.world import ADMISSION_TOKEN, NAMESPACE, START, World, in_world
 from tests.real.programs import eventually
+from warmhook.admission_tokens import path_of, read_tokens, token_of
 from warmhook.ports import Object
 
 CONFIGURATIONS = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
@@ -33,7 +38,7 @@ HOST = "warmhook-web.warmhook-system.svc"
 
 
 def configuration(annotations: dict[str, str] | None = None) -> Object:
-    service = {"service": {"name": "warmhook-web", "namespace": NAMESPACE, "path": "/admission/pods"}}
+    service = {"service": {"name": "warmhook-web", "namespace": NAMESPACE, "port": 443}}
     hook = {
         "name": "pods.warmhook.dev",
         "clientConfig": service,
@@ -55,19 +60,46 @@ async def bundle(kubernetes: Kubernetes) -> bytes:
     return base64.b64decode(found["webhooks"][0]["clientConfig"].get("caBundle", ""))
 
 
-def certificates(world: World, ahead: timedelta = timedelta(0)) -> Certificates:
-    return Certificates(world.admin, NAMESPACE, lambda: world.now() + ahead, asyncio.sleep)
+async def client_config(kubernetes: Kubernetes) -> Object:
+    found = await kubernetes.get(paths.mutating_webhooks("warmhook"))
+    client: Object = found["webhooks"][0]["clientConfig"]
+    return client
+
+
+async def token(kubernetes: Kubernetes) -> str:
+    """What the API server puts into the path."""
+    return token_of((await client_config(kubernetes))["service"].get("path", ""))
+
+
+async def empty(world: World) -> None:
+    """The Secret is as the manifests ship it."""
+    await world.admin.patch(paths.secrets(NAMESPACE, SECRET), {"data": None})
+
+
+def certificates(
+    world: World, ahead: timedelta = timedelta(0), kubernetes: Kubernetes | None = None, *, leads: bool = True
+) -> Certificates:
+    return Certificates(
+        kubernetes or world.admin,
+        NAMESPACE,
+        lambda: world.now() + ahead,
+        world.monotonic,
+        asyncio.sleep,
+        Random(int(ahead.total_seconds())),
+        lambda: leads,
+    )
 
 
 def test_it_is_made_and_trusted_once_admission_is_installed() -> None:
     async def case(world: World) -> None:
         async with world.watching():
+            await empty(world)
             await asyncio.sleep(60)
-            with pytest.raises(NotFound):
-                await secret(world.admin)
+            assert "data" not in await world.admin.get(paths.secrets(NAMESPACE, SECRET))
             await world.admin.create(CONFIGURATIONS, configuration())
             await asyncio.sleep(60)
             held = await secret(world.admin)
+            assert read_tokens(held["admission-tokens"]) == (await token(world.admin),)
             assert await bundle(world.admin) == held["ca.crt"]
             assert not wants_rotation(held["tls.crt"], [HOST, f"{HOST}.cluster.local"], world.now())
             version = (await world.admin.get(paths.secrets(NAMESPACE, SECRET)))["metadata"]["resourceVersion"]
@@ -101,9 +133,8 @@ def test_it_is_renewed_when_two_thirds_of_its_life_are_over_and_the_old_authorit
 def test_it_is_trusted_before_it_is_used() -> None:
     async def case(world: World) -> None:
         await world.admin.create(CONFIGURATIONS, configuration())
-        kubernetes = Kubernetes(world.transport)
-        await Certificates(kubernetes, NAMESPACE, world.now, asyncio.sleep).look()
-        assert [path.rpartition("/")[2] for _, path in world.writes()] == ["warmhook", "secrets"]
+        await certificates(world, kubernetes=Kubernetes(world.transport)).look()
+        assert [path.rpartition("/")[2] for _, path in world.writes()] == ["warmhook", SECRET]
 
     in_world(case)
 
@@ -120,20 +151,32 @@ def test_a_broken_secret_a_foreign_bundle_or_another_host_is_put_right() -> None
         await world.admin.patch(paths.secrets(NAMESPACE, SECRET), {"data": {"tls.crt": "AAAA", "tls.key": "%"}})
         await certificates(world).look()
         assert wants_rotation((await secret(world.admin))["tls.crt"], [HOST], world.now()) is False
-        hooks[0]["clientConfig"] = {"url": "https://127.0.0.1:8443/admission/pods"}
+        hooks[0]["clientConfig"] = {"url": "https://127.0.0.1:8443/"}
         await world.admin.patch(paths.mutating_webhooks("warmhook"), {"webhooks": hooks})
         await certificates(world).look()
         assert not wants_rotation((await secret(world.admin))["tls.crt"], ["127.0.0.1"], world.now())
+        assert (await client_config(world.admin))["url"] == f"https://127.0.0.1:8443{path_of(ADMISSION_TOKEN)}"
 
     in_world(case)
 
 
-def test_where_cert_manager_does_it_nothing_is_written() -> None:
+def test_where_cert_manager_makes_the_certificate_the_token_alone_is_written() -> None:
     async def case(world: World) -> None:
         annotations = {"cert-manager.io/inject-ca-from": "warmhook-system/warmhook"}
-        await world.admin.create(CONFIGURATIONS, configuration(annotations))
-        await Certificates(Kubernetes(world.transport), NAMESPACE, world.now, asyncio.sleep).look()
-        assert world.writes() == []
+        made = configuration(annotations)
+        made["webhooks"][0]["clientConfig"]["caBundle"] = "QUFB"
+        await world.admin.create(CONFIGURATIONS, made)
+        data = {"data": {"tls.crt": "QkJC", "tls.key": "Q0ND", "ca.crt": "RERE", "admission-tokens": None}}
+        await world.admin.patch(paths.secrets(NAMESPACE, SECRET), data)
+        await certificates(world).look()
+        held = await secret(world.admin)
+        assert {name: held[name] for name in ("tls.crt", "tls.key", "ca.crt")} == {
+            "tls.crt": b"BBB",
+            "tls.key": b"CCC",
+            "ca.crt": b"DDD",
+        }
+        assert read_tokens(held["admission-tokens"]) == (await token(world.admin),)
+        assert await bundle(world.admin) == b"AAA"
 
     in_world(case)
 
@@ -141,9 +184,95 @@ def test_where_cert_manager_does_it_nothing_is_written() -> None:
 def test_who_does_not_lead_writes_nothing() -> None:
     async def case(world: World) -> None:
         await world.admin.create(CONFIGURATIONS, configuration())
-        kubernetes = Kubernetes(world.transport)
-        await Certificates(kubernetes, NAMESPACE, world.now, asyncio.sleep, lambda: False).look()
+        await certificates(world, kubernetes=Kubernetes(world.transport), leads=False).look()
         assert world.writes() == []
+
+    in_world(case)
+
+
+@pytest.mark.parametrize("part", ["tls.key", "ca.crt"])
+def test_a_key_or_an_authority_of_another_certificate_is_put_right(part: str) -> None:
+    async def case(world: World) -> None:
+        await world.admin.create(CONFIGURATIONS, configuration())
+        await certificates(world).look()
+        other = make_pair([HOST], world.now())
+        foreign = base64.b64encode({"tls.key": other.key, "ca.crt": other.authority}[part]).decode()
+        await world.admin.patch(paths.secrets(NAMESPACE, SECRET), {"data": {part: foreign}})
+        await certificates(world).look()
+        held = await secret(world.admin)
+        assert belong_together(held["ca.crt"], held["tls.crt"], held["tls.key"])
+        assert await bundle(world.admin) == held["ca.crt"]
+
+    in_world(case)
+
+
+def test_a_secret_that_is_missing_is_said_once_with_the_command_that_makes_it() -> None:
+    async def case(world: World) -> None:
+        path = paths.secrets(NAMESPACE, SECRET)
+        await world.admin.delete(path)
+        await world.admin.create(CONFIGURATIONS, configuration())
+        async with world.watching():
+            await asyncio.sleep(600)
+            with pytest.raises(NotFound):
+                await world.admin.get(path)
+            entries = structlog.get_config()["processors"][0].entries
+            said = [entry for entry in entries if entry["event"] == "certificate-not-kept"]
+            assert [entry["hint"] for entry in said] == [
+                "kubectl -n warmhook-system create secret generic warmhook-tls"
+            ]
+            await world.admin.create(paths.secrets_in(NAMESPACE), {"metadata": {"name": SECRET}, "type": "Opaque"})
+            await asyncio.sleep(60)
+            assert read_tokens((await secret(world.admin))["admission-tokens"]) == (await token(world.admin),)
+
+    in_world(case)
+
+
+def test_a_new_token_is_used_once_every_web_accepts_it_and_the_old_one_stays_accepted() -> None:
+    async def case(world: World) -> None:
+        old = "20251201-" + "1" * 48
+        await world.admin.create(CONFIGURATIONS, configuration())
+        data = {name: base64.b64encode(text).decode() for name, text in token_data((old,)).items()}
+        await world.admin.patch(paths.secrets(NAMESPACE, SECRET), {"data": data})
+        web = asyncio.create_task(world.credentials.run(asyncio.sleep), name="web reads the Secret")
+        used = []
+        async with world.watching():
+            await asyncio.sleep(5)
+            for _ in range(300):
+                await asyncio.sleep(1)
+                used.append(await token(world.admin))
+                assert (await world.client.post(path_of(used[-1]), content=b"{}")).status_code == 200
+        web.cancel()
+        assert used[0] == old
+        assert len(set(used)) == 2
+        # The API servers learn of a configuration at different moments.
+        assert (await world.client.post(path_of(old), content=b"{}")).status_code == 200
+        assert read_tokens((await secret(world.admin))["admission-tokens"]) == (used[-1], old)
+
+    in_world(case)
+
+
+def test_only_path_and_authorities_of_the_configuration_change() -> None:
+    async def case(world: World) -> None:
+        before = await world.admin.create(CONFIGURATIONS, configuration())
+        await certificates(world).look()
+        after = await world.admin.get(paths.mutating_webhooks("warmhook"))
+        assert after["webhooks"] != before["webhooks"]
+        for hooks in (before["webhooks"], after["webhooks"]):
+            hooks[0]["clientConfig"].pop("caBundle", None)
+            hooks[0]["clientConfig"]["service"].pop("path", None)
+        assert after["webhooks"] == before["webhooks"]
+
+    in_world(case)
+
+
+@pytest.mark.parametrize("path", ["/admission/pods", "/", "/admission/pods/20260101-" + "0" * 48])
+def test_a_path_that_somebody_else_wrote_is_put_right_at_once(path: str) -> None:
+    async def case(world: World) -> None:
+        made = configuration()
+        made["webhooks"][0]["clientConfig"]["service"]["path"] = path
+        await world.admin.create(CONFIGURATIONS, made)
+        await certificates(world).look()
+        assert await token(world.admin) == ADMISSION_TOKEN
 
     in_world(case)
 
@@ -182,6 +311,9 @@ class Site:
         self.looks += 1
         await asyncio.sleep(0.01)
 
+    def looked(self, times: int) -> bool:
+        return self.looks > times
+
     async def put(self, **contents: bytes) -> None:
         data = {name: base64.b64encode(text).decode() for name, text in contents.items()}
         body = {"metadata": {"name": SECRET}, "data": data}
@@ -196,15 +328,17 @@ def with_site(case: Any) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             site = Site(listener)
             await site.kubernetes.create("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
-            serving = serve_tls(site.server, listener, site.kubernetes, NAMESPACE, sleep=site.look_soon)
-            task = asyncio.create_task(serving, name="serve TLS")
+            credentials = Credentials(site.kubernetes, NAMESPACE)
+            looking = asyncio.create_task(credentials.run(site.look_soon), name="credentials")
+            task = asyncio.create_task(serve_tls(site.server, listener, credentials), name="serve TLS")
             try:
                 await case(site)
                 site.server.should_exit = True
                 await asyncio.wait_for(task, 5)
             finally:
                 task.cancel()
-                await asyncio.wait({task})
+                looking.cancel()
+                await asyncio.wait({task, looking})
 
     asyncio.run(run())
 
@@ -236,6 +370,14 @@ def test_new_handshakes_see_the_new_certificate_and_open_connections_go_on() -> 
             looks = site.looks
             await eventually(lambda: site.looks > looks + 2, what="the broken certificate was looked at")
             assert await greets(site, second.authority)
+            for key in (b"none", first.key):
+                await site.put(**{"tls.crt": second.certificate, "tls.key": key})
+                await eventually(partial(site.looked, site.looks + 2), what="the foreign key was looked at")
+                assert await greets(site, second.authority)
+            # What is restored is shown.
+            await site.put(**{"tls.crt": first.certificate, "tls.key": second.key})
+            await site.put(**{"tls.crt": first.certificate, "tls.key": first.key})
+            await eventually(lambda: greets(site, first.authority), what="the restored certificate is shown")
 
     with_site(case)
 

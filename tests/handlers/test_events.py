@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
-from tests.handlers.world import DIGEST, HOST, WARMIMAGES, World, in_world, status
+from handlers.events_token import EventsToken, events_token
+from handlers.settings import Settings
+from tests.handlers.world import DIGEST, EVENTS_TOKEN, HOST, WARMIMAGES, World, in_world, status
 from warmhook.ports import Response, Unreachable
 
 SYNC = "dev.warmhook.sync.v1"
@@ -180,19 +183,34 @@ def test_a_pushed_event_is_accepted_again_only_for_hosts_of_its_source() -> None
 # --- who may post ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("host", "answer"), [("127.0.0.1", 204), ("::1", 204), ("10.0.0.1", 401), ("127.0.0.2", 401)])
-def test_without_a_token_only_this_machine_may_post(host: str, answer: int) -> None:
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "::ffff:127.0.0.1", "10.0.0.1"])
+@pytest.mark.parametrize("authorization", ["", "Bearer ", "Bearer wrong", EVENTS_TOKEN, f"bearer {EVENTS_TOKEN}"])
+def test_only_the_token_lets_events_in_wherever_they_come_from(host: str, authorization: str) -> None:
     async def case(world: World) -> None:
-        client = world.new_client(world.app, host)
-        assert (await client.post("/events", content=EMPTY, headers=STRUCTURED)).status_code == answer
+        async def post(given: str) -> int:
+            headers = {**STRUCTURED, "authorization": given, "x-forwarded-for": "127.0.0.1"}
+            return (await world.new_client(world.app, host).post("/events", content=EMPTY, headers=headers)).status_code
+
+        assert await post(authorization) == 401
+        assert await post(f"Bearer {EVENTS_TOKEN}") == 204
 
     in_world(case)
+
+
+def test_without_a_token_file_the_token_of_each_process_is_another() -> None:
+    made = [events_token(Settings(), Random(seed)).header() for seed in range(3)]
+    assert len(set(made)) == 3
+    assert all(len(header) >= len("Bearer ") + 32 for header in made)
+    assert made[0].partition(" ")[2] not in repr(events_token(Settings(), Random(0)))
+    assert not EventsToken().accepts("")
+    assert not EventsToken().accepts("Bearer ")
 
 
 def test_where_the_network_protects_it_anybody_may_post() -> None:
     async def case(world: World) -> None:
         client = world.new_client(world.app, "10.0.0.1")
-        assert (await client.post("/events", content=EMPTY, headers=STRUCTURED)).status_code == 204
+        headers = {**STRUCTURED, "authorization": ""}
+        assert (await client.post("/events", content=EMPTY, headers=headers)).status_code == 204
 
     in_world(case, events_open=True)
 

@@ -13,7 +13,9 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -23,12 +25,16 @@ from adapters.environment import BadSetting
 from adapters.kubernetes.client import Kubernetes
 from handlers.__main__ import main as web_main
 from handlers.configuration import read_configuration
-from handlers.posting import Refused, TryLater, judge
+from handlers.events_token import EventsToken
+from handlers.posting import Refused, TryLater, judge, open_post
 from handlers.reach import until_reached
 from handlers.settings import Settings, read_settings
 from handlers.watch.__main__ import main as watch_main
-from tests.handlers.world import HOST, World, in_world, status
+from tests.handlers.world import HOST, START, World, in_world, status
+from warmhook.events import sync_event
 from warmhook.ports import Response, Unreachable
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -182,6 +188,42 @@ def test_the_wait_that_the_handlers_ask_for_is_kept() -> None:
     judge(httpx.Response(204), "/events")
 
 
+@pytest.mark.parametrize("wait", ["\xb2", "nan", "inf", "-1", "1e3", "9" * 400, "Sun, 06 Nov 1994 08:49:37 GMT", ""])
+def test_a_wait_that_is_no_number_of_seconds_is_none(wait: str) -> None:
+    with pytest.raises(TryLater) as caught:
+        judge(httpx.Response(503, headers=[(b"retry-after", wait.encode("latin-1"))]), "/events")
+    assert caught.value.retry_after_seconds is None
+
+
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+def test_events_and_their_token_never_go_to_a_proxy_of_the_environment(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        met: dict[str, list[str]] = {"handlers": [], "proxy": []}
+
+        def meeting(name: str) -> Any:
+            async def meet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                met[name].append((await reader.readuntil(b"\r\n\r\n")).decode())
+                writer.write(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n")
+                writer.close()
+
+            return meet
+
+        async with (
+            await asyncio.start_server(meeting("handlers"), "127.0.0.1") as handlers,
+            await asyncio.start_server(meeting("proxy"), "127.0.0.1") as proxy,
+        ):
+            monkeypatch.setenv(variable, f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
+            url = f"http://127.0.0.1:{handlers.sockets[0].getsockname()[1]}/events"
+            async with open_post(replace(Settings(), events_url=url), EventsToken(own="of-the-events")) as post:
+                await post(sync_event(1, START))
+        assert met["proxy"] == []
+        assert "authorization: Bearer of-the-events\r\n" in met["handlers"][0]
+
+    asyncio.run(run())
+
+
 # --- as processes ----------------------------------------------------------------------------------------------------
 
 
@@ -245,3 +287,46 @@ def test_web_without_an_api_server_serves_and_ends_with_0_when_it_is_asked_to(
         lines += [json.loads(line) for line in process.stderr.read().decode().splitlines()]
     assert [line["event"] for line in lines].count("api-server-unreachable") == 1
     assert lines[-1]["event"] == "web-stopped"
+
+
+@pytest.mark.parametrize("module", ["handlers", "handlers.watch"])
+def test_a_program_that_is_asked_to_stop_while_it_starts_ends_with_0(module: str) -> None:
+    # Stopped where the imports begin, so that the signal comes before the program has handlers of its own.
+    program = f"""
+import os, runpy, signal, sys
+class Importing:
+    def find_spec(self, name, path=None, target=None):
+        if name == "structlog":
+            os.kill(os.getpid(), signal.SIGTERM)
+sys.meta_path.insert(0, Importing())
+sys.argv = [{module!r}]
+runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("module", ["handlers", "handlers.watch", "nodeagent"])
+def test_a_program_starts_as_a_user_without_a_name_and_without_an_environment(module: str, tmp_path: Path) -> None:
+    # What `pathlib.Path.home` meets there; a test that does not run as root cannot become another user.
+    program = f"""
+import pwd, runpy, sys
+def unknown(_uid):
+    raise KeyError("uid not found")
+pwd.getpwuid = unknown
+sys.argv = [{module!r}]
+sys.path.insert(0, {str(ROOT)!r})
+runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={},
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -7,6 +7,7 @@ import json
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import httpx
 import pytest
@@ -14,6 +15,7 @@ import structlog
 
 from adapters.cloudevents import STRUCTURED, read_event, write_event
 from adapters.environment import BadSetting
+from handlers.events_token import events_token
 from handlers.posting import Post, TryLater, open_post
 from handlers.publishing import AT_ONCE, QUEUE_BYTES, QUEUE_MAX, Publisher, open_publisher
 from handlers.settings import Settings, read_settings
@@ -228,7 +230,8 @@ def posted(
     settings = read_settings(environ)
 
     async def run() -> None:
-        async with open_post(settings) as post, open_publisher(settings, lambda _result: None) as publisher:
+        token = events_token(settings, Random(1))
+        async with open_post(settings, token) as post, open_publisher(settings, lambda _result: None) as publisher:
             await post(sync_event(1, START))
             assert publisher is not None
             publisher.publish([sync_event(1, START)])

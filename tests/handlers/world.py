@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import tempfile
 from collections import Counter
@@ -23,8 +24,12 @@ from adapters.kubernetes.client import Kubernetes, NotFound
 from adapters.kubernetes.warmimage import warmimage_crd
 from adapters.kubernetes.warmpolicy import warmpolicy_crd
 from devcluster.apiserver import ApiServer, InProcessTransport
+from handlers.admission_secret import SECRET as ADMISSION_SECRET
+from handlers.admission_secret import token_data
 from handlers.cluster import Cluster
 from handlers.configuration import Configuration, read_configuration
+from handlers.credentials import Credentials
+from handlers.events_token import EventsToken
 from handlers.metrics import Metrics
 from handlers.posting import Post, judge
 from handlers.publishing import Publisher
@@ -41,6 +46,11 @@ START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 NAMESPACE = "warmhook-system"
 HOST = "harbor.example.com"
 SECRET = "geheim-und-lang"
+EVENTS_TOKEN = "of-the-events"
+"""What `/events` wants."""
+ADMISSION_TOKEN = "20260301-" + "7" * 48
+"""What the path of a review carries."""
+ADMISSION = f"/admission/pods/{ADMISSION_TOKEN}"
 SOURCES = f"""
 sources:
 - {{name: harbor, kind: harbor, secret: {{env: HARBOR}}, registryHost: {HOST}}}
@@ -71,6 +81,7 @@ class World:
         self.environ = {"HARBOR": SECRET}
         self.configuration = configuration(sources, self.environ)
         self.cluster = Cluster(self.admin, NAMESPACE)
+        self.credentials = Credentials(Kubernetes(InProcessTransport(server, user_agent="web")), NAMESPACE)
         self.app = self.new_app()
         self.client = self.new_client(self.app)
         self._watches = 0
@@ -87,6 +98,8 @@ class World:
             monotonic=self.monotonic,
             rng=Random(2),
             publisher=publisher,
+            credentials=self.credentials,
+            token=EventsToken(self.settings.events_token_file, EVENTS_TOKEN),
         )
 
     def new_cluster(self) -> Cluster:
@@ -94,8 +107,15 @@ class World:
         return Cluster(Kubernetes(self.transport), NAMESPACE)
 
     def new_client(self, app: Any, host: str = "127.0.0.1") -> httpx.AsyncClient:
-        """Somebody who asks `app`, from that address."""
-        return httpx.AsyncClient(transport=httpx.ASGITransport(app, client=(host, 4711)), base_url="http://web")
+        """Somebody who asks `app`, from that address; to `/events` with the token, unless the request has another."""
+
+        def authorize(request: httpx.Request) -> httpx.Request:
+            if request.url.path == "/events":
+                request.headers.setdefault("authorization", f"Bearer {EVENTS_TOKEN}")
+            return request
+
+        transport = httpx.ASGITransport(app, client=(host, 4711))
+        return httpx.AsyncClient(transport=transport, base_url="http://web", auth=authorize)
 
     def now(self) -> datetime:
         return START + timedelta(seconds=self.monotonic())
@@ -120,6 +140,9 @@ class World:
             await self.admin.create(paths.CRDS, crd)
         for name in (NAMESPACE, "shop"):
             await self.admin.create("/api/v1/namespaces", {"metadata": {"name": name}})
+        data = {name: base64.b64encode(text).decode() for name, text in token_data((ADMISSION_TOKEN,)).items()}
+        await self.admin.create(paths.secrets_in(NAMESPACE), {"metadata": {"name": ADMISSION_SECRET}, "data": data})
+        await self.credentials.look()
 
     async def add_nodes(self, *names: str, **labels: str) -> None:
         for name in names:

@@ -25,6 +25,7 @@ from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.warmimage import warmimage_crd
 from adapters.kubernetes.warmpolicy import warmpolicy_crd
 from devcluster.apiserver import ApiServer
+from handlers.events_token import EventsToken
 from handlers.metrics import Metrics
 from handlers.posting import Refused, TryLater
 from handlers.settings import Settings
@@ -49,6 +50,7 @@ NAMESPACE: Final = "warmhook-system"
 # Where there is a file system in memory: a file that is flushed to a disk takes real time.
 _MEMORY: Final = "/dev/shm" if Path("/dev/shm").is_dir() else None
 _SILENT = structlog.wrap_logger(None, processors=[], wrapper_class=structlog.make_filtering_bound_logger(50))
+_TOKEN: Final = EventsToken(own="of-the-events")
 _CRDS: Final = (warmimage_crd(), warmpolicy_crd())
 _SYNC: Final = sync_event(0, EPOCH)
 
@@ -116,6 +118,7 @@ class World:
             now=self.now,
             monotonic=asyncio.get_running_loop().time,
             rng=Random(self.rng.random()),
+            token=_TOKEN,
         )
 
     async def _watch(self, connection: Connection) -> None:
@@ -155,7 +158,8 @@ class World:
         body = write_event(event)
         try:
             async with asyncio.timeout(30):
-                status, text = await self.request("/events", {"content-type": STRUCTURED}, body)
+                headers = {"content-type": STRUCTURED, "authorization": _TOKEN.header()}
+                status, text = await self.request("/events", headers, body)
         except (ConnectionError, TimeoutError) as error:
             raise TryLater(str(error)) from error
         if status == 400:

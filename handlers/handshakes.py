@@ -1,0 +1,109 @@
+"""Accept TLS connections, with limits on handshakes that count from the accept.
+
+A server of asyncio does not tell anybody of a connection before its handshake is over, and waits 60 seconds for that. A
+thousand silent connections would so take every file descriptor of the process. Here few handshakes run at once, each
+for a few seconds, and when there are too many the oldest gives way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+__all__ = ["Handshakes"]
+
+_log = structlog.get_logger()
+
+# The connection itself failed, not the accept.
+_ABORTED: Final = frozenset(
+    {errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.EINTR, errno.ENETDOWN, errno.EHOSTDOWN}
+)
+_AGAIN_SECONDS: Final = 0.1
+
+
+class Handshakes:
+    """Accepts from one listener until it is closed; has the methods of a server that uvicorn calls."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        context: Callable[[], ssl.SSLContext],
+        protocol: Callable[[], asyncio.Protocol],
+        *,
+        most: int,
+        seconds: float,
+    ) -> None:
+        """`context` is asked for each handshake; at most `most` handshakes run at once, for `seconds` each."""
+        self._listener = listener
+        self._context = context
+        self._protocol = protocol
+        self._most = most
+        self._seconds = seconds
+        self._running: dict[asyncio.Task[None], None] = {}
+        """Oldest first."""
+        self._accepting: asyncio.Task[None] | None = None
+
+    def start(self, backlog: int) -> None:
+        """Listen and accept from now on."""
+        self._listener.setblocking(False)
+        self._listener.listen(backlog)
+        self._accepting = asyncio.create_task(self._accept(), name="accept TLS")
+
+    def close(self) -> None:
+        """Accept no more, and give up the handshakes that run. Connections that are open stay open."""
+        for task in (self._accepting, *self._running):
+            if task is not None:
+                task.cancel()
+
+    async def wait_closed(self) -> None:
+        """Until everything that `close` gave up has ended."""
+        tasks = [task for task in (self._accepting, *self._running) if task is not None]
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, _address = await loop.sock_accept(self._listener)
+            except OSError as error:
+                if error.errno in _ABORTED:
+                    continue
+                # No descriptor is free: the oldest handshake gives its own back.
+                _log.warning("accept-failed", problem=error.strerror)
+                self._give_up_oldest()
+                await asyncio.sleep(_AGAIN_SECONDS)
+                continue
+            if len(self._running) >= self._most:
+                self._give_up_oldest()
+            task = loop.create_task(self._shake_hands(connection), name="TLS handshake")
+            self._running[task] = None
+            task.add_done_callback(self._ended)
+
+    def _give_up_oldest(self) -> None:
+        if self._running:
+            oldest = next(iter(self._running))
+            del self._running[oldest]
+            oldest.cancel()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.pop(task, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("handshake-failed", problem=repr(error))
+
+    async def _shake_hands(self, connection: socket.socket) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                self._protocol, connection, ssl=self._context(), ssl_handshake_timeout=self._seconds
+            )
+        except (OSError, asyncio.CancelledError) as error:
+            # Whoever called does not speak TLS, trusts another certificate, is gone, or said nothing for too long.
+            connection.close()
+            if isinstance(error, asyncio.CancelledError):
+                raise

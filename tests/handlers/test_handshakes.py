@@ -1,0 +1,156 @@
+"""TLS connections count from their accept: silent ones keep nobody else out, and hold what they have for seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+
+import httpx
+import pytest
+import structlog
+import uvloop
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+from adapters.certificates import Pair, make_pair
+from adapters.listening import open_listener
+from handlers.__main__ import _config
+from handlers.server import Server
+from handlers.tls import TlsServer
+from tests.real.programs import eventually
+
+LIMIT = 20
+AT_ONCE_SECONDS = 2
+
+
+async def hello(request: Request) -> PlainTextResponse:
+    host = "" if request.client is None else request.client.host
+    # What came by IPv4 to a socket for both families.
+    return PlainTextResponse(f"{request.url.scheme} {host.removeprefix('::ffff:')}")
+
+
+class Ports:
+    """Both ports of one process, and who connects to them."""
+
+    def __init__(self, plain: int, secured: int, pair: Pair) -> None:
+        self.plain, self.secured = plain, secured
+        self._trusting = ssl.create_default_context(cadata=pair.authority.decode())
+
+    async def ask(self, scheme: str, host: str = "127.0.0.1", **headers: str) -> str:
+        """What a new connection is answered, at once."""
+        port = self.secured if scheme == "https" else self.plain
+        async with httpx.AsyncClient(verify=self._trusting, trust_env=False, timeout=AT_ONCE_SECONDS) as client:
+            return (await client.get(f"{scheme}://{host}:{port}/", headers=headers)).text
+
+
+@contextlib.asynccontextmanager
+async def serving(*, handshake_seconds: float) -> AsyncIterator[Ports]:
+    """Both servers, as `web` configures them."""
+    app = Starlette(routes=[Route("/", hello)])
+    pair = make_pair(["127.0.0.1"], datetime.now(UTC))
+    plain = Server(_config(app, LIMIT))
+    secured = TlsServer(_config(app, LIMIT), handshakes=LIMIT, handshake_seconds=handshake_seconds)
+    secured.use((pair.certificate, pair.key))
+    with open_listener(0) as one, open_listener(0) as other, structlog.testing.capture_logs():
+        tasks = [
+            asyncio.create_task(server.serve(sockets=[listener]), name="serve")
+            for server, listener in ((plain, one), (secured, other))
+        ]
+        await eventually(lambda: plain.started and secured.started, what="both servers serve")
+        try:
+            yield Ports(one.getsockname()[1], other.getsockname()[1], pair)
+        finally:
+            plain.should_exit = secured.should_exit = True
+            await asyncio.wait(tasks, timeout=20)
+            assert [task.exception() for task in tasks] == [None, None]
+
+
+@contextlib.asynccontextmanager
+async def silent(port: int, count: int) -> AsyncIterator[list[socket.socket]]:
+    """Connections that say nothing."""
+    loop = asyncio.get_running_loop()
+    with contextlib.ExitStack() as stack:
+        opened = []
+        for _ in range(count):
+            one = stack.enter_context(socket.socket())
+            one.setblocking(False)
+            await loop.sock_connect(one, ("127.0.0.1", port))
+            opened.append(one)
+        yield opened
+
+
+def run(case: Callable[[], Awaitable[None]], loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    async def main() -> None:
+        await case()
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(main())
+
+
+loops = pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+
+
+@loops
+def test_twice_the_limit_of_silent_connections_leaves_both_ports_answering_at_once(
+    loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    async def case() -> None:
+        async with serving(handshake_seconds=60) as ports, silent(ports.secured, 2 * LIMIT):
+            for _ in range(3):
+                assert await ports.ask("http") == "http 127.0.0.1"
+                assert await ports.ask("https") == "https 127.0.0.1"
+
+    run(case, loop)
+
+
+@loops
+def test_the_oldest_handshake_gives_way_and_an_unfinished_one_ends_after_its_time(
+    loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    async def case() -> None:
+        running = asyncio.get_running_loop()
+        async with serving(handshake_seconds=60) as ports, silent(ports.secured, LIMIT + 1) as opened:
+            assert await asyncio.wait_for(running.sock_recv(opened[0], 1), AT_ONCE_SECONDS) == b""
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(running.sock_recv(opened[-1], 1), 0.05)
+        async with serving(handshake_seconds=0.2) as ports, silent(ports.secured, 3) as opened:
+            for one in opened:
+                assert await asyncio.wait_for(running.sock_recv(one, 1), AT_ONCE_SECONDS) == b""
+
+    run(case, loop)
+
+
+@loops
+def test_what_is_no_tls_is_hung_up_on(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    async def case() -> None:
+        async with serving(handshake_seconds=60) as ports:
+            reader, writer = await asyncio.open_connection("127.0.0.1", ports.secured)
+            writer.write(b"GET / HTTP/1.1\r\nhost: web\r\n\r\n")
+            with contextlib.suppress(ConnectionError):
+                assert b"HTTP" not in await asyncio.wait_for(reader.read(), AT_ONCE_SECONDS)
+            writer.close()
+            assert await ports.ask("https") == "https 127.0.0.1"
+
+    run(case, loop)
+
+
+def test_no_header_says_where_a_request_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")
+
+    async def case() -> None:
+        async with serving(handshake_seconds=60) as ports:
+            told = {"x-forwarded-for": "203.0.113.9", "x-forwarded-proto": "https"}
+            assert await ports.ask("http", **told) == "http 127.0.0.1"
+
+    run(case, asyncio.new_event_loop)
+
+
+def test_idle_connections_are_kept_for_longer_than_ingresses_keep_them() -> None:
+    # nginx and ALB: 60 seconds; the API server keeps those to webhooks for 90.
+    assert _config(Starlette(), LIMIT).timeout_keep_alive > 90
