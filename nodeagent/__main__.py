@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from adapters.early_exit import exit_when_asked
+
+if __name__ == "__main__":
+    # Before the imports, which take most of the time of a start.
+    exit_when_asked()
+
 import asyncio
 import os
 import platform

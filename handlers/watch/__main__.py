@@ -29,6 +29,8 @@ from handlers.watch.run import watch
 
 _log = structlog.get_logger()
 
+_HINT = "web answers 401 unless both have WARMHOOK_EVENTS_TOKEN_FILE, or web has WARMHOOK_EVENTS_OPEN"
+
 
 async def run(settings: Settings) -> None:
     """Watch until the process is asked to stop."""
@@ -36,6 +38,8 @@ async def run(settings: Settings) -> None:
         open_transport(settings.kubeconfig, user_agent="warmhook-watch") as transport,
         open_post(settings, EventsToken(settings.events_token_file)) as post,
     ):
+        if settings.events_token_file is None and settings.sink is None:
+            _log.warning("no-events-token", hint=_HINT)
         _log.info("watch-started", namespace=settings.namespace, sync_seconds=settings.sync_seconds)
         await until_stopped(
             watch(

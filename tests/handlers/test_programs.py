@@ -289,7 +289,7 @@ def test_web_without_an_api_server_serves_and_ends_with_0_when_it_is_asked_to(
     assert lines[-1]["event"] == "web-stopped"
 
 
-@pytest.mark.parametrize("module", ["handlers", "handlers.watch"])
+@pytest.mark.parametrize("module", ["handlers", "handlers.watch", "nodeagent"])
 def test_a_program_that_is_asked_to_stop_while_it_starts_ends_with_0(module: str) -> None:
     # Stopped where the imports begin, so that the signal comes before the program has handlers of its own.
     program = f"""
