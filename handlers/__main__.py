@@ -86,6 +86,8 @@ async def run(settings: Settings, configuration: Configuration, *, with_watch: b
             token=token,
         )
         server = Server(_config(app, _most_connections()))
+        if "events" in settings.serve and not (with_watch or settings.events_open or settings.events_token_file):
+            _log.warning("events-closed", hint="nobody can post to /events without WARMHOOK_EVENTS_TOKEN_FILE")
         _log.info("web-started", port=settings.port, sources=sorted(configuration.sources), watch=with_watch)
         beside = (
             _watch(settings, kubernetes, token, rng, interruptions)

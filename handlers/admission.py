@@ -68,6 +68,7 @@ class Admission:
         nodes pull images, and its answer says which nodes have one.
         """
         if not self._accept(request.path_params["token"]):
+            self._metrics.admissions.labels("refused", "unknown-token", "no").inc()
             raise HTTPException(404)
         try:
             body = await self._bodies.read(request.stream())
