@@ -69,14 +69,18 @@ class Handshakes:
 
     async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
+        failing = False
         while True:
             try:
                 connection, _address = await loop.sock_accept(self._listener)
+                failing = False
             except OSError as error:
                 if error.errno in _ABORTED:
                     continue
                 # No descriptor is free: the oldest handshake gives its own back.
-                _log.warning("accept-failed", problem=error.strerror)
+                if not failing:
+                    _log.warning("accept-failed", problem=error.strerror)
+                failing = True
                 self._give_up_oldest()
                 await asyncio.sleep(_AGAIN_SECONDS)
                 continue

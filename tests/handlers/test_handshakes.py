@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -154,3 +155,26 @@ def test_no_header_says_where_a_request_comes_from(monkeypatch: pytest.MonkeyPat
 def test_idle_connections_are_kept_for_longer_than_ingresses_keep_them() -> None:
     # nginx and ALB: 60 seconds; the API server keeps those to webhooks for 90.
     assert _config(Starlette(), LIMIT).timeout_keep_alive > 90
+
+
+def test_an_accept_that_fails_gives_up_the_oldest_handshake_and_is_tried_again() -> None:
+    class Exhausted(asyncio.SelectorEventLoop):
+        """Has no descriptor left while `left` is 0."""
+
+        left = 3
+
+        async def sock_accept(self, sock: socket.socket) -> tuple[socket.socket, object]:
+            if self.left == 0:
+                self.left = 1
+                raise OSError(errno.EMFILE, "Too many open files")
+            accepted = await super().sock_accept(sock)
+            self.left = max(0, self.left - 1)
+            return accepted
+
+    async def case() -> None:
+        running = asyncio.get_running_loop()
+        async with serving(handshake_seconds=60) as ports, silent(ports.secured, 3) as opened:
+            assert await asyncio.wait_for(running.sock_recv(opened[0], 1), AT_ONCE_SECONDS) == b""
+            assert await ports.ask("https") == "https 127.0.0.1"
+
+    run(case, Exhausted)

@@ -286,6 +286,8 @@ def test_web_without_an_api_server_serves_and_ends_with_0_when_it_is_asked_to(
         assert process.wait(15) == 0
         lines += [json.loads(line) for line in process.stderr.read().decode().splitlines()]
     assert [line["event"] for line in lines].count("api-server-unreachable") == 1
+    # Without a token file nobody but the watch inside can post.
+    assert ("events-closed" in [line["event"] for line in lines]) == (not arguments)
     assert lines[-1]["event"] == "web-stopped"
 
 
