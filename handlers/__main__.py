@@ -16,7 +16,8 @@ import resource
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any
 
 import structlog
 import uvicorn
@@ -85,44 +86,56 @@ async def run(settings: Settings, configuration: Configuration, *, with_watch: b
             credentials=credentials,
             token=token,
         )
-        server = Server(_config(app, _most_connections()))
         if "events" in settings.serve and not (with_watch or settings.events_open or settings.events_token_file):
             _log.warning("events-closed", hint="nobody can post to /events without WARMHOOK_EVENTS_TOKEN_FILE")
         _log.info("web-started", port=settings.port, sources=sorted(configuration.sources), watch=with_watch)
-        beside = (
+        first = (
             _watch(settings, kubernetes, token, rng, interruptions)
             if with_watch
             else until_reached(kubernetes, sleep=asyncio.sleep, rng=rng)
         )
-        async with asyncio.TaskGroup() as group:
-            # Should it fail, the server stops as well: a web that silently no longer watches would help nobody.
-            tasks = [
-                group.create_task(beside, name="watch" if with_watch else "reach"),
-                group.create_task(app.state.beside(), name="admission"),
-            ]
-            servers: list[Server] = [server]
-            if settings.tls_port:
-                # Imported here: most that is needed for certificates is not needed elsewhere.
-                from handlers.tls import TlsServer, serve_tls
-
-                handshakes = _most_connections() // 4
-                secured = TlsServer(_config(app, _most_connections() - handshakes), handshakes=handshakes)
-                servers.append(secured)
-                tasks.append(group.create_task(serve_tls(secured, tls_listener, credentials), name="TLS"))
-
-            def stop() -> None:
-                for one in servers:
-                    one.should_exit = True
-                tasks[0].cancel()
-
-            with on_signals(stop):
-                await server.serve(sockets=[listener])
-            stop()
-            if servers[-1].started:
-                await asyncio.wait(tasks[2:] or tasks[:1], timeout=_GRACE_SECONDS)
-            for task in tasks:
-                task.cancel()
+        secured = tls_listener if settings.tls_port else None
+        await _serve(app, listener, secured, credentials, first)
     _log.info("web-stopped")
+
+
+async def _serve(
+    app: Starlette,
+    listener: socket.socket,
+    tls_listener: socket.socket | None,
+    credentials: Credentials,
+    first: Coroutine[Any, Any, None],
+) -> None:
+    """Both ports, `first`, and what runs beside the application, until a signal comes or one of them fails."""
+    server = Server(_config(app, _most_connections()))
+    async with asyncio.TaskGroup() as group:
+        # Should it fail, the server stops as well: a web that silently no longer watches would help nobody.
+        tasks = [
+            group.create_task(first, name="watch or reach"),
+            group.create_task(app.state.beside(), name="admission"),
+        ]
+        servers: list[Server] = [server]
+        if tls_listener is not None:
+            # Imported here: most that is needed for certificates is not needed elsewhere.
+            from handlers.tls import TlsServer, serve_tls
+
+            handshakes = _most_connections() // 4
+            secured = TlsServer(_config(app, _most_connections() - handshakes), handshakes=handshakes)
+            servers.append(secured)
+            tasks.append(group.create_task(serve_tls(secured, tls_listener, credentials), name="TLS"))
+
+        def stop() -> None:
+            for one in servers:
+                one.should_exit = True
+            tasks[0].cancel()
+
+        with on_signals(stop):
+            await server.serve(sockets=[listener])
+        stop()
+        if servers[-1].started:
+            await asyncio.wait(tasks[2:] or tasks[:1], timeout=_GRACE_SECONDS)
+        for task in tasks:
+            task.cancel()
 
 
 def _config(app: Starlette, most_connections: int) -> uvicorn.Config:
