@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -35,6 +34,7 @@ from kubernetes.aio.config.incluster_config import InClusterConfigLoader
 
 from adapters.internal import is_internal
 from adapters.kubernetes.account import ServiceAccount
+from adapters.kubernetes.sockets import new_socket
 from warmhook.ports import Json, Response, Stream, Transport, Unreachable
 
 __all__ = ["BadKubeconfig", "open_transport"]
@@ -47,9 +47,6 @@ _DEFAULT_KUBECONFIG = "~/.kube/config"
 _SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 # Credentials that cannot be read now may be there later.
 _BROKEN = (aiohttp.ClientError, OSError, TimeoutError, ConfigException)
-# A load balancer that lost its state answers nothing, not even with a reset: 30 seconds after the last sign of life the
-# kernel ends the connection. Systems other than Linux lack some of these.
-_TCP_OPTIONS: Final = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 30_000}
 
 
 class BadKubeconfig(ValueError):
@@ -60,17 +57,7 @@ class _Rest(RESTClientObject):
     """The library's REST client, over connections whose end is noticed."""
 
     def _create_connector(self) -> aiohttp.TCPConnector:
-        return aiohttp.TCPConnector(limit=self.maxsize, ssl=self.ssl_context, socket_factory=_new_socket)
-
-
-def _new_socket(address: Any) -> socket.socket:
-    family, kind, protocol = address[:3]
-    made = socket.socket(family, kind, protocol)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in _TCP_OPTIONS.items():
-        if hasattr(socket, name):
-            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    return made
+        return aiohttp.TCPConnector(limit=self.maxsize, ssl=self.ssl_context, socket_factory=new_socket)
 
 
 class _Pool:

@@ -15,7 +15,8 @@ import yaml
 
 from adapters.certificates import Pair, make_pair
 from adapters.kubernetes.account import ServiceAccount
-from adapters.kubernetes.transport import BadKubeconfig, _new_socket, open_transport
+from adapters.kubernetes.sockets import new_socket
+from adapters.kubernetes.transport import BadKubeconfig, open_transport
 from warmhook.ports import Unreachable
 
 
@@ -200,7 +201,7 @@ def test_files_that_cannot_be_used_leave_what_was_read_before(tmp_path: Path) ->
 
 
 def test_the_kernel_ends_a_connection_whose_other_end_is_gone() -> None:
-    with _new_socket((socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", 1))) as made:
+    with new_socket((socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", 1))) as made:
         assert made.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             assert made.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
