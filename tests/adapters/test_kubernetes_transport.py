@@ -9,9 +9,11 @@ import ssl
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from kubernetes.aio.config import ConfigException
 
 from adapters.certificates import Pair, make_pair
 from adapters.kubernetes.account import ServiceAccount
@@ -206,3 +208,20 @@ def test_the_kernel_ends_a_connection_whose_other_end_is_gone() -> None:
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             assert made.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
             assert made.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 15
+
+
+def test_credentials_that_cannot_be_had_now_may_be_had_later(tmp_path: Path) -> None:
+    def fail(_configuration: Any) -> None:
+        raise ConfigException("the plugin gave no token")
+
+    async def case() -> None:
+        async with open_transport(kubeconfig(tmp_path, "http://127.0.0.1:9")) as transport:
+            client: Any = transport
+            client._client.configuration.refresh_api_key_hook = fail
+            with pytest.raises(Unreachable, match="the plugin gave no token"):
+                await transport.request("GET", "/version")
+            with pytest.raises(Unreachable, match="the plugin gave no token"):
+                async with transport.stream("/api/v1/nodes"):
+                    pass
+
+    asyncio.run(case())
