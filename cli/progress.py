@@ -58,7 +58,7 @@ async def read_reports(cluster: Cluster) -> Mapping[str, Report]:
     """Every node's report, by node. Raises `KubernetesError`."""
     listing = await cluster.kubernetes.list(configmaps(NAMESPACE), labels=f"{KIND_LABEL}=report", metadata_only=True)
     reports = [read_report(item["metadata"]) for item in listing.items]
-    return {report.node: report for report in reports}
+    return {report.node: report for report in reports if report.node}
 
 
 async def follow_line(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Final
 
 import structlog
 
-from adapters.kubernetes.client import Conflict, Kubernetes, NotFound, Unavailable
+from adapters.kubernetes.client import Kubernetes, Unavailable
 from handlers.cluster import Cluster
-from handlers.pushes import write_warmimage
+from handlers.outcomes import Outcomes
+from handlers.upserts import upsert_warmimage
 from warmhook.admissions import asked_for, decide_admission, takes_pod
 from warmhook.events import Event
 from warmhook.pods import Admitted
@@ -24,8 +24,6 @@ _log = structlog.get_logger()
 
 # How often a write is decided anew because another handler wrote first.
 _ATTEMPTS: Final = 5
-# WarmImages at a time: what a registry pushes goes first.
-_AT_ONCE: Final = 4
 
 
 class Admissions:
@@ -37,7 +35,10 @@ class Admissions:
         self._now = now
 
     async def accept(self, admitted: Sequence[tuple[Event, Admitted]]) -> None:
-        """Write what the policies make of these Pods; equal wishes are one. Raises `Unavailable`."""
+        """Write what the policies make of these Pods; equal wishes are one.
+
+        Raises `Unavailable` where some can be written later, `Refused` where some never can.
+        """
         policies = [policy for policy in await self._cluster.policies() if policy.pods is not None]
         wanted: dict[ObjectKey, WarmImage] = {}
         for event, pod in admitted:
@@ -47,28 +48,23 @@ class Admissions:
                     asked = asked_for(policy, pod, moment, event.id)
                     # An event that a Broker kept for long may be about Pods that are long gone.
                     wanted |= {one.key: one for one in asked if not is_expired(one, self._now())}
-        turns = asyncio.Semaphore(_AT_ONCE)
-        outcomes = await asyncio.gather(*(self._upsert(one, turns) for one in wanted.values()), return_exceptions=True)
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException):
-                raise outcome
+        outcomes = Outcomes()
+        await outcomes.each("admitted", wanted.values(), self._upsert, name=lambda one: str(one.key))
+        outcomes.settle()
 
-    async def _upsert(self, wanted: WarmImage, turns: asyncio.Semaphore) -> None:
-        async with turns:
-            for _ in range(_ATTEMPTS):
-                decision = decide_admission(wanted, await self._cluster.warmimage(wanted.key))
-                if not isinstance(decision, Upsert):
-                    return
-                try:
-                    await write_warmimage(self._kubernetes, decision)
-                except (Conflict, NotFound):
-                    continue
-                _log.info(
-                    "admitted",
-                    event_id=wanted.event_id,
-                    image=str(wanted.image),
-                    warmimage=str(wanted.key),
-                    result="refreshed" if decision.replaces else "accepted",
-                )
+    async def _upsert(self, wanted: WarmImage) -> None:
+        for _ in range(_ATTEMPTS):
+            decision = decide_admission(wanted, await self._cluster.warmimage(wanted.key))
+            if not isinstance(decision, Upsert):
                 return
+            if not await upsert_warmimage(self._kubernetes, decision, self._now):
+                continue
+            _log.info(
+                "admitted",
+                event_id=wanted.event_id,
+                image=str(wanted.image),
+                warmimage=str(wanted.key),
+                result="refreshed" if decision.replaces else "accepted",
+            )
+            return
         raise Unavailable(f"{_ATTEMPTS} other writes of {wanted.key} came first")

@@ -127,10 +127,9 @@ class _Endpoints:
         self._check_may_post(request)
         body = await self._bodies.read(request.stream())
         event = read_event(dict(request.headers), body, self._web.now())
-        result = "failed"
+        result: str = "failed"
         try:
-            await self._web.events.handle([event])
-            result = "handled"
+            result = await self._web.events.handle([event])
         except NotAnEvent:
             result = "refused"
             raise

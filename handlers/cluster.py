@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
-import structlog
-
 from adapters.kubernetes import paths
-from adapters.kubernetes.client import Kubernetes, NotFound
+from adapters.kubernetes.client import Kubernetes, NotFound, Refused
 from adapters.kubernetes.nodes import FULL_PAGE, read_node, reduced_node
 from adapters.kubernetes.template import InvalidObject
 from adapters.kubernetes.warmimage import read_warmimage
@@ -20,9 +18,9 @@ from warmhook.lines import (
     FULL_LABEL,
     KIND_LABEL,
     LINE_LABEL,
-    NODE_ANNOTATION,
     REFUSED_ANNOTATION,
     desired_name,
+    desired_node,
     versions,
 )
 from warmhook.placement import Node
@@ -31,15 +29,25 @@ from warmhook.ports import Object
 from warmhook.reports import Report, read_report
 from warmhook.warmimages import ObjectKey, PolicyKey, WarmImage, policy_label
 
-__all__ = ["AT_HAND", "ONE_BY_ONE", "Cluster", "Desired", "PolicyObject", "policy_object"]
-
-_log = structlog.get_logger()
+__all__ = [
+    "AT_HAND",
+    "ONE_BY_ONE",
+    "Cluster",
+    "Desired",
+    "PolicyObject",
+    "WarmImages",
+    "object_key",
+    "policy_object",
+    "sort_out",
+]
 
 AT_HAND: Final = "0"
 """`not_older_than` of a read that may be a little behind. kube-apiserver 1.36 answers it in 1 ms from its cache; a
 consistent list took 97 ms after a write of another kind (median of 20): the cache seems to wait for etcd's word."""
 ONE_BY_ONE: Final = 16
 """Up to so many objects are read one by one; beyond that one list is cheaper."""
+_QUERY_MAX: Final = 4000
+"""Characters of a label selector that the API server is asked; it takes 1 MiB of URL and headers, proxies less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +78,41 @@ class PolicyObject:
     @property
     def key(self) -> PolicyKey:
         """Its namespace and name."""
-        return PolicyKey(self.object["metadata"]["namespace"], self.object["metadata"]["name"])
+        return object_key(self.object)
 
     @property
     def label(self) -> str:
         """What its WarmImages carry."""
         return policy_label(self.key)
+
+
+@dataclass(frozen=True, slots=True)
+class WarmImages:
+    """WarmImages that exist, as they were read; those that are being deleted are not among them."""
+
+    usable: Mapping[ObjectKey, WarmImage] = field(default_factory=dict)
+    unusable: Mapping[ObjectKey, str] = field(default_factory=dict)
+    """What is wrong with those that cannot be used: what they led to before stays as it is."""
+
+
+def object_key(obj: Object) -> ObjectKey:
+    """Namespace and name of an object."""
+    return ObjectKey(obj["metadata"]["namespace"], obj["metadata"]["name"])
+
+
+def sort_out(objects: Iterable[Object]) -> WarmImages:
+    """The WarmImages of these objects, usable or not."""
+    usable: dict[ObjectKey, WarmImage] = {}
+    unusable: dict[ObjectKey, str] = {}
+    for obj in objects:
+        if obj["metadata"].get("deletionTimestamp"):
+            continue
+        key = object_key(obj)
+        try:
+            usable[key] = read_warmimage(obj)
+        except InvalidObject as error:
+            unusable[key] = str(error)
+    return WarmImages(usable, unusable)
 
 
 def policy_object(obj: Object) -> PolicyObject:
@@ -99,11 +136,9 @@ class Cluster:
         found = await self._kubernetes.list(paths.warmpolicies(), not_older_than=not_older_than)
         return list(map(policy_object, found.items))
 
-    async def policies(self, *, not_older_than: str = "") -> list[Policy]:
+    async def policies(self) -> list[Policy]:
         """Every WarmPolicy that can be used."""
-        return [
-            one.policy for one in await self.policy_objects(not_older_than=not_older_than) if one.policy is not None
-        ]
+        return [one.policy for one in await self.policy_objects() if one.policy is not None]
 
     async def policies_of(self, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], Policy]:
         """The usable WarmPolicies with these labels and namespaces as they are now.
@@ -122,34 +157,37 @@ class Cluster:
             return None
 
     async def warmimages(self, labels: str = "", namespace: str = "", *, not_older_than: str = "") -> list[WarmImage]:
-        """The WarmImages under a label selector; of all namespaces unless one is given."""
+        """The usable WarmImages under a label selector; of all namespaces unless one is given."""
+        found = await self.every_warmimage(labels, namespace, not_older_than=not_older_than)
+        return list(found.usable.values())
+
+    async def every_warmimage(self, labels: str = "", namespace: str = "", *, not_older_than: str = "") -> WarmImages:
+        """The WarmImages under a label selector, usable or not; of all namespaces unless one is given."""
         path = paths.warmimages_in(namespace) if namespace else paths.warmimages()
-        found = (await self._kubernetes.list(path, labels=labels, not_older_than=not_older_than)).items
-        return list(filter(None, map(_warmimage, found)))
+        return sort_out((await self._kubernetes.list(path, labels=labels, not_older_than=not_older_than)).items)
 
     async def warmimage(self, key: ObjectKey) -> WarmImage | None:
-        """One WarmImage as it is now; `None` where it does not exist or is being deleted."""
-        return (await self.warmimages_of((key,))).get(key)
+        """One WarmImage as it is now; `None` where it does not exist, is being deleted or cannot be used."""
+        return (await self.warmimages_of((key,))).usable.get(key)
 
-    async def warmimages_of(self, keys: Collection[ObjectKey]) -> dict[ObjectKey, WarmImage]:
+    async def warmimages_of(self, keys: Collection[ObjectKey]) -> WarmImages:
         """Those of these WarmImages that exist, as they are now."""
-        found = filter(None, map(_warmimage, await self.warmimage_objects(keys)))
-        return {warmimage.key: warmimage for warmimage in found}
+        return sort_out(await self.warmimage_objects(keys))
 
     async def generations(self, keys: Collection[ObjectKey]) -> dict[ObjectKey, tuple[str, int]]:
         """The uids and generations of those of these WarmImages that exist now, from their metadata only."""
-        found = [obj["metadata"] for obj in await self.warmimage_objects(keys, metadata_only=True)]
+        found = await self.warmimage_objects(keys, metadata_only=True)
         return {
-            _key(metadata): (metadata["uid"], metadata.get("generation", 0))
-            for metadata in found
-            if not metadata.get("deletionTimestamp")
+            object_key(obj): (obj["metadata"]["uid"], obj["metadata"].get("generation", 0))
+            for obj in found
+            if not obj["metadata"].get("deletionTimestamp")
         }
 
     async def warmimage_objects(self, keys: Collection[ObjectKey], *, metadata_only: bool = False) -> list[Object]:
         """The objects of those of these WarmImages that exist, as they are now: few one by one, many in one list."""
         if len(keys) > ONE_BY_ONE:
             found = (await self._kubernetes.list(paths.warmimages(), metadata_only=metadata_only)).items
-            return [obj for obj in found if _key(obj["metadata"]) in keys]
+            return [obj for obj in found if object_key(obj) in keys]
         each = await asyncio.gather(*(self._warmimage_object(key, metadata_only) for key in keys))
         return [obj for obj in each if obj is not None]
 
@@ -160,16 +198,33 @@ class Cluster:
             return None
 
     async def nodes(self, labels: str = "", *, not_older_than: str = "", taints: bool = False) -> list[Node]:
-        """The Nodes under a label selector; without `taints` from their metadata only, a fifth of the bytes."""
-        if taints:
-            found = await self._kubernetes.list(
-                paths.NODES, labels=labels, not_older_than=not_older_than, page=FULL_PAGE, keep=reduced_node
-            )
-        else:
-            found = await self._kubernetes.list(
-                paths.NODES, labels=labels, metadata_only=True, not_older_than=not_older_than
-            )
+        """The Nodes under a label selector; without `taints` from their metadata only, a fifth of the bytes.
+
+        There may be others among them: a selector that is too long for a URL, or that the API server refuses, is left
+        out, since placement compares labels.
+        """
+        path, labels = paths.NODES, labels if len(labels) <= _QUERY_MAX else ""
+        try:
+            if taints:
+                found = await self._kubernetes.list(
+                    path, labels=labels, not_older_than=not_older_than, page=FULL_PAGE, keep=reduced_node
+                )
+            else:
+                found = await self._kubernetes.list(
+                    path, labels=labels, metadata_only=True, not_older_than=not_older_than
+                )
+        except Refused:
+            if not labels:
+                raise
+            return await self.nodes(not_older_than=not_older_than, taints=taints)
         return list(map(read_node, found.items))
+
+    async def nodes_of(self, names: Collection[str]) -> dict[str, Node]:
+        """Those of these Nodes that exist, as they are now, by name: few one by one, many from one list."""
+        if len(names) > ONE_BY_ONE:
+            return {node.name: node for node in await self.nodes() if node.name in names}
+        found = await asyncio.gather(*map(self.node, names))
+        return {node.name: node for node in found if node is not None}
 
     async def node(self, name: str) -> Node | None:
         """One Node as it is now; `None` where it does not exist."""
@@ -181,11 +236,11 @@ class Cluster:
     async def desired(self, line_key: str = "", *, not_older_than: str = "") -> list[Desired]:
         """The desired ConfigMaps: all of them, or those that have a line."""
         labels = f"{KIND_LABEL}=desired" + (f",{LINE_LABEL}{line_key}" if line_key else "")
-        return [_desired(metadata) for metadata in await self._metadata(labels, not_older_than)]
+        return _all_desired(await self._metadata(labels, not_older_than))
 
     async def full(self) -> list[Desired]:
         """The desired ConfigMaps that have no room for some of their lines."""
-        return [_desired(metadata) for metadata in await self._metadata(f"{KIND_LABEL}=desired,{FULL_LABEL}")]
+        return _all_desired(await self._metadata(f"{KIND_LABEL}=desired,{FULL_LABEL}"))
 
     async def desired_of(self, nodes: Collection[str]) -> list[Desired]:
         """The desired ConfigMaps of a few nodes, where they exist."""
@@ -201,18 +256,17 @@ class Cluster:
     async def reports(self) -> dict[str, Report]:
         """Every node's report, by the node's name."""
         found = (read_report(metadata) for metadata in await self._metadata(f"{KIND_LABEL}=report"))
-        return {report.node: report for report in found}
+        return {report.node: report for report in found if report.node}
 
     async def desired_and_reports(self) -> tuple[list[Desired], dict[str, Report], dict[str, str]]:
         """Both kinds of ConfigMaps in one list; and of each report, by its node's name, the uid of its owner."""
-        desired, reports, owners = [], {}, {}
-        for metadata in await self._metadata(f"{KIND_LABEL} in (desired,report)"):
-            if metadata["labels"][KIND_LABEL] == "desired":
-                desired.append(_desired(metadata))
-            else:
-                report = read_report(metadata)
+        reports, owners = {}, {}
+        listed = await self._metadata(f"{KIND_LABEL} in (desired,report)")
+        for metadata in listed:
+            report = read_report(metadata)
+            if report.node:
                 reports[report.node], owners[report.node] = report, _owner_uid(metadata)
-        return desired, reports, owners
+        return _all_desired(listed), reports, owners
 
     async def _metadata(self, labels: str, not_older_than: str = "") -> list[dict[str, Any]]:
         path = paths.configmaps(self._namespace)
@@ -220,25 +274,16 @@ class Cluster:
         return [obj["metadata"] for obj in found.items]
 
 
-def _key(metadata: Mapping[str, Any]) -> ObjectKey:
-    return ObjectKey(metadata["namespace"], metadata["name"])
-
-
-def _warmimage(obj: Object) -> WarmImage | None:
-    if obj["metadata"].get("deletionTimestamp"):
-        return None
-    try:
-        return read_warmimage(obj)
-    except InvalidObject as error:
-        _log.warning("warmimage-invalid", warmimage=str(_key(obj["metadata"])), problem=str(error))
-        return None
+def _all_desired(listed: Iterable[Mapping[str, Any]]) -> list[Desired]:
+    """Those that are called so: whoever copies a ConfigMap copies its labels and annotations as well."""
+    return [_desired(metadata) for metadata in listed if desired_node(metadata["name"])]
 
 
 def _desired(metadata: Mapping[str, Any]) -> Desired:
     annotations = metadata.get("annotations") or {}
     lines = versions(metadata.get("labels") or {})
     return Desired(
-        node=annotations.get(NODE_ANNOTATION, ""),
+        node=desired_node(metadata["name"]),
         owner_uid=_owner_uid(metadata),
         # Shared: thousands of nodes have the same few hundred lines.
         lines={sys.intern(key): sys.intern(version) for key, version in lines.items()},

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
 import structlog
 
-from adapters.kubernetes.client import Conflict, Gone, Kubernetes, KubernetesError, NotFound, Refused, Unavailable
+from adapters.kubernetes.client import Kubernetes, KubernetesError, Unavailable
 from handlers.admissions import Admissions
 from handlers.cluster import Cluster
 from handlers.coalescing import Coalescer
 from handlers.configuration import Configuration
-from handlers.longnames import tell_of_long_names
+from handlers.longnames import record_long_names
 from handlers.nodewrites import delete_configmaps
+from handlers.outcomes import Outcomes
 from handlers.policies import Policies
 from handlers.projection import Projection
 from handlers.pushes import Pushes
@@ -42,7 +43,7 @@ from warmhook.pods import Admitted
 from warmhook.ports import Sleep, Utcnow
 from warmhook.warmimages import ObjectKey, PolicyKey
 
-__all__ = ["HANDLED", "Events"]
+__all__ = ["HANDLED", "Events", "Result"]
 
 _log = structlog.get_logger()
 
@@ -52,6 +53,8 @@ _SECONDS: Final = 27.0
 # Rounds at a time, so that a long one holds up nothing that comes later.
 _ROUNDS: Final = 4
 _REPORT_ROUNDS: Final = 2
+
+Result: TypeAlias = Literal["handled", "denied"]
 
 
 @dataclass(slots=True)
@@ -144,11 +147,12 @@ class Events:
             "reports", self._reported, at_once=_REPORT_ROUNDS, seconds=_SECONDS, sleep=sleep
         )
 
-    async def handle(self, events: Sequence[Event]) -> None:
+    async def handle(self, events: Sequence[Event]) -> Result:
         """Handle events that came together; what concerns the same objects, here or in other requests, is done once.
 
-        Raises `NotAnEvent` for what can never be handled and `Unavailable` for what can be later; all that can be
-        handled now is done before.
+        `denied` where the API server refused a part for good: a repeat would be refused again, and the next sync looks
+        there. Raises `NotAnEvent` for what can never be handled and `Unavailable` for what can be later; all that can
+        be handled now is done before.
         """
         asked = _Asked()
         refused: NotAnEvent | None = None
@@ -157,29 +161,43 @@ class Events:
                 asked.add(event)
             except NotAnEvent as error:
                 refused = error
+        outcomes = Outcomes()
         try:
             async with asyncio.timeout(_SECONDS):
-                await _all(self._work(asked))
+                await self._work(asked, outcomes)
         except TimeoutError as error:
             raise Unavailable("there was more to do than could be done in time", retry_after_seconds=1) from error
+        if outcomes.later is not None:
+            raise outcomes.later
         if refused is not None:
             raise refused
+        return "denied" if outcomes.refused is not None else "handled"
 
-    def _work(self, asked: _Asked) -> list[Coroutine[Any, Any, None]]:
-        work = [self._pushed(*pushed) for pushed in asked.pushed]
+    async def _work(self, asked: _Asked, outcomes: Outcomes) -> None:
+        """Every part to its end, whatever becomes of the others."""
+        parts: dict[str, Callable[[], Awaitable[None]]] = {
+            "pushes": lambda: outcomes.each("push", asked.pushed, self._pushed, name=_event_id),
+            "policies": lambda: self._policy_rounds.join(asked.policies),
+            "warmimages": lambda: self._image_rounds.join(asked.warmimages),
+            "nodes": lambda: self._node_rounds.join(asked.nodes),
+            "reports": lambda: self._report_rounds.join(asked.reported),
+        }
         if asked.admitted:
-            work.append(self._admissions.accept(asked.admitted))
-        work += [
-            self._policy_rounds.join(asked.policies),
-            self._image_rounds.join(asked.warmimages),
-            self._node_rounds.join(asked.nodes),
-            self._report_rounds.join(asked.reported),
-        ]
+            parts["admissions"] = lambda: self._admissions.accept(asked.admitted)
         if asked.sync:
-            work.append(self._sync.run())
-        return work
+            parts["sync"] = self._sync.run
 
-    async def _pushed(self, event: Event, name: str, pushed: Pushed) -> None:
+        async def run(name: str, work: Callable[[], Awaitable[None]]) -> None:
+            with outcomes.item(name):
+                await work()
+
+        ended = await asyncio.gather(*(run(*part) for part in parts.items()), return_exceptions=True)
+        for outcome in ended:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    async def _pushed(self, told: tuple[Event, str, Pushed]) -> None:
+        event, name, pushed = told
         configured = self._configuration.sources.get(name)
         # The event may have come through a broker that others write to as well.
         if configured is None or not configured.allows(pushed.image.host):
@@ -196,47 +214,38 @@ class Events:
         keys, newest = changed.keys(), _newest(changed)
         # Settled first: what a push replaces leaves the nodes in the same write that brings the new line, and each
         # write of a node costs etcd the whole object.
+        outcomes, soon = Outcomes(), bool(newest)
         try:
             settled = await self._policies.settle(keys, not_older_than=newest)
         except KubernetesError:
-            await self._projection.project(keys, not_older_than=newest)
+            await self._projection.project(keys, outcomes, soon=soon)
             raise
-        await self._projection.project({*keys, *settled.deleted}, found=settled.found, not_older_than=newest)
-        return {}
+        await self._projection.project({*keys, *settled.deleted}, outcomes, found=settled.found, soon=soon)
+        problem = outcomes.problem
+        return {**(dict.fromkeys(keys, problem) if problem is not None else {}), **settled.problems}
 
     async def _reported(self, keys: Mapping[ObjectKey, int]) -> dict[ObjectKey, Exception]:
-        await self._statuses.update(keys.keys())
-        await self._policies.recount({key.namespace for key in keys})
+        outcomes = Outcomes()
+        with outcomes.item("statuses"):
+            await self._statuses.update(keys.keys())
+        with outcomes.item("recount"):
+            await self._policies.recount({key.namespace for key in keys})
+        outcomes.settle()
         return {}
 
     async def _nodes(self, names: Mapping[str, int]) -> dict[str, Exception]:
-        found = {name: await self._cluster.node(name) for name in names}
-        for name in [name for name, node in found.items() if node is None]:
-            await delete_configmaps(self._kubernetes, self._namespace, name)
-        await tell_of_long_names(self._kubernetes, filter(None, found.values()), self._now)
-        await self._projection.project_nodes(names.keys(), not_older_than=_newest(names))
+        outcomes = Outcomes()
+        found = await self._cluster.nodes_of(names)
+        gone = sorted(set(names) - found.keys())
+        await outcomes.each("node", gone, lambda name: delete_configmaps(self._kubernetes, self._namespace, name))
+        await record_long_names(self._kubernetes, found.values(), outcomes, self._now)
+        await self._projection.project_nodes(names.keys(), outcomes)
+        outcomes.settle()
         return {}
 
 
-async def _all(work: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Run everything to its end, then raise the first problem that a repeat may solve.
-
-    What the API server refuses for good is logged: a repeat would be refused again, and the next sync looks there.
-    """
-    outcomes = await asyncio.gather(*work, return_exceptions=True)
-    later: KubernetesError | None = None
-    for outcome in outcomes:
-        match outcome:
-            case NotFound() | Conflict() | Gone():
-                later = later or Unavailable(f"another writer came first: {outcome}")
-            case Refused():
-                _log.error("event-not-handled", problem=str(outcome))
-            case Unavailable():
-                later = outcome
-            case BaseException():
-                raise outcome
-    if later is not None:
-        raise later
+def _event_id(told: tuple[Event, str, Pushed]) -> str:
+    return told[0].id
 
 
 def _version(text: str) -> int:

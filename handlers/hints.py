@@ -33,7 +33,7 @@ _TRY_SECONDS: Final = 60.0
 _LONGEST_WAIT_SECONDS: Final = 5.0
 
 Added: TypeAlias = Literal["queued", "folded", "dropped"]
-HandOn: TypeAlias = Callable[[Sequence[Event]], Awaitable[None]]
+HandOn: TypeAlias = Callable[[Sequence[Event]], Awaitable[object]]
 """To the handlers. Raises `Unavailable` where that may work later."""
 
 

@@ -1,4 +1,4 @@
-"""Tell of Nodes whose names are too long for the ConfigMaps that Warmhook would need: they are never warmed."""
+"""Leave an Event on each Node whose name is too long for the names of its ConfigMaps: it is never warmed."""
 
 from __future__ import annotations
 
@@ -8,43 +8,32 @@ from collections.abc import Iterable
 import structlog
 
 from adapters.kubernetes import paths
-from adapters.kubernetes.client import Conflict, Kubernetes, Refused
+from adapters.kubernetes.client import Conflict, Kubernetes
+from handlers.outcomes import Outcomes
+from handlers.recorder import event_object
 from warmhook.placement import NODE_NAME_MAX, Node
-from warmhook.ports import Object, Utcnow
-from warmhook.times import format_time
+from warmhook.ports import Utcnow
+from warmhook.transitions import Transition
 
-__all__ = ["tell_of_long_names"]
+__all__ = ["record_long_names"]
 
 _log = structlog.get_logger()
 
 
-async def tell_of_long_names(kubernetes: Kubernetes, nodes: Iterable[Node], now: Utcnow) -> None:
+async def record_long_names(kubernetes: Kubernetes, nodes: Iterable[Node], outcomes: Outcomes, now: Utcnow) -> None:
     """Leave an Event on each Node whose name is too long; its name is the Node's, so there is one at a time."""
-    for node in nodes:
-        if len(node.name) <= NODE_NAME_MAX:
-            continue
+
+    async def record(node: Node) -> None:
+        text = f"Warmhook cannot warm this node: its name has {len(node.name)} characters, at most {NODE_NAME_MAX} "
+        change = Transition("NodeNameTooLong", text + "leave room for the names of its ConfigMaps", warning=True)
+        name = f"warmhook-{hashlib.sha256(node.uid.encode()).hexdigest()[:16]}"
+        involved = {"apiVersion": "v1", "kind": "Node", "name": node.name, "uid": node.uid}
         try:
             # Events about objects that have no namespace go into `default`; the API server refuses them elsewhere.
-            await kubernetes.create(paths.events("default"), _event(node, format_time(now().replace(microsecond=0))))
+            await kubernetes.create(paths.events("default"), event_object(name, "default", involved, change, now))
         except Conflict:
-            continue
-        except Refused as error:
-            _log.error("event-not-written", node=node.name, problem=str(error))
+            return
         _log.warning("node-name-too-long", node=node.name, limit=NODE_NAME_MAX)
 
-
-def _event(node: Node, moment: str) -> Object:
-    return {
-        "apiVersion": "v1",
-        "kind": "Event",
-        "metadata": {"name": f"warmhook-{hashlib.sha256(node.uid.encode()).hexdigest()[:16]}", "namespace": "default"},
-        "involvedObject": {"apiVersion": "v1", "kind": "Node", "name": node.name, "uid": node.uid},
-        "type": "Warning",
-        "reason": "NodeNameTooLong",
-        "message": f"Warmhook cannot warm this node: its name has {len(node.name)} characters, at most {NODE_NAME_MAX} "
-        "leave room for the names of its ConfigMaps",
-        "source": {"component": "warmhook"},
-        "firstTimestamp": moment,
-        "lastTimestamp": moment,
-        "count": 1,
-    }
+    long = [node for node in nodes if len(node.name) > NODE_NAME_MAX]
+    await outcomes.each("node-event", long, record, name=lambda node: node.name)

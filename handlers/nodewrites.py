@@ -1,4 +1,4 @@
-"""Write the ConfigMaps of many nodes: bounded, patient, and no node waits for another's trouble."""
+"""Write the ConfigMaps of many nodes: bounded, with back-off, and no node waits for another's trouble."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import structlog
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Conflict, Kubernetes, NotFound, Refused, Unavailable
 from adapters.kubernetes.pressure import ByteBudget, InFlight
+from handlers.outcomes import Outcomes
 from warmhook.lines import (
     MAX_BYTES,
     REFUSED_ANNOTATION,
@@ -96,20 +97,22 @@ class NodeWrites:
         self._random = rng
         self._in_flight = InFlight(_MOST_IN_FLIGHT)
 
-    async def write(self, changes: Mapping[str, NodeChange], deadline: float, entire: Entire) -> None:
+    async def write(
+        self, changes: Mapping[str, NodeChange], deadline: float, entire: Entire, outcomes: Outcomes
+    ) -> None:
         """Patch each node's ConfigMap once; where there is none create it from what `entire` says.
 
         `deadline` is on the monotonic clock. Raises `Unavailable` after all others are done, when some could not be
-        written in time.
+        written in time; what is refused for good is in `outcomes`.
         """
         names = sorted(changes)
         this = _Round(deadline, asyncio.Semaphore(_MOST_IN_FLIGHT))
-        outcomes = await asyncio.gather(
+        ended = await asyncio.gather(
             *(self._in_turn(name, changes[name], this, entire) for name in names), return_exceptions=True
         )
         refused: dict[str, Refused] = {}
         late: Unavailable | None = None
-        for name, outcome in zip(names, outcomes, strict=True):
+        for name, outcome in zip(names, ended, strict=True):
             match outcome:
                 case NotFound():
                     late = Unavailable(f"the ConfigMap of {name} vanished while it was written")
@@ -122,7 +125,8 @@ class NodeWrites:
         if refused:
             # Repeating cannot help; the sync finds these nodes again, and others must not wait for them.
             first, problem = next(iter(refused.items()))
-            _log.error("node-writes-refused", nodes=len(refused), first=first, problem=str(problem))
+            with outcomes.item("node-writes", nodes=str(len(refused)), first=first):
+                raise problem
         if late is not None:
             raise late
 

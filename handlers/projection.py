@@ -10,16 +10,18 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Final
 
 from adapters.kubernetes.client import Unavailable
-from handlers.cluster import AT_HAND, ONE_BY_ONE, Cluster, Desired
+from handlers.cluster import AT_HAND, ONE_BY_ONE, Cluster, Desired, WarmImages
 from handlers.nodewrites import NodeChange, NodeWrites
-from warmhook.lines import Line, diff, line_key, line_of, without_room
+from handlers.outcomes import Outcomes
+from warmhook.lines import Line, diff, line_key, line_of, noted_refusals, without_room
 from warmhook.placement import Node, node_selector, place_each, reads_taints
 from warmhook.warmimages import ObjectKey, WarmImage
 
-__all__ = ["Projection", "Wanted", "wanted_lines", "whole_node"]
+__all__ = ["Projection", "Wanted", "untouched", "wanted_lines", "whole_node"]
 
 # After this the rest is left to the sender's repeat, which finds less to do.
 _SECONDS: Final = 20.0
@@ -44,21 +46,24 @@ class Projection:
     async def project(
         self,
         keys: Collection[ObjectKey],
+        outcomes: Outcomes,
         *,
-        found: Mapping[ObjectKey, WarmImage] | None = None,
-        not_older_than: str = "",
+        found: WarmImages | None = None,
+        soon: bool = False,
         deadline: float | None = None,
     ) -> None:
         """Bring the lines of these WarmImages up to date on every node; those of absent ones are removed.
 
-        `found` are those of them that exist, if they were read just now. Another handler may project an older or newer
-        version of the same WarmImage at the same time, so this ends only when a consistent read after the last write
-        shows the WarmImage as it was projected. Raises `Unavailable` when there is more to do than the API server takes
-        in 20 seconds, or until `deadline` on the monotonic clock.
+        Lines of WarmImages that cannot be used stay as they are. `found` are those that exist, if they were read just
+        now. With `soon` a few are projected twice: first with nodes and index as the API server has them at hand,
+        since it may take 100 ms for those of this moment. Another handler may project an older or newer version of the
+        same WarmImage at the same time, so this ends only when a consistent read after the last write shows the
+        WarmImage as it was projected. Raises `Unavailable` when there is more to do than the API server takes in 20
+        seconds, or until `deadline` on the monotonic clock; nodes that are refused for good are in `outcomes`.
         """
         deadline = self._monotonic() + _SECONDS if deadline is None else deadline
         async with self._alone_with(keys) as at_once:
-            await self._project(keys, found if at_once else None, not_older_than, deadline)
+            await self._project(keys, found if at_once else None, soon, deadline, outcomes)
 
     @asynccontextmanager
     async def _alone_with(self, keys: Collection[ObjectKey]) -> AsyncIterator[bool]:
@@ -81,74 +86,81 @@ class Projection:
     async def _project(
         self,
         pending: Collection[ObjectKey],
-        found: Mapping[ObjectKey, WarmImage] | None,
-        not_older_than: str,
+        found: WarmImages | None,
+        soon: bool,
         deadline: float,
+        outcomes: Outcomes,
     ) -> None:
         wrote: set[ObjectKey] = set()
         while pending:
             if found is None:
                 found = await self._cluster.warmimages_of(pending)
-            if not_older_than and len(pending) <= ONE_BY_ONE:
-                # A few twice: with nodes and index at hand, since the API server may take 100 ms for newer ones, then
-                # with those of this moment, which show what the first pass overlooked.
-                wrote = await self._project_once(pending, found, AT_HAND, deadline)
-                not_older_than = ""
-            wrote |= await self._project_once(pending, found, not_older_than, deadline)
+            if soon and len(pending) <= ONE_BY_ONE:
+                # The second pass shows what the first overlooked.
+                wrote = await self._project_once(pending, found, AT_HAND, deadline, outcomes)
+            wrote |= await self._project_once(pending, found, "", deadline, outcomes)
             if not wrote:
                 return
             again = await self._cluster.generations(wrote)
-            pending = {key for key in wrote if again.get(key) != _version(found.get(key))}
-            found, not_older_than, wrote = None, "", set()
+            pending = {key for key in wrote if again.get(key) != _version(found.usable.get(key))}
+            found, soon, wrote = None, False, set()
             if pending and self._monotonic() > deadline:
                 raise Unavailable("WarmImages changed faster than they were projected", retry_after_seconds=1)
 
-    async def project_nodes(self, names: Collection[str], *, not_older_than: str = "") -> None:
+    async def project_nodes(self, names: Collection[str], outcomes: Outcomes) -> None:
         """Bring these nodes up to date with every WarmImage, and every node with those that have a limit.
 
         A limit ranks nodes against each other, so one that joins or leaves may move a placement elsewhere.
         """
         deadline = self._monotonic() + _SECONDS
-        warmimages = await self._cluster.warmimages()
-        limited = {warmimage.key for warmimage in warmimages if warmimage.template.nodes.limit is not None}
-        await self.rebuild(names, warmimages, deadline)
+        found = await self._cluster.every_warmimage()
+        limited = {key for key, warmimage in found.usable.items() if warmimage.template.nodes.limit is not None}
+        await self._rebuild(names, found, deadline, outcomes)
         if limited:
-            await self.project(limited, not_older_than=not_older_than, deadline=deadline)
+            await self.project(limited, outcomes, deadline=deadline)
 
-    async def rebuild(self, names: Collection[str], warmimages: Collection[WarmImage], deadline: float) -> None:
+    async def _rebuild(self, names: Collection[str], every: WarmImages, deadline: float, outcomes: Outcomes) -> None:
         """Write every line of these nodes, creating ConfigMaps that are missing."""
-        few = len(names) <= ONE_BY_ONE
+        few, warmimages = len(names) <= ONE_BY_ONE, every.usable.values()
         if few and all(warmimage.template.nodes.limit is None for warmimage in warmimages):
-            nodes = list(filter(None, await asyncio.gather(*map(self._cluster.node, names))))
+            nodes = list((await self._cluster.nodes_of(names)).values())
         else:
             nodes = await self._cluster.nodes(taints=reads_taints(warmimages))
         found = await (self._cluster.desired_of(names) if few else self._cluster.desired())
-        desired = {one.node: one for one in found}
+        desired = {one.node: untouched(one, every.unusable) for one in found}
         wanted = await wanted_lines(warmimages, nodes)
         changes: dict[str, NodeChange] = {}
         for node in nodes:
             if node.name in names:
                 change = whole_node(node, desired.get(node.name), wanted.get(node.name, {}))
                 changes |= {node.name: change} if change else {}
-        await self.write_whole(changes, warmimages, deadline)
+        await self.write_whole(changes, warmimages, deadline, outcomes)
 
     async def write_whole(
-        self, changes: Mapping[str, NodeChange], warmimages: Collection[WarmImage], deadline: float
+        self,
+        changes: Mapping[str, NodeChange],
+        warmimages: Collection[WarmImage],
+        deadline: float,
+        outcomes: Outcomes,
     ) -> None:
         """Write what was decided for whole nodes from `warmimages`, and project anew those that changed meanwhile."""
-        await self._write(changes, deadline)
+        await self._write(changes, deadline, outcomes)
         written = {key for change in changes.values() for key in change.lines}
         if written:
-            await self._project_changed(warmimages, deadline, written)
+            await self._project_changed(warmimages, deadline, outcomes, written)
 
-    async def _write(self, changes: Mapping[str, NodeChange], deadline: float) -> None:
+    async def _write(self, changes: Mapping[str, NodeChange], deadline: float, outcomes: Outcomes) -> None:
         entire = _Entire(self._cluster)
-        await self._writes.write(changes, deadline, entire.change)
+        await self._writes.write(changes, deadline, entire.change, outcomes)
         if entire.warmimages:
-            await self._project_changed(entire.warmimages, deadline)
+            await self._project_changed(entire.warmimages, deadline, outcomes)
 
     async def _project_changed(
-        self, warmimages: Collection[WarmImage], deadline: float, line_keys: Collection[str] | None = None
+        self,
+        warmimages: Collection[WarmImage],
+        deadline: float,
+        outcomes: Outcomes,
+        line_keys: Collection[str] | None = None,
     ) -> None:
         """Project those that are no longer as they were when their lines were written, these or all."""
         before = {warmimage.key: _version(warmimage) for warmimage in warmimages}
@@ -157,14 +169,19 @@ class Projection:
         if line_keys is not None:
             stale = {key for key in stale if line_key(key) in line_keys}
         # Not alone with them: the projection that found them may be about some of them itself.
-        await self._project(stale, None, "", deadline)
+        await self._project(stale, None, False, deadline, outcomes)
 
     async def _project_once(
-        self, keys: Collection[ObjectKey], found: Mapping[ObjectKey, WarmImage], not_older_than: str, deadline: float
+        self,
+        keys: Collection[ObjectKey],
+        found: WarmImages,
+        not_older_than: str,
+        deadline: float,
+        outcomes: Outcomes,
     ) -> set[ObjectKey]:
         """The WarmImages of which something was written."""
-        present = [found[key] for key in keys if key in found]
-        line_keys = {line_key(key): key for key in keys}
+        present = [found.usable[key] for key in keys if key in found.usable]
+        line_keys = {line_key(key): key for key in keys if key not in found.unusable}
         # At once: a consistent list may take 100 ms. That the index may be old is safe: who writes an older version of
         # a line afterwards reads the WarmImage again, and then projects with a consistent index.
         nodes, desired = await asyncio.gather(
@@ -182,7 +199,7 @@ class Projection:
             if differing:
                 changes[name] = NodeChange(uid, differing)
                 touched |= {line_keys[key] for key in differing}
-        await self._write(changes, deadline)
+        await self._write(changes, deadline, outcomes)
         return touched
 
     async def _candidates(self, warmimages: Collection[WarmImage], not_older_than: str) -> dict[str, Node]:
@@ -237,6 +254,14 @@ async def wanted_lines(warmimages: Iterable[WarmImage], nodes: Iterable[Node]) -
     return wanted
 
 
+def untouched(have: Desired, unusable: Iterable[ObjectKey]) -> Desired:
+    """A node's ConfigMap without the lines of WarmImages that cannot be used, so that they stay as they are."""
+    keys = set(map(line_key, unusable))
+    if keys.isdisjoint(have.lines):
+        return have
+    return replace(have, lines={key: version for key, version in have.lines.items() if key not in keys})
+
+
 def whole_node(
     node: Node, have: Desired | None, wanted: Mapping[str, Line], unknown: Collection[str] = ()
 ) -> NodeChange | None:
@@ -250,7 +275,8 @@ def whole_node(
     changes |= {key: want[key] for key in unknown if key in want}
     if have is None:
         return NodeChange(node.uid, changes, refused, whole=True) if changes else None
-    as_it_should_be = have.owner_uid == node.uid and have.refused == refused and not have.tracked
+    noted = have.refused == frozenset(noted_refusals(refused))
+    as_it_should_be = have.owner_uid == node.uid and noted and not have.tracked
     return None if as_it_should_be and not changes else NodeChange(node.uid, changes, refused)
 
 

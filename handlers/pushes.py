@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import datetime
 from typing import Final, Literal, TypeAlias
 
-from adapters.kubernetes import paths
-from adapters.kubernetes.client import Conflict, Kubernetes, NotFound, Unavailable
-from adapters.kubernetes.warmimage import POLICY_LABEL, REPOSITORY_LABEL, warmimage_object, warmimage_patch
-from handlers.cluster import AT_HAND, Cluster
+import structlog
+
+from adapters.kubernetes.client import Kubernetes, KubernetesError, Refused, Unavailable
+from adapters.kubernetes.warmimage import POLICY_LABEL, REPOSITORY_LABEL
+from handlers.breakers import Breakers
+from handlers.cluster import AT_HAND, Cluster, PolicyObject
+from handlers.policystatuses import PolicyStatuses, is_degraded
 from handlers.sharing import SharedLists, failed, shared_task
+from handlers.upserts import upsert_warmimage
 from warmhook.events import Pushed, SkipReason, push_time
 from warmhook.images import Reference
 from warmhook.policies import Policy, PushRefusal, Upsert, decide_push
 from warmhook.ports import Utcnow
 from warmhook.warmimages import policy_label, repository_label
 
-__all__ = ["Accepted", "Pushes", "write_warmimage"]
+__all__ = ["Accepted", "Pushes"]
+
+_log = structlog.get_logger()
 
 # How often an upsert is decided anew because another handler wrote first.
 _ATTEMPTS: Final = 8
@@ -27,37 +33,52 @@ _POLICIES_FOR_SECONDS: Final = 0.1
 
 Accepted: TypeAlias = Literal["accepted"]
 # Where policies differ, the reason that says most about the event wins.
-_TELLING: Final[tuple[PushRefusal, ...]] = ("duplicate", "superseded", "expired")
+_TELLING: Final[tuple[PushRefusal | Literal["refused"], ...]] = ("refused", "duplicate", "superseded", "expired")
+# The sender waits meanwhile.
+_NOTE_SECONDS: Final = 0.2
+# For a policy of which it is known that its writes fail.
+_TRIAL_SECONDS: Final = 0.3
 
 
 class Pushes:
     """Turns pushes into WarmImages."""
 
     def __init__(
-        self, kubernetes: Kubernetes, cluster: Cluster, *, now: Utcnow, monotonic: Callable[[], float]
+        self,
+        kubernetes: Kubernetes,
+        cluster: Cluster,
+        statuses: PolicyStatuses,
+        *,
+        now: Utcnow,
+        monotonic: Callable[[], float],
     ) -> None:
         self._kubernetes = kubernetes
         self._cluster = cluster
+        self._statuses = statuses
         self._lists = SharedLists(cluster)
+        self._breakers = Breakers(monotonic)
         self._now = now
         self._monotonic = monotonic
-        self._policies: dict[str, tuple[asyncio.Task[list[Policy]], float]] = {}
+        self._policies: dict[str, tuple[asyncio.Task[list[PolicyObject]], float]] = {}
         """By how old they may be: the LIST that requests share, and until when on the monotonic clock."""
 
     async def accept(self, pushed: Pushed, event_id: str, received: datetime) -> Accepted | SkipReason:
         """Write what every policy makes of the push; `accepted` if it changed anything.
 
-        Raises `Unavailable` where the API server did not take a write: the sender should try again.
+        What the API server refuses to one policy for good concerns that policy alone: its condition `Degraded` says so.
+        The push is `refused` only where no policy took it. Raises `Unavailable` where a write was not taken that may be
+        later: the sender should try again.
         """
-        wanting = _wanting(await self._shared_policies(AT_HAND), pushed.image)
+        wanting = await self._wanting(pushed, AT_HAND)
         if not wanting:
             # What is refused does not come again, so that takes the policies of this moment.
-            wanting = _wanting(await self._shared_policies(""), pushed.image)
+            wanting = await self._wanting(pushed, "")
         if not wanting:
             return "no-policy"
         moment = push_time(pushed.pushed_at, received)
         outcomes = await asyncio.gather(
-            *(self._upsert(policy, image, moment, event_id) for policy, image in wanting), return_exceptions=True
+            *(self._decide(found, policy, image, moment, event_id) for found, policy, image in wanting),
+            return_exceptions=True,
         )
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
@@ -65,6 +86,51 @@ class Pushes:
         if "accepted" in outcomes:
             return "accepted"
         return next(reason for reason in _TELLING if reason in outcomes)
+
+    async def _wanting(self, pushed: Pushed, not_older_than: str) -> list[tuple[PolicyObject, Policy, Reference]]:
+        """Every policy that wants the push, with each name under which it does."""
+        return [
+            (found, found.policy, image)
+            for found in await self._shared_policies(not_older_than)
+            if found.policy is not None
+            for image in found.policy.spellings(pushed.image)
+        ]
+
+    async def _decide(
+        self, found: PolicyObject, policy: Policy, image: Reference, moment: datetime, event_id: str
+    ) -> Accepted | PushRefusal | Literal["refused"]:
+        try:
+            outcome = await self._try(policy, image, moment, event_id)
+        except Refused as error:
+            _log.error("push-refused", policy=str(policy.key), event_id=event_id, image=str(image), problem=str(error))
+            await self._note(found, f"push of {image}: {error}")
+            return "refused"
+        if outcome == "accepted" and is_degraded(found):
+            await self._note(found, "")
+        return outcome
+
+    async def _try(self, policy: Policy, image: Reference, moment: datetime, event_id: str) -> Accepted | PushRefusal:
+        """What becomes of the push. Raises `Refused`, also where nothing could be written for this policy for long."""
+        is_open = self._breakers.is_open(policy.key)
+        try:
+            async with asyncio.timeout(_TRIAL_SECONDS if is_open else None):
+                outcome = await self._upsert(policy, image, moment, event_id)
+        except (Unavailable, TimeoutError, asyncio.CancelledError) as error:
+            self._breakers.failed(policy.key)
+            if not is_open or isinstance(error, asyncio.CancelledError):
+                raise
+            raise Refused(f"no write was taken for a minute: {error or 'no answer'}") from error
+        if outcome == "accepted":
+            self._breakers.succeeded(policy.key)
+        return outcome
+
+    async def _note(self, found: PolicyObject, refused: str) -> None:
+        """Say it in the policy's condition, if that can be written: it decides nothing."""
+        try:
+            async with asyncio.timeout(_NOTE_SECONDS):
+                await self._statuses.note_write(found, refused)
+        except (KubernetesError, TimeoutError) as error:
+            _log.warning("policy-status-not-written", policy=str(found.key), problem=str(error))
 
     async def _upsert(
         self, policy: Policy, image: Reference, moment: datetime, event_id: str
@@ -79,36 +145,18 @@ class Pushes:
         for _ in range(_ATTEMPTS):
             decision = decide_push(policy, image, moment, event_id, existing, self._now())
             if isinstance(decision, Upsert):
-                try:
-                    await write_warmimage(self._kubernetes, decision)
-                except (Conflict, NotFound):
-                    pass
-                else:
+                if await upsert_warmimage(self._kubernetes, decision, self._now):
                     return "accepted"
             elif present:
                 return decision
             existing, present = await self._cluster.warmimages(labels, policy.key.namespace), True
         raise Unavailable(f"{_ATTEMPTS} other writes of the same WarmImage came first")
 
-    async def _shared_policies(self, not_older_than: str) -> list[Policy]:
+    async def _shared_policies(self, not_older_than: str) -> list[PolicyObject]:
         shared, until = self._policies.get(not_older_than, (None, 0.0))
         if shared is None or failed(shared) or self._monotonic() >= until:
-            reading = self._cluster.policies(not_older_than=not_older_than)
+            reading = self._cluster.policy_objects(not_older_than=not_older_than)
             shared = shared_task(reading, "policies")
             self._policies[not_older_than] = shared, self._monotonic() + _POLICIES_FOR_SECONDS
         # Shielded: that one sender hangs up must not fail the others.
         return await asyncio.shield(shared)
-
-
-def _wanting(policies: Iterable[Policy], pushed: Reference) -> list[tuple[Policy, Reference]]:
-    """Every policy that wants the push, with each name under which it does."""
-    return [(policy, image) for policy in policies for image in policy.spellings(pushed)]
-
-
-async def write_warmimage(kubernetes: Kubernetes, upsert: Upsert) -> None:
-    """Create or change a WarmImage. Raises `Conflict` or `NotFound` where it is no longer as it was read."""
-    wanted, replaced = upsert.warmimage, upsert.replaces
-    if replaced is None:
-        await kubernetes.create(paths.warmimages_in(wanted.key.namespace), warmimage_object(wanted))
-    else:
-        await kubernetes.patch(paths.warmimages(wanted.key), warmimage_patch(wanted, replaced.resource_version))

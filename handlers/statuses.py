@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
 import structlog
 
 from adapters.kubernetes import paths
-from adapters.kubernetes.client import Conflict, Kubernetes, NotFound, Refused, Unavailable
-from adapters.kubernetes.template import InvalidObject
-from adapters.kubernetes.warmimage import read_warmimage
-from handlers.cluster import Cluster
+from adapters.kubernetes.client import Conflict, Kubernetes, NotFound, Unavailable
+from handlers.cluster import Cluster, WarmImages, object_key, sort_out
+from handlers.outcomes import Outcomes
+from handlers.recorder import Recorder
 from warmhook.lines import line_of
 from warmhook.placement import Node, node_selector, place_each, reads_taints
 from warmhook.ports import Object, Sleep, Utcnow
 from warmhook.reports import Report, read_detail, report_name
-from warmhook.status import FAILURES_MAX, Counts, Failure, count, status_object
+from warmhook.status import FAILURES_MAX, Counts, Failure, count, find_condition, invalid_status, status_object
 from warmhook.times import parse_time
+from warmhook.transitions import transitions
 from warmhook.warmimages import ObjectKey, WarmImage
 
-__all__ = ["Statuses", "readable"]
+__all__ = ["Judgement", "Statuses", "Unfinished"]
 
 _log = structlog.get_logger()
 
@@ -36,6 +39,37 @@ _SECONDS: Final = 20.0
 _OF_THE_PUSH: Final = timedelta(minutes=10)
 
 
+class Unfinished(Unavailable):
+    """There was more to judge than could be in time."""
+
+    def __init__(self, left: Sequence[ObjectKey]) -> None:
+        super().__init__(f"{len(left)} WarmImages are left to be judged", retry_after_seconds=1)
+        self.left = left
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What the status of one WarmImage should be."""
+
+    key: ObjectKey
+    object: Object
+    """As it was read."""
+    warmimage: WarmImage | None
+    """`None` where it cannot be used."""
+    after: Object
+
+    @property
+    def before(self) -> Object:
+        """Its status as it was read."""
+        status: Object = self.object.get("status") or {}
+        return status
+
+    @property
+    def differs(self) -> bool:
+        """Whether the status is to be written."""
+        return self.before != self.after
+
+
 class Statuses:
     """Writes `WarmImage.status`."""
 
@@ -43,6 +77,7 @@ class Statuses:
         self,
         kubernetes: Kubernetes,
         cluster: Cluster,
+        recorder: Recorder,
         namespace: str,
         *,
         now: Utcnow,
@@ -53,6 +88,7 @@ class Statuses:
         """`observe_push_to_warm` is told the seconds from a push to the moment its last node is seen warm."""
         self._kubernetes = kubernetes
         self._cluster = cluster
+        self._recorder = recorder
         self._namespace = namespace
         self._now = now
         self._monotonic = monotonic
@@ -63,25 +99,50 @@ class Statuses:
         self._full_nodes: dict[str, tuple[float, list[Node]]] = {}
         """Label selector to when its Nodes were read, and these; only of the last one."""
 
-    async def update(self, keys: Collection[ObjectKey]) -> None:
-        """Judge these WarmImages anew. Raises `Unavailable` when that took 20 seconds and there are more."""
-        deadline = self._monotonic() + _SECONDS
-        while keys:
-            keys = await self._update(keys, deadline)
-            if keys:
-                await self._sleep(_APART_SECONDS)
+    async def update(self, keys: Collection[ObjectKey], *, deadline: float | None = None) -> None:
+        """Judge these WarmImages anew, in this order, until `deadline` on the monotonic clock or for 20 seconds.
 
-    async def _update(self, keys: Collection[ObjectKey], deadline: float) -> set[ObjectKey]:
-        found = await self._cluster.warmimage_objects(keys)
-        objects = [(warmimage, obj) for obj in found if (warmimage := readable(obj))]
-        if not objects:
+        Raises `Unfinished` when there are more, and as `Outcomes.settle` does.
+        """
+        deadline = self._monotonic() + _SECONDS if deadline is None else deadline
+        outcomes, left = Outcomes(), list(keys)
+        while left:
+            again = await self._update(left, deadline, outcomes)
+            left = [key for key in left if key in again]
+            if left and self._monotonic() + _APART_SECONDS > deadline:
+                raise Unfinished(left)
+            if left:
+                await self._sleep(_APART_SECONDS)
+        outcomes.settle()
+
+    async def _update(self, keys: Collection[ObjectKey], deadline: float, outcomes: Outcomes) -> set[ObjectKey]:
+        """Those that must be looked at again: not judged in time, or written less than a second ago."""
+        objects = {object_key(obj): obj for obj in await self._cluster.warmimage_objects(keys)}
+        found = sort_out([objects[key] for key in keys if key in objects])
+        if not found.usable and not found.unusable:
             return set()
         reports = await self._cluster.reports()
         refused = {one.node: one.refused for one in await self._cluster.full()}
-        selectors = {node_selector(warmimage.template.nodes).query() for warmimage, _ in objects}
-        taints = reads_taints(warmimage for warmimage, _ in objects)
+        selectors = {node_selector(warmimage.template.nodes).query() for warmimage in found.usable.values()}
+        taints = reads_taints(found.usable.values())
         nodes = await self._nodes(selectors.pop() if len(selectors) == 1 else "", taints=taints)
-        return await self.judge(objects, nodes, reports, refused, deadline)
+        left = {*found.usable, *found.unusable}
+        differing: dict[ObjectKey, Judgement] = {}
+        order = [key for key in keys if key in left]
+        async with aclosing(self.judge(order, found, objects, nodes, reports, refused, outcomes)) as judgements:
+            async for judgement in judgements:
+                left.discard(judgement.key)
+                if judgement.differs:
+                    differing[judgement.key] = judgement
+                if self._monotonic() > deadline:
+                    break
+
+        async def write(judgement: Judgement) -> None:
+            if self._monotonic() > deadline or not await self._write(judgement):
+                left.add(judgement.key)
+
+        await outcomes.each("status", differing.values(), write, name=lambda it: str(it.key))
+        return left
 
     async def _nodes(self, labels: str, *, taints: bool) -> list[Node]:
         """Nodes under a selector. Full ones are large, and while reports come in they are asked for every second."""
@@ -95,59 +156,67 @@ class Statuses:
 
     async def judge(
         self,
-        objects: Collection[tuple[WarmImage, Object]],
+        order: Sequence[ObjectKey],
+        found: WarmImages,
+        objects: Mapping[ObjectKey, Object],
         nodes: Collection[Node],
         reports: Mapping[str, Report],
         refused: Mapping[str, Collection[str]],
-        deadline: float,
-        *,
-        write: bool = True,
-    ) -> set[ObjectKey]:
-        """Write the statuses that differ, given what the cluster holds; those to be judged again a second later.
+        outcomes: Outcomes,
+    ) -> AsyncGenerator[Judgement, None]:
+        """What the status of each of the WarmImages in `order` should be, given what the cluster holds.
 
-        `refused` are per node's name the keys of the lines that its ConfigMap has no room for. Without `write`, which
-        is for reports that may be older than the objects, all that differ are to be judged again.
+        `refused` are per node's name the keys of the lines that its ConfigMap has no room for. Lets other requests run
+        between two WarmImages.
         """
-        before = {warmimage.key: obj.get("status") or {} for warmimage, obj in objects}
         details: dict[str, Mapping[str, str]] = {}
-        early = set()
-        for warmimage, wanted in place_each((warmimage for warmimage, _ in objects), nodes):
+        placed = place_each((found.usable[key] for key in order if key in found.usable), nodes)
+        for key in order:
+            obj = objects[key]
+            before: Object = obj.get("status") or {}
+            if key in found.unusable:
+                generation = obj["metadata"].get("generation", 0)
+                after = invalid_status(before, generation, found.unusable[key], self._now())
+                yield Judgement(key, obj, None, after)
+                continue
+            warmimage, wanted = next(placed)
             line = line_of(warmimage)
             full = {name for name, keys in refused.items() if line.key in keys}
             counts = count(line, wanted, reports, self._now(), full)
-            failures = await self._failures(line.key, counts, full, details)
-            old = before[warmimage.key]
-            status = status_object(old, warmimage.generation, warmimage.digest, counts, failures, self._now())
-            if status != old and not (write and await self._write(warmimage, old, status)):
-                early.add(warmimage.key)
-            if self._monotonic() > deadline:
-                raise Unavailable("there was more to judge than could be in time", retry_after_seconds=1)
+            failures: list[Failure] | None = None
+            with outcomes.item("failures", warmimage=str(key)):
+                failures = await self._failures(line.key, counts, full, details)
+            if failures is not None:
+                after = status_object(before, warmimage.generation, warmimage.digest, counts, failures, self._now())
+                yield Judgement(key, obj, warmimage, after)
             await asyncio.sleep(0)
-        return early
 
-    async def _write(self, warmimage: WarmImage, before: Mapping[str, Any], status: Object) -> bool:
+    async def _write(self, judgement: Judgement) -> bool:
         """Whether it was written, or never can be; not where the last write is less than a second old.
 
         Nor where another handler wrote since the object was read: the reports are read after the object, so whoever
         comes later knows more, and a slow one never overrules it.
         """
-        now = self._monotonic()
+        now, key = self._monotonic(), judgement.key
         self._written = {key: moment for key, moment in self._written.items() if now - moment < _APART_SECONDS}
-        if warmimage.key in self._written:
+        if key in self._written:
             return False
-        self._written[warmimage.key] = now
-        whole = {**dict.fromkeys(before.keys() - status.keys()), **status}
-        patch = {"metadata": {"resourceVersion": warmimage.resource_version}, "status": whole}
+        self._written[key] = now
+        before, metadata = judgement.before, judgement.object["metadata"]
+        whole = {**dict.fromkeys(before.keys() - judgement.after.keys()), **judgement.after}
+        patch = {"metadata": {"resourceVersion": metadata["resourceVersion"]}, "status": whole}
         try:
-            await self._kubernetes.patch(paths.status(paths.warmimages(warmimage.key)), patch)
+            await self._kubernetes.patch(paths.status(paths.warmimages(key)), patch)
         except Conflict:
             return False
         except NotFound:
             return True
-        except Refused as error:
-            _log.error("status-refused", warmimage=str(warmimage.key), problem=str(error))
-            return True
-        self._measure(warmimage, before, status)
+        if judgement.warmimage is None:
+            problem = find_condition(judgement.after, "Ready")["message"]
+            _log.warning("warmimage-invalid", warmimage=str(key), problem=problem)
+        else:
+            self._measure(judgement.warmimage, before, judgement.after)
+        await self._recorder.record("WarmImage", key, metadata["uid"], transitions(before, judgement.after))
         return True
 
     def _measure(self, warmimage: WarmImage, before: Mapping[str, Any], status: Object) -> None:
@@ -179,11 +248,3 @@ class Statuses:
         except NotFound:
             return {}
         return report.get("data") or {}
-
-
-def readable(obj: Object) -> WarmImage | None:
-    """The WarmImage of an object; `None` for one that cannot be used or is being deleted."""
-    try:
-        return None if obj["metadata"].get("deletionTimestamp") else read_warmimage(obj)
-    except InvalidObject:
-        return None

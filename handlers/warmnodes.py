@@ -25,7 +25,7 @@ from handlers.watch.cache import Kind
 from handlers.watch.following import Followed, follow
 from handlers.watch.interruptions import Interruptions
 from warmhook.feasible import Constraints, TooManyTerms
-from warmhook.lines import KIND_LABEL, NODE_ANNOTATION, line_of
+from warmhook.lines import KIND_LABEL, line_of
 from warmhook.placement import Node
 from warmhook.pods import PREFER_ANNOTATION, Admitted, read_pod
 from warmhook.policies import Policy
@@ -194,8 +194,8 @@ def _line(obj: Object) -> tuple[str, str] | None:
 
 
 def _report(obj: Object) -> Report | None:
-    metadata = obj["metadata"]
-    return read_report(metadata) if (metadata.get("annotations") or {}).get(NODE_ANNOTATION) else None
+    report = read_report(obj["metadata"])
+    return report if report.node else None
 
 
 _READ: Final[Mapping[Kind, Callable[[Object], Any]]] = {

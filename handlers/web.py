@@ -23,10 +23,12 @@ from handlers.hints import POSTS_MAX, HandOn, Hints
 from handlers.metrics import Metrics
 from handlers.nodewrites import NodeWrites
 from handlers.policies import Policies
+from handlers.policystatuses import PolicyStatuses
 from handlers.projection import Projection
 from handlers.publishing import Publisher
 from handlers.pushes import Pushes
 from handlers.receiver import Receiver
+from handlers.recorder import Recorder
 from handlers.settings import Settings
 from handlers.statuses import Statuses
 from handlers.sync import Sync
@@ -72,15 +74,26 @@ def build_web(
     cluster = Cluster(kubernetes, namespace)
     budget = ByteBudget(settings.write_bytes, monotonic=monotonic, sleep=sleep)
     writes = NodeWrites(kubernetes, namespace, budget, monotonic=monotonic, sleep=sleep, rng=rng)
-    pushes = Pushes(accepting, Cluster(accepting, namespace), now=now, monotonic=monotonic)
+    recorder = Recorder(kubernetes, now=now, monotonic=monotonic)
+    policy_statuses = PolicyStatuses(kubernetes, recorder, now=now)
+    noting = PolicyStatuses(accepting, Recorder(accepting, now=now, monotonic=monotonic), now=now)
+    pushes = Pushes(accepting, Cluster(accepting, namespace), noting, now=now, monotonic=monotonic)
     admissions = Admissions(kubernetes, cluster, now=now)
-    policies = Policies(kubernetes, cluster, now=now)
+    policies = Policies(kubernetes, cluster, policy_statuses, now=now)
     projection = Projection(cluster, writes, monotonic=monotonic)
-    observe = metrics.push_to_warm_seconds.observe
     statuses = Statuses(
-        kubernetes, cluster, namespace, now=now, monotonic=monotonic, sleep=sleep, observe_push_to_warm=observe
+        kubernetes,
+        cluster,
+        recorder,
+        namespace,
+        now=now,
+        monotonic=monotonic,
+        sleep=sleep,
+        observe_push_to_warm=metrics.push_to_warm_seconds.observe,
     )
-    sync = Sync(kubernetes, cluster, policies, projection, statuses, namespace, now=now, monotonic=monotonic)
+    sync = Sync(
+        kubernetes, cluster, policies, policy_statuses, projection, statuses, namespace, now=now, monotonic=monotonic
+    )
     events = Events(
         kubernetes,
         cluster,

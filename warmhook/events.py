@@ -65,6 +65,7 @@ SkipReason = Literal[
     "superseded",
     "expired",
     "duplicate",
+    "refused",
 ]
 SKIP_REASONS: Final[tuple[SkipReason, ...]] = get_args(SkipReason)
 

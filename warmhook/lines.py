@@ -24,15 +24,18 @@ __all__ = [
     "MAX_LINES",
     "NODE_ANNOTATION",
     "REFUSED_ANNOTATION",
+    "REFUSED_MAX",
     "Line",
     "NotALine",
     "desired_name",
+    "desired_node",
     "diff",
     "line_key",
     "line_of",
     "new_configmap",
     "node_metadata",
     "node_patch",
+    "noted_refusals",
     "read_line",
     "version_of",
     "versions",
@@ -44,7 +47,9 @@ NODE_ANNOTATION: Final = "warmhook.dev/node"
 LINE_LABEL: Final = "line.warmhook.dev/"
 """Prefix of the label that indexes a line: who has it, in which version."""
 REFUSED_ANNOTATION: Final = "warmhook.dev/refused"
-"""On a desired ConfigMap: keys of the lines that found no room in it."""
+"""On a desired ConfigMap: keys of the lines that found no room in it, at most `REFUSED_MAX`."""
+REFUSED_MAX: Final = 4096
+"""70 KB of the 256 KiB that all annotations of an object may have."""
 FULL_LABEL: Final = "warmhook.dev/full"
 """On a desired ConfigMap that refuses lines: finds the few that do."""
 MAX_LINES: Final = 256
@@ -52,6 +57,7 @@ MAX_LINES: Final = 256
 MAX_BYTES: Final = 96 * 1024
 """What handlers write on one node: etcd stores every version of the whole object."""
 
+_DESIRED: Final = "warmhook-desired-"
 # One-letter names of the pull options, for the wire only.
 _OPTIONS: Final = {"P": "policy", "t": "timeout_seconds", "b": "backoff_limit", "r": "priority"}
 
@@ -154,7 +160,17 @@ def diff(have: Mapping[str, str], want: Mapping[str, Line]) -> dict[str, Line | 
 
 def desired_name(node: str) -> str:
     """The ConfigMap that handlers write for `node`."""
-    return f"warmhook-desired-{node}"
+    return f"{_DESIRED}{node}"
+
+
+def desired_node(name: str) -> str:
+    """The node that a ConfigMap of this name belongs to; empty where it is no desired ConfigMap."""
+    return name.removeprefix(_DESIRED) if name.startswith(_DESIRED) else ""
+
+
+def noted_refusals(refused: Collection[str]) -> list[str]:
+    """The keys that the note on a ConfigMap names, sorted. Lines beyond them count as waiting, not as failed."""
+    return sorted(refused)[:REFUSED_MAX]
 
 
 def without_room(lines: Iterable[Line]) -> frozenset[str]:
@@ -188,7 +204,7 @@ def node_patch(
         labels[FULL_LABEL] = "true" if refused else None
     metadata = node_metadata(node, node_uid, labels)
     if refused is not None:
-        metadata["annotations"][REFUSED_ANNOTATION] = ",".join(sorted(refused)) or None
+        metadata["annotations"][REFUSED_ANNOTATION] = ",".join(noted_refusals(refused)) or None
     return {"metadata": metadata, "data": data} if data else {"metadata": metadata}
 
 

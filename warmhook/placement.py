@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Final
 
 from warmhook.feasible import Taint, is_on, takes
@@ -34,6 +35,8 @@ class Node:
     taints: tuple[Taint, ...] = ()
     """Empty as well where they were not read."""
     unschedulable: bool = False
+    created_at: datetime | None = None
+    """When it was registered; `None` where that is not known."""
 
 
 def node_selector(nodes: Nodes) -> Selector:

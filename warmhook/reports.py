@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal, TypeAlias, get_args
 
-from warmhook.lines import KIND_LABEL, LINE_LABEL, NODE_ANNOTATION, node_metadata
+from warmhook.lines import KIND_LABEL, LINE_LABEL, node_metadata
 from warmhook.ports import FailureReason
 from warmhook.times import format_time, parse_time
 
@@ -28,6 +28,7 @@ __all__ = [
     "read_detail",
     "read_report",
     "report_name",
+    "report_node",
     "report_patch",
     "seen_patch",
 ]
@@ -39,6 +40,7 @@ SEEN_ANNOTATION: Final = "warmhook.dev/seen"
 REACHABLE_FOR: Final = timedelta(minutes=10)
 _MESSAGE_MAX: Final = 200
 _MOVED: Final = "~"
+_REPORT: Final = "warmhook-report-"
 
 LineState: TypeAlias = Literal["warm", "waiting", "pulling", "failed"]
 _LABELLED: Final = frozenset({"waiting", "pulling", "failed"})
@@ -86,8 +88,12 @@ class Report:
     """Versions of those warm lines whose tag brought another digest than the line has."""
 
     def reachable(self, now: datetime) -> bool:
-        """Whether this report still speaks for its node."""
-        return self.seen is not None and now - self.seen < REACHABLE_FOR
+        """Whether this report still speaks for its node.
+
+        A time in the future counts like one in the past: a node whose clock is wrong by hours says nothing about when
+        its agent was there.
+        """
+        return self.seen is not None and abs(now - self.seen) < REACHABLE_FOR
 
     def knows(self, key: str, version: str) -> bool:
         """Whether the agent has seen the line in this version."""
@@ -103,11 +109,19 @@ class Report:
 
 def report_name(node: str) -> str:
     """The ConfigMap that the agent of `node` writes."""
-    return f"warmhook-report-{node}"
+    return f"{_REPORT}{node}"
+
+
+def report_node(name: str) -> str:
+    """The node that a ConfigMap of this name belongs to; empty where it is no report."""
+    return name.removeprefix(_REPORT) if name.startswith(_REPORT) else ""
 
 
 def read_report(metadata: Mapping[str, Any]) -> Report:
-    """A report from an object's metadata. Nodes are hostile input too: what cannot be read counts as not said."""
+    """A report from an object's metadata. Nodes are hostile input too: what cannot be read counts as not said.
+
+    Whose report it is says its name, which the API server keeps unique; an object under another name has an empty node.
+    """
     annotations = metadata.get("annotations") or {}
     states: dict[str, tuple[LineState, str]] = {}
     for label, value in (metadata.get("labels") or {}).items():
@@ -121,7 +135,7 @@ def read_report(metadata: Mapping[str, Any]) -> Report:
     listed = [version for version in annotations.get(WARM_ANNOTATION, "").split(",") if version]
     warm = frozenset(version.removesuffix(_MOVED) for version in listed)
     moved = frozenset(version.removesuffix(_MOVED) for version in listed if version.endswith(_MOVED))
-    return Report(annotations.get(NODE_ANNOTATION, ""), seen, warm, states, moved)
+    return Report(report_node(metadata.get("name", "")), seen, warm, states, moved)
 
 
 def read_detail(text: str) -> tuple[FailureReason, str]:

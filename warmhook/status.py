@@ -1,4 +1,4 @@
-"""Count how far a WarmImage has come: what its nodes say, added up."""
+"""Count how far a WarmImage has come: what its nodes say, added up, and the conditions that follow from it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,25 @@ from typing import Any, Final
 from warmhook.lines import Line
 from warmhook.placement import Node
 from warmhook.ports import FailureReason
-from warmhook.reports import Report
+from warmhook.reports import REACHABLE_FOR, Report
 from warmhook.times import format_time
 
-__all__ = ["FAILURES_MAX", "Counts", "Failure", "condition", "count", "status_object"]
+__all__ = [
+    "FAILURES_MAX",
+    "Counts",
+    "Failure",
+    "condition",
+    "count",
+    "find_condition",
+    "invalid_status",
+    "status_object",
+    "with_conditions",
+]
 
 FAILURES_MAX: Final = 10
 """How many failing nodes a status names."""
+_MESSAGE_MAX: Final = 1000
+"""Less than the CRD allows."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -47,13 +59,13 @@ class Counts:
 
     @property
     def desired(self) -> int:
-        """Nodes that are wanted and can be judged."""
-        return self.warm + self.pulling + self.waiting + self.failed
+        """All nodes that should hold the line."""
+        return self.warm + self.pulling + self.waiting + self.failed + self.unreachable
 
     @property
     def ready(self) -> bool:
-        """Whether every node that can be judged is warm, and there is one."""
-        return 0 < self.desired == self.warm
+        """Whether every node that is heard of is warm, and there is one."""
+        return 0 < self.warm == self.desired - self.unreachable
 
 
 def count(
@@ -65,17 +77,18 @@ def count(
 ) -> Counts:
     """Add up what `reports` (by node name) say of `line` on the nodes that should hold it.
 
-    A node whose agent has not been heard for 10 minutes is unreachable whatever its report says. `refused` names nodes
-    whose ConfigMap has no room for the line.
+    A node whose agent has not been heard for 10 minutes is unreachable whatever its report says; without any report it
+    is waiting until it is 10 minutes old. `refused` names nodes whose ConfigMap has no room for the line.
     """
     key, version = line.key, line.version
     states: Counter[str] = Counter()
     failing, silent, moved = [], [], 0
     for node in wanted:
         report = reports.get(node.name)
-        if report is None or not report.reachable(now):
+        if _is_silent(node, report, now):
             silent.append(node.name)
             continue
+        report = report or Report(node.name)
         state = "failed" if node.name in refused else report.state(key, version)
         states[state] += 1
         moved += state == "warm" and version in report.moved
@@ -91,6 +104,12 @@ def count(
         failing=tuple(sorted(failing)[:FAILURES_MAX]),
         silent=tuple(sorted(silent)[:FAILURES_MAX]),
     )
+
+
+def _is_silent(node: Node, report: Report | None, now: datetime) -> bool:
+    if report is not None:
+        return not report.reachable(now)
+    return node.created_at is None or now - node.created_at >= REACHABLE_FOR
 
 
 def status_object(
@@ -126,31 +145,49 @@ def status_object(
     told = f"{counts.warm} of {counts.desired} nodes warm"
     if counts.unreachable:
         told += f", {counts.unreachable} unreachable"
-    status["conditions"] = [
-        condition(before, "Ready", counts.ready, "AllWarm" if counts.ready else "NotAllWarm", told, now),
-        condition(
-            before,
-            "Degraded",
-            counts.failed > 0,
-            "NodesFailed" if counts.failed else "NoneFailed",
-            f"{counts.failed} of {counts.desired} nodes failed",
-            now,
-        ),
-    ]
+    warm = "ReachableWarm" if counts.unreachable else "AllWarm"
+    degraded = "NodesFailed" if counts.failed else "NodesUnreachable" if counts.unreachable else "NoneFailed"
+    lost = f"{counts.failed} of {counts.desired} nodes failed"
+    if counts.unreachable:
+        lost += f", {counts.unreachable} unreachable"
+    status["conditions"] = with_conditions(
+        before,
+        condition(before, "Ready", counts.ready, warm if counts.ready else "NotAllWarm", told, now, generation),
+        condition(before, "Degraded", counts.failed + counts.unreachable > 0, degraded, lost, now, generation),
+    )
     return status
 
 
+def invalid_status(before: Mapping[str, Any], generation: int, problem: str, now: datetime) -> dict[str, Any]:
+    """The status of a WarmImage that cannot be used; what its nodes hold stays, and so do the counts."""
+    ready = condition(before, "Ready", False, "Invalid", problem, now, generation)
+    return {**before, "observedGeneration": generation, "conditions": with_conditions(before, ready)}
+
+
+def with_conditions(before: Mapping[str, Any], *ours: dict[str, Any]) -> list[dict[str, Any]]:
+    """The conditions of a status that was `before`: these, and those of others as they are."""
+    left = {it["type"]: it for it in ours}
+    kept = [left.pop(it.get("type"), it) for it in before.get("conditions") or []]
+    return [*kept, *left.values()]
+
+
+def find_condition(status: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    """The condition of that type; empty where there is none."""
+    return next((it for it in status.get("conditions") or [] if it.get("type") == kind), {})
+
+
 def condition(
-    before: Mapping[str, Any], kind: str, holds: bool, reason: str, message: str, now: datetime
+    before: Mapping[str, Any], kind: str, holds: bool, reason: str, message: str, now: datetime, generation: int
 ) -> dict[str, Any]:
     """A condition of a status that was `before`; it keeps its transition time as long as it says the same."""
     status = "True" if holds else "False"
-    earlier: Mapping[str, Any] = next((it for it in before.get("conditions") or [] if it.get("type") == kind), {})
+    earlier = find_condition(before, kind)
     since = earlier.get("lastTransitionTime") if earlier.get("status") == status else None
     return {
         "type": kind,
         "status": status,
+        "observedGeneration": generation,
         "reason": reason,
-        "message": message,
+        "message": message[:_MESSAGE_MAX],
         "lastTransitionTime": since or format_time(now),
     }

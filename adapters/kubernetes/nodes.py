@@ -8,6 +8,7 @@ from typing import Final
 from warmhook.feasible import Taint
 from warmhook.placement import Node
 from warmhook.ports import Object
+from warmhook.times import parse_time
 
 __all__ = ["FULL_PAGE", "read_node", "reduced_node", "taints_of", "unschedulable"]
 
@@ -31,13 +32,21 @@ def read_node(node: Object) -> Node:
     metadata = node["metadata"]
     # Shared: thousands of nodes carry the same few hundred keys and values.
     labels = {sys.intern(key): sys.intern(value) for key, value in (metadata.get("labels") or {}).items()}
-    return Node(metadata["name"], metadata["uid"], labels, taints_of(node), unschedulable(node))
+    created = metadata.get("creationTimestamp")
+    return Node(
+        metadata["name"],
+        metadata["uid"],
+        labels,
+        taints_of(node),
+        unschedulable(node),
+        created_at=parse_time(created) if created else None,
+    )
 
 
 def reduced_node(node: Object) -> Object:
     """The Node without its status and whatever else is large and not read."""
     metadata, spec = node["metadata"], node.get("spec") or {}
-    kept = ("name", "uid", "resourceVersion", "labels")
+    kept = ("name", "uid", "resourceVersion", "labels", "creationTimestamp")
     return {
         "metadata": {name: metadata[name] for name in kept if name in metadata},
         "spec": {name: spec[name] for name in ("taints", "unschedulable") if name in spec},

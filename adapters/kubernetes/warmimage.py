@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, StringConstraints, ValidationError
+from pydantic.config import JsonDict
 
 from adapters.kubernetes.crd import Column, custom_resource_definition
 from adapters.kubernetes.paths import API_VERSION
@@ -20,6 +21,7 @@ from warmhook.warmimages import Asked, ObjectKey, WarmImage, repository_label
 
 __all__ = [
     "ASKED_ANNOTATION",
+    "CONDITIONS",
     "EVENT_ANNOTATION",
     "OWNER_LABEL",
     "POLICY_LABEL",
@@ -62,10 +64,15 @@ class Condition(Spec):
     """A condition as in all Kubernetes APIs."""
 
     type: Annotated[str, StringConstraints(max_length=64)]
-    status: Annotated[str, StringConstraints(max_length=16)]
+    status: Literal["True", "False", "Unknown"]
+    observed_generation: int | None = None
     reason: Annotated[str, StringConstraints(max_length=64)] = ""
     message: Text = ""
     last_transition_time: Moment | None = None
+
+
+CONDITIONS: Final[JsonDict] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
+"""Of the schema of a list of conditions: several writers may each have their own."""
 
 
 class FailureStatus(Spec):
@@ -77,22 +84,22 @@ class FailureStatus(Spec):
 
 
 class WarmImageStatus(Spec):
-    """How far the nodes have come; desired = warm + pulling + waiting + failed."""
+    """How far the nodes have come; desired = warm + pulling + waiting + failed + unreachable."""
 
     observed_generation: int | None = None
     digest: DigestText | None = None
-    desired: Count | None = Field(default=None, description="Nodes that should hold the image and can be judged.")
+    desired: Count | None = Field(default=None, description="All nodes that should hold the image.")
     warm: Count | None = None
     pulling: Count | None = None
     waiting: Count | None = None
     failed: Count | None = None
     unreachable: Count | None = Field(
-        default=None, description="Nodes that should hold the image and whose agent was not heard for 10 minutes."
+        default=None, description="Nodes that should hold the image, of whose agent nothing was heard for 10 minutes."
     )
     failures: list[FailureStatus] | None = Field(default=None, max_length=10)
     started_at: Moment | None = None
     completed_at: Moment | None = None
-    conditions: list[Condition] | None = Field(default=None, max_length=16)
+    conditions: list[Condition] | None = Field(default=None, max_length=16, json_schema_extra=CONDITIONS)
 
 
 class _WarmImage(Spec):
@@ -114,6 +121,7 @@ def warmimage_crd() -> Object:
             Column("Desired", "integer", ".status.desired"),
             Column("Warm", "integer", ".status.warm"),
             Column("Failed", "integer", ".status.failed"),
+            Column("Ready", "string", '.status.conditions[?(@.type=="Ready")].status'),
             Column("Unreachable", "integer", ".status.unreachable", priority=1),
             Column("Digest", "string", ".spec.digest", priority=1),
             Column("Age", "date", ".metadata.creationTimestamp"),

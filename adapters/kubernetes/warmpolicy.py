@@ -8,7 +8,7 @@ from pydantic import Field, StringConstraints, ValidationError
 
 from adapters.kubernetes.crd import Column, custom_resource_definition
 from adapters.kubernetes.template import ImageText, InvalidObject, LabelSelector, Spec, TemplateSpec
-from adapters.kubernetes.warmimage import Condition, Count, first_problem
+from adapters.kubernetes.warmimage import CONDITIONS, Condition, Count, first_problem
 from warmhook.images import NotAReference, Reference, parse_reference
 from warmhook.policies import Policy, PushRule
 from warmhook.ports import Object
@@ -67,7 +67,7 @@ class WarmPolicyStatus(Spec):
 
     observed_generation: int | None = None
     images: Count | None = Field(default=None, description="WarmImages of this policy.")
-    conditions: list[Condition] | None = Field(default=None, max_length=16)
+    conditions: list[Condition] | None = Field(default=None, max_length=16, json_schema_extra=CONDITIONS)
 
 
 class _WarmPolicy(Spec):

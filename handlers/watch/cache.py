@@ -13,9 +13,9 @@ from adapters.kubernetes.nodes import taints_of, unschedulable
 from handlers.watch.pending import Pending
 from warmhook.events import Changed
 from warmhook.feasible import keeping_off
-from warmhook.lines import KIND_LABEL, NODE_ANNOTATION, line_key, versions
+from warmhook.lines import KIND_LABEL, desired_node, line_key, versions
 from warmhook.ports import Object
-from warmhook.reports import Report, read_report
+from warmhook.reports import Report, read_report, report_node
 from warmhook.warmimages import ObjectKey
 
 __all__ = ["Cache", "Kind"]
@@ -67,6 +67,8 @@ class Cache:
     def seen(self, kind: Kind, obj: Object) -> None:
         """An object was listed, added or modified."""
         if kind == "ConfigMap":
+            if not _node_of(obj):
+                return  # a copy, under a name that means nothing
             if _role(obj) == "desired":
                 self._desired_seen(obj)
             else:
@@ -88,6 +90,8 @@ class Cache:
         """An object is gone."""
         if kind != "ConfigMap":
             self._gone(kind, *_name(obj), obj["metadata"].get("resourceVersion", ""))
+        elif not _node_of(obj):
+            return
         elif _role(obj) == "desired":
             self._forget_desired(_node_of(obj))
         else:
@@ -177,5 +181,6 @@ def _role(obj: Object) -> str:
 
 
 def _node_of(obj: Object) -> str:
-    node: str = (obj["metadata"].get("annotations") or {}).get(NODE_ANNOTATION, "")
-    return node
+    """Empty where its name and its label do not agree."""
+    name = obj["metadata"]["name"]
+    return desired_node(name) if _role(obj) == "desired" else report_node(name)

@@ -19,6 +19,7 @@ from adapters.kubernetes.pressure import ByteBudget
 from handlers import nodewrites
 from handlers.cluster import Cluster
 from handlers.nodewrites import NodeChange, NodeWrites
+from handlers.outcomes import Outcomes
 from handlers.projection import Projection
 from tests.bench.bare import open_bare
 from tests.bench.figures import Measured
@@ -61,7 +62,9 @@ async def write_all(writes: NodeWrites, changes: Mapping[str, NodeChange]) -> fl
         return replace(changes[node], whole=True)
 
     began = time.monotonic()
-    await writes.write(changes, began + _DEADLINE_SECONDS, entire)
+    outcomes = Outcomes()
+    await writes.write(changes, began + _DEADLINE_SECONDS, entire, outcomes)
+    outcomes.settle()
     return time.monotonic() - began
 
 
@@ -114,7 +117,9 @@ class _Recorded(NodeWrites):
     patches: Sequence[Any] = ()
     at = 0.0
 
-    async def write(self, changes: Mapping[str, NodeChange], deadline: float, entire: nodewrites.Entire) -> None:
+    async def write(
+        self, changes: Mapping[str, NodeChange], deadline: float, entire: nodewrites.Entire, outcomes: Outcomes
+    ) -> None:
         self.patches = [node_patch(name, it.node_uid, it.lines, it.refused) for name, it in changes.items()]
         self.at = time.monotonic()
 
@@ -141,10 +146,9 @@ async def resolve(place: Place) -> list[Measured]:
     seconds = []
     for run in range(place.runs(7)):
         patch = {"spec": {"digest": digest_of(f"{run + 1}")}}
-        changed = await place.kubernetes.patch(place.warmimage_path(name), patch)
+        await place.kubernetes.patch(place.warmimage_path(name), patch)
         began = time.monotonic()
-        version = changed["metadata"]["resourceVersion"]
-        await projection.project({ObjectKey(place.namespace, name)}, not_older_than=version)
+        await projection.project({ObjectKey(place.namespace, name)}, Outcomes(), soon=True)
         seconds.append(recorded.at - began)
         assert len(recorded.patches) == len(matching), len(recorded.patches)
     note = f"{count} nodes, {len(matching)} patches; without the way of the change through watch"

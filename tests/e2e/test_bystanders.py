@@ -52,13 +52,14 @@ def test_a_node_an_image_and_a_policy_that_fail_say_why_and_everything_else_gets
                 for i in range(3)
             ]
             for name in names:
-                await stack.becomes(name, "2/2+1")
+                # A node that registered a moment ago may still speak.
+                await stack.becomes(name, "2/3")
                 status = await stack.status(name)
                 assert {it["type"]: it["status"] for it in status["conditions"]} == {
-                    "Ready": "True",
+                    "Ready": "False",
                     "Degraded": "False",
                 }
-                assert [(it["node"], it["reason"]) for it in status["failures"]] == [("node-3", "NoAgent")]
+                assert (status["waiting"], status["failures"]) == (1, [])
 
             ghost = f"{registry.host}/shop/ghost:1"
 
@@ -70,7 +71,6 @@ def test_a_node_an_image_and_a_policy_that_fail_say_why_and_everything_else_gets
             assert [(it["node"], it["reason"]) for it in failures] == [
                 ("node-1", "NotFound"),
                 ("node-2", "NotFound"),
-                ("node-3", "NoAgent"),
             ]
             assert all(it["message"] for it in failures)
             assert "shop/ghost:1" in failures[0]["message"]

@@ -248,15 +248,17 @@ def test_a_slow_api_server_is_answered_503_after_eight_hundred_milliseconds() ->
 
 
 @pytest.mark.parametrize(
-    ("fault", "reason"),
+    ("fault", "reason", "method"),
     [
-        (Unreachable("refused"), "api-server-unreachable"),
-        (status(503), "api-server-503"),
-        (status(429), "api-server-429"),
-        (status(403), "api-server-403"),
+        (Unreachable("refused"), "api-server-unreachable", "GET"),
+        (status(503), "api-server-503", "GET"),
+        (status(429), "api-server-429", "GET"),
+        (status(403), "api-server-403", "GET"),
+        (Unreachable("refused"), "api-server-unreachable", "POST"),
+        (status(503), "api-server-503", "POST"),
+        (status(429), "api-server-429", "POST"),
     ],
 )
-@pytest.mark.parametrize("method", ["GET", "POST"])
 def test_a_push_that_the_api_server_did_not_take_is_answered_503(
     fault: Response | Unreachable, reason: str, method: str
 ) -> None:

@@ -21,6 +21,7 @@ from adapters.kubernetes.warmimage import warmimage_crd
 from devcluster.apiserver import ApiServer, InProcessTransport
 from handlers.cluster import Cluster
 from handlers.nodewrites import NodeWrites
+from handlers.outcomes import Outcomes
 from handlers.projection import Projection
 from tests.model.history import EPOCH
 from tests.support.instant import instantly
@@ -61,7 +62,7 @@ class Stage:
 
     async def run(self, number: int) -> asyncio.Task[None]:
         """Let a handler begin to project; its first read is done when this returns."""
-        task = asyncio.create_task(self.handler(number).project({KEY}), name=f"handler {number}")
+        task = asyncio.create_task(self.handler(number).project({KEY}, Outcomes()), name=f"handler {number}")
         await self._settle()
         self.waiting[number].popleft().set()
         await self._settle()
@@ -113,7 +114,7 @@ async def play(case: Case, turns: Sequence[int], dies: tuple[int, int] = (-1, 0)
     spec = {"image": "registry.example.com/shop/web:1", "digest": DIGESTS[0]}
     await kubernetes.create(paths.warmimages_in(KEY.namespace), body | {"spec": spec})
     if not case.fresh:
-        await _projection(InProcessTransport(server)).project({KEY})
+        await _projection(InProcessTransport(server)).project({KEY}, Outcomes())
     await kubernetes.patch(paths.warmimages(KEY), {"spec": {"digest": DIGESTS[1]}})
     stage = Stage(server, dies)
     first = await stage.run(0)
@@ -125,7 +126,7 @@ async def play(case: Case, turns: Sequence[int], dies: tuple[int, int] = (-1, 0)
     await stage.direct((first, second), turns)
     outcomes = await asyncio.gather(first, second, return_exceptions=True)
     if any(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes):
-        await _projection(InProcessTransport(server)).project({KEY})
+        await _projection(InProcessTransport(server)).project({KEY}, Outcomes())
     else:
         assert not any(outcomes), outcomes
     found = (await kubernetes.list(paths.configmaps(SYSTEM))).items

@@ -5,13 +5,15 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from warmhook.lines import Line
 from warmhook.placement import Node
 from warmhook.reports import REACHABLE_FOR, LineState, Report
-from warmhook.status import FAILURES_MAX, Counts, Failure, count, status_object
+from warmhook.status import FAILURES_MAX, Counts, Failure, count, find_condition, invalid_status, status_object
+from warmhook.transitions import transitions
 from warmhook.warmimages import ObjectKey
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -35,7 +37,7 @@ def counted(*reports: Report, also: tuple[str, ...] = (), refused: tuple[str, ..
     return count(LINE, nodes, {it.node: it for it in reports}, NOW, refused)
 
 
-def test_each_state_is_counted_and_desired_is_their_sum() -> None:
+def test_each_state_is_counted_and_desired_is_all_of_them() -> None:
     counts = counted(report("a", "warm"), report("b", "pulling"), report("c", "waiting"), report("d", "failed"))
     assert (counts.warm, counts.pulling, counts.waiting, counts.failed, counts.desired) == (1, 1, 1, 1, 4)
     assert counts.failing == ("d",)
@@ -49,9 +51,22 @@ def test_a_line_that_the_agent_has_not_seen_in_this_version_is_waiting() -> None
 def test_a_node_without_a_report_or_with_an_old_one_is_unreachable_whatever_it_says() -> None:
     old = REACHABLE_FOR.total_seconds()
     counts = counted(report("a", "warm", age=old), report("b", "warm", age=old - 1), also=("c",))
-    assert (counts.unreachable, counts.warm, counts.desired) == (2, 1, 1)
+    assert (counts.unreachable, counts.warm, counts.desired) == (2, 1, 3)
     assert counts.silent == ("a", "c")
     assert counts.ready
+
+
+@pytest.mark.parametrize(("seconds", "counts"), [(599, (1, 0)), (601, (0, 1))])
+def test_a_node_without_a_report_is_waiting_until_it_is_ten_minutes_old(seconds: int, counts: tuple[int, int]) -> None:
+    newcomer = Node("a", "uid", {}, created_at=NOW - timedelta(seconds=seconds))
+    found = count(LINE, [newcomer], {}, NOW)
+    assert (found.waiting, found.unreachable) == counts
+    assert not found.ready
+
+
+def test_a_report_from_more_than_ten_minutes_ahead_is_that_of_an_unreachable_node() -> None:
+    counts = counted(report("a", "warm", age=-599), report("b", "warm", age=-600), report("c", "warm", age=-(10**9)))
+    assert (counts.warm, counts.unreachable) == (1, 2)
 
 
 def test_nodes_that_are_not_wanted_do_not_count() -> None:
@@ -77,9 +92,9 @@ def test_every_wanted_node_is_counted_exactly_once(states: list[Any]) -> None:
         if state != "none"
     ]
     counts = count(LINE, [node(str(i)) for i in range(len(states))], {it.node: it for it in reports}, NOW)
-    assert counts.desired + counts.unreachable == len(states)
+    assert counts.desired == len(states)
     assert counts.unreachable == states.count("old") + states.count("none")
-    assert counts.ready is (0 < counts.desired == states.count("warm"))
+    assert counts.ready is (0 < states.count("warm") == counts.desired - counts.unreachable)
 
 
 # --- the object ------------------------------------------------------------------------------------------------------
@@ -108,7 +123,54 @@ def test_ready_means_that_all_are_warm_and_there_is_one() -> None:
     assert conditions(status({}, Counts()))["Ready"][0] == "False"
     assert conditions(status({}, Counts(unreachable=3)))["Ready"][0] == "False"
     assert conditions(status({}, Counts(warm=1, unreachable=1)))["Ready"][0] == "True"
+    assert conditions(status({}, Counts(warm=1, waiting=1)))["Ready"][0] == "False"
     assert conditions(status({}, Counts(warm=1, failed=1)))["Degraded"][0] == "True"
+    assert conditions(status({}, Counts(warm=1, unreachable=1)))["Degraded"][0] == "True"
+
+
+def test_the_reason_says_whether_all_nodes_are_warm_or_all_that_are_reachable() -> None:
+    def reason(counts: Counts) -> str:
+        return str(find_condition(status({}, counts), "Ready")["reason"])
+
+    assert reason(Counts(warm=2)) == "AllWarm"
+    assert reason(Counts(warm=2, unreachable=1)) == "ReachableWarm"
+    assert reason(Counts(warm=2, waiting=1)) == "NotAllWarm"
+
+
+def test_conditions_of_others_stay_as_they_are() -> None:
+    foreign = {"type": "Reviewed", "status": "True", "reason": "ByHand", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+    first = status({"conditions": [foreign]}, Counts(warm=1))
+    assert foreign in first["conditions"]
+    assert len(first["conditions"]) == 3
+    assert status(first, Counts(warm=1), later=5) == first
+
+
+def test_a_warmimage_that_cannot_be_used_says_so_and_keeps_its_counts() -> None:
+    before = status({}, Counts(warm=2))
+    after = invalid_status(before, 2, "spec.image: 'A B' is no reference", NOW)
+    ready = find_condition(after, "Ready")
+    assert (ready["status"], ready["reason"], ready["observedGeneration"]) == ("False", "Invalid", 2)
+    assert (after["warm"], after["observedGeneration"]) == (2, 2)
+    assert find_condition(after, "Degraded") == find_condition(before, "Degraded")
+    assert invalid_status(after, 2, "spec.image: 'A B' is no reference", NOW + timedelta(hours=1)) == after
+
+
+# --- events ----------------------------------------------------------------------------------------------------------
+
+
+def test_only_a_change_of_a_condition_is_worth_an_event() -> None:
+    waiting = status({}, Counts(waiting=2))
+    failed = status(waiting, Counts(warm=1, failed=1), failures=(Failure("b", "NotFound", "no such tag"),))
+    warm = status(failed, Counts(warm=2))
+    assert list(transitions({}, waiting)) == []
+    (failure,) = transitions(waiting, failed)
+    assert (failure.reason, failure.warning) == ("Failed", True)
+    assert failure.message.endswith("b: NotFound: no such tag")
+    assert [(it.reason, it.warning) for it in transitions(failed, warm)] == [("Warm", False)]
+    for one in (waiting, failed, warm):
+        assert list(transitions(one, one)) == []
+    invalid = invalid_status(warm, 2, "spec.image", NOW)
+    assert [(it.reason, it.message) for it in transitions(warm, invalid)] == [("Invalid", "spec.image")]
 
 
 def test_a_condition_keeps_its_time_until_it_says_something_else() -> None:

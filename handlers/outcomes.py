@@ -1,0 +1,101 @@
+"""Handle items one by one, so that what one of them cannot get keeps no other from being handled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Final, TypeVar
+
+import structlog
+
+from adapters.kubernetes.client import Conflict, Gone, NotFound, Refused, Unavailable
+
+__all__ = ["Outcomes", "Overtaken"]
+
+_log = structlog.get_logger()
+
+Item = TypeVar("Item")
+
+# Work is nested, policies and their WarmImages for example, and a process has 32 requests in flight.
+_AT_ONCE: Final = 4
+
+
+class _Logged(Refused):
+    """A refusal that was logged where it was met."""
+
+
+class Overtaken(Unavailable):
+    """Another writer came first."""
+
+
+class Outcomes:
+    """What became of several items; `settle` raises what their caller must know."""
+
+    def __init__(self) -> None:
+        self.refused: Refused | None = None
+        """The first that the API server refused for good."""
+        self.later: Unavailable | None = None
+        """The first that a repeat may solve."""
+
+    @contextmanager
+    def item(self, what: str, **fields: str) -> Iterator[None]:
+        """One item; `what` and `fields` are for the log. Whatever it gets from the API server ends here."""
+        try:
+            yield
+        except (NotFound, Conflict, Gone) as error:
+            self.add_later(Overtaken(f"another writer came first: {error}"))
+        except Refused as error:
+            if not isinstance(error, _Logged):
+                _log.error("refused", what=what, **fields, problem=str(error))
+            self.refused = self.refused or error
+        except Unavailable as error:
+            self.add_later(error)
+
+    def add_later(self, error: Unavailable) -> None:
+        """Something could not be done now."""
+        if self.later is None or isinstance(self.later, Overtaken):
+            self.later = error
+
+    async def each(
+        self,
+        what: str,
+        items: Collection[Item],
+        work: Callable[[Item], Awaitable[object]],
+        *,
+        name: Callable[[Item], str] = str,
+        seconds: float | None = None,
+    ) -> None:
+        """Do `work` for each of the items, a few at a time; `name` says in the log which one it was.
+
+        After `seconds`, if given, the rest is left for later: some items may wait for something that does not answer.
+        """
+        turns = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(item: Item) -> None:
+            async with turns:
+                with self.item(what, item=name(item)):
+                    await work(item)
+
+        try:
+            async with asyncio.timeout(seconds):
+                ended = await asyncio.gather(*map(one, items), return_exceptions=True)
+        except TimeoutError:
+            self.add_later(Unavailable(f"{what}: not all could be done in {seconds:g} seconds", retry_after_seconds=1))
+            return
+        for outcome in ended:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    @property
+    def problem(self) -> Unavailable | Refused | None:
+        """`Unavailable` where a repeat may solve something, else `Refused` where something was refused."""
+        error = self.refused
+        if self.later is not None or error is None:
+            return self.later
+        return _Logged(str(error), status=error.status, reason=error.reason)
+
+    def settle(self) -> None:
+        """Raise the problem, if there is one."""
+        if (problem := self.problem) is not None:
+            raise problem
