@@ -58,8 +58,9 @@ def create_app(web: Web) -> Starlette:
     routes = [
         Route("/healthz", endpoints.alive, methods=["GET"]),
         Route("/readyz", endpoints.alive, methods=["GET"]),
-        Route("/metrics", endpoints.metrics, methods=["GET"]),
     ]
+    if "metrics" in web.settings.serve:
+        routes.append(Route("/metrics", endpoints.metrics, methods=["GET"]))
     if "webhooks" in web.settings.serve:
         routes.append(Route("/webhooks/{source}", endpoints.webhook, methods=["POST"]))
         routes.append(Route("/webhooks/{source}", endpoints.handshake, methods=["OPTIONS"]))

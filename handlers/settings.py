@@ -19,7 +19,7 @@ _EXTENSION: Final = re.compile(r"[a-z0-9]{1,20}")
 _ATTRIBUTES: Final = frozenset(
     {"specversion", "id", "source", "type", "time", "subject", "data", "datacontenttype", "dataschema"}
 )
-_ROUTES: Final = frozenset({"webhooks", "events", "admission"})
+_ROUTES: Final = frozenset({"webhooks", "events", "admission", "metrics"})
 _MORE_ROUTES: Final = frozenset({"dead-letters"})
 
 
@@ -57,10 +57,11 @@ class Settings:
 def read_settings(environ: Mapping[str, str]) -> Settings:
     """The settings that `environ` holds. Raises `BadSetting`."""
     port = number(environ, "PORT", 8080, minimum=1, maximum=65535)
-    serve = frozenset(part.strip() for part in text(environ, "WARMHOOK_SERVE", "webhooks,events,admission").split(","))
+    given = text(environ, "WARMHOOK_SERVE", "webhooks,events,admission,metrics")
+    serve = frozenset(part.strip() for part in given.split(","))
     if not serve <= _ROUTES | _MORE_ROUTES:
         groups = ", ".join(sorted(_ROUTES | _MORE_ROUTES))
-        raise BadSetting(f"WARMHOOK_SERVE must be a list of {groups}, not {environ['WARMHOOK_SERVE']!r}")
+        raise BadSetting(f"WARMHOOK_SERVE must be a list of {groups}, not {given!r}")
     events_url = text(environ, "WARMHOOK_EVENTS_URL", f"http://127.0.0.1:{port}/events")
     if not events_url.startswith(("http://", "https://")):
         raise BadSetting(f"WARMHOOK_EVENTS_URL must be an http:// or https:// URL, not {events_url!r}")

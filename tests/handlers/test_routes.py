@@ -1,0 +1,32 @@
+"""A process has the groups of routes that `WARMHOOK_SERVE` names, and always those that say whether it lives."""
+
+from __future__ import annotations
+
+import pytest
+
+from handlers.settings import read_settings
+from tests.handlers.world import World, in_world
+
+ROUTES = {
+    "webhooks": ("POST", "/webhooks/harbor"),
+    "events": ("POST", "/events"),
+    "metrics": ("GET", "/metrics"),
+}
+
+
+@pytest.mark.parametrize(
+    "served", [set(), *({group} for group in ROUTES)], ids=lambda served: "".join(served) or "none"
+)
+def test_only_the_groups_that_are_served_answer(served: set[str]) -> None:
+    async def case(world: World) -> None:
+        for group, (method, path) in ROUTES.items():
+            answer = await world.client.request(method, path)
+            assert (answer.status_code != 404) == (group in served), group
+        for path in ("/healthz", "/readyz"):
+            assert (await world.client.get(path)).status_code == 200
+
+    in_world(case, serve=frozenset(served))
+
+
+def test_everything_is_served_by_default() -> None:
+    assert read_settings({}).serve >= {"webhooks", "events", "admission", "metrics"}
