@@ -1,4 +1,4 @@
-"""With which rights do the programs run? The shipped ones: ServiceAccounts, roles and bound tokens as in a Pod."""
+"""The shipped rights, with which the programs run: ServiceAccounts, roles and bound tokens as in a Pod."""
 
 from __future__ import annotations
 
@@ -46,8 +46,13 @@ def service_account(place: Place, name: str) -> str:
 
 
 async def grant(place: Place) -> None:
-    """Create the shipped objects, under names of the place's own."""
+    """Create the shipped objects, under names of the place's own.
+
+    `web` is one process here, with the receiver in it, so its account has the receiver's role as well.
+    """
     for obj in shipped_rbac():
+        if "subjects" in obj and obj["roleRef"]["name"] == "warmhook-receiver":
+            obj["subjects"][0]["name"] = "warmhook-handlers"
         mine = _renamed(obj, place)
         await place.create(_COLLECTIONS[mine["kind"]].format(mine["metadata"].get("namespace")), mine)
 
@@ -66,8 +71,8 @@ def _renamed(value: Any, place: Place) -> Any:
 
 
 async def web_token(place: Place) -> str:
-    """A token of `web`'s ServiceAccount."""
-    return await _token(place, "web", {})
+    """A token of the ServiceAccount of a `web` that does everything."""
+    return await _token(place, "handlers", {})
 
 
 async def agent_token(place: Place, node: str, name: str) -> str:

@@ -1,4 +1,4 @@
-"""Do the shipped roles hold what the programs need, and no more?"""
+"""The shipped roles hold what the programs need, and no more."""
 
 from __future__ import annotations
 
@@ -33,9 +33,10 @@ def rules_of(account: str) -> list[Object]:
     return [rule for role in bound for rule in role["rules"]]
 
 
-def rights_of(account: str) -> set[tuple[str, str]]:
+def rights_of(*accounts: str) -> set[tuple[str, str]]:
     """Resource and verb of every rule."""
-    return {(it, verb) for rule in rules_of(account) for it in rule["resources"] for verb in rule["verbs"]}
+    rules = [rule for account in accounts for rule in rules_of(account)]
+    return {(it, verb) for rule in rules for it in rule["resources"] for verb in rule["verbs"]}
 
 
 def test_every_role_is_bound_and_every_subject_is_shipped() -> None:
@@ -47,14 +48,13 @@ def test_every_role_is_bound_and_every_subject_is_shipped() -> None:
     assert bound == {(obj["kind"], obj["metadata"]["name"]) for obj in objects if "rules" in obj}
 
 
-@pytest.mark.parametrize("account", ["warmhook-web", "warmhook-agent"])
-def test_no_rule_has_a_wildcard_or_reads_secrets_but_the_certificate(account: str) -> None:
+@pytest.mark.parametrize("account", ["warmhook-receiver", "warmhook-handlers", "warmhook-agent"])
+def test_no_rule_has_a_wildcard_or_reaches_a_secret_but_the_certificate(account: str) -> None:
     rules = rules_of(account)
     assert rules
     assert "*" not in {text for rule in rules for field in ("apiGroups", "resources", "verbs") for text in rule[field]}
-    # RBAC cannot restrict a create by name; whoever creates a Secret sees only that one.
-    reading = [rule for rule in rules if "secrets" in rule["resources"] and rule["verbs"] != ["create"]]
-    assert [rule.get("resourceNames") for rule in reading] == [["warmhook-tls"]] * len(reading)
+    about_secrets = [rule for rule in rules if "secrets" in rule["resources"]]
+    assert [rule.get("resourceNames") for rule in about_secrets] == [["warmhook-tls"]] * len(about_secrets)
 
 
 def test_an_agent_may_read_nodes_one_by_one_and_write_configmaps_of_its_namespace() -> None:
@@ -111,7 +111,8 @@ def test_web_uses_every_right_that_is_not_for_admission() -> None:
             await stack.stop(stack.agents[node])
             await stack.unregister(node)
 
-            missing = {(it.partition("/")[0], verb) for it, verb in rights_of("warmhook-web") if verb != "list"}
+            rights = rights_of("warmhook-receiver", "warmhook-handlers")
+            missing = {(it.partition("/")[0], verb) for it, verb in rights if verb != "list"}
             missing = {(resource, verb) for resource, verb in missing if resource not in OF_ADMISSION}
 
             async def used() -> bool:
@@ -133,7 +134,7 @@ def test_web_uses_every_right_that_is_not_for_admission() -> None:
 def test_a_right_that_is_taken_away_is_missed_and_named() -> None:
     async def run() -> None:
         async with open_stack() as stack:
-            role = f"/apis/rbac.authorization.k8s.io/v1/clusterroles/{stack.place.prefix}-warmhook-web"
+            role = f"/apis/rbac.authorization.k8s.io/v1/clusterroles/{stack.place.prefix}-warmhook-handlers"
             rules = (await stack.kubernetes.get(role))["rules"]
             fewer = [rule for rule in rules if "warmimages/status" not in rule["resources"]]
             await stack.kubernetes.patch(role, {"rules": fewer})

@@ -1,33 +1,42 @@
-"""What do the programs ask of the API server? Recorded while all of them run through all that can happen to them."""
+"""What each part of the programs asks of the API server, recorded while all of them meet all that can happen."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import tempfile
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import structlog
+import uvicorn
 
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes, NotFound
 from devcluster.apiserver import InProcessTransport
-from handlers.watch.certificates import CONFIGURATION, SECRET
+from handlers.tls import TlsServer, serve_tls
+from handlers.watch.certificates import SECRET
 from nodeagent.agent import Agent
 from nodeagent.clock import Clock
 from nodeagent.metrics import Metrics
 from nodeagent.settings import Settings
 from tests.handlers.world import DIGEST, HOST, NAMESPACE, POLICIES, World, in_world
+from tests.manifests.installation import path_of
+from tests.manifests.rendered import BASE, render
 from tests.support.runtime import MemoryRuntime
 from warmhook.platforms import Platform
-from warmhook.ports import Json, Object, Response, Stream
+from warmhook.ports import Json, Response, Stream
 
-__all__ = ["Call", "record", "requested"]
+__all__ = ["PARTS", "Call", "record", "requested"]
+
+PARTS: Final = ("receiver", "handlers", "admission", "watch", "agent")
+"""What the programs consist of; the role of each is called `warmhook-<part>`."""
 
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 _VERBS: Final = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
@@ -38,7 +47,7 @@ _LONG_NAME: Final = 400
 class Call(NamedTuple):
     """A request in the words of RBAC."""
 
-    account: str
+    part: str
     namespace: str
     """Empty: of the cluster, or of all namespaces."""
     verb: str
@@ -49,7 +58,7 @@ class Call(NamedTuple):
     """Empty: not said, as in lists and creates."""
 
 
-def requested(account: str, method: str, path: str, query: Mapping[str, str]) -> Call | None:
+def requested(part: str, method: str, path: str, query: Mapping[str, str]) -> Call | None:
     """How the API server's authorizer sees a request; `None` for what is no resource."""
     parts = path.strip("/").split("/")
     if parts[0] not in ("api", "apis"):
@@ -63,7 +72,7 @@ def requested(account: str, method: str, path: str, query: Mapping[str, str]) ->
     if verb in ("list", "watch") and query.get("fieldSelector", "").startswith("metadata.name="):
         # The authorizer reads the name from there.
         name = query["fieldSelector"].removeprefix("metadata.name=")
-    return Call(account, namespace, verb, group, "/".join(filter(None, [resource, *subresource])), name)
+    return Call(part, namespace, verb, group, "/".join(filter(None, [resource, *subresource])), name)
 
 
 @dataclass(slots=True)
@@ -71,7 +80,7 @@ class _Recorded:
     """A program's `Transport`; notes what was asked, and whether the server had such a thing."""
 
     inner: InProcessTransport
-    account: str
+    part: str
     calls: set[Call]
 
     async def request(
@@ -101,13 +110,13 @@ class _Recorded:
         return self.inner.stream(path, query=query, headers=headers, timeout_seconds=timeout_seconds)
 
     def _note(self, method: str, path: str, query: Mapping[str, str]) -> None:
-        call = requested(self.account, method, path, query)
+        call = requested(self.part, method, path, query)
         if call is not None:
             self.calls.add(call)
 
 
 def record() -> set[Call]:
-    """Every kind of call that `web`, `watch` and the agent make."""
+    """Every kind of call that each part makes."""
     calls: set[Call] = set()
 
     async def story(world: World) -> None:
@@ -119,21 +128,18 @@ def record() -> set[Call]:
 
 
 async def _story(world: World, calls: set[Call], folder: Path) -> None:
-    def connection(account: str) -> Any:
-        return _Recorded(InProcessTransport(world.server, user_agent=account), account, calls)
+    def connection(part: str) -> Any:
+        return _Recorded(InProcessTransport(world.server, user_agent=part), part, calls)
 
-    world.transport = connection("warmhook-web")
-    world.app = world.new_app()
-    world.client = world.new_client(world.app)
-    await world.admin.create(
-        "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations", _webhook_configuration()
-    )
+    for obj in (obj for obj in render(BASE) if obj["kind"] in ("MutatingWebhookConfiguration", "Secret")):
+        collection = path_of(obj).rpartition("/")[0]
+        await world.admin.create(collection, obj)
     await world.add_nodes("node-1", "node-2", "n" * 240)
     await world.add_policy()
-    async with world.watching(transport=connection("warmhook-web")):
-        for happenings in (_pushes, _troubles):
+    async with _web(world, connection), world.watching(transport=connection("watch")):
+        for happenings in (_pushes, _policies, _troubles):
             # The second time the agents find a report that they did not write.
-            agents = [_agent(world, node, connection("warmhook-agent"), folder) for node in ("node-1", "node-2")]
+            agents = [_agent(world, node, connection("agent"), folder) for node in ("node-1", "node-2")]
             stop = asyncio.Event()
             async with asyncio.TaskGroup() as group:
                 for agent in agents:
@@ -142,11 +148,51 @@ async def _story(world: World, calls: set[Call], folder: Path) -> None:
                 stop.set()
 
 
+@contextlib.asynccontextmanager
+async def _web(world: World, connection: Any) -> AsyncIterator[None]:
+    """One process per part, behind an address that leads to each."""
+    apps = {}
+    for part, serve in (("receiver", "webhooks"), ("handlers", "events"), ("admission", "admission")):
+        world.transport = connection(part)
+        apps[part] = world.new_app(replace(world.settings, serve=frozenset({serve})))
+
+    async def front(scope: Any, receive: Any, send: Any) -> None:
+        await apps["receiver" if scope["path"].startswith("/webhooks/") else "handlers"](scope, receive, send)
+
+    world.client = world.new_client(front)
+    with socket.socket() as never_opened:
+        # It waits for its certificate for as long as nobody has made one.
+        server = TlsServer(uvicorn.Config(apps["admission"]))
+        kubernetes = Kubernetes(connection("admission"))
+        serving = asyncio.create_task(
+            serve_tls(server, never_opened, kubernetes, NAMESPACE, sleep=asyncio.sleep), name="TLS"
+        )
+        await asyncio.sleep(5)
+        serving.cancel()
+        await asyncio.wait([serving])
+    following = asyncio.create_task(apps["admission"].state.beside(), name="admission")
+    try:
+        yield
+    finally:
+        following.cancel()
+        await asyncio.wait([following])
+
+
 async def _pushes(world: World) -> None:
     """Two tags, one of them twice."""
     for tag, content in (("v1", DIGEST), ("v2", DIGEST), ("v2", "sha256:" + "b" * 64)):
         assert (await world.push(tag, content=content)).status_code == 202
         await asyncio.sleep(60)
+
+
+async def _policies(world: World) -> None:
+    """A policy names images, then fewer on fewer nodes."""
+    images = [f"{HOST}/base/sidecar:{tag}" for tag in (1, 2)]
+    await world.add_policy("named", images=images)
+    await asyncio.sleep(60)
+    change = {"images": images[:1], "template": {"nodes": {"names": ["node-1"]}}}
+    await world.admin.patch(f"{POLICIES}/named", {"spec": change})
+    await asyncio.sleep(60)
 
 
 async def _troubles(world: World) -> None:
@@ -187,19 +233,3 @@ def _agent(world: World, node: str, transport: Any, folder: Path) -> Agent:
         platform=Platform("linux", "amd64"),
         offload=here,
     )
-
-
-def _webhook_configuration() -> Object:
-    service = {"name": "warmhook-admission", "namespace": NAMESPACE, "path": "/admission/pods"}
-    webhook = {
-        "name": "pods.warmhook.dev",
-        "clientConfig": {"service": service},
-        "admissionReviewVersions": ["v1"],
-        "sideEffects": "None",
-    }
-    return {
-        "apiVersion": "admissionregistration.k8s.io/v1",
-        "kind": "MutatingWebhookConfiguration",
-        "metadata": {"name": CONFIGURATION},
-        "webhooks": [webhook],
-    }

@@ -1,4 +1,4 @@
-"""How is `base` installed on a real cluster beside others? Under names of its own, and removed object by object."""
+"""`base` on a real cluster beside others: installed under names of its own, and removed object by object."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ _CLUSTER_SCOPED: Final = frozenset(
     }
 )
 # The definitions are shared by all tests on this cluster. And nobody answers a webhook here: for as long as it were
-# stored, every Pod of every other test would wait a second for it.
-_ONLY_TRIED: Final = frozenset({"CustomResourceDefinition", "MutatingWebhookConfiguration"})
+# stored, every Pod of every other test would wait a second for it. A quota that no controller counts refuses Pods.
+_ONLY_TRIED: Final = frozenset({"CustomResourceDefinition", "MutatingWebhookConfiguration", "ResourceQuota"})
 
 
 @dataclass(slots=True)
@@ -120,7 +120,7 @@ class Installation:
     @contextlib.asynccontextmanager
     async def as_account(self, name: str, *, pod: Object | None = None) -> AsyncIterator[Kubernetes]:
         """A client with the token of a ServiceAccount, bound to a Pod where one is given."""
-        namespace = self.system if name == "warmhook-web" else self.agents
+        namespace = self.agents if name == "warmhook-agent" else self.system
         spec: Object = {"expirationSeconds": 3600}
         if pod is not None:
             reference = {"apiVersion": "v1", "kind": "Pod", "name": pod["metadata"]["name"]}

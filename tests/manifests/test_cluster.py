@@ -106,6 +106,7 @@ async def refusal(write: Awaitable[Any]) -> str:
 def foreign_patches(node: str, other: str) -> dict[str, Object]:
     """What an agent may not make of its own report, by what is wrong with it."""
     owner = {"apiVersion": "v1", "kind": "Node", "name": other, "uid": "00000000-0000-0000-0000-000000000000"}
+    blocking = {**owner, "name": node, "blockOwnerDeletion": True}
     return {
         "a label of its own": {"metadata": {"labels": {"app.kubernetes.io/name": "x"}}},
         "the label of a desired ConfigMap": {"metadata": {"labels": {"warmhook.dev/kind": "desired"}}},
@@ -115,6 +116,10 @@ def foreign_patches(node: str, other: str) -> dict[str, Object]:
         "a finalizer": {"metadata": {"finalizers": ["example.com/stay"]}},
         "another owner": {"metadata": {"ownerReferences": [owner]}},
         "no owner": {"metadata": {"ownerReferences": None}},
+        "an owner that blocks": {"metadata": {"ownerReferences": [blocking]}},
+        "a time that is none": {"metadata": {"annotations": {"warmhook.dev/seen": "soon"}}},
+        "a state that is none": {"metadata": {"labels": {f"line.warmhook.dev/{LINE}": "x"}}},
+        "for ever": {"immutable": True},
         "bytes": {"binaryData": {"x": "AAAA"}},
         "more than 256 KiB": {"data": {LINE: "x" * 256 * KIB}},
         "more than 256 KiB in several": {"data": {f"{number:016x}": "x" * 60 * KIB for number in range(5)}},
@@ -188,8 +193,9 @@ def test_a_token_that_is_bound_to_no_node_writes_nothing() -> None:
                 return "ValidatingAdmissionPolicy" in await refusal(agent.create(collection, body))
 
             await eventually(in_force, what="the policy is in force")
-        async with installation.as_account("warmhook-web") as web:
-            assert not await refusal(web.create(collection, {"metadata": {"name": desired_name(node)}}))
+        async with installation.as_account("warmhook-handlers") as handlers:
+            metadata = {"name": desired_name(node), "labels": {"warmhook.dev/kind": "desired"}}
+            assert not await refusal(handlers.create(collection, {"metadata": metadata}))
 
     installed(story)
 
@@ -201,12 +207,12 @@ async def denied(installation: Installation, calls: set[Call]) -> set[Call]:
         resource, _, subresource = call.resource.partition("/")
         own = call.namespace.replace("warmhook-system", installation.system)
         attributes = {"verb": call.verb, "group": call.group, "resource": resource, "subresource": subresource}
-        home = installation.system if call.account == "warmhook-web" else installation.agents
+        home = installation.agents if call.part == "agent" else installation.system
         review = {
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SubjectAccessReview",
             "spec": {
-                "user": f"system:serviceaccount:{home}:{call.account}",
+                "user": f"system:serviceaccount:{home}:warmhook-{call.part}",
                 "resourceAttributes": {**attributes, "namespace": own, "name": call.name},
             },
         }
@@ -223,6 +229,12 @@ def test_the_authorizer_allows_what_the_programs_do_and_misses_every_rule_that_i
     calls = {call._replace(name="") if call.resource.startswith("warmimages") else call for call in record()}
 
     async def story(installation: Installation) -> None:
+        for binding in (obj for obj in installation.objects() if "subjects" in obj):
+            # Several parts share an account in base, where one's rights would hide that another lacks them.
+            part = binding["roleRef"]["name"].rpartition("warmhook-")[2].replace("node-events", "handlers")
+            binding["subjects"][0]["name"] = f"warmhook-{part}"
+            await installation.apply(binding)
+
         async def none_is() -> bool:
             return not await denied(installation, calls)
 
@@ -238,6 +250,54 @@ def test_the_authorizer_allows_what_the_programs_do_and_misses_every_rule_that_i
                 await eventually(some_are, what=f"without {rule} something is denied")
             await installation.apply(role)
         await eventually(none_is, what="everything is allowed again")
+
+    installed(story)
+
+
+CONFIGURATIONS = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
+
+
+def test_watch_changes_two_fields_of_its_webhook_configuration_and_nothing_else() -> None:
+    async def story(installation: Installation) -> None:
+        service = {"name": "warmhook-admission", "namespace": installation.system, "port": 443}
+        nothing = {"apiGroups": ["x.invalid"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["x"]}
+        hook = {
+            "name": "pods.warmhook.dev",
+            "clientConfig": {"service": service},
+            "admissionReviewVersions": ["v1"],
+            "sideEffects": "None",
+            "failurePolicy": "Ignore",
+            "rules": [nothing],
+        }
+        # Its name is the cluster's, so this cannot run beside a Warmhook that is installed.
+        await installation.create(CONFIGURATIONS, {"metadata": {"name": "warmhook"}, "webhooks": [hook]})
+        path = f"{CONFIGURATIONS}/warmhook"
+
+        async def patched(**client: Any) -> str:
+            (present,) = (await watch.get(path))["webhooks"]
+            return await refusal(watch.patch(path, {"webhooks": [{**present, "clientConfig": client}]}))
+
+        async with installation.as_account("warmhook-handlers") as watch:
+
+            async def in_force() -> bool:
+                return "ValidatingAdmissionPolicy" in await patched(url="https://example.com/")
+
+            await eventually(in_force, what="the policy is in force")
+            trusted = {"caBundle": "QUFB", "service": {**service, "path": "/admission/pods/" + "x" * 43}}
+            assert not await patched(**trusted)
+            assert not await patched(**{**trusted, "service": {**service, "path": "/admission/pods/" + "y" * 43}})
+            assert await patched(service={**service, "path": "/events"})
+            assert await patched(service={**service, "name": "other"})
+            (present,) = (await watch.get(path))["webhooks"]
+            rules = [{**present["rules"][0], "resources": ["secrets"], "apiGroups": [""]}]
+            assert await refusal(watch.patch(path, {"webhooks": [{**present, "rules": rules}]}))
+            assert await refusal(watch.patch(path, {"metadata": {"labels": {"mine": "x"}}}))
+            assert await refusal(watch.patch(path, {"webhooks": []}))
+            secrets = f"/api/v1/namespaces/{installation.system}/secrets"
+            assert await refusal(watch.create(secrets, {"metadata": {"name": "mine"}}))
+            assert not await refusal(watch.patch(f"{secrets}/warmhook-tls", {"data": {"ca.crt": "QUFB"}}))
+            own = configmaps(installation.system)
+            assert await refusal(watch.create(own, {"metadata": {"name": "warmhook-config-other"}}))
 
     installed(story)
 

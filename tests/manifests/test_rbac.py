@@ -8,17 +8,29 @@ from typing import Final, NamedTuple
 
 import pytest
 
-from tests.manifests.calls import Call, record, requested
-from tests.manifests.rendered import BASE, KNATIVE, render
+from tests.manifests.calls import PARTS, Call, record, requested
+from tests.manifests.rendered import BASE, KNATIVE, find, pod_templates, render
 from warmhook.ports import Object
 
-OBJECTS: Final = render(BASE)
+BOTH: Final = {"base": render(BASE), "knative": render(KNATIVE)}
+# Which parts are one process, and so one account.
+ACCOUNTS: Final[dict[str, dict[str, set[str]]]] = {
+    "base": {
+        "warmhook-receiver": {"receiver"},
+        "warmhook-handlers": {"handlers", "admission", "watch"},
+        "warmhook-agent": {"agent"},
+    },
+    "knative": {f"warmhook-{part}": {part} for part in PARTS},
+}
+
+both = pytest.mark.parametrize("name", BOTH)
 
 
 class Right(NamedTuple):
     """One combination of what a rule allows."""
 
-    account: str
+    part: str
+    """Whose role it is."""
     namespace: str
     """Empty: everywhere."""
     verb: str
@@ -29,25 +41,40 @@ class Right(NamedTuple):
 
     def allows(self, call: Call) -> bool:
         return (
-            (self.account, self.verb, self.group, self.resource) == (call.account, call.verb, call.group, call.resource)
+            (self.part, self.verb, self.group, self.resource) == (call.part, call.verb, call.group, call.resource)
             and self.namespace in ("", call.namespace)
             and self.name in ("", call.name)
         )
 
 
+# A right about Nodes, in the namespace where such Events belong.
+OTHER_ROLES: Final = {"warmhook-node-events": "handlers"}
+
+
 def rights(objects: list[Object]) -> Iterator[Right]:
-    roles = {(obj["kind"], obj["metadata"].get("namespace", ""), obj["metadata"]["name"]): obj for obj in objects}
-    for binding in objects:
-        if binding["kind"] in ("RoleBinding", "ClusterRoleBinding"):
-            namespace = binding["metadata"].get("namespace", "")
-            role = roles[binding["roleRef"]["kind"], namespace, binding["roleRef"]["name"]]
-            for subject in binding["subjects"]:
-                for rule in role["rules"]:
-                    for verb in rule["verbs"]:
-                        for group in rule["apiGroups"]:
-                            for resource in rule["resources"]:
-                                for name in rule.get("resourceNames", [""]):
-                                    yield Right(subject["name"], namespace, verb, group, resource, name)
+    for role in (obj for obj in objects if obj["kind"] in ("Role", "ClusterRole")):
+        name = role["metadata"]["name"]
+        part = OTHER_ROLES.get(name, name.removeprefix("warmhook-"))
+        for rule in role["rules"]:
+            for verb in rule["verbs"]:
+                for group in rule["apiGroups"]:
+                    for resource in rule["resources"]:
+                        for named in rule.get("resourceNames", [""]):
+                            yield Right(part, role["metadata"].get("namespace", ""), verb, group, resource, named)
+
+
+def bound(objects: list[Object]) -> dict[str, set[str]]:
+    """Account to the parts whose roles it has."""
+    found: dict[str, set[str]] = {}
+    for binding in (obj for obj in objects if obj["kind"] in ("RoleBinding", "ClusterRoleBinding")):
+        role = binding["roleRef"]["name"]
+        for subject in binding["subjects"]:
+            part = OTHER_ROLES.get(role, role.removeprefix("warmhook-"))
+            found.setdefault(subject["name"], set()).add(part)
+    return found
+
+
+GIVEN: Final = sorted(set(rights(BOTH["base"])))
 
 
 @cache
@@ -67,33 +94,80 @@ def test_a_request_is_seen_as_the_authorizer_sees_it() -> None:
     assert requested("a", "GET", "/version", {}) is None
 
 
-def test_the_programs_may_do_everything_that_they_do() -> None:
-    given = set(rights(OBJECTS))
-    assert len(calls()) > 30
-    assert {call for call in calls() if not any(right.allows(call) for right in given)} == set()
+def test_each_part_may_do_everything_that_it_does() -> None:
+    assert {call.part for call in calls()} == set(PARTS)
+    assert {call for call in calls() if not any(right.allows(call) for right in GIVEN)} == set()
 
 
-@pytest.mark.parametrize("right", sorted(rights(OBJECTS)), ids="-".join)
-def test_every_right_is_used(right: Right) -> None:
+@pytest.mark.parametrize("right", GIVEN, ids="-".join)
+def test_every_right_is_used_by_the_part_that_has_it(right: Right) -> None:
     assert any(right.allows(call) for call in calls())
 
 
+@both
+def test_a_process_has_the_rights_of_the_parts_that_it_is(name: str) -> None:
+    assert bound(BOTH[name]) == ACCOUNTS[name]
+    for obj, template in pod_templates(BOTH[name]):
+        account = template["spec"]["serviceAccountName"]
+        (container,) = template["spec"]["containers"]
+        parts = ACCOUNTS[name].get(account, set())
+        command = " ".join(container["command"])
+        environ = {each["name"]: each.get("value", "") for each in container["env"]}
+        groups = set(environ.get("WARMHOOK_SERVE", "").split(",")) - {"metrics", ""}
+        runs = {{"webhooks": "receiver", "events": "handlers"}.get(group, group) for group in groups}
+        runs |= {"watch"} if "watch" in command else set()
+        runs |= {"agent"} if "nodeagent" in command else set()
+        if account == "warmhook-dead-letters":
+            assert (parts, runs) == (set(), {"receiver"})
+        else:
+            assert parts == runs, obj["metadata"]["name"]
+
+
+def test_the_part_that_is_reached_from_outside_has_rights_on_policies_and_warmimages_only() -> None:
+    assert {right.group for right in GIVEN if right.part == "receiver"} == {"warmhook.dev"}
+
+
 def test_no_rule_has_a_wildcard_and_no_agent_reads_a_secret() -> None:
-    for right in rights(OBJECTS):
+    for right in GIVEN:
         assert "*" not in "".join(right)
-        assert right.account != "warmhook-agent" or right.resource in ("nodes", "configmaps")
+        assert right.part != "agent" or right.resource in ("nodes", "configmaps")
 
 
 def test_secrets_and_webhooks_of_others_are_out_of_reach() -> None:
-    named = {(right.resource, right.name) for right in rights(OBJECTS) if right.verb != "create" and right.name}
+    named = {(right.resource, right.name) for right in GIVEN if right.name}
     assert named == {
         ("secrets", "warmhook-tls"),
         ("mutatingwebhookconfigurations", "warmhook"),
         ("leases", "warmhook-watch"),
     }
-    anything = {right.resource for right in rights(OBJECTS) if right.verb != "create" and not right.name}
-    assert not anything & {resource for resource, _ in named}
+    anything = {(right.resource, right.verb) for right in GIVEN if not right.name}
+    # RBAC cannot restrict a create by name.
+    assert {each for each in anything if each[0] in dict(named)} == {("leases", "create")}
+
+
+def test_nobody_makes_a_token_a_pod_a_role_or_an_admission_policy() -> None:
+    writes = {right.resource for right in GIVEN if right.verb not in ("get", "list", "watch")}
+    assert writes == {
+        "configmaps",
+        "events",
+        "leases",
+        "mutatingwebhookconfigurations",
+        "secrets",
+        "warmimages",
+        "warmimages/status",
+        "warmpolicies/status",
+    }
+    # Of a Secret there is, by name: who creates one can have a token written into it.
+    assert {right.verb for right in GIVEN if right.resource == "secrets"} == {"get", "patch"}
+
+
+@both
+def test_the_certificate_is_kept_in_a_secret_that_is_shipped_empty(name: str) -> None:
+    secret = find(BOTH[name], "Secret", "warmhook-tls")
+    assert "data" not in secret
+    assert "stringData" not in secret
+    assert secret["type"] == "Opaque"
 
 
 def test_knative_adds_no_rights() -> None:
-    assert set(rights(render(KNATIVE))) == set(rights(OBJECTS))
+    assert set(rights(BOTH["knative"])) == set(GIVEN)

@@ -75,7 +75,7 @@ def test_it_fits_its_schema(obj: Object) -> None:
     ],
 )
 def test_a_mistake_would_be_found(path: tuple[str, ...], value: object, problem: str) -> None:
-    (obj,) = (one for one in render(KNATIVE) if one["kind"] == "Deployment" and "web" in one["metadata"]["name"])
+    (obj,) = (one for one in render(KNATIVE) if one["kind"] == "Deployment" and "admission" in one["metadata"]["name"])
     place = obj
     for part in path[:-1]:
         place = place[part]

@@ -16,7 +16,7 @@ from handlers.events import HANDLED
 from handlers.posting import EVENTS_SECONDS, SINK_SECONDS
 from handlers.settings import Settings
 from handlers.settings import read_settings as read_web_settings
-from handlers.watch.certificates import CONFIGURATION, SECRET
+from handlers.watch.certificates import CONFIGURATION
 from nodeagent.settings import read_settings as read_agent_settings
 from tests.manifests.rendered import BASE, KNATIVE, containers, find, identity, pod_templates, render
 from tests.support.broker import read_delivery
@@ -25,8 +25,8 @@ from warmhook.ports import Object
 
 ROOT: Final = Path(__file__).parents[2]
 BOTH: Final = {"base": render(BASE), "knative": render(KNATIVE)}
-# Not among the manifests: `watch` makes the one, the operator the other.
-MADE_ELSEWHERE: Final = {SECRET, "warmhook-senders"}
+# Not among the manifests: the operator makes it.
+MADE_ELSEWHERE: Final = {"warmhook-senders"}
 KNATIVE_PORTS: Final = {8012, 8013, 8112, 9090}
 
 both = pytest.mark.parametrize("objects", BOTH.values(), ids=BOTH)
@@ -174,11 +174,62 @@ def test_programs_are_started_as_the_procfile_does_and_can_use_their_settings(ob
 def test_programs_are_asked_whether_they_live_where_they_answer(objects: list[Object]) -> None:
     for obj in objects:
         for container in containers(obj):
-            for probe in ("readinessProbe", "livenessProbe"):
+            opened = {port.get("name", port["containerPort"]) for port in container.get("ports", [])}
+            for probe in ("readinessProbe", "startupProbe", "livenessProbe"):
                 if probe in container:
                     asked = container[probe]["httpGet"]
                     assert asked["path"] in ("/healthz", "/readyz", "/metrics")
-                    assert "port" not in asked or asked["port"] in {port["name"] for port in container["ports"]}
+                    # Knative refuses a startupProbe without a port.
+                    assert asked["port"] in opened
+
+
+@both
+def test_a_program_on_a_busy_node_has_time_to_start_and_to_answer(objects: list[Object]) -> None:
+    for obj in objects:
+        for container in containers(obj):
+            if "WARMHOOK_SERVE" in environ(container):
+                assert container.keys() >= {"readinessProbe", "startupProbe", "livenessProbe"}
+                start = container["startupProbe"]
+                assert start["periodSeconds"] * start["failureThreshold"] >= 60
+            for probe in ("readinessProbe", "startupProbe", "livenessProbe"):
+                assert container.get(probe, {"timeoutSeconds": 5})["timeoutSeconds"] >= 5
+
+
+@both
+def test_what_is_always_needed_stays_while_nodes_are_drained(objects: list[Object]) -> None:
+    evicted = {"warmhook-watch", "warmhook-dead-letters", "warmhook-handlers"} if objects is BOTH["knative"] else set()
+    for obj, template in pod_templates(objects):
+        if obj["kind"] != "DaemonSet" and obj["metadata"]["name"] not in evicted:
+            budgets = [one for one in objects if one["kind"] == "PodDisruptionBudget"]
+            selectors = [budget["spec"]["selector"]["matchLabels"] for budget in budgets]
+            assert [it for it in selectors if it.items() <= template["metadata"]["labels"].items()] != []
+
+
+@both
+def test_services_have_addresses_of_each_family_that_the_cluster_has(objects: list[Object]) -> None:
+    services = [obj for obj in objects if identity(obj)[:2] == ("v1", "Service")]
+    assert services
+    assert {service["spec"]["ipFamilyPolicy"] for service in services} == {"PreferDualStack"}
+
+
+def test_what_has_a_public_address_serves_webhooks_only() -> None:
+    for obj, template in pod_templates(BOTH["knative"]):
+        visibility = obj["metadata"]["labels"].get("networking.knative.dev/visibility")
+        if obj["apiVersion"].startswith("serving.knative.dev") and visibility != "cluster-local":
+            (container,) = template["spec"]["containers"]
+            assert read_web_settings(environ(container)).serve == {"webhooks"}
+    ingress = find(BOTH["base"], "Service", "warmhook-web")["spec"]["selector"]
+    (template,) = selected(BOTH["base"], "warmhook-system", {"matchLabels": ingress})
+    assert read_web_settings(environ(template["spec"]["containers"][0])).serve == {"webhooks", "metrics"}
+
+
+def test_knative_services_use_only_what_serving_takes_without_a_feature_flag() -> None:
+    for obj, template in pod_templates(BOTH["knative"]):
+        if obj["apiVersion"].startswith("serving.knative.dev"):
+            pod = template["spec"]
+            refused = {"topologySpreadConstraints", "securityContext", "terminationGracePeriodSeconds"}
+            assert not refused & pod.keys()
+            assert not any("fieldRef" in value for value in inside(pod))
 
 
 @both
@@ -284,13 +335,36 @@ def test_accounts_that_a_policy_or_a_flow_schema_names_exist(objects: list[Objec
             objects, "PriorityLevelConfiguration"
         )
         (subject,) = (each for rule in schema["spec"]["rules"] for each in rule["subjects"])
-        assert (subject["serviceAccount"]["namespace"], subject["serviceAccount"]["name"]) in accounts
-    policy = find(objects, "ValidatingAdmissionPolicy", "warmhook-agent-writes")
-    (condition,) = policy["spec"]["matchConditions"]
-    (namespace, name) = re.findall(r"system:serviceaccount:([^:']+):([^:']+)", condition["expression"])[0]
-    assert (namespace, name) in accounts
-    binding = find(objects, "ValidatingAdmissionPolicyBinding", "warmhook-agent-writes")
-    assert binding["spec"]["policyName"] == policy["metadata"]["name"]
+        if subject["kind"] == "Group":
+            namespace = subject["group"]["name"].removeprefix("system:serviceaccounts:")
+            assert ("", namespace) in names(objects, "Namespace")
+        else:
+            assert (subject["serviceAccount"]["namespace"], subject["serviceAccount"]["name"]) in accounts
+    for policy in (obj for obj in objects if obj["kind"] == "ValidatingAdmissionPolicy"):
+        (condition,) = policy["spec"]["matchConditions"]
+        (namespace, name) = re.findall(r"system:serviceaccount:([^:']+):([^:']*)", condition["expression"])[0]
+        assert ("", namespace) in names(objects, "Namespace")
+        assert not name or (namespace, name) in accounts
+        binding = find(objects, "ValidatingAdmissionPolicyBinding", policy["metadata"]["name"])
+        assert binding["spec"] == {"policyName": policy["metadata"]["name"], "validationActions": ["Deny"]}
+        assert policy["spec"]["failurePolicy"] == "Fail"
+
+
+@both
+def test_critical_pods_are_allowed_where_a_cluster_limits_them(objects: list[Object]) -> None:
+    template = find(objects, "DaemonSet", "warmhook-agent")["spec"]["template"]
+    (quota,) = (obj for obj in objects if obj["kind"] == "ResourceQuota")
+    (scope,) = quota["spec"]["scopeSelector"]["matchExpressions"]
+    assert scope["values"] == [template["spec"]["priorityClassName"]]
+    assert quota["metadata"]["namespace"] == "warmhook-agents"
+
+
+@both
+def test_nothing_below_the_runtimes_folder_can_be_written(objects: list[Object]) -> None:
+    (container,) = containers(find(objects, "DaemonSet", "warmhook-agent"))
+    (mount,) = (mount for mount in container["volumeMounts"] if mount["name"] == "runtime")
+    assert mount["readOnly"]
+    assert mount["recursiveReadOnly"] == "IfPossible"
 
 
 def test_knative_refers_to_what_is_there() -> None:
@@ -333,7 +407,8 @@ def test_registries_never_wait_for_a_cold_start_and_handlers_cost_nothing_at_res
         value: str = service["spec"]["template"]["metadata"]["annotations"][f"autoscaling.knative.dev/{key}"]
         return value
 
-    assert annotation("warmhook-receiver", "min-scale") == "1"
+    # Two, so that one can be evicted: a delivery that has to wait for a new Pod may take longer than its sender waits.
+    assert annotation("warmhook-receiver", "min-scale") == "2"
     assert annotation("warmhook-handlers", "min-scale") == "0"
 
 
