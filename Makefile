@@ -54,6 +54,7 @@ system-deps:  ## what the tests with real programs need, on Debian 12
 lock: $(READY)  ## pin all dependencies with hashes and without naming an index; takes minutes
 	$(VENV)/bin/pip-compile $(LOCK_FLAGS) --output-file requirements.txt pyproject.toml
 	$(VENV)/bin/pip-compile $(LOCK_FLAGS) --extra dev --constraint requirements.txt --output-file requirements-dev.txt pyproject.toml
+	$(VENV)/bin/pip-compile $(LOCK_FLAGS) --only-build-deps --build-deps-for wheel --constraint requirements-dev.txt --output-file requirements-build.txt pyproject.toml
 
 LOCK_FLAGS := --quiet --no-header --generate-hashes --allow-unsafe --strip-extras \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-annotate

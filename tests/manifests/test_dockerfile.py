@@ -1,0 +1,68 @@
+"""The image is built from locked packages, holds every program, and runs as a user that exists."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+import warmhook
+from tests.manifests.rendered import BASE, KNATIVE, containers, find, pod_templates, render
+
+ROOT: Final = Path(__file__).parents[2]
+DOCKERFILE: Final = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
+INSTRUCTIONS: Final = [line.split(maxsplit=1) for line in DOCKERFILE.splitlines() if line and line[0] not in "# "]
+RUN: Final = [text for word, text in INSTRUCTIONS if word == "RUN"]
+
+
+def test_every_package_that_is_downloaded_is_locked_by_its_hash() -> None:
+    for command in (part.strip() for text in RUN for part in text.split("&&")):
+        if "pip install" in command or "pip wheel" in command:
+            assert re.search(
+                r"--require-hashes -r requirements(-build)?\.txt$|--no-deps .*(--no-index|--no-build-isol)", command
+            )
+    assert any("--require-hashes -r requirements-build.txt" in text for text in RUN)
+
+
+def test_what_builds_the_package_is_locked_as_it_is_for_development() -> None:
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    locked = (ROOT / "requirements-build.txt").read_text()
+    packages = re.split(r"\n(?=[a-z0-9])", locked.strip())
+    assert [re.split(r"[=>]", package)[0] for package in packages] == [re.split(r"[=>]", it)[0] for it in wanted]
+    assert all(
+        "--hash=sha256:" in package and package in (ROOT / "requirements-dev.txt").read_text() for package in packages
+    )
+
+
+def test_every_package_of_the_project_is_in_the_image() -> None:
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    packages = {name.rstrip("*") for name in tools["packages"]["find"]["include"]}
+    copied = {name for word, text in INSTRUCTIONS if word == "COPY" for name in text.split()}
+    assert packages | {"pyproject.toml", "README.md", "LICENSE"} <= copied
+
+
+def test_both_stages_have_the_same_base_because_the_venv_names_its_python() -> None:
+    assert [text.split()[0] for word, text in INSTRUCTIONS if word == "FROM"] == ["${BASE}", "${BASE}"]
+    (base,) = (text for word, text in INSTRUCTIONS if word == "ARG")
+    assert re.fullmatch(r"BASE=python:3\.11-slim-[a-z]+", base)
+
+
+def test_the_user_of_the_image_has_a_name_and_a_home_and_is_that_of_the_manifests() -> None:
+    (user,) = (text for word, text in INSTRUCTIONS if word == "USER")
+    assert any(f"useradd --uid {user}" in text and "--home-dir" in text for text in RUN)
+    for obj, template in pod_templates(render(KNATIVE)):
+        for container in template["spec"]["containers"]:
+            context = {**template["spec"].get("securityContext", {}), **container["securityContext"]}
+            assert str(context["runAsUser"]) == user or obj["kind"] == "DaemonSet"
+
+
+@pytest.mark.parametrize("folder", [BASE, KNATIVE], ids=["base", "knative"])
+def test_the_tag_in_the_manifests_is_this_version_and_an_agent_starts_without_its_registry(folder: Path) -> None:
+    objects = render(folder)
+    images = {container["image"] for obj in objects for container in containers(obj)}
+    assert images == {f"warmhook:{warmhook.__version__}"}
+    (agent,) = containers(find(objects, "DaemonSet", "warmhook-agent"))
+    assert agent["imagePullPolicy"] == "IfNotPresent"
