@@ -56,6 +56,18 @@ def test_every_reason_of_a_failure_is_explained() -> None:
     assert set(re.findall(r"`([A-Z]\w+)`", table)) == set(get_args(FailureReason)) - NOT_YET
 
 
+def test_every_test_that_the_page_of_threats_names_exists() -> None:
+    page = (ROOT / "docs" / "threats.md").read_text()
+    rows = [row for row in page.splitlines() if row.startswith("|")][2:]
+    assert len(rows) > 8
+    for row in rows:
+        shown = row.rsplit("|", 2)[1]
+        files = re.findall(r"`([a-z0-9_/]+\.py)`", shown)
+        assert files, row
+        text = "".join((ROOT / "tests" / name).read_text() for name in files)
+        assert {name for name in re.findall(r"`(test_\w+)`", shown) if f"def {name}(" not in text} == set()
+
+
 def test_the_limits_are_those_of_the_programs() -> None:
     assert f"{MAX_LINES}, and {MAX_BYTES // 1024} KiB" in OPERATIONS
     assert f"{QUEUE_MAX:,}; repeats" in OPERATIONS
