@@ -181,6 +181,14 @@ def test_handlers_change_neither_reports_nor_the_configuration_of_the_receiver()
     assert of_handlers(request(HANDLERS, None, config))
     assert of_handlers(request(HANDLERS, report(), report()))
     assert of_handlers(request(HANDLERS, patched(desired(), {"metadata": {"labels": None}}), desired()))
+    for change in (
+        {"metadata": {"finalizers": ["example.com/stay"]}},
+        {"metadata": {"ownerReferences": None}},
+        {"metadata": {"ownerReferences": [{**OWNER, "name": "node-2"}]}},
+        {"metadata": {"ownerReferences": [{**OWNER, "blockOwnerDeletion": True}]}},
+        {"immutable": True},
+    ):
+        assert of_handlers(request(HANDLERS, patched(desired(), change), desired())), change
     assert of_handlers(request("kube-system:generic-garbage-collector", None, config)) == []
 
 

@@ -194,7 +194,9 @@ def test_a_token_that_is_bound_to_no_node_writes_nothing() -> None:
 
             await eventually(in_force, what="the policy is in force")
         async with installation.as_account("warmhook-handlers") as handlers:
-            metadata = {"name": desired_name(node), "labels": {"warmhook.dev/kind": "desired"}}
+            owner = {"apiVersion": "v1", "kind": "Node", "name": node, "uid": "of-a-node"}
+            labels = {"warmhook.dev/kind": "desired"}
+            metadata = {"name": desired_name(node), "labels": labels, "ownerReferences": [owner]}
             assert not await refusal(handlers.create(collection, {"metadata": metadata}))
 
     installed(story)
