@@ -200,7 +200,8 @@ def test_a_program_on_a_busy_node_has_time_to_start_and_to_answer(objects: list[
 
 @both
 def test_what_is_always_needed_stays_while_nodes_are_drained(objects: list[Object]) -> None:
-    evicted = {"warmhook-watch", "warmhook-dead-letters", "warmhook-handlers"} if objects is BOTH["knative"] else set()
+    # There is none of these while nothing happens.
+    evicted = {"warmhook-dead-letters", "warmhook-handlers"} if objects is BOTH["knative"] else set()
     for obj, template in pod_templates(objects):
         if obj["kind"] != "DaemonSet" and obj["metadata"]["name"] not in evicted:
             budgets = [one for one in objects if one["kind"] == "PodDisruptionBudget"]
