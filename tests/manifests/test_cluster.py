@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import copy
 from collections.abc import AsyncIterator, Awaitable
+from itertools import count
 from typing import Any
 
 import pytest
@@ -272,19 +273,36 @@ def test_watch_changes_two_fields_of_its_webhook_configuration_and_nothing_else(
             "rules": [nothing],
         }
         # Its name is the cluster's, so this cannot run beside a Warmhook that is installed.
-        await installation.create(CONFIGURATIONS, {"metadata": {"name": "warmhook"}, "webhooks": [hook]})
         path = f"{CONFIGURATIONS}/warmhook"
+        shipped = {
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "MutatingWebhookConfiguration",
+            "metadata": {"name": "warmhook"},
+            "webhooks": [hook],
+        }
+
+        async def applied() -> None:
+            query = {"fieldManager": "warmhook-test"}
+            answer = await installation.send("PATCH", path, query, "application/apply-patch+yaml", shipped)
+            assert answer.status in (200, 201), answer.body
+
+        await applied()
+        installation.made.append(path)
 
         async def patched(**client: Any) -> str:
             (present,) = (await watch.get(path))["webhooks"]
             return await refusal(watch.patch(path, {"webhooks": [{**present, "clientConfig": client}]}))
 
         async with installation.as_account("warmhook-handlers") as watch:
+            tries = count()
 
             async def in_force() -> bool:
-                return "ValidatingAdmissionPolicy" in await patched(url="https://example.com/")
+                # Another one each time, for what changes nothing is allowed.
+                labels = {"try": str(next(tries))}
+                return "ValidatingAdmissionPolicy" in await refusal(watch.patch(path, {"metadata": {"labels": labels}}))
 
             await eventually(in_force, what="the policy is in force")
+            assert await patched(url="https://example.com/")
             trusted = {"caBundle": "QUFB", "service": {**service, "path": "/admission/pods/" + "x" * 43}}
             assert not await patched(**trusted)
             assert not await patched(**{**trusted, "service": {**service, "path": "/admission/pods/" + "y" * 43}})
@@ -298,8 +316,16 @@ def test_watch_changes_two_fields_of_its_webhook_configuration_and_nothing_else(
             secrets = f"/api/v1/namespaces/{installation.system}/secrets"
             assert await refusal(watch.create(secrets, {"metadata": {"name": "mine"}}))
             assert not await refusal(watch.patch(f"{secrets}/warmhook-tls", {"data": {"ca.crt": "QUFB"}}))
+            # Who applies the manifests again meets no conflict, and takes nothing away.
+            before = (await watch.get(path))["webhooks"]
+            await applied()
+            assert (await watch.get(path))["webhooks"] == before
             own = configmaps(installation.system)
-            assert await refusal(watch.create(own, {"metadata": {"name": "warmhook-config-other"}}))
+
+            async def is_held() -> bool:
+                return bool(await refusal(watch.create(own, {"metadata": {"name": f"config-{next(tries)}"}})))
+
+            await eventually(is_held, what="the policy for ConfigMaps is in force")
 
     installed(story)
 
