@@ -11,6 +11,7 @@ ROUTES = {
     "webhooks": ("POST", "/webhooks/harbor"),
     "events": ("POST", "/events"),
     "metrics": ("GET", "/metrics"),
+    "dead-letters": ("POST", "/dead-letters"),
 }
 
 

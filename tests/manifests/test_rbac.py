@@ -118,7 +118,7 @@ def test_a_process_has_the_rights_of_the_parts_that_it_is(name: str) -> None:
         runs |= {"watch"} if "watch" in command else set()
         runs |= {"agent"} if "nodeagent" in command else set()
         if account == "warmhook-dead-letters":
-            assert (parts, runs) == (set(), {"receiver"})
+            assert (parts, runs) == (set(), {"dead-letters"})
         else:
             assert parts == runs, obj["metadata"]["name"]
 

@@ -408,7 +408,7 @@ def test_what_no_handler_takes_goes_where_it_is_told_of() -> None:
     objects = BOTH["knative"]
     service = find(objects, "Service", "warmhook-dead-letters", group="serving.knative.dev")
     (container,) = service["spec"]["template"]["spec"]["containers"]
-    assert environ(container)["WARMHOOK_SERVE"] == "dead-letters"
+    assert environ(container)["WARMHOOK_SERVE"] == "dead-letters,metrics"
     for spec in (obj["spec"] for obj in objects if obj["kind"] in ("Trigger", "Broker")):
         sink = spec["delivery"]["deadLetterSink"]
         assert (sink["ref"]["name"], sink["uri"]) == ("warmhook-dead-letters", "/dead-letters")
