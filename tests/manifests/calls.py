@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -15,12 +14,11 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import structlog
-import uvicorn
 
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes, NotFound
 from devcluster.apiserver import InProcessTransport
-from handlers.tls import TlsServer, serve_tls
+from handlers.credentials import Credentials
 from handlers.watch.certificates import SECRET
 from nodeagent.agent import Agent
 from nodeagent.clock import Clock
@@ -131,6 +129,8 @@ async def _story(world: World, calls: set[Call], folder: Path) -> None:
     def connection(part: str) -> Any:
         return _Recorded(InProcessTransport(world.server, user_agent=part), part, calls)
 
+    # As they are shipped.
+    await world.admin.delete(paths.secrets(NAMESPACE, SECRET))
     for obj in (obj for obj in render(BASE) if obj["kind"] in ("MutatingWebhookConfiguration", "Secret")):
         collection = path_of(obj).rpartition("/")[0]
         await world.admin.create(collection, obj)
@@ -154,22 +154,13 @@ async def _web(world: World, connection: Any) -> AsyncIterator[None]:
     apps = {}
     for part, serve in (("receiver", "webhooks"), ("handlers", "events"), ("admission", "admission")):
         world.transport = connection(part)
+        world.credentials = Credentials(Kubernetes(world.transport), NAMESPACE)
         apps[part] = world.new_app(replace(world.settings, serve=frozenset({serve})))
 
     async def front(scope: Any, receive: Any, send: Any) -> None:
         await apps["receiver" if scope["path"].startswith("/webhooks/") else "handlers"](scope, receive, send)
 
     world.client = world.new_client(front)
-    with socket.socket() as never_opened:
-        # It waits for its certificate for as long as nobody has made one.
-        server = TlsServer(uvicorn.Config(apps["admission"]))
-        kubernetes = Kubernetes(connection("admission"))
-        serving = asyncio.create_task(
-            serve_tls(server, never_opened, kubernetes, NAMESPACE, sleep=asyncio.sleep), name="TLS"
-        )
-        await asyncio.sleep(5)
-        serving.cancel()
-        await asyncio.wait([serving])
     following = asyncio.create_task(apps["admission"].state.beside(), name="admission")
     try:
         yield
