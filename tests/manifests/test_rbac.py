@@ -47,14 +47,9 @@ class Right(NamedTuple):
         )
 
 
-# A right about Nodes, in the namespace where such Events belong.
-OTHER_ROLES: Final = {"warmhook-node-events": "handlers"}
-
-
 def rights(objects: list[Object]) -> Iterator[Right]:
     for role in (obj for obj in objects if obj["kind"] in ("Role", "ClusterRole")):
-        name = role["metadata"]["name"]
-        part = OTHER_ROLES.get(name, name.removeprefix("warmhook-"))
+        part = role["metadata"]["name"].removeprefix("warmhook-")
         for rule in role["rules"]:
             for verb in rule["verbs"]:
                 for group in rule["apiGroups"]:
@@ -67,9 +62,8 @@ def bound(objects: list[Object]) -> dict[str, set[str]]:
     """Account to the parts whose roles it has."""
     found: dict[str, set[str]] = {}
     for binding in (obj for obj in objects if obj["kind"] in ("RoleBinding", "ClusterRoleBinding")):
-        role = binding["roleRef"]["name"]
+        part = binding["roleRef"]["name"].removeprefix("warmhook-")
         for subject in binding["subjects"]:
-            part = OTHER_ROLES.get(role, role.removeprefix("warmhook-"))
             found.setdefault(subject["name"], set()).add(part)
     return found
 
