@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import random
+import time
 from collections.abc import AsyncIterator, Awaitable
 from itertools import count
 from typing import Any
@@ -12,8 +14,10 @@ from typing import Any
 import pytest
 import structlog
 
+from adapters.clock import utcnow
 from adapters.kubernetes.client import Kubernetes, KubernetesError, NotFound, Refused
 from adapters.kubernetes.paths import NODES, configmaps
+from handlers.watch.certificates import Certificates
 from nodeagent.clock import real_clock
 from nodeagent.report import Reporter
 from tests.manifests.calls import Call, record
@@ -303,6 +307,11 @@ def test_watch_changes_two_fields_of_its_webhook_configuration_and_nothing_else(
 
             await eventually(in_force, what="the policy is in force")
             assert await patched(url="https://example.com/")
+            system = installation.system
+            await Certificates(watch, system, utcnow, time.monotonic, asyncio.sleep, random.Random(1)).look()
+            (told,) = (await watch.get(path))["webhooks"]
+            assert told["clientConfig"]["service"]["path"].startswith("/admission/pods/")
+            assert told["clientConfig"]["caBundle"]
             trusted = {"caBundle": "QUFB", "service": {**service, "path": "/admission/pods/" + "x" * 43}}
             assert not await patched(**trusted)
             assert not await patched(**{**trusted, "service": {**service, "path": "/admission/pods/" + "y" * 43}})
