@@ -28,6 +28,7 @@ from warmhook.ports import (
     RuntimeImage,
     RuntimeUnreachable,
 )
+from warmhook.pullerrors import without_server_words
 
 __all__ = ["REASONS", "failure_reason", "harmless", "open_runtime"]
 
@@ -190,7 +191,7 @@ class _CriRuntime:
             # containerd 2 hands a registry's 503 on as UNAVAILABLE, so the code alone does not tell who is away.
             if not _OF_A_PULL.search(text) and (unreachable := self._unreachable(error)):
                 raise unreachable from error
-            message = harmless(text, secrets=_secrets(credentials) if credentials else ())
+            message = harmless(without_server_words(text), secrets=_secrets(credentials) if credentials else ())
             if error.code() == _C.DEADLINE_EXCEEDED:
                 # gRPC's own text says that a stream was removed.
                 message = f"the pull took longer than {timeout_seconds:g} s"

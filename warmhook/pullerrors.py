@@ -1,0 +1,49 @@
+"""Leave the registry's own words out of a runtime's error.
+
+A registry is whatever server an image's name points at, so its answers may hold what only the node can read. What is
+left are the runtime's words and the number of an HTTP status. Bodies, reason phrases, redirects and the names in a
+certificate go.
+
+The forms of containerd: core/remotes/docker/errcode.go and pusher.go, core/remotes/errors/errors.go; of CRI-O:
+containers/image docker/errors.go and docker/body_reader.go.
+"""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+from typing import Final
+
+__all__ = ["without_server_words"]
+
+# A status comes as `: 403 Forbidden`; the phrase is the server's as well, and all that follows may be.
+_STATUS: Final = re.compile(r"(?:: |status code |status |http )([1-5]\d\d)(?=$|[^\d.])", re.IGNORECASE)
+# All that follows one of these is from the server.
+_SERVER_WORDS: Final = re.compile(
+    r"server message|\bbody\b|invalid character|certificate is valid for|errors:|"
+    r"\b(?:access denied|denied|unauthorized|toomanyrequests|unavailable|unsupported|unknown|blob[ _]unknown|"
+    r"name[ _]unknown|name[ _]invalid|manifest[ _]unknown|manifest[ _]invalid|digest[ _]invalid)(?=:)",
+    re.IGNORECASE,
+)
+# Locations, header values and tokens are printed in quotes.
+_QUOTED: Final = re.compile(r"\"(?:[^\"\\]|\\.)*\"?", re.DOTALL)
+
+
+def without_server_words(text: str) -> str:
+    """`text` up to where a registry's words begin, with quoted parts elided."""
+    ends = []
+    if status := _STATUS.search(text):
+        ends.append((status.start(1), _status_line(int(status[1]))))
+    if words := _SERVER_WORDS.search(text):
+        ends.append((words.start(), words.group()))
+    if ends:
+        end, last = min(ends)
+        text = text[:end] + last
+    return _QUOTED.sub('"..."', text)
+
+
+def _status_line(status: int) -> str:
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)
