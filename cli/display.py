@@ -1,4 +1,4 @@
-"""How does a person see what happens? Lines with the time since the start, and the nodes as a table."""
+"""Show a person what happens: lines with the time since the start, and the nodes as a table."""
 
 from __future__ import annotations
 
@@ -73,5 +73,7 @@ def _table(nodes: Sequence[NodeProgress]) -> Table:
     for progress in nodes:
         seconds = "" if progress.seconds is None else f"{progress.seconds:.1f}"
         state = Text(progress.state, _STYLES[progress.state])
-        table.add_row(f"         {progress.node}", state, seconds, *([progress.reason] if progress.reason else []))
+        # As text: names and reasons come from outside, and a string would be read as markup.
+        why = [Text(progress.reason)] if progress.reason else []
+        table.add_row(Text(f"         {progress.node}"), state, seconds, *why)
     return table
