@@ -1,4 +1,4 @@
-"""Everything about time and chance that an agent uses, so that tests of it are instant."""
+"""Hold everything about time and chance that an agent uses, so that tests of it are instant."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Final
 from adapters.clock import utcnow
 from warmhook.ports import Sleep, Utcnow
 
-__all__ = ["Backoff", "Clock", "real_clock"]
+__all__ = ["Backoff", "Budget", "Clock", "real_clock"]
 
 _SPREAD: Final = 0.05
 _SHORTEST_SECONDS: Final = 0.001
@@ -66,3 +66,18 @@ class Backoff:
         """The next wait; not shorter than what a server asked for, within the bound."""
         seconds, self._next = self._next, min(self._longest, 2 * self._next)
         return max(seconds * (0.5 + 0.5 * self._clock.random()), min(at_least or 0, self._longest))
+
+
+class Budget:
+    """How soon something may be done again that may be done `burst` times closely, then once each `seconds`."""
+
+    def __init__(self, clock: Clock, burst: int, seconds: float) -> None:
+        self._clock, self._burst, self._seconds = clock, burst, seconds
+        self._left, self._at = float(burst), clock.monotonic()
+
+    def spend(self) -> float:
+        """It was done now; returns the seconds to wait before the next time."""
+        now = self._clock.monotonic()
+        self._left = min(self._burst, self._left + (now - self._at) / self._seconds) - 1
+        self._at = now
+        return max(0.0, (1 - self._left) * self._seconds)

@@ -1,4 +1,4 @@
-"""How does the node say what it has? Writes its report: soon, rarely, and never more than is true."""
+"""Write the report of the node: soon, rarely, and never more than is true."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from structlog.typing import FilteringBoundLogger
 from adapters.kubernetes.client import Conflict, Kubernetes, KubernetesError, NotFound, Unavailable
 from adapters.kubernetes.paths import configmaps
 from adapters.kubernetes.paths import node as node_path
-from nodeagent.clock import Backoff, Clock
+from nodeagent.clock import Backoff, Budget, Clock
 from nodeagent.trouble import Trouble
 from warmhook.lines import LINE_LABEL, new_configmap
 from warmhook.ports import Object
-from warmhook.reports import LineReport, report_name, report_patch, seen_patch
+from warmhook.reports import LineReport, bounded, reads_the_same, report_name, report_patch, seen_patch
 
 __all__ = ["Reporter", "rewrite", "sayable"]
 
@@ -24,6 +24,10 @@ SEEN_SECONDS: Final = 240.0
 SETTLED_SECONDS: Final = 5.0
 """A line that waits or is pulled for less than this is not worth a write."""
 _BETWEEN_WRITES_SECONDS: Final = 1.0
+# Each write is a new version of the report in etcd, which has a quota, and there are thousands of nodes: however often
+# states change, that many writes may follow closely, then one each so many seconds.
+_BURST_WRITES: Final = 120
+_SUSTAINED_SECONDS: Final = 30.0
 # Changes come in bursts, and one push makes all nodes pull: what follows within this time goes into the same write.
 _GATHER_SECONDS: Final = 0.3
 _LONGEST_BACKOFF_SECONDS: Final = 30.0
@@ -72,6 +76,7 @@ class Reporter:
         self._written: dict[str, LineReport] | None = None
         self._settling: dict[str, tuple[LineReport, float]] = {}
         self._write_after = 0.0
+        self._budget = Budget(clock, _BURST_WRITES, _SUSTAINED_SECONDS)
         self._changed_at: float | None = None
         self._seen_due = 0.0
 
@@ -85,7 +90,8 @@ class Reporter:
         """Keep the report true, for ever. `current` gives `None` as long as nothing is known yet."""
         backoff = Backoff(self._clock, first_seconds=0.5, longest_seconds=_LONGEST_BACKOFF_SECONDS)
         while True:
-            reports = current()
+            latest = current()
+            reports = None if latest is None else bounded(latest)
             seconds = SEEN_SECONDS if reports is None else self._seconds_until_write(reports)
             if reports is None or seconds > 0:
                 await self._clock.wait(self.wake, seconds)
@@ -110,7 +116,7 @@ class Reporter:
             return
         try:
             async with asyncio.timeout(_LAST_WRITE_SECONDS):
-                await self._write(reports, set())
+                await self._write(bounded(reports), set())
         except (TimeoutError, KubernetesError) as error:
             self._log.info("last-report-not-written", error=str(error)[:300])
 
@@ -127,23 +133,27 @@ class Reporter:
         written, unsettled = self._written, self._unsettled(reports)
         due = [self._seen_due]
         if any(key not in reports for key in written) or any(
-            written.get(key) != line for key, line in reports.items() if key not in unsettled
+            not reads_the_same(written.get(key), line) for key, line in reports.items() if key not in unsettled
         ):
             if self._changed_at is None:
                 self._changed_at = now + _GATHER_SECONDS * self._clock.random()
             due.append(max(self._changed_at, self._write_after))
         else:
             self._changed_at = None
-        due += [self._settling[key][1] + SETTLED_SECONDS for key in unsettled if written.get(key) != reports[key]]
+        due += [
+            max(self._settling[key][1] + SETTLED_SECONDS, self._write_after)
+            for key in unsettled
+            if not reads_the_same(written.get(key), reports[key])
+        ]
         return min(due) - now
 
     def _note(self, reports: Reports, now: float) -> None:
-        """Since when each line that waits or is pulled does so, in this version and for this reason."""
+        """Since when each line that waits or is pulled does so, in this version."""
         settling = {}
         for key, line in reports.items():
             if line.state in ("waiting", "pulling"):
                 known = self._settling.get(key)
-                settling[key] = known if known is not None and known[0] == line else (line, now)
+                settling[key] = known if known is not None and reads_the_same(known[0], line) else (line, now)
         self._settling = settling
 
     async def _write(self, reports: Reports, unsettled: set[str]) -> None:
@@ -151,7 +161,10 @@ class Reporter:
         await self._find_owner()
         if self._written is not None:
             said = sayable(self._written, reports, unsettled)
-            if said == self._written and not self._adopt and now < self._seen_due:
+            same = said.keys() == self._written.keys() and all(
+                reads_the_same(line, self._written[key]) for key, line in said.items()
+            )
+            if same and not self._adopt and now < self._seen_due:
                 return
             try:
                 await self._patch(self._written, said)
@@ -170,7 +183,8 @@ class Reporter:
             await self._write_whole(said)
         now = self._clock.monotonic()
         self._written, self._changed_at, self._adopt = said, None, False
-        self._write_after = now + _BETWEEN_WRITES_SECONDS * (1 + 0.5 * self._clock.random())
+        between = _BETWEEN_WRITES_SECONDS * (1 + 0.5 * self._clock.random())
+        self._write_after = now + max(between, self._budget.spend())
         self._seen_due = now + self._clock.around(SEEN_SECONDS)
 
     async def _patch(self, have: Reports, want: Reports) -> None:

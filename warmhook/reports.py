@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal, TypeAlias, get_args
 
@@ -20,13 +20,16 @@ from warmhook.times import format_time, parse_time
 __all__ = [
     "REACHABLE_FOR",
     "SEEN_ANNOTATION",
+    "TEXT_BYTES",
     "WARM_ANNOTATION",
     "LineReport",
     "LineState",
     "Report",
+    "bounded",
     "clean_message",
     "read_detail",
     "read_report",
+    "reads_the_same",
     "report_name",
     "report_node",
     "report_patch",
@@ -41,6 +44,10 @@ REACHABLE_FOR: Final = timedelta(minutes=10)
 _MESSAGE_MAX: Final = 200
 _MOVED: Final = "~"
 _REPORT: Final = "warmhook-report-"
+_MESSAGE_BYTES: Final = 256
+TEXT_BYTES: Final = 32 * 1024
+"""Of all messages of a report together, as etcd stores them."""
+_SHORTEST_BYTES: Final = 32
 
 LineState: TypeAlias = Literal["warm", "waiting", "pulling", "failed"]
 _LABELLED: Final = frozenset({"waiting", "pulling", "failed"})
@@ -70,7 +77,9 @@ class LineReport:
             fields["message"] = clean_message(self.message)
         if self.moved:
             fields["moved"] = self.moved
-        return json.dumps(fields, sort_keys=True, separators=(",", ":")) if fields else None
+        if not fields:
+            return None
+        return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +157,30 @@ def read_detail(text: str) -> tuple[FailureReason, str]:
     return next((known for known in get_args(FailureReason) if known == reason), "RuntimeError"), clean_message(message)
 
 
+def bounded(reports: Mapping[str, LineReport]) -> dict[str, LineReport]:
+    """`reports` with their messages cut so that all together take at most `TEXT_BYTES`; only text is ever cut.
+
+    The more messages there are the shorter is each, by halves, so that one message more seldom changes the others;
+    where too many are left even so, the last by key say nothing.
+    """
+    texts = {key: clean_message(line.message) for key, line in sorted(reports.items()) if line.message}
+    limit_bytes = _MESSAGE_BYTES
+    while limit_bytes > _SHORTEST_BYTES and limit_bytes * len(texts) > TEXT_BYTES:
+        limit_bytes //= 2
+    kept = {key: _cut(text, limit_bytes) for key, text in list(texts.items())[: TEXT_BYTES // limit_bytes]}
+    return {
+        key: line if line.message == kept.get(key, "") else replace(line, message=kept.get(key, ""))
+        for key, line in reports.items()
+    }
+
+
+def reads_the_same(one: LineReport | None, other: LineReport | None) -> bool:
+    """Whether both say the same state: a change of reason, attempts or message alone may wait for the next renewal."""
+    if one is None or other is None:
+        return one is other
+    return replace(one, reason="", attempts=0, message="") == replace(other, reason="", attempts=0, message="")
+
+
 def report_patch(
     node: str,
     node_uid: str,
@@ -184,5 +217,13 @@ def seen_patch(node: str, node_uid: str, seen: datetime) -> dict[str, Any]:
 
 def clean_message(text: str) -> str:
     """`text` without control characters, at most 200 characters: it comes from registries and nodes."""
-    printable = "".join(character if character.isprintable() else " " for character in text)
+    printable = text if text.isprintable() else "".join(each if each.isprintable() else " " for each in text)
     return " ".join(printable.split())[:_MESSAGE_MAX]
+
+
+def _cut(text: str, limit_bytes: int) -> str:
+    """The beginning of `text`, clean, that takes at most so many bytes as a JSON string in UTF-8."""
+    # Printable text: only these two characters are escaped.
+    while (size := len(text.encode()) + text.count('"') + text.count("\\") + 2) > limit_bytes:
+        text = text[: min(len(text) - 1, len(text) * limit_bytes // size)]
+    return text

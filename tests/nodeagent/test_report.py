@@ -1,4 +1,4 @@
-"""Is what a write says never more than is true?"""
+"""What a write says is never more than is true."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""Does everybody read from a report what its agent meant, and nothing from one that lies?"""
+"""Everybody reads from a report what its agent meant, and nothing from one that lies."""
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -11,12 +12,16 @@ from hypothesis import strategies as st
 
 from tests.warmhook.test_lines import merged
 from warmhook.lines import LINE_LABEL
+from warmhook.ports import FailureReason
 from warmhook.reports import (
+    TEXT_BYTES,
     LineReport,
     Report,
+    bounded,
     clean_message,
     read_detail,
     read_report,
+    reads_the_same,
     report_name,
     report_patch,
     seen_patch,
@@ -121,3 +126,38 @@ def test_messages_are_short_and_printable(text: str) -> None:
 
 def test_the_name_fits_into_kubernetes() -> None:
     assert len(report_name("n" * 236)) <= 253
+
+
+@given(
+    st.lists(st.tuples(STATES, st.sampled_from(get_args(FailureReason)), st.text(max_size=300)), max_size=40),
+    st.sampled_from([1, 8, 30]),
+)
+def test_text_never_makes_a_report_large_and_never_costs_a_state(
+    lines: list[tuple[Any, FailureReason, str]], copies: int
+) -> None:
+    reports = {
+        f"{number:016x}": LineReport(f"{number:08x}", state, reason, number, text)
+        for number, (state, reason, text) in enumerate(lines * copies)
+    }
+    kept = bounded(reports)
+    assert kept.keys() == reports.keys()
+    assert all(reads_the_same(kept[key], line) for key, line in reports.items())
+    assert all((kept[key].reason, kept[key].attempts) == (line.reason, line.attempts) for key, line in reports.items())
+    messages = [json.dumps(line.message, ensure_ascii=False).encode() for line in kept.values() if line.message]
+    assert sum(map(len, messages)) <= TEXT_BYTES
+    assert bounded(kept) == kept
+
+
+@pytest.mark.parametrize("text", ["\N{GRINNING FACE}" * 300, '"' * 300, "\\" * 300, "x" * 300])
+def test_a_report_of_256_failed_lines_is_far_below_what_is_allowed(text: str) -> None:
+    lines = {
+        f"{number:016x}": LineReport(f"{number:08x}", "failed", "PlatformMissing", 10**6, text) for number in range(256)
+    }
+    report = written(bounded(lines))
+    assert len(json.dumps(report, ensure_ascii=False).encode()) < 128 * 1024
+    assert all(read_detail(value)[1] for value in report["data"].values())
+
+
+def test_few_messages_are_whole() -> None:
+    line = LineReport("0" * 8, "failed", "Network", 4, "connection refused " * 10)
+    assert bounded({"a": line})["a"].message == clean_message(line.message)
