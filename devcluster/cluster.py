@@ -189,6 +189,9 @@ async def _start_agent(programs: Programs, plan: Plan, command: Sequence[str], n
         "CONTAINER_RUNTIME_ENDPOINT": f"unix://{_socket(plan, name)}",
         "WARMHOOK_STATE_DIR": str(plan.folder / f"{name}.state"),
         "WARMHOOK_METRICS_PORT": "0",
+        "WARMHOOK_ALLOW_LOCAL_REGISTRIES": "true",
+        # The images are small, and nothing removes them when the disk of this machine is fuller than a node's may be.
+        "WARMHOOK_MIN_FREE_PERCENT": "0",
     }
     return await programs.start(f"agent-{name}", command, stage=_AGENT, environ=environ)
 

@@ -1,10 +1,11 @@
-"""How do watching, checking, pulling and reporting go together? A task each, around one ledger."""
+"""Bring watching, checking, pulling and reporting together: a task each, around one ledger."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any, Final
 
 from structlog.typing import FilteringBoundLogger
@@ -12,9 +13,11 @@ from structlog.typing import FilteringBoundLogger
 from adapters.kubernetes.client import Kubernetes
 from nodeagent.clock import Backoff, Clock
 from nodeagent.desired import Desired, follow_desired
+from nodeagent.disk import free_percent
+from nodeagent.health import Health
 from nodeagent.ledger import Ledger
 from nodeagent.metrics import Metrics
-from nodeagent.pulls import Failure, pull_image
+from nodeagent.pulls import pull_image
 from nodeagent.report import Reporter
 from nodeagent.settings import Settings
 from nodeagent.state import State, StateFile
@@ -28,6 +31,23 @@ __all__ = ["Agent"]
 
 _IDLE_SECONDS: Final = 60.0
 _SAVE_AGAIN_SECONDS: Final = 60.0
+# A runtime lists its images within milliseconds; one that takes longer does not answer Pods either.
+_ANSWER_SECONDS: Final = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """How a pull ended."""
+
+    result: str
+    reason: str = ""
+    message: str = ""
+    digests: str = ""
+    size_bytes: int = 0
+    """Of an image that was not there before."""
+
+
+_CANCELLED: Final = _Outcome("cancelled")
 
 
 class Agent:
@@ -44,22 +64,39 @@ class Agent:
         metrics: Metrics,
         platform: Platform,
         offload: Callable[..., Awaitable[Any]] = asyncio.to_thread,
+        measure: Callable[[Iterable[str], str], float | None] = free_percent,
     ) -> None:
-        """`platform` is the node's; `offload` calls a function that waits for the disk, outside the loop."""
+        """`platform` is the node's; `offload` calls a function that waits for the disk, outside the loop.
+
+        `measure` is `nodeagent.disk.free_percent`.
+        """
         self._settings, self._kubernetes, self._runtime = settings, kubernetes, runtime
         self._clock, self._log, self._metrics, self._offload = clock, log, metrics, offload
+        self._measure = measure
         self._file = StateFile(settings.state_dir, settings.node, log)
         state = self._file.load()
         self._desired = Desired(state.resource_version, state.lines)
-        self._ledger = Ledger(clock, platform, state.pulled, state.not_runnable)
+        self._ledger = Ledger(
+            clock,
+            platform,
+            state.pulled,
+            state.not_runnable,
+            min_free_percent=settings.min_free_percent,
+            allow_local_registries=settings.allow_local_registries,
+        )
         self._ledger.take_lines(state.lines)
         self._reporter = Reporter(kubernetes, settings.namespace, settings.node, clock, log)
         self._runtime_trouble = Trouble(log, clock, "runtime-unreachable")
+        self._disk_trouble = Trouble(log, clock, "disk-low")
+        self._save_trouble = Trouble(log, clock, "state-not-written")
+        self._image_folders: list[str] | None = None
+        """Where the runtime keeps images, on the host; `None` before it was asked."""
+        self.health = Health(clock, settings.check_seconds)
         self._check_wake, self._pull_wake, self._save_wake = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._checking = asyncio.Lock()
         self._pulling: dict[str, asyncio.Task[None]] = {}
         self._saved: State | None = state
-        self._wants_known = state.resource_version > 0
+        self.health.lines_known = state.resource_version > 0
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; then cancel the pulls, report once more and leave the state on disk."""
@@ -91,7 +128,7 @@ class Agent:
 
         Nor before it is known what is wanted: a report without lines would tell everybody that nothing is warm.
         """
-        return self._ledger.reports() if self._ledger.asked and self._wants_known else None
+        return self._ledger.reports() if self._ledger.asked and self.health.lines_known else None
 
     # --- what is wanted ---
 
@@ -105,7 +142,7 @@ class Agent:
                 self._take(desired)
 
     def _take(self, desired: Desired) -> None:
-        self._desired, self._wants_known = desired, True
+        self._desired, self.health.lines_known = desired, True
         changes = self._ledger.take_lines(desired.data)
         for key, why in changes.malformed.items():
             self._log.warning("malformed-line", key=key, error=clean_message(why))
@@ -138,28 +175,66 @@ class Agent:
     async def _check(self) -> bool:
         """Ask the runtime what it has. One question at a time, so that an older answer never replaces a newer one."""
         async with self._checking:
+            endpoint = self._settings.runtime_endpoint
             try:
-                images = await self._runtime.images()
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    images = await self._runtime.images()
+                    if not self._ledger.asked:
+                        self._log.info("runtime", version=await self._runtime.version(), images=len(images))
                 # All of them before any is judged, so that nothing warm is called anything else in between.
                 configs = {it: await self._runtime.config(it) for it in sorted(self._ledger.unjudged(images))}
-                if not self._ledger.asked:
-                    self._log.info("runtime", version=await self._runtime.version(), images=len(images))
+            except TimeoutError:
+                self._no_answer(f"{endpoint}: no answer within {_ANSWER_SECONDS:g} s; the runtime may be stopped")
+                return False
             except RuntimeUnreachable as error:
-                self._ledger.runtime_unreachable(clean_message(str(error)))
-                self._runtime_trouble.lasts(
-                    endpoint=self._settings.runtime_endpoint,
-                    error=str(error)[:300],
-                    hint="is the runtime up, and CONTAINER_RUNTIME_ENDPOINT its socket, mounted into the Pod?",
-                )
-                self._changed()
+                self._no_answer(str(error))
                 return False
             self._runtime_trouble.over()
-            for image in self._ledger.take_images(images, configs):
+            self.health.checked(runtime_up=True)
+            self._metrics.checked(self._clock.utcnow().timestamp())
+            self._take_free(await self._free_percent())
+            removed = self._ledger.take_images(images, configs)
+            self._metrics.evicted(len(removed))
+            for image in removed:
                 self._log.warning(
                     "image-removed", image=image, hint="removed by another program; kubelet when disk is low"
                 )
             self._changed()
             return True
+
+    def _no_answer(self, error: str) -> None:
+        self.health.checked(runtime_up=False)
+        self._metrics.checked(None)
+        self._ledger.runtime_unreachable(clean_message(error))
+        self._runtime_trouble.lasts(
+            endpoint=self._settings.runtime_endpoint,
+            error=error[:300],
+            hint="is the runtime up, and CONTAINER_RUNTIME_ENDPOINT its socket, mounted into the Pod?",
+        )
+        self._changed()
+
+    async def _free_percent(self) -> float | None:
+        """The free share of the disk for images; `None` where it cannot be seen or does not matter."""
+        if self._settings.min_free_percent == 0:
+            return None
+        if self._image_folders is None:
+            try:
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    self._image_folders = [each.mountpoint for each in await self._runtime.filesystems()]
+            except (TimeoutError, RuntimeUnreachable):
+                # CRI-O reads its whole storage to answer; where that takes long it is asked once.
+                self._image_folders = []
+        percent: float | None = await self._offload(self._measure, self._image_folders, str(self._settings.state_dir))
+        return percent
+
+    def _take_free(self, percent: float | None) -> None:
+        self._metrics.free_space(percent)
+        self._ledger.room.take_free_space(percent)
+        if self._ledger.room.low:
+            least = self._settings.min_free_percent
+            self._disk_trouble.lasts(free_percent=percent, hint=f"no pull starts with less than {least} % free")
+        else:
+            self._disk_trouble.over()
 
     # --- pulls ---
 
@@ -169,7 +244,10 @@ class Agent:
                 for image, task in self._pulling.items():
                     if not self._ledger.wants(image) and not task.cancelling():
                         task.cancel()
-                for pull in self._ledger.pulls_to_start(self._settings.parallel_pulls):
+                plan = self._ledger.schedule(self._settings.parallel_pulls)
+                for image in plan.stop:
+                    self._pulling[image].cancel()
+                for pull in plan.start:
                     task = group.create_task(self._pull(pull), name=f"pull {pull.image}")
                     self._pulling[pull.image] = task
                     # Not inside the task: one that is cancelled before its first step runs nothing of its own.
@@ -179,51 +257,63 @@ class Agent:
                 await self._clock.wait(self._pull_wake, _IDLE_SECONDS if due is None else min(due, _IDLE_SECONDS))
 
     async def _pull(self, pull: ImagePull) -> None:
-        before, began = self._ledger.images, self._clock.monotonic()
-        attempts = self._ledger.attempts(pull) + 1
-        result, reason, message, digests, size_bytes = "cancelled", "", "", "", 0
+        began, attempts = self._clock.monotonic(), self._ledger.attempts(pull) + 1
+        verdict, outcome = self._ledger.verdict(pull), _CANCELLED
         try:
-            failure = await pull_image(self._runtime, pull, self._clock, self._log)
-            if failure is None and not await self._check():
-                failure = Failure("RuntimeError", "the runtime stopped answering when it had pulled")
-            if failure is None:
-                digests = ",".join(self._ledger.pull_succeeded(pull, before))
-                image = self._ledger.images.get(pull.image)
-                unusable = self._ledger.unusable(pull.image)
-                if image is None:
-                    failure = Failure("RuntimeError", "the runtime has pulled the image and does not list it")
-                elif unusable is not None:
-                    failure = Failure(unusable.reason, unusable.message)
-                elif image.id not in {it.id for it in before.values()}:
-                    size_bytes = image.size_bytes
-            else:
-                self._ledger.pull_failed(pull, failure.reason, failure.message)
-                # What could not be unpacked may have taken the name of what could.
-                if failure.unreachable or failure.reason == "NotRunnable":
-                    self._check_wake.set()
-            result = "failed" if failure else "pulled"
-            reason, message = (failure.reason, failure.message) if failure else ("", "")
+            outcome = await self._outcome(pull)
         finally:
             seconds = self._clock.monotonic() - began
-            self._metrics.pull(result, reason, seconds, size_bytes)
-            told = {"message": message} if message else {}
-            (self._log.warning if message else self._log.info)(
-                "pull",
-                image=pull.image,
-                digest=digests,
-                result=result,
-                reason=reason,
-                attempts=attempts,
-                seconds=round(seconds, 3),
-                **told,
-            )
+            if outcome is _CANCELLED and self._ledger.gives_way(pull.image):
+                message = f"stopped after {seconds:.0f} s because other images had no slot"
+                self._ledger.pull_failed(pull, "Timeout", message)
+                outcome = _Outcome("failed", "Timeout", message)
+            self._metrics.pull(outcome.result, outcome.reason, seconds, outcome.size_bytes)
+            # A failed line is tried for as long as it is wanted; that it fails as before is no news.
+            if not outcome.message or self._ledger.verdict(pull) != verdict:
+                self._log_pull(pull, outcome, attempts, seconds)
+
+    async def _outcome(self, pull: ImagePull) -> _Outcome:
+        """Pull, ask the runtime what it has and note how it went."""
+        before = self._ledger.images
+        failure = await pull_image(self._runtime, pull, self._clock, self._log)
+        if failure is not None:
+            self._ledger.pull_failed(pull, failure.reason, failure.message)
+            # What could not be unpacked may have taken the name of what could.
+            if failure.unreachable or failure.reason == "NotRunnable":
+                self._check_wake.set()
+            return _Outcome("failed", failure.reason, failure.message)
+        if not await self._check():
+            message = "the runtime stopped answering when it had pulled"
+            self._ledger.pull_failed(pull, "RuntimeError", message)
+            return _Outcome("failed", "RuntimeError", message)
+        digests = ",".join(self._ledger.pull_succeeded(pull, before))
+        image = self._ledger.images.get(pull.image)
+        if image is None:
+            return _Outcome("failed", "RuntimeError", "the runtime has pulled the image and does not list it", digests)
+        if (unusable := self._ledger.unusable(pull.image)) is not None:
+            return _Outcome("failed", unusable.reason, unusable.message, digests)
+        new = image.id not in {it.id for it in before.values()}
+        return _Outcome("pulled", digests=digests, size_bytes=image.size_bytes if new else 0)
+
+    def _log_pull(self, pull: ImagePull, outcome: _Outcome, attempts: int, seconds: float) -> None:
+        fields = {"message": outcome.message} if outcome.message else {}
+        (self._log.warning if outcome.message else self._log.info)(
+            "pull",
+            image=pull.image,
+            digest=outcome.digests,
+            result=outcome.result,
+            reason=outcome.reason,
+            attempts=attempts,
+            seconds=round(seconds, 3),
+            **fields,
+        )
 
     def _pull_ended(self, image: str) -> None:
         self._pulling.pop(image, None)
         self._ledger.pull_ended(image)
         self._changed()
 
-    # --- telling the other tasks ---
+    # --- waking the other tasks ---
 
     def _changed(self) -> None:
         self._pull_wake.set()
@@ -250,6 +340,8 @@ class Agent:
         try:
             await self._offload(self._file.save, state)
         except OSError as error:
-            self._log.warning("state-not-written", folder=str(self._settings.state_dir), error=str(error))
+            folder = str(self._settings.state_dir)
+            self._save_trouble.lasts(folder=folder, error=str(error), hint="a restart may pull again what is there")
         else:
             self._saved = state
+            self._save_trouble.over()

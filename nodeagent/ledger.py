@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, replace
 
 from nodeagent.clock import Clock
-from warmhook.lines import MAX_LINES
-from warmhook.outstanding import (
-    EVICTED_SECONDS,
-    NONE_YET,
-    Attempts,
-    ImagePull,
-    after_failure,
-    after_removal,
-    line_report,
-    next_due,
-    next_pulls,
-)
+from nodeagent.room import Room, time_of_day
+from warmhook.attempts import EVICTED_SECONDS, NONE_YET, Attempts, after_failure, after_removal, line_report
+from warmhook.images import parse_reference
+from warmhook.localhosts import is_local_host
+from warmhook.outstanding import SLOW_SECONDS, ImagePull, Running, Schedule, next_due, schedule
 from warmhook.platforms import Platform
 from warmhook.ports import FailureReason, ImageConfig, RuntimeImage
 from warmhook.reports import LineReport
-from warmhook.times import format_time
 from warmhook.wanted import Wanted, take_lines
 from warmhook.warmth import (
     NO_DIGEST,
@@ -54,20 +45,30 @@ class Ledger:
     """All that is known; every question about it is answered from here."""
 
     def __init__(
-        self, clock: Clock, platform: Platform, pulled: Mapping[str, str], not_runnable: Mapping[str, str]
+        self,
+        clock: Clock,
+        platform: Platform,
+        pulled: Mapping[str, str],
+        not_runnable: Mapping[str, str],
+        *,
+        min_free_percent: int = 0,
+        allow_local_registries: bool = False,
     ) -> None:
-        self._clock, self._platform = clock, platform
+        self._clock, self._platform, self._allow_local = clock, platform, allow_local_registries
+        self.room = Room(clock, min_free_percent)
         self.pulled = dict(pulled)
         """Version to the digest its pull brought; outlives the agent."""
         self.not_runnable = dict(not_runnable)
         """Version to the message of a pull that failed as NotRunnable, until one succeeds; outlives the agent."""
         self.lines: dict[str, Wanted] = {}
         self.malformed: Mapping[str, str] = {}
-        self.running: dict[str, ImagePull] = {}
+        self.running: dict[str, Running] = {}
         """Image to the pull that is under way."""
         self.asked = False
         """Whether the runtime was asked at all, successfully or not; before, there is nothing to report."""
         self._surplus: Mapping[str, Wanted] = {}
+        self._refused: frozenset[str] = frozenset()
+        """Images that are not pulled because of their host."""
         self._attempts: dict[str, Attempts] = {}
         self._images: Images | None = None
         self._unusable: dict[str, Unusable | None] = {}
@@ -86,6 +87,10 @@ class Ledger:
         before, self.lines, self._surplus = self.lines, dict(taken.lines), taken.surplus
         news = {key: why for key, why in taken.malformed.items() if self.malformed.get(key) != why}
         self.malformed = taken.malformed
+        images = {wanted.line.image for wanted in self.lines.values()}
+        self._refused = frozenset(
+            image for image in images if not self._allow_local and is_local_host(parse_reference(image).host)
+        )
         versions = {wanted.version for wanted in (*taken.lines.values(), *taken.surplus.values())}
         self.pulled = {version: digest for version, digest in self.pulled.items() if version in versions}
         self.not_runnable = {version: why for version, why in self.not_runnable.items() if version in versions}
@@ -127,13 +132,17 @@ class Ledger:
         judged = self._unusable | {image_id: unusable(config, self._platform) for image_id, config in told.items()}
         self._unusable = {image_id: why for image_id, why in judged.items() if image_id in listed}
         self._untold = set(configs) - told.keys()
-        now, removed = self._clock.monotonic(), []
+        now, removed, seldom = self._clock.monotonic(), [], False
         for wanted in self.lines.values():
             if wanted.version in self._warm and wanted.line.image not in self._images:
-                until = format_time((self._clock.utcnow() + timedelta(seconds=EVICTED_SECONDS)).replace(microsecond=0))
                 known = self._attempts.get(wanted.version, NONE_YET)
+                seldom = seldom or not any(now - time < EVICTED_SECONDS for time in known.removed_at)
+                until = time_of_day(self._clock, now + EVICTED_SECONDS)
                 self._attempts[wanted.version] = after_removal(known, now, until)
                 removed.append(wanted.line.image)
+        # One image that is removed again and again has a wait of its own and says little about the disk.
+        if removed and (seldom or len(set(removed)) > 1 or self.room.on_probation):
+            self.room.lose()
         self._judge()
         return sorted(set(removed))
 
@@ -158,20 +167,36 @@ class Ledger:
 
     # --- pulls ---
 
-    def pulls_to_start(self, parallel: int) -> list[ImagePull]:
-        """The pulls to start now, noted as running."""
-        if self._images is None or not self._current:
-            return []
+    def schedule(self, parallel: int) -> Schedule:
+        """The pulls to start now, noted as running, and those to stop, noted as stopping."""
         now = self._clock.monotonic()
-        pulls = next_pulls(self.lines.values(), self._warm, self._attempts, self.running, now, parallel)
-        self.running |= {pull.image: pull for pull in pulls}
-        return pulls
+        if self._images is None or not self._current or self.room.low or self.room.seconds_until_start() > 0:
+            return Schedule([], [])
+        plan = schedule(self._pullable(), self._warm, self._attempts, self.running, now, parallel)
+        if self.room.on_probation:
+            plan = Schedule(plan.start[:1], [])
+        if plan.start:
+            self.room.started()
+        self.running |= {pull.image: Running(pull, now) for pull in plan.start}
+        self.running |= {image: replace(self.running[image], stopping=True) for image in plan.stop}
+        return plan
 
     def seconds_until_due(self) -> float | None:
-        """When the next back-off ends; `None` where none lasts."""
+        """When the schedule may change by itself; `None` where time changes nothing."""
         now = self._clock.monotonic()
-        due = next_due(self.lines.values(), self._warm, self._attempts, now)
+        if (seconds := self.room.seconds_until_start()) > 0:
+            return seconds
+        due = next_due(self._pullable(), self._warm, self._attempts, self.running.values(), now)
         return None if due is None else due - now
+
+    def gives_way(self, image: str) -> bool:
+        """Whether the image's pull was told to end for others."""
+        return image in self.running and self.running[image].stopping
+
+    def verdict(self, pull: ImagePull) -> set[tuple[str, bool]]:
+        """Why its lines are not warm and whether they count as failed: what the log tells when it changes."""
+        known = [(self._attempts.get(wanted.version, NONE_YET), wanted) for wanted in self._of(pull)]
+        return {(attempts.reason, attempts.exhausted(wanted)) for attempts, wanted in known}
 
     def attempts(self, pull: ImagePull) -> int:
         """How often its lines have failed so far, the most of any."""
@@ -198,6 +223,8 @@ class Ledger:
     def pull_failed(self, pull: ImagePull, reason: FailureReason, message: str) -> None:
         """The pull did not work; lines that are warm all the same stay so."""
         self._fail(pull, reason, message)
+        if reason == "DiskFull":
+            self.room.lose()
 
     def pull_ended(self, image: str) -> None:
         """However it ended: another pull of the image may begin."""
@@ -210,22 +237,27 @@ class Ledger:
         if self._unjudged(self.images) - self._untold:
             return None
         said = {key: self._report(wanted) for key, wanted in self.lines.items()}
-        for key, wanted in self._surplus.items():
-            message = f"the agent takes {MAX_LINES} lines of the highest priority"
-            said[key] = LineReport(wanted.version, "failed", "TooManyLines", message=message)
+        # Without words: there may be hundreds, and the reason says it all.
+        surplus = self._surplus.items()
+        said |= {key: LineReport(wanted.version, "failed", "TooManyLines") for key, wanted in surplus}
         return said
 
     def _report(self, wanted: Wanted) -> LineReport:
         if self._images is None:
             return LineReport(wanted.version, "waiting", "RuntimeError", message=self._unreachable)
         running = self.running.get(wanted.line.image)
-        return line_report(
-            wanted,
-            self._attempts.get(wanted.version, NONE_YET),
-            warm=wanted.version in self._warm,
-            pulling=running is not None and wanted.version in running.versions,
-            moved=moved_to(wanted, self.pulled),
-        )
+        attempts, warm = self._attempts.get(wanted.version, NONE_YET), wanted.version in self._warm
+        pulling = running is not None and wanted.version in running.pull.versions
+        if not warm and wanted.line.image in self._refused:
+            message = "the image's host is the node itself or link-local; nodes do not pull from there"
+            return LineReport(wanted.version, "failed", "Refused", message=message)
+        if not warm and not pulling and not attempts.exhausted(wanted) and (held := self.room.held()):
+            reason, message = held
+            return LineReport(wanted.version, "failed", reason, attempts.failed, message)
+        return line_report(wanted, attempts, warm=warm, pulling=pulling, moved=moved_to(wanted, self.pulled))
+
+    def _pullable(self) -> list[Wanted]:
+        return [wanted for wanted in self.lines.values() if wanted.line.image not in self._refused]
 
     def _unjudged(self, images: Images) -> set[str]:
         named = {images[wanted.line.image].id for wanted in self.lines.values() if wanted.line.image in images}
@@ -248,10 +280,12 @@ class Ledger:
 
     def _fail(self, pull: ImagePull, reason: FailureReason, message: str) -> None:
         now, random = self._clock.monotonic(), self._clock.random()
+        running = self.running.get(pull.image)
+        slow = running is not None and now >= running.began + SLOW_SECONDS
         for wanted in self._of(pull):
             if wanted.version not in self._warm:
                 known = self._attempts.get(wanted.version, NONE_YET)
-                self._attempts[wanted.version] = after_failure(known, wanted, reason, message, now, random)
+                self._attempts[wanted.version] = after_failure(known, wanted, reason, message, now, random, slow=slow)
                 if reason == "NotRunnable":
                     self.not_runnable[wanted.version] = message
 

@@ -1,4 +1,4 @@
-"""How is one image pulled? To the end, to a failure or until it is cancelled; the log shows that it goes on."""
+"""Pull one image: to the end, to a failure or until it is cancelled; the log shows that it goes on."""
 
 from __future__ import annotations
 
@@ -34,20 +34,28 @@ class Failure:
 
 async def pull_image(runtime: Runtime, pull: ImagePull, clock: Clock, log: FilteringBoundLogger) -> Failure | None:
     """Pull; `None` when the runtime says that it has. Cancelling cancels at the runtime."""
+    began = clock.monotonic()
     try:
         async with _progress(runtime, pull, clock, log), asyncio.timeout(pull.timeout_seconds + _GRACE_SECONDS):
             await runtime.pull(pull.image, timeout_seconds=pull.timeout_seconds)
     except PullFailed as error:
+        if clock.monotonic() - began >= pull.timeout_seconds:
+            # A runtime whose process is stopped makes gRPC end the call with whatever words it has.
+            return _timeout(pull)
         return Failure(error.reason, clean_message(error.message))
     except RuntimeUnreachable as error:
         return Failure("RuntimeError", clean_message(str(error)), unreachable=True)
     except TimeoutError:
-        return Failure("Timeout", f"the pull took longer than {pull.timeout_seconds} s")
+        return _timeout(pull)
     except Exception as error:
         # Whatever one image makes a library do, the others are pulled all the same.
         log.exception("pull-crashed", image=pull.image)
         return Failure("RuntimeError", clean_message(f"{type(error).__name__}: {error}"))
     return None
+
+
+def _timeout(pull: ImagePull) -> Failure:
+    return Failure("Timeout", f"the pull took longer than {pull.timeout_seconds} s")
 
 
 @contextlib.asynccontextmanager

@@ -1,4 +1,4 @@
-"""What is an agent told from outside? The environment, read once."""
+"""Read the settings of an agent from the environment, once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapters.environment import BadSetting, choice, number, text
+from adapters.environment import BadSetting, choice, flag, number, text
 from adapters.logs import LOG_MODES, LogMode
 from warmhook.placement import NODE_NAME_MAX
 
@@ -27,7 +27,11 @@ class Settings:
     """How often the runtime is asked what it has, while nothing happens."""
     state_dir: Path = Path("/var/lib/warmhook")
     metrics_port: int = 9464
-    """0: no metrics."""
+    """Of metrics and probes; 0: none."""
+    min_free_percent: int = 20
+    """Of the disk for images; with less no pull starts. A kubelet removes images at less than 15 %. 0: no limit."""
+    allow_local_registries: bool = False
+    """Whether nodes may pull from themselves and from link-local addresses."""
     log: LogMode = "auto"
     kubeconfig: str | None = None
     """`None`: the ServiceAccount of the Pod."""
@@ -50,6 +54,8 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         check_seconds=number(environ, "WARMHOOK_CHECK_SECONDS", 45, minimum=1, maximum=3600),
         state_dir=Path(text(environ, "WARMHOOK_STATE_DIR", "/var/lib/warmhook")),
         metrics_port=number(environ, "WARMHOOK_METRICS_PORT", 9464, minimum=0, maximum=65535),
+        min_free_percent=number(environ, "WARMHOOK_MIN_FREE_PERCENT", 20, minimum=0, maximum=99),
+        allow_local_registries=flag(environ, "WARMHOOK_ALLOW_LOCAL_REGISTRIES"),
         log=choice(environ, "WARMHOOK_LOG", "auto", LOG_MODES),
         kubeconfig=environ.get("KUBECONFIG") or None,
     )

@@ -1,4 +1,4 @@
-"""When is lasting trouble logged? Once when it begins, every five minutes while it lasts, once when it is over."""
+"""Log what lasts: once when it begins, every five minutes while it lasts, once when it is over."""
 
 from __future__ import annotations
 

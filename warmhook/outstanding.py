@@ -1,59 +1,26 @@
-"""What is to be pulled next, what waits until when, and what does the report say of each line?
+"""Decide which pulls start now, and which running one gives way to another.
 
-All times are monotonic seconds.
+A runtime shows no progress of a pull over CRI, so time decides. A pull is *slow* from its 60th second on, and from its
+start where the image was slow before. A node runs at most `parallel` pulls that are not slow and as many again that
+are, so an image that has not been slow finds a slot although others hang. All times are monotonic seconds.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Final, Literal
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
 
-from warmhook.ports import FailureReason
-from warmhook.reports import LineReport
+from warmhook.attempts import NONE_YET, Attempts
 from warmhook.wanted import Wanted
+from warmhook.warmimages import LONGEST_TIMEOUT_SECONDS
 
-__all__ = [
-    "EVICTED_SECONDS",
-    "FIRST_RETRY_SECONDS",
-    "NONE_YET",
-    "RETRY_SECONDS",
-    "Attempts",
-    "ImagePull",
-    "after_failure",
-    "after_removal",
-    "line_report",
-    "next_due",
-    "next_pulls",
-]
+__all__ = ["GIVE_WAY_SECONDS", "SLOW_SECONDS", "ImagePull", "Running", "Schedule", "next_due", "schedule"]
 
-FIRST_RETRY_SECONDS: Final = 5.0
-RETRY_SECONDS: Final = 300.0
-"""The longest back-off, and the interval at which a failed line is tried again."""
-EVICTIONS: Final = 3
-"""A line found removed so many times within `EVICTED_SECONDS` waits as long: something on the node needs the space."""
-EVICTED_SECONDS: Final = 3600.0
-
-
-@dataclass(frozen=True, slots=True)
-class Attempts:
-    """How the pulls for one version of a line have gone since it was last warm."""
-
-    failed: int = 0
-    due_at: float = 0.0
-    """When it may be pulled again."""
-    reason: FailureReason | Literal[""] = ""
-    message: str = ""
-    removed_at: tuple[float, ...] = ()
-    """When the image was found removed behind the agent's back, within the last hour."""
-
-    def exhausted(self, wanted: Wanted) -> bool:
-        """Whether the line counts as failed, though it is tried again."""
-        return self.reason == "Evicted" or self.failed > wanted.line.pull.backoff_limit
-
-
-NONE_YET: Final = Attempts()
+SLOW_SECONDS: Final = 60.0
+GIVE_WAY_SECONDS: Final = 600.0
+"""A pull has this long for itself; then it is stopped if an image that was not slow finds no slot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,91 +30,148 @@ class ImagePull:
     image: str
     versions: frozenset[str]
     """The lines, warm ones too, that are judged by what this pull brings."""
+    namespaces: frozenset[str]
+    """Of the lines that are not warm."""
     priority: int
     since: float
     timeout_seconds: int
+    failed: int = 0
+    """The most failures of any line."""
+    slow: bool = False
+    """Whether one of its lines was slow before."""
 
 
-def next_pulls(
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A pull under way."""
+
+    pull: ImagePull
+    began: float
+    stopping: bool = False
+    """Whether it was told to give way; it holds its slot until it has ended."""
+
+    def slow(self, now: float) -> bool:
+        """Whether it holds its slot for long, or is expected to."""
+        return self.pull.slow or now >= self.began + SLOW_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """What to do now."""
+
+    start: list[ImagePull]
+    stop: list[str]
+    """Images whose pulls give way; what waits for their slots starts when they have ended."""
+
+
+def schedule(
     lines: Collection[Wanted],
     warm: Collection[str],
     attempts: Mapping[str, Attempts],
-    running: Collection[str],
+    running: Mapping[str, Running],
     now: float,
     parallel: int,
-) -> list[ImagePull]:
-    """The pulls to start now: higher priority first, then who failed least, then who waits longest.
+) -> Schedule:
+    """The pulls to start: not slow ones first, then by fewest slow pulls of the namespace, priority, failures, age.
 
-    Failures count before age, so that images which hang until their time is over do not take all turns.
-
-    `warm` are versions, `running` images. Never two pulls of one image, at most `parallel` at once; running ones are
-    never interrupted.
+    `warm` are versions; `running` is by image. Never two pulls of one image, at most `parallel` that are not slow,
+    at most twice as many in all, and at most half of `parallel`, but one, that were slow before.
     """
     due = {
         wanted.line.image
         for wanted in lines
         if wanted.version not in warm and attempts.get(wanted.version, NONE_YET).due_at <= now
     }
-
-    def order(pull: ImagePull) -> tuple[int, int, float, str]:
-        failed = max((attempts.get(version, NONE_YET).failed for version in pull.versions), default=0)
-        return (-pull.priority, failed, pull.since, pull.image)
-
-    pulls = [pull for pull in _by_image(lines, warm) if pull.image in due and pull.image not in running]
-    pulls.sort(key=order)
-    return pulls[: max(0, parallel - len(running))]
+    slots = _Slots(running.values(), now, parallel)
+    pulls = [pull for pull in _by_image(lines, warm, attempts) if pull.image in due and pull.image not in running]
+    pulls.sort(key=slots.order)
+    plan = Schedule([], [])
+    for pull in pulls:
+        if slots.has_room(pull):
+            slots.take(pull)
+            plan.start.append(pull)
+        elif (image := slots.give_way(pull)) is not None:
+            plan.stop.append(image)
+    return plan
 
 
 def next_due(
     lines: Collection[Wanted],
     warm: Collection[str],
     attempts: Mapping[str, Attempts],
+    running: Iterable[Running],
     now: float,
 ) -> float | None:
-    """When the next back-off ends; `None` where nothing waits for a time."""
-    times = (attempts.get(wanted.version, NONE_YET).due_at for wanted in lines if wanted.version not in warm)
+    """When the schedule may change by itself: a back-off ends or a pull becomes slow; `None` where neither will."""
+    times = [attempts.get(wanted.version, NONE_YET).due_at for wanted in lines if wanted.version not in warm]
+    times += [each.began + seconds for each in running for seconds in (SLOW_SECONDS, GIVE_WAY_SECONDS)]
     return min((time for time in times if time > now), default=None)
 
 
-def after_failure(
-    attempts: Attempts, wanted: Wanted, reason: FailureReason, message: str, now: float, random: float
-) -> Attempts:
-    """One more failed pull: wait twice as long, and five minutes once the line's limit is passed.
+class _Slots:
+    """Who holds the slots of a node while pulls are being chosen."""
 
-    `random` (0 to 1) spreads nodes that failed together.
-    """
-    failed = attempts.failed + 1
-    if failed > wanted.line.pull.backoff_limit:
-        seconds = RETRY_SECONDS * (0.95 + 0.1 * random)
-    else:
-        # Past 2**16 the least of the two is known.
-        seconds = min(RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** min(failed - 1, 16)) * (0.5 + 0.5 * random)
-    return Attempts(failed, now + seconds, reason, message, attempts.removed_at)
+    def __init__(self, running: Iterable[Running], now: float, parallel: int) -> None:
+        self._now, self._parallel = now, parallel
+        self._running = {each.pull.image: each for each in running}
+        self._promised = sum(1 for each in self._running.values() if each.stopping)
+
+    def order(self, pull: ImagePull) -> tuple[bool, int, int, int, float, str]:
+        return (pull.slow, self._slow_of(pull), -pull.priority, pull.failed, pull.since, pull.image)
+
+    def has_room(self, pull: ImagePull) -> bool:
+        if len(self._running) >= 2 * self._parallel:
+            return False
+        if pull.slow:
+            were_slow = sum(1 for each in self._running.values() if each.pull.slow)
+            return were_slow < max(1, self._parallel // 2)
+        return self._not_slow() < self._parallel
+
+    def take(self, pull: ImagePull) -> None:
+        self._running[pull.image] = Running(pull, self._now)
+
+    def give_way(self, pull: ImagePull) -> str | None:
+        """The image whose pull must end for this one; `None` where nothing gives way, or something does already."""
+        if pull.slow:
+            return None
+        if self._promised:
+            self._promised -= 1
+            return None
+        stopping = sum(1 for each in self._running.values() if each.stopping)
+        if self._not_slow() + stopping >= self._parallel:
+            return None
+        alone = self._slow_of(pull) == 0
+        candidates = [
+            each
+            for each in self._running.values()
+            if not each.stopping
+            and each.slow(self._now)
+            and (
+                each.pull.slow
+                or self._now >= each.began + GIVE_WAY_SECONDS
+                or (alone and self._slow_of(each.pull) > 1)  # no namespace holds several slots while another has none
+            )
+        ]
+        if not candidates:
+            return None
+        chosen = max(candidates, key=self._burden)
+        self._running[chosen.pull.image] = replace(chosen, stopping=True)
+        return chosen.pull.image
+
+    def _burden(self, running: Running) -> tuple[bool, int, int, float, str]:
+        pull = running.pull
+        return (pull.slow, self._slow_of(pull), -pull.priority, -running.began, pull.image)
+
+    def _not_slow(self) -> int:
+        return sum(1 for each in self._running.values() if not each.slow(self._now))
+
+    def _slow_of(self, pull: ImagePull) -> int:
+        """How many slow pulls its namespace has; the least where lines of several namespaces share the image."""
+        slow = [each for each in self._running.values() if each.slow(self._now) and not each.stopping]
+        return min(sum(1 for each in slow if namespace in each.pull.namespaces) for namespace in pull.namespaces)
 
 
-def after_removal(attempts: Attempts, now: float, until: str) -> Attempts:
-    """A warm line's image is gone from the runtime: pull it again, unless that keeps happening.
-
-    `until` is the time of day, for people, at which a wait that begins now will end.
-    """
-    removed_at = (*(time for time in attempts.removed_at if now - time < EVICTED_SECONDS), now)
-    if len(removed_at) < EVICTIONS:
-        return Attempts(removed_at=removed_at)
-    message = f"the image was removed {len(removed_at)} times within an hour; it is pulled again at {until}"
-    return Attempts(0, now + EVICTED_SECONDS, "Evicted", message, removed_at)
-
-
-def line_report(wanted: Wanted, attempts: Attempts, *, warm: bool, pulling: bool, moved: str) -> LineReport:
-    """What the agent says of a line."""
-    if warm:
-        return LineReport(wanted.version, "warm", moved=moved)
-    if pulling:
-        return LineReport(wanted.version, "pulling", attempts=attempts.failed)
-    state: Literal["failed", "waiting"] = "failed" if attempts.exhausted(wanted) else "waiting"
-    return LineReport(wanted.version, state, attempts.reason, attempts.failed, attempts.message)
-
-
-def _by_image(lines: Collection[Wanted], warm: Collection[str]) -> list[ImagePull]:
+def _by_image(lines: Collection[Wanted], warm: Collection[str], attempts: Mapping[str, Attempts]) -> list[ImagePull]:
     """One pull for each image with an outstanding line: the highest priority, the longest timeout, the oldest age."""
     groups: defaultdict[str, list[Wanted]] = defaultdict(list)
     for wanted in lines:
@@ -157,13 +181,18 @@ def _by_image(lines: Collection[Wanted], warm: Collection[str]) -> list[ImagePul
         outstanding = [wanted for wanted in group if wanted.version not in warm]
         if not outstanding:
             continue
+        known = [attempts.get(wanted.version, NONE_YET) for wanted in outstanding]
+        longest = max(wanted.line.pull.timeout_seconds for wanted in outstanding)
         pulls.append(
             ImagePull(
                 image,
                 versions=frozenset(wanted.version for wanted in group),
+                namespaces=frozenset(wanted.line.warmimage.namespace for wanted in outstanding),
                 priority=max(wanted.line.pull.priority for wanted in outstanding),
                 since=min(wanted.since for wanted in outstanding),
-                timeout_seconds=max(wanted.line.pull.timeout_seconds for wanted in outstanding),
+                timeout_seconds=min(longest, LONGEST_TIMEOUT_SECONDS),
+                failed=max(each.failed for each in known),
+                slow=any(each.slow for each in known),
             )
         )
     return pulls

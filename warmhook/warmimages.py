@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from warmhook.feasible import Affinity, Constraints, Toleration
 from warmhook.images import Reference
 from warmhook.selectors import Selector
 
 __all__ = [
+    "LONGEST_TIMEOUT_SECONDS",
     "Asked",
     "Limit",
     "Nodes",
@@ -29,6 +30,9 @@ __all__ = [
 ]
 
 PullPolicy: TypeAlias = Literal["IfNotPresent", "Always"]
+
+LONGEST_TIMEOUT_SECONDS: Final = 7200
+"""Of one pull; 20 GB at 3 MB/s take less."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -81,8 +85,9 @@ class Pull:
     policy: PullPolicy = "IfNotPresent"
     """`Always`: every version of the line is pulled once, even where the image is present."""
     timeout_seconds: int = 600
+    """For one attempt; at most `LONGEST_TIMEOUT_SECONDS`."""
     backoff_limit: int = 3
-    """Failed attempts that are repeated soon; after one more the line is `failed` and tried every 5 minutes."""
+    """Failed attempts that are repeated soon; after one more the line is `failed` and tried again and again."""
     priority: int = 0
     """Higher is pulled first."""
 

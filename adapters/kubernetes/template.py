@@ -19,7 +19,7 @@ from warmhook.feasible import (
     toleration_object,
 )
 from warmhook.selectors import NotASelector, Selector, parse_selector, requirement_object
-from warmhook.warmimages import Limit, Nodes, Pull, PullPolicy, Template
+from warmhook.warmimages import LONGEST_TIMEOUT_SECONDS, Limit, Nodes, Pull, PullPolicy, Template
 
 __all__ = ["DigestText", "ImageText", "InvalidObject", "LabelSelector", "Spec", "TemplateSpec", "template_object"]
 
@@ -141,9 +141,11 @@ class PullSpec(Spec):
     policy: PullPolicy = Field(
         default="IfNotPresent", description="Always: every new version is pulled once, even where the image is present."
     )
-    timeout_seconds: int = Field(default=600, ge=1, le=86400, description="For one attempt, in seconds.")
+    timeout_seconds: int = Field(
+        default=600, ge=1, le=LONGEST_TIMEOUT_SECONDS, description="For one attempt, in seconds."
+    )
     backoff_limit: int = Field(
-        default=3, ge=0, le=100, description="Retries before a node counts as failed; then it tries every 5 minutes."
+        default=3, ge=0, le=100, description="Retries before a node counts as failed; it goes on trying more rarely."
     )
     priority: int = Field(default=0, ge=-1000, le=1000, description="Higher is pulled first.")
 

@@ -199,7 +199,7 @@ templates = st.builds(
     pull=st.builds(
         Pull,
         st.sampled_from(["IfNotPresent", "Always"]),
-        st.integers(1, 86400),
+        st.integers(1, 7200),
         st.integers(0, 100),
         st.integers(-1000, 1000),
     ),

@@ -95,6 +95,8 @@ async def start_agent(place: Place, node: str, socket: Path) -> Program:
         "CONTAINER_RUNTIME_ENDPOINT": f"unix://{socket}",
         "WARMHOOK_STATE_DIR": str(place.folder / f"{node}.state"),
         "WARMHOOK_METRICS_PORT": "0",
+        "WARMHOOK_ALLOW_LOCAL_REGISTRIES": "true",
+        "WARMHOOK_MIN_FREE_PERCENT": "0",
     }
     command = (sys.executable, "-m", "nodeagent")
     program = await place.programs.start(f"agent-{node}", command, stage=_AGENT, environ=environ)

@@ -133,6 +133,8 @@ class Stack:
             "CONTAINER_RUNTIME_ENDPOINT": f"unix://{containerd.socket_of(self.folder / name)}",
             "WARMHOOK_STATE_DIR": str(self.folder / f"{name}.state"),
             "WARMHOOK_METRICS_PORT": "0",
+            "WARMHOOK_ALLOW_LOCAL_REGISTRIES": "true",
+            "WARMHOOK_MIN_FREE_PERCENT": "0",
             "WARMHOOK_CHECK_SECONDS": "2",
         }
         self.agents[name] = await self._programs.start(

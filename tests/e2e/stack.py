@@ -183,6 +183,8 @@ class Stack:
             "CONTAINER_RUNTIME_ENDPOINT": self._endpoint(name),
             "WARMHOOK_STATE_DIR": str(self.folder / f"{name}.state"),
             "WARMHOOK_METRICS_PORT": "0",
+            "WARMHOOK_ALLOW_LOCAL_REGISTRIES": "true",
+            "WARMHOOK_MIN_FREE_PERCENT": "0",
         }
         command = (*_PYTHON, "nodeagent")
         self.agents[name] = await self._programs.start(

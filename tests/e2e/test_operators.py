@@ -43,6 +43,8 @@ def settings(folder: Path) -> dict[str, str]:
         "CONTAINER_RUNTIME_ENDPOINT": f"unix://{folder}/none.sock",
         "WARMHOOK_STATE_DIR": str(folder / "state"),
         "WARMHOOK_METRICS_PORT": "0",
+        "WARMHOOK_ALLOW_LOCAL_REGISTRIES": "true",
+        "WARMHOOK_MIN_FREE_PERCENT": "0",
     }
 
 

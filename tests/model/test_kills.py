@@ -192,6 +192,7 @@ async def system(seed: int) -> AsyncIterator[tuple[System, Kubernetes]]:
             environ |= {"WARMHOOK_SYNC_SECONDS": str(SYNC_SECONDS)}
             environ |= {"NODE_NAME": "node-1", "CONTAINER_RUNTIME_ENDPOINT": f"unix://{folder}/s"}
             environ |= {"WARMHOOK_STATE_DIR": str(folder / "state"), "WARMHOOK_METRICS_PORT": "0"}
+            environ |= {"WARMHOOK_ALLOW_LOCAL_REGISTRIES": "true", "WARMHOOK_MIN_FREE_PERCENT": "0"}
             for name, module in (("web", "handlers"), ("watch", "handlers.watch"), ("agent", "nodeagent")):
                 tasks(made.keep_running(name, module, **environ))
             await eventually(lambda: _answers(http, f"http://127.0.0.1:{made.web_port}/readyz"), what="web")

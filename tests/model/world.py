@@ -139,7 +139,7 @@ class World:
             return function(*arguments)
 
         clock = Clock(self.now, asyncio.get_running_loop().time, asyncio.sleep, Random(self.rng.random()).random)
-        settings = AgentSettings(node, NAMESPACE, state_dir=self.folder / node)
+        settings = AgentSettings(node, NAMESPACE, state_dir=self.folder / node, min_free_percent=0)
         runtime = self.runtimes.setdefault(node, MemoryRuntime(self.registry))
         return Agent(
             settings,

@@ -49,7 +49,7 @@ async def _place() -> AsyncIterator[Place]:
             serve_registry(Path(folder), port=0) as registry,
             start_containerd() as containerd,
             open_runtime(containerd.endpoint) as runtime,
-            bench() as b,
+            bench(allow_local_registries=True) as b,
         ):
             yield Place(registry, containerd, runtime, b)
 

@@ -27,11 +27,23 @@ def test_every_setting_is_read() -> None:
         "WARMHOOK_CHECK_SECONDS": "10",
         "WARMHOOK_STATE_DIR": "/tmp/state",
         "WARMHOOK_METRICS_PORT": "0",
+        "WARMHOOK_MIN_FREE_PERCENT": "10",
+        "WARMHOOK_ALLOW_LOCAL_REGISTRIES": "true",
         "WARMHOOK_LOG": "console",
         "KUBECONFIG": "/tmp/kubeconfig",
     }
     assert read_settings(environ) == Settings(
-        "n", "elsewhere", "unix:///run/crio/crio.sock", 5, 10, Path("/tmp/state"), 0, "console", "/tmp/kubeconfig"
+        "n",
+        "elsewhere",
+        "unix:///run/crio/crio.sock",
+        5,
+        10,
+        Path("/tmp/state"),
+        0,
+        10,
+        True,
+        "console",
+        "/tmp/kubeconfig",
     )
 
 
@@ -45,6 +57,8 @@ def test_every_setting_is_read() -> None:
         ("WARMHOOK_PARALLEL_PULLS", "many", "a whole number"),
         ("WARMHOOK_CHECK_SECONDS", "-1", "from 1 to 3600"),
         ("WARMHOOK_METRICS_PORT", "65536", "from 0 to 65535"),
+        ("WARMHOOK_MIN_FREE_PERCENT", "100", "from 0 to 99"),
+        ("WARMHOOK_ALLOW_LOCAL_REGISTRIES", "yes", "true, false"),
         ("WARMHOOK_LOG", "loud", "json, console"),
     ],
 )

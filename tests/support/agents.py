@@ -1,4 +1,4 @@
-"""How does a test run a node's agent in its own process? Against an API server and a runtime in memory."""
+"""Run a node's agent in a test's own process, against an API server and a runtime in memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import tempfile
-from collections.abc import AsyncIterator, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -48,6 +48,9 @@ class Bench:
     state_dir: Path
     node: str = "node-1"
     parallel_pulls: int = 2
+    allow_local_registries: bool = False
+    free_percent: Callable[[], float | None] = lambda: None
+    """The free share of the node's disk; `None`: it cannot be seen."""
     requests: list[tuple[float, str, str]] = field(default_factory=list)
     """When the agent asked the API server what: seconds, method, path."""
     logs: list[MutableMapping[str, Any]] = field(default_factory=list)
@@ -97,6 +100,7 @@ class Bench:
             parallel_pulls=self.parallel_pulls,
             check_seconds=check_seconds,
             state_dir=self.state_dir,
+            allow_local_registries=self.allow_local_registries,
         )
         transport = InProcessTransport(
             self.server, before=self._before, swallow=lambda opened: opened <= self.swallows_before
@@ -111,13 +115,14 @@ class Bench:
         )
         return Agent(
             settings,
-            Kubernetes(transport),
+            Kubernetes(transport, count=self.metrics.count_api_request),
             runtime or self.runtime,
             clock=self.clock(),
             log=log,
             metrics=self.metrics,
             platform=Platform("linux", "amd64"),
             offload=here,
+            measure=lambda _folders, _instead: self.free_percent(),
         )
 
     # --- the cluster ---
@@ -200,7 +205,9 @@ def utcnow() -> datetime:
 
 
 @contextlib.asynccontextmanager
-async def bench(node: str = "node-1", *, registered: bool = True) -> AsyncIterator[Bench]:
+async def bench(
+    node: str = "node-1", *, registered: bool = True, allow_local_registries: bool = False
+) -> AsyncIterator[Bench]:
     """A cluster with one Node, no lines and no agent yet."""
     server = ApiServer(utcnow, Random(1))
     transport = InProcessTransport(server)
@@ -209,6 +216,7 @@ async def bench(node: str = "node-1", *, registered: bool = True) -> AsyncIterat
     await kubernetes.create("/api/v1/namespaces", namespace)
     with tempfile.TemporaryDirectory(prefix="wh", dir="/tmp") as folder:
         made = Bench(server, transport, kubernetes, MemoryRuntime(), Path(folder) / "state", node)
+        made.allow_local_registries = allow_local_registries
         if registered:
             await made.register_node()
         yield made

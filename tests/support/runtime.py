@@ -36,6 +36,8 @@ class MemoryRuntime:
     registry: dict[str, str] = field(default_factory=dict)
     """Tag reference to the digest that it points at now; references with a digest need no entry."""
     pull_seconds: float = 1.0
+    hanging: set[str] = field(default_factory=set)
+    """References whose registry takes the connection and sends nothing."""
     unreachable: bool = False
     failures: defaultdict[str, deque[PullFailed | Exception]] = field(default_factory=lambda: defaultdict(deque))
     """What the next pulls of a reference raise."""
@@ -114,14 +116,15 @@ class MemoryRuntime:
         self.running += 1
         self.most_running = max(self.running, self.most_running)
         try:
-            await asyncio.sleep(min(self.pull_seconds, timeout_seconds))
+            pull_seconds = float("inf") if reference in self.hanging else self.pull_seconds
+            await asyncio.sleep(min(pull_seconds, timeout_seconds))
         except asyncio.CancelledError:
             self.cancelled.append(reference)
             raise
         finally:
             self.running -= 1
         self._answer()
-        if self.pull_seconds > timeout_seconds:
+        if pull_seconds > timeout_seconds:
             raise PullFailed("Timeout", f"took longer than {timeout_seconds} s")
         if self.failures[reference]:
             failure = self.failures[reference].popleft()

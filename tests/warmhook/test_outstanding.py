@@ -1,25 +1,19 @@
-"""Is only pulled what is missing, in the right order, and never too often?"""
+"""Only what is missing is pulled, in the right order, and never too often."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from warmhook.lines import MAX_LINES, Line
-from warmhook.outstanding import (
-    EVICTED_SECONDS,
-    FIRST_RETRY_SECONDS,
+from warmhook.attempts import (
     NONE_YET,
-    RETRY_SECONDS,
     Attempts,
-    after_failure,
-    after_removal,
-    line_report,
-    next_due,
-    next_pulls,
 )
+from warmhook.lines import MAX_LINES, Line
+from warmhook.outstanding import GIVE_WAY_SECONDS, SLOW_SECONDS, ImagePull, Running, next_due, schedule
 from warmhook.ports import RuntimeImage
 from warmhook.wanted import Wanted, take_lines
 from warmhook.warmimages import ObjectKey, Pull
@@ -59,6 +53,10 @@ LINES = st.builds(
 SETS = st.lists(LINES, max_size=20, unique_by=lambda it: it.version)
 
 
+def pull_of(image: str, namespace: str = "shop", *, slow: bool = False, priority: int = 0) -> ImagePull:
+    return ImagePull(image, frozenset(), frozenset({namespace}), priority, 0, 600, slow=slow)
+
+
 @given(SETS, st.data(), st.integers(1, 5), st.floats(0, 2000))
 def test_nothing_warm_waiting_or_running_is_ever_pulled(
     lines: list[Wanted], data: st.DataObject, parallel: int, now: float
@@ -66,12 +64,17 @@ def test_nothing_warm_waiting_or_running_is_ever_pulled(
     versions = [it.version for it in lines]
     warm = set(data.draw(st.lists(st.sampled_from(versions)) if versions else st.just([])))
     images = sorted({it.line.image for it in lines})
-    running = data.draw(st.sets(st.sampled_from(images), max_size=parallel) if images else st.just(set()))
+    busy = data.draw(st.sets(st.sampled_from(images), max_size=2 * parallel) if images else st.just(set()))
+    running = {
+        image: Running(pull_of(image, slow=data.draw(st.booleans())), now - data.draw(st.floats(0, 1000)))
+        for image in busy
+    }
     attempts = {version: Attempts(1, data.draw(st.floats(0, 3000))) for version in versions[::2]}
-    pulls = next_pulls(lines, warm, attempts, running, now, parallel)
-    assert len(pulls) + len(running) <= max(parallel, len(running))
-    assert len({pull.image for pull in pulls}) == len(pulls)
-    for pull in pulls:
+    plan = schedule(lines, warm, attempts, running, now, parallel)
+    assert len(plan.start) + len(running) <= max(2 * parallel, len(running))
+    assert len({pull.image for pull in plan.start}) == len(plan.start)
+    assert set(plan.stop) <= running.keys()
+    for pull in plan.start:
         group = [it for it in lines if it.line.image == pull.image]
         missing = [it for it in group if it.version not in warm]
         assert pull.image not in running
@@ -79,8 +82,9 @@ def test_nothing_warm_waiting_or_running_is_ever_pulled(
         assert pull.versions == {it.version for it in group}
         assert pull.timeout_seconds == max(it.line.pull.timeout_seconds for it in missing)
         assert pull.priority == max(it.line.pull.priority for it in missing)
-    if len(pulls) + len(running) < parallel:
-        started = {pull.image for pull in pulls} | running
+    swift = [each for each in running.values() if not each.slow(now)]
+    if len(plan.start) + len(swift) < parallel and len(plan.start) + len(running) < 2 * parallel:
+        started = {pull.image for pull in plan.start} | running.keys()
         for it in lines:
             due = it.version not in warm and attempts.get(it.version, NONE_YET).due_at <= now
             assert not due or it.line.image in started
@@ -88,7 +92,7 @@ def test_nothing_warm_waiting_or_running_is_ever_pulled(
 
 @given(SETS)
 def test_higher_priority_goes_first_then_who_waits_longest(lines: list[Wanted]) -> None:
-    pulls = next_pulls(lines, set(), {}, set(), 0, 100)
+    pulls = schedule(lines, set(), {}, {}, 0, 100).start
     assert pulls == sorted(pulls, key=lambda pull: (-pull.priority, pull.since))
 
 
@@ -96,74 +100,104 @@ def test_higher_priority_goes_first_then_who_waits_longest(lines: list[Wanted]) 
 def test_the_order_of_the_lines_does_not_matter(lines: list[Wanted], random: object) -> None:
     shuffled = list(lines)
     random.shuffle(shuffled)  # type: ignore[attr-defined]  # hypothesis types it loosely
-    assert next_pulls(shuffled, set(), {}, set(), 0, 3) == next_pulls(lines, set(), {}, set(), 0, 3)
+    assert schedule(shuffled, set(), {}, {}, 0, 3) == schedule(lines, set(), {}, {}, 0, 3)
 
 
 def test_an_image_that_failed_goes_after_one_that_did_not() -> None:
     failed = wanted(a_line("registry.example.com/old:1", "old"), since=1)
     fresh = wanted(a_line("registry.example.com/new:1", "new"), since=2)
     attempts = {failed.version: Attempts(1, 0)}
-    assert [pull.image for pull in next_pulls([failed, fresh], set(), attempts, set(), 9, 1)] == [fresh.line.image]
+    assert [pull.image for pull in schedule([failed, fresh], set(), attempts, {}, 9, 1).start] == [fresh.line.image]
 
 
-@given(st.integers(0, 100), st.integers(0, 100), st.floats(0, 1), st.floats(0, 1e6))
-def test_a_back_off_is_never_longer_than_its_bound(failed: int, limit: int, random: float, now: float) -> None:
-    it = wanted(a_line(backoff_limit=limit))
-    after = after_failure(Attempts(failed), it, "Network", "reset", now, random)
-    assert after.failed == failed + 1
-    assert FIRST_RETRY_SECONDS / 2 <= round(after.due_at - now, 3) <= RETRY_SECONDS * 1.05
-    if after.exhausted(it):
-        assert after.due_at - now >= RETRY_SECONDS * 0.94
-    assert after.exhausted(it) == (failed + 1 > limit)
+RUNNING = st.lists(
+    st.tuples(st.sampled_from(["shop", "other", "third"]), st.booleans(), st.floats(0, 7200)), max_size=10
+)
 
 
-def test_back_offs_grow() -> None:
-    it, attempts, waits = wanted(a_line(backoff_limit=10)), NONE_YET, []
-    for _ in range(9):
-        attempts = after_failure(attempts, it, "Network", "reset", 100, 1.0)
-        waits.append(attempts.due_at - 100)
-    assert waits == [5, 10, 20, 40, 80, 160, 300, 300, 300]
+def held(slots: list[tuple[str, bool, float]], now: float, parallel: int) -> dict[str, Running]:
+    """Running pulls as `schedule` lets them come about: of namespaces, slow before or not, of some age."""
+    pulls = [
+        Running(pull_of(f"running{i}", namespace, slow=slow), now - age)
+        for i, (namespace, slow, age) in enumerate(slots)
+    ]
+    swift = [each for each in pulls if not each.slow(now)][:parallel]
+    slow = [each for each in pulls if each.slow(now)][: 2 * parallel - len(swift)]
+    return {each.pull.image: each for each in (*swift, *slow)}
 
 
-def test_two_removals_are_healed_at_once_and_the_third_within_an_hour_waits() -> None:
-    attempts = NONE_YET
-    for now in (0.0, 1000.0):
-        attempts = after_removal(attempts, now, "12:00")
-        assert attempts.due_at == 0
-        assert not attempts.reason
-    attempts = after_removal(attempts, 2000.0, "13:00")
-    assert (attempts.reason, attempts.due_at) == ("Evicted", 2000 + EVICTED_SECONDS)
-    assert "13:00" in attempts.message
-    assert attempts.exhausted(wanted(a_line()))
+@given(RUNNING, st.integers(1, 4), st.integers(-1000, 1000))
+def test_a_first_try_of_a_namespace_without_slow_pulls_finds_a_slot_or_one_gives_way(
+    slots: list[tuple[str, bool, float]], parallel: int, priority: int
+) -> None:
+    now = 10_000.0
+    running = held(slots, now, parallel)
+    first = wanted(Line(ObjectKey("fresh", "web"), IMAGE, pull=Pull(priority=priority)))
+    plan = schedule([first], set(), {}, running, now, parallel)
+    swift = sum(1 for each in running.values() if not each.slow(now))
+    namespaces = Counter(next(iter(each.pull.namespaces)) for each in running.values() if each.slow(now))
+    yielding = any(
+        each.pull.slow or now - each.began >= GIVE_WAY_SECONDS or namespaces[next(iter(each.pull.namespaces))] > 1
+        for each in running.values()
+        if each.slow(now)
+    )
+    if swift < parallel and (len(running) < 2 * parallel or yielding):
+        assert len(plan.start) + len(plan.stop) == 1
+    else:
+        # Every slot is held by a pull that is younger than a minute, or the only one of its namespace and ten.
+        assert not plan.start
+        assert not plan.stop
 
 
-@given(st.lists(st.floats(0, 20_000), max_size=20).map(sorted))
-def test_removals_an_hour_apart_are_forgotten(times: list[float]) -> None:
-    attempts = NONE_YET
-    for now in times:
-        attempts = after_removal(attempts, now, "")
-        recent = [time for time in times if time <= now and now - time < EVICTED_SECONDS]
-        assert len(attempts.removed_at) <= len(recent)
-        assert (attempts.reason == "Evicted") <= (len(recent) >= 3)
+@given(RUNNING, st.integers(1, 4), st.integers(1, 20))
+def test_images_that_were_slow_hold_half_of_the_slots_at_most_and_stop_nothing(
+    slots: list[tuple[str, bool, float]], parallel: int, many: int
+) -> None:
+    now = 10_000.0
+    running = held(slots, now, parallel)
+    lines = [wanted(a_line(f"registry.example.com/slow{i}:1", f"slow{i}", priority=1000)) for i in range(many)]
+    attempts = {line.version: Attempts(1, 0, "Timeout", slow=True) for line in lines}
+    plan = schedule(lines, set(), attempts, running, now, parallel)
+    before = sum(1 for each in running.values() if each.pull.slow)
+    assert len(plan.start) <= max(0, max(1, parallel // 2) - before)
+    assert plan.stop == []
+
+
+@settings(max_examples=50)
+@given(RUNNING, st.integers(1, 4), SETS)
+def test_no_more_pulls_are_stopped_than_wait_and_none_twice(
+    slots: list[tuple[str, bool, float]], parallel: int, lines: list[Wanted]
+) -> None:
+    now = 10_000.0
+    running = held(slots, now, parallel)
+    plan = schedule(lines, set(), {}, running, now, parallel)
+    assert len(plan.start) + len(plan.stop) <= len({it.line.image for it in lines})
+    assert len(plan.stop) <= parallel
+    told = running | {image: replace(running[image], stopping=True) for image in plan.stop}
+    started = {pull.image for pull in plan.start}
+    waiting = [it for it in lines if it.line.image not in started]
+    assert not set(schedule(waiting, set(), {}, told, now, parallel).stop) & set(plan.stop)
+
+
+def test_a_pull_has_at_most_two_hours() -> None:
+    line = wanted(a_line(timeout_seconds=86400))
+    assert schedule([line], set(), {}, {}, 0, 1).start[0].timeout_seconds == 7200
+
+
+def test_the_schedule_is_made_again_when_a_pull_becomes_slow_and_when_it_may_give_way() -> None:
+    running = [Running(pull_of("long"), 100)]
+    assert next_due([], set(), {}, running, 100) == 100 + SLOW_SECONDS
+    assert next_due([], set(), {}, running, 200) == 100 + GIVE_WAY_SECONDS
+    assert next_due([], set(), {}, running, 1000) is None
 
 
 def test_the_next_time_is_the_earliest_to_come_of_what_is_not_warm() -> None:
     first, second, third = (wanted(a_line(name=f"n{i}")) for i in range(3))
     attempts = {first.version: Attempts(1, 10), second.version: Attempts(1, 20), third.version: Attempts(1, 15)}
     lines = [first, second, third]
-    assert next_due(lines, set(), attempts, 10) == 15
-    assert next_due(lines, {third.version}, attempts, 10) == 20
-    assert next_due(lines, set(), attempts, 20) is None
-
-
-def test_what_is_said_of_a_line() -> None:
-    it = wanted(a_line(backoff_limit=1))
-    failed_once = Attempts(1, 5, "Network", "reset")
-    assert line_report(it, failed_once, warm=True, pulling=True, moved="").state == "warm"
-    assert line_report(it, failed_once, warm=False, pulling=True, moved="").state == "pulling"
-    waiting = line_report(it, failed_once, warm=False, pulling=False, moved="")
-    assert (waiting.state, waiting.reason, waiting.attempts, waiting.message) == ("waiting", "Network", 1, "reset")
-    assert line_report(it, replace(failed_once, failed=2), warm=False, pulling=False, moved="").state == "failed"
+    assert next_due(lines, set(), attempts, [], 10) == 15
+    assert next_due(lines, {third.version}, attempts, [], 10) == 20
+    assert next_due(lines, set(), attempts, [], 20) is None
 
 
 # --- warmth ---

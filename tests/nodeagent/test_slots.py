@@ -1,0 +1,143 @@
+"""Images that hang delay no other image for long, whoever wants them."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+
+import pytest
+
+from tests.nodeagent.test_agent import a_push, warm
+from tests.support.agents import Bench, bench
+from tests.support.instant import instantly, until
+from warmhook.lines import Line
+from warmhook.outstanding import GIVE_WAY_SECONDS, SLOW_SECONDS
+from warmhook.warmimages import ObjectKey, Pull
+
+HOUR = 3600
+
+
+def hanging(b: Bench, many: int, namespace: str = "other", *, priority: int = 0, timeout: int = 600) -> list[Line]:
+    lines = []
+    for i in range(many):
+        image = f"stalls.example.com/{namespace}/image{i}:1"
+        b.runtime.hanging.add(image)
+        lines.append(Line(ObjectKey(namespace, f"n{i}"), image, pull=Pull(priority=priority, timeout_seconds=timeout)))
+    return lines
+
+
+async def waits(b: Bench, pushes: int, every_seconds: float, namespace: str = "shop") -> list[float]:
+    """How long each of several pushes takes to be pulled."""
+    seconds = []
+    for i in range(pushes):
+        image = f"registry.example.com/{namespace}/web{i}:1"
+        line = Line(ObjectKey(namespace, f"web{i}"), image, b.runtime.push(image, str(i)))
+        await b.want(line)
+        began = asyncio.get_running_loop().time()
+        await until(lambda line=line: line.image in b.runtime.listed, seconds=24 * HOUR, step=0.5)  # type: ignore[misc]  # mypy cannot infer defaults of lambdas
+        seconds.append(asyncio.get_running_loop().time() - began)
+        await asyncio.sleep(every_seconds)
+    return seconds
+
+
+@pytest.mark.parametrize(
+    ("many", "priority", "timeout"), [(2, 0, 600), (4, 1, 600), (4, -1000, 86400), (12, 1000, 7200)]
+)
+def test_another_namespaces_images_that_hang_delay_a_push_for_a_minute_at_most(
+    many: int, priority: int, timeout: int
+) -> None:
+    async def main() -> None:
+        async with bench() as b, b.agent():
+            await b.want(*hanging(b, many, priority=priority, timeout=timeout))
+            await asyncio.sleep(5)
+            seconds = await waits(b, 12, 400)
+            assert max(seconds) <= SLOW_SECONDS + 5
+            assert statistics.median(seconds) < 5
+            assert b.runtime.most_running <= 2 * b.parallel_pulls
+
+    instantly(main())
+
+
+@pytest.mark.parametrize("timeout", [600, 7200])
+def test_images_that_hang_delay_a_push_of_their_own_namespace_for_the_default_timeout_at_most(timeout: int) -> None:
+    async def main() -> None:
+        async with bench() as b, b.agent():
+            await b.want(*hanging(b, 6, "shop", priority=1, timeout=timeout))
+            await asyncio.sleep(5)
+            seconds = await waits(b, 20, 300)
+            assert max(seconds) <= 2 * GIVE_WAY_SECONDS
+            assert statistics.median(seconds) < 5
+
+    instantly(main())
+
+
+def test_with_one_slot_a_push_waits_for_a_minute_at_most() -> None:
+    async def main() -> None:
+        async with bench() as b:
+            b.parallel_pulls = 1
+            async with b.agent():
+                await b.want(*hanging(b, 10, priority=1000, timeout=7200))
+                await asyncio.sleep(5)
+                assert max(await waits(b, 10, 400)) <= SLOW_SECONDS + 5
+                assert b.runtime.most_running == 2
+
+    instantly(main())
+
+
+def test_many_namespaces_with_images_that_hang_delay_a_push_only_until_each_was_tried() -> None:
+    async def main() -> None:
+        async with bench() as b, b.agent():
+            for i in range(8):
+                await b.want(*hanging(b, 2, f"other{i}", priority=1000, timeout=7200))
+            await asyncio.sleep(300)
+            seconds = await waits(b, 10, 400)
+            assert max(seconds) <= HOUR
+            assert max(seconds[2:]) <= SLOW_SECONDS, seconds
+
+    instantly(main())
+
+
+def test_a_pull_that_gives_way_has_timed_out_and_is_tried_again() -> None:
+    async def main() -> None:
+        async with bench() as b:
+            b.parallel_pulls = 1
+            long = hanging(b, 2, "shop", timeout=7200)
+            async with b.agent():
+                await b.want(*long)
+                await until(lambda: b.runtime.running == 2, seconds=120)
+                line = a_push(b)
+                await b.want(line)
+                assert await warm(b, line, seconds=GIVE_WAY_SECONDS + 60) > 300
+                [stopped] = [line for line in long if line.image in b.runtime.cancelled]
+                assert b.events("pull")[0]["reason"] == "Timeout"
+                b.runtime.hanging.clear()
+                b.runtime.push(stopped.image, "it works")
+                await until(lambda: b.state(stopped) == "warm", seconds=2 * HOUR, step=30)
+
+    instantly(main())
+
+
+def test_pulls_that_are_long_but_alone_are_never_stopped() -> None:
+    async def main() -> None:
+        async with bench() as b, b.agent():
+            b.runtime.pull_seconds = 500
+            lines = [a_push(b, f"registry.example.com/shop/web{i}:1", str(i)) for i in range(12)]
+            await b.want(*lines)
+            await until(lambda: len(b.report().warm) == len(lines), seconds=3 * HOUR, step=30)
+            assert b.runtime.cancelled == []
+            assert len(b.runtime.pulls) == 12
+            assert b.runtime.most_running <= 2 * b.parallel_pulls
+
+    instantly(main())
+
+
+def test_swift_pulls_never_take_more_slots_than_are_set() -> None:
+    async def main() -> None:
+        async with bench() as b, b.agent():
+            b.runtime.pull_seconds = 50
+            lines = [a_push(b, f"registry.example.com/shop/web{i}:1", str(i)) for i in range(12)]
+            await b.want(*lines)
+            await until(lambda: len(b.report().warm) == len(lines), seconds=HOUR, step=30)
+            assert b.runtime.most_running == 2
+
+    instantly(main())
