@@ -1,4 +1,4 @@
-"""The node program: `python -m nodeagent` reads its settings, opens its adapters and works until it is told to stop."""
+"""Run the node program: `python -m nodeagent` reads its settings, opens its adapters and works until SIGTERM."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from adapters.kubernetes.transport import BadKubeconfig, open_transport
 from adapters.logs import set_up_logs
 from nodeagent.agent import Agent
 from nodeagent.clock import real_clock
-from nodeagent.metrics import Metrics, PortInUse, serve_metrics
+from nodeagent.metrics import Metrics
+from nodeagent.probes import serve_probes
 from nodeagent.settings import Settings, read_settings
 from warmhook import __version__
 from warmhook.platforms import platform_of
@@ -35,16 +36,14 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
     try:
         settings = read_settings(environ)
         set_up_logs(settings.log, sys.stdout)
-        metrics = Metrics()
-        with serve_metrics(metrics, settings.metrics_port):
-            asyncio.run(_run(settings, metrics))
-    except (BadSetting, BadKubeconfig, PortInUse) as error:
+        asyncio.run(_run(settings))
+    except (BadSetting, BadKubeconfig) as error:
         print(f"nodeagent: {error}", file=sys.stderr)  # noqa: T201 - one line for who set it, not for the logs
         return 2
     return 0
 
 
-async def _run(settings: Settings, metrics: Metrics) -> None:
+async def _run(settings: Settings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -52,17 +51,18 @@ async def _run(settings: Settings, metrics: Metrics) -> None:
         open_transport(settings.kubeconfig, user_agent=f"warmhook-agent/{__version__}") as transport,
         open_runtime(settings.runtime_endpoint) as runtime,
     ):
-        log = structlog.get_logger()
+        log, clock, metrics = structlog.get_logger(), real_clock(), Metrics()
         agent = Agent(
             settings,
-            Kubernetes(transport),
+            Kubernetes(transport, count=metrics.count_api_request),
             runtime,
-            clock=real_clock(),
+            clock=clock,
             log=log,
             metrics=metrics,
             platform=platform_of(platform.system(), platform.machine()),
         )
-        await agent.run(stop)
+        async with serve_probes(settings.metrics_port, agent.health, metrics.exposition, clock, log):
+            await agent.run(stop)
 
 
 if __name__ == "__main__":

@@ -1,40 +1,55 @@
-"""What does an agent count? Never by image or node: those labels have no bound."""
+"""Count what an agent does. Never by image or node: those labels have no bound."""
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter as Tally
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
-__all__ = ["Metrics", "PortInUse", "serve_metrics"]
+__all__ = ["Metrics"]
 
 _STATES = ("warm", "waiting", "pulling", "failed", "malformed")
-
-
-class PortInUse(Exception):
-    """Metrics cannot be served on that port; the message says which and why."""
 
 
 class Metrics:
     """The figures of one agent."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self._lines = Gauge("warmhook_lines", "Lines of this node by state", ["state"], registry=self.registry)
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self._lines = Gauge("warmhook_lines", "Lines of this node by state", ["state"], registry=registry)
         self._pulls = Counter(
-            "warmhook_pulls", "Pulls that ended, by result and reason", ["result", "reason"], registry=self.registry
+            "warmhook_pulls", "Pulls that ended, by result and reason", ["result", "reason"], registry=registry
         )
         self._seconds = Histogram(
             "warmhook_pull_seconds",
             "How long successful pulls took",
             buckets=(0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800),
-            registry=self.registry,
+            registry=registry,
         )
         self._bytes = Counter(
-            "warmhook_pull_bytes", "Size of the images that pulls brought, as the runtime says", registry=self.registry
+            "warmhook_pull_bytes",
+            "Sizes of the new images that pulls brought; layers that images share count for each",
+            registry=registry,
         )
+        self._evictions = Counter("warmhook_evictions", "Warm images that another program removed", registry=registry)
+        self._api_requests = Counter(
+            "warmhook_api_requests", "Requests to the API server", ["kind", "verb", "code"], registry=registry
+        )
+        self._api_up = Gauge("warmhook_api_up", "Whether the API server answered last time", registry=registry)
+        self._runtime_up = Gauge("warmhook_runtime_up", "Whether the runtime answered last time", registry=registry)
+        self._last_check = Gauge(
+            "warmhook_last_check_timestamp_seconds",
+            "When the runtime last said what it has, in Unix time",
+            registry=registry,
+        )
+        self._free = Gauge(
+            "warmhook_disk_free_percent",
+            "Free share of the disk for images, in percent; NaN where it cannot be seen",
+            registry=registry,
+        )
+        self._free.set(float("nan"))
         self.lines(())
 
     def lines(self, states: Iterable[str], malformed: int = 0) -> None:
@@ -51,20 +66,25 @@ class Metrics:
             self._seconds.observe(seconds)
             self._bytes.inc(size_bytes)
 
+    def checked(self, unix_time: float | None) -> None:
+        """The runtime said what it has at that time; `None`: it did not answer."""
+        self._runtime_up.set(unix_time is not None)
+        if unix_time is not None:
+            self._last_check.set(unix_time)
 
-@contextlib.contextmanager
-def serve_metrics(metrics: Metrics, port: int) -> Iterator[None]:
-    """Answer `GET /metrics` on every address while the context lasts; port 0: nowhere. Raises `PortInUse`."""
-    if port == 0:
-        yield
-        return
-    try:
-        server, thread = start_http_server(port, "0.0.0.0", registry=metrics.registry)  # noqa: S104 - scraped from outside
-    except OSError as error:
-        raise PortInUse(f"WARMHOOK_METRICS_PORT {port} cannot be opened: {error}") from error
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(5)
+    def free_space(self, percent: float | None) -> None:
+        """The free share of the disk for images; `None` where it cannot be seen."""
+        self._free.set(float("nan") if percent is None else percent)
+
+    def evicted(self, images: int) -> None:
+        """So many images are gone from the runtime."""
+        self._evictions.inc(images)
+
+    def count_api_request(self, kind: str, verb: str, code: str) -> None:
+        """One answer of the API server, or none (`unreachable`)."""
+        self._api_requests.labels(kind, verb, code).inc()
+        self._api_up.set(code != "unreachable")
+
+    def exposition(self) -> bytes:
+        """All metrics in the Prometheus text format."""
+        return generate_latest(self.registry)

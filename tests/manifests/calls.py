@@ -215,7 +215,7 @@ def _agent(world: World, node: str, transport: Any, folder: Path) -> Agent:
 
     runtime = MemoryRuntime(registry={f"{HOST}/shop/app:{tag}": DIGEST for tag in ("v1", "v2")})
     return Agent(
-        Settings(node, NAMESPACE, state_dir=folder / node),
+        Settings(node, NAMESPACE, state_dir=folder / node, min_free_percent=0),
         Kubernetes(transport),
         runtime,
         clock=Clock(world.now, world.monotonic, asyncio.sleep, Random(1).random),

@@ -1,0 +1,131 @@
+"""Serve `/metrics`, `/healthz` and `/readyz` on the agent's own event loop.
+
+The port is on the node's network, where anybody may connect: connections are few, short and closed after one answer,
+and a new one displaces the oldest rather than wait for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+from structlog.typing import FilteringBoundLogger
+
+from nodeagent.clock import Backoff, Clock
+from nodeagent.health import Health
+from nodeagent.trouble import Trouble
+
+__all__ = ["listen", "serve_probes"]
+
+CONNECTIONS: Final = 32
+_SECONDS: Final = 5.0
+"""For one connection, from its beginning to its end."""
+_HEAD_BYTES: Final = 8 * 1024
+_NO_IPV6: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
+_PHRASES: Final = {
+    200: "OK",
+    400: "Bad Request",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    503: "Service Unavailable",
+}
+_TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def listen(port: int) -> socket.socket:
+    """A socket on every address of both IP families, or of IPv4 where the kernel has no IPv6. Raises `OSError`."""
+    try:
+        if socket.has_dualstack_ipv6():
+            return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    except OSError as error:
+        if error.errno not in _NO_IPV6:
+            raise
+    return socket.create_server(("0.0.0.0", port))  # noqa: S104 - scraped from outside
+
+
+@contextlib.asynccontextmanager
+async def serve_probes(
+    port: int, health: Health, exposition: Callable[[], bytes], clock: Clock, log: FilteringBoundLogger
+) -> AsyncIterator[None]:
+    """Answer while the context lasts; port 0: nowhere. A port in use is tried again and again, and stops nothing."""
+    if port == 0:
+        yield
+        return
+    serving = asyncio.create_task(_serve(port, _Probes(health, exposition), clock, log), name="probes")
+    try:
+        yield
+    finally:
+        serving.cancel()
+        await asyncio.wait((serving,))
+
+
+async def _serve(port: int, probes: _Probes, clock: Clock, log: FilteringBoundLogger) -> None:
+    trouble = Trouble(log, clock, "metrics-port-in-use")
+    backoff = Backoff(clock, first_seconds=1, longest_seconds=30)
+    while True:
+        try:
+            listener = listen(port)
+        except OSError as error:
+            trouble.lasts(port=port, error=str(error), hint="set WARMHOOK_METRICS_PORT to a free port; 0 is none")
+            await clock.sleep(backoff.seconds())
+            continue
+        trouble.over()
+        server = await asyncio.start_server(probes.answer, sock=listener, limit=_HEAD_BYTES)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            server.close()
+            probes.abort()
+
+
+class _Probes:
+    def __init__(self, health: Health, exposition: Callable[[], bytes]) -> None:
+        self._health, self._exposition = health, exposition
+        self._open: dict[asyncio.StreamWriter, None] = {}
+        """Oldest first."""
+
+    def abort(self) -> None:
+        for writer in self._open:
+            writer.transport.abort()
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open[writer] = None
+        if len(self._open) > CONNECTIONS:
+            oldest = next(iter(self._open))
+            del self._open[oldest]
+            oldest.transport.abort()
+        try:
+            async with asyncio.timeout(_SECONDS):
+                head = await reader.readuntil(b"\r\n\r\n")
+                status, kind, body = self._response(head.split(b"\r\n", 1)[0].decode("latin-1").split(" "))
+                length = f"content-length: {len(body)}\r\nconnection: close"
+                opening = f"HTTP/1.1 {status} {_PHRASES[status]}\r\ncontent-type: {kind}\r\n{length}\r\n\r\n"
+                writer.write(opening.encode() + (b"" if head.startswith(b"HEAD ") else body))
+                await writer.drain()
+                writer.close()
+                await writer.wait_closed()
+        except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            writer.transport.abort()
+        finally:
+            self._open.pop(writer, None)
+
+    def _response(self, request: list[str]) -> tuple[int, str, bytes]:
+        plain = "text/plain; charset=utf-8"
+        if len(request) != 3 or not request[2].startswith("HTTP/1."):
+            return 400, plain, b""
+        if request[0] not in ("GET", "HEAD"):
+            return 405, plain, b""
+        match request[1].partition("?")[0]:
+            case "/metrics":
+                return 200, _TEXT, self._exposition()
+            case "/healthz":
+                problem = self._health.sick()
+            case "/readyz":
+                problem = self._health.unready()
+            case _:
+                return 404, plain, b""
+        return (503 if problem else 200), plain, f"{problem or 'ok'}\n".encode()
