@@ -75,7 +75,8 @@ class Pushes:
             wanting = await self._wanting(pushed, "")
         if not wanting:
             return "no-policy"
-        moment = push_time(pushed.pushed_at, received)
+        # An event that came through a Broker names its time of receipt itself.
+        moment = push_time(pushed.pushed_at, min(received, self._now()))
         outcomes = await asyncio.gather(
             *(self._decide(found, policy, image, moment, event_id) for found, policy, image in wanting),
             return_exceptions=True,

@@ -9,7 +9,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final, Literal, TypeGuard, get_args
 
 from warmhook.feasible import affinity_object, parse_affinity, parse_tolerations, toleration_object
@@ -69,8 +69,6 @@ SkipReason = Literal[
 ]
 SKIP_REASONS: Final[tuple[SkipReason, ...]] = get_args(SkipReason)
 
-# A sender's clock may run ahead of ours; past this its time would let a wrong clock win against every later push.
-_CLOCK_TOLERANCE: Final = timedelta(minutes=5)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -97,22 +95,23 @@ class Skip:
 def pushed_id(source: str, pushed: Pushed, received: datetime) -> str:
     """The CloudEvent id of a push: 32 hex digits, equal for every delivery of one event by one source.
 
-    Where a sender gives neither time, delivery id nor digest, the minute of receipt stands in: a repeat within it
-    is recognised, and a second push of the same tag a minute later is not taken for one.
+    Where a sender gives neither time, delivery id nor digest, the moment of receipt stands in, so every delivery is a
+    push of its own: a repeat costs one manifest request per node, a push that is taken for a repeat costs the image.
     """
     pushed_at = _given(pushed.pushed_at)
     identity = pushed.delivery_id or (pushed_at.isoformat() if pushed_at else "")
     if not identity and not pushed.image.digest:
-        identity = received.astimezone(UTC).strftime("%Y-%m-%dT%H:%M")
+        identity = received.astimezone(UTC).isoformat()
     return _digest(source, str(pushed.image.without_digest()), pushed.image.digest, identity)
 
 
 def push_time(pushed_at: datetime | None, received: datetime) -> datetime:
-    """When the image counts as pushed, in UTC: the sender's time, unless there is none or it lies in the future."""
+    """When the image counts as pushed, in UTC: the sender's time or the receipt, whichever is earlier.
+
+    A sender's clock that runs ahead, by however little, would win against every push until ours has caught up.
+    """
     given = _given(pushed_at)
-    if given is None or given > received + _CLOCK_TOLERANCE:
-        return received.astimezone(UTC)
-    return given
+    return received.astimezone(UTC) if given is None else min(given, received.astimezone(UTC))
 
 
 def _given(pushed_at: datetime | None) -> datetime | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from warmhook import globs
 from warmhook.feasible import TooManyTerms, both
@@ -36,6 +36,12 @@ __all__ = [
     "surplus",
 ]
 
+_NEVER: Final = float("-inf")
+# An image of several platforms is pushed part by part, sometimes from several machines, and its tag last of all.
+_PARTS_SECONDS: Final = 3600
+# More platforms and attestations than the images of the Docker Official Images have.
+_PARTS_PER_BUILD: Final = 32
+
 
 @dataclass(frozen=True, slots=True)
 class PushRule:
@@ -50,7 +56,7 @@ class PushRule:
     untagged: bool = False
     """Take pushes without a tag: the children of a multi-platform index arrive so."""
     keep: int = 1
-    """Newest pushes kept per repository."""
+    """Newest builds kept per repository; all tags that one build pushed count as one."""
 
     def matches(self, image: Reference) -> bool:
         """Whether the policy wants this push."""
@@ -99,7 +105,7 @@ class Policy:
         return self.names(image) or any(rule.matches(image) for rule in self.push)
 
     def keep(self, image: Reference) -> int:
-        """How many pushes of the image's repository are kept.
+        """How many builds of the image's repository are kept.
 
         The largest of all rules for the *repository*, whatever their tags: were it that of the tags at hand, the
         outcome would depend on the order in which pushes arrive.
@@ -157,13 +163,14 @@ def decide_push(
         if is_expired(wanted, now):
             return "expired"
         others = [other for other in existing if other.key != wanted.key and policy.wants(other.image)]
-        if wanted in surplus(policy, [*others, wanted]):
+        # One that is stored is what its tag no longer is, so it is replaced whether or not it may stay.
+        if stored is None and wanted in surplus(policy, [*others, wanted]):
             return "superseded"
     return Upsert(wanted, stored)
 
 
 def _push_order(warmimage: WarmImage) -> tuple[float, str]:
-    return (warmimage.pushed_at.timestamp() if warmimage.pushed_at else float("-inf"), warmimage.digest)
+    return (warmimage.pushed_at.timestamp() if warmimage.pushed_at else _NEVER, warmimage.digest)
 
 
 def surplus(policy: Policy, same_repository: Collection[WarmImage]) -> list[WarmImage]:
@@ -174,8 +181,40 @@ def surplus(policy: Policy, same_repository: Collection[WarmImage]) -> list[Warm
     pushed = [it for it in same_repository if it.asked is None and not policy.names(it.image)]
     if not pushed:
         return []
-    newest_first = sorted(pushed, key=lambda warmimage: (_push_order(warmimage)[0], warmimage.key.name), reverse=True)
-    return newest_first[policy.keep(pushed[0].image) :]
+    keep = policy.keep(pushed[0].image)
+    builds = _builds([it for it in pushed if it.image.tag])
+    over = [warmimage for build in builds[keep:] for warmimage in build]
+    # The parts of an image are pushed before its tag is: none goes while its tag may be on its way.
+    kept_since = min(map(_moment, builds[keep - 1]), default=_NEVER) - _PARTS_SECONDS if builds[keep - 1 :] else _NEVER
+    parts = sorted((it for it in pushed if not it.image.tag), key=_newest_last, reverse=True)
+    return over + [
+        part for rank, part in enumerate(parts) if rank >= keep * _PARTS_PER_BUILD or _moment(part) < kept_since
+    ]
+
+
+def _builds(tagged: Iterable[WarmImage]) -> list[list[WarmImage]]:
+    """Those that one build brought, the newest build first.
+
+    They have the same digest, or were pushed within the same second: one build may push an image under several tags,
+    and several images, such as `1.4` and `1.4-debug`.
+    """
+    builds: list[tuple[set[object], list[WarmImage]]] = []
+    for warmimage in tagged:
+        marks: set[object] = {warmimage.digest or warmimage.key.name}
+        if warmimage.pushed_at is not None:
+            marks.add(int(warmimage.pushed_at.timestamp()))
+        same, builds = [it for it in builds if it[0] & marks], [it for it in builds if not it[0] & marks]
+        members = [warmimage, *(member for _, others in same for member in others)]
+        builds.append((marks.union(*(others for others, _ in same)), members))
+    return sorted((members for _, members in builds), key=lambda build: max(map(_newest_last, build)), reverse=True)
+
+
+def _moment(warmimage: WarmImage) -> float:
+    return _push_order(warmimage)[0]
+
+
+def _newest_last(warmimage: WarmImage) -> tuple[float, str]:
+    return _moment(warmimage), warmimage.key.name
 
 
 def is_expired(warmimage: WarmImage, now: datetime) -> bool:

@@ -36,7 +36,12 @@ class PushSpec(Spec):
     untagged: bool = Field(
         default=False, description="Take pushes without a tag, such as the parts of a multi-platform image."
     )
-    keep: int = Field(default=1, ge=1, le=100, description="Newest pushes kept per repository.")
+    keep: int = Field(
+        default=1,
+        ge=1,
+        le=100,
+        description="Newest builds kept per repository; the tags of one build, by digest or second, count as one.",
+    )
 
 
 class PodsSpec(Spec):

@@ -11,7 +11,7 @@ import pytest
 
 from handlers.events_token import EventsToken, events_token
 from handlers.settings import Settings
-from tests.handlers.world import DIGEST, EVENTS_TOKEN, HOST, WARMIMAGES, World, in_world, status
+from tests.handlers.world import DIGEST, EVENTS_TOKEN, HOST, WARMIMAGES, World, digest, in_world, status
 from warmhook.ports import Response, Unreachable
 
 SYNC = "dev.warmhook.sync.v1"
@@ -101,7 +101,7 @@ def test_what_lists_that_lag_behind_go_on_naming_is_deleted_once() -> None:
     async def case(world: World) -> None:
         await world.add_policy()
         for number in range(5):
-            await world.push(f"v{number}", ago=10 - number)
+            await world.push(f"v{number}", content=digest(str(number)), ago=10 - number)
         names = [obj["metadata"]["name"] for obj in (await world.warmimages()).values()]
         items = (await world.admin.list(WARMIMAGES)).items
         listed = Response(200, {}, json.dumps({"metadata": {}, "items": items}).encode())

@@ -241,3 +241,50 @@ def test_a_clock_that_runs_ahead_does_not_win_against_later_pushes(ago: float) -
         assert obj["spec"]["digest"] == digest("b")
 
     in_world(case)
+
+
+def test_a_push_after_one_whose_clock_is_minutes_ahead_is_taken_at_once() -> None:
+    async def case(world: World) -> None:
+        await world.add_policy()
+        await world.push(content=digest("b"), ago=-290)
+        await asyncio.sleep(60)
+        await world.push(content=digest("a"))
+        (obj,) = (await world.warmimages()).values()
+        assert obj["spec"]["digest"] == digest("a")
+
+    in_world(case)
+
+
+def test_an_event_from_the_future_does_not_shut_out_later_pushes() -> None:
+    async def case(world: World) -> None:
+        await world.add_policy()
+        data = {
+            "image": f"{HOST}/shop/app:v1",
+            "digest": digest("b"),
+            "source": "harbor",
+            "pushedAt": "2099-01-01T00:00:00Z",
+        }
+        assert (await world.event("dev.warmhook.image.pushed.v1", data, time="2099-01-01T00:00:00Z")).status_code == 204
+        await asyncio.sleep(1)
+        await world.push(content=digest("a"))
+        (obj,) = (await world.warmimages()).values()
+        assert obj["spec"]["digest"] == digest("a")
+
+    in_world(case)
+
+
+def test_a_second_push_of_a_sender_that_gives_neither_time_id_nor_digest_is_a_push() -> None:
+    async def case(world: World) -> None:
+        await world.add_policy(push=[{"repository": "quay.io/**"}])
+        body = {"docker_url": "quay.io/shop/app", "updated_tags": ["v1"], "repository": "shop/app", "name": "app"}
+        moments = []
+        for _ in range(2):
+            answer = await world.client.post(f"/webhooks/quay?token={SECRET}", json=body)
+            assert answer.status_code == 202
+            (obj,) = (await world.warmimages()).values()
+            moments.append(obj["spec"]["pushedAt"])
+            await asyncio.sleep(20)
+        assert moments[0] < moments[1]
+
+    sources = "sources:\n- {name: quay, kind: quay, secret: {env: HARBOR}, registryHost: quay.io}\n"
+    in_world(case, sources=sources)

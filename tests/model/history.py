@@ -120,8 +120,7 @@ class Push:
 
     def moment(self, attempt: Attempt) -> datetime:
         """When the image counts as pushed, should this attempt be the one that is taken."""
-        future = self.time is not None and self.time > attempt.began + timedelta(minutes=5)
-        return attempt.began if self.time is None or future else self.time
+        return attempt.began if self.time is None else min(self.time, attempt.began)
 
     @property
     def accepted(self) -> bool:

@@ -130,7 +130,7 @@ def test_of_two_pushes_at_one_moment_the_greater_digest_wins() -> None:
 
 def test_a_push_older_than_all_that_are_kept_is_superseded() -> None:
     policy = Policy(SHOP, push=(replace(ALL, keep=2),))
-    stored = play(policy, [(image(f"v{n}"), at(n), f"e{n}") for n in (2, 3)]).values()
+    stored = play(policy, [(image(f"v{n}", f"{n}"), at(n), f"e{n}") for n in (2, 3)]).values()
     assert decided(policy, (image("v1"), at(1), "e1"), stored) == "superseded"
 
 
@@ -156,6 +156,51 @@ def test_an_image_that_the_policy_names_takes_every_newer_push_and_never_expires
     assert not policy_changes(policy, [decision.warmimage], NOW).deletes
 
 
+# --- builds ----------------------------------------------------------------------------------------------------------
+
+
+def kept(policy: Policy, *pushes: Push) -> set[str]:
+    """What stays of these, by tag, or by the first letter of its digest."""
+    return {it.image.tag or it.digest[7] for it in play(policy, pushes).values()}
+
+
+def part(letter: str, repository: str = REPOSITORY) -> Reference:
+    return parse_reference(f"{repository}@sha256:{letter * 64}")
+
+
+def test_tags_of_one_digest_are_one_build_whenever_they_are_pushed() -> None:
+    policy = Policy(SHOP, push=(ALL,))
+    pushes = [(image("1.4.2", "a"), at(1), "e"), (image("latest", "a"), at(3), "f")]
+    assert kept(policy, *pushes) == kept(policy, *reversed(pushes)) == {"1.4.2", "latest"}
+    assert kept(policy, *pushes, (image("1.4.3", "b"), at(4), "g")) == {"1.4.3"}
+
+
+def test_tags_pushed_within_one_second_are_one_build() -> None:
+    policy = Policy(SHOP, push=(ALL,))
+    pushes = [
+        (image("1.4", "a"), at(1), "e"),
+        (image("1.4-debug", "b"), at(1) + timedelta(milliseconds=999), "f"),
+        (parse_reference(f"{REPOSITORY}:latest"), at(1), "g"),
+    ]
+    assert kept(policy, *pushes) == {"1.4", "1.4-debug", "latest"}
+    assert kept(policy, *pushes, (image("1.5", "c"), at(1) + timedelta(seconds=1), "h")) == {"1.5"}
+
+
+def test_parts_without_a_tag_take_no_place_and_stay_as_long_as_their_image_may() -> None:
+    policy = Policy(SHOP, push=(replace(ALL, untagged=True),))
+    first = [(part("a"), at(1), "a"), (part("b"), at(2), "b"), (image("v1", "c"), at(3), "c")]
+    assert kept(policy, *first) == {"a", "b", "v1"}
+    second = [(part("d"), at(61), "d"), (image("v2", "e"), at(62), "e")]
+    assert kept(policy, *first, *second) == {"b", "d", "v2"}
+    assert kept(policy, *second, *first) == {"b", "d", "v2"}
+
+
+def test_a_repository_without_tags_does_not_grow_for_ever() -> None:
+    policy = Policy(SHOP, push=(replace(ALL, untagged=True, keep=2),))
+    pushed = [(parse_reference(f"{REPOSITORY}@sha256:{number:064x}"), at(number), str(number)) for number in range(99)]
+    assert len(play(policy, pushed)) == 2 * 32
+
+
 # --- any order -------------------------------------------------------------------------------------------------------
 
 pushes = st.lists(
@@ -166,6 +211,16 @@ pushes = st.lists(
         st.integers(0, 6),
     ),
     max_size=8,
+)
+builds = st.lists(
+    st.tuples(st.integers(0, 6), st.integers(1, 3), st.booleans()), max_size=5, unique_by=lambda build: build[0]
+).map(
+    lambda listed: [
+        # No tag moves from one build to another.
+        (image(tag, "abcdef0"[minute]), at(minute), f"{tag} {minute}")
+        for minute, tags, base in listed
+        for tag in ([f"v{minute}.{number}" for number in range(tags)] + ["base"] * (base and minute == 3))
+    ]
 )
 policies = st.builds(
     lambda keep, named: Policy(
@@ -180,7 +235,7 @@ def essence(warmimages: dict[str, WarmImage]) -> set[tuple[str, str, datetime | 
     return {(str(it.image), it.digest, it.pushed_at) for it in warmimages.values()}
 
 
-@given(policies, pushes, st.data())
+@given(policies, builds, st.data())
 def test_the_order_of_arrival_and_replays_do_not_matter(
     policy: Policy, given_: list[Push], data: st.DataObject
 ) -> None:
@@ -189,22 +244,26 @@ def test_the_order_of_arrival_and_replays_do_not_matter(
     assert essence(play(policy, replayed)) == essence(play(policy, given_))
 
 
-@given(policies, pushes)
+@given(policies, builds)
 def test_replaying_everything_changes_nothing(policy: Policy, given_: list[Push]) -> None:
     once = play(policy, given_)
     assert play(policy, given_, list(once.values())) == once
 
 
+@given(policies, builds)
+def test_the_newest_builds_stay_with_all_their_tags(policy: Policy, given_: list[Push]) -> None:
+    stay = {it.image.tag for it in play(policy, given_).values() if not policy.names(it.image)}
+    counted = [push for push in given_ if not policy.names(push[0])]
+    newest = sorted({moment for _, moment, _ in counted}, reverse=True)[: policy.keep(image("v1"))]
+    assert stay == {reference.tag for reference, moment, _ in counted if moment in newest}
+
+
 @given(policies, pushes)
-def test_never_more_than_keep_stay_and_these_are_the_newest(policy: Policy, given_: list[Push]) -> None:
-    stay = [it for it in play(policy, given_).values() if not policy.names(it.image)]
-    assert len(stay) <= policy.keep(image("v1"))
-    newest: dict[str, datetime] = {}
-    for reference, moment, _ in given_:
-        if not policy.names(reference):
-            newest[reference.tag] = max(newest.get(reference.tag, moment), moment)
-    ranked = sorted(newest.values(), reverse=True)[: policy.keep(image("v1"))]
-    assert sorted((it.pushed_at for it in stay if it.pushed_at), reverse=True) == ranked
+def test_wherever_tags_move_the_newest_push_is_there(policy: Policy, given_: list[Push]) -> None:
+    stay = {it.image.tag: it.pushed_at for it in play(policy, given_).values()}
+    counted = [push for push in given_ if not policy.names(push[0])]
+    newest = max((moment for _, moment, _ in counted), default=NOW)
+    assert all(stay[reference.tag] == moment for reference, moment, _ in counted if moment == newest)
 
 
 # --- a policy --------------------------------------------------------------------------------------------------------
