@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Final, TypeAlias
 
 import structlog
@@ -17,7 +18,7 @@ from handlers.cluster import AT_HAND, ONE_BY_ONE, Cluster, WarmImages, policy_ob
 from handlers.outcomes import Outcomes
 from handlers.policystatuses import PolicyStatuses
 from handlers.upserts import upsert_warmimage
-from warmhook.policies import Policy, PolicyChanges, Upsert, policy_changes
+from warmhook.policies import Policy, PolicyChanges, Upsert, decide_orphan, policy_changes
 from warmhook.ports import Utcnow
 from warmhook.warmimages import ObjectKey, PolicyKey, WarmImage, policy_label, repository_label
 
@@ -73,17 +74,21 @@ class Applied:
 class Policies:
     """Reconciles WarmPolicies."""
 
-    def __init__(self, kubernetes: Kubernetes, cluster: Cluster, statuses: PolicyStatuses, *, now: Utcnow) -> None:
+    def __init__(
+        self, kubernetes: Kubernetes, cluster: Cluster, statuses: PolicyStatuses, *, now: Utcnow, grace: timedelta
+    ) -> None:
+        """`grace` is for how long a policy must be missing before its WarmImages go; one sync interval."""
         self._kubernetes = kubernetes
         self._cluster = cluster
         self._statuses = statuses
         self._now = now
+        self._grace = grace
         self._deletes = asyncio.Semaphore(_DELETES)
         self._deleted: dict[str, None] = {}
         """The uids of the last that were deleted: lists that lag behind go on naming them."""
 
     async def reconcile(self, key: PolicyKey) -> None:
-        """Bring one policy's WarmImages up to date; those of a policy that is gone are deleted.
+        """Bring one policy's WarmImages up to date; those of a policy that is gone are marked, and deleted later.
 
         What one of them cannot get keeps the others from nothing. Raises `Unavailable` where another try may help, and
         `Refused` where something was refused for good, which the policy's condition `Degraded` says as well.
@@ -95,7 +100,7 @@ class Policies:
         except NotFound:
             # Read after its WarmImages: none of them belongs to a policy that came back under the name.
             outcomes = Outcomes()
-            await outcomes.each("delete", owned, lambda it: self.delete(it, "policy-deleted"), name=_name)
+            await outcomes.each("let-go", owned, self.let_go, name=_name)
             outcomes.settle()
             return
         applied = Applied()
@@ -215,6 +220,17 @@ class Policies:
             applied.created += 1
         else:
             applied.changed += 1
+
+    async def let_go(self, warmimage: WarmImage) -> bool:
+        """Mark a WarmImage whose policy is missing, or delete it where the mark is old; whether anything changed.
+
+        Raises `Conflict` where another writer came first.
+        """
+        decision = decide_orphan(warmimage, self._now(), self._grace)
+        if isinstance(decision, Upsert):
+            await self._upsert(decision, Applied())
+            return True
+        return decision == "delete" and await self.delete(warmimage, "policy-gone")
 
     async def delete(self, warmimage: WarmImage, why: str) -> bool:
         """Delete a WarmImage as it was read, and say whether it is gone.

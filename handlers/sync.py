@@ -185,14 +185,19 @@ class Sync:
                 applied.outcomes.later = None
             applied.outcomes.settle()
 
-        async def delete(doomed: tuple[WarmImage, str]) -> None:
+        async def delete(warmimage: WarmImage) -> None:
             nonlocal changed
-            changed |= await self._policies.delete(*doomed)
+            changed |= await self._policies.delete(warmimage, "expired")
+
+        async def let_go(warmimage: WarmImage) -> None:
+            nonlocal changed
+            changed |= await self._policies.let_go(warmimage)
 
         # Deletes first: they may be what a quota waits for.
-        doomed = [(it, "policy-gone") for it in await self._unowned(usable, policies)]
-        doomed += [(it, "expired") for it in usable if not it.policy_label and is_expired(it, self._now())]
-        await outcomes.each("delete", doomed, delete, name=lambda it: str(it[0].key), seconds=_POLICIES_SECONDS)
+        expired = [it for it in usable if not it.policy_label and is_expired(it, self._now())]
+        await outcomes.each("delete", expired, delete, name=_name, seconds=_POLICIES_SECONDS)
+        unowned = await self._unowned(usable, policies)
+        await outcomes.each("let-go", unowned, let_go, name=_name, seconds=_POLICIES_SECONDS)
         # Another one first each time, in case there is too little time for all.
         self._turn += 1
         first = self._turn % len(policies) if policies else 0
@@ -202,12 +207,12 @@ class Sync:
 
     async def _unowned(self, warmimages: Collection[WarmImage], policies: Collection[PolicyObject]) -> list[WarmImage]:
         """Those of policies that are gone, and that did not come back meanwhile."""
-        labels = {one.label for one in policies}
-        unowned = [it for it in warmimages if it.policy_label and it.policy_label not in labels]
+        known = {(one.label, one.key.namespace) for one in policies}
+        unowned = [it for it in warmimages if it.policy_label and (it.policy_label, it.key.namespace) not in known]
         if not unowned:
             return []
-        present = {one.label for one in await self._cluster.policy_objects()}
-        return [it for it in unowned if it.policy_label not in present]
+        known = {(one.label, one.key.namespace) for one in await self._cluster.policy_objects()}
+        return [it for it in unowned if (it.policy_label, it.key.namespace) not in known]
 
     async def _forget_nodes(
         self,
@@ -305,3 +310,7 @@ def _mentions_more(report: Report | None, lines: Mapping[str, str]) -> bool:
     if report is None:
         return False
     return not (report.states.keys() <= lines.keys() and report.warm <= set(lines.values()))
+
+
+def _name(warmimage: WarmImage) -> str:
+    return str(warmimage.key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from datetime import timedelta
 from typing import Any, TypeAlias
 
 from starlette.applications import Starlette
@@ -79,7 +80,8 @@ def build_web(
     noting = PolicyStatuses(accepting, Recorder(accepting, now=now, monotonic=monotonic), now=now)
     pushes = Pushes(accepting, Cluster(accepting, namespace), noting, now=now, monotonic=monotonic)
     admissions = Admissions(kubernetes, cluster, now=now)
-    policies = Policies(kubernetes, cluster, policy_statuses, now=now)
+    grace = timedelta(seconds=settings.sync_seconds)
+    policies = Policies(kubernetes, cluster, policy_statuses, now=now, grace=grace)
     projection = Projection(cluster, writes, monotonic=monotonic)
     statuses = Statuses(
         kubernetes,

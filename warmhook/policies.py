@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, Literal, TypeAlias
 
 from warmhook import globs
@@ -29,6 +29,7 @@ __all__ = [
     "PushRefusal",
     "PushRule",
     "Upsert",
+    "decide_orphan",
     "decide_push",
     "is_expired",
     "narrowed",
@@ -304,8 +305,19 @@ def narrowed(template: Template, asked: Asked) -> Template | None:
     return replace(template, nodes=nodes)
 
 
+def decide_orphan(warmimage: WarmImage, now: datetime, grace: timedelta) -> Upsert | Literal["wait", "delete"]:
+    """What becomes of a WarmImage whose policy is missing: it is marked, and goes when `grace` has passed since.
+
+    A tool may delete a policy and make it again, and a backup may bring WarmImages before their policies.
+    """
+    if warmimage.policy_gone_since is None:
+        return Upsert(replace(warmimage, policy_gone_since=now), warmimage)
+    return "delete" if now - warmimage.policy_gone_since >= grace else "wait"
+
+
 def _as_wanted(policy: Policy, warmimage: WarmImage) -> WarmImage:
     """The WarmImage under the policy's present template."""
+    warmimage = replace(warmimage, policy_gone_since=None)
     if warmimage.asked is not None:
         return replace(warmimage, template=narrowed(policy.template, warmimage.asked) or warmimage.template)
     return replace(warmimage, template=policy.template)

@@ -130,6 +130,8 @@ class WarmImage:
     """Of the event that last changed it."""
     asked: Asked | None = None
     """`None` where no Pod led to it, but a push, a policy or a person."""
+    policy_gone_since: datetime | None = None
+    """When its policy was first found missing; `None` where it has its policy, or none by design."""
     uid: str = ""
     generation: int = 0
     resource_version: str = ""

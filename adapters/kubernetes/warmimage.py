@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, StringConstraints, ValidationError
@@ -23,6 +24,7 @@ __all__ = [
     "ASKED_ANNOTATION",
     "CONDITIONS",
     "EVENT_ANNOTATION",
+    "GONE_ANNOTATION",
     "OWNER_LABEL",
     "POLICY_LABEL",
     "REPOSITORY_LABEL",
@@ -39,6 +41,8 @@ POLICY_LABEL = "warmhook.dev/policy"
 REPOSITORY_LABEL = "warmhook.dev/repository"
 OWNER_LABEL = "warmhook.dev/owner"
 EVENT_ANNOTATION = "warmhook.dev/event-id"
+GONE_ANNOTATION = "warmhook.dev/policy-gone-since"
+"""When the policy was first found missing; the WarmImage goes when it still is one sync interval later."""
 ASKED_ANNOTATION = "warmhook.dev/asked"
 """JSON: labels, affinity and tolerations of the Pods that the image is for."""
 
@@ -153,6 +157,7 @@ def read_warmimage(obj: Object) -> WarmImage:
         policy_label=label,
         event_id=(metadata.get("annotations") or {}).get(EVENT_ANNOTATION, ""),
         asked=_asked(metadata),
+        policy_gone_since=_gone_since(metadata),
         uid=metadata.get("uid", ""),
         generation=metadata.get("generation", 0),
         resource_version=metadata.get("resourceVersion", ""),
@@ -180,7 +185,7 @@ def warmimage_patch(warmimage: WarmImage, resource_version: str) -> Object:
     spec["lifetime"].setdefault("expireAfterSeconds", None)
     for label in (POLICY_LABEL, OWNER_LABEL):
         content["metadata"]["labels"].setdefault(label, None)
-    for annotation in (EVENT_ANNOTATION, ASKED_ANNOTATION):
+    for annotation in (EVENT_ANNOTATION, ASKED_ANNOTATION, GONE_ANNOTATION):
         content["metadata"]["annotations"].setdefault(annotation, None)
     return content
 
@@ -196,6 +201,8 @@ def _content(warmimage: WarmImage) -> Object:
     if warmimage.policy_label:
         metadata["labels"][POLICY_LABEL] = warmimage.policy_label
     metadata["annotations"] = {EVENT_ANNOTATION: warmimage.event_id} if warmimage.event_id else {}
+    if warmimage.policy_gone_since is not None:
+        metadata["annotations"][GONE_ANNOTATION] = format_time(warmimage.policy_gone_since)
     if warmimage.asked is not None:
         metadata["labels"][OWNER_LABEL] = warmimage.asked.owner
         metadata["annotations"][ASKED_ANNOTATION] = _asked_text(warmimage.asked)
@@ -214,6 +221,14 @@ def _image(spec: WarmImageSpec, *, made_by_policy: bool) -> Reference:
     if spec.digest and not made_by_policy:
         image = replace(image, digest=spec.digest)
     return image.as_run
+
+
+def _gone_since(metadata: Mapping[str, Any]) -> datetime | None:
+    """`None` also for a mark that nobody can read: it is set anew."""
+    try:
+        return parse_time((metadata.get("annotations") or {})[GONE_ANNOTATION])
+    except (KeyError, ValueError):
+        return None
 
 
 def _asked_text(asked: Asked) -> str:

@@ -173,7 +173,8 @@ async def beyond_keep(world: World) -> None:
     await world.admin.create(paths.warmimages_in("shop"), body)
 
 
-async def of_no_policy(world: World) -> None:
+async def of_no_policy(world: World) -> Callable[[], Awaitable[None]]:
+    """Its policy may be on its way, so it goes at the next sync."""
     labels = {"warmhook.dev/policy": policy_label(ObjectKey("shop", "gone")), "warmhook.dev/repository": "0" * 16}
     body = {
         "apiVersion": paths.API_VERSION,
@@ -182,6 +183,11 @@ async def of_no_policy(world: World) -> None:
         "spec": {"image": "nginx:1"},
     }
     await world.admin.create(paths.warmimages_in("shop"), body)
+
+    async def an_interval_later() -> None:
+        await asyncio.sleep(world.settings.sync_seconds)
+
+    return an_interval_later
 
 
 async def expired_by_hand(world: World) -> None:
@@ -236,7 +242,7 @@ def test_all_divergences_at_once_are_put_right() -> None:
     async def case(world: World) -> None:
         await healthy(world)
         before = await world.lines()
-        chosen = [it for it in DIVERGENCES if it not in {no_configmap, label_that_disagrees}]
+        chosen = [it for it in DIVERGENCES if it not in {no_configmap, label_that_disagrees, of_no_policy}]
         random.Random(4).shuffle(chosen)
         for diverge in chosen:
             await diverge(world)
@@ -397,6 +403,82 @@ def test_a_status_written_in_the_middle_saves_no_warmimage_that_nobody_wants() -
         await world.sync()
         assert pending == set()
         assert await world.warmimages() == {}
+
+    in_world(case)
+
+
+@pytest.mark.parametrize("away", [0.02, 2, 290])
+def test_a_policy_that_is_deleted_and_made_again_keeps_every_push(away: float) -> None:
+    async def case(world: World) -> None:
+        await healthy(world)
+        before = await world.lines()
+        uids = {obj["metadata"]["uid"] for obj in (await world.warmimages()).values()}
+        async with world.watching():
+            await asyncio.sleep(1)
+            await world.admin.delete(POLICY)
+            await asyncio.sleep(away)
+            await world.add_policy(images=[f"{HOST}/shop/base:v1"], push=[{"repository": f"{HOST}/**"}])
+            await asyncio.sleep(900)
+        assert await world.lines() == before
+        after = (await world.warmimages()).values()
+        assert {obj["metadata"]["uid"] for obj in after} == uids
+        assert not any("warmhook.dev/policy-gone-since" in obj["metadata"].get("annotations", {}) for obj in after)
+
+    in_world(case)
+
+
+def test_a_policy_that_is_gone_for_a_sync_interval_takes_its_warmimages_with_it() -> None:
+    async def case(world: World) -> None:
+        await healthy(world)
+        async with world.watching():
+            await asyncio.sleep(1)
+            await world.admin.delete(POLICY)
+            await asyncio.sleep(290)
+            marked = await world.warmimages()
+            versions = {name: obj["metadata"]["resourceVersion"] for name, obj in marked.items()}
+            assert all("warmhook.dev/policy-gone-since" in obj["metadata"]["annotations"] for obj in marked.values())
+            await asyncio.sleep(8)
+            again = await world.warmimages()
+            assert {name: obj["metadata"]["resourceVersion"] for name, obj in again.items()} == versions
+            await asyncio.sleep(400)
+        assert await world.warmimages() == {}
+        assert await world.lines() == {"a": [], "b": []}
+
+    in_world(case)
+
+
+def test_warmimages_that_a_backup_brings_before_their_policies_stay() -> None:
+    async def case(world: World) -> None:
+        await healthy(world)
+        objects = (await world.admin.list(paths.warmimages())).items
+        await world.admin.delete(POLICY)
+        for obj in objects:
+            await world.admin.delete(paths.warmimages(ObjectKey("shop", obj["metadata"]["name"])))
+            kept = {key: obj["metadata"][key] for key in ("name", "labels", "annotations") if key in obj["metadata"]}
+            await world.admin.create(paths.warmimages_in("shop"), {**obj, "metadata": kept})
+        await world.sync()
+        await asyncio.sleep(200)
+        await world.add_policy(images=[f"{HOST}/shop/base:v1"], push=[{"repository": f"{HOST}/**"}])
+        await world.sync()
+        await asyncio.sleep(400)
+        await world.sync()
+        assert len(await world.warmimages()) == 2
+
+    in_world(case)
+
+
+def test_a_warmimage_copied_into_another_namespace_goes_as_one_without_its_policy() -> None:
+    async def case(world: World) -> None:
+        await healthy(world)
+        await world.admin.create("/api/v1/namespaces", {"metadata": {"name": "copy"}})
+        obj = (await world.warmimages())[IMAGE]
+        metadata = {"name": obj["metadata"]["name"], "labels": obj["metadata"]["labels"]}
+        await world.admin.create(paths.warmimages_in("copy"), {**obj, "metadata": metadata})
+        await world.sync()
+        await asyncio.sleep(301)
+        await world.sync()
+        found = (await world.admin.list(paths.warmimages())).items
+        assert {it["metadata"]["namespace"] for it in found} == {"shop"}
 
     in_world(case)
 
