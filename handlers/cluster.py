@@ -72,8 +72,9 @@ class PolicyObject:
 
     object: Object
     policy: Policy | None
-    """`None` where it cannot be used."""
+    """`None` where nothing of it can be used."""
     problem: str = ""
+    """What cannot be read of it; empty where all can."""
 
     @property
     def key(self) -> PolicyKey:
@@ -118,9 +119,10 @@ def sort_out(objects: Iterable[Object]) -> WarmImages:
 def policy_object(obj: Object) -> PolicyObject:
     """A WarmPolicy as it was read, usable or not."""
     try:
-        return PolicyObject(obj, read_warmpolicy(obj))
+        policy = read_warmpolicy(obj)
     except InvalidObject as error:
         return PolicyObject(obj, None, str(error))
+    return PolicyObject(obj, policy, "; ".join(policy.problems))
 
 
 class Cluster:

@@ -25,7 +25,10 @@ _LONGEST_REFRESH: Final = timedelta(days=1)
 def takes_pod(policy: Policy, admitted: Admitted) -> bool:
     """Whether the policy's rule for Pods selects this one; only those of its own namespace."""
     return (
-        policy.pods is not None and policy.key.namespace == admitted.namespace and policy.pods.matches(admitted.labels)
+        policy.pods is not None
+        and policy.key.namespace == admitted.namespace
+        and policy.pods.matches(admitted.labels)
+        and "template" not in policy.unread
     )
 
 

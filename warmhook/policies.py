@@ -24,6 +24,7 @@ from warmhook.warmimages import (
 )
 
 __all__ = [
+    "Part",
     "Policy",
     "PolicyChanges",
     "PushRefusal",
@@ -58,9 +59,15 @@ class PushRule:
     """Take pushes without a tag: the children of a multi-platform index arrive so."""
     keep: int = 1
     """Newest builds kept per repository; all tags that one build pushed count as one."""
+    unread: bool = False
+    """A part of the rule cannot be read: it takes no push, and what it may have taken before stays."""
 
     def matches(self, image: Reference) -> bool:
         """Whether the policy wants this push."""
+        return not self.unread and self.may_match(image)
+
+    def may_match(self, image: Reference) -> bool:
+        """Whether the parts of the rule that can be read want this push."""
         if not globs.matches(self.repository, image.canonical.name):
             return False
         if not image.tag:
@@ -70,6 +77,9 @@ class PushRule:
             and not any(globs.matches(tag, image.tag) for tag in self.exclude)
             and (self.semver is None or self.semver.matches(image.tag))
         )
+
+
+Part: TypeAlias = Literal["images", "pods", "template"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +95,12 @@ class Policy:
     prefer_warm: bool = False
     """Pods that this policy concerns should rather go where their images are."""
     template: Template = field(default_factory=Template)
+    """Where it cannot be read: no node, for what is new."""
     generation: int = 0
+    problems: tuple[str, ...] = ()
+    """What cannot be read of it, each beginning with the field; the rest of the policy works."""
+    unread: frozenset[Part] = frozenset()
+    """Parts of which something cannot be read, beside the rules for pushes: what they led to before stays."""
 
     def names(self, image: Reference) -> bool:
         """Whether `spec.images` names it: by its tag, whatever that points at, or by the digest that is given there."""
@@ -104,6 +119,10 @@ class Policy:
     def wants(self, image: Reference) -> bool:
         """Whether a WarmImage of this policy may exist for `image`."""
         return self.names(image) or any(rule.matches(image) for rule in self.push)
+
+    def may_have_wanted(self, image: Reference) -> bool:
+        """Whether what cannot be read of the policy may be what led to a WarmImage for `image`."""
+        return "images" in self.unread or any(rule.unread and rule.may_match(image) for rule in self.push)
 
     def keep(self, image: Reference) -> int:
         """How many builds of the image's repository are kept.
@@ -156,6 +175,8 @@ def decide_push(
     )
     stored = next((warmimage for warmimage in existing if warmimage.key == wanted.key), None)
     if stored is not None:
+        if "template" in policy.unread:
+            wanted = replace(wanted, template=stored.template)
         if stored.event_id == event_id or _push_order(stored) == _push_order(wanted):
             return "duplicate"
         if _push_order(stored) > _push_order(wanted):
@@ -259,9 +280,10 @@ def _unwanted(policy: Policy, existing: Collection[WarmImage], now: datetime) ->
             continue
         over = not policy.names(warmimage.image) and is_expired(_as_wanted(policy, warmimage), now)
         misnamed = warmimage.key.name != warmimage_name(policy.key, warmimage.image)
-        if over or misnamed or not policy.wants(warmimage.image):
+        wanted = policy.wants(warmimage.image)
+        if over or misnamed or not (wanted or policy.may_have_wanted(warmimage.image)):
             unwanted.append(warmimage)
-        else:
+        elif wanted:
             repositories.setdefault(warmimage.image.canonical.name, []).append(warmimage)
     for same_repository in repositories.values():
         unwanted += surplus(policy, same_repository)
@@ -284,8 +306,11 @@ def _named(policy: Policy) -> list[WarmImage]:
 
 def _still_asked(policy: Policy, warmimage: WarmImage, asked: Asked, now: datetime) -> bool:
     """Whether the policy still takes such Pods, and one came lately."""
-    if policy.pods is None or not policy.pods.matches(dict(asked.labels)):
+    selected = policy.pods is not None and policy.pods.matches(dict(asked.labels))
+    if not selected and "pods" not in policy.unread:
         return False
+    if "template" in policy.unread:
+        return not is_expired(warmimage, now)
     if warmimage.key.name != asked_name(policy.key, warmimage.image, asked.constraints):
         return False
     template = narrowed(policy.template, asked)
@@ -318,6 +343,8 @@ def decide_orphan(warmimage: WarmImage, now: datetime, grace: timedelta) -> Upse
 def _as_wanted(policy: Policy, warmimage: WarmImage) -> WarmImage:
     """The WarmImage under the policy's present template."""
     warmimage = replace(warmimage, policy_gone_since=None)
+    if "template" in policy.unread:
+        return warmimage
     if warmimage.asked is not None:
         return replace(warmimage, template=narrowed(policy.template, warmimage.asked) or warmimage.template)
     return replace(warmimage, template=policy.template)

@@ -142,7 +142,8 @@ def read_warmimage(obj: Object) -> WarmImage:
         image = _image(spec, made_by_policy=bool(label))
         pushed_at = parse_time(spec.pushed_at) if spec.pushed_at else None
     except ValidationError as error:
-        raise InvalidObject(first_problem(error)) from error
+        path, message = first_problem(error)
+        raise InvalidObject(f"{'.'.join(('spec', *path))}: {message}") from error
     except NotAReference as error:
         raise InvalidObject(f"spec.image: {error}") from error
     except ValueError as error:
@@ -255,7 +256,7 @@ def _asked(metadata: Mapping[str, Any]) -> Asked | None:
         raise InvalidObject(f"annotation {ASKED_ANNOTATION}: {error}") from error
 
 
-def first_problem(error: ValidationError) -> str:
-    """What pydantic found first, by the field's path."""
+def first_problem(error: ValidationError) -> tuple[tuple[str, ...], str]:
+    """What pydantic found first: the field's path and what is wrong with it."""
     problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    return f"spec.{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
+    return tuple(map(str, problem["loc"])), problem["msg"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import Field, StringConstraints, ValidationError
 
@@ -10,13 +11,15 @@ from adapters.kubernetes.crd import Column, custom_resource_definition
 from adapters.kubernetes.template import ImageText, InvalidObject, LabelSelector, Spec, TemplateSpec
 from adapters.kubernetes.warmimage import CONDITIONS, Condition, Count, first_problem
 from warmhook.images import NotAReference, Reference, parse_reference
-from warmhook.policies import Policy, PushRule
+from warmhook.policies import Part, Policy, PushRule
 from warmhook.ports import Object
-from warmhook.selectors import NotASelector, Selector, parse_selector
-from warmhook.semver import NotARange, Range, parse_range
-from warmhook.warmimages import ObjectKey
+from warmhook.selectors import Selector, parse_selector
+from warmhook.semver import parse_range
+from warmhook.warmimages import Limit, Nodes, ObjectKey, Template
 
 __all__ = ["read_warmpolicy", "warmpolicy_crd"]
+
+_KEEP_MAX: Final = 100
 
 Glob = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 TagGlob = Annotated[str, StringConstraints(min_length=1, max_length=128)]
@@ -39,7 +42,7 @@ class PushSpec(Spec):
     keep: int = Field(
         default=1,
         ge=1,
-        le=100,
+        le=_KEEP_MAX,
         description="Newest builds kept per repository; the tags of one build, by digest or second, count as one.",
     )
 
@@ -99,48 +102,83 @@ def warmpolicy_crd() -> Object:
 
 
 def read_warmpolicy(obj: Object) -> Policy:
-    """The value of a WarmPolicy object. Raises `InvalidObject` for what the CRD's schema could not rule out."""
+    """The value of a WarmPolicy object, read part by part: what cannot be read is named in `problems`.
+
+    Raises `InvalidObject` where there is no spec to read.
+    """
     metadata: dict[str, Any] = obj["metadata"]
-    try:
-        spec = WarmPolicySpec.model_validate(obj.get("spec") or {})
-    except ValidationError as error:
-        raise InvalidObject(first_problem(error)) from error
-    try:
-        template = spec.template.value()
-    except InvalidObject as error:
-        raise InvalidObject(f"spec.template.{error}") from error
+    spec = obj.get("spec") or {}
+    if not isinstance(spec, Mapping):
+        raise InvalidObject("spec: must be an object")
+    problems: list[str] = []
+    unread: set[Part] = set()
+    images = [_read(_image, text, f"spec.images[{at}]", problems) for at, text in enumerate(_list(spec, "images"))]
+    if None in images:
+        unread.add("images")
+    push = [_rule(rule, f"spec.push[{at}]", problems) for at, rule in enumerate(_list(spec, "push"))]
+    pods = None
+    if spec.get("pods") is not None and (pods := _read(_pods, spec["pods"], "spec.pods", problems)) is None:
+        unread.add("pods")
+    template = _read(_template, spec.get("template") or {}, "spec.template", problems)
+    if template is None:
+        unread.add("template")
     return Policy(
         key=ObjectKey(metadata["namespace"], metadata["name"]),
-        images=tuple(_image(index, text) for index, text in enumerate(spec.images)),
-        push=tuple(_rule(index, rule) for index, rule in enumerate(spec.push)),
-        pods=_pods(spec.pods),
-        prefer_warm=spec.prefer_warm,
-        template=template,
+        images=tuple(image for image in images if image is not None),
+        push=tuple(push),
+        pods=pods,
+        prefer_warm=spec.get("preferWarm") is True,
+        # What comes meanwhile is written and waits: a person who mends the template loses no push.
+        template=Template(Nodes(limit=Limit(0))) if template is None else template,
         generation=metadata.get("generation", 0),
+        problems=tuple(problems),
+        unread=frozenset(unread),
     )
 
 
-def _pods(pods: PodsSpec | None) -> Selector | None:
-    if pods is None:
-        return None
+Read = TypeVar("Read")
+
+
+def _read(read: Callable[[Any], Read], part: object, where: str, problems: list[str]) -> Read | None:
+    """What `read` makes of one part; `None` and one more problem where it cannot be read."""
     try:
-        return parse_selector(pods.selector.model_dump(by_alias=True))
-    except NotASelector as error:
-        raise InvalidObject(f"spec.pods.selector: {error}") from error
+        return read(part)
+    except ValidationError as error:
+        path, message = first_problem(error)
+        problems.append(f"{'.'.join((where, *path))}: {message}")
+    except InvalidObject as error:
+        problems.append(f"{where}.{error}")
+    except ValueError as error:  # NotAReference, NotASelector, NotARange
+        problems.append(f"{where}: {error}")
+    return None
 
 
-def _image(index: int, text: str) -> Reference:
-    try:
-        return parse_reference(text, default_tag="latest")
-    except NotAReference as error:
-        raise InvalidObject(f"spec.images[{index}]: {error}") from error
+def _list(spec: Mapping[str, Any], name: str) -> list[Any]:
+    listed = spec.get(name) or []
+    return listed if isinstance(listed, list) else [listed]
 
 
-def _rule(index: int, rule: PushSpec) -> PushRule:
-    semver: Range | None = None
-    if rule.semver is not None:
-        try:
-            semver = parse_range(rule.semver)
-        except NotARange as error:
-            raise InvalidObject(f"spec.push[{index}].semver: {error}") from error
-    return PushRule(rule.repository, tuple(rule.tags), tuple(rule.exclude), semver, rule.untagged, rule.keep)
+def _image(text: Any) -> Reference:
+    if not isinstance(text, str):
+        raise NotAReference(f"{text!r} is no string")
+    return parse_reference(text, default_tag="latest")
+
+
+def _pods(pods: Any) -> Selector:
+    return parse_selector(PodsSpec.model_validate(pods).selector.model_dump(by_alias=True))
+
+
+def _template(template: Any) -> Template:
+    return TemplateSpec.model_validate(template).value()
+
+
+def _rule(rule: Any, where: str, problems: list[str]) -> PushRule:
+    spec = _read(PushSpec.model_validate, rule, where, problems)
+    if spec is None:
+        # It may have been about anything.
+        return PushRule("**", untagged=True, keep=_KEEP_MAX, unread=True)
+    semver = None if spec.semver is None else _read(parse_range, spec.semver, f"{where}.semver", problems)
+    unread = spec.semver is not None and semver is None
+    return PushRule(
+        spec.repository, tuple(spec.tags), tuple(spec.exclude), semver, spec.untagged, spec.keep, unread=unread
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -318,12 +319,26 @@ def test_what_no_schema_rules_out_names_its_field(spec: dict[str, Any], field: s
     [
         ({"images": ["ok", "NOT OK"]}, r"spec\.images\[1\]"),
         ({"push": [{"repository": "x", "semver": "one"}]}, r"spec\.push\[0\]\.semver"),
+        ({"push": [{"repository": "x"}, {"keep": 1}]}, r"spec\.push\[1\]\.repository"),
+        ({"push": ["x"]}, r"spec\.push\[0\]"),
+        ({"pods": {"selector": {"matchExpressions": [{"key": "a", "operator": "In"}]}}}, r"spec\.pods.*values"),
         ({"template": {"nodes": {"selector": {"matchLabels": {"!": ""}}}}}, r"spec\.template\.nodes\.selector"),
+        ({"template": {"lifetime": {"type": "Once"}}}, r"spec\.template\.lifetime\.type"),
     ],
 )
-def test_a_policy_that_cannot_be_used_names_its_field(spec: dict[str, Any], field: str) -> None:
-    with pytest.raises(InvalidObject, match=field):
-        read_warmpolicy({"metadata": {"namespace": "default", "name": "x"}, "spec": spec})
+def test_what_cannot_be_read_of_a_policy_is_named_and_the_rest_works(spec: dict[str, Any], field: str) -> None:
+    good: dict[str, Any] = {"images": ["nginx"], "push": [{"repository": "ghcr.io/**"}]}
+    both = {**spec, **{name: [*spec.get(name, []), *listed] for name, listed in good.items()}}
+    policy = read_warmpolicy({"metadata": {"namespace": "default", "name": "x"}, "spec": both})
+    (problem,) = policy.problems
+    assert re.match(field, problem)
+    assert [str(image) for image in policy.images][-1] == "docker.io/library/nginx:latest"
+    assert policy.wants(Reference("ghcr.io", "a/b", "v1"))
+
+
+def test_a_policy_without_a_spec_that_can_be_read_is_refused() -> None:
+    with pytest.raises(InvalidObject, match="spec"):
+        read_warmpolicy({"metadata": {"namespace": "default", "name": "x"}, "spec": "all"})
 
 
 def test_a_policy_is_read_with_all_it_says() -> None:

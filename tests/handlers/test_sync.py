@@ -294,6 +294,21 @@ def test_a_policy_that_cannot_be_used_keeps_what_it_led_to_and_says_why() -> Non
     in_world(case)
 
 
+def test_a_rule_that_cannot_be_read_costs_the_other_rules_no_push() -> None:
+    async def case(world: World) -> None:
+        await world.add_nodes("a")
+        rules = [{"repository": f"{HOST}/shop/**"}, {"repository": "ghcr.io/**", "semver": ">=1.2 <"}]
+        await world.add_policy(push=rules)
+        await world.push()
+        await world.sync()
+        assert await world.lines() == {"a": [IMAGE]}
+        (ready,) = (await world.admin.get(POLICY))["status"]["conditions"]
+        assert (ready["status"], ready["reason"]) == ("False", "Invalid")
+        assert ready["message"].startswith("spec.push[1].semver")
+
+    in_world(case)
+
+
 def test_one_policy_that_cannot_be_applied_does_not_keep_the_rest_from_being_put_right() -> None:
     async def case(world: World) -> None:
         await world.add_nodes("a")

@@ -22,7 +22,7 @@ from warmhook.policies import (
     surplus,
 )
 from warmhook.semver import parse_range
-from warmhook.warmimages import ObjectKey, Template, WarmImage
+from warmhook.warmimages import Limit, Nodes, ObjectKey, Template, WarmImage
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SHOP = ObjectKey("shop", "shop")
@@ -353,6 +353,36 @@ def test_a_warmimage_under_a_name_that_is_not_the_policys_is_deleted() -> None:
     policy = Policy(SHOP, push=(ALL,))
     (made,) = play(policy, [(image("v1"), at(1), "e")]).values()
     assert not settle(policy, [replace(made, key=ObjectKey("shop", "renamed"))])
+
+
+def test_a_rule_that_cannot_be_read_takes_nothing_and_takes_nothing_away() -> None:
+    before = Policy(SHOP, push=(replace(ALL, tags=("v*",), keep=2), replace(ALL, tags=("x*",))))
+    pushed = [(image("v1", "1"), at(1), "e"), (image("x1", "2"), at(2), "f")]
+    stored = list(play(before, pushed).values())
+    after = replace(before, push=(before.push[0], replace(before.push[1], unread=True)))
+    assert {it.key for it in settle(after, stored)} == {it.key for it in stored}
+    assert not after.wants(image("x2"))
+    assert after.wants(image("v2"))
+    assert {it.image.tag for it in settle(replace(after, push=after.push[:1]), stored)} == {"v1"}
+
+
+def test_images_that_cannot_be_read_leave_there_what_was_named() -> None:
+    policy = Policy(SHOP, images=(parse_reference(f"{REPOSITORY}:base"),))
+    (made,) = settle(policy, [])
+    assert settle(replace(policy, images=(), unread=frozenset({"images"})), [made]) == [made]
+
+
+def test_a_push_under_a_template_that_cannot_be_read_waits_for_the_template() -> None:
+    nowhere = Template(Nodes(limit=Limit(0)))
+    good = Policy(SHOP, push=(replace(ALL, keep=2),), template=Template(expire_after_seconds=10**6))
+    bad = replace(good, template=nowhere, unread=frozenset({"template"}))
+    stored = list(play(good, [(image("v1", "1"), at(1), "e")]).values())
+    pushed = [(image("v1", "2"), at(2), "f"), (image("v2", "3"), at(3), "g")]
+    after = {it.image.tag: it for it in settle(bad, play(bad, pushed, stored).values())}
+    assert after["v1"].template == good.template
+    assert after["v1"].digest == image("v1", "2").digest
+    assert after["v2"].template == nowhere
+    assert {it.template for it in settle(good, after.values())} == {good.template}
 
 
 def test_a_shorter_lifetime_expires_what_is_stored() -> None:
