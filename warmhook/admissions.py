@@ -10,9 +10,9 @@ from typing import Final, Literal, TypeAlias
 from warmhook.feasible import TooManyTerms
 from warmhook.pods import Admitted
 from warmhook.policies import Policy, Upsert, narrowed
-from warmhook.warmimages import Asked, ObjectKey, WarmImage, asked_name, owner_label, policy_label
+from warmhook.warmimages import Asked, Asker, ObjectKey, WarmImage, asked_name, owner_label, policy_label
 
-__all__ = ["AdmissionRefusal", "asked_for", "decide_admission", "takes_pod"]
+__all__ = ["ASKERS_MAX", "AdmissionRefusal", "asked_for", "decide_admission", "takes_pod"]
 
 AdmissionRefusal: TypeAlias = Literal["duplicate"]
 
@@ -20,6 +20,24 @@ AdmissionRefusal: TypeAlias = Literal["duplicate"]
 # outlives the Pods that need it, and seldom enough that a crowd of Pods costs nothing.
 _REFRESH_PART: Final = 10
 _LONGEST_REFRESH: Final = timedelta(days=1)
+
+ASKERS_MAX: Final = 8
+"""Owners that a WarmImage remembers: enough for what services share, and bounded for what everybody has."""
+# Labels that differ between the rollouts and Pods of one owner; that they differ is not worth a write.
+_OF_ONE_ROLLOUT: Final = frozenset(
+    {
+        "pod-template-hash",
+        "pod-template-generation",
+        "controller-revision-hash",
+        "controller-uid",
+        "job-name",
+        "batch.kubernetes.io/controller-uid",
+        "batch.kubernetes.io/job-name",
+        "batch.kubernetes.io/job-completion-index",
+        "apps.kubernetes.io/pod-index",
+        "statefulset.kubernetes.io/pod-name",
+    }
+)
 
 
 def takes_pod(policy: Policy, admitted: Admitted) -> bool:
@@ -42,11 +60,14 @@ def asked_for(policy: Policy, admitted: Admitted, moment: datetime, event_id: st
     except TooManyTerms:
         return
     labels = tuple(sorted(admitted.labels.items()))
-    asked = Asked(owner_label(admitted.namespace, admitted.owner), labels, constraints)
-    template = narrowed(policy.template, asked)
+    template = narrowed(policy.template, constraints)
     if template is None or template.nodes.affinity == ():
         return
+    # A Pod by itself has no template of which it could be a version: each may run something else.
+    named = () if admitted.owner.startswith("Pod/") else admitted.containers
     for image in dict.fromkeys(image.as_run for image in admitted.images):
+        containers = tuple(sorted({name for name, run in named if run.as_run == image}))
+        asker = Asker(owner_label(admitted.namespace, admitted.owner), labels, containers, moment)
         yield WarmImage(
             key=ObjectKey(policy.key.namespace, asked_name(policy.key, image, constraints)),
             image=image,
@@ -55,26 +76,55 @@ def asked_for(policy: Policy, admitted: Admitted, moment: datetime, event_id: st
             template=template,
             policy_label=policy_label(policy.key),
             event_id=event_id,
-            asked=asked,
+            asked=Asked((asker,), constraints),
         )
 
 
 def decide_admission(wanted: WarmImage, stored: WarmImage | None) -> Upsert | AdmissionRefusal:
     """What to write where the object of that name is now `stored`.
 
-    Nothing as long as the last admission that was written is recent: one tenth of the lifetime, at most a day.
+    Nothing as long as the last admission that was written is recent, of the image and of the Pod's owner: one tenth of
+    the lifetime, at most a day.
     """
-    if stored is None:
-        return Upsert(wanted)
-    if stored.template == wanted.template and stored.asked is not None and not _outdated(wanted, stored):
-        return "duplicate"
+    if stored is None or wanted.asked is None:
+        return Upsert(wanted, stored)
+    if stored.template == wanted.template and stored.asked is not None:
+        refresh = _refresh(wanted)
+        recent = not _outdated(wanted.pushed_at, stored.pushed_at, refresh)
+        if recent and _is_known(wanted.asked.askers[0], stored.asked, refresh):
+            return "duplicate"
     newest = max(filter(None, (wanted.pushed_at, stored.pushed_at)), default=None)
-    return Upsert(replace(wanted, pushed_at=newest), stored)
+    return Upsert(replace(wanted, pushed_at=newest, asked=_together(wanted.asked, stored.asked)), stored)
 
 
-def _outdated(wanted: WarmImage, stored: WarmImage) -> bool:
-    if stored.pushed_at is None or wanted.pushed_at is None:
-        return stored.pushed_at is None
+def _refresh(wanted: WarmImage) -> timedelta:
     lifetime = wanted.template.expire_after_seconds
-    refresh = timedelta(seconds=lifetime / _REFRESH_PART) if lifetime is not None else _LONGEST_REFRESH
-    return wanted.pushed_at - stored.pushed_at > min(refresh, _LONGEST_REFRESH)
+    return _LONGEST_REFRESH if lifetime is None else min(timedelta(seconds=lifetime / _REFRESH_PART), _LONGEST_REFRESH)
+
+
+def _outdated(now: datetime | None, before: datetime | None, refresh: timedelta) -> bool:
+    return before is None or (now is not None and now - before > refresh)
+
+
+def _is_known(asker: Asker, asked: Asked, refresh: timedelta) -> bool:
+    known = next((it for it in asked.askers if it.owner == asker.owner), None)
+    if known is None:
+        # Of a crowd the first stand for all, so that each of a thousand Jobs costs no write.
+        return asked.more and len(asked.askers) >= ASKERS_MAX
+    same = known.containers == asker.containers and _enduring(known) == _enduring(asker)
+    return same and not _outdated(asker.at, known.at, refresh)
+
+
+def _enduring(asker: Asker) -> set[tuple[str, str]]:
+    return {(key, value) for key, value in asker.labels if key not in _OF_ONE_ROLLOUT}
+
+
+def _together(wanted: Asked, stored: Asked | None) -> Asked:
+    if stored is None:
+        return wanted
+    (asker,) = wanted.askers
+    known = next((it for it in stored.askers if it.owner == asker.owner), None)
+    if known is not None and known.at is not None and asker.at is not None:
+        asker = replace(asker, at=max(asker.at, known.at))
+    others = [it for it in stored.askers if it.owner != asker.owner]
+    return Asked((asker, *others[: ASKERS_MAX - 1]), wanted.constraints, stored.more or len(others) >= ASKERS_MAX)

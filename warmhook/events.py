@@ -207,6 +207,7 @@ def admitted_event(admitted: Admitted, now: datetime) -> Event:
         "owner": admitted.owner,
         "labels": dict(admitted.labels),
         "images": [str(image) for image in admitted.images],
+        "containers": {name: str(image) for name, image in admitted.containers},
         "nodeSelector": dict(admitted.node_selector),
         "tolerations": [toleration_object(it) for it in admitted.tolerations],
         "pullSecrets": list(admitted.pull_secrets),
@@ -229,6 +230,10 @@ def read_admitted(event: Event) -> Admitted:
             namespace=namespace,
             owner=owner,
             images=tuple(parse_reference(text, default_tag="latest") for text in _strings(data, "images")),
+            containers=tuple(
+                (name, parse_reference(text, default_tag="latest"))
+                for name, text in _string_map(data, "containers").items()
+            ),
             labels=_string_map(data, "labels"),
             node_selector=_string_map(data, "nodeSelector"),
             affinity=None if affinity is None else parse_affinity(affinity),

@@ -67,6 +67,8 @@ class Admitted:
     """Kind and name of what keeps making such Pods: `Deployment/web`; of a Pod without an owner its own."""
     images: tuple[Reference, ...]
     """Init containers and sidecars, containers, ephemeral containers, image volumes; each once."""
+    containers: tuple[tuple[str, Reference], ...] = ()
+    """Names of containers, or `volume/` and the name of an image volume, and what each runs."""
     owner_uid: str = ""
     """Of the Pod's controller itself; empty where it has none."""
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -165,7 +167,8 @@ def _skip(
 def _admitted(pod: Mapping[str, Any], metadata: Mapping[str, Any], namespace: str) -> Admitted | None:
     """Raises `TooManyTerms`."""
     spec = _map(pod.get("spec"))
-    images = tuple(dict.fromkeys(_images(spec)))
+    containers = tuple(_containers(spec))
+    images = tuple(dict.fromkeys(image for _, image in containers))
     if not images or not is_namespace(namespace):
         return None
     labels = _texts(metadata.get("labels"))
@@ -182,6 +185,7 @@ def _admitted(pod: Mapping[str, Any], metadata: Mapping[str, Any], namespace: st
         namespace=namespace,
         owner=owner,
         images=images,
+        containers=containers,
         owner_uid=owner_uid,
         labels=labels,
         node_selector=_texts(spec.get("nodeSelector")),
@@ -189,24 +193,27 @@ def _admitted(pod: Mapping[str, Any], metadata: Mapping[str, Any], namespace: st
         tolerations=parse_tolerations(spec.get("tolerations")),
         pull_secrets=tuple(dict.fromkeys(filter(None, secrets))),
     )
-    if max(len(images) / _IMAGES_MAX, len(labels) / _LABELS_MAX, len(admitted.pull_secrets) / _LABELS_MAX) > 1:
+    if max(len(containers) / _IMAGES_MAX, len(labels) / _LABELS_MAX, len(admitted.pull_secrets) / _LABELS_MAX) > 1:
         raise TooManyTerms(f"more than {_IMAGES_MAX} images, labels or secrets")
     if len(json.dumps(dict(labels))) + len(admitted.constraints.canonical()) > _CONSTRAINTS_MAX:
         raise TooManyTerms(f"constraints of more than {_CONSTRAINTS_MAX} characters")
     return admitted
 
 
-def _images(spec: Mapping[str, Any]) -> Iterator[Reference]:
+def _containers(spec: Mapping[str, Any]) -> Iterator[tuple[str, Reference]]:
     named = [
-        _map(container).get("image")
+        (_text(_map(container).get("name")), _map(container).get("image"))
         for kind in ("initContainers", "containers", "ephemeralContainers")
         for container in _list(spec.get(kind))
     ]
-    named += [_map(_map(volume).get("image")).get("reference") for volume in _list(spec.get("volumes"))]
-    for text in named:
+    named += [
+        (f"volume/{_text(_map(volume).get('name'))}", _map(_map(volume).get("image")).get("reference"))
+        for volume in _list(spec.get("volumes"))
+    ]
+    for name, text in named:
         if isinstance(text, str) and text:
             try:
-                yield parse_reference(text, default_tag="latest")
+                yield name, parse_reference(text, default_tag="latest")
             except NotAReference:
                 continue  # the kubelet will say so to the one who wrote it
 

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Final, Literal, TypeAlias
 
 from warmhook import globs
-from warmhook.feasible import TooManyTerms, both
+from warmhook.feasible import Constraints, TooManyTerms, both
 from warmhook.images import Reference
 from warmhook.selectors import Selector
 from warmhook.semver import Range
@@ -24,6 +24,7 @@ from warmhook.warmimages import (
 )
 
 __all__ = [
+    "POD_LIFETIME_SECONDS",
     "Part",
     "Policy",
     "PolicyChanges",
@@ -43,6 +44,10 @@ _NEVER: Final = float("-inf")
 _PARTS_SECONDS: Final = 3600
 # More platforms and attestations than the images of the Docker Official Images have.
 _PARTS_PER_BUILD: Final = 32
+POD_LIFETIME_SECONDS: Final = 7 * 86400
+"""For so long after the last Pod that needs it an image stays where the policy gives no `expireAfterSeconds`."""
+# Of an owner's container: what it runs, and what a rollback would bring back.
+_VERSIONS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,11 +276,12 @@ def policy_changes(policy: Policy, existing: Collection[WarmImage], now: datetim
 
 
 def _unwanted(policy: Policy, existing: Collection[WarmImage], now: datetime) -> list[WarmImage]:
-    unwanted = []
+    unwanted = _old_versions(existing)
+    old = {warmimage.key for warmimage in unwanted}
     repositories: dict[str, list[WarmImage]] = {}
     for warmimage in existing:
         if warmimage.asked is not None:
-            if not _still_asked(policy, warmimage, warmimage.asked, now):
+            if warmimage.key not in old and not _still_asked(policy, warmimage, warmimage.asked, now):
                 unwanted.append(warmimage)
             continue
         over = not policy.names(warmimage.image) and is_expired(_as_wanted(policy, warmimage), now)
@@ -304,30 +310,64 @@ def _named(policy: Policy) -> list[WarmImage]:
     ]
 
 
+def _old_versions(existing: Iterable[WarmImage]) -> list[WarmImage]:
+    """What Pods asked for and only older versions of their owners' containers run: two of each stay.
+
+    Of one that has more owners than it remembers, nobody knows. Versions are counted by image: an owner may pin each of
+    its Pods to another node, and then has several WarmImages of one image.
+    """
+    asked = [(warmimage, warmimage.asked) for warmimage in existing if warmimage.asked is not None]
+    runs: dict[tuple[str, str], dict[str, float]] = {}
+    for warmimage, its in asked:
+        for asker in its.askers:
+            for container in asker.containers:
+                images, at = runs.setdefault((asker.owner, container), {}), asker.at.timestamp() if asker.at else _NEVER
+                image = _run(warmimage)
+                images[image] = max(images.get(image, _NEVER), at)
+    newest = {
+        slot: frozenset(sorted(images, key=lambda image: (images[image], image))[-_VERSIONS:])
+        for slot, images in runs.items()
+    }
+    return [
+        warmimage
+        for warmimage, its in asked
+        if not its.more
+        and all(asker.containers for asker in its.askers)
+        and not any(_run(warmimage) in newest[asker.owner, name] for asker in its.askers for name in asker.containers)
+    ]
+
+
+def _run(warmimage: WarmImage) -> str:
+    return f"{warmimage.image}@{warmimage.digest}"
+
+
 def _still_asked(policy: Policy, warmimage: WarmImage, asked: Asked, now: datetime) -> bool:
     """Whether the policy still takes such Pods, and one came lately."""
-    selected = policy.pods is not None and policy.pods.matches(dict(asked.labels))
+    pods = policy.pods
+    selected = pods is not None and (asked.more or any(pods.matches(dict(asker.labels)) for asker in asked.askers))
     if not selected and "pods" not in policy.unread:
         return False
     if "template" in policy.unread:
         return not is_expired(warmimage, now)
     if warmimage.key.name != asked_name(policy.key, warmimage.image, asked.constraints):
         return False
-    template = narrowed(policy.template, asked)
+    template = narrowed(policy.template, asked.constraints)
     return template is not None and not is_expired(replace(warmimage, template=template), now)
 
 
-def narrowed(template: Template, asked: Asked) -> Template | None:
+def narrowed(template: Template, constraints: Constraints) -> Template | None:
     """The policy's template for those of its nodes where such Pods can land; `None` where that is too much to say.
 
-    Whether taints are tolerated is the Pod's to say: what the policy says of that is for its pushes.
+    Whether taints are tolerated is the Pod's to say: what the policy says of that is for its pushes. No event says that
+    an image is no longer run, so it ends some days after the last Pod unless the policy says when.
     """
     try:
-        affinity = both(template.nodes.affinity, asked.constraints.affinity)
+        affinity = both(template.nodes.affinity, constraints.affinity)
     except TooManyTerms:
         return None
-    nodes = replace(template.nodes, affinity=affinity, tolerations=asked.constraints.tolerations)
-    return replace(template, nodes=nodes)
+    nodes = replace(template.nodes, affinity=affinity, tolerations=constraints.tolerations)
+    life = template.expire_after_seconds
+    return replace(template, nodes=nodes, expire_after_seconds=POD_LIFETIME_SECONDS if life is None else life)
 
 
 def decide_orphan(warmimage: WarmImage, now: datetime, grace: timedelta) -> Upsert | Literal["wait", "delete"]:
@@ -346,5 +386,5 @@ def _as_wanted(policy: Policy, warmimage: WarmImage) -> WarmImage:
     if "template" in policy.unread:
         return warmimage
     if warmimage.asked is not None:
-        return replace(warmimage, template=narrowed(policy.template, warmimage.asked) or warmimage.template)
+        return replace(warmimage, template=narrowed(policy.template, warmimage.asked.constraints) or warmimage.template)
     return replace(warmimage, template=policy.template)

@@ -14,6 +14,7 @@ from warmhook.selectors import Selector
 __all__ = [
     "LONGEST_TIMEOUT_SECONDS",
     "Asked",
+    "Asker",
     "Limit",
     "Nodes",
     "ObjectKey",
@@ -103,14 +104,28 @@ class Template:
 
 
 @dataclass(frozen=True, slots=True)
+class Asker:
+    """One owner whose Pods need a WarmImage."""
+
+    owner: str
+    """16 hex digits that stand for it."""
+    labels: tuple[tuple[str, str], ...] = ()
+    """Of its last Pod, sorted: a policy's selector is held against them whenever it changes."""
+    containers: tuple[str, ...] = ()
+    """Names of those that run the image, sorted; none where the owner keeps no versions, as a Pod by itself."""
+    at: datetime | None = None
+    """When its last Pod was created, as far as that was written."""
+
+
+@dataclass(frozen=True, slots=True)
 class Asked:
     """Which Pods a WarmImage is for, where their creation led to it."""
 
-    owner: str
-    """16 hex digits that stand for the owner of the last of them; the label `warmhook.dev/owner`."""
-    labels: tuple[tuple[str, str], ...] = ()
-    """Of the last of them, sorted: a policy's selector is held against them whenever it changes."""
+    askers: tuple[Asker, ...]
+    """The last first; the label `warmhook.dev/owner` names it."""
     constraints: Constraints = field(default_factory=Constraints)
+    more: bool = False
+    """There were more owners than are remembered."""
 
 
 @dataclass(frozen=True, slots=True)

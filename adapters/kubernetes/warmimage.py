@@ -18,7 +18,7 @@ from warmhook.feasible import Constraints, affinity_object, parse_affinity, pars
 from warmhook.images import NotAReference, Reference, parse_reference
 from warmhook.ports import FailureReason, Object
 from warmhook.times import format_time, parse_time
-from warmhook.warmimages import Asked, ObjectKey, WarmImage, repository_label
+from warmhook.warmimages import Asked, Asker, ObjectKey, WarmImage, repository_label
 
 __all__ = [
     "ASKED_ANNOTATION",
@@ -44,7 +44,7 @@ EVENT_ANNOTATION = "warmhook.dev/event-id"
 GONE_ANNOTATION = "warmhook.dev/policy-gone-since"
 """When the policy was first found missing; the WarmImage goes when it still is one sync interval later."""
 ASKED_ANNOTATION = "warmhook.dev/asked"
-"""JSON: labels, affinity and tolerations of the Pods that the image is for."""
+"""JSON: owners, affinity and tolerations of the Pods that the image is for."""
 
 Moment = Annotated[str, StringConstraints(max_length=40), Field(json_schema_extra={"format": "date-time"})]
 Text = Annotated[str, StringConstraints(max_length=1024)]
@@ -205,7 +205,7 @@ def _content(warmimage: WarmImage) -> Object:
     if warmimage.policy_gone_since is not None:
         metadata["annotations"][GONE_ANNOTATION] = format_time(warmimage.policy_gone_since)
     if warmimage.asked is not None:
-        metadata["labels"][OWNER_LABEL] = warmimage.asked.owner
+        metadata["labels"][OWNER_LABEL] = warmimage.asked.askers[0].owner
         metadata["annotations"][ASKED_ANNOTATION] = _asked_text(warmimage.asked)
     return {"metadata": metadata, "spec": spec}
 
@@ -233,7 +233,9 @@ def _gone_since(metadata: Mapping[str, Any]) -> datetime | None:
 
 
 def _asked_text(asked: Asked) -> str:
-    said: dict[str, Any] = {"labels": dict(asked.labels)}
+    said: dict[str, Any] = {"by": [_asker_object(asker) for asker in asked.askers]}
+    if asked.more:
+        said["more"] = True
     if asked.constraints.affinity is not None:
         said["affinity"] = affinity_object(asked.constraints.affinity)
     if asked.constraints.tolerations:
@@ -241,17 +243,30 @@ def _asked_text(asked: Asked) -> str:
     return json.dumps(said, sort_keys=True, separators=(",", ":"))
 
 
+def _asker_object(asker: Asker) -> dict[str, Any]:
+    said: dict[str, Any] = {"owner": asker.owner, "labels": dict(asker.labels), "containers": list(asker.containers)}
+    return said | ({"at": format_time(asker.at)} if asker.at else {})
+
+
+def _asker(said: Mapping[str, Any]) -> Asker:
+    return Asker(
+        owner=str(said["owner"]),
+        labels=tuple(sorted((str(key), str(value)) for key, value in said["labels"].items())),
+        containers=tuple(sorted(map(str, said["containers"]))),
+        at=parse_time(said["at"]) if "at" in said else None,
+    )
+
+
 def _asked(metadata: Mapping[str, Any]) -> Asked | None:
     """Which Pods it is for; raises `InvalidObject` where a person has changed what says so."""
-    owner = (metadata.get("labels") or {}).get(OWNER_LABEL, "")
     text = (metadata.get("annotations") or {}).get(ASKED_ANNOTATION)
-    if not owner or text is None:
+    if text is None:
         return None
     try:
         said = json.loads(text)
         affinity = parse_affinity(said["affinity"]) if "affinity" in said else None
         constraints = Constraints(affinity, parse_tolerations(said.get("tolerations")))
-        return Asked(owner, tuple(sorted((str(key), str(value)) for key, value in said["labels"].items())), constraints)
+        return Asked(tuple(map(_asker, said["by"])), constraints, said.get("more") is True)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidObject(f"annotation {ASKED_ANNOTATION}: {error}") from error
 

@@ -29,7 +29,7 @@ from warmhook.policies import PushRule
 from warmhook.ports import Object
 from warmhook.selectors import Requirement, Selector
 from warmhook.semver import parse_range
-from warmhook.warmimages import Limit, Nodes, ObjectKey, Pull, Template, WarmImage
+from warmhook.warmimages import Asked, Asker, Limit, Nodes, ObjectKey, Pull, Template, WarmImage
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 POLICIES = "/apis/warmhook.dev/v1alpha1/namespaces/default/warmpolicies"
@@ -226,6 +226,23 @@ warmimages = st.builds(
     template=templates,
     policy_label=st.sampled_from(["", "0123456789abcdef"]),
     event_id=st.sampled_from(["", "e" * 32]),
+    asked=st.none()
+    | st.builds(
+        Asked,
+        st.lists(
+            st.builds(
+                Asker,
+                st.sampled_from(["0" * 16, "1" * 16]),
+                st.sampled_from([(), (("a", "b"), ("c", "d"))]),
+                st.sampled_from([(), ("app", "side")]),
+                st.sampled_from([None, NOW]),
+            ),
+            min_size=1,
+            max_size=3,
+        ).map(tuple),
+        more=st.booleans(),
+    ),
+    policy_gone_since=st.sampled_from([None, NOW]),
 ).map(as_run)
 
 

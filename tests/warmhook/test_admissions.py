@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from warmhook.admissions import asked_for, decide_admission, takes_pod
+from warmhook.admissions import ASKERS_MAX, asked_for, decide_admission, takes_pod
 from warmhook.feasible import Constraints, Term, Toleration
 from warmhook.images import parse_reference
 from warmhook.lines import line_of
@@ -87,11 +87,99 @@ def test_a_repeat_costs_a_write_only_when_a_tenth_of_the_lifetime_has_passed(day
         assert decision.warmimage.pushed_at == again.pushed_at
 
 
-def test_without_an_end_it_is_written_once_a_day() -> None:
-    policy = replace(POLICY, template=Template())
+def test_without_a_lifetime_in_the_policy_it_ends_a_week_after_the_last_pod() -> None:
+    one, _ = asked(policy := replace(POLICY, template=Template()))
+    assert one.template.expire_after_seconds == 7 * DAY
+    assert not policy_changes(policy, [one], NOW + timedelta(days=6.9)).deletes
+    assert policy_changes(policy, [one], NOW + timedelta(days=7.1)).deletes == (one,)
+
+
+def test_with_a_long_lifetime_it_is_written_once_a_day() -> None:
+    policy = replace(POLICY, template=Template(expire_after_seconds=90 * DAY))
     (stored, _), (soon, _), (later, _) = (asked(policy, days=days) for days in (0, 0.9, 1.1))
     assert decide_admission(soon, stored) == "duplicate"
     assert isinstance(decide_admission(later, stored), Upsert)
+
+
+def together(*pods: tuple[Admitted, float], policy: Policy = POLICY) -> list[WarmImage]:
+    """What is there after these Pods, each created so many days after the first moment."""
+    stored: dict[str, WarmImage] = {}
+    for pod, days in pods:
+        for wanted in asked(policy, pod, days):
+            decision = decide_admission(wanted, stored.get(wanted.key.name))
+            if isinstance(decision, Upsert):
+                stored[wanted.key.name] = decision.warmimage
+        for gone in policy_changes(policy, list(stored.values()), NOW + timedelta(days=days)).deletes:
+            del stored[gone.key.name]
+    return list(stored.values())
+
+
+def running(owner: str, *images: str, **labels: str) -> Admitted:
+    """A Pod whose containers are called c0, c1, and so on."""
+    references = tuple(parse_reference(f"ghcr.io/shop/{image}") for image in images)
+    containers = tuple((f"c{number}", reference) for number, reference in enumerate(references))
+    return Admitted("shop", owner, references, containers, labels={"warm": "true", **labels})
+
+
+def tags(warmimages: list[WarmImage]) -> set[str]:
+    return {f"{it.image.repository.rpartition('/')[2]}:{it.image.tag}" for it in warmimages}
+
+
+def test_of_each_container_of_an_owner_the_two_newest_versions_stay() -> None:
+    rollouts = [(running("Deployment/web", f"app:v{n}", "side:v1"), n / 100) for n in range(60)]
+    assert tags(together(*rollouts)) == {"app:v58", "app:v59", "side:v1"}
+
+
+def test_a_version_that_another_owner_runs_stays() -> None:
+    other = running("Deployment/api", "side:v0")
+    rollouts = [(running("Deployment/web", f"side:v{n}"), n / 100) for n in range(5)]
+    assert tags(together((other, 0), *rollouts)) == {"side:v0", "side:v3", "side:v4"}
+
+
+def test_containers_of_one_repository_do_not_push_each_other_out() -> None:
+    pod = running("Deployment/web", "app:v1", "app:v1-setup", "app:v1-migrate")
+    assert len(together((pod, 0))) == 3
+
+
+def test_pods_by_themselves_have_no_versions() -> None:
+    jobs = [(running("Pod/runner-", f"tool:{n}"), n / 100) for n in range(9)]
+    assert len(together(*jobs)) == 9
+
+
+def test_an_owner_that_pins_its_pods_to_nodes_has_one_version_of_them() -> None:
+    pods = [(replace(running("Cluster/db", "db:v1"), node_selector={"name": f"n{n}"}), n / 100) for n in range(5)]
+    assert len(together(*pods)) == 5
+
+
+def test_a_narrower_selector_leaves_what_pods_that_are_still_selected_need() -> None:
+    shared = together(
+        (running("Deployment/web", "app:v1", app="web"), 0), (running("Job/x", "app:v1", app="batch"), 0.1)
+    )
+    web, batch, other = (
+        replace(POLICY, pods=Selector((Requirement("app", "In", (name,)),))) for name in ("web", "batch", "other")
+    )
+    assert not policy_changes(web, shared, NOW).deletes
+    assert not policy_changes(batch, shared, NOW).deletes
+    assert policy_changes(other, shared, NOW).deletes == tuple(shared)
+
+
+def test_a_crowd_of_owners_is_remembered_only_in_part_and_costs_few_writes() -> None:
+    stored, writes = None, 0
+    for number in range(1000):
+        (wanted,) = asked(pod=running(f"Job/{number}", "tool:1"))
+        decision = decide_admission(wanted, stored)
+        if isinstance(decision, Upsert):
+            stored, writes = decision.warmimage, writes + 1
+    assert stored is not None
+    assert stored.asked is not None
+    assert (len(stored.asked.askers), stored.asked.more, writes) == (ASKERS_MAX, True, ASKERS_MAX + 1)
+    nobody = replace(POLICY, pods=Selector((Requirement("app", "Exists"),)))
+    assert not policy_changes(nobody, [stored], NOW).deletes
+
+
+def test_a_rollout_of_an_owner_that_is_known_costs_no_write() -> None:
+    first, second = (asked(pod=running("Deployment/web", "side:v1", **{"pod-template-hash": it}))[0] for it in "ab")
+    assert decide_admission(second, first) == "duplicate"
 
 
 def test_time_never_goes_back() -> None:
