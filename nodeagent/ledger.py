@@ -83,7 +83,7 @@ class Ledger:
 
     def take_lines(self, data: Mapping[str, str]) -> Changes:
         """The ConfigMap's data as it is now; what is known of versions that are gone is forgotten."""
-        taken = take_lines(data, self.lines, self._clock.monotonic())
+        taken = take_lines(data, {**self._surplus, **self.lines}, self._clock.monotonic())
         before, self.lines, self._surplus = self.lines, dict(taken.lines), taken.surplus
         news = {key: why for key, why in taken.malformed.items() if self.malformed.get(key) != why}
         self.malformed = taken.malformed

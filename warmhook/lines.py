@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from warmhook.images import parse_reference
+from warmhook.shares import Claim, Room, served
 from warmhook.times import format_time
 from warmhook.warmimages import ObjectKey, Pull, WarmImage
 
@@ -53,7 +54,7 @@ REFUSED_MAX: Final = 4096
 FULL_LABEL: Final = "warmhook.dev/full"
 """On a desired ConfigMap that refuses lines: finds the few that do."""
 MAX_LINES: Final = 256
-"""What an agent takes, by priority; the rest it reports as TooManyLines."""
+"""What handlers write on one node and its agent takes; namespaces share them, and the rest is TooManyLines."""
 MAX_BYTES: Final = 96 * 1024
 """What handlers write on one node: etcd stores every version of the whole object."""
 
@@ -78,6 +79,8 @@ class Line:
     pushed_at: str = ""
     """Only where there is no digest: makes a second push of one tag a new version of the line."""
     pull: Pull = field(default_factory=Pull)
+    since: float = field(default=0.0, compare=False)
+    """Seconds since the epoch of the push, the last admission or the creation. Decides who has room; never sent."""
 
     @property
     def key(self) -> str:
@@ -112,12 +115,14 @@ def line_of(warmimage: WarmImage) -> Line:
     """The line that `warmimage` puts on each of its nodes."""
     # That a Pod was created says nothing new about the image: the line stays as it is, and nobody pulls again.
     moved = not warmimage.digest and warmimage.asked is None
+    since = warmimage.pushed_at or warmimage.created_at
     return Line(
         warmimage=warmimage.key,
         image=warmimage.image.pull_name,
         digest=warmimage.digest,
         pushed_at=format_time(warmimage.pushed_at) if moved and warmimage.pushed_at else "",
         pull=warmimage.template.pull,
+        since=since.timestamp() if since else 0.0,
     )
 
 
@@ -174,14 +179,24 @@ def noted_refusals(refused: Collection[str]) -> list[str]:
 
 
 def without_room(lines: Iterable[Line]) -> frozenset[str]:
-    """Keys of the lines beyond `MAX_BYTES`: the least important ones, by priority and then by key."""
-    refused, used = set(), 0
-    for line in sorted(lines, key=lambda line: (-line.pull.priority, line.key)):
+    """Keys of the lines beyond `MAX_LINES` and `MAX_BYTES`: of each namespace the least important and the oldest.
+
+    What a namespace has room for does not depend on how much others want.
+    """
+    claims = [
         # The value as a JSON string, the key in data and labels, the label's prefix, version and punctuation.
-        used += len(json.dumps(line.encode())) + 2 * len(line.key) + 40
-        if used > MAX_BYTES:
-            refused.add(line.key)
-    return frozenset(refused)
+        Claim(
+            line.key,
+            line.warmimage.namespace,
+            line.pull.priority,
+            line.since,
+            len(json.dumps(line.encode())) + 2 * len(line.key) + 40,
+        )
+        for line in lines
+    ]
+    if len(claims) <= MAX_LINES and sum(claim.size_bytes for claim in claims) <= MAX_BYTES:
+        return frozenset()
+    return frozenset(claim.key for claim in claims) - served(claims, Room(MAX_LINES, MAX_BYTES))
 
 
 def node_patch(

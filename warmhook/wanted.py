@@ -1,4 +1,4 @@
-"""Which lines of a node's ConfigMap does its agent take? At most `MAX_LINES`, the important ones first."""
+"""Which lines of a node's ConfigMap its agent takes: at most `MAX_LINES`, shared between namespaces."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from warmhook.lines import MAX_LINES, Line, NotALine, read_line, version_of
+from warmhook.shares import Claim, Room, served
 
 __all__ = ["Taken", "Wanted", "take_lines"]
 
@@ -33,9 +34,10 @@ class Taken:
 
 
 def take_lines(data: Mapping[str, str], before: Mapping[str, Wanted], now: float) -> Taken:
-    """Read `data`, keys to encoded lines; a version that is in `before` already keeps its age.
+    """Read `data`, keys to encoded lines; a version that is in `before`, taken or not, keeps its age.
 
-    Keys with a dot (`<key>.hint`) belong to a line and are none themselves.
+    Of each namespace the lines of the highest priority are taken, of equal priority the newest. Keys with a dot
+    (`<key>.hint`) belong to a line and are none themselves.
     """
     readable: dict[str, Wanted] = {}
     malformed: dict[str, str] = {}
@@ -50,9 +52,11 @@ def take_lines(data: Mapping[str, str], before: Mapping[str, Wanted], now: float
         known = before.get(key)
         since = known.since if known is not None and known.version == version else now
         readable[key] = Wanted(line, version, since)
-    order = sorted(readable, key=lambda key: (-readable[key].line.pull.priority, key))
+    claims = (Claim(key, it.line.warmimage.namespace, it.line.pull.priority, it.since) for key, it in readable.items())
+    # The handlers bound the bytes.
+    taken = served(claims, Room(MAX_LINES, 1))
     return Taken(
-        lines={key: readable[key] for key in order[:MAX_LINES]},
-        surplus={key: readable[key] for key in order[MAX_LINES:]},
+        lines={key: it for key, it in readable.items() if key in taken},
+        surplus={key: it for key, it in readable.items() if key not in taken},
         malformed=malformed,
     )

@@ -309,8 +309,28 @@ def test_the_most_important_lines_are_taken_and_the_rest_is_surplus(many: int, i
     taken = take_lines({line.key: line.encode() for line in lines}, {}, 0)
     assert len(taken.lines) == min(many, MAX_LINES)
     assert len(taken.lines) + len(taken.surplus) == many
+    # All of one namespace.
     least = min((it.line.pull.priority for it in taken.lines.values()), default=0)
     assert all(it.line.pull.priority <= least for it in taken.surplus.values())
+
+
+def test_of_lines_that_find_no_room_the_newest_of_a_priority_are_taken_and_stay_taken() -> None:
+    old = [a_line(name=f"old{number}") for number in range(MAX_LINES)]
+    data = {line.key: line.encode() for line in old}
+    first = take_lines(data, {}, 10)
+    new = a_line(name="new")
+    second = take_lines(data | {new.key: new.encode()}, first.lines, 20)
+    assert new.key in second.lines
+    third = take_lines(data | {new.key: new.encode()}, {**second.surplus, **second.lines}, 30)
+    assert third == second
+
+
+def test_one_namespace_takes_no_line_of_another() -> None:
+    loud = [replace(a_line(priority=1000), warmimage=ObjectKey("loud", f"x{number}")) for number in range(1000)]
+    quiet = [replace(a_line(), warmimage=ObjectKey("quiet", f"x{number}")) for number in range(50)]
+    taken = take_lines({line.key: line.encode() for line in loud + quiet}, {}, 0)
+    assert {line.key for line in quiet} <= taken.lines.keys()
+    assert len(taken.lines) == MAX_LINES
 
 
 @given(st.dictionaries(st.text(max_size=20), st.text(max_size=60) | st.just("[" * 100_000), max_size=5))
