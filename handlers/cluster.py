@@ -132,11 +132,14 @@ class Cluster:
         """`namespace` is that of the node ConfigMaps."""
         self._kubernetes = kubernetes
         self._namespace = namespace
+        self._known: dict[tuple[str, str], PolicyObject] = {}
+        """The WarmPolicies of the last list by uid and resourceVersion: reading one compiles its globs."""
 
     async def policy_objects(self, *, not_older_than: str = "") -> list[PolicyObject]:
         """Every WarmPolicy, usable or not."""
         found = await self._kubernetes.list(paths.warmpolicies(), not_older_than=not_older_than)
-        return list(map(policy_object, found.items))
+        self._known = {_state(obj): self._known.get(_state(obj)) or policy_object(obj) for obj in found.items}
+        return list(self._known.values())
 
     async def policies(self) -> list[Policy]:
         """Every WarmPolicy that can be used."""
@@ -154,9 +157,10 @@ class Cluster:
 
     async def _policy(self, key: PolicyKey) -> Policy | None:
         try:
-            return policy_object(await self._kubernetes.get(paths.warmpolicies(key))).policy
+            obj = await self._kubernetes.get(paths.warmpolicies(key))
         except NotFound:
             return None
+        return (self._known.get(_state(obj)) or policy_object(obj)).policy
 
     async def warmimages(self, labels: str = "", namespace: str = "", *, not_older_than: str = "") -> list[WarmImage]:
         """The usable WarmImages under a label selector; of all namespaces unless one is given."""
@@ -274,6 +278,10 @@ class Cluster:
         path = paths.configmaps(self._namespace)
         found = await self._kubernetes.list(path, labels=labels, metadata_only=True, not_older_than=not_older_than)
         return [obj["metadata"] for obj in found.items]
+
+
+def _state(obj: Object) -> tuple[str, str]:
+    return obj["metadata"]["uid"], obj["metadata"]["resourceVersion"]
 
 
 def _all_desired(listed: Iterable[Mapping[str, Any]]) -> list[Desired]:

@@ -7,6 +7,7 @@ k8s.io/api/core/v1 (`Toleration.ToleratesTaint`), v0.37.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
@@ -22,6 +23,7 @@ __all__ = [
     "Taint",
     "Term",
     "Toleration",
+    "TolerationOperator",
     "TooManyTerms",
     "affinity_object",
     "both",
@@ -46,7 +48,19 @@ _CORDONED: Final = "node.kubernetes.io/unschedulable"
 _PASSING: Final = frozenset(
     f"node.kubernetes.io/{state}"
     for state in ("not-ready", "unreachable", "network-unavailable", "memory-pressure", "pid-pressure")
-) | {"node.cloudprovider.kubernetes.io/uninitialized"}
+) | {"node.cloudprovider.kubernetes.io/uninitialized", "karpenter.sh/unregistered"}
+# Startup taints: a node has them in its first minute, which is when images have to come. The last part is what Cilium
+# and the CSI drivers of the clouds use; the prefixes are of the cluster autoscaler, which ignores such taints as well.
+_STARTUP_NAME: Final = "/agent-not-ready"
+_STARTUP_PREFIXES: Final = (
+    "startup-taint.cluster-autoscaler.kubernetes.io/",
+    "ignore-taint.cluster-autoscaler.kubernetes.io/",
+)
+# What Gt and Lt compare (k8s.io/apimachinery/pkg/api/validate/content.IsDecimalInteger).
+_DECIMAL: Final = re.compile(r"0|-?[1-9][0-9]{0,18}")
+
+
+TolerationOperator: TypeAlias = Literal["Equal", "Exists", "Gt", "Lt"]
 
 
 class TooManyTerms(ValueError):
@@ -69,9 +83,9 @@ class Toleration:
 
     key: str = ""
     """Empty: any key."""
-    operator: Literal["Equal", "Exists"] = "Equal"
+    operator: TolerationOperator = "Equal"
     value: str = ""
-    """Compared for Equal only."""
+    """Empty for Exists; for Gt and Lt an integer, than which the taint's is greater or less."""
     effect: str = ""
     """Empty: any effect."""
 
@@ -79,7 +93,16 @@ class Toleration:
         """Whether this taint does not keep the Pod off."""
         if self.effect not in {"", taint.effect} or self.key not in {"", taint.key}:
             return False
-        return self.operator == "Exists" or self.value == taint.value
+        match self.operator:
+            case "Exists":
+                return True
+            case "Equal":
+                return self.value == taint.value
+            case "Gt" | "Lt":
+                if not _DECIMAL.fullmatch(self.value) or not _DECIMAL.fullmatch(taint.value):
+                    return False
+                more = int(taint.value) - int(self.value)
+                return more > 0 if self.operator == "Gt" else more < 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +158,13 @@ def takes(taints: Iterable[Taint], unschedulable: bool, tolerations: Iterable[To
 
 def keeping_off(taints: Iterable[Taint], unschedulable: bool) -> list[Taint]:
     """What of a node has to be tolerated by a Pod that is to land there some day."""
-    lasting = [it for it in taints if it.effect in {"NoSchedule", "NoExecute"} and it.key not in _PASSING]
+    lasting = [it for it in taints if it.effect in {"NoSchedule", "NoExecute"} and not _passes(it.key)]
     return [*lasting, Taint(_CORDONED)] if unschedulable else lasting
+
+
+def _passes(key: str) -> bool:
+    """Whether a taint goes by itself."""
+    return key in _PASSING or key.endswith(_STARTUP_NAME) or key.startswith(_STARTUP_PREFIXES)
 
 
 def both(first: Affinity | None, second: Affinity | None) -> Affinity | None:
@@ -228,7 +256,7 @@ def parse_tolerations(obj: object) -> tuple[Toleration, ...]:
     found = set()
     for one in obj if isinstance(obj, list | tuple) else ():
         toleration = _toleration(one)
-        if toleration is not None and not (toleration.key in _PASSING and toleration.operator == "Exists"):
+        if toleration is not None and not (_passes(toleration.key) and toleration.operator == "Exists"):
             found.add(toleration)
     if len(found) > TOLERATIONS_MAX:
         raise TooManyTerms(f"tolerations: at most {TOLERATIONS_MAX}")
@@ -244,8 +272,8 @@ def _toleration(obj: object) -> Toleration | None:
     match obj.get("operator") or "Equal":
         case "Exists":
             return Toleration(key, "Exists", "", effect)
-        case "Equal":
-            return Toleration(key, "Equal", value, effect)
+        case "Equal" | "Gt" | "Lt" as operator:
+            return Toleration(key, operator, value, effect)
         case _:  # of a newer API
             return None
 

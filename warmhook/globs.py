@@ -1,4 +1,4 @@
-"""Does this name match that glob? Repositories and tags against the patterns of a policy.
+"""Match names against globs: repositories and tags against the patterns of a policy.
 
 `*` is any run of characters without `/`, `?` one character but `/`, `**` any run of characters, `/` included;
 `[...]` is a set as in `fnmatch` (ranges, `[!...]`, a `]` that stands first). The whole text must match, upper and
@@ -8,24 +8,15 @@ A `**/` that starts a pattern or follows a `/` may also stand for nothing, as in
 `shop/x`, `shop/a/x` and `shop/a/b/x`. `shop/**` matches what is below `shop/`, not `shop` itself.
 
 Patterns come from policy authors, and regular expressions with many stars can take exponential time, so patterns
-run as a set of states instead, one bit per token: len(text) steps, whatever the pattern.
+run as a set of states instead, one bit per token: len(text) steps, whatever the patterns and however many.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Final
 
-__all__ = ["matches"]
-
-# Patterns kept compiled; all the policies of a large cluster use some hundreds of them.
-_COMPILED_MAX: Final = 2048
-
-
-def matches(pattern: str, text: str) -> bool:
-    """Whether the whole of `text` matches `pattern`. Every string is a pattern, so nothing is raised."""
-    return _compiled(pattern).matches(text)
+__all__ = ["Globs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,69 +31,81 @@ class _Set:
         return any(first <= character <= last for first, last in self.ranges) is not self.negated
 
 
-@dataclass(frozen=True, slots=True)
-class _Glob:
-    """A pattern as an automaton: bit n of a state set means that the first n tokens have matched."""
+class Globs:
+    """Patterns as one automaton, which reads a text once for all of them.
 
-    size: int
-    literals: dict[str, int]
-    """For a character the tokens that are it."""
-    question_marks: int
-    sets: tuple[tuple[int, _Set], ...]
-    stars: int
-    """`*` and `**`."""
-    double_stars: int
-    skippable: int
-    """Each `**` that may vanish together with the `/` after it."""
+    The patterns stand one behind the other; state n of one means that its first n tokens have matched.
+    """
 
-    def matches(self, text: str) -> bool:
-        states = self._without_input(1)
+    def __init__(self, patterns: Iterable[str]) -> None:
+        """Every string is a pattern, so nothing is raised."""
+        self._literals: dict[str, int] = {}
+        """For a character the tokens that are it."""
+        self._sets: list[tuple[int, _Set]] = []
+        self._question_marks = self._stars = self._double_stars = self._skippable = 0
+        """`_stars` are `*` and `**`; `_skippable` is each `**` that may vanish together with the `/` after it."""
+        self._starts = 0
+        self._ends: dict[int, int] = {}
+        """Place of the last state of a pattern, and the pattern's number."""
+        self._moving: dict[str, int] = {}
+        """For an ASCII character all tokens that take it, as far as they were asked for."""
+        place = 0
+        for number, pattern in enumerate(patterns):
+            tokens = _tokens(pattern)
+            self._starts |= 1 << place
+            for at, token in enumerate(tokens):
+                self._add(1 << place + at, token, tokens, at)
+            place += len(tokens)
+            self._ends[place] = number
+            place += 1
+
+    def _add(self, bit: int, token: str | _Set, tokens: list[str | _Set], at: int) -> None:
+        match token:
+            case _Set():
+                self._sets.append((bit, token))
+            case "?":
+                self._question_marks |= bit
+            case "*":
+                self._stars |= bit
+            case "**":
+                self._stars |= bit
+                self._double_stars |= bit
+                if tokens[at + 1 : at + 2] == ["=/"] and (at == 0 or tokens[at - 1] == "=/"):
+                    self._skippable |= bit
+            case _:
+                self._literals[token[1]] = self._literals.get(token[1], 0) | bit
+
+    def matching(self, text: str) -> list[int]:
+        """Numbers of the patterns that match the whole of `text`, in their order."""
+        states = self._without_input(self._starts)
         for character in text:
-            moving = self.literals.get(character, 0)
-            staying = self.double_stars
-            if character != "/":
-                moving |= self.question_marks
-                staying = self.stars
-            for bit, characters in self.sets:
-                if states & bit and characters.has(character):
-                    moving |= bit
-            states = self._without_input((states & moving) << 1 | states & staying)
+            staying = self._double_stars if character == "/" else self._stars
+            states = self._without_input((states & self._taking(character)) << 1 | states & staying)
             if not states:
-                return False
-        return bool(states >> self.size & 1)
+                return []
+        return [number for place, number in self._ends.items() if states >> place & 1]
+
+    def _taking(self, character: str) -> int:
+        known = self._moving.get(character)
+        if known is not None:
+            return known
+        moving = self._literals.get(character, 0)
+        if character != "/":
+            moving |= self._question_marks
+        for bit, characters in self._sets:
+            if characters.has(character):
+                moving |= bit
+        if character.isascii():
+            self._moving[character] = moving
+        return moving
 
     def _without_input(self, states: int) -> int:
         """Add the states that are reached because stars may match nothing."""
         while True:
-            reached = states | (states & self.stars) << 1 | (states & self.skippable) << 2
+            reached = states | (states & self._stars) << 1 | (states & self._skippable) << 2
             if reached == states:
                 return states
             states = reached
-
-
-@lru_cache(maxsize=_COMPILED_MAX)
-def _compiled(pattern: str) -> _Glob:
-    tokens = _tokens(pattern)
-    literals: dict[str, int] = {}
-    sets: list[tuple[int, _Set]] = []
-    question_marks = stars = double_stars = skippable = 0
-    for place, token in enumerate(tokens):
-        bit = 1 << place
-        match token:
-            case _Set():
-                sets.append((bit, token))
-            case "?":
-                question_marks |= bit
-            case "*":
-                stars |= bit
-            case "**":
-                stars |= bit
-                double_stars |= bit
-                if tokens[place + 1 : place + 2] == ["=/"] and (place == 0 or tokens[place - 1] == "=/"):
-                    skippable |= bit
-            case _:
-                literals[token[1]] = literals.get(token[1], 0) | bit
-    return _Glob(len(tokens), literals, question_marks, tuple(sets), stars, double_stars, skippable)
 
 
 def _tokens(pattern: str) -> list[str | _Set]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final, Literal, TypeAlias
 
-from warmhook import globs
 from warmhook.feasible import Constraints, TooManyTerms, both
 from warmhook.images import Reference
+from warmhook.rules import PushRule, PushRules
 from warmhook.selectors import Selector
-from warmhook.semver import Range
 from warmhook.warmimages import (
     Asked,
     ObjectKey,
@@ -29,7 +28,6 @@ __all__ = [
     "Policy",
     "PolicyChanges",
     "PushRefusal",
-    "PushRule",
     "Upsert",
     "decide_orphan",
     "decide_push",
@@ -48,40 +46,6 @@ POD_LIFETIME_SECONDS: Final = 7 * 86400
 """For so long after the last Pod that needs it an image stays where the policy gives no `expireAfterSeconds`."""
 # Of an owner's container: what it runs, and what a rollback would bring back.
 _VERSIONS: Final = 2
-
-
-@dataclass(frozen=True, slots=True)
-class PushRule:
-    """Which pushes a policy takes."""
-
-    repository: str
-    """Glob over host and repository: `harbor.example.com/shop/**`."""
-    tags: tuple[str, ...] = ("*",)
-    exclude: tuple[str, ...] = ()
-    """Globs over tags; these win over `tags`."""
-    semver: Range | None = None
-    untagged: bool = False
-    """Take pushes without a tag: the children of a multi-platform index arrive so."""
-    keep: int = 1
-    """Newest builds kept per repository; all tags that one build pushed count as one."""
-    unread: bool = False
-    """A part of the rule cannot be read: it takes no push, and what it may have taken before stays."""
-
-    def matches(self, image: Reference) -> bool:
-        """Whether the policy wants this push."""
-        return not self.unread and self.may_match(image)
-
-    def may_match(self, image: Reference) -> bool:
-        """Whether the parts of the rule that can be read want this push."""
-        if not globs.matches(self.repository, image.canonical.name):
-            return False
-        if not image.tag:
-            return self.untagged
-        return (
-            any(globs.matches(tag, image.tag) for tag in self.tags)
-            and not any(globs.matches(tag, image.tag) for tag in self.exclude)
-            and (self.semver is None or self.semver.matches(image.tag))
-        )
 
 
 Part: TypeAlias = Literal["images", "pods", "template"]
@@ -106,28 +70,44 @@ class Policy:
     """What cannot be read of it, each beginning with the field; the rest of the policy works."""
     unread: frozenset[Part] = frozenset()
     """Parts of which something cannot be read, beside the rules for pushes: what they led to before stays."""
+    _rules: PushRules = field(init=False, repr=False, compare=False)
+    _named: frozenset[Reference] = field(init=False, repr=False, compare=False)
+    _written: Mapping[Reference, tuple[Reference, ...]] = field(init=False, repr=False, compare=False)
+    """Canonical name to how `spec.images` writes it."""
+
+    def __post_init__(self) -> None:
+        written: dict[Reference, tuple[Reference, ...]] = {}
+        for image in self.images:
+            canonical = image.as_run.canonical
+            written[canonical] = (*written.get(canonical, ()), image)
+        object.__setattr__(self, "_rules", PushRules(self.push))
+        object.__setattr__(self, "_named", frozenset(image.as_run for image in self.images))
+        object.__setattr__(self, "_written", written)
 
     def names(self, image: Reference) -> bool:
         """Whether `spec.images` names it: by its tag, whatever that points at, or by the digest that is given there."""
-        return image.without_digest() in {named.as_run for named in self.images}
+        return image.without_digest() in self._named
 
     def spellings(self, pushed: Reference) -> tuple[Reference, ...]:
         """The names under which this policy wants a push: as `spec.images` writes them, and its own if a rule takes it.
 
         Empty where it does not want the push.
         """
-        tagged = pushed.without_digest()
-        written = [pushed.written_as(it) for it in self.images if it.as_run.canonical == tagged]
-        own = [pushed] if any(rule.matches(pushed) for rule in self.push) else []
+        written = [pushed.written_as(it) for it in self._written.get(pushed.without_digest(), ())]
+        own = [pushed] if self._takes(pushed) else []
         return tuple(dict.fromkeys(written + own))
 
     def wants(self, image: Reference) -> bool:
         """Whether a WarmImage of this policy may exist for `image`."""
-        return self.names(image) or any(rule.matches(image) for rule in self.push)
+        return self.names(image) or self._takes(image)
+
+    def _takes(self, image: Reference) -> bool:
+        """Whether one of the rules for pushes wants it."""
+        return any(not rule.unread for rule in self._rules.matching(image))
 
     def may_have_wanted(self, image: Reference) -> bool:
         """Whether what cannot be read of the policy may be what led to a WarmImage for `image`."""
-        return "images" in self.unread or any(rule.unread and rule.may_match(image) for rule in self.push)
+        return "images" in self.unread or any(rule.unread for rule in self._rules.matching(image))
 
     def keep(self, image: Reference) -> int:
         """How many builds of the image's repository are kept.
@@ -135,7 +115,7 @@ class Policy:
         The largest of all rules for the *repository*, whatever their tags: were it that of the tags at hand, the
         outcome would depend on the order in which pushes arrive.
         """
-        return max((rule.keep for rule in self.push if globs.matches(rule.repository, image.canonical.name)), default=1)
+        return max((rule.keep for rule in self._rules.of_repository(image)), default=1)
 
 
 # --- a push ----------------------------------------------------------------------------------------------------------

@@ -11,12 +11,25 @@ import copy
 import functools
 from typing import Any, Final
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic.fields import FieldInfo
 
-__all__ = ["structural_schema"]
+__all__ = ["pattern", "structural_schema", "validated"]
 
 _DROPPED: Final = frozenset({"title", "examples", "discriminator", "propertyNames", "$defs"})
 _BOUNDS: Final = {"array": ("maxItems",), "string": ("maxLength", "enum", "format", "pattern")}
+
+
+def pattern(expression: str) -> FieldInfo:
+    """What the API server should hold a string against; unlike pydantic's own it is not held against what is read."""
+    found: FieldInfo = Field(json_schema_extra={"pattern": expression})
+    return found
+
+
+def validated(*rules: tuple[str, str]) -> ConfigDict:
+    """Rules in CEL that the API server should hold objects of a model against, each with what is wrong otherwise."""
+    listed: list[JsonValue] = [{"rule": rule, "message": message} for rule, message in rules]
+    return ConfigDict(json_schema_extra={"x-kubernetes-validations": listed})
 
 
 def structural_schema(model: type[BaseModel]) -> dict[str, Any]:
@@ -44,22 +57,31 @@ def _flat(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]
         return _flat({**choices[0], **rest, **default}, definitions)
     flat: dict[str, Any] = {}
     for key, value in schema.items():
-        if key in _DROPPED or (key == "additionalProperties" and value is False):
-            continue
-        if key == "const":
-            flat["enum"] = [value]
-        elif key == "properties":
-            flat[key] = {name: _flat(field, definitions) for name, field in value.items()}
-        elif key in {"items", "additionalProperties"}:
-            flat[key] = _flat(value, definitions)
-        elif key == "description":
-            flat[key] = " ".join(str(value).split())
-        else:
-            flat[key] = value
+        if key not in _DROPPED and not (key == "additionalProperties" and value is False):
+            flat |= _flat_field(key, value, definitions)
     if flat.get("type") == "object" and "default" in flat:
         # Defaults of the fields apply only where the object exists, so it starts empty and the fields fill it.
         flat["default"] = {}
     return flat
+
+
+def _flat_field(key: str, value: Any, definitions: dict[str, Any]) -> dict[str, Any]:
+    """One field of a schema, under the name that the API server has for it."""
+    match key:
+        case "const":
+            return {"enum": [value]}
+        case "properties":
+            return {key: {name: _flat(field, definitions) for name, field in value.items()}}
+        case "patternProperties":
+            # Of the keys of a map only rules in CEL may speak.
+            (values,) = value.values()
+            return {"additionalProperties": _flat(values, definitions)}
+        case "items" | "additionalProperties":
+            return {key: _flat(value, definitions)}
+        case "description":
+            return {key: " ".join(str(value).split())}
+        case _:
+            return {key: value}
 
 
 def _check_bounds(schema: dict[str, Any], where: str) -> None:

@@ -7,12 +7,14 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
+from adapters.kubernetes.schemas import pattern, validated
 from warmhook.feasible import (
     TERMS_MAX,
     TOLERATIONS_MAX,
     VALUES_MAX,
     Affinity,
     Toleration,
+    TolerationOperator,
     affinity_object,
     parse_affinity,
     parse_tolerations,
@@ -24,10 +26,22 @@ from warmhook.warmimages import LONGEST_TIMEOUT_SECONDS, Limit, Nodes, Pull, Pul
 __all__ = ["DigestText", "ImageText", "InvalidObject", "LabelSelector", "Spec", "TemplateSpec", "template_object"]
 
 DigestText = Annotated[str, StringConstraints(max_length=135, pattern=r"^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$")]
+# What the API server should refuse is only in the schema: what is stored already is read as far as it goes.
+_ELEMENTS: Final = r"[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
+_IMAGE: Final = (
+    rf"^(([A-Za-z0-9.-]+|\[[a-fA-F0-9:]+\])(:[0-9]{{1,5}})?/)?{_ELEMENTS}"
+    r"(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}))?$"
+)
+_DNS_LABEL: Final = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_LABEL_KEY: Final = rf"^({_DNS_LABEL}(\.{_DNS_LABEL})*/)?[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?$"
+_LABEL_VALUE: Final = r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$"
+_INTEGER: Final = r"^[+-]?[0-9]+$"
+_DECIMAL: Final = r"^(0|-?[1-9][0-9]*)$"
+
 # Longer than any reference: a host of 259, a repository of 255, a tag of 128 and a digest of 135 characters.
-ImageText = Annotated[str, StringConstraints(min_length=1, max_length=800)]
-LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=317)]
-LabelValue = Annotated[str, StringConstraints(max_length=63)]
+ImageText = Annotated[str, StringConstraints(min_length=1, max_length=800), pattern(_IMAGE)]
+LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=317), pattern(_LABEL_KEY)]
+LabelValue = Annotated[str, StringConstraints(max_length=63), pattern(_LABEL_VALUE)]
 NodeName = Annotated[str, StringConstraints(min_length=1, max_length=253)]
 
 _REQUIREMENTS_MAX: Final = 64
@@ -58,8 +72,17 @@ class Spec(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True)
 
 
+_VALUES_RULE: Final = (
+    "self.operator in ['In', 'NotIn'] ? size(self.values) > 0"
+    " : !(self.operator in ['Exists', 'DoesNotExist']) || size(self.values) == 0"
+)
+_VALUES_MESSAGE: Final = "In and NotIn need values, Exists and DoesNotExist take none"
+
+
 class LabelRequirement(Spec):
-    """One requirement on a node's labels."""
+    """One requirement on labels."""
+
+    model_config = validated((_VALUES_RULE, _VALUES_MESSAGE))
 
     key: LabelKey
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
@@ -67,21 +90,34 @@ class LabelRequirement(Spec):
 
 
 class LabelSelector(Spec):
-    """Which nodes by their labels; all requirements must hold."""
+    """Labels that must be there; all requirements must hold."""
+
+    model_config = validated(
+        (
+            f"size(self.matchLabels) + size(self.matchExpressions) <= {_REQUIREMENTS_MAX}",
+            f"at most {_REQUIREMENTS_MAX} labels and expressions together",
+        ),
+        (f"self.matchLabels.all(key, size(key) <= 317 && key.matches(r'{_LABEL_KEY}'))", "keys must be label keys"),
+    )
 
     match_labels: dict[LabelKey, LabelValue] = Field(default={}, max_length=_REQUIREMENTS_MAX)
     match_expressions: list[LabelRequirement] = Field(default=[], max_length=_REQUIREMENTS_MAX)
 
 
-NodeValue = Annotated[str, StringConstraints(max_length=253)]
-
-
 class NodeRequirement(Spec):
     """One requirement on a node's labels; Gt and Lt compare integers."""
 
+    model_config = validated(
+        (_VALUES_RULE, _VALUES_MESSAGE),
+        (
+            f"!(self.operator in ['Gt', 'Lt']) || (size(self.values) == 1 && self.values[0].matches(r'{_INTEGER}'))",
+            "Gt and Lt take exactly one integer",
+        ),
+    )
+
     key: LabelKey
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"]
-    values: list[NodeValue] = Field(default=[], max_length=VALUES_MAX)
+    values: list[LabelValue] = Field(default=[], max_length=VALUES_MAX)
 
 
 class FieldRequirement(Spec):
@@ -89,7 +125,7 @@ class FieldRequirement(Spec):
 
     key: Literal["metadata.name"]
     operator: Literal["In", "NotIn"]
-    values: list[NodeValue] = Field(default=[], max_length=VALUES_MAX)
+    values: list[NodeName] = Field(min_length=1, max_length=VALUES_MAX)
 
 
 class NodeSelectorTerm(Spec):
@@ -106,10 +142,17 @@ class NodeAffinity(Spec):
 
 
 class TolerationSpec(Spec):
-    """Which taints are tolerated."""
+    """Which taints are tolerated; Gt and Lt compare integers."""
+
+    model_config = validated(
+        (
+            f"!(self.operator in ['Gt', 'Lt']) || self.value.matches(r'{_DECIMAL}')",
+            "Gt and Lt take an integer",
+        ),
+    )
 
     key: Annotated[str, StringConstraints(max_length=317)] = ""
-    operator: Literal["Equal", "Exists"] = "Equal"
+    operator: TolerationOperator = "Equal"
     value: LabelValue = ""
     effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
 

@@ -8,11 +8,13 @@ from typing import Annotated, Any, Final, TypeVar
 from pydantic import Field, StringConstraints, ValidationError
 
 from adapters.kubernetes.crd import Column, custom_resource_definition
+from adapters.kubernetes.schemas import pattern, validated
 from adapters.kubernetes.template import ImageText, InvalidObject, LabelSelector, Spec, TemplateSpec
 from adapters.kubernetes.warmimage import CONDITIONS, Condition, Count, first_problem
 from warmhook.images import NotAReference, Reference, parse_reference
-from warmhook.policies import Part, Policy, PushRule
+from warmhook.policies import Part, Policy
 from warmhook.ports import Object
+from warmhook.rules import PushRule
 from warmhook.selectors import Selector, parse_selector
 from warmhook.semver import parse_range
 from warmhook.warmimages import Limit, Nodes, ObjectKey, Template
@@ -20,6 +22,23 @@ from warmhook.warmimages import Limit, Nodes, ObjectKey, Template
 __all__ = ["read_warmpolicy", "warmpolicy_crd"]
 
 _KEEP_MAX: Final = 100
+# Characters of all globs of a policy: each push is held against each of them.
+_REPOSITORIES_MAX: Final = 2048
+_TAGS_MAX: Final = 4096
+_TAGS_CHARACTERS: Final = (
+    "self.push.map(rule, rule.tags.map(tag, size(tag)).sum() + rule.exclude.map(tag, size(tag)).sum()).sum()"
+)
+
+# The grammar of warmhook/semver.py.
+_NUMBER: Final = r"(0|[1-9][0-9]*)"
+_PRERELEASE: Final = rf"({_NUMBER}|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
+_VERSION: Final = (
+    rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(-{_PRERELEASE}(\.{_PRERELEASE})*)?(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?"
+)
+_PARTIAL: Final = rf"({_NUMBER}(\.{_NUMBER})?(\.[xX*]){{0,2}}|[xX*](\.[xX*]){{0,2}})"
+_COMPARATOR: Final = rf"([<>!]=|[=<>~^])?\s*v?({_VERSION}|{_PARTIAL})"
+_COMPARATORS: Final = rf"{_COMPARATOR}((\s*,\s*|\s+){_COMPARATOR})*"
+_RANGE: Final = rf"^\s*{_COMPARATORS}(\s*\|\|\s*{_COMPARATORS})*\s*$"
 
 Glob = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 TagGlob = Annotated[str, StringConstraints(min_length=1, max_length=128)]
@@ -33,7 +52,7 @@ class PushSpec(Spec):
     )
     tags: list[TagGlob] = Field(default=["*"], max_length=64, description="Globs over tags; one must match.")
     exclude: list[TagGlob] = Field(default=[], max_length=64, description="Globs over tags that are not taken.")
-    semver: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = Field(
+    semver: Annotated[str, StringConstraints(min_length=1, max_length=256), pattern(_RANGE)] | None = Field(
         default=None, description="Only tags that are semantic versions in this range, such as >=1.2 <3."
     )
     untagged: bool = Field(
@@ -55,6 +74,17 @@ class PodsSpec(Spec):
 
 class WarmPolicySpec(Spec):
     """Which images should be on which nodes."""
+
+    model_config = validated(
+        (
+            f"self.push.map(rule, size(rule.repository)).sum() <= {_REPOSITORIES_MAX}",
+            f"the globs over repositories have more than {_REPOSITORIES_MAX} characters together",
+        ),
+        (
+            f"{_TAGS_CHARACTERS} <= {_TAGS_MAX}",
+            f"the globs over tags have more than {_TAGS_MAX} characters together",
+        ),
+    )
 
     images: list[ImageText] = Field(
         default=[], max_length=256, description="Images that are wanted as long as the policy exists."

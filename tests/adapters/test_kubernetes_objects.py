@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -23,10 +23,10 @@ from adapters.kubernetes.template import InvalidObject
 from adapters.kubernetes.warmimage import read_warmimage, warmimage_crd, warmimage_object, warmimage_patch
 from adapters.kubernetes.warmpolicy import read_warmpolicy, warmpolicy_crd
 from devcluster.apiserver import ApiServer, InProcessTransport
-from warmhook.images import Reference
+from warmhook.images import Reference, parse_reference
 from warmhook.lines import line_of
-from warmhook.policies import PushRule
 from warmhook.ports import Object
+from warmhook.rules import PushRule
 from warmhook.selectors import Requirement, Selector
 from warmhook.semver import parse_range
 from warmhook.warmimages import Asked, Asker, Limit, Nodes, ObjectKey, Pull, Template, WarmImage
@@ -371,3 +371,55 @@ def test_a_policy_is_read_with_all_it_says() -> None:
     policy = read_warmpolicy({"metadata": {"namespace": "default", "name": "x", "generation": 4}, "spec": spec})
     assert policy.push == (PushRule("ghcr.io/**", ("v*",), ("*-x",), parse_range(">=1"), untagged=True, keep=3),)
     assert (str(policy.images[0]), policy.generation) == ("docker.io/library/nginx:latest", 4)
+
+
+# --- what the API server should refuse -------------------------------------------------------------------------------
+
+
+def pattern_of(*path: str) -> re.Pattern[str]:
+    """The pattern of a field of a WarmPolicy's spec."""
+    schema = warmpolicy_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    for name in path:
+        schema = schema["items"] if name == "[]" else schema["properties"][name]
+    return re.compile(schema["pattern"])
+
+
+def reads(parse: Callable[[str], object], text: str) -> bool:
+    try:
+        parse(text)
+    except ValueError:
+        return False
+    return True
+
+
+tokens = st.sampled_from(
+    ["1", "0", "01", ".", ".", "x", "*", "-rc.1", "+b", " ", ",", "||", ">=", "<", "~", "^", "v", "="]
+)
+
+
+@given(st.lists(tokens, max_size=9).map("".join))
+def test_the_pattern_of_a_range_takes_what_can_be_read_and_nothing_else(text: str) -> None:
+    matches = pattern_of("push", "[]", "semver").search(text) is not None
+    assert matches == reads(parse_range, text)
+
+
+parts = st.sampled_from(["a", "B", "0", ".", "/", ":", "-", "_", "@", "ghcr.io/", "[::1]:5000/", "@sha256:" + "a" * 64])
+
+
+@given(st.lists(parts, max_size=8).map("".join))
+def test_the_pattern_of_an_image_takes_all_that_can_be_read(text: str) -> None:
+    if text and reads(parse_reference, text):
+        assert pattern_of("images", "[]").search(text)
+
+
+@pytest.mark.parametrize("image", ["Not An Image!", "nginx:", "nginx@sha256:abc", "https://ghcr.io/a", "a//b", "-a"])
+def test_an_image_that_cannot_be_meant_is_refused(image: str) -> None:
+    with pytest.raises(Refused, match="422"):
+        created(POLICIES, {"images": [image]})
+
+
+def test_every_selector_and_the_globs_of_a_policy_have_their_rules() -> None:
+    rules = [rule["message"] for each in crd_schemas() for rule in each.get("x-kubernetes-validations", [])]
+    assert rules.count("In and NotIn need values, Exists and DoesNotExist take none") == 2 + 2 + 1
+    assert rules.count("Gt and Lt take exactly one integer") == 2
+    assert sum("characters together" in rule for rule in rules) == 2

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
-from warmhook.globs import matches
+from warmhook.globs import Globs
 from warmhook.images import NotAReference, parse_reference
 from warmhook.lines import NotALine, read_line
 from warmhook.reports import clean_message, read_detail, read_report
@@ -27,7 +27,7 @@ def _reference(text: str) -> None:
 def _glob(text: str) -> None:
     pattern, _, name = text.partition("\n")
     # As long as the CRD allows; a pattern that takes long is a finding.
-    matches(pattern[:512], name[:512])
+    Globs([pattern[:512]]).matching(name[:512])
 
 
 def _semver(text: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterable
 from datetime import timedelta
 from random import Random
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from adapters.kubernetes import paths
 from tests.handlers.world import DIGEST, HOST, SECRET, World, digest, harbor_push, in_world, status
+from warmhook.globs import Globs
 from warmhook.ports import Response, Unreachable
 
 POLICIES = "/apis/warmhook.dev/v1alpha1/warmpolicies"
@@ -157,6 +159,35 @@ def test_requests_within_a_tenth_of_a_second_share_one_list_of_the_policies() ->
         await world.push("v99")
         assert lists(world) == 2
 
+    in_world(case)
+
+
+def test_the_globs_of_a_policy_are_compiled_once_and_read_a_push_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled, read = [], []
+    init, matching = Globs.__init__, Globs.matching
+
+    def counted_init(self: Globs, patterns: Iterable[str]) -> None:
+        compiled.append(self)
+        init(self, patterns)
+
+    def counted_matching(self: Globs, text: str) -> list[int]:
+        read.append(text)
+        return matching(self, text)
+
+    async def case(world: World) -> None:
+        globs = [f"*a*b*{number}" for number in range(16)]
+        for number in range(40):
+            rules = [{"repository": f"**/{rule}*", "tags": globs, "exclude": globs} for rule in range(32)]
+            await world.add_policy(f"p{number}", push=rules)
+        for _ in range(3):
+            assert (await world.push(repository="shop/7")).status_code == 202
+            await asyncio.sleep(60)
+        assert len(compiled) == 40 * 2
+        # Each of the two lists of a push that no policy wants.
+        assert len(read) == 3 * 2 * 40 * 2
+
+    monkeypatch.setattr(Globs, "__init__", counted_init)
+    monkeypatch.setattr(Globs, "matching", counted_matching)
     in_world(case)
 
 

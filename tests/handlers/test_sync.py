@@ -268,6 +268,7 @@ def test_lines_of_a_warmimage_that_cannot_be_used_stay_as_they_are() -> None:
         await world.add_nodes("a")
         await world.add_warmimage("x")
         await world.sync()
+        await world.drop_patterns()
         await world.admin.patch(paths.warmimages(ObjectKey("shop", "x")), {"spec": {"image": "NOT AN IMAGE"}})
         await world.sync()
         assert await world.lines() == {"a": [IMAGE]}
@@ -280,6 +281,7 @@ def test_a_policy_that_cannot_be_used_keeps_what_it_led_to_and_says_why() -> Non
         await world.add_nodes("a")
         await world.add_policy()
         await world.push()
+        await world.drop_patterns()
         await world.admin.patch(POLICY, {"spec": {"push": [{"repository": "**", "semver": "nonsense"}]}})
         for _ in range(2):
             await world.sync()
@@ -297,6 +299,7 @@ def test_a_policy_that_cannot_be_used_keeps_what_it_led_to_and_says_why() -> Non
 def test_a_rule_that_cannot_be_read_costs_the_other_rules_no_push() -> None:
     async def case(world: World) -> None:
         await world.add_nodes("a")
+        await world.drop_patterns()
         rules = [{"repository": f"{HOST}/shop/**"}, {"repository": "ghcr.io/**", "semver": ">=1.2 <"}]
         await world.add_policy(push=rules)
         await world.push()

@@ -144,6 +144,12 @@ class World:
         await self.admin.create(paths.secrets_in(NAMESPACE), {"metadata": {"name": ADMISSION_SECRET}, "data": data})
         await self.credentials.look()
 
+    async def drop_patterns(self) -> None:
+        """What is made from now on may say what the CRDs of an older version let in."""
+        for crd in (warmimage_crd(), warmpolicy_crd()):
+            versions = _without_patterns(crd["spec"]["versions"])
+            await self.admin.patch(f"{paths.CRDS}/{crd['metadata']['name']}", {"spec": {"versions": versions}})
+
     async def add_nodes(self, *names: str, **labels: str) -> None:
         for name in names:
             metadata = {"name": name, "labels": {"kubernetes.io/os": "linux", **labels}}
@@ -298,6 +304,12 @@ def harbor_push(moment: datetime, tag: str, repository: str, content: str) -> Ob
             "repository": {"name": name, "namespace": namespace, "repo_full_name": repository},
         },
     }
+
+
+def _without_patterns(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_patterns(part) for key, part in value.items() if key != "pattern"}
+    return [_without_patterns(part) for part in value] if isinstance(value, list) else value
 
 
 def configuration(sources: str, environ: Mapping[str, str]) -> Configuration:

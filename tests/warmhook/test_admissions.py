@@ -12,7 +12,8 @@ from warmhook.feasible import Constraints, Term, Toleration
 from warmhook.images import parse_reference
 from warmhook.lines import line_of
 from warmhook.pods import Admitted
-from warmhook.policies import Policy, PushRule, Upsert, decide_push, policy_changes, surplus
+from warmhook.policies import Policy, Upsert, decide_push, policy_changes, surplus
+from warmhook.rules import PushRule
 from warmhook.selectors import Requirement, Selector
 from warmhook.times import parse_time
 from warmhook.warmimages import Limit, Nodes, PolicyKey, Template, WarmImage

@@ -266,7 +266,41 @@ def test_a_cordoned_node_takes_only_who_tolerates_that() -> None:
 def test_tolerations_of_what_passes_are_left_out() -> None:
     given = [{"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute"}, {"bad": 1}, 7]
     assert parse_tolerations(given) == (Toleration(),)
-    assert parse_tolerations([{"operator": "Gt", "key": "a"}, {"key": 5}]) == ()
+    assert parse_tolerations([{"operator": "Near", "key": "a"}, {"key": 5}]) == ()
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "node.cilium.io/agent-not-ready",
+        "ebs.csi.aws.com/agent-not-ready",
+        "karpenter.sh/unregistered",
+        "startup-taint.cluster-autoscaler.kubernetes.io/drivers",
+        "ignore-taint.cluster-autoscaler.kubernetes.io/drivers",
+    ],
+)
+def test_a_taint_of_a_nodes_first_minute_keeps_no_image_away(key: str) -> None:
+    assert takes([Taint(key)], False, ())
+    assert parse_tolerations([{"key": key, "operator": "Exists"}]) == ()
+
+
+@pytest.mark.parametrize(
+    ("operator", "value", "taint", "tolerated"),
+    [
+        ("Gt", "3", "4", True),
+        ("Gt", "3", "3", False),
+        ("Lt", "3", "-2", True),
+        ("Lt", "3", "3", False),
+        ("Lt", "3", "x", False),
+        ("Gt", "", "4", False),
+        ("Gt", "03", "4", False),
+    ],
+)
+def test_gt_and_lt_compare_the_taints_value_as_an_integer(
+    operator: str, value: str, taint: str, tolerated: bool
+) -> None:
+    (toleration,) = parse_tolerations([{"key": "a", "operator": operator, "value": value}])
+    assert takes([Taint("a", taint)], False, [toleration]) is tolerated
 
 
 def test_taints_matter_only_where_tolerations_are_given() -> None:

@@ -14,13 +14,13 @@ from warmhook.images import Reference, parse_reference
 from warmhook.lines import line_of
 from warmhook.policies import (
     Policy,
-    PushRule,
     Upsert,
     decide_push,
     is_expired,
     policy_changes,
     surplus,
 )
+from warmhook.rules import PushRule
 from warmhook.semver import parse_range
 from warmhook.warmimages import Limit, Nodes, ObjectKey, Template, WarmImage
 
@@ -79,13 +79,13 @@ def decided(policy: Policy, push: Push, stored: Iterable[WarmImage] = ()) -> Ups
     ],
 )
 def test_a_rule_takes_what_all_its_conditions_allow(rule: PushRule, tag: str, matches: bool) -> None:
-    assert rule.matches(image(tag)) is matches
+    assert Policy(SHOP, push=(rule,)).wants(image(tag)) is matches
 
 
 def test_a_push_without_a_tag_is_taken_only_where_a_rule_asks_for_it() -> None:
     untagged = parse_reference(f"{REPOSITORY}@sha256:{'a' * 64}")
-    assert not ALL.matches(untagged)
-    assert replace(ALL, untagged=True).matches(untagged)
+    assert not Policy(SHOP, push=(ALL,)).wants(untagged)
+    assert Policy(SHOP, push=(replace(ALL, untagged=True),)).wants(untagged)
 
 
 def test_keep_is_the_largest_of_the_rules_for_the_repository_whatever_their_tags() -> None:
