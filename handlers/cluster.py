@@ -25,7 +25,7 @@ from warmhook.lines import (
 )
 from warmhook.placement import Node
 from warmhook.policies import Policy
-from warmhook.ports import Object
+from warmhook.ports import Object, Utcnow
 from warmhook.reports import Report, read_report
 from warmhook.warmimages import ObjectKey, PolicyKey, WarmImage, policy_label
 
@@ -128,8 +128,9 @@ def policy_object(obj: Object) -> PolicyObject:
 class Cluster:
     """Reads, never writes."""
 
-    def __init__(self, kubernetes: Kubernetes, namespace: str) -> None:
+    def __init__(self, kubernetes: Kubernetes, namespace: str, *, now: Utcnow) -> None:
         """`namespace` is that of the node ConfigMaps."""
+        self._now = now
         self._kubernetes = kubernetes
         self._namespace = namespace
         self._known: dict[tuple[str, str], PolicyObject] = {}
@@ -223,7 +224,8 @@ class Cluster:
             if not labels:
                 raise
             return await self.nodes(not_older_than=not_older_than, taints=taints)
-        return list(map(read_node, found.items))
+        now = self._now()
+        return [read_node(node, now) for node in found.items]
 
     async def nodes_of(self, names: Collection[str]) -> dict[str, Node]:
         """Those of these Nodes that exist, as they are now, by name: few one by one, many from one list."""
@@ -235,7 +237,7 @@ class Cluster:
     async def node(self, name: str) -> Node | None:
         """One Node as it is now; `None` where it does not exist."""
         try:
-            return read_node(await self._kubernetes.get(paths.node(name)))
+            return read_node(await self._kubernetes.get(paths.node(name)), self._now())
         except NotFound:
             return None
 

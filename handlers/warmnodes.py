@@ -56,10 +56,10 @@ class WarmNodes:
     """WarmImage to its image, as a runtime names it, and the version of its line."""
     _nodes: dict[Key, Node] = field(default_factory=dict)
     _reports: dict[Key, Report] = field(default_factory=dict)
-    _said: dict[tuple[frozenset[str], Constraints], tuple[datetime, list[tuple[str, int]]]] = field(
+    _said: dict[tuple[frozenset[str], str, Constraints], tuple[datetime, list[tuple[str, int]]]] = field(
         default_factory=dict
     )
-    """What was said lately to Pods with these images and constraints, and until when it is said again."""
+    """What was said lately to Pods with these images, owner and constraints, and until when it is said again."""
 
     # --- what is followed ---
 
@@ -138,21 +138,22 @@ class WarmNodes:
         except TooManyTerms:
             return []
         images = frozenset(str(image.as_run) for image in admitted.images)
-        return affinity_patch(pod, self._preferred(images, constraints))
+        owner = f"{admitted.namespace}/{admitted.owner}"
+        return affinity_patch(pod, self._preferred(images, owner, constraints))
 
-    def _preferred(self, images: frozenset[str], constraints: Constraints) -> list[tuple[str, int]]:
+    def _preferred(self, images: frozenset[str], owner: str, constraints: Constraints) -> list[tuple[str, int]]:
         """Pods come in crowds, and ranking thousands of nodes for each would hold up the others."""
         now = self.now()
-        until, said = self._said.get((images, constraints), (now, []))
+        until, said = self._said.get((images, owner, constraints), (now, []))
         if until > now:
             return said
         if len(self._said) >= _SAID_MAX:
             self._said.clear()
-        said = self._ranked(images, constraints)
-        self._said[images, constraints] = (now + _SAID_FOR, said)
+        said = self._ranked(images, owner, constraints)
+        self._said[images, owner, constraints] = (now + _SAID_FOR, said)
         return said
 
-    def _ranked(self, images: frozenset[str], constraints: Constraints) -> list[tuple[str, int]]:
+    def _ranked(self, images: frozenset[str], owner: str, constraints: Constraints) -> list[tuple[str, int]]:
         versions = {image: self._versions(image) for image in images}
         reachable = {report.node: report for report in self._reports.values() if report.reachable(self.now())}
 
@@ -160,7 +161,7 @@ class WarmNodes:
             report = reachable.get(node.name)
             return 0 if report is None else sum(not report.warm.isdisjoint(versions[image]) for image in images)
 
-        return preferred_nodes(images, held, constraints, self._nodes.values())
+        return preferred_nodes(images, owner, held, constraints, self._nodes.values())
 
     def _preferred_by_policy(self, pod: Admitted) -> bool:
         """Whether a policy of the Pod's namespace selects it, or wants one of its images."""

@@ -72,7 +72,7 @@ def build_web(
     # A sender waits for its push to be accepted, nobody for what follows.
     accepting = Kubernetes(transport, count=metrics.count_api_request, lanes=lanes, urgent=True)
     namespace = settings.namespace
-    cluster = Cluster(kubernetes, namespace)
+    cluster = Cluster(kubernetes, namespace, now=now)
     budget = ByteBudget(settings.write_bytes, monotonic=monotonic, sleep=sleep)
     writes = NodeWrites(kubernetes, namespace, budget, monotonic=monotonic, sleep=sleep, rng=rng)
     recorder = Recorder(kubernetes, now=now, monotonic=monotonic)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from warmhook.feasible import Taint, is_on, takes
 from warmhook.selectors import LABEL_OPERATORS, Requirement, Selector
 from warmhook.warmimages import Nodes, WarmImage
 
-__all__ = ["ANY_LINUX_NODE", "NODE_NAME_MAX", "Node", "node_selector", "place", "place_each", "reads_taints"]
+__all__ = ["ANY_LINUX_NODE", "NODE_NAME_MAX", "Node", "is_away", "node_selector", "place", "place_each", "reads_taints"]
 
 # What a policy without a selector means. The kubelet sets both labels; virtual kubelets run no containers of their own.
 ANY_LINUX_NODE: Final = Selector(
@@ -21,6 +21,8 @@ ANY_LINUX_NODE: Final = Selector(
 
 # Object names have at most 253 characters and "warmhook-desired-" takes 17 of them.
 NODE_NAME_MAX: Final = 236
+# A restart takes minutes; placements that moved for each would pull for nothing.
+_NOT_READY: Final = timedelta(minutes=10)
 # Of what Pods ask so much goes into a query string; the rest is compared here.
 _SHORT: Final = 16
 
@@ -35,8 +37,18 @@ class Node:
     taints: tuple[Taint, ...] = ()
     """Empty as well where they were not read."""
     unschedulable: bool = False
+    away: bool = False
+    """Not to be counted on: a limit takes it last. False as well where that was not looked at."""
     created_at: datetime | None = None
     """When it was registered; `None` where that is not known."""
+
+
+def is_away(unschedulable: bool, not_ready_since: datetime | None, now: datetime) -> bool:
+    """Whether a node is cordoned, or has been not Ready for so long that this is no restart.
+
+    `not_ready_since` is `None` for a node that is Ready.
+    """
+    return unschedulable or (not_ready_since is not None and now - not_ready_since >= _NOT_READY)
 
 
 def node_selector(nodes: Nodes) -> Selector:
@@ -52,14 +64,16 @@ def node_selector(nodes: Nodes) -> Selector:
 
 def reads_taints(warmimages: Iterable[WarmImage]) -> bool:
     """Whether placing these needs more of a Node than its metadata."""
-    return any(warmimage.template.nodes.tolerations is not None for warmimage in warmimages)
+    asked = (warmimage.template.nodes for warmimage in warmimages)
+    return any(nodes.tolerations is not None or nodes.limit is not None for nodes in asked)
 
 
 def place(image: str, wanted: Nodes, nodes: Iterable[Node]) -> list[Node]:
     """The nodes that should hold `image`, a canonical reference.
 
     A limit takes the nodes whose SHA-256 over image and name is lowest (rendezvous hashing): different images land on
-    different nodes, and a node that joins or leaves moves no more than one placement.
+    different nodes, and a node that joins or leaves moves no more than one placement. Nodes that are away come last,
+    and come back to their rank when they are Ready.
     """
     selector, names = node_selector(wanted), frozenset(wanted.names)
     chosen = [node for node in nodes if (not names or node.name in names) and selector.matches(node.labels)]
@@ -71,7 +85,7 @@ def place(image: str, wanted: Nodes, nodes: Iterable[Node]) -> list[Node]:
         chosen = [node for node in chosen if takes(node.taints, node.unschedulable, tolerations)]
     if wanted.limit is None:
         return chosen
-    chosen.sort(key=lambda node: (hashlib.sha256(f"{image}\n{node.name}".encode()).digest(), node.name))
+    chosen.sort(key=lambda node: (node.away, hashlib.sha256(f"{image}\n{node.name}".encode()).digest(), node.name))
     return chosen[: wanted.limit.of(len(chosen))]
 
 

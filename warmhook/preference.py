@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 
@@ -17,28 +19,34 @@ _PREFERRED: Final = "preferredDuringSchedulingIgnoredDuringExecution"
 
 
 def preferred_nodes(
-    images: Collection[str], held: Callable[[Node], int], constraints: Constraints, nodes: Iterable[Node]
+    images: Collection[str], owner: str, held: Callable[[Node], int], constraints: Constraints, nodes: Iterable[Node]
 ) -> list[tuple[str, int]]:
     """Up to ten names of nodes that have images of the Pod and can take it, each with a weight from 1 to 100.
 
-    `held` says how many of the images a node has. Most images first, then by rendezvous over images and node: equal
-    Pods are told the same nodes. None at all where every node that can take the Pod has as many as any other.
+    `held` says how many of the images a node has. Most images first, then by rendezvous over owner, images and node:
+    Pods of one owner prefer the same nodes, those of others with the same images prefer others. None at all where every
+    node has as many as any other; and what more than ten, and more than half, of the nodes have is no reason to prefer
+    ten of them, which would only crowd those.
     """
-    seed = "\n".join(sorted(images))
-    ranked = sorted(((-held(node), _rank(seed, node.name), node) for node in nodes), key=lambda entry: entry[:2])
-    chosen: list[tuple[str, int]] = []
-    most = 0
-    for missing, _, node in ranked:
-        if not _can_take(node, constraints):
-            continue
-        most = most or -missing
-        if -missing < most and (not missing or len(chosen) == PREFERRED_MAX):
-            return chosen
-        if not missing:
-            return []
-        if len(chosen) < PREFERRED_MAX:
-            chosen.append((node.name, max(1, _HEAVIEST * -missing // len(images))))
-    return chosen if len({weight for _, weight in chosen}) > 1 else []
+    feasible = [(held(node), node.name) for node in nodes if _can_take(node, constraints)]
+    counts = Counter(count for count, _ in feasible if count)
+    if len(counts) < 2 and counts.total() == len(feasible):
+        return []
+    seed = "\n".join((owner, *sorted(images)))
+    rare = _rare(counts, len(feasible))
+    ranked = sorted((-count, _rank(seed, name), name) for count, name in feasible if count >= rare)
+    return [(name, max(1, _HEAVIEST * -missing // len(images))) for missing, _, name in ranked[:PREFERRED_MAX]]
+
+
+def _rare(counts: Counter[int], nodes: int) -> float:
+    """The least number of images that is worth a preference; infinite where none is."""
+    least, holders = math.inf, 0
+    for count in sorted(counts, reverse=True):
+        holders += counts[count]
+        if holders > max(PREFERRED_MAX, nodes // 2):
+            break
+        least = count
+    return least
 
 
 def _rank(seed: str, node: str) -> bytes:

@@ -1,16 +1,17 @@
-"""What does Warmhook read of a Node? A few hundred bytes of the thirteen thousand that it has."""
+"""Read of a Node what Warmhook needs: a few hundred bytes of the thirteen thousand that it has."""
 
 from __future__ import annotations
 
 import sys
+from datetime import datetime
 from typing import Final
 
 from warmhook.feasible import Taint
-from warmhook.placement import Node
+from warmhook.placement import Node, is_away
 from warmhook.ports import Object
 from warmhook.times import parse_time
 
-__all__ = ["FULL_PAGE", "read_node", "reduced_node", "taints_of", "unschedulable"]
+__all__ = ["FULL_PAGE", "not_ready_since", "read_node", "reduced_node", "taints_of", "unschedulable"]
 
 FULL_PAGE: Final = 100
 """Full Nodes per page of a list: reading a page must not hold up other requests for long."""
@@ -27,8 +28,24 @@ def unschedulable(node: Object) -> bool:
     return bool((node.get("spec") or {}).get("unschedulable"))
 
 
-def read_node(node: Object) -> Node:
-    """What placement reads of it, in full or of its metadata."""
+def not_ready_since(node: Object) -> datetime | None:
+    """When its Ready condition became something else than True; `None` where it is Ready, or nothing says so."""
+    for condition in _ready(node):
+        if condition.get("status") != "True":
+            try:
+                return parse_time(condition["lastTransitionTime"])
+            except (KeyError, ValueError, TypeError):
+                return None
+    return None
+
+
+def _ready(node: Object) -> list[Object]:
+    conditions = (node.get("status") or {}).get("conditions") or []
+    return [condition for condition in conditions if condition.get("type") == "Ready"]
+
+
+def read_node(node: Object, now: datetime | None = None) -> Node:
+    """What placement reads of it, in full or of its metadata. Without `now` no node is away."""
     metadata = node["metadata"]
     # Shared: thousands of nodes carry the same few hundred keys and values.
     labels = {sys.intern(key): sys.intern(value) for key, value in (metadata.get("labels") or {}).items()}
@@ -39,15 +56,17 @@ def read_node(node: Object) -> Node:
         labels,
         taints_of(node),
         unschedulable(node),
+        away=now is not None and is_away(unschedulable(node), not_ready_since(node), now),
         created_at=parse_time(created) if created else None,
     )
 
 
 def reduced_node(node: Object) -> Object:
-    """The Node without its status and whatever else is large and not read."""
+    """The Node without most of its status and whatever else is large and not read."""
     metadata, spec = node["metadata"], node.get("spec") or {}
     kept = ("name", "uid", "resourceVersion", "labels", "creationTimestamp")
     return {
         "metadata": {name: metadata[name] for name in kept if name in metadata},
         "spec": {name: spec[name] for name in ("taints", "unschedulable") if name in spec},
+        "status": {"conditions": _ready(node)},
     }

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import aiohttp
 
+from adapters.clock import utcnow
 from adapters.kubernetes.client import MERGE_PATCH
 from adapters.kubernetes.paths import configmaps
 from adapters.kubernetes.pressure import ByteBudget
@@ -132,7 +133,7 @@ async def resolve(place: Place) -> list[Measured]:
     matching = [node for node in nodes if node.labels["pool"] == place.namespace]
     name, image = "resolved", "registry.example.com/team-a/app-999:v1.0"
     await place.create_warmimage(name, image, digest_of("0"))
-    cluster = Cluster(place.kubernetes, place.namespace)
+    cluster = Cluster(place.kubernetes, place.namespace, now=utcnow)
     await _fill(place, cluster, matching, ObjectKey(place.namespace, name))
     recorded = _Recorded(
         place.kubernetes,

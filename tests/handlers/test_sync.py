@@ -312,6 +312,34 @@ def test_a_rule_that_cannot_be_read_costs_the_other_rules_no_push() -> None:
     in_world(case)
 
 
+def test_a_limit_leaves_a_node_that_is_not_ready_for_ten_minutes_and_comes_back() -> None:
+    async def case(world: World) -> None:
+        await world.add_nodes("a", "b", "c")
+        await world.add_policy(push=[{"repository": f"{HOST}/**"}], template={"nodes": {"limit": 1}})
+        await world.push()
+        await world.sync()
+        (first,) = (name for name, images in (await world.lines()).items() if images)
+
+        async def ready(status: str) -> None:
+            since = world.now().isoformat().replace("+00:00", "Z")
+            condition = {"type": "Ready", "status": status, "lastTransitionTime": since}
+            await world.admin.patch(paths.status(paths.node(first)), {"status": {"conditions": [condition]}})
+
+        await ready("Unknown")
+        await asyncio.sleep(599)
+        await world.sync()
+        assert (await world.lines())[first] == [IMAGE]
+        await asyncio.sleep(1)
+        await world.sync()
+        assert sorted(name for name, images in (await world.lines()).items() if images) != [first]
+        assert sum(map(len, (await world.lines()).values())) == 1
+        await ready("True")
+        await world.sync()
+        assert [name for name, images in (await world.lines()).items() if images] == [first]
+
+    in_world(case)
+
+
 def test_one_policy_that_cannot_be_applied_does_not_keep_the_rest_from_being_put_right() -> None:
     async def case(world: World) -> None:
         await world.add_nodes("a")

@@ -80,7 +80,7 @@ class World:
         self.metrics = Metrics()
         self.environ = {"HARBOR": SECRET}
         self.configuration = configuration(sources, self.environ)
-        self.cluster = Cluster(self.admin, NAMESPACE)
+        self.cluster = Cluster(self.admin, NAMESPACE, now=self.now)
         self.credentials = Credentials(Kubernetes(InProcessTransport(server, user_agent="web")), NAMESPACE)
         self.app = self.new_app()
         self.client = self.new_client(self.app)
@@ -104,7 +104,7 @@ class World:
 
     def new_cluster(self) -> Cluster:
         """What reads the cluster for a `web`."""
-        return Cluster(Kubernetes(self.transport), NAMESPACE)
+        return Cluster(Kubernetes(self.transport), NAMESPACE, now=self.now)
 
     def new_client(self, app: Any, host: str = "127.0.0.1") -> httpx.AsyncClient:
         """Somebody who asks `app`, from that address; to `/events` with the token, unless the request has another."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from adapters.clock import utcnow
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.pressure import ByteBudget
@@ -87,7 +88,7 @@ def _projection(transport: InProcessTransport) -> Projection:
     loop, kubernetes = asyncio.get_running_loop(), Kubernetes(transport)
     budget = ByteBudget(0, monotonic=loop.time, sleep=asyncio.sleep)
     writes = NodeWrites(kubernetes, SYSTEM, budget, monotonic=loop.time, sleep=asyncio.sleep, rng=random.Random(1))
-    return Projection(Cluster(kubernetes, SYSTEM), writes, monotonic=loop.time)
+    return Projection(Cluster(kubernetes, SYSTEM, now=utcnow), writes, monotonic=loop.time)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from random import Random
 
 import pytest
@@ -12,7 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from warmhook.images import parse_reference
-from warmhook.placement import ANY_LINUX_NODE, NODE_NAME_MAX, Node, node_selector, place, place_each
+from warmhook.placement import (
+    ANY_LINUX_NODE,
+    NODE_NAME_MAX,
+    Node,
+    is_away,
+    node_selector,
+    place,
+    place_each,
+    reads_taints,
+)
 from warmhook.selectors import Requirement, Selector
 from warmhook.warmimages import Limit, Nodes, ObjectKey, Template, WarmImage
 
@@ -117,3 +127,34 @@ def test_the_digest_has_no_say_in_the_ranking() -> None:
     nodes = [node(f"n{i}") for i in range(9)]
     one, two = place_each([bare, replace(bare, digest="sha256:" + "b" * 64)], nodes)
     assert one[1] == two[1]
+
+
+@given(st.sets(st.integers(0, 30), min_size=1), st.sets(st.integers(0, 30)), st.integers(0, 12))
+def test_a_limit_takes_nodes_that_are_away_only_where_no_others_are_left(
+    members: set[int], away: set[int], limit: int
+) -> None:
+    nodes = [replace(node(f"n{number}"), away=number in away) for number in members]
+    chosen = place("ghcr.io/a/b:1", Nodes(limit=Limit(limit)), nodes)
+    assert len(chosen) == min(limit, len(members))
+    present = [it for it in nodes if not it.away]
+    assert {it.name for it in chosen if not it.away} == {
+        it.name for it in place("ghcr.io/a/b:1", Nodes(limit=Limit(limit)), present)
+    }
+
+
+@pytest.mark.parametrize(
+    ("cordoned", "minutes", "away"), [(False, None, False), (True, None, True), (False, 9, False), (False, 10, True)]
+)
+def test_a_node_is_away_when_it_is_cordoned_or_not_ready_for_ten_minutes(
+    cordoned: bool, minutes: int | None, away: bool
+) -> None:
+    now = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    since = None if minutes is None else now - timedelta(minutes=minutes)
+    assert is_away(cordoned, since, now) is away
+
+
+def test_whole_nodes_are_read_only_where_a_limit_or_tolerations_need_them() -> None:
+    asked = [Nodes(), Nodes(limit=Limit(1)), Nodes(tolerations=())]
+    image = parse_reference("ghcr.io/a/b:1")
+    warmimages = [WarmImage(ObjectKey("a", "b"), image, template=Template(nodes=nodes)) for nodes in asked]
+    assert [reads_taints([warmimage]) for warmimage in warmimages] == [False, True, True]

@@ -24,9 +24,11 @@ def nodes(count: int, **more: Any) -> list[Node]:
     return [Node(f"n{number:03}", "u", {"kubernetes.io/os": "linux"}, **more) for number in range(count)]
 
 
-def preferred(held: dict[str, int], images: int = 2, constraints: Constraints = ANYWHERE) -> list[tuple[str, int]]:
+def preferred(
+    held: dict[str, int], images: int = 2, constraints: Constraints = ANYWHERE, owner: str = "shop/Deployment/web"
+) -> list[tuple[str, int]]:
     names = [f"image-{number}" for number in range(images)]
-    return preferred_nodes(names, lambda node: held.get(node.name, 0), constraints, nodes(40))
+    return preferred_nodes(names, owner, lambda node: held.get(node.name, 0), constraints, nodes(40))
 
 
 def test_nodes_with_most_images_are_preferred_most() -> None:
@@ -34,9 +36,28 @@ def test_nodes_with_most_images_are_preferred_most() -> None:
 
 
 def test_at_most_ten_are_named_and_equal_pods_are_told_the_same() -> None:
-    held = {f"n{number:03}": 1 for number in range(30)}
+    held = {f"n{number:03}": 1 for number in range(20)}
     assert len(preferred(held)) == PREFERRED_MAX
     assert preferred(held) == preferred(dict(reversed(held.items())))
+
+
+def test_what_more_than_half_of_the_nodes_have_is_no_reason_to_crowd_ten_of_them() -> None:
+    common = {f"n{number:03}": 1 for number in range(21)}
+    assert preferred(common) == []
+    assert preferred(common | {"n001": 2}) == [("n001", 100)]
+
+
+def test_where_ten_names_are_enough_for_all_warm_nodes_they_are_preferred_however_many_they_are() -> None:
+    few = nodes(3)
+    chosen = preferred_nodes(["a"], "shop/Deployment/web", lambda node: int(node.name != "n000"), ANYWHERE, few)
+    assert {name for name, _ in chosen} == {"n001", "n002"}
+
+
+def test_owners_of_pods_with_the_same_images_prefer_other_nodes() -> None:
+    held = {f"n{number:03}": 1 for number in range(20)}
+    web, api = ({name for name, _ in preferred(held, owner=f"shop/Deployment/{name}")} for name in ("web", "api"))
+    assert len(web) == len(api) == PREFERRED_MAX
+    assert web != api
 
 
 def test_weights_are_those_the_api_server_takes() -> None:
@@ -52,7 +73,7 @@ def test_nodes_that_cannot_take_the_pod_are_not_named() -> None:
     here = Constraints((Term(fields=(Requirement("metadata.name", "In", ("n001", "n003")),)),))
     assert preferred({"n001": 1, "n002": 2}, constraints=here) == [("n001", 50)]
     tainted = [*nodes(1, taints=(Taint("gpu"),)), Node("w", "u", {"kubernetes.io/os": "windows"})]
-    assert preferred_nodes(["a"], lambda _node: 1, Constraints(), [*tainted, *nodes(2)[1:]]) == []
+    assert preferred_nodes(["a"], "shop/Pod/x", lambda _node: 1, Constraints(), [*tainted, *nodes(2)[1:]]) == []
 
 
 THEIR_TERM = {"weight": 7, "preference": {"matchExpressions": []}}
