@@ -36,6 +36,7 @@ from handlers.publishing import Publisher
 from handlers.settings import Settings
 from handlers.watch.run import watch
 from handlers.web import build_web
+from tests.support.crds import without_patterns
 from tests.support.instant import instantly
 from warmhook.events import Event
 from warmhook.lines import desired_name
@@ -147,8 +148,7 @@ class World:
     async def drop_patterns(self) -> None:
         """What is made from now on may say what the CRDs of an older version let in."""
         for crd in (warmimage_crd(), warmpolicy_crd()):
-            versions = _without_patterns(crd["spec"]["versions"])
-            await self.admin.patch(f"{paths.CRDS}/{crd['metadata']['name']}", {"spec": {"versions": versions}})
+            await self.admin.patch(f"{paths.CRDS}/{crd['metadata']['name']}", without_patterns(crd))
 
     async def add_nodes(self, *names: str, **labels: str) -> None:
         for name in names:
@@ -304,12 +304,6 @@ def harbor_push(moment: datetime, tag: str, repository: str, content: str) -> Ob
             "repository": {"name": name, "namespace": namespace, "repo_full_name": repository},
         },
     }
-
-
-def _without_patterns(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_patterns(part) for key, part in value.items() if key != "pattern"}
-    return [_without_patterns(part) for part in value] if isinstance(value, list) else value
 
 
 def configuration(sources: str, environ: Mapping[str, str]) -> Configuration:

@@ -69,7 +69,7 @@ class Spec:
     priority: int = 0
     expire_seconds: int | None = None
     invalid: bool = False
-    """It has one more rule, whose range nobody can read."""
+    """It has one more rule, whose range nobody can read; it may have been about any image with a tag."""
 
     def wants(self, image: Image) -> bool:
         return image in self.named or any(rule.takes(image) for rule in self.rules)

@@ -27,6 +27,8 @@ _LINGERS, _READ_BEFORE = timedelta(seconds=1), timedelta(seconds=0.1)
 # Near its end of life an image may be there or not.
 _UNSURE = timedelta(seconds=150)
 _MOST_OUTCOMES = 4096
+# For so long the parts of an image may be older than its tag.
+_PARTS = timedelta(hours=1)
 
 
 def short(text: str, digits: int) -> str:
@@ -46,7 +48,7 @@ def image_name(policy: str, image: Image) -> str:
 def outcomes(history: History, policy: str, repository: str, end: datetime) -> set[frozenset[Fact]] | None:
     """Every set of WarmImages that a policy may have of a repository at `end`; `None` where there are too many.
 
-    Only for a policy that does not exist at the end, or can be used.
+    Only for a policy that does not exist at the end, or can be read in full.
     """
     reigns = history.reigns(policy, end)
     spec = reigns[-1].spec
@@ -71,7 +73,7 @@ def possible(history: History, policy: str, end: datetime) -> set[Image]:
 
 
 def must_have(history: History, policy: str, end: datetime) -> set[Image]:
-    """Images of which a policy that cannot be used at the end still has WarmImages: nothing took them away."""
+    """Images of which a policy that cannot be read in full at the end still has WarmImages: nothing took them away."""
     reigns = history.reigns(policy, end)
     return {it.image for it in history.pushes if None not in _choices(it, reigns, history)}
 
@@ -104,9 +106,10 @@ def _overlap(attempt: Attempt, reign: Reign) -> bool:
 
 
 def _takes(reign: Reign, image: Image, moment: datetime, now: datetime) -> bool:
-    spec = reign.spec
-    if spec is None or spec.invalid or not spec.wants(image):
-        return False
+    return reign.spec is not None and reign.spec.wants(image) and _lives(reign.spec, image, moment, now)
+
+
+def _lives(spec: Spec, image: Image, moment: datetime, now: datetime) -> bool:
     return image in spec.named or spec.expire_seconds is None or moment + timedelta(seconds=spec.expire_seconds) >= now
 
 
@@ -114,13 +117,11 @@ def _stays(push: Push, moment: datetime, reigns: Sequence[Reign], history: Histo
     """Whether nothing can have taken it away before the last reign, which is judged at its end."""
     for reign in reigns:
         spec = reign.spec
-        if spec is not None and spec.invalid:
-            continue  # takes nothing, removes nothing
-        if spec is None or not spec.wants(push.image):
+        if spec is None or not (spec.wants(push.image) or (spec.invalid and _is_tagged(push.image))):
             return False
-        if reign is reigns[-1] or push.image in spec.named:
+        if (reign is reigns[-1] and not spec.invalid) or push.image in spec.named:
             continue
-        if not _takes(reign, push.image, moment, reign.ends + _LINGERS):
+        if not _lives(spec, push.image, moment, reign.ends + _LINGERS):
             return False
         newer = {
             other.image
@@ -134,7 +135,15 @@ def _stays(push: Push, moment: datetime, reigns: Sequence[Reign], history: Histo
 
 
 def _ever_named(reigns: Iterable[Reign]) -> set[Image]:
-    return {image for reign in reigns if reign.spec and not reign.spec.invalid for image in reign.spec.named}
+    return {image for reign in reigns if reign.spec for image in reign.spec.named}
+
+
+def _is_tagged(image: Image) -> bool:
+    return ":" not in image.tag
+
+
+def _second(moment: datetime | None) -> datetime:
+    return (moment or _BEFORE_ALL).replace(microsecond=0)
 
 
 def _named_choice(image: Image, spec: Spec) -> list[Fact | None]:
@@ -151,7 +160,8 @@ def _relevant(
         if choice[0] is not None and spec.wants(choice[0][0]):
             image, moment = choice[0][0], choice[0][2] or _BEFORE_ALL
             sure[image] = max(sure.get(image, moment), moment)
-    counted = sorted((moment for image, moment in sure.items() if image not in spec.named), reverse=True)
+    tagged = {image: moment for image, moment in sure.items() if image not in spec.named and _is_tagged(image)}
+    counted = sorted(set(map(_second, tagged.values())), reverse=True)
     bar = counted[keep - 1] if len(counted) >= keep else None
     if bar is not None and spec.expire_seconds and bar + timedelta(seconds=spec.expire_seconds) < end + _UNSURE:
         bar = None
@@ -160,13 +170,13 @@ def _relevant(
         last = choice[-1]
         assert last is not None
         image, moment = last[0], last[2] or _BEFORE_ALL
-        beaten = bar is not None and moment < bar and image not in spec.named
+        beaten = bar is not None and _second(moment) < bar and image not in spec.named and _is_tagged(image)
         if spec.wants(image) and not beaten and not (None in choice and moment < sure.get(image, moment)):
             relevant.append(choice)
     return relevant
 
 
-def _left_at(end: datetime, facts: Iterable[Fact], policy: str, spec: Spec) -> set[frozenset[Fact]]:
+def _left_at(end: datetime, facts: Sequence[Fact], policy: str, spec: Spec) -> set[frozenset[Fact]]:
     """What is there at the end, if these are all that came to be."""
     newest: dict[Image, Fact] = {}
     for fact in facts:
@@ -182,10 +192,32 @@ def _left_at(end: datetime, facts: Iterable[Fact], policy: str, spec: Spec) -> s
     left = set()
     for present in itertools.product((False, True), repeat=len(unsure)):
         there = counted + list(itertools.compress(unsure, present))
-        there.sort(key=lambda fact: (fact[2] or _BEFORE_ALL, image_name(policy, fact[0])), reverse=True)
-        repository = there[0][0].repository if there else ""
-        left.add(frozenset(named | set(there[: spec.keep(repository)])))
+        kept = _kept(there, spec.keep(there[0][0].repository)) if there else set()
+        # What had no room before a tag moved away from a newer build does not come back.
+        doubtful = [fact for fact in kept if _had_no_room(fact, facts, spec)]
+        for without in itertools.product((False, True), repeat=min(len(doubtful), 6)):
+            left.add(frozenset((named | kept) - set(itertools.compress(doubtful, without))))
     return left
+
+
+def _kept(there: Iterable[Fact], keep: int) -> set[Fact]:
+    """Of one repository the newest builds, each of one second, and the parts without a tag that may belong to them.
+
+    Each push of the tests has a digest of its own, so only the second makes a build.
+    """
+    there = list(there)
+    seconds = sorted({_second(fact[2]) for fact in there if _is_tagged(fact[0])}, reverse=True)
+    kept = {fact for fact in there if _is_tagged(fact[0]) and _second(fact[2]) in seconds[:keep]}
+    since = min((fact[2] or _BEFORE_ALL for fact in kept), default=_BEFORE_ALL) if seconds[keep - 1 :] else _BEFORE_ALL
+    parts = (fact for fact in there if not _is_tagged(fact[0]))
+    return kept | {part for part in parts if (part[2] or _BEFORE_ALL) + _PARTS >= since}
+
+
+def _had_no_room(fact: Fact, facts: Iterable[Fact], spec: Spec) -> bool:
+    others = (it for it in facts if _is_tagged(it[0]) and it[0] not in spec.named)
+    wait = timedelta() if _is_tagged(fact[0]) else _PARTS
+    newer = {_second(it[2]) for it in others if _second(it[2]) > _second(fact[2]) + wait}
+    return len(newer) >= spec.keep(fact[0].repository)
 
 
 def _order(fact: Fact) -> tuple[datetime, str]:

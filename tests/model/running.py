@@ -52,6 +52,9 @@ async def end(made: World) -> None:
     # The longest that an agent waits after trouble: what it still holds on to, the sync must be able to see.
     await asyncio.sleep(35)
     await made.sync()
+    # What a policy that is gone has led to goes one interval later.
+    await asyncio.sleep(301)
+    await made.sync()
 
 
 async def settle(made: World) -> list[str]:

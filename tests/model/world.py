@@ -38,6 +38,7 @@ from nodeagent.settings import Settings as AgentSettings
 from tests.model.history import EPOCH, Attempt, History, Image, Push, Spec
 from tests.model.programs import Connection, Network, Program
 from tests.model.senders import SECRET, attempts_of, configuration, request_of
+from tests.support.crds import without_patterns
 from tests.support.runtime import MemoryRuntime, digest_of
 from warmhook.events import Event, sync_event
 from warmhook.platforms import Platform
@@ -51,7 +52,7 @@ NAMESPACE: Final = "warmhook-system"
 _MEMORY: Final = "/dev/shm" if Path("/dev/shm").is_dir() else None
 _SILENT = structlog.wrap_logger(None, processors=[], wrapper_class=structlog.make_filtering_bound_logger(50))
 _TOKEN: Final = EventsToken(own="of-the-events")
-_CRDS: Final = (warmimage_crd(), warmpolicy_crd())
+_CRDS: Final = (warmimage_crd(), without_patterns(warmpolicy_crd()))
 _SYNC: Final = sync_event(0, EPOCH)
 
 

@@ -1,0 +1,21 @@
+"""CRDs as an older version had them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from warmhook.ports import Object
+
+__all__ = ["without_patterns"]
+
+
+def without_patterns(crd: Object) -> Object:
+    """The CRD without patterns: it lets in what a program then cannot read."""
+    stripped: Object = _stripped(crd)
+    return stripped
+
+
+def _stripped(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _stripped(part) for key, part in value.items() if key != "pattern"}
+    return [_stripped(part) for part in value] if isinstance(value, list) else value
