@@ -78,7 +78,7 @@ def build_web(
     recorder = Recorder(kubernetes, now=now, monotonic=monotonic)
     policy_statuses = PolicyStatuses(kubernetes, recorder, now=now)
     noting = PolicyStatuses(accepting, Recorder(accepting, now=now, monotonic=monotonic), now=now)
-    pushes = Pushes(accepting, Cluster(accepting, namespace), noting, now=now, monotonic=monotonic)
+    pushes = Pushes(accepting, Cluster(accepting, namespace, now=now), noting, now=now, monotonic=monotonic)
     admissions = Admissions(kubernetes, cluster, now=now)
     grace = timedelta(seconds=settings.sync_seconds)
     policies = Policies(kubernetes, cluster, policy_statuses, now=now, grace=grace)
