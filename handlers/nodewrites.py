@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias, TypeVar
 
 import structlog
@@ -152,7 +152,7 @@ class NodeWrites:
                 await self._write(node, whole, this, entire)
             return
         if size > MAX_BYTES + _METADATA_BYTES:
-            await self._make_room(node, change.node_uid, this)
+            await self._make_room(node, change, this)
 
     async def _create(self, node: str, patch: Object, this: _Round) -> int:
         body = new_configmap(desired_name(node), patch)
@@ -169,15 +169,19 @@ class NodeWrites:
         untracked: Object = {"metadata": {"managedFields": [{}]}}
         return await self._send(lambda: self._kubernetes.patch_size(path, untracked), this)
 
-    async def _make_room(self, node: str, node_uid: str, this: _Round) -> None:
-        """Take the least important lines out again until the rest fits, and leave a note of which."""
+    async def _make_room(self, node: str, change: NodeChange, this: _Round) -> None:
+        """Take the least important lines out again until the rest fits, and leave a note of which.
+
+        How old a line is does not stand in it: of equal priority those of this change count as the newest.
+        """
         path = paths.configmaps(self._namespace, desired_name(node))
         obj = await self._send(lambda: self._kubernetes.get(path), this)
         lines, unreadable = [], []
         for key, text in (obj.get("data") or {}).items():
             if "." not in key:
                 try:
-                    lines.append(read_line(key, text))
+                    written = change.lines.get(key)
+                    lines.append(replace(read_line(key, text), since=written.since if written else 0.0))
                 except NotALine:
                     unreadable.append(key)
         surplus = without_room(lines)
@@ -185,7 +189,7 @@ class NodeWrites:
             return
         noted = (obj["metadata"].get("annotations") or {}).get(REFUSED_ANNOTATION, "")
         refused = surplus | set(filter(None, noted.split(",")))
-        patch = node_patch(node, node_uid, dict.fromkeys([*surplus, *unreadable]), refused)
+        patch = node_patch(node, change.node_uid, dict.fromkeys([*surplus, *unreadable]), refused)
         await self._send(lambda: self._kubernetes.patch_size(path, patch), this)
         _log.warning("node-full", node=node, lines=len(lines), refused=len(refused), limit_bytes=MAX_BYTES)
 

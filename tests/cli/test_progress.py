@@ -25,6 +25,7 @@ from cli.progress import NodeProgress, follow_line, new_warm_lines
 from devcluster.apiserver import ApiServer, InProcessTransport
 from devcluster.cluster import NAMESPACE, Cluster, Plan
 from devcluster.programs import ProgramFailed, Programs
+from tests.support.crds import without_patterns
 from warmhook.lines import Line
 from warmhook.reports import LineReport, report_name, report_patch
 from warmhook.warmimages import ObjectKey
@@ -126,7 +127,7 @@ def test_while_serving_an_image_that_cannot_be_read_hides_no_other(tmp_path: Pat
     async def story() -> tuple[str, str]:
         async with cluster_of(tmp_path, "node-1") as cluster:
             kubernetes = cluster.kubernetes
-            await kubernetes.create(CRDS, warmimage_crd())
+            await kubernetes.create(CRDS, without_patterns(warmimage_crd()))
             await kubernetes.create("/api/v1/namespaces", {"metadata": {"name": "shop"}})
             for name, image in (("a", "NOT/AN/IMAGE"), ("web", LINE.image)):
                 body = {"apiVersion": API_VERSION, "kind": "WarmImage", "metadata": {"name": name}}

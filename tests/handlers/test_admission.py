@@ -32,6 +32,7 @@ from tests.handlers.world import ADMISSION, ADMISSION_TOKEN, NAMESPACE, POLICIES
 from tests.warmhook.test_pods import bent_reviews, owned, review
 from warmhook.admission_tokens import print_tokens
 from warmhook.events import Event, admitted_event
+from warmhook.images import parse_reference
 from warmhook.pods import Admitted, read_review
 from warmhook.ports import Object, Response, Unreachable
 from warmhook.reports import LineReport
@@ -437,6 +438,23 @@ def test_an_event_that_is_posted_leads_to_the_same() -> None:
         assert (await world.client.post("/events", content=body, headers=headers)).status_code == 204
         assert set(await world.warmimages()) == {"docker.io/library/nginx:1"}
         assert (await world.event("dev.warmhook.pod.admitted.v1", {"namespace": 7})).status_code == 400
+
+    in_world(case)
+
+
+def test_of_rollouts_two_versions_stay_and_an_image_that_a_second_owner_needs() -> None:
+    async def case(world: World) -> None:
+        await add_node(world, "a")
+        await world.add_policy(**pods_policy())
+        async with world.watching():
+            for owner, version in [("api", 0), *(("web", number) for number in range(4))]:
+                image = parse_reference(f"ghcr.io/shop/app:v{version}")
+                pod = Admitted("shop", f"Deployment/{owner}", (image,), (("app", image),), labels=dict(WARM["labels"]))
+                body = write_event(admitted_event(pod, world.now()))
+                headers = {"content-type": "application/cloudevents+json"}
+                assert (await world.client.post("/events", content=body, headers=headers)).status_code == 204
+                await asyncio.sleep(5)
+        assert await world.lines() == {"a": [f"ghcr.io/shop/app:v{version}" for version in (0, 2, 3)]}
 
     in_world(case)
 

@@ -10,7 +10,7 @@ import pytest
 
 from adapters.kubernetes import paths
 from tests.handlers.world import HOST, NAMESPACE, World, in_world, status
-from warmhook.lines import MAX_BYTES, desired_name, line_key
+from warmhook.lines import MAX_BYTES, MAX_LINES, desired_name, line_key
 from warmhook.ports import Response, Unreachable
 from warmhook.warmimages import ObjectKey
 
@@ -457,6 +457,46 @@ def test_a_full_node_refuses_the_least_important_lines_and_takes_them_when_there
         assert obj is not None
         assert len(obj["data"]) == 121
         assert "warmhook.dev/refused" not in obj["metadata"]["annotations"]
+
+    in_world(case)
+
+
+def test_on_a_full_node_the_newest_has_room_and_a_loud_namespace_takes_none_of_another() -> None:
+    async def case(world: World) -> None:
+        await world.add_nodes("a")
+        await world.admin.create("/api/v1/namespaces", {"metadata": {"name": "quiet"}})
+        for number in range(300):
+            await world.add_warmimage(f"w{number:03}", f"{HOST}/shop/{number}:v1", pull={"priority": 1000})
+        for number in range(20):
+            body = {"apiVersion": paths.API_VERSION, "kind": "WarmImage", "metadata": {"name": f"q{number}"}}
+            spec = {"image": f"{HOST}/quiet/{number}:v1"}
+            await world.admin.create(paths.warmimages_in("quiet"), body | {"spec": spec})
+        await world.sync()
+        (images,) = (await world.lines()).values()
+        assert len(images) == MAX_LINES
+        assert sum(image.startswith(f"{HOST}/quiet/") for image in images) == 20
+        await asyncio.sleep(1)
+        await world.add_warmimage("new", IMAGE, pull={"priority": 1000})
+        await project(world, "new")
+        await world.sync()
+        (images,) = (await world.lines()).values()
+        assert len(images) == MAX_LINES
+        assert IMAGE in images
+
+    in_world(case)
+
+
+def test_what_is_pushed_to_a_node_without_room_has_room_at_once() -> None:
+    async def case(world: World) -> None:
+        await world.add_nodes("a")
+        await fill(world, 320)
+        await world.sync()
+        for number in range(5):
+            await asyncio.sleep(1)
+            await world.add_warmimage(f"new{number}", f"{HOST}/shop/app:v{number}")
+            await project(world, f"new{number}")
+            (images,) = (await world.lines()).values()
+            assert f"{HOST}/shop/app:v{number}" in images
 
     in_world(case)
 
