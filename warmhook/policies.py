@@ -7,10 +7,12 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final, Literal, TypeAlias
 
+from warmhook.builds import beyond
 from warmhook.feasible import Constraints, TooManyTerms, both
 from warmhook.images import Reference
 from warmhook.rules import PushRule, PushRules
 from warmhook.selectors import Selector
+from warmhook.versions import old_versions
 from warmhook.warmimages import (
     Asked,
     ObjectKey,
@@ -37,15 +39,8 @@ __all__ = [
     "surplus",
 ]
 
-_NEVER: Final = float("-inf")
-# An image of several platforms is pushed part by part, sometimes from several machines, and its tag last of all.
-_PARTS_SECONDS: Final = 3600
-# More platforms and attestations than the images of the Docker Official Images have.
-_PARTS_PER_BUILD: Final = 32
 POD_LIFETIME_SECONDS: Final = 7 * 86400
 """For so long after the last Pod that needs it an image stays where the policy gives no `expireAfterSeconds`."""
-# Of an owner's container: what it runs, and what a rollback would bring back.
-_VERSIONS: Final = 2
 
 
 Part: TypeAlias = Literal["images", "pods", "template"]
@@ -177,7 +172,7 @@ def decide_push(
 
 
 def _push_order(warmimage: WarmImage) -> tuple[float, str]:
-    return (warmimage.pushed_at.timestamp() if warmimage.pushed_at else _NEVER, warmimage.digest)
+    return (warmimage.pushed_at.timestamp() if warmimage.pushed_at else float("-inf"), warmimage.digest)
 
 
 def surplus(policy: Policy, same_repository: Collection[WarmImage]) -> list[WarmImage]:
@@ -188,40 +183,7 @@ def surplus(policy: Policy, same_repository: Collection[WarmImage]) -> list[Warm
     pushed = [it for it in same_repository if it.asked is None and not policy.names(it.image)]
     if not pushed:
         return []
-    keep = policy.keep(pushed[0].image)
-    builds = _builds([it for it in pushed if it.image.tag])
-    over = [warmimage for build in builds[keep:] for warmimage in build]
-    # The parts of an image are pushed before its tag is: none goes while its tag may be on its way.
-    kept_since = min(map(_moment, builds[keep - 1]), default=_NEVER) - _PARTS_SECONDS if builds[keep - 1 :] else _NEVER
-    parts = sorted((it for it in pushed if not it.image.tag), key=_newest_last, reverse=True)
-    return over + [
-        part for rank, part in enumerate(parts) if rank >= keep * _PARTS_PER_BUILD or _moment(part) < kept_since
-    ]
-
-
-def _builds(tagged: Iterable[WarmImage]) -> list[list[WarmImage]]:
-    """Those that one build brought, the newest build first.
-
-    They have the same digest, or were pushed within the same second: one build may push an image under several tags,
-    and several images, such as `1.4` and `1.4-debug`.
-    """
-    builds: list[tuple[set[object], list[WarmImage]]] = []
-    for warmimage in tagged:
-        marks: set[object] = {warmimage.digest or warmimage.key.name}
-        if warmimage.pushed_at is not None:
-            marks.add(int(warmimage.pushed_at.timestamp()))
-        same, builds = [it for it in builds if it[0] & marks], [it for it in builds if not it[0] & marks]
-        members = [warmimage, *(member for _, others in same for member in others)]
-        builds.append((marks.union(*(others for others, _ in same)), members))
-    return sorted((members for _, members in builds), key=lambda build: max(map(_newest_last, build)), reverse=True)
-
-
-def _moment(warmimage: WarmImage) -> float:
-    return _push_order(warmimage)[0]
-
-
-def _newest_last(warmimage: WarmImage) -> tuple[float, str]:
-    return _moment(warmimage), warmimage.key.name
+    return beyond(policy.keep(pushed[0].image), pushed)
 
 
 def is_expired(warmimage: WarmImage, now: datetime) -> bool:
@@ -256,7 +218,7 @@ def policy_changes(policy: Policy, existing: Collection[WarmImage], now: datetim
 
 
 def _unwanted(policy: Policy, existing: Collection[WarmImage], now: datetime) -> list[WarmImage]:
-    unwanted = _old_versions(existing)
+    unwanted = old_versions(existing)
     old = {warmimage.key for warmimage in unwanted}
     repositories: dict[str, list[WarmImage]] = {}
     for warmimage in existing:
@@ -288,37 +250,6 @@ def _named(policy: Policy) -> list[WarmImage]:
         )
         for image in dict.fromkeys(image.as_run for image in policy.images)
     ]
-
-
-def _old_versions(existing: Iterable[WarmImage]) -> list[WarmImage]:
-    """What Pods asked for and only older versions of their owners' containers run: two of each stay.
-
-    Of one that has more owners than it remembers, nobody knows. Versions are counted by image: an owner may pin each of
-    its Pods to another node, and then has several WarmImages of one image.
-    """
-    asked = [(warmimage, warmimage.asked) for warmimage in existing if warmimage.asked is not None]
-    runs: dict[tuple[str, str], dict[str, float]] = {}
-    for warmimage, its in asked:
-        for asker in its.askers:
-            for container in asker.containers:
-                images, at = runs.setdefault((asker.owner, container), {}), asker.at.timestamp() if asker.at else _NEVER
-                image = _run(warmimage)
-                images[image] = max(images.get(image, _NEVER), at)
-    newest = {
-        slot: frozenset(sorted(images, key=lambda image: (images[image], image))[-_VERSIONS:])
-        for slot, images in runs.items()
-    }
-    return [
-        warmimage
-        for warmimage, its in asked
-        if not its.more
-        and all(asker.containers for asker in its.askers)
-        and not any(_run(warmimage) in newest[asker.owner, name] for asker in its.askers for name in asker.containers)
-    ]
-
-
-def _run(warmimage: WarmImage) -> str:
-    return f"{warmimage.image}@{warmimage.digest}"
 
 
 def _still_asked(policy: Policy, warmimage: WarmImage, asked: Asked, now: datetime) -> bool:
