@@ -198,7 +198,10 @@ class LifetimeSpec(Spec):
 
     type: Literal["Keep"] = Field(default="Keep", description="Keep: healed as long as it is wanted.")
     expire_after_seconds: int | None = Field(
-        default=None, ge=1, le=_TEN_YEARS_SECONDS, description="Since the push, in seconds; absent: never."
+        default=None,
+        ge=1,
+        le=_TEN_YEARS_SECONDS,
+        description="Since the push or the last Pod, in seconds; absent: never, and 7 days for images of Pods.",
     )
 
 
