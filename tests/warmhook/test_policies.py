@@ -339,8 +339,9 @@ def test_a_push_is_wanted_under_every_name_that_the_policy_writes_and_under_its_
 
 
 def test_a_rule_takes_an_image_under_any_spelling_of_its_host() -> None:
-    assert ALL.matches(parse_reference("Harbor.Example.com/shop/app:v1"))
-    assert PushRule("docker.io/library/*").matches(parse_reference("registry-1.docker.io/library/redis:7"))
+    assert Policy(SHOP, push=(ALL,)).wants(parse_reference("Harbor.Example.com/shop/app:v1"))
+    hub = Policy(SHOP, push=(PushRule("docker.io/library/*"),))
+    assert hub.wants(parse_reference("registry-1.docker.io/library/redis:7"))
 
 
 def test_a_digest_that_the_policy_gives_does_not_count_among_the_pushes_that_are_kept() -> None:
