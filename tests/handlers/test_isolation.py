@@ -67,7 +67,7 @@ def test_a_quota_of_one_namespace_is_shown_on_its_policy_and_decides_no_answer()
         written = [path for method, path in world.requests if (method, path) == ("PATCH", f"{other}/status")]
         assert len(written) == 1
 
-    in_world(case)
+    in_world(case, patterns=False)
 
 
 def test_a_push_that_no_policy_can_take_is_skipped_as_refused() -> None:
@@ -82,7 +82,7 @@ def test_a_push_that_no_policy_can_take_is_skipped_as_refused() -> None:
         assert (await world.push("v2")).status_code == 202
         assert (await condition(world, other, "Degraded"))[0] == "False"
 
-    in_world(case)
+    in_world(case, patterns=False)
 
 
 def test_a_refusal_that_cannot_be_shown_decides_nothing_either() -> None:
@@ -102,7 +102,7 @@ def test_a_refusal_that_cannot_be_shown_decides_nothing_either() -> None:
         world.faults.append(slow)
         assert (await world.push("v2")).status_code == 202
 
-    in_world(case)
+    in_world(case, patterns=False)
 
 
 @pytest.mark.parametrize("hangs", [True, False])
@@ -132,7 +132,7 @@ def test_a_namespace_whose_writes_fail_or_hang_keeps_senders_for_a_minute_at_mos
         await world.push("v9", repository="other/app")
         assert f"{HOST}/other/app:v9" in await world.warmimages()
 
-    in_world(case)
+    in_world(case, patterns=False)
 
 
 def test_while_nothing_can_be_written_for_anybody_senders_are_asked_to_repeat() -> None:
@@ -143,7 +143,7 @@ def test_while_nothing_can_be_written_for_anybody_senders_are_asked_to_repeat() 
             assert (await world.push(f"v{number}")).status_code == 503
             await asyncio.sleep(30)
 
-    in_world(case)
+    in_world(case, patterns=False)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_a_warmimage_that_somebody_has_changed_by_hand_is_the_policys_again_at_t
         assert now["metadata"]["labels"] == before["metadata"]["labels"]
         assert now["metadata"]["uid"] == before["metadata"]["uid"]
 
-    in_world(case)
+    in_world(case, patterns=False)
 
 
 def test_what_an_unusable_warmimage_says_of_a_later_push_is_kept() -> None:
@@ -181,7 +181,7 @@ def test_what_an_unusable_warmimage_says_of_a_later_push_is_kept() -> None:
         now = await only(world)
         assert (now["spec"]["image"], now["spec"]["digest"]) == (IMAGE, digest("b"))
 
-    in_world(case)
+    in_world(case, patterns=False)
 
 
 def test_a_warmimage_that_a_finalizer_keeps_sends_senders_away_for_a_minute_at_most() -> None:
@@ -199,7 +199,7 @@ def test_a_warmimage_that_a_finalizer_keeps_sends_senders_away_for_a_minute_at_m
         assert (await world.push(content=digest("b"))).status_code == 202
         assert (await only(world))["spec"]["digest"] == digest("b")
 
-    in_world(case)
+    in_world(case, patterns=False)
 
 
 # --- a sync ----------------------------------------------------------------------------------------------------------
@@ -216,7 +216,8 @@ async def made_by_hand(world: World, name: str, **metadata: Any) -> None:
 def test_a_warmimage_that_may_not_be_deleted_ends_no_sync_and_is_not_counted_as_handled(labels: Object) -> None:
     async def case(world: World) -> None:
         await world.add_nodes("a")
-        await made_by_hand(world, "protected", labels=labels)
+        missed = {"warmhook.dev/policy-gone-since": "2026-03-01T11:00:00Z"}
+        await made_by_hand(world, "protected", labels=labels, annotations=missed)
         await world.add_policy("good", images=[IMAGE])
         refuse(world, "/protected", "DELETE")
         for _ in range(2):
@@ -226,7 +227,7 @@ def test_a_warmimage_that_may_not_be_deleted_ends_no_sync_and_is_not_counted_as_
         assert world.metric("warmhook_events_total", result="denied") == 2
         assert world.metric("warmhook_events_total", result="handled") == 0
 
-    in_world(case)
+    in_world(case, patterns=False)
 
 
 def test_a_namespace_whose_writes_get_no_answer_holds_up_no_sync() -> None:
@@ -247,7 +248,7 @@ def test_a_namespace_whose_writes_get_no_answer_holds_up_no_sync() -> None:
         assert (await world.admin.get(f"{WARMIMAGES}/x"))["status"]["desired"] == 1
         assert world.monotonic() < 10
 
-    in_world(case)
+    in_world(case, patterns=False)
 
 
 @pytest.mark.parametrize("kind", ["desired", "report"])
@@ -264,7 +265,7 @@ def test_a_configmap_under_a_name_that_means_nothing_is_nobodys(kind: str) -> No
         found = {obj["metadata"]["name"] for obj in (await world.admin.list(paths.configmaps(NAMESPACE))).items}
         assert found == {"no-node", "copied", desired_name("a")}
 
-    in_world(case)
+    in_world(case, patterns=False)
 
 
 def test_every_warmimage_has_its_status_after_a_few_syncs_that_had_too_little_time() -> None:
@@ -283,7 +284,7 @@ def test_every_warmimage_has_its_status_after_a_few_syncs_that_had_too_little_ti
         assert answers[-1] == 204
         assert all(obj.get("status") for obj in (await world.warmimages()).values())
 
-    in_world(case)
+    in_world(case, patterns=False)
 
 
 def test_a_line_that_no_label_names_is_removed_once_the_agent_tells_of_it() -> None:
@@ -300,7 +301,7 @@ def test_a_line_that_no_label_names_is_removed_once_the_agent_tells_of_it() -> N
         await world.sync()
         assert (await world.lines())["a"] == [IMAGE]
 
-    in_world(case)
+    in_world(case, patterns=False)
 
 
 # --- a policy --------------------------------------------------------------------------------------------------------
@@ -325,7 +326,7 @@ def test_one_write_that_is_refused_keeps_a_policy_from_none_of_its_others() -> N
         assert find_condition(policy, "Degraded")["reason"] == "WriteRefused"
         assert world.metric("warmhook_events_total", type=CHANGED, result="denied") == 1
 
-    in_world(case)
+    in_world(case, patterns=False)
 
 
 def test_writes_of_one_namespace_that_hang_hold_up_no_line_of_another() -> None:
@@ -350,7 +351,7 @@ def test_writes_of_one_namespace_that_hang_hold_up_no_line_of_another() -> None:
         assert world.monotonic() - began < 10
         assert f"{HOST}/shop/app:v2" in (await world.lines())["a"]
 
-    in_world(case)
+    in_world(case, patterns=False)
 
 
 def test_deletes_make_room_in_a_quota_before_anything_is_created() -> None:
@@ -368,7 +369,7 @@ def test_deletes_make_room_in_a_quota_before_anything_is_created() -> None:
         await world.changed("WarmPolicy", "shop")
         assert sorted(await world.warmimages()) == wanted
 
-    in_world(case)
+    in_world(case, patterns=False)
 
 
 def test_a_named_image_whose_labels_were_removed_is_the_policys_again() -> None:
@@ -382,7 +383,7 @@ def test_a_named_image_whose_labels_were_removed_is_the_policys_again() -> None:
         assert (await only(world))["metadata"]["labels"] == before["metadata"]["labels"]
         assert (await world.changed("WarmPolicy", "shop")).status_code == 204
 
-    in_world(case)
+    in_world(case, patterns=False)
 
 
 def test_a_delete_that_conflicts_for_ever_is_given_up() -> None:
@@ -392,7 +393,7 @@ def test_a_delete_that_conflicts_for_ever_is_given_up() -> None:
         assert (await world.event("dev.warmhook.sync.v1")).status_code == 503
         assert sum(method == "DELETE" for method, _ in world.requests) == 1
 
-    in_world(case)
+    in_world(case, patterns=False)
 
 
 def test_conditions_that_others_wrote_stay() -> None:
@@ -421,7 +422,7 @@ def test_conditions_that_others_wrote_stay() -> None:
         assert (policy["images"], find_condition(policy, "Reviewed")) == (2, foreign)
         assert find_condition((await world.warmimages())[IMAGE]["status"], "Reviewed") == foreign
 
-    in_world(case)
+    in_world(case, patterns=False)
 
 
 # --- a WarmImage that cannot be used ---------------------------------------------------------------------------------
@@ -459,7 +460,7 @@ def test_a_warmimage_that_cannot_be_used_keeps_its_lines(happens: Callable[[Worl
         lines = await world.lines()
         assert (lines["a"], lines["b"]) == ([IMAGE], [IMAGE])
 
-    in_world(case)
+    in_world(case, patterns=False)
 
 
 @pytest.mark.parametrize("by_sync", [True, False])
@@ -477,7 +478,7 @@ def test_a_warmimage_that_cannot_be_used_says_so_in_its_status_and_in_one_event(
         (event,) = (await world.admin.list(paths.events("shop"))).items
         assert (event["reason"], event["type"], event["involvedObject"]["name"]) == ("Invalid", "Warning", "x")
 
-    in_world(case)
+    in_world(case, patterns=False)
 
 
 # --- nodes -----------------------------------------------------------------------------------------------------------
@@ -498,7 +499,7 @@ def test_hundreds_of_new_nodes_are_written_in_one_go() -> None:
         assert answer.status_code == 204
         assert len(await world.lines()) == 500
 
-    in_world(case, write_bytes=0)
+    in_world(case, patterns=False, write_bytes=0)
 
 
 def test_a_selector_too_long_for_a_url_is_compared_here_and_keeps_no_other_image() -> None:
@@ -524,7 +525,7 @@ def test_a_selector_too_long_for_a_url_is_compared_here_and_keeps_no_other_image
         assert await world.lines() == {"a": [IMAGE, f"{HOST}/shop/other:v1"], "b": [f"{HOST}/shop/other:v1"]}
         assert (await world.admin.get(f"{WARMIMAGES}/x"))["status"]["desired"] == 1
 
-    in_world(case)
+    in_world(case, patterns=False)
 
 
 def test_a_selector_that_the_api_server_refuses_keeps_no_other_image() -> None:
@@ -546,7 +547,7 @@ def test_a_selector_that_the_api_server_refuses_keeps_no_other_image() -> None:
         assert answer.status_code == 204
         assert await world.lines() == {"a": [IMAGE, f"{HOST}/shop/other:v1"], "b": [f"{HOST}/shop/other:v1"]}
 
-    in_world(case)
+    in_world(case, patterns=False)
 
 
 def test_the_version_of_a_warmimage_is_asked_of_no_other_resource() -> None:
@@ -576,7 +577,7 @@ def test_the_version_of_a_warmimage_is_asked_of_no_other_resource() -> None:
         assert set(asked) == {("warmimages", str(newest))}
         assert len((await world.lines())["a"]) == 20
 
-    in_world(case)
+    in_world(case, patterns=False)
 
 
 # --- statuses and events ---------------------------------------------------------------------------------------------
@@ -594,7 +595,7 @@ def test_an_image_that_becomes_warm_or_fails_has_one_event_for_each_change() -> 
         assert sorted((it["reason"], it["type"]) for it in events) == [("Failed", "Warning"), ("Warm", "Normal")]
         assert {it["involvedObject"]["kind"] for it in events} == {"WarmImage"}
 
-    in_world(case)
+    in_world(case, patterns=False)
 
 
 def test_events_are_bounded_and_one_that_is_refused_changes_nothing() -> None:
@@ -607,7 +608,7 @@ def test_events_are_bounded_and_one_that_is_refused_changes_nothing() -> None:
         assert sum(path.endswith("/events") for _, path in world.requests) == 60
         assert all(obj["status"]["conditions"][0]["reason"] == "Invalid" for obj in (await world.warmimages()).values())
 
-    in_world(case)
+    in_world(case, patterns=False)
 
 
 def test_a_policy_that_cannot_be_used_has_one_event() -> None:
@@ -618,7 +619,7 @@ def test_a_policy_that_cannot_be_used_has_one_event() -> None:
         (event,) = (await world.admin.list(paths.events("shop"))).items
         assert (event["reason"], event["involvedObject"]["kind"]) == ("Invalid", "WarmPolicy")
 
-    in_world(case)
+    in_world(case, patterns=False)
 
 
 def test_a_newcomer_is_waiting_and_no_image_is_ready_before_it_has_spoken() -> None:
@@ -638,7 +639,7 @@ def test_a_newcomer_is_waiting_and_no_image_is_ready_before_it_has_spoken() -> N
         assert find_condition(found, "Ready")["reason"] == "ReachableWarm"
         assert find_condition(found, "Degraded")["reason"] == "NodesUnreachable"
 
-    in_world(case)
+    in_world(case, patterns=False)
 
 
 def test_a_note_of_more_lines_than_annotations_can_hold_is_cut() -> None:

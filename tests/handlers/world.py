@@ -313,14 +313,22 @@ def configuration(sources: str, environ: Mapping[str, str]) -> Configuration:
         return read_configuration(str(path), environ)
 
 
-def in_world(case: Callable[[World], Coroutine[Any, Any, None]], *, sources: str = SOURCES, **settings: Any) -> None:
-    """Run a case in a fresh world whose time jumps."""
+def in_world(
+    case: Callable[[World], Coroutine[Any, Any, None]],
+    *,
+    sources: str = SOURCES,
+    patterns: bool = True,
+    **settings: Any,
+) -> None:
+    """Run a case in a fresh world whose time jumps; without `patterns` the CRDs let in what nobody can read."""
 
     async def run() -> None:
         loop = asyncio.get_running_loop()
         server = ApiServer(lambda: START + timedelta(seconds=loop.time()), Random(1))
         world = World(server, sources=sources, settings=replace(Settings(), **settings))
         await world.set_up()
+        if not patterns:
+            await world.drop_patterns()
         await case(world)
 
     with structlog.testing.capture_logs():
