@@ -26,7 +26,8 @@ _ATTEMPTS: Final = 3
 class PolicyStatuses:
     """Writes `WarmPolicy.status` where it differs. Conditions of other writers stay as they are."""
 
-    def __init__(self, kubernetes: Kubernetes, recorder: Recorder, *, now: Utcnow) -> None:
+    def __init__(self, kubernetes: Kubernetes, recorder: Recorder | None, *, now: Utcnow) -> None:
+        """Without a `recorder` changes of a condition lead to no Events."""
         self._kubernetes = kubernetes
         self._recorder = recorder
         self._now = now
@@ -87,7 +88,8 @@ class PolicyStatuses:
             if found.problem:
                 _log.warning("policy-invalid", policy=str(found.key), problem=found.problem)
             uid = found.object["metadata"]["uid"]
-            await self._recorder.record("WarmPolicy", found.key, uid, transitions(before, after))
+            if self._recorder is not None:
+                await self._recorder.record("WarmPolicy", found.key, uid, transitions(before, after))
             return
 
 

@@ -77,7 +77,8 @@ def build_web(
     writes = NodeWrites(kubernetes, namespace, budget, monotonic=monotonic, sleep=sleep, rng=rng)
     recorder = Recorder(kubernetes, now=now, monotonic=monotonic)
     policy_statuses = PolicyStatuses(kubernetes, recorder, now=now)
-    noting = PolicyStatuses(accepting, Recorder(accepting, now=now, monotonic=monotonic), now=now)
+    # The part that is reached from outside creates no Events: the condition says what was refused.
+    noting = PolicyStatuses(accepting, None, now=now)
     pushes = Pushes(accepting, Cluster(accepting, namespace, now=now), noting, now=now, monotonic=monotonic)
     admissions = Admissions(kubernetes, cluster, now=now)
     grace = timedelta(seconds=settings.sync_seconds)

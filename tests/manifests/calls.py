@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ import structlog
 
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes, NotFound
+from adapters.kubernetes.warmimage import REPOSITORY_LABEL
 from devcluster.apiserver import InProcessTransport
 from handlers.credentials import Credentials
 from handlers.watch.certificates import SECRET
@@ -24,12 +25,13 @@ from nodeagent.agent import Agent
 from nodeagent.clock import Clock
 from nodeagent.metrics import Metrics
 from nodeagent.settings import Settings
-from tests.handlers.world import DIGEST, HOST, NAMESPACE, POLICIES, World, in_world
+from tests.handlers.world import DIGEST, HOST, NAMESPACE, POLICIES, World, in_world, status
 from tests.manifests.installation import path_of
 from tests.manifests.rendered import BASE, render
 from tests.support.runtime import MemoryRuntime
 from warmhook.platforms import Platform
 from warmhook.ports import Json, Response, Stream
+from warmhook.warmimages import ObjectKey
 
 __all__ = ["PARTS", "Call", "record", "requested"]
 
@@ -80,6 +82,8 @@ class _Recorded:
     inner: InProcessTransport
     part: str
     calls: set[Call]
+    faults: Sequence[Callable[[str, str], Response | None]]
+    """Asked in turn about every request; an answer replaces the server's."""
 
     async def request(
         self,
@@ -92,6 +96,9 @@ class _Recorded:
         timeout_seconds: float = 10,
     ) -> Response:
         self._note(method, path, query)
+        for fault in self.faults:
+            if (answer := fault(method, path)) is not None:
+                return answer
         return await self.inner.request(
             method, path, query=query, headers=headers, body=body, timeout_seconds=timeout_seconds
         )
@@ -126,8 +133,10 @@ def record() -> set[Call]:
 
 
 async def _story(world: World, calls: set[Call], folder: Path) -> None:
+    faults: list[Callable[[str, str], Response | None]] = []
+
     def connection(part: str) -> Any:
-        return _Recorded(InProcessTransport(world.server, user_agent=part), part, calls)
+        return _Recorded(InProcessTransport(world.server, user_agent=part), part, calls, faults)
 
     # As they are shipped.
     await world.admin.delete(paths.secrets(NAMESPACE, SECRET))
@@ -146,6 +155,7 @@ async def _story(world: World, calls: set[Call], folder: Path) -> None:
                     group.create_task(agent.run(stop), name="agent")
                 await happenings(world)
                 stop.set()
+        await _refusals(world, faults)
 
 
 @contextlib.asynccontextmanager
@@ -174,6 +184,26 @@ async def _pushes(world: World) -> None:
     for tag, content in (("v1", DIGEST), ("v2", DIGEST), ("v2", "sha256:" + "b" * 64)):
         assert (await world.push(tag, content=content)).status_code == 202
         await asyncio.sleep(60)
+
+
+async def _refusals(world: World, faults: list[Callable[[str, str], Response | None]]) -> None:
+    """What a push leads to was changed by hand; then the API server refuses one, and somebody else writes first."""
+    await world.add_policy("refused", push=[{"repository": f"{HOST}/refused/*"}])
+    assert (await world.push(repository="refused/app")).status_code == 202
+    (changed,) = [obj for image, obj in (await world.warmimages()).items() if "/refused/app" in image]
+    path = paths.warmimages(ObjectKey("shop", changed["metadata"]["name"]))
+    await world.admin.patch(path, {"metadata": {"labels": {REPOSITORY_LABEL: None}}})
+    assert (await world.push(repository="refused/app", content="sha256:" + "c" * 64)).status_code == 202
+    conflicts = iter([status(409, "Conflict")])
+
+    def refuse(method: str, path: str) -> Response | None:
+        if method == "POST" and path.endswith("/warmimages"):
+            return status(403, "Forbidden")
+        return next(conflicts, None) if method == "PATCH" and path.endswith("/status") else None
+
+    faults.append(refuse)
+    assert (await world.push(repository="refused/other")).status_code == 202
+    faults.remove(refuse)
 
 
 async def _policies(world: World) -> None:
