@@ -19,7 +19,7 @@ from tests.model.model import (
     possible,
     short,
 )
-from tests.model.world import NAMESPACE, World
+from tests.model.world import NAMESPACE, RIVAL, UNREADABLE, World
 from warmhook.ports import Object
 
 __all__ = ["differences"]
@@ -41,14 +41,11 @@ def _differences(world: World) -> Iterator[str]:
         for key in owned:
             del images[key]
         yield from _warmimages(world, policy, owned)
-    yield from (f"WarmImage {key} belongs to nobody" for key, obj in images.items() if _label(obj, "policy"))
+    for key, obj in images.items():
+        if _label(obj, "policy") and not key.startswith(f"{RIVAL}/"):
+            yield f"WarmImage {key} belongs to nobody"
     for obj in world.items(paths.warmimages()):
-        key, fact, spec = _key(obj), _fact(obj), obj["spec"]
-        chosen = chosen_nodes(str(fact[0]), _where(spec["nodes"]), nodes)
-        text = line_text(key, fact, spec["pull"]["policy"], spec["pull"]["priority"])
-        for node in chosen:
-            lines[node][short(key, 16)] = (text, fact)
-        yield from _status(obj, [_held(world, node, fact[0]) for node in chosen])
+        yield from _warmimage(world, obj, nodes, lines)
     configmaps = {obj["metadata"]["name"]: obj for obj in world.items(paths.configmaps(NAMESPACE))}
     uids = {node["metadata"]["name"]: node["metadata"]["uid"] for node in world.items(paths.NODES)}
     for name, wanted in lines.items():
@@ -56,6 +53,26 @@ def _differences(world: World) -> Iterator[str]:
         yield from _desired(name, uids[name], desired, {key: text for key, (text, _) in wanted.items()})
         yield from _report(world, name, uids[name], report, wanted)
     yield from (f"ConfigMap {name} is of no node" for name in configmaps if name.startswith("warmhook-"))
+
+
+def _warmimage(
+    world: World, obj: Object, nodes: list[ModelNode], lines: dict[str, dict[str, tuple[str, Fact]]]
+) -> Iterator[str]:
+    """What is wrong with the status of a WarmImage; adds its line to those of its nodes."""
+    if obj["metadata"].get("deletionTimestamp"):
+        return  # a finalizer keeps the object, and nothing else
+    writable = obj["metadata"]["namespace"] != RIVAL or "PATCH" not in {verb for verb, _ in world.network.forbidden}
+    if obj["spec"]["image"] == UNREADABLE:
+        if writable:
+            yield from _invalid(obj)
+        return
+    key, fact, spec = _key(obj), _fact(obj), obj["spec"]
+    chosen = chosen_nodes(str(fact[0]), _where(spec["nodes"]), nodes)
+    text = line_text(key, fact, spec["pull"]["policy"], spec["pull"]["priority"])
+    for node in chosen:
+        lines[node][short(key, 16)] = (text, fact)
+    if writable:
+        yield from _status(obj, [_held(world, node, fact[0]) for node in chosen])
 
 
 # --- policies and WarmImages -----------------------------------------------------------------------------------------
@@ -68,26 +85,23 @@ def _warmimages(world: World, policy: str, owned: Mapping[str, Object]) -> Itera
     for key, obj in owned.items():
         if key != f"{policy.partition('/')[0]}/{image_name(policy, _fact(obj)[0])}":
             yield f"WarmImage {key} has the wrong name for {_fact(obj)[0]}"
-    if spec is not None and spec.invalid:
-        there = {fact[0] for fact in facts}
-        yield from (f"{policy}: {image} cannot be there" for image in there - possible(history, policy, end))
-        yield from (f"{policy}: {image} is missing" for image in must_have(history, policy, end) - there)
-    else:
-        for repository in {push.image.repository for push in history.pushes} | {fact[0].repository for fact in facts}:
-            right = outcomes(history, policy, repository, end)
-            found = frozenset(fact for fact in facts if fact[0].repository == repository)
-            if right is not None and found not in right:
-                yield f"{policy}: WarmImages {_told(found)}, should be {' or '.join(map(_told, right))}"
+    spared = {fact[0] for fact in facts if spec is not None and spec.spares(fact[0]) and not spec.wants(fact[0])}
+    yield from (f"{policy}: {image} cannot be there" for image in spared - possible(history, policy, end))
+    yield from (f"{policy}: {image} is missing" for image in must_have(history, policy, end) - spared)
+    for repository in {push.image.repository for push in history.pushes} | {fact[0].repository for fact in facts}:
+        right = outcomes(history, policy, repository, end)
+        found = frozenset(fact for fact in facts if fact[0].repository == repository and fact[0] not in spared)
+        if right is not None and found not in right:
+            yield f"{policy}: WarmImages {_told(found)}, should be {' or '.join(map(_told, right))}"
     if spec is None:
         return
     yield from _policy_status(world, policy, spec, len(facts))
-    if not spec.invalid:
-        wanted = _template(spec.where, spec.pull, spec.priority, spec.expire_seconds)
-        for key, obj in owned.items():
-            its, pull, life = obj["spec"], obj["spec"]["pull"], obj["spec"]["lifetime"]
-            have = _template(_where(its["nodes"]), pull["policy"], pull["priority"], life.get("expireAfterSeconds"))
-            if have != wanted:
-                yield f"WarmImage {key} has template {have}, its policy {wanted}"
+    wanted = _template(spec.where, spec.pull, spec.priority, spec.expire_seconds)
+    for key, obj in owned.items():
+        its, pull, life = obj["spec"], obj["spec"]["pull"], obj["spec"]["lifetime"]
+        have = _template(_where(its["nodes"]), pull["policy"], pull["priority"], life.get("expireAfterSeconds"))
+        if have != wanted:
+            yield f"WarmImage {key} has template {have}, its policy {wanted}"
 
 
 def _policy_status(world: World, policy: str, spec: Spec, images: int) -> Iterator[str]:
@@ -97,7 +111,7 @@ def _policy_status(world: World, policy: str, spec: Spec, images: int) -> Iterat
     ready = {it["type"]: it["status"] for it in status.get("conditions", [])}.get("Ready")
     if ready != str(not spec.invalid) or status.get("observedGeneration") != obj["metadata"]["generation"]:
         yield f"policy {policy}: status {status}, generation {obj['metadata']['generation']}, invalid {spec.invalid}"
-    if not spec.invalid and status.get("images") != images:
+    if status.get("images") != images:
         yield f"policy {policy}: status tells of {status.get('images')} images, there are {images}"
 
 
@@ -115,6 +129,13 @@ def _status(obj: Object, held: list[str]) -> Iterator[str]:
         yield f"WarmImage {key}: status tells of {status.get('digest')}"
     if chosen and "completedAt" not in status:
         yield f"WarmImage {key}: was never complete on {chosen} nodes"
+
+
+def _invalid(obj: Object) -> Iterator[str]:
+    status = obj.get("status") or {}
+    said = {(it["type"], it["status"], it["reason"]) for it in status.get("conditions", [])}
+    if ("Ready", "False", "Invalid") not in said:
+        yield f"WarmImage {_key(obj)}: status {status} does not say that it cannot be read"
 
 
 # --- nodes -----------------------------------------------------------------------------------------------------------

@@ -69,10 +69,14 @@ class Spec:
     priority: int = 0
     expire_seconds: int | None = None
     invalid: bool = False
-    """It has one more rule, whose range nobody can read; it may have been about any image with a tag."""
+    """It has one more rule, about all tags of all repositories, whose range nobody can read."""
 
     def wants(self, image: Image) -> bool:
         return image in self.named or any(rule.takes(image) for rule in self.rules)
+
+    def spares(self, image: Image) -> bool:
+        """Whether the rule that nobody can read may be what once led to an image, so that it is not taken away."""
+        return self.invalid and ":" not in image.tag
 
     def keep(self, repository: str) -> int:
         return max((rule.keep for rule in self.rules if repository in rule.repositories), default=1)
@@ -103,6 +107,13 @@ class Attempt:
     ended: datetime | None = None
     status: int = 0
     """0: no answer came."""
+    skew: timedelta = timedelta(0)
+    """By how much the clock of the `web` that got it is ahead."""
+
+    @property
+    def received(self) -> datetime:
+        """By that clock."""
+        return self.began + self.skew
 
 
 @dataclass(slots=True)
@@ -120,7 +131,7 @@ class Push:
 
     def moment(self, attempt: Attempt) -> datetime:
         """When the image counts as pushed, should this attempt be the one that is taken."""
-        return attempt.began if self.time is None else min(self.time, attempt.began)
+        return attempt.received if self.time is None else min(self.time, attempt.received)
 
     @property
     def accepted(self) -> bool:

@@ -16,7 +16,18 @@ from datetime import datetime, timedelta
 
 from tests.model.history import EPOCH, Attempt, History, Image, Push, Reign, Spec, Where
 
-__all__ = ["Fact", "ModelNode", "chosen_nodes", "image_name", "line_text", "must_have", "outcomes", "possible", "short"]
+__all__ = [
+    "SKEW",
+    "Fact",
+    "ModelNode",
+    "chosen_nodes",
+    "image_name",
+    "line_text",
+    "must_have",
+    "outcomes",
+    "possible",
+    "short",
+]
 
 Fact = tuple[Image, str, datetime | None]
 """A WarmImage: its image, its digest (empty: unknown) and when it was pushed (`None`: it was not)."""
@@ -24,11 +35,15 @@ Fact = tuple[Image, str, datetime | None]
 _BEFORE_ALL = EPOCH - timedelta(days=1)
 # What a request may still do after its sender has given up on it, and how old the policies are that it is judged by.
 _LINGERS, _READ_BEFORE = timedelta(seconds=1), timedelta(seconds=0.1)
+# Clocks of the programs differ by no more than this.
+SKEW = timedelta(seconds=20)
+# A policy that is away for no longer keeps its images: they are marked, and swept one sync interval later.
+_GRACE = timedelta(seconds=300) - 2 * SKEW
+# Parts of an image go so long before the oldest build that stays.
+_PARTS = timedelta(hours=1)
 # Near its end of life an image may be there or not.
 _UNSURE = timedelta(seconds=150)
 _MOST_OUTCOMES = 4096
-# For so long the parts of an image may be older than its tag.
-_PARTS = timedelta(hours=1)
 
 
 def short(text: str, digits: int) -> str:
@@ -48,7 +63,7 @@ def image_name(policy: str, image: Image) -> str:
 def outcomes(history: History, policy: str, repository: str, end: datetime) -> set[frozenset[Fact]] | None:
     """Every set of WarmImages that a policy may have of a repository at `end`; `None` where there are too many.
 
-    Only for a policy that does not exist at the end, or can be read in full.
+    Without those that it has only because nobody can read one of its rules.
     """
     reigns = history.reigns(policy, end)
     spec = reigns[-1].spec
@@ -73,9 +88,18 @@ def possible(history: History, policy: str, end: datetime) -> set[Image]:
 
 
 def must_have(history: History, policy: str, end: datetime) -> set[Image]:
-    """Images of which a policy that cannot be read in full at the end still has WarmImages: nothing took them away."""
+    """Images that a policy wants no more and still has WarmImages of, because one of its rules cannot be read."""
     reigns = history.reigns(policy, end)
-    return {it.image for it in history.pushes if None not in _choices(it, reigns, history)}
+    spec = reigns[-1].spec
+    if spec is None or not spec.invalid:
+        return set()
+    life = timedelta.max if spec.expire_seconds is None else timedelta(seconds=spec.expire_seconds)
+    return {
+        it.image
+        for it in history.pushes
+        if spec.spares(it.image) and not spec.wants(it.image) and None not in (found := _choices(it, reigns, history))
+        if all(fact is not None and fact[2] is not None and end - fact[2] < life - _UNSURE for fact in found)
+    }
 
 
 def _choices(push: Push, reigns: Sequence[Reign], history: History) -> list[Fact | None]:
@@ -84,11 +108,11 @@ def _choices(push: Push, reigns: Sequence[Reign], history: History) -> list[Fact
     facts: set[Fact] = {
         (push.image, push.digest, push.moment(attempt))
         for attempt, seen in around
-        if any(_takes(reign, push.image, push.moment(attempt), attempt.began - _LINGERS) for reign in seen)
+        if any(_takes(reign, push.image, push.moment(attempt), attempt.received - _LINGERS - SKEW) for reign in seen)
     }
     sure = any(
         200 <= attempt.status < 300
-        and all(_takes(reign, push.image, push.moment(attempt), attempt.began + _LINGERS) for reign in seen)
+        and all(_takes(reign, push.image, push.moment(attempt), attempt.received + _LINGERS + SKEW) for reign in seen)
         # A repeat may be a duplicate, and then it is still the moment of an earlier attempt that counts.
         and all(
             _stays(push, push.moment(it), [reign for reign in reigns if reign.ends >= attempt.began], history)
@@ -106,44 +130,52 @@ def _overlap(attempt: Attempt, reign: Reign) -> bool:
 
 
 def _takes(reign: Reign, image: Image, moment: datetime, now: datetime) -> bool:
-    return reign.spec is not None and reign.spec.wants(image) and _lives(reign.spec, image, moment, now)
-
-
-def _lives(spec: Spec, image: Image, moment: datetime, now: datetime) -> bool:
+    spec = reign.spec
+    if spec is None or not spec.wants(image):
+        return False
     return image in spec.named or spec.expire_seconds is None or moment + timedelta(seconds=spec.expire_seconds) >= now
 
 
 def _stays(push: Push, moment: datetime, reigns: Sequence[Reign], history: History) -> bool:
-    """Whether nothing can have taken it away before the last reign, which is judged at its end."""
+    """Whether nothing can have taken it away before the end, when the last reign is judged."""
     for reign in reigns:
         spec = reign.spec
-        if spec is None or not (spec.wants(push.image) or (spec.invalid and _is_tagged(push.image))):
+        if spec is None:
+            if reign.ends - reign.begins < _GRACE:
+                continue
             return False
-        if (reign is reigns[-1] and not spec.invalid) or push.image in spec.named:
-            continue
-        if not _lives(spec, push.image, moment, reign.ends + _LINGERS):
-            return False
-        newer = {
-            other.image
-            for other in history.pushes
-            if other.image.repository == push.image.repository and other.image not in (push.image, *spec.named)
-            if any(it.began <= reign.ends + _LINGERS and other.moment(it) >= moment for it in other.attempts)
-        }
-        if len(newer) >= spec.keep(push.image.repository):
+        if reign is not reigns[-1]:
+            ends = reign.ends + _LINGERS + SKEW
+            expired = spec.expire_seconds is not None and moment + timedelta(seconds=spec.expire_seconds) < ends
+            if expired and push.image not in spec.named:
+                return False
+            if not spec.wants(push.image):
+                if spec.spares(push.image):
+                    continue
+                return False
+        if push.image not in spec.named and len(_newer(push, moment, reign, history)) >= spec.keep(
+            push.image.repository
+        ):
             return False
     return True
 
 
+def _newer(push: Push, moment: datetime, reign: Reign, history: History) -> set[Image]:
+    """What may have taken its place: each may have been a build of its own for a while."""
+    spec = reign.spec
+    assert spec is not None
+    lead = _PARTS if ":" in push.image.tag else timedelta(0)
+    return {
+        other.image
+        for other in history.pushes
+        if other.image.repository == push.image.repository and other.image not in (push.image, *spec.named)
+        if ":" not in other.image.tag
+        if any(it.began <= reign.ends + _LINGERS and other.moment(it) >= moment + lead - SKEW for it in other.attempts)
+    }
+
+
 def _ever_named(reigns: Iterable[Reign]) -> set[Image]:
     return {image for reign in reigns if reign.spec for image in reign.spec.named}
-
-
-def _is_tagged(image: Image) -> bool:
-    return ":" not in image.tag
-
-
-def _second(moment: datetime | None) -> datetime:
-    return (moment or _BEFORE_ALL).replace(microsecond=0)
 
 
 def _named_choice(image: Image, spec: Spec) -> list[Fact | None]:
@@ -160,23 +192,26 @@ def _relevant(
         if choice[0] is not None and spec.wants(choice[0][0]):
             image, moment = choice[0][0], choice[0][2] or _BEFORE_ALL
             sure[image] = max(sure.get(image, moment), moment)
-    tagged = {image: moment for image, moment in sure.items() if image not in spec.named and _is_tagged(image)}
-    counted = sorted(set(map(_second, tagged.values())), reverse=True)
+    tagged = {image: moment for image, moment in sure.items() if image not in spec.named and ":" not in image.tag}
+    counted = sorted(tagged.values(), reverse=True)
     bar = counted[keep - 1] if len(counted) >= keep else None
     if bar is not None and spec.expire_seconds and bar + timedelta(seconds=spec.expire_seconds) < end + _UNSURE:
         bar = None
+    seconds = {(fact[0], _second(fact)) for choice in choices for fact in choice if fact and ":" not in fact[0].tag}
+    if len({second for _, second in seconds}) < len(seconds):
+        bar = None  # tags of one second may be one build, and then there is room for more
     relevant = []
     for choice in choices:
         last = choice[-1]
         assert last is not None
         image, moment = last[0], last[2] or _BEFORE_ALL
-        beaten = bar is not None and _second(moment) < bar and image not in spec.named and _is_tagged(image)
+        beaten = bar is not None and moment < bar and image not in spec.named and ":" not in image.tag
         if spec.wants(image) and not beaten and not (None in choice and moment < sure.get(image, moment)):
             relevant.append(choice)
     return relevant
 
 
-def _left_at(end: datetime, facts: Sequence[Fact], policy: str, spec: Spec) -> set[frozenset[Fact]]:
+def _left_at(end: datetime, facts: Iterable[Fact], policy: str, spec: Spec) -> set[frozenset[Fact]]:
     """What is there at the end, if these are all that came to be."""
     newest: dict[Image, Fact] = {}
     for fact in facts:
@@ -192,36 +227,38 @@ def _left_at(end: datetime, facts: Sequence[Fact], policy: str, spec: Spec) -> s
     left = set()
     for present in itertools.product((False, True), repeat=len(unsure)):
         there = counted + list(itertools.compress(unsure, present))
-        kept = _kept(there, spec.keep(there[0][0].repository)) if there else set()
-        # What had no room before a tag moved away from a newer build does not come back.
-        doubtful = [fact for fact in kept if _had_no_room(fact, facts, spec)]
-        for without in itertools.product((False, True), repeat=min(len(doubtful), 6)):
-            left.add(frozenset((named | kept) - set(itertools.compress(doubtful, without))))
+        left.add(frozenset(named | _kept(there, policy, spec)))
     return left
 
 
-def _kept(there: Iterable[Fact], keep: int) -> set[Fact]:
-    """Of one repository the newest builds, each of one second, and the parts without a tag that may belong to them.
+def _kept(there: Sequence[Fact], policy: str, spec: Spec) -> set[Fact]:
+    """What `keep` leaves: so many builds, and the parts that were pushed for them."""
+    builds: list[set[Fact]] = []
+    for fact in (it for it in there if ":" not in it[0].tag):
+        same = [build for build in builds if any(_one_build(fact, other) for other in build)]
+        builds = [build for build in builds if build not in same] + [{fact}.union(*same)]
+    builds.sort(key=lambda build: max((_moment(fact), image_name(policy, fact[0])) for fact in build), reverse=True)
+    keep = spec.keep(there[0][0].repository) if there else 0
+    since = min(map(_moment, builds[keep - 1])) - _PARTS if len(builds) >= keep > 0 else _BEFORE_ALL
+    parts = {fact for fact in there if ":" in fact[0].tag and _moment(fact) >= since}
+    return parts.union(*builds[:keep])
 
-    Each push of the tests has a digest of its own, so only the second makes a build.
-    """
-    there = list(there)
-    seconds = sorted({_second(fact[2]) for fact in there if _is_tagged(fact[0])}, reverse=True)
-    kept = {fact for fact in there if _is_tagged(fact[0]) and _second(fact[2]) in seconds[:keep]}
-    since = min((fact[2] or _BEFORE_ALL for fact in kept), default=_BEFORE_ALL) if seconds[keep - 1 :] else _BEFORE_ALL
-    parts = (fact for fact in there if not _is_tagged(fact[0]))
-    return kept | {part for part in parts if (part[2] or _BEFORE_ALL) + _PARTS >= since}
+
+def _one_build(one: Fact, other: Fact) -> bool:
+    same_second = one[2] is not None and other[2] is not None and _second(one) == _second(other)
+    return same_second or (bool(one[1]) and one[1] == other[1])
 
 
-def _had_no_room(fact: Fact, facts: Iterable[Fact], spec: Spec) -> bool:
-    others = (it for it in facts if _is_tagged(it[0]) and it[0] not in spec.named)
-    wait = timedelta() if _is_tagged(fact[0]) else _PARTS
-    newer = {_second(it[2]) for it in others if _second(it[2]) > _second(fact[2]) + wait}
-    return len(newer) >= spec.keep(fact[0].repository)
+def _second(fact: Fact) -> int:
+    return int(_moment(fact).timestamp())
+
+
+def _moment(fact: Fact) -> datetime:
+    return fact[2] or _BEFORE_ALL
 
 
 def _order(fact: Fact) -> tuple[datetime, str]:
-    return (fact[2] or _BEFORE_ALL, fact[1])
+    return (_moment(fact), fact[1])
 
 
 # --- which lines on which nodes --------------------------------------------------------------------------------------

@@ -85,6 +85,8 @@ class Network:
     """`429`, `503`, `504` or `timeout`: what happens to most requests."""
     cuts: int = 0
     """How often all watches were cut."""
+    forbidden: set[tuple[str, str]] = field(default_factory=set)
+    """Methods, and parts of paths, that no program is allowed."""
 
     def delay(self) -> float:
         """Seconds; mostly few. Whose request comes first is up to chance."""
@@ -108,6 +110,9 @@ class Connection:
         body: Json | None = None,
         timeout_seconds: float = 10,
     ) -> Response:
+        if any(method == verb and part in path for verb, part in self._network.forbidden):
+            await asyncio.sleep(self._network.delay())
+            return _refusal(403)
         ask = self._server.request(method, path, query=query, headers=headers, body=body)
         try:
             return await self._through(ask, timeout_seconds)

@@ -11,8 +11,9 @@ import structlog
 from hypothesis import HealthCheck, Phase, settings
 
 from tests.model.check import differences
+from tests.model.model import SKEW
 from tests.model.programs import ProgramLoop
-from tests.model.world import World
+from tests.model.world import SYNC_SECONDS, World
 
 __all__ = ["GENERATED", "SEED", "end", "play", "settle"]
 
@@ -39,7 +40,7 @@ def play(main: Coroutine[Any, Any, Result]) -> Result:
 
 
 async def end(made: World) -> None:
-    """No more trouble; senders repeat what was not taken, and there is one sync."""
+    """No more trouble; senders repeat what was not taken, and there are two syncs, as far apart as usual."""
     made.network.trouble = ""
     for program in made.programs.values():
         program.dies_in = 0
@@ -52,8 +53,8 @@ async def end(made: World) -> None:
     # The longest that an agent waits after trouble: what it still holds on to, the sync must be able to see.
     await asyncio.sleep(35)
     await made.sync()
-    # What a policy that is gone has led to goes one interval later.
-    await asyncio.sleep(301)
+    # What a policy that is gone led to was marked, and is swept now.
+    await asyncio.sleep(SYNC_SECONDS + 2 * SKEW.total_seconds())
     await made.sync()
 
 

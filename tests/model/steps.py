@@ -12,8 +12,9 @@ from typing import Final, Protocol
 from adapters.kubernetes import paths
 from tests.model.history import HOST, Image, Rule, Spec, Where
 from tests.model.senders import SOURCES
-from tests.model.world import World
+from tests.model.world import NAMESPACE, RIVAL, UNREADABLE, World
 from tests.support.runtime import digest_of
+from warmhook.ports import Object
 from warmhook.warmimages import ObjectKey
 
 __all__ = ["IMAGES", "NODES", "Step", "sequence"]
@@ -32,6 +33,18 @@ _UNTAGGED: Final = tuple(digest_of(f"child {number}") for number in range(2))
 IMAGES: Final = tuple(Image(repository, tag) for repository in _REPOSITORIES for tag in _TAGS)
 """What the registry has from the start."""
 _POLICIES: Final = ("shop/main", "shop/other", "default/main")
+_RIVALRY: Final = (
+    "takes everything",
+    "is gone",
+    "cannot be read",
+    "is stuck",
+    "copies a ConfigMap",
+    "writes a bare ConfigMap",
+    "POST",
+    "PATCH",
+    "DELETE",
+)
+"""The last three: what the API server then forbids the programs to do with WarmImages of the rival, for ever."""
 _PROGRAMS: Final = ("web-0", "web-1", "watch", *(f"agent-{node}" for node in NODES))
 
 
@@ -197,6 +210,51 @@ class HandMade:
 
 
 @dataclass(frozen=True, slots=True)
+class Rival:
+    """Another tenant, hostile or merely unlucky, does something in a namespace of its own."""
+
+    kind: str
+
+    async def happen(self, world: World) -> None:
+        match self.kind:
+            case "takes everything":
+                spec = {"push": [{"repository": "**", "untagged": True, "keep": 100}], "images": list(map(str, IMAGES))}
+                template = {"pull": {"priority": 1000}, "nodes": {"selector": {"matchLabels": {}}}}
+                self._create(
+                    world, "warmpolicies", {"metadata": {"name": "all"}, "spec": spec | {"template": template}}
+                )
+            case "is gone":
+                world.ask("DELETE", paths.warmpolicies(ObjectKey(RIVAL, "all")))
+            case "cannot be read":
+                self._create(world, "warmimages", {"metadata": {"name": "unreadable"}, "spec": {"image": UNREADABLE}})
+            case "is stuck":
+                stuck: Object = {"name": "stuck", "finalizers": ["example.com/never"]}
+                self._create(world, "warmimages", {"metadata": stuck, "spec": {"image": str(IMAGES[0])}})
+                world.ask("DELETE", paths.warmimages(ObjectKey(RIVAL, "stuck")))
+            case "copies a ConfigMap":
+                found = world.items(paths.configmaps(NAMESPACE))
+                for number, obj in enumerate(found[:2]):
+                    metadata = {key: obj["metadata"].get(key) for key in ("labels", "annotations")}
+                    copy = {"metadata": metadata | {"name": f"copy-{number}"}, "data": {"key": "no line"}}
+                    self._ask(world, paths.configmaps(NAMESPACE), copy)
+            case "writes a bare ConfigMap":
+                for kind in ("desired", "report"):
+                    metadata = {"name": f"bare-{kind}", "labels": {"warmhook.dev/kind": kind}}
+                    self._ask(world, paths.configmaps(NAMESPACE), {"metadata": metadata})
+            case verb:
+                world.network.forbidden.add((verb, f"/namespaces/{RIVAL}/warmimages"))
+
+    def _create(self, world: World, plural: str, body: Object) -> None:
+        self._ask(world, f"/apis/{paths.API_VERSION}/namespaces/{RIVAL}/{plural}", body)
+
+    def _ask(self, world: World, collection: str, body: Object) -> None:
+        if not world.ask("GET", f"{collection}/{body['metadata']['name']}"):
+            kind = {"warmpolicies": "WarmPolicy", "warmimages": "WarmImage"}.get(collection.rpartition("/")[2])
+            typed = {"apiVersion": paths.API_VERSION, "kind": kind} if kind else {}
+            world.ask("POST", collection, typed | body)
+
+
+@dataclass(frozen=True, slots=True)
 class Wait:
     seconds: float
 
@@ -286,5 +344,6 @@ _KINDS: Final[tuple[tuple[Callable[[Random], Step], int], ...]] = (
     (lambda rng: Crash(rng.choice(_PROGRAMS), rng.randint(0, 12), after=rng.random() < 0.5), 5),
     (_trouble, 3),
     (lambda rng: HandMade(rng.choice(("mine", "yours")), rng.choice((None, *IMAGES[:4]))), 1),
+    (lambda rng: Rival(rng.choice(_RIVALRY)), 3),
     (lambda rng: Wait(rng.choice((0.05, 0.5, 3, 20, 150))), 3),
 )

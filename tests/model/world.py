@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import json
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -36,6 +36,7 @@ from nodeagent.clock import Clock
 from nodeagent.metrics import Metrics as AgentMetrics
 from nodeagent.settings import Settings as AgentSettings
 from tests.model.history import EPOCH, Attempt, History, Image, Push, Spec
+from tests.model.model import SKEW
 from tests.model.programs import Connection, Network, Program
 from tests.model.senders import SECRET, attempts_of, configuration, request_of
 from tests.support.crds import without_patterns
@@ -45,14 +46,21 @@ from warmhook.platforms import Platform
 from warmhook.ports import Object
 from warmhook.warmimages import ObjectKey
 
-__all__ = ["NAMESPACE", "World", "world"]
+__all__ = ["NAMESPACE", "RIVAL", "SYNC_SECONDS", "UNREADABLE", "World", "world"]
 
 NAMESPACE: Final = "warmhook-system"
+RIVAL: Final = "rival"
+"""The namespace of a tenant that does what harms others, if they are not kept apart."""
+UNREADABLE: Final = "registry.example.com/Shop/Web:1"
+"""An image that the CRD takes and nobody can pull: repositories are lower-case."""
+SYNC_SECONDS: Final = 300
+# An agent's clock counts for nothing but whether it is there, which is judged in minutes.
+_AGENT_SKEW_SECONDS: Final = 240
 # Where there is a file system in memory: a file that is flushed to a disk takes real time.
 _MEMORY: Final = "/dev/shm" if Path("/dev/shm").is_dir() else None
 _SILENT = structlog.wrap_logger(None, processors=[], wrapper_class=structlog.make_filtering_bound_logger(50))
 _TOKEN: Final = EventsToken(own="of-the-events")
-_CRDS: Final = (warmimage_crd(), without_patterns(warmpolicy_crd()))
+_CRDS: Final = (without_patterns(warmimage_crd()), without_patterns(warmpolicy_crd()))
 _SYNC: Final = sync_event(0, EPOCH)
 
 
@@ -62,6 +70,7 @@ class World:
 
     server: ApiServer
     network: Network
+    seed: int
     rng: Random
     folder: Path
     history: History = field(default_factory=History)
@@ -83,6 +92,16 @@ class World:
     def now(self) -> datetime:
         return EPOCH + timedelta(seconds=asyncio.get_running_loop().time())
 
+    def clock(self, program: str) -> Callable[[], datetime]:
+        """The clock of a program, which is not quite the clock of any other."""
+        skew = self.skew(program)
+        return lambda: self.now() + skew
+
+    def skew(self, program: str) -> timedelta:
+        """By how much it is ahead; the same after a restart."""
+        most = _AGENT_SKEW_SECONDS if program.startswith("agent") else SKEW.total_seconds()
+        return timedelta(seconds=Random(f"{self.seed} {program}").uniform(-most, most))
+
     # --- programs ---
 
     def start(self, name: str) -> None:
@@ -91,7 +110,7 @@ class World:
         connection = Connection(self.network, program)
         kind, _, which = name.partition("-")
         if kind == "web":
-            self._apps[name] = self._web(connection)
+            self._apps[name] = self._web(connection, name)
         elif kind == "watch":
             program.spawn(self._watch(connection), name)
         else:
@@ -109,14 +128,14 @@ class World:
         """For good."""
         self.programs.pop(name).kill()
 
-    def _web(self, connection: Connection) -> Any:
+    def _web(self, connection: Connection, name: str) -> Any:
         return build_web(
             Settings(namespace=NAMESPACE),
             configuration(),
             connection,
             {"SECRET": SECRET},
             Metrics(),
-            now=self.now,
+            now=self.clock(name),
             monotonic=asyncio.get_running_loop().time,
             rng=Random(self.rng.random()),
             token=_TOKEN,
@@ -127,8 +146,8 @@ class World:
             Kubernetes(connection),
             self._post,
             NAMESPACE,
-            sync_seconds=300,
-            now=self.now,
+            sync_seconds=SYNC_SECONDS,
+            now=self.clock("watch"),
             sleep=asyncio.sleep,
             rng=Random(self.rng.random()),
             monotonic=asyncio.get_running_loop().time,
@@ -139,7 +158,12 @@ class World:
         async def here(function: Any, *arguments: Any) -> Any:
             return function(*arguments)
 
-        clock = Clock(self.now, asyncio.get_running_loop().time, asyncio.sleep, Random(self.rng.random()).random)
+        clock = Clock(
+            self.clock(f"agent-{node}"),
+            asyncio.get_running_loop().time,
+            asyncio.sleep,
+            Random(self.rng.random()).random,
+        )
         settings = AgentSettings(node, NAMESPACE, state_dir=self.folder / node, min_free_percent=0)
         runtime = self.runtimes.setdefault(node, MemoryRuntime(self.registry))
         return Agent(
@@ -169,12 +193,16 @@ class World:
         if status >= 300:
             raise TryLater(str(status), 1)
 
-    async def request(self, path: str, headers: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
+    async def request(
+        self, path: str, headers: Mapping[str, str], body: bytes, attempt: Attempt | None = None
+    ) -> tuple[int, bytes]:
         """POST to any web replica that lives. Raises `ConnectionError` where it dies over it."""
         alive = sorted(name for name in self._apps if self.programs[name].alive)
         if not alive:
             raise ConnectionRefusedError
         name = self.rng.choice(alive)
+        if attempt is not None:
+            attempt.skew = self.skew(name)
         program, answer = self.programs[name], _Answer(path, headers, body)
         task = program.spawn(self._apps[name](answer.scope, answer.receive, answer.send), f"{name} {path}")
         await asyncio.wait((task,))
@@ -238,7 +266,7 @@ class World:
             push.attempts.append(attempt)
             with contextlib.suppress(ConnectionError, TimeoutError):
                 async with asyncio.timeout(5):
-                    attempt.status, _text = await self.request(f"/webhooks/{push.source}", headers, body)
+                    attempt.status, _text = await self.request(f"/webhooks/{push.source}", headers, body, attempt)
             attempt.ended = self.now()
             if 200 <= attempt.status < 300:
                 return
@@ -332,10 +360,10 @@ async def world(seed: int, *, webs: int = 2, nodes: Mapping[str, Mapping[str, st
     rng, loop = Random(seed), asyncio.get_running_loop()
     server = ApiServer(lambda: EPOCH + timedelta(seconds=loop.time()), Random(seed))
     with tempfile.TemporaryDirectory(prefix="wh", dir=_MEMORY) as folder:
-        made = World(server, Network(server, rng), rng, Path(folder))
+        made = World(server, Network(server, rng), seed, rng, Path(folder))
         for crd in _CRDS:
             made.ask("POST", paths.CRDS, crd)
-        for namespace in (NAMESPACE, "shop"):
+        for namespace in (NAMESPACE, "shop", RIVAL):
             made.ask("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
         loop.set_exception_handler(lambda _loop, context: made.problems.append(str(context)))
         for name, labels in nodes.items():
