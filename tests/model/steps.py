@@ -218,11 +218,12 @@ class Rival:
     async def happen(self, world: World) -> None:
         match self.kind:
             case "takes everything":
-                spec = {"push": [{"repository": "**", "untagged": True, "keep": 100}], "images": list(map(str, IMAGES))}
-                template = {"pull": {"priority": 1000}, "nodes": {"selector": {"matchLabels": {}}}}
-                self._create(
-                    world, "warmpolicies", {"metadata": {"name": "all"}, "spec": spec | {"template": template}}
-                )
+                spec = {
+                    "images": list(map(str, IMAGES)),
+                    "push": [{"repository": "**", "untagged": True, "keep": 100}],
+                    "template": {"pull": {"priority": 1000}},
+                }
+                self._create(world, "warmpolicies", {"metadata": {"name": "all"}, "spec": spec})
             case "is gone":
                 world.ask("DELETE", paths.warmpolicies(ObjectKey(RIVAL, "all")))
             case "cannot be read":
