@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, TypeAlias
 
 import structlog
@@ -33,6 +33,7 @@ from warmhook.events import (
     Event,
     NotAnEvent,
     Pushed,
+    is_timed,
     read_admitted,
     read_change,
     read_changed,
@@ -203,6 +204,8 @@ class Events:
         if configured is None or not configured.allows(pushed.image.host):
             _log.warning("event-refused", event_id=event.id, reason="host-not-allowed", image=str(pushed.image))
             return
+        # Received when the event was made, however long it was on its way.
+        pushed = pushed if is_timed(pushed) else replace(pushed, pushed_at=event.time)
         result = await self._pushes.accept(pushed, event.id, event.time)
         _log.info("pushed", event_id=event.id, image=str(pushed.image), result=result)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal, TypeAlias
 
@@ -16,7 +17,7 @@ from handlers.cluster import AT_HAND, Cluster, PolicyObject
 from handlers.policystatuses import PolicyStatuses, is_degraded
 from handlers.sharing import SharedLists, failed, shared_task
 from handlers.upserts import upsert_warmimage
-from warmhook.events import Pushed, SkipReason, push_time
+from warmhook.events import Pushed, SkipReason, is_timed, push_time
 from warmhook.images import Reference
 from warmhook.policies import Policy, PushRefusal, Upsert, decide_push
 from warmhook.ports import Utcnow
@@ -38,6 +39,17 @@ _TELLING: Final[tuple[PushRefusal | Literal["refused"], ...]] = ("refused", "dup
 _NOTE_SECONDS: Final = 0.2
 # For a policy of which it is known that its writes fail.
 _TRIAL_SECONDS: Final = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class _Push:
+    """What all policies make of a push alike."""
+
+    moment: datetime
+    """When the image counts as pushed."""
+    timed: bool
+    """Whether the sender gave the time."""
+    event_id: str
 
 
 class Pushes:
@@ -76,9 +88,9 @@ class Pushes:
         if not wanting:
             return "no-policy"
         # An event that came through a Broker names its time of receipt itself.
-        moment = push_time(pushed.pushed_at, min(received, self._now()))
+        push = _Push(push_time(pushed.pushed_at, min(received, self._now())), is_timed(pushed), event_id)
         outcomes = await asyncio.gather(
-            *(self._decide(found, policy, image, moment, event_id) for found, policy, image in wanting),
+            *(self._decide(found, policy, image, push) for found, policy, image in wanting),
             return_exceptions=True,
         )
         for outcome in outcomes:
@@ -98,24 +110,26 @@ class Pushes:
         ]
 
     async def _decide(
-        self, found: PolicyObject, policy: Policy, image: Reference, moment: datetime, event_id: str
+        self, found: PolicyObject, policy: Policy, image: Reference, push: _Push
     ) -> Accepted | PushRefusal | Literal["refused"]:
         try:
-            outcome = await self._try(policy, image, moment, event_id)
+            outcome = await self._try(policy, image, push)
         except Refused as error:
-            _log.error("push-refused", policy=str(policy.key), event_id=event_id, image=str(image), problem=str(error))
+            _log.error(
+                "push-refused", policy=str(policy.key), event_id=push.event_id, image=str(image), problem=str(error)
+            )
             await self._note(found, f"push of {image}: {error}")
             return "refused"
         if outcome == "accepted" and is_degraded(found):
             await self._note(found, "")
         return outcome
 
-    async def _try(self, policy: Policy, image: Reference, moment: datetime, event_id: str) -> Accepted | PushRefusal:
+    async def _try(self, policy: Policy, image: Reference, push: _Push) -> Accepted | PushRefusal:
         """What becomes of the push. Raises `Refused`, also where nothing could be written for this policy for long."""
         is_open = self._breakers.is_open(policy.key)
         try:
             async with asyncio.timeout(_TRIAL_SECONDS if is_open else None):
-                outcome = await self._upsert(policy, image, moment, event_id)
+                outcome = await self._upsert(policy, image, push)
         except (Unavailable, TimeoutError, asyncio.CancelledError) as error:
             self._breakers.failed(policy.key)
             if not is_open or isinstance(error, asyncio.CancelledError):
@@ -133,9 +147,7 @@ class Pushes:
         except (KubernetesError, TimeoutError) as error:
             _log.warning("policy-status-not-written", policy=str(found.key), problem=str(error))
 
-    async def _upsert(
-        self, policy: Policy, image: Reference, moment: datetime, event_id: str
-    ) -> Accepted | PushRefusal:
+    async def _upsert(self, policy: Policy, image: Reference, push: _Push) -> Accepted | PushRefusal:
         label, repository = policy_label(policy.key), repository_label(image)
         labels = f"{POLICY_LABEL}={label},{REPOSITORY_LABEL}={repository}"
         # First as the API server has them at hand, in a list that all policies of a namespace share: a write holds only
@@ -144,7 +156,7 @@ class Pushes:
         at_hand = await self._lists.of_repository(policy.key.namespace, repository)
         existing, present = [it for it in at_hand if it.policy_label == label], False
         for _ in range(_ATTEMPTS):
-            decision = decide_push(policy, image, moment, event_id, existing, self._now())
+            decision = decide_push(policy, image, push.moment, push.event_id, existing, self._now(), timed=push.timed)
             if isinstance(decision, Upsert):
                 if await upsert_warmimage(self._kubernetes, decision, self._now):
                     return "accepted"

@@ -34,6 +34,7 @@ __all__ = [
     "SkipReason",
     "admitted_event",
     "changed_event",
+    "is_timed",
     "push_time",
     "pushed_event",
     "pushed_id",
@@ -112,6 +113,11 @@ def push_time(pushed_at: datetime | None, received: datetime) -> datetime:
     """
     given = _given(pushed_at)
     return received.astimezone(UTC) if given is None else min(given, received.astimezone(UTC))
+
+
+def is_timed(pushed: Pushed) -> bool:
+    """Whether the sender gave a time."""
+    return _given(pushed.pushed_at) is not None
 
 
 def _given(pushed_at: datetime | None) -> datetime | None:

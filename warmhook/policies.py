@@ -127,6 +127,9 @@ class Upsert:
 
 PushRefusal: TypeAlias = Literal["superseded", "expired", "duplicate"]
 
+# Clocks of replicas; without a bound one that is wrong by years would drag all later pushes along.
+_CLOCKS_DIFFER: Final = timedelta(minutes=1)
+
 
 def decide_push(
     policy: Policy,
@@ -135,15 +138,20 @@ def decide_push(
     event_id: str,
     existing: Iterable[WarmImage],
     now: datetime,
+    *,
+    timed: bool = True,
 ) -> Upsert | PushRefusal:
     """What a push that `policy` wants leads to, given the policy's WarmImages of the same repository.
 
-    Those that Pods asked for have names of their own and are not counted.
+    Those that Pods asked for have names of their own and are not counted. If the push is not `timed`, `pushed_at` is
+    when a replica received it, and a push that another replica, whose clock is ahead, received before counts as older.
 
     A repeated, late or replayed event changes nothing: the greater `(pushed_at, digest)` of one image wins, and a push
     older than all that `keep` retains does not come back.
     """
     existing = [warmimage for warmimage in existing if warmimage.asked is None]
+    if not timed:
+        pushed_at = _after_those_received(pushed_at, existing)
     wanted = WarmImage(
         key=ObjectKey(policy.key.namespace, warmimage_name(policy.key, image)),
         image=image.without_digest(),
@@ -169,6 +177,12 @@ def decide_push(
         if stored is None and wanted in surplus(policy, [*others, wanted]):
             return "superseded"
     return Upsert(wanted, stored)
+
+
+def _after_those_received(received: datetime, existing: Iterable[WarmImage]) -> datetime:
+    """The receipt, or just after what was received before by a clock that is ahead, as far as clocks differ."""
+    moments = [it.pushed_at for it in existing if it.pushed_at is not None and it.pushed_at - received < _CLOCKS_DIFFER]
+    return max([received, *(moment + timedelta(microseconds=1) for moment in moments)])
 
 
 def _push_order(warmimage: WarmImage) -> tuple[float, str]:

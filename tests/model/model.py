@@ -37,6 +37,8 @@ _BEFORE_ALL = EPOCH - timedelta(days=1)
 _LINGERS, _READ_BEFORE = timedelta(seconds=1), timedelta(seconds=0.1)
 # Clocks of the programs differ by no more than this.
 SKEW = timedelta(seconds=20)
+# A push without a time counts as so much newer than what was received before it. One may be received after another.
+_TICK, _TICKS = timedelta(microseconds=1), 2
 # A policy that is away for no longer keeps its images: they are marked, and swept one sync interval later.
 _GRACE = timedelta(seconds=300) - 2 * SKEW
 # Parts of an image go so long before the oldest build that stays.
@@ -106,8 +108,9 @@ def _choices(push: Push, reigns: Sequence[Reign], history: History) -> list[Fact
     """What may have come of a push; without `None` where something must have."""
     around = [(it, [reign for reign in reigns if _overlap(it, reign)]) for it in push.attempts]
     facts: set[Fact] = {
-        (push.image, push.digest, push.moment(attempt))
+        (push.image, push.digest, moment)
         for attempt, seen in around
+        for moment in _moments(push, attempt, history)
         if any(_takes(reign, push.image, push.moment(attempt), attempt.received - _LINGERS - SKEW) for reign in seen)
     }
     sure = any(
@@ -122,6 +125,21 @@ def _choices(push: Push, reigns: Sequence[Reign], history: History) -> list[Fact
         for attempt, seen in around
     )
     return [*([] if sure else [None]), *sorted(facts, key=lambda fact: fact[2] or _BEFORE_ALL)]
+
+
+def _moments(push: Push, attempt: Attempt, history: History) -> list[datetime]:
+    """When the image may count as pushed: a replica whose clock is ahead may have received another push before."""
+    moment = push.moment(attempt)
+    if push.time is not None:
+        return [moment]
+    others = {
+        other.moment(it)
+        for other in history.pushes
+        if other.image.repository == push.image.repository and other is not push
+        for it in other.attempts
+    }
+    ahead = [it for it in others if moment <= it <= moment + 2 * SKEW]
+    return [moment, *(it + _TICK * ticks for it in ahead for ticks in range(1, _TICKS + 1))]
 
 
 def _overlap(attempt: Attempt, reign: Reign) -> bool:

@@ -60,6 +60,24 @@ def decided(policy: Policy, push: Push, stored: Iterable[WarmImage] = ()) -> Ups
     return decide_push(policy, *push, list(stored), NOW)
 
 
+def test_a_push_without_a_time_is_newer_than_what_a_clock_ahead_received_before_it() -> None:
+    policy = Policy(SHOP, push=(ALL,))
+    stored = list(play(policy, [(image("v1"), NOW + timedelta(seconds=20), "first")]).values())
+    for tag in ("v1", "v2"):
+        decision = decide_push(policy, image(tag, "b"), NOW, "second", stored, NOW, timed=False)
+        assert isinstance(decision, Upsert)
+        assert decision.warmimage.pushed_at == NOW + timedelta(seconds=20, microseconds=1)
+        assert decide_push(policy, image(tag, "b"), NOW, "second", stored, NOW) == "superseded"
+
+
+def test_a_clock_that_is_wrong_by_hours_drags_no_push_along() -> None:
+    policy = Policy(SHOP, push=(replace(ALL, keep=2),))
+    stored = list(play(policy, [(image("v1"), NOW + timedelta(hours=5), "first")]).values())
+    decision = decide_push(policy, image("v2", "b"), NOW, "second", stored, NOW, timed=False)
+    assert isinstance(decision, Upsert)
+    assert decision.warmimage.pushed_at == NOW
+
+
 # --- which pushes ----------------------------------------------------------------------------------------------------
 
 
