@@ -288,7 +288,7 @@ def _repairs(
         heard = report is not None and report.reachable(now)
         unknown = [key for key, line in want.items() if report and heard and not report.knows(key, line.version)]
         change = whole_node(node, have, want, unknown)
-        if have is None and not want and not unusable and report is not None and (report.warm or report.states):
+        if have is None and not want and report is not None and (report.warm or report.states):
             # Absence tells an agent nothing: one that goes on with lines of old is told that there are none.
             change = NodeChange(node.uid, {}, whole=True)
         if change is not None:

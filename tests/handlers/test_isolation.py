@@ -14,7 +14,7 @@ from tests.handlers.test_statuses import say
 from tests.handlers.world import HOST, NAMESPACE, POLICIES, WARMIMAGES, World, digest, in_world, status
 from warmhook.lines import REFUSED_MAX, desired_name, line_key, node_patch, noted_refusals
 from warmhook.ports import Object, Response
-from warmhook.reports import report_name
+from warmhook.reports import LineReport, report_name
 from warmhook.status import find_condition
 from warmhook.warmimages import ObjectKey
 
@@ -647,3 +647,16 @@ def test_a_note_of_more_lines_than_annotations_can_hold_is_cut() -> None:
     note = node_patch("a", "uid", {}, keys)["metadata"]["annotations"]["warmhook.dev/refused"]
     assert len(note) < 256 * 1024 / 2
     assert note.split(",") == noted_refusals(keys) == sorted(keys)[:REFUSED_MAX]
+
+
+def test_an_agent_with_lines_of_old_is_told_that_there_are_none_although_another_warmimage_cannot_be_used() -> None:
+    async def case(world: World) -> None:
+        await world.add_nodes("a")
+        await world.report("a", {"0" * 16: LineReport("0" * 8, "warm")})
+        await world.add_warmimage("unusable", image=f"{HOST}/Shop/Web:1")
+        await world.sync()
+        desired = await world.desired("a")
+        assert desired is not None
+        assert not desired.get("data")
+
+    in_world(case, patterns=False)
