@@ -30,6 +30,8 @@ class Limits:
     """How long the rest of a body is still taken in once the answer was given, so that the answer can be read."""
     unread_bytes: int = 16 * 1024 * 1024
     """And how much of it."""
+    untaken_seconds: float = 10.0
+    """How long answers may wait for a caller that asks and takes nothing in."""
 
 
 def limited(limits: Limits) -> type[HttpToolsProtocol]:
@@ -50,6 +52,7 @@ class _Connection(HttpToolsProtocol):
     _in_head = True
     _complete = False
     _timer: asyncio.TimerHandle | None = None
+    _untaken: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
         super().connection_made(transport)
@@ -61,7 +64,17 @@ class _Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.silent.pop(self, None)
         self._stop_timer()
+        self._stop_untaken()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        # A request that waits for room in the buffers has said all it wants, so it would never be closed for others.
+        super().pause_writing()
+        self._untaken = self.loop.call_later(self.limits.untaken_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_untaken()
 
     def data_received(self, data: bytes) -> None:
         self._raw_bytes += len(data)
@@ -136,3 +149,8 @@ class _Connection(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _stop_untaken(self) -> None:
+        if self._untaken is not None:
+            self._untaken.cancel()
+            self._untaken = None

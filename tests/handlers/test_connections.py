@@ -1,0 +1,93 @@
+"""Connections are held to limits, so that no caller keeps the others out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+
+import httpx
+import structlog
+import uvloop
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from adapters.listening import open_listener
+from handlers.__main__ import _config
+from handlers.connections import Limits, limited
+from handlers.server import Server
+from tests.real.programs import eventually
+
+LIMIT = 5
+UNTAKEN_SECONDS = 0.5
+# More than the buffers of both kernels hold.
+LARGE = b"x" * 16 * 1024 * 1024
+ASK = b"GET /large HTTP/1.1\r\nhost: web\r\n\r\n"
+
+
+async def small(_request: Request) -> Response:
+    return Response(b"small")
+
+
+async def large(_request: Request) -> Response:
+    return Response(LARGE)
+
+
+@contextlib.asynccontextmanager
+async def serving() -> AsyncIterator[tuple[int, Server]]:
+    """The port, and the server behind it as `web` configures it."""
+    config = _config(Starlette(routes=[Route("/", small), Route("/large", large)]), LIMIT)
+    config.http = limited(Limits(LIMIT, untaken_seconds=UNTAKEN_SECONDS))
+    server = Server(config)
+    with open_listener(0) as listener, structlog.testing.capture_logs():
+        task = asyncio.create_task(server.serve(sockets=[listener]), name="serve")
+        await eventually(lambda: server.started, what="the server serves")
+        try:
+            yield listener.getsockname()[1], server
+        finally:
+            server.should_exit = True
+            await asyncio.wait([task], timeout=20)
+
+
+async def answers(port: int) -> bool:
+    async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
+        with contextlib.suppress(httpx.TransportError):
+            return (await client.get(f"http://127.0.0.1:{port}/")).status_code == 200
+    return False
+
+
+def test_callers_that_ask_and_never_read_keep_nobody_out() -> None:
+    async def run() -> None:
+        async with serving() as (port, server):
+            with contextlib.ExitStack() as held:
+                state = server.server_state
+                callers = [held.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(LIMIT)]
+                for caller in callers:
+                    caller.sendall(ASK)
+                await eventually(lambda: state.total_requests == LIMIT and not state.tasks, what="all are answered")
+                for caller in callers:
+                    # Its answer waits for room in the buffers.
+                    caller.sendall(ASK)
+                await eventually(lambda: len(state.tasks) == LIMIT, what="all have asked again")
+                await eventually(lambda: answers(port), what="others are answered", seconds=10)
+
+    uvloop.run(run())
+
+
+def test_a_caller_that_takes_its_answer_in_time_gets_all_of_it() -> None:
+    async def run() -> None:
+        async with serving() as (port, _server):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            for _ in range(2):
+                writer.write(ASK)
+                assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+                assert len(await reader.readexactly(len(LARGE))) == len(LARGE)
+            await asyncio.sleep(2 * UNTAKEN_SECONDS)
+            writer.write(ASK.replace(b"/large", b"/"))
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+            writer.close()
+
+    uvloop.run(run())
