@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 import structlog
 
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes, KubernetesError, NotFound
+from handlers.absences import Absence
 from handlers.admission_secret import SECRET, AdmissionSecret, Certificate, read_admission_secret
 from warmhook.admission_tokens import accepts
 from warmhook.ports import Sleep
@@ -35,26 +37,29 @@ class Credentials:
         """Whether the path of a review carries a token that the API server was given."""
         return accepts(self._held.tokens, token)
 
-    async def run(self, sleep: Sleep) -> None:
-        """Read the Secret again and again until this is cancelled; more often while it holds no token."""
-        wait = _FIRST_LOOK_SECONDS
+    async def run(self, sleep: Sleep, monotonic: Callable[[], float]) -> None:
+        """Read the Secret again and again until this is cancelled; without a token at first often, then seldom."""
+        wait, absence = _FIRST_LOOK_SECONDS, Absence(monotonic)
         while True:
-            await self.look()
-            wait = LOOK_SECONDS if self._held.tokens else min(2 * wait, LOOK_SECONDS)
-            await sleep(wait)
+            answered = await self.look()
+            if not answered or self._held.tokens:
+                absence.over()
+            await sleep(LOOK_SECONDS if self._held.tokens else absence.seconds(wait))
+            wait = min(2 * wait, LOOK_SECONDS)
 
-    async def look(self) -> None:
-        """Read the Secret once. A Secret that is gone takes its tokens with it."""
+    async def look(self) -> bool:
+        """Read the Secret once; whether the API server answered. A Secret that is gone takes its tokens with it."""
         try:
             held = read_admission_secret(await self._kubernetes.get(paths.secrets(self._namespace, SECRET)))
         except NotFound:
             held = AdmissionSecret()
         except KubernetesError as error:
             _log.warning("certificate-not-read", secret=SECRET, problem=str(error))
-            return
+            return False
         if held != self._held:
             self._held = held
             self._changed.set()
+        return True
 
     async def next_certificate(self, used: Certificate | None) -> Certificate:
         """The certificate of the Secret, as soon as there is one other than `used`."""

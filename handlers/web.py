@@ -129,7 +129,7 @@ def build_web(
         told = interruptions or Interruptions(monotonic)
         await warm_nodes.run(kubernetes, namespace, sleep=sleep, rng=rng, interruptions=told)
 
-    app.state.beside = _beside(settings, hints.run, follow, lambda: credentials.run(sleep))
+    app.state.beside = _beside(settings, hints.run, follow, lambda: credentials.run(sleep, monotonic))
     return app
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "KubernetesError",
     "Listing",
     "NotFound",
+    "NotServed",
     "Refused",
     "Unavailable",
 ]
@@ -65,6 +66,10 @@ class Refused(KubernetesError):
 
 class NotFound(Refused):
     """There is no such object (or kind, or namespace)."""
+
+
+class NotServed(Refused):
+    """There is no such kind: its CRD is not installed."""
 
 
 class Conflict(KubernetesError):
@@ -141,7 +146,8 @@ class Kubernetes:
         """All objects that match both selectors, in pages of `page` objects, of each what `keep` keeps.
 
         With `not_older_than`, a resourceVersion, the server may answer from its cache as soon as that is as new;
-        without it the read is consistent. Raises `Gone` when the list took longer than its first page is remembered.
+        without it the read is consistent. Raises `Gone` when the list took longer than its first page is remembered,
+        and `NotServed` where there is no such kind: a list in a namespace that is missing is empty.
         """
         query = {"limit": str(page)}
         if labels:
@@ -152,9 +158,12 @@ class Kubernetes:
             query |= {"resourceVersion": not_older_than, "resourceVersionMatch": "NotOlderThan"}
         items: list[Object] = []
         while True:
-            answer = await self._ask(
-                "GET", path, query=query, accept=_METADATA_LIST if metadata_only else _JSON, timeout_seconds=30
-            )
+            try:
+                answer = await self._ask(
+                    "GET", path, query=query, accept=_METADATA_LIST if metadata_only else _JSON, timeout_seconds=30
+                )
+            except NotFound as error:
+                raise NotServed(str(error), status=error.status, reason=error.reason) from error
             items += map(keep, answer.get("items") or [])
             more = answer["metadata"].get("continue")
             if not more:

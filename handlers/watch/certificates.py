@@ -18,6 +18,7 @@ import structlog
 from adapters.certificates import NotACertificate, belong_together, make_pair, still_valid, wants_rotation
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Conflict, Kubernetes, KubernetesError, NotFound
+from handlers.absences import Absence
 from handlers.admission_secret import SECRET, AdmissionSecret, read_admission_secret, token_data
 from warmhook.admission_tokens import RANDOM_BITS, path_of, renew, token_of
 from warmhook.ports import Object, Sleep, Utcnow
@@ -48,9 +49,12 @@ class Certificates:
     _newest: tuple[str, float] = ("", 0.0)
     """The newest token of the Secret, and when this process saw it there first."""
     _problem: str = ""
+    _uninstalled: bool = False
+    """Whether there was no webhook configuration at the last look."""
 
     async def run(self) -> None:
-        """Look after it until it is cancelled."""
+        """Look after it until it is cancelled; seldom where admission is not installed."""
+        absence = Absence(self.monotonic)
         while True:
             problem, hint = "", ""
             try:
@@ -67,13 +71,17 @@ class Certificates:
             if problem and problem != self._problem:
                 _log.warning("certificate-not-kept", secret=SECRET, problem=problem, hint=hint)
             self._problem = problem
-            await self.sleep(_LOOK_SECONDS)
+            if not self._uninstalled:
+                absence.over()
+            await self.sleep(absence.seconds(_LOOK_SECONDS) if self._uninstalled else _LOOK_SECONDS)
 
     async def look(self) -> None:
         """Bring Secret and webhook configuration in order. Raises `KubernetesError`; `NotFound` without a Secret."""
+        self._uninstalled = False
         try:
             configuration = await self.kubernetes.get(paths.mutating_webhooks(CONFIGURATION))
         except NotFound:
+            self._uninstalled = True
             return
         names = _hosts(configuration)
         if not names:

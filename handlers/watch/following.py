@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from adapters.kubernetes import paths
-from adapters.kubernetes.client import Gone, Kubernetes, KubernetesError, Unavailable
+from adapters.kubernetes.client import Gone, Kubernetes, KubernetesError, NotServed, Unavailable
 from adapters.kubernetes.nodes import FULL_PAGE, reduced_node
+from handlers.absences import Absence
 from handlers.watch.cache import Kind
 from handlers.watch.interruptions import Interruptions
 from warmhook.lines import KIND_LABEL
@@ -75,6 +76,7 @@ async def follow(
 ) -> None:
     """Keep the cache true for ever. `listed` is called after each successful list."""
     version, failures, reached = "", 0, False
+    absence = Absence(interruptions.monotonic)
     follower = (id(cache), followed.kind)
 
     def goes_on() -> None:
@@ -87,6 +89,7 @@ async def follow(
             if not version:
                 version = await _list(kubernetes, followed, cache)
                 reached = True
+                absence.over()
                 listed()
             before, began = version, interruptions.monotonic()
             version, problem = await _watch(kubernetes, followed, cache, version, goes_on)
@@ -105,7 +108,8 @@ async def follow(
             # Of a server that was never reached `until_reached` tells; that it has forgotten is an everyday thing.
             if problem is not None and not isinstance(problem, Gone) and (reached or problem.status):
                 interruptions.lasts(follower, followed.kind, problem)
-            await sleep(_seconds(problem, failures, rng))
+            wait = _seconds(problem, failures, rng)
+            await sleep(absence.seconds(wait) if isinstance(problem, NotServed) else wait)
 
 
 async def _list(kubernetes: Kubernetes, followed: Followed, cache: Follower) -> str:

@@ -86,4 +86,10 @@ async def _sync_now_and_then(pending: Pending, complete: asyncio.Event, seconds:
             await complete.wait()
     while True:
         pending.sync()
-        await sleep(seconds)
+        if complete.is_set():
+            await sleep(seconds)
+            continue
+        # What is not installed yet is told of as soon as it is.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await complete.wait()

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import socket
 import ssl
+import time
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from random import Random
@@ -233,7 +234,7 @@ def test_a_new_token_is_used_once_every_web_accepts_it_and_the_old_one_stays_acc
         await world.admin.create(CONFIGURATIONS, configuration())
         data = {name: base64.b64encode(text).decode() for name, text in token_data((old,)).items()}
         await world.admin.patch(paths.secrets(NAMESPACE, SECRET), {"data": data})
-        web = asyncio.create_task(world.credentials.run(asyncio.sleep), name="web reads the Secret")
+        web = asyncio.create_task(world.credentials.run(asyncio.sleep, world.monotonic), name="web reads the Secret")
         used = []
         async with world.watching():
             await asyncio.sleep(5)
@@ -329,7 +330,7 @@ def with_site(case: Any) -> None:
             site = Site(listener)
             await site.kubernetes.create("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
             credentials = Credentials(site.kubernetes, NAMESPACE)
-            looking = asyncio.create_task(credentials.run(site.look_soon), name="credentials")
+            looking = asyncio.create_task(credentials.run(site.look_soon, time.monotonic), name="credentials")
             task = asyncio.create_task(serve_tls(site.server, listener, credentials), name="serve TLS")
             try:
                 await case(site)
