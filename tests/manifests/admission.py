@@ -24,6 +24,8 @@ Request = Object
 
 PLURALS: Final = {
     "ConfigMap": ("", "configmaps"),
+    "Event": ("", "events"),
+    "WarmImage": ("warmhook.dev", "warmimages"),
     "MutatingWebhookConfiguration": ("admissionregistration.k8s.io", "mutatingwebhookconfigurations"),
 }
 # A list's sum is the API server's own: https://kubernetes.io/docs/reference/using-api/cel/#kubernetes-list-library

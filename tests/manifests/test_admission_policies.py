@@ -192,6 +192,47 @@ def test_handlers_change_neither_reports_nor_the_configuration_of_the_receiver()
     assert of_handlers(request("kube-system:generic-garbage-collector", None, config)) == []
 
 
+# --- objects in the namespaces of others -----------------------------------------------------------------------------
+
+RECEIVER: Final = "warmhook-system:warmhook-receiver"
+FINALIZER: Final = {"finalizers": ["example.com/stay"]}
+OWNED: Final = {
+    "ownerReferences": [{**OWNER, "apiVersion": "apps/v1", "kind": "Deployment", "blockOwnerDeletion": True}]
+}
+
+
+def elsewhere(kind: str, **metadata: object) -> Object:
+    return {"kind": kind, "metadata": {"name": "app-0123456789", "namespace": "shop", **metadata}}
+
+
+def of_metadata(user: str, new: Object, old: Object | None = None) -> list[str]:
+    return refusals("warmhook-metadata-writes", request(user, new, old))
+
+
+@pytest.mark.parametrize("kind", ["WarmImage", "Event"])
+@pytest.mark.parametrize("user", [RECEIVER, HANDLERS])
+def test_nobody_keeps_the_namespace_or_an_object_of_others_from_being_deleted(user: str, kind: str) -> None:
+    plain = elsewhere(kind)
+    for metadata in (FINALIZER, OWNED):
+        assert of_metadata(user, elsewhere(kind, **metadata))
+        assert of_metadata(user, elsewhere(kind, **metadata), plain)
+        assert of_metadata(user, plain, elsewhere(kind, **metadata))
+    assert of_metadata(user, elsewhere(kind, finalizers=["a/b", "c/d"]), elsewhere(kind, finalizers=["a/b"]))
+
+
+def test_what_others_set_does_not_keep_warmhook_from_its_work() -> None:
+    states: tuple[Object, ...] = ({}, {"finalizers": []}, FINALIZER, OWNED, {**FINALIZER, **OWNED})
+    for metadata in states:
+        old = elsewhere("WarmImage", **metadata)
+        assert (
+            of_metadata(RECEIVER, patched(old, {"metadata": {"labels": {"warmhook.dev/policy": "0" * 16}}}), old) == []
+        )
+    assert of_metadata(RECEIVER, elsewhere("WarmImage")) == []
+    assert of_metadata(HANDLERS, elsewhere("Event")) == []
+    for user in ("shop:admin", "kube-system:generic-garbage-collector"):
+        assert of_metadata(user, elsewhere("WarmImage", **FINALIZER), elsewhere("WarmImage")) == []
+
+
 # --- watch and the webhook configuration -----------------------------------------------------------------------------
 
 
