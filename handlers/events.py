@@ -147,6 +147,8 @@ class Events:
         self._report_rounds = Coalescer(
             "reports", self._reported, at_once=_REPORT_ROUNDS, seconds=_SECONDS, sleep=sleep
         )
+        # A sync reads everything there is, so those that come meanwhile share the next one.
+        self._sync_rounds = Coalescer("syncs", self._synced, at_once=1, seconds=_SECONDS, sleep=sleep)
 
     async def handle(self, events: Sequence[Event]) -> Result:
         """Handle events that came together; what concerns the same objects, here or in other requests, is done once.
@@ -186,7 +188,7 @@ class Events:
         if asked.admitted:
             parts["admissions"] = lambda: self._admissions.accept(asked.admitted)
         if asked.sync:
-            parts["sync"] = self._sync.run
+            parts["sync"] = lambda: self._sync_rounds.join({SYNC: 0})
 
         async def run(name: str, work: Callable[[], Awaitable[None]]) -> None:
             with outcomes.item(name):
@@ -234,6 +236,10 @@ class Events:
         with outcomes.item("recount"):
             await self._policies.recount({key.namespace for key in keys})
         outcomes.settle()
+        return {}
+
+    async def _synced(self, _asked: Mapping[str, int]) -> dict[str, Exception]:
+        await self._sync.run()
         return {}
 
     async def _nodes(self, names: Mapping[str, int]) -> dict[str, Exception]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from random import Random
@@ -11,7 +12,7 @@ import pytest
 
 from handlers.events_token import EventsToken, events_token
 from handlers.settings import Settings
-from tests.handlers.world import DIGEST, EVENTS_TOKEN, HOST, WARMIMAGES, World, digest, in_world, status
+from tests.handlers.world import DIGEST, EVENTS_TOKEN, HOST, NAMESPACE, WARMIMAGES, World, digest, in_world, status
 from warmhook.ports import Response, Unreachable
 
 SYNC = "dev.warmhook.sync.v1"
@@ -153,6 +154,28 @@ def test_what_the_api_server_refuses_for_good_is_not_asked_for_again() -> None:
         await world.add_policy(images=["nginx:1"])
         world.faults.append(lambda method, _path: status(403) if method == "POST" else None)
         assert (await world.changed("WarmPolicy", "shop")).status_code == 204
+
+    in_world(case)
+
+
+def test_syncs_that_come_together_are_two_however_many_they_are() -> None:
+    async def case(world: World) -> None:
+        await world.add_nodes("a")
+        await world.add_warmimage("x")
+
+        async def slowly(_method: str, _path: str) -> None:
+            await asyncio.sleep(0.05)
+
+        world.faults.append(slowly)
+        first = asyncio.create_task(world.event(SYNC))
+        await asyncio.sleep(0.07)
+        await world.add_warmimage("y", f"{HOST}/shop/other:v1")
+        world.asked()
+        answers = await asyncio.gather(first, *(world.event(SYNC) for _ in range(300)))
+        assert {answer.status_code for answer in answers} == {204}
+        assert world.asked()["GET", f"/api/v1/namespaces/{NAMESPACE}/configmaps"] <= 3
+        # The second began after all of them had come.
+        assert await world.lines() == {"a": [f"{HOST}/shop/app:v1", f"{HOST}/shop/other:v1"]}
 
     in_world(case)
 
