@@ -12,7 +12,17 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-__all__ = ["RANDOM_BITS", "Tokens", "accepts", "path_of", "print_tokens", "read_tokens", "renew", "token_of"]
+__all__ = [
+    "RANDOM_BITS",
+    "Tokens",
+    "accepts",
+    "path_of",
+    "print_tokens",
+    "read_tokens",
+    "renew",
+    "token_of",
+    "without_tokens",
+]
 
 RANDOM_BITS: Final = 192
 _LIFETIME: Final = timedelta(days=60)
@@ -63,6 +73,11 @@ def path_of(token: str) -> str:
 def token_of(path: str) -> str:
     """The token in a path of the webhook configuration; empty where there is none."""
     return path.removeprefix(_PATH) if path.startswith(_PATH) else ""
+
+
+def without_tokens(text: str) -> str:
+    """A text that may quote a path, for logs."""
+    return _TOKEN.sub("<token>", text)
 
 
 def _made(token: str) -> datetime | None:

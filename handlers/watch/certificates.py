@@ -20,7 +20,7 @@ from adapters.kubernetes import paths
 from adapters.kubernetes.client import Conflict, Kubernetes, KubernetesError, NotFound
 from handlers.absences import Absence
 from handlers.admission_secret import SECRET, AdmissionSecret, read_admission_secret, token_data
-from warmhook.admission_tokens import RANDOM_BITS, path_of, renew, token_of
+from warmhook.admission_tokens import RANDOM_BITS, path_of, renew, token_of, without_tokens
 from warmhook.ports import Object, Sleep, Utcnow
 
 __all__ = ["CONFIGURATION", "SECRET", "Certificates"]
@@ -67,7 +67,8 @@ class Certificates:
                 await self.sleep(1.0)
                 continue
             except KubernetesError as error:
-                problem = str(error)
+                # Validations and policies quote what they refuse, and that holds the token.
+                problem = without_tokens(str(error))
             if problem and problem != self._problem:
                 _log.warning("certificate-not-kept", secret=SECRET, problem=problem, hint=hint)
             self._problem = problem

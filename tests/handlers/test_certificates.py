@@ -29,7 +29,7 @@ from handlers.admission_secret import token_data
 from handlers.credentials import Credentials
 from handlers.tls import TlsServer, serve_tls
 from handlers.watch.certificates import SECRET, Certificates
-from tests.handlers.world import ADMISSION_TOKEN, NAMESPACE, START, World, in_world
+from tests.handlers.world import ADMISSION_TOKEN, NAMESPACE, START, World, in_world, status
 from tests.real.programs import eventually
 from warmhook.admission_tokens import path_of, read_tokens, token_of
 from warmhook.ports import Object
@@ -224,6 +224,21 @@ def test_a_secret_that_is_missing_is_said_once_with_the_command_that_makes_it() 
             await world.admin.create(paths.secrets_in(NAMESPACE), {"metadata": {"name": SECRET}, "type": "Opaque"})
             await asyncio.sleep(60)
             assert read_tokens((await secret(world.admin))["admission-tokens"]) == (await token(world.admin),)
+
+    in_world(case)
+
+
+def test_what_is_refused_is_told_without_the_token() -> None:
+    async def case(world: World) -> None:
+        await world.admin.create(CONFIGURATIONS, configuration())
+        # As a policy or a validation quotes what it does not like.
+        quoted = status(422, f"clientConfig.service.path: Invalid value: {path_of(ADMISSION_TOKEN)!r}: too long")
+        world.faults.append(lambda method, _path: quoted if method == "PATCH" else None)
+        async with world.watching(transport=world.transport):
+            await asyncio.sleep(60)
+        (told,) = (it for it in structlog.get_config()["processors"][0].entries if it["event"] == "certificate-not-kept")
+        assert "Invalid value: '/admission/pods/<token>': too long" in told["problem"]
+        assert ADMISSION_TOKEN not in str(structlog.get_config()["processors"][0].entries)
 
     in_world(case)
 
