@@ -236,7 +236,9 @@ def test_what_is_refused_is_told_without_the_token() -> None:
         world.faults.append(lambda method, _path: quoted if method == "PATCH" else None)
         async with world.watching(transport=world.transport):
             await asyncio.sleep(60)
-        (told,) = (it for it in structlog.get_config()["processors"][0].entries if it["event"] == "certificate-not-kept")
+        (told,) = (
+            it for it in structlog.get_config()["processors"][0].entries if it["event"] == "certificate-not-kept"
+        )
         assert "Invalid value: '/admission/pods/<token>': too long" in told["problem"]
         assert ADMISSION_TOKEN not in str(structlog.get_config()["processors"][0].entries)
 
