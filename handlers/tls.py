@@ -16,9 +16,10 @@ import structlog
 import uvicorn
 
 from handlers.admission_secret import SECRET, Certificate
-from handlers.credentials import Credentials
+from handlers.credentials import LOOK_SECONDS, Credentials
 from handlers.handshakes import Handshakes
 from handlers.server import Server
+from warmhook.ports import Sleep
 
 __all__ = ["TlsServer", "serve_tls"]
 
@@ -83,29 +84,39 @@ class TlsServer(Server):
         return made
 
 
-async def serve_tls(server: TlsServer, listener: socket.socket, credentials: Credentials) -> None:
+async def serve_tls(
+    server: TlsServer, listener: socket.socket, credentials: Credentials, *, sleep: Sleep = asyncio.sleep
+) -> None:
     """Serve as soon as there is a certificate, and follow its changes, until the server is told to exit."""
-    used = await _use_next(server, credentials, None)
+    used = await _use_next(server, credentials, None, sleep)
     async with asyncio.TaskGroup() as group:
-        following = group.create_task(_follow(server, credentials, used), name="follow certificate")
+        following = group.create_task(_follow(server, credentials, used, sleep), name="follow certificate")
         await server.serve(sockets=[listener])
         following.cancel()
 
 
-async def _follow(server: TlsServer, credentials: Credentials, used: Certificate) -> None:
+async def _follow(server: TlsServer, credentials: Credentials, used: Certificate, sleep: Sleep) -> None:
     while True:
-        used = await _use_next(server, credentials, used)
+        used = await _use_next(server, credentials, used, sleep)
 
 
-async def _use_next(server: TlsServer, credentials: Credentials, used: Certificate | None) -> Certificate:
+async def _use_next(server: TlsServer, credentials: Credentials, used: Certificate | None, sleep: Sleep) -> Certificate:
     """Wait for another certificate than `used` that can be shown, and show it."""
-    looked_at = used
+    looked_at, told = used, False
     while True:
         looked_at = await credentials.next_certificate(looked_at)
         try:
             server.use(looked_at)
-        except (ssl.SSLError, OSError, ValueError) as error:
+        except (ssl.SSLError, ValueError) as error:
             _log.warning("certificate-unusable", secret=SECRET, problem=type(error).__name__)
+            continue
+        except OSError as error:
+            # Nothing is wrong with the certificate, so it is tried again.
+            if not told:
+                hint = "certificates are read from files: give the process a folder for temporary files"
+                _log.error("certificate-unusable", secret=SECRET, problem=type(error).__name__, hint=hint)
+            looked_at, told = used, True
+            await sleep(LOOK_SECONDS)
             continue
         _log.info("certificate-used", secret=SECRET)
         return looked_at

@@ -9,6 +9,7 @@ import ssl
 import time
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -348,7 +349,9 @@ def with_site(case: Any) -> None:
             await site.kubernetes.create("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
             credentials = Credentials(site.kubernetes, NAMESPACE)
             looking = asyncio.create_task(credentials.run(site.look_soon, time.monotonic), name="credentials")
-            task = asyncio.create_task(serve_tls(site.server, listener, credentials), name="serve TLS")
+            task = asyncio.create_task(
+                serve_tls(site.server, listener, credentials, sleep=site.look_soon), name="serve TLS"
+            )
             try:
                 await case(site)
                 site.server.should_exit = True
@@ -406,5 +409,22 @@ def test_a_certificate_for_another_host_is_not_believed() -> None:
         await site.put(**{"tls.crt": pair.certificate, "tls.key": pair.key})
         await eventually(lambda: site.server.started, what="the server serves")
         assert not await greets(site, pair.authority)
+
+    with_site(case)
+
+
+def test_without_a_place_for_files_a_certificate_is_tried_again_until_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "later"
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+
+    async def case(site: Site) -> None:
+        pair = make_pair(["127.0.0.1"], datetime.now(UTC))
+        await site.put(**{"tls.crt": pair.certificate, "tls.key": pair.key})
+        await eventually(partial(site.looked, site.looks + 5), what="the certificate was looked at")
+        assert not site.server.started
+        folder.mkdir()
+        await eventually(lambda: greets(site, pair.authority), what="the certificate is shown", seconds=5)
 
     with_site(case)
