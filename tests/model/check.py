@@ -9,6 +9,7 @@ from datetime import datetime
 from adapters.kubernetes import paths
 from tests.model.history import Image, Spec, Where
 from tests.model.model import (
+    SKEW,
     Fact,
     ModelNode,
     chosen_nodes,
@@ -198,7 +199,8 @@ def _may_hold(world: World, fact: Fact) -> set[str]:
         return {it for _, it in history}
     # Whatever the tag was then or since: nobody need take the push that moved it, and then nothing says so.
     untils = [since for since, _ in history[1:]] + [datetime.max.replace(tzinfo=moment.tzinfo)]
-    return {it for (_, it), until in zip(history, untils, strict=True) if until > moment}
+    # The moment may be a receipt by a clock that is ahead, and then a push with a true time is the older one.
+    return {it for (_, it), until in zip(history, untils, strict=True) if until > moment - SKEW}
 
 
 def _owned(obj: Object, node: str, uid: str, kind: str) -> Iterator[str]:
