@@ -46,6 +46,7 @@ NodeName = Annotated[str, StringConstraints(min_length=1, max_length=253)]
 
 _REQUIREMENTS_MAX: Final = 64
 _TEN_YEARS_SECONDS: Final = 10 * 366 * 86400
+_DIGITS_MAX: Final = 5
 
 # An int-or-string as the API server wants it written; the pattern says what is allowed in the string.
 LimitText = Annotated[
@@ -255,8 +256,11 @@ def _limit(limit: int | str | None) -> Limit | None:
     if limit is None:
         return None
     digits, percent = str(limit).removesuffix("%"), str(limit).endswith("%")
-    if not digits.isascii() or not digits.isdigit() or (percent and int(digits) > 100):
-        raise InvalidObject(f"nodes.limit: {limit!r} is neither a number of nodes nor a percentage up to 100%")
+    # The length first: Python refuses to read an integer of thousands of digits.
+    is_number = digits.isascii() and digits.isdigit() and len(digits) <= _DIGITS_MAX
+    if not is_number or (percent and int(digits) > 100):
+        shown = str(limit)[:100]
+        raise InvalidObject(f"nodes.limit: {shown!r} is neither a number of nodes nor a percentage up to 100%")
     return Limit(int(digits), percent)
 
 

@@ -266,9 +266,12 @@ def _asked(metadata: Mapping[str, Any]) -> Asked | None:
         said = json.loads(text)
         affinity = parse_affinity(said["affinity"]) if "affinity" in said else None
         constraints = Constraints(affinity, parse_tolerations(said.get("tolerations")))
-        return Asked(tuple(map(_asker, said["by"])), constraints, said.get("more") is True)
+        asked = Asked(tuple(map(_asker, said["by"])), constraints, said.get("more") is True)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidObject(f"annotation {ASKED_ANNOTATION}: {error}") from error
+    if not asked.askers:
+        raise InvalidObject(f"annotation {ASKED_ANNOTATION}: names no owner")
+    return asked
 
 
 def first_problem(error: ValidationError) -> tuple[tuple[str, ...], str]:

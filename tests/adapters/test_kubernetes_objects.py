@@ -157,6 +157,7 @@ def test_limits_that_can_be_meant_are_taken(limit: int | str) -> None:
         {"image": "nginx", "digest": "sha256:abc"},
         {"image": "nginx", "nodes": {"limit": -1}},
         {"image": "nginx", "nodes": {"limit": "101%"}},
+        {"image": "nginx", "nodes": {"limit": "1" * 5000}},
         {"image": "nginx", "nodes": {"limit": "some"}},
         {"image": "nginx", "pull": {"policy": "Never"}},
         {"image": "nginx", "pull": {"timeoutSeconds": 0}},
