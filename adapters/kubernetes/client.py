@@ -282,14 +282,15 @@ class Kubernetes:
         if body is not None:
             headers["content-type"] = content_type
         kind = _kind(path)
-        await self._lanes.enter(urgent=self._urgent)
+        namespace = "" if method == "GET" or kind == "configmaps" else _namespace(path)
+        await self._lanes.enter(urgent=self._urgent, group=namespace)
         sending = asyncio.create_task(
             self._transport.request(
                 method, path, query=query or {}, headers=headers, body=body, timeout_seconds=timeout_seconds
             ),
             name=f"{method} {kind}",
         )
-        sending.add_done_callback(self._ended)
+        sending.add_done_callback(lambda ended: self._ended(ended, namespace))
         try:
             response = await asyncio.shield(sending)
         except asyncio.CancelledError:
@@ -305,8 +306,8 @@ class Kubernetes:
             raise _error(response, f"{method} {path}")
         return response
 
-    def _ended(self, sending: asyncio.Task[Response]) -> None:
-        self._lanes.leave(urgent=self._urgent)
+    def _ended(self, sending: asyncio.Task[Response], namespace: str) -> None:
+        self._lanes.leave(urgent=self._urgent, group=namespace)
         if not sending.cancelled():
             sending.exception()  # looked at, also where nobody waits any more
 
@@ -349,6 +350,12 @@ def _kind(path: str) -> str:
     parts = path.strip("/").split("/")
     parts = parts[2:] if parts[0] == "api" else parts[3:]
     return parts[2] if parts[:1] == ["namespaces"] and len(parts) > 2 else (parts[0] if parts else "")
+
+
+def _namespace(path: str) -> str:
+    """The namespace in which the object is; empty where it is in none."""
+    _, inside, rest = path.partition("/namespaces/")
+    return rest.partition("/")[0] if inside and "/" in rest else ""
 
 
 def _error(response: Response, what: str) -> KubernetesError:

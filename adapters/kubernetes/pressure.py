@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
@@ -32,30 +32,40 @@ class Lanes:
 
     A sender waits for its answer, a projection has 20 seconds: without lanes the patches of a hundred nodes stand
     before each request of the push that comes next.
+
+    A group, which is a namespace that is written to, takes a place only while it holds fewer than are free, so half of
+    them if it is alone (dynamic thresholds, Choudhury and Hahne, IEEE/ACM Trans. Networking 1998): the webhooks of one
+    namespace may hang, and a request that hangs holds its place for seconds.
     """
 
     def __init__(self) -> None:
         self._running = {True: 0, False: 0}
         """Requests in flight, by whether they are urgent."""
-        self._waiting: dict[bool, deque[asyncio.Future[None]]] = {True: deque(), False: deque()}
+        self._held: Counter[tuple[bool, str]] = Counter()
+        """The same by group; without a group they are not counted."""
+        self._waiting: dict[bool, deque[tuple[str, asyncio.Future[None]]]] = {True: deque(), False: deque()}
         self._gap: asyncio.TimerHandle | None = None
         """Set for a while after the last urgent request."""
 
-    async def enter(self, *, urgent: bool) -> None:
+    async def enter(self, *, urgent: bool, group: str = "") -> None:
         """Wait for a place; `leave` gives it back."""
         place = asyncio.get_running_loop().create_future()
-        self._waiting[urgent].append(place)
+        self._waiting[urgent].append((group, place))
         self._admit()
         try:
             await place
         except asyncio.CancelledError:
             if place.done() and not place.cancelled():
-                self.leave(urgent=urgent)
+                self.leave(urgent=urgent, group=group)
             raise
 
-    def leave(self, *, urgent: bool) -> None:
+    def leave(self, *, urgent: bool, group: str = "") -> None:
         """A request has ended."""
         self._running[urgent] -= 1
+        if group:
+            self._held[urgent, group] -= 1
+            if not self._held[urgent, group]:
+                del self._held[urgent, group]
         if urgent:
             if self._gap is not None:
                 self._gap.cancel()
@@ -68,18 +78,27 @@ class Lanes:
 
     def _admit(self) -> None:
         for urgent in (True, False):
-            waiting = self._waiting[urgent]
-            while waiting and self._has_place(urgent=urgent):
-                place = waiting.popleft()
-                if not place.done():
-                    self._running[urgent] += 1
-                    place.set_result(None)
+            waiting, passed = self._waiting[urgent], deque[tuple[str, asyncio.Future[None]]]()
+            while waiting and (free := self._free(urgent=urgent)) > 0:
+                group, place = waiting.popleft()
+                if place.done():
+                    continue
+                if group and self._held[urgent, group] >= free:
+                    passed.append((group, place))
+                    continue
+                self._running[urgent] += 1
+                if group:
+                    self._held[urgent, group] += 1
+                place.set_result(None)
+            waiting.extendleft(reversed(passed))
 
-    def _has_place(self, *, urgent: bool) -> bool:
+    def _free(self, *, urgent: bool) -> int:
+        """Places that such requests may take now."""
         if urgent:
-            return sum(self._running.values()) < _MOST
+            return _MOST - sum(self._running.values())
         urgent_come = self._running[True] or self._waiting[True] or self._gap is not None
-        return self._running[False] < (_BESIDE_URGENT if urgent_come else _MOST - _RESERVED)
+        most = _BESIDE_URGENT if urgent_come else _MOST - _RESERVED
+        return most - self._running[False]
 
 
 class InFlight:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -138,15 +139,15 @@ class Requests:
         self.began: dict[str, float] = {}
         self.running = {True: 0, False: 0}
 
-    async def send(self, name: str, *, urgent: bool = False) -> None:
-        await self.lanes.enter(urgent=urgent)
+    async def send(self, name: str, *, urgent: bool = False, group: str = "") -> None:
+        await self.lanes.enter(urgent=urgent, group=group)
         try:
             self.began[name] = asyncio.get_running_loop().time()
             self.running[urgent] += 1
             await asyncio.sleep(1)
             self.running[urgent] -= 1
         finally:
-            self.lanes.leave(urgent=urgent)
+            self.lanes.leave(urgent=urgent, group=group)
 
 
 def test_an_urgent_request_starts_at_once_however_many_others_wait() -> None:
@@ -185,6 +186,25 @@ def test_urgent_requests_are_bounded_too() -> None:
                 group.create_task(requests.send(f"push {number}", urgent=True))
             await asyncio.sleep(0.5)
             assert requests.running[True] == 32
+
+    instantly(case())
+
+
+@pytest.mark.parametrize("urgent", [True, False])
+def test_one_group_leaves_places_to_every_other(urgent: bool) -> None:
+    async def case() -> None:
+        requests = Requests()
+        async with asyncio.TaskGroup() as group:
+            for name in ("greedy", "second", "third"):
+                for number in range(100):
+                    group.create_task(requests.send(f"{name} {number}", urgent=urgent, group=name))
+                    if number % 10 == 9:
+                        await asyncio.sleep(0)
+            await asyncio.sleep(0.5)
+            group.create_task(requests.send("mine", urgent=urgent, group="mine"))
+            group.create_task(requests.send("of no group", urgent=urgent))
+        assert requests.began["mine"] == requests.began["of no group"] == 0.5
+        assert len(requests.began) == 302
 
     instantly(case())
 
