@@ -49,7 +49,13 @@ class Admissions:
                     # An event that a Broker kept for long may be about Pods that are long gone.
                     wanted |= {one.key: one for one in asked if not is_expired(one, self._now())}
         outcomes = Outcomes()
-        await outcomes.each("admitted", wanted.values(), self._upsert, name=lambda one: str(one.key))
+        await outcomes.each(
+            "admitted",
+            wanted.values(),
+            self._upsert,
+            name=lambda one: str(one.key),
+            group=lambda one: one.key.namespace,
+        )
         outcomes.settle()
 
     async def _upsert(self, wanted: WarmImage) -> None:

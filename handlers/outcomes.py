@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Final, TypeVar
@@ -51,6 +52,10 @@ class Outcomes:
             self.refused = self.refused or error
         except Unavailable as error:
             self.add_later(error)
+        except Exception as error:
+            # A mistake of this program, which a repeat would make again; it concerns this item alone as well.
+            _log.exception("failed", what=what, **fields)
+            self.refused = self.refused or _Logged(f"{what}: {error!r}")
 
     def add_later(self, error: Unavailable) -> None:
         """Something could not be done now."""
@@ -64,16 +69,18 @@ class Outcomes:
         work: Callable[[Item], Awaitable[object]],
         *,
         name: Callable[[Item], str] = str,
+        group: Callable[[Item], str] = lambda _item: "",
         seconds: float | None = None,
     ) -> None:
-        """Do `work` for each of the items, a few at a time; `name` says in the log which one it was.
+        """Do `work` for each of the items, a few of each group at a time; `name` says in the log which one it was.
 
-        After `seconds`, if given, the rest is left for later: some items may wait for something that does not answer.
+        Groups are namespaces: where one of them hangs its items wait for each other and for nobody else. After
+        `seconds`, if given, the rest is left for later: some items may wait for something that does not answer.
         """
-        turns = asyncio.Semaphore(_AT_ONCE)
+        turns: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(_AT_ONCE))
 
         async def one(item: Item) -> None:
-            async with turns:
+            async with turns[group(item)]:
                 with self.item(what, item=name(item)):
                     await work(item)
 

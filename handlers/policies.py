@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final, TypeAlias
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -26,7 +27,7 @@ __all__ = ["Applied", "Policies", "Settled"]
 
 _log = structlog.get_logger()
 
-# At a time: what a burst of pushes leaves behind must not stand in the way of the next.
+# Of a namespace at a time: what a burst of pushes leaves behind must not stand in the way of the next.
 _DELETES: Final = 4
 _DELETED_KNOWN: Final = 2000
 _SETTLE_SECONDS: Final = 5.0
@@ -83,7 +84,8 @@ class Policies:
         self._statuses = statuses
         self._now = now
         self._grace = grace
-        self._deletes = asyncio.Semaphore(_DELETES)
+        self._deletes: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        """By namespace, one of which may hang."""
         self._deleted: dict[str, None] = {}
         """The uids of the last that were deleted: lists that lag behind go on naming them."""
 
@@ -143,7 +145,9 @@ class Policies:
             problems[repository] = applied.outcomes.problem
 
         # What one namespace cannot get in time must not hold up the lines of all.
-        await Outcomes().each("settle", same_repository, settle, name=" ".join, seconds=_SETTLE_SECONDS)
+        await Outcomes().each(
+            "settle", same_repository, settle, name=" ".join, group=lambda it: it[1], seconds=_SETTLE_SECONDS
+        )
         left = {key: warmimage for key, warmimage in found.usable.items() if key not in deleted}
         of_keys = {key: problems.get(_repository(warmimage)) for key, warmimage in found.usable.items()}
         return Settled(
@@ -240,7 +244,8 @@ class Policies:
         goes on answering so.
         """
         doomed: WarmImage | None = warmimage
-        async with self._deletes:
+        turns = self._deletes.setdefault(warmimage.key.namespace, asyncio.Semaphore(_DELETES))
+        async with turns:
             for attempt in range(_ATTEMPTS):
                 if doomed is None:
                     return True

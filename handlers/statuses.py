@@ -141,7 +141,14 @@ class Statuses:
             if self._monotonic() > deadline or not await self._write(judgement):
                 left.add(judgement.key)
 
-        await outcomes.each("status", differing.values(), write, name=lambda it: str(it.key))
+        await outcomes.each(
+            "status",
+            differing.values(),
+            write,
+            name=lambda it: str(it.key),
+            group=lambda it: it.key.namespace,
+            seconds=max(0.0, deadline - self._monotonic()),
+        )
         return left
 
     async def _nodes(self, labels: str, *, taints: bool) -> list[Node]:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 
@@ -38,11 +38,13 @@ __all__ = ["Sync"]
 
 _log = structlog.get_logger()
 
+Item = TypeVar("Item", WarmImage, PolicyObject)
+
 # Lines are written for so long and statuses after that: what is left is the sender's repeat's, which finds less to do.
 _LINES_SECONDS: Final = 15.0
 _SECONDS: Final = 22.0
 _AT_LEAST_SECONDS: Final = 2.0
-# For the policies of all namespaces: what one of them waits for must not hold up the lines.
+# For the WarmImages and policies of all namespaces: what one of them waits for must not hold up the lines.
 _POLICIES_SECONDS: Final = 6.0
 # Statuses that are written in one go; so that a sync which has too little time for all still writes some.
 _STATUSES: Final = 500
@@ -193,16 +195,22 @@ class Sync:
             nonlocal changed
             changed |= await self._policies.let_go(warmimage)
 
-        # Deletes first: they may be what a quota waits for.
         expired = [it for it in usable if not it.policy_label and is_expired(it, self._now())]
-        await outcomes.each("delete", expired, delete, name=_name, seconds=_POLICIES_SECONDS)
-        unowned = await self._unowned(usable, policies)
-        await outcomes.each("let-go", unowned, let_go, name=_name, seconds=_POLICIES_SECONDS)
+        expired_in, unowned_in = _by_namespace(expired), _by_namespace(await self._unowned(usable, policies))
+        policies_in = _by_namespace(policies)
         # Another one first each time, in case there is too little time for all.
         self._turn += 1
-        first = self._turn % len(policies) if policies else 0
-        turned = [*policies[first:], *policies[:first]]
-        await outcomes.each("policy", turned, apply, name=lambda it: str(it.key), seconds=_POLICIES_SECONDS)
+
+        async def reconcile(namespace: str) -> None:
+            # Deletes first: they may be what a quota waits for.
+            await outcomes.each("delete", expired_in.get(namespace, ()), delete, name=_name)
+            await outcomes.each("let-go", unowned_in.get(namespace, ()), let_go, name=_name)
+            mine = policies_in.get(namespace, [])
+            first = self._turn % len(mine) if mine else 0
+            await outcomes.each("policy", [*mine[first:], *mine[:first]], apply, name=_name)
+
+        namespaces = sorted({*expired_in, *unowned_in, *policies_in})
+        await outcomes.each("namespace", namespaces, reconcile, group=str, seconds=_POLICIES_SECONDS)
         return changed
 
     async def _unowned(self, warmimages: Collection[WarmImage], policies: Collection[PolicyObject]) -> list[WarmImage]:
@@ -312,5 +320,12 @@ def _mentions_more(report: Report | None, lines: Mapping[str, str]) -> bool:
     return not (report.states.keys() <= lines.keys() and report.warm <= set(lines.values()))
 
 
-def _name(warmimage: WarmImage) -> str:
-    return str(warmimage.key)
+def _by_namespace(items: Iterable[Item]) -> dict[str, list[Item]]:
+    found: dict[str, list[Item]] = defaultdict(list)
+    for it in items:
+        found[it.key.namespace].append(it)
+    return found
+
+
+def _name(item: WarmImage | PolicyObject) -> str:
+    return str(item.key)

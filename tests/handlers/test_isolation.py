@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -37,6 +38,29 @@ def refuse(world: World, part: str, method: str = "POST", answer: Response | Non
     """The API server answers such requests so."""
     answer = answer or status(403, "exceeded quota: images")
     world.faults.append(lambda asked, path: answer if asked == method and part in path else None)
+
+
+def hang(world: World, method: str) -> None:
+    """A webhook of the other namespace that concerns such requests about WarmImages gives no answer."""
+
+    async def wait(asked: str, path: str) -> Response | None:
+        if asked != method or OTHERS not in path:
+            return None
+        await asyncio.sleep(10)
+        return status(500, "failed calling webhook")
+
+    world.faults.append(wait)
+
+
+async def add_others(world: World, count: int, *, first: int = 0, **spec: Any) -> list[str]:
+    """WarmImages in the other namespace that a person made; their names."""
+    names = [f"x{number}" for number in range(first, first + count)]
+    for name in names:
+        body = {"apiVersion": paths.API_VERSION, "kind": "WarmImage", "metadata": {"name": name}}
+        await world.admin.create(
+            WARMIMAGES.replace("/shop/", "/other/"), {**body, "spec": {"image": f"{HOST}/other/{name}:v1", **spec}}
+        )
+    return names
 
 
 async def only(world: World) -> Object:
@@ -131,6 +155,25 @@ def test_a_namespace_whose_writes_fail_or_hang_keeps_senders_for_a_minute_at_mos
         world.faults.clear()
         await world.push("v9", repository="other/app")
         assert f"{HOST}/other/app:v9" in await world.warmimages()
+
+    in_world(case, patterns=False)
+
+
+def test_forty_policies_of_a_namespace_whose_writes_hang_keep_no_push_from_another() -> None:
+    async def case(world: World) -> None:
+        await world.add_policy()
+        await add_other(world)
+        for number in range(40):
+            body = {"apiVersion": paths.API_VERSION, "kind": "WarmPolicy", "metadata": {"name": f"greedy{number}"}}
+            await world.admin.create(POLICIES.replace("/shop/", "/other/"), {**body, "spec": {"push": EVERYTHING}})
+        hang(world, "POST")
+        answers = []
+        for number in range(10):
+            answers.append((await world.push(f"v{number}")).status_code)
+            # The sender may hear otherwise for a minute, but what can be written is.
+            assert f"{HOST}/shop/app:v{number}" in await world.warmimages()
+            await asyncio.sleep(15)
+        assert answers[-4:] == [202] * 4
 
     in_world(case, patterns=False)
 
@@ -247,6 +290,83 @@ def test_a_namespace_whose_writes_get_no_answer_holds_up_no_sync() -> None:
         assert await world.lines() == {"a": [IMAGE]}
         assert (await world.admin.get(f"{WARMIMAGES}/x"))["status"]["desired"] == 1
         assert world.monotonic() < 10
+
+    in_world(case, patterns=False)
+
+
+def test_deletes_that_hang_in_one_namespace_keep_nothing_expired_in_another() -> None:
+    async def case(world: World) -> None:
+        await world.admin.create("/api/v1/namespaces", {"metadata": {"name": "other"}})
+        await add_others(world, 30, lifetime={"expireAfterSeconds": 10})
+        await world.add_warmimage("mine", lifetime={"expireAfterSeconds": 10})
+        await asyncio.sleep(60)
+        hang(world, "DELETE")
+        assert (await world.event("dev.warmhook.sync.v1")).status_code == 503
+        assert IMAGE not in await world.warmimages()
+
+    in_world(case)
+
+
+def test_a_namespace_in_which_every_write_hangs_holds_up_no_line_and_no_policy_of_another() -> None:
+    async def case(world: World) -> None:
+        await world.add_nodes("a")
+        other = await add_other(world)
+        for name in await add_others(world, 10):
+            path = f"{WARMIMAGES.replace('/shop/', '/other/')}/{name}"
+            await world.admin.patch(path, {"metadata": {"labels": {"warmhook.dev/policy": "0123456789abcdef"}}})
+        await add_others(world, 10, first=10, lifetime={"expireAfterSeconds": 10})
+        await asyncio.sleep(60)
+        await world.admin.patch(other, {"spec": {"images": [f"{HOST}/slow/{number}:v1" for number in range(30)]}})
+        await world.add_policy(images=[IMAGE])
+        for method in ("POST", "PATCH", "DELETE"):
+            hang(world, method)
+        began = world.monotonic()
+        assert (await world.event("dev.warmhook.sync.v1")).status_code == 503
+        assert IMAGE in (await world.lines())["a"]
+        assert world.monotonic() - began < 25
+
+    in_world(case)
+
+
+@pytest.mark.parametrize("kind", ["dev.warmhook.report.changed.v1", "dev.warmhook.sync.v1"])
+def test_statuses_that_hang_in_one_namespace_keep_no_other_from_being_written(kind: str) -> None:
+    async def case(world: World) -> None:
+        await world.add_nodes("a")
+        await world.admin.create("/api/v1/namespaces", {"metadata": {"name": "other"}})
+        names = await add_others(world, 40)
+        await world.add_warmimage("mine")
+        hang(world, "PATCH")
+        named = [*(f"other/{name}" for name in names), "shop/mine"]
+        assert (await world.event(kind, {"warmimages": named})).status_code == 503
+        assert (await world.admin.get(f"{WARMIMAGES}/mine"))["status"]["desired"] == 1
+        assert world.monotonic() < 26
+
+    in_world(case)
+
+
+@pytest.mark.parametrize("more", [False, True])
+def test_a_warmimage_that_names_no_owner_is_invalid_and_ends_no_sync(more: bool) -> None:
+    async def case(world: World) -> None:
+        await world.add_nodes("a")
+        asked = json.dumps({"by": [], "more": more})
+        labels = {"warmhook.dev/policy": "0123456789abcdef"}
+        await made_by_hand(world, "odd", labels=labels, annotations={"warmhook.dev/asked": asked})
+        await world.add_policy("good", images=[IMAGE])
+        await world.sync()
+        assert (await world.lines())["a"] == [IMAGE]
+        assert await condition(world, f"{WARMIMAGES}/odd", "Ready") == ("False", "Invalid")
+
+    in_world(case)
+
+
+def test_a_limit_of_thousands_of_digits_ends_no_sync() -> None:
+    async def case(world: World) -> None:
+        await world.add_nodes("a")
+        await world.add_warmimage("odd", nodes={"limit": "1" * 5000})
+        await world.add_policy("good", images=[IMAGE])
+        await world.sync()
+        assert (await world.lines())["a"] == [IMAGE]
+        assert await condition(world, f"{WARMIMAGES}/odd", "Ready") == ("False", "Invalid")
 
     in_world(case, patterns=False)
 
