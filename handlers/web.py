@@ -20,7 +20,7 @@ from handlers.configuration import Configuration
 from handlers.credentials import Credentials
 from handlers.events import Events
 from handlers.events_token import EventsToken, events_token
-from handlers.hints import POSTS_MAX, HandOn, Hints
+from handlers.hints import HAND_ON_AT_ONCE, POSTS_MAX, HandOn, Hints
 from handlers.metrics import Metrics
 from handlers.nodewrites import NodeWrites
 from handlers.policies import Policies
@@ -115,7 +115,7 @@ def build_web(
     hints = (
         Hints(hand_on, monotonic=monotonic, sleep=sleep, count=metrics.count_hint, most=1, at_once=POSTS_MAX)
         if hand_on
-        else Hints(events.handle, monotonic=monotonic, sleep=sleep, count=metrics.count_hint)
+        else Hints(events.handle, monotonic=monotonic, sleep=sleep, count=metrics.count_hint, at_once=HAND_ON_AT_ONCE)
     )
     warm_nodes = WarmNodes(now)
     credentials = credentials or Credentials(kubernetes, namespace)

@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
+import pytest
 import structlog
 
 from adapters.kubernetes.client import Unavailable
-from handlers.hints import POSTS_MAX, QUEUE_MAX, Hints
+from handlers.hints import HAND_ON_AT_ONCE, POSTS_MAX, QUEUE_MAX, Hints
 from tests.support.instant import instantly
 from warmhook.events import Event, admitted_event
 from warmhook.images import parse_reference
@@ -19,9 +20,9 @@ from warmhook.times import parse_time
 NOW = parse_time("2026-03-01T12:00:00Z")
 
 
-def event(number: int, **selector: str) -> Event:
+def event(number: int, namespace: str = "shop", **selector: str) -> Event:
     image = parse_reference(f"ghcr.io/a/b:v{number}")
-    return admitted_event(Admitted("shop", "Deployment/web", (image,), node_selector=selector), NOW)
+    return admitted_event(Admitted(namespace, "Deployment/web", (image,), node_selector=selector), NOW)
 
 
 class Queue:
@@ -160,5 +161,47 @@ def test_what_goes_wrong_with_one_does_not_end_the_queue_for_the_others() -> Non
         assert (queue.handed, queue.counted) == ([event(2)], ["failed", "handled"])
         task.cancel()
         await asyncio.wait({task})
+
+    run(case)
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_pods_of_a_namespace_that_cannot_be_written_keep_those_of_no_other_waiting(hangs: bool) -> None:
+    async def case() -> None:
+        loop = asyncio.get_running_loop()
+        handed: dict[str, float] = {}
+
+        async def hand_on(events: Sequence[Event]) -> None:
+            if events[0].data["namespace"] == "other":
+                await asyncio.sleep(27 if hangs else 0)
+                raise Unavailable("failed calling webhook")
+            handed.update({one.id: loop.time() for one in events})
+
+        hints = Hints(hand_on, monotonic=loop.time, sleep=asyncio.sleep, at_once=HAND_ON_AT_ONCE)
+        task = asyncio.create_task(hints.run(), name="hints")
+        for second in range(100):
+            for number in range(10):
+                hints.add(event(10 * second + number, "other"))
+            await asyncio.sleep(1)
+            hints.add(event(second))
+            added = loop.time()
+            await asyncio.sleep(0.1)
+            assert handed[event(second).id] == added
+        task.cancel()
+        await asyncio.wait({task})
+
+    run(case)
+
+
+def test_a_namespace_that_fills_the_queue_makes_room_for_another() -> None:
+    async def case() -> None:
+        queue = Queue()
+        assert [queue.hints.add(event(number, "other")) for number in range(QUEUE_MAX)] == ["queued"] * QUEUE_MAX
+        assert queue.hints.add(event(1)) == "queued"
+        assert (len(queue.hints), queue.counted) == (QUEUE_MAX, ["failed"])
+        assert queue.hints.add(event(QUEUE_MAX, "other")) == "dropped"
+        await drained(queue)
+        assert event(1).id in {one.id for one in queue.handed}
+        assert len(queue.handed) == QUEUE_MAX
 
     run(case)
