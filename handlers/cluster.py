@@ -101,8 +101,8 @@ def object_key(obj: Object) -> ObjectKey:
     return ObjectKey(obj["metadata"]["namespace"], obj["metadata"]["name"])
 
 
-def sort_out(objects: Iterable[Object]) -> WarmImages:
-    """The WarmImages of these objects, usable or not."""
+async def sort_out(objects: Iterable[Object]) -> WarmImages:
+    """The WarmImages of these objects, usable or not. Others run between two of them: each may be large."""
     usable: dict[ObjectKey, WarmImage] = {}
     unusable: dict[ObjectKey, str] = {}
     for obj in objects:
@@ -113,6 +113,7 @@ def sort_out(objects: Iterable[Object]) -> WarmImages:
             usable[key] = read_warmimage(obj)
         except InvalidObject as error:
             unusable[key] = str(error)
+        await asyncio.sleep(0)
     return WarmImages(usable, unusable)
 
 
@@ -171,7 +172,7 @@ class Cluster:
     async def every_warmimage(self, labels: str = "", namespace: str = "", *, not_older_than: str = "") -> WarmImages:
         """The WarmImages under a label selector, usable or not; of all namespaces unless one is given."""
         path = paths.warmimages_in(namespace) if namespace else paths.warmimages()
-        return sort_out((await self._kubernetes.list(path, labels=labels, not_older_than=not_older_than)).items)
+        return await sort_out((await self._kubernetes.list(path, labels=labels, not_older_than=not_older_than)).items)
 
     async def warmimage(self, key: ObjectKey) -> WarmImage | None:
         """One WarmImage as it is now; `None` where it does not exist, is being deleted or cannot be used."""
@@ -179,7 +180,7 @@ class Cluster:
 
     async def warmimages_of(self, keys: Collection[ObjectKey]) -> WarmImages:
         """Those of these WarmImages that exist, as they are now."""
-        return sort_out(await self.warmimage_objects(keys))
+        return await sort_out(await self.warmimage_objects(keys))
 
     async def generations(self, keys: Collection[ObjectKey]) -> dict[ObjectKey, tuple[str, int]]:
         """The uids and generations of those of these WarmImages that exist now, from their metadata only."""

@@ -118,7 +118,7 @@ class Statuses:
     async def _update(self, keys: Collection[ObjectKey], deadline: float, outcomes: Outcomes) -> set[ObjectKey]:
         """Those that must be looked at again: not judged in time, or written less than a second ago."""
         objects = {object_key(obj): obj for obj in await self._cluster.warmimage_objects(keys)}
-        found = sort_out([objects[key] for key in keys if key in objects])
+        found = await sort_out([objects[key] for key in keys if key in objects])
         if not found.usable and not found.unusable:
             return set()
         reports = await self._cluster.reports()

@@ -108,7 +108,7 @@ class Sync:
             # Their own events bring the rest about; what is judged below must be what there is now.
             listed = (await self._kubernetes.list(paths.warmimages())).items
         objects = {object_key(obj): obj for obj in listed}
-        warmimages = sort_out(listed)
+        warmimages = await sort_out(listed)
         nodes = await self._cluster.nodes(taints=reads_taints(warmimages.usable.values()))
         read = _Read(desired, reports, objects, warmimages, nodes)
         await self._forget_nodes(desired, report_owners, nodes, outcomes)
@@ -158,7 +158,7 @@ class Sync:
         self, objects: Collection[Object], policies: Sequence[PolicyObject], outcomes: Outcomes
     ) -> bool:
         """Bring WarmImages up to date with their policies; whether anything changed."""
-        found = sort_out(objects)
+        found = await sort_out(objects)
         usable = found.usable.values()
         owned: dict[tuple[str, str], list[WarmImage]] = defaultdict(list)
         for warmimage in usable:

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, TypeAlias
 from warmhook.selectors import NotASelector, Operator, Requirement, parse_requirement, requirement_object
 
 __all__ = [
+    "PARTS_MAX",
     "TERMS_MAX",
     "TOLERATIONS_MAX",
     "VALUES_MAX",
@@ -39,6 +40,8 @@ TERMS_MAX: Final = 64
 """Terms of an affinity, and requirements of a term; what a Pod asks beyond that is not followed."""
 TOLERATIONS_MAX: Final = 64
 VALUES_MAX: Final = 256
+PARTS_MAX: Final = 1024
+"""Requirements of an affinity and their values, all together: each is compared with each node."""
 
 _NAME_FIELD: Final = "metadata.name"
 _FIELD_OPERATORS: Final[tuple[Operator, ...]] = ("In", "NotIn")
@@ -182,7 +185,7 @@ def both(first: Affinity | None, second: Affinity | None) -> Affinity | None:
     }
     if any(len(term.expressions) > TERMS_MAX or len(term.fields) > TERMS_MAX for term in terms):
         raise TooManyTerms(f"more than {TERMS_MAX} requirements in a node selector term")
-    return tuple(sorted(terms, key=_order_of_term))
+    return _bounded(tuple(sorted(terms, key=_order_of_term)))
 
 
 # --- reading and writing ---------------------------------------------------------------------------------------------
@@ -208,7 +211,13 @@ def parse_affinity(obj: object, *, strict: bool = True) -> Affinity:
         except NotASelector:
             if strict:
                 raise
-    return tuple(sorted(terms, key=_order_of_term))
+    return _bounded(tuple(sorted(terms, key=_order_of_term)))
+
+
+def _bounded(affinity: Affinity) -> Affinity:
+    if sum(1 + len(it.values) for term in affinity for it in (*term.expressions, *term.fields)) > PARTS_MAX:
+        raise TooManyTerms(f"nodeSelectorTerms: at most {PARTS_MAX} requirements and values together")
+    return affinity
 
 
 def _term(obj: object, where: str) -> Term:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from adapters.kubernetes import paths
+from handlers.cluster import sort_out
 from tests.handlers.test_statuses import say
 from tests.handlers.world import HOST, NAMESPACE, POLICIES, WARMIMAGES, World, digest, in_world, status
 from warmhook.lines import REFUSED_MAX, desired_name, line_key, node_patch, noted_refusals
@@ -780,3 +781,25 @@ def test_an_agent_with_lines_of_old_is_told_that_there_are_none_although_another
         assert not desired.get("data")
 
     in_world(case, patterns=False)
+
+
+def test_others_go_on_while_many_warmimages_are_read() -> None:
+    async def case(world: World) -> None:
+        await world.admin.create("/api/v1/namespaces", {"metadata": {"name": "other"}})
+        await add_others(world, 40)
+        turns = 0
+
+        async def others() -> None:
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0)
+                turns += 1
+
+        objects = (await world.admin.list(paths.warmimages())).items
+        task = asyncio.create_task(others(), name="others")
+        found = await sort_out(objects)
+        assert (len(found.usable), turns > 30) == (40, True)
+        task.cancel()
+        await asyncio.wait({task})
+
+    in_world(case)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from warmhook.feasible import (
+    PARTS_MAX,
     TERMS_MAX,
     TOLERATIONS_MAX,
     Constraints,
@@ -223,6 +224,12 @@ def test_too_many_parts_are_refused() -> None:
         parse_affinity({"nodeSelectorTerms": terms})
     with pytest.raises(TooManyTerms):
         parse_affinity({"nodeSelectorTerms": [{"matchExpressions": [exists] * (TERMS_MAX + 1)}]})
+    values = [f"v{n}" for n in range(PARTS_MAX // 8)]
+    large = [{"matchExpressions": [{"key": f"k{n}", "operator": "NotIn", "values": values}]} for n in range(8)]
+    with pytest.raises(TooManyTerms):
+        parse_affinity({"nodeSelectorTerms": large})
+    with pytest.raises(TooManyTerms):
+        both(parse_affinity({"nodeSelectorTerms": large[:4]}), parse_affinity({"nodeSelectorTerms": large[4:7]}))
     with pytest.raises(TooManyTerms):
         both(*[parse_affinity({"nodeSelectorTerms": terms[:9]})] * 2)
     with pytest.raises(TooManyTerms):
