@@ -47,6 +47,9 @@ class NotARange(ValueError):
     """The text is no range of versions; the message quotes it and says what is wrong."""
 
 
+_Precedence: TypeAlias = tuple[tuple[int, int, int], bool, tuple[tuple[bool, int, str], ...]]
+
+
 @total_ordering
 @dataclass(frozen=True, slots=True)
 class Version:
@@ -58,6 +61,13 @@ class Version:
     prerelease: tuple[int | str, ...] = ()
     """`1.0.0-rc.1` has `("rc", 1)`; empty for a release."""
     build: str = field(default="", compare=False)
+    _precedence: _Precedence = field(init=False, repr=False, compare=False)
+    """Worked out once: a push is held against thousands of conditions."""
+
+    def __post_init__(self) -> None:
+        parts = tuple((False, part, "") if isinstance(part, int) else (True, 0, part) for part in self.prerelease)
+        # Clause 11: a release after its pre-releases, numbers before words, fewer parts before more.
+        object.__setattr__(self, "_precedence", (self.numbers, not self.prerelease, parts))
 
     def __str__(self) -> str:
         prerelease = "-" + ".".join(map(str, self.prerelease)) if self.prerelease else ""
@@ -66,17 +76,12 @@ class Version:
     def __lt__(self, other: Version) -> bool:
         if not isinstance(other, Version):
             return NotImplemented
-        return self._precedence() < other._precedence()
+        return self._precedence < other._precedence
 
     @property
     def numbers(self) -> tuple[int, int, int]:
         """Major, minor and patch version."""
         return self.major, self.minor, self.patch
-
-    def _precedence(self) -> tuple[tuple[int, int, int], bool, tuple[tuple[bool, int, str], ...]]:
-        """Clause 11: a release after its pre-releases, numbers before words, fewer parts before more."""
-        parts = tuple((False, part, "") if isinstance(part, int) else (True, 0, part) for part in self.prerelease)
-        return self.numbers, not self.prerelease, parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,19 +93,25 @@ class Comparator:
     """The numbers that were given: `(1, 2)` for `1.2` and `1.2.x`, none for `*`."""
     prerelease: tuple[int | str, ...] = ()
     """Only beside three numbers."""
+    _lowest: Version = field(init=False, repr=False, compare=False)
+    """That the text stands for."""
+
+    def __post_init__(self) -> None:
+        major, minor, patch = (*self.numbers, 0, 0, 0)[:3]
+        object.__setattr__(self, "_lowest", Version(major, minor, patch, self.prerelease))
 
     def __str__(self) -> str:
         operator = "" if self.operator == "=" else self.operator
         if len(self.numbers) == 3:
-            return f"{operator}{self._first()}"
+            return f"{operator}{self._lowest}"
         return operator + (".".join(map(str, self.numbers)) or "*")
 
     def holds(self, version: Version) -> bool:
         """Whether `version` satisfies this condition, a pre-release in its place in the order."""
         given = len(self.numbers)
         # Neither below nor above all that the text stands for.
-        not_below = self._first() <= version
-        not_above = version <= self._first() if given == 3 else version.numbers[:given] <= self.numbers
+        not_below = not version < self._lowest
+        not_above = not self._lowest < version if given == 3 else version.numbers[:given] <= self.numbers
         match self.operator:
             case "=" | "!=":
                 return (not_below and not_above) is (self.operator == "=")
@@ -117,11 +128,6 @@ class Comparator:
     def names_prerelease_of(self, numbers: tuple[int, int, int]) -> bool:
         """Whether this condition lets pre-releases of that version in."""
         return bool(self.prerelease) and self.numbers == numbers and self.operator != "!="
-
-    def _first(self) -> Version:
-        """The lowest version that the text stands for."""
-        major, minor, patch = (*self.numbers, 0, 0, 0)[:3]
-        return Version(major, minor, patch, self.prerelease)
 
 
 @dataclass(frozen=True, slots=True)
