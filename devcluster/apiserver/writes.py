@@ -344,15 +344,18 @@ class Writes:
         if target.subresource:
             raise Problem(405, "MethodNotAllowed", "the server does not allow this method", {})
         options = _parse_object(request.body) if request.body.strip() else {}
+        preconditions, dry_runs = options.get("preconditions") or {}, options.get("dryRun") or []
+        if not isinstance(preconditions, dict) or not isinstance(dry_runs, list):
+            raise bad_request("DeleteOptions: preconditions must be an object and dryRun a list")
         old = found(self._store, target, {})
         meta: Object = old.object["metadata"]
         for name, title, happened in _PRECONDITIONS:
-            wanted = (options.get("preconditions") or {}).get(name)
+            wanted = preconditions.get(name)
             if wanted is not None and str(meta.get(name)) != wanted:
                 given = f"the {title} in the precondition ({wanted})"
                 why = f"{given} does not match the {title} in record ({meta.get(name)}). The object might {happened}"
                 raise precondition_failed(resource, target.name, why)
-        dry = request.dry_run or "All" in (options.get("dryRun") or ())
+        dry = request.dry_run or "All" in dry_runs
         return self.delete_stored(target, old, dry_run=dry)
 
     def delete_stored(self, target: Target, old: Stored, *, dry_run: bool = False) -> Written:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from random import Random
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -123,3 +124,12 @@ def test_no_request_breaks_the_server(
     table = {"accept": "application/json;as=Table;g=meta.k8s.io;v=v1"}
     assert server.handle("GET", path, {}, table).status == 200
     server.collect()
+
+
+@pytest.mark.parametrize("options", [{"preconditions": True}, {"preconditions": ["a"]}, {"dryRun": True}])
+def test_options_of_a_delete_that_have_the_wrong_shape_are_answered_400(options: Any) -> None:
+    server = ApiServer(lambda: datetime.now(UTC), Random(0))
+    plain = {"content-type": "application/json", "accept": "application/json"}
+    path = _COLLECTIONS["configmaps"]
+    assert server.handle("POST", path, {}, plain, json.dumps({"metadata": {"name": "x"}}).encode()).status == 201
+    assert server.handle("DELETE", f"{path}/x", {}, plain, json.dumps(options).encode()).status == 400
