@@ -298,9 +298,10 @@ def narrowed(template: Template, constraints: Constraints) -> Template | None:
 def decide_orphan(warmimage: WarmImage, now: datetime, grace: timedelta) -> Upsert | Literal["wait", "delete"]:
     """What becomes of a WarmImage whose policy is missing: it is marked, and goes when `grace` has passed since.
 
-    A tool may delete a policy and make it again, and a backup may bring WarmImages before their policies.
+    A tool may delete a policy and make it again, and a backup may bring WarmImages before their policies. A mark in the
+    future, of a clock that is ahead or of a person, counts for none: it would keep the WarmImage for as long.
     """
-    if warmimage.policy_gone_since is None:
+    if warmimage.policy_gone_since is None or warmimage.policy_gone_since > now:
         return Upsert(replace(warmimage, policy_gone_since=now), warmimage)
     return "delete" if now - warmimage.policy_gone_since >= grace else "wait"
 

@@ -803,3 +803,16 @@ def test_others_go_on_while_many_warmimages_are_read() -> None:
         await asyncio.wait({task})
 
     in_world(case)
+
+
+def test_a_mark_of_a_missing_policy_that_is_in_the_future_counts_from_now() -> None:
+    async def case(world: World) -> None:
+        gone = {"warmhook.dev/policy-gone-since": "2099-01-01T00:00:00Z"}
+        await made_by_hand(world, "left", labels={"warmhook.dev/policy": "0123456789abcdef"}, annotations=gone)
+        await world.sync()
+        assert len(await world.warmimages()) == 1
+        await asyncio.sleep(300)
+        await world.sync()
+        assert await world.warmimages() == {}
+
+    in_world(case)
