@@ -97,6 +97,9 @@ REASONS: Final[tuple[tuple[grpc.StatusCode | None, str, FailureReason], ...]] = 
 )
 """gRPC code (`None`: any), a part of the text in lower case, the reason; the first that fits wins.
 
+A full disk holds up all pulls of the node, so of DiskFull the part is the end of the runtime's own words: the system's
+error. Registries and names of files in layers can put such words anywhere else.
+
 Texts of containerd 1.6 to 2.4 were observed, and of CRI-O 1.36 those of a missing tag, of plain HTTP and of a registry
 that is away; its other texts are from memory.
 """
@@ -233,7 +236,12 @@ class _CriRuntime:
 def failure_reason(code: grpc.StatusCode, text: str) -> FailureReason:
     """Why a pull failed; `RuntimeError` where the table knows no better."""
     lower = text.lower()
-    fitting = (reason for wanted, part, reason in REASONS if wanted in (None, code) and part in lower)
+    own = without_server_words(text).lower().strip().removesuffix(": unknown")
+    fitting = (
+        reason
+        for wanted, part, reason in REASONS
+        if wanted in (None, code) and (own.endswith(f": {part}") if reason == "DiskFull" else part in lower)
+    )
     return next(fitting, "RuntimeError")
 
 

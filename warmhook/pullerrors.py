@@ -20,7 +20,7 @@ __all__ = ["without_server_words"]
 _STATUS: Final = re.compile(r"(?:: |status code |status |http )([1-5]\d\d)(?=$|[^\d.])", re.IGNORECASE)
 # All that follows one of these is from the server.
 _SERVER_WORDS: Final = re.compile(
-    r"server message|\bbody\b|invalid character|certificate is valid for|errors:|"
+    r"server message|\bbody\b|invalid character|certificate is valid for|errors:|malformed mime header|"
     r"\b(?:access denied|denied|unauthorized|toomanyrequests|unavailable|unsupported|unknown|blob[ _]unknown|"
     r"name[ _]unknown|name[ _]invalid|manifest[ _]unknown|manifest[ _]invalid|digest[ _]invalid)(?=:)",
     re.IGNORECASE,

@@ -136,6 +136,21 @@ def test_an_error_is_told_by_code_and_text(code: grpc.StatusCode, text: str, rea
     assert error.reason == reason
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "pulling from host h failed with status code [manifests 1]: 500 no space left on device",
+        "unexpected status from GET request to http://h/v2/x: 403 Forbidden: denied: no space left on device",
+        'failed to do request: Head "http://h/": malformed MIME header: missing colon: "x: no space left on device"',
+        'failed to do request: Head "http://h/": malformed MIME header initial line: x: no space left on device',
+        "failed to extract layer sha256:1: link /m/a /m/b: no space left on device: file exists: unknown",
+        "failed to extract layer sha256:1: mkdir /m/disk quota exceeded/x: not a directory: unknown",
+    ],
+)
+def test_a_disk_is_not_full_because_a_registry_or_the_name_of_a_file_says_so(text: str) -> None:
+    assert failure_reason(C.UNKNOWN, WRAPPED + text) != "DiskFull"
+
+
 def test_the_table_is_written_in_lower_case_with_reasons_of_the_closed_list() -> None:
     for _, part, reason in REASONS:
         assert part == part.lower()

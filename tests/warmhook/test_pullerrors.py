@@ -28,6 +28,7 @@ WRAPPED = 'failed to pull and unpack image "10.0.0.1:80/x:1": failed to resolve 
         ),
         ("invalid character 's' looking for secret", "invalid character"),
         ("response body: secret", "response body"),
+        ("connection broken: malformed MIME header initial line: secret", "connection broken: malformed MIME header"),
         ("status: 599 secret", "status: 599"),
     ],
 )
