@@ -40,6 +40,8 @@ _CONFIG_SECONDS: Final = 10
 _REMOVE_SECONDS: Final = 120
 _MESSAGE_MAX: Final = 200
 _NAME_MAX: Final = 32
+# Of a configuration as JSON; parsed it takes up to thirty times as much memory. Those of real images have a few KiB.
+_CONFIG_BYTES: Final = 1024 * 1024
 
 _C = grpc.StatusCode
 
@@ -174,6 +176,9 @@ class _CriRuntime:
         try:
             answer = await self._images.ImageStatus(request, timeout=_CONFIG_SECONDS)
         except grpc.aio.AioRpcError as error:
+            if error.code() == _C.RESOURCE_EXHAUSTED:
+                # Longer than any answer that is received.
+                return ImageConfig(oversized=True)
             if unreachable := self._unreachable(error):
                 raise unreachable from error
             return None
@@ -291,6 +296,8 @@ def _config(info: Mapping[str, str]) -> ImageConfig:
 
     Both write the image's OCI configuration as `imageSpec`. CRI-O has no info at all of what is no container image.
     """
+    if len(info.get("info", "")) > _CONFIG_BYTES:
+        return ImageConfig(oversized=True)
     try:
         spec = json.loads(info["info"])["imageSpec"]
         layers = (spec.get("rootfs") or {}).get("diff_ids") or ()

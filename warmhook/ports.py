@@ -153,6 +153,8 @@ class ImageConfig:
     platform: Platform = field(default_factory=Platform)
     layers: int = 0
     """Layers of the root file system; 0 for what is no container image: a chart, a signature, another artefact."""
+    oversized: bool = False
+    """Whether the configuration is too large to be read; then nothing else is known."""
 
 
 @dataclass(frozen=True, slots=True)

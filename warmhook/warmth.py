@@ -50,6 +50,8 @@ def unusable(config: ImageConfig, node: Platform) -> Unusable | None:
 
     containerd 1.7 and later and CRI-O pull charts, signatures and images of other platforms without an error.
     """
+    if config.oversized:
+        return Unusable("NotRunnable", "the image's configuration is larger than 1 MiB and is not read")
     # Signatures have layers and, other than images, no platform.
     if not config.layers or config.platform == Platform():
         return Unusable("NotRunnable", "no container image but a chart, a signature or another artefact")

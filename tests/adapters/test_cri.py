@@ -305,6 +305,14 @@ def test_a_configuration_that_says_nothing_is_that_of_no_image(info: dict[str, s
     assert _config_of(info) == ImageConfig()
 
 
+@pytest.mark.parametrize("mebibytes", [1, 8, 20])
+def test_a_configuration_of_mebibytes_is_not_parsed(mebibytes: int) -> None:
+    """Two bytes of JSON can be seventy of a process that has 256 MiB; 16 MiB are the most that is received."""
+    empty = "{}," * (mebibytes * 2**20 // 3)
+    spec = f'{{"architecture": "amd64", "os": "linux", "rootfs": {{"diff_ids": ["x"]}}, "history": [{empty}{{}}]}}'
+    assert _config_of({"info": f'{{"imageSpec": {spec}}}'}) == ImageConfig(oversized=True)
+
+
 def test_an_error_about_one_image_is_not_an_unreachable_runtime() -> None:
     async def run() -> None:
         async def status(_: Any, context: Any) -> Any:

@@ -14,7 +14,7 @@ import pytest
 
 from adapters.cri import open_runtime
 from adapters.kubernetes.warmimage import read_warmimage
-from devcluster.registry.images import build_artifact, build_index, incompressible_image, write_image
+from devcluster.registry.images import build_artifact, build_image, build_index, incompressible_image, write_image
 from devcluster.registry.serve import Registry, serve_registry
 from tests.real.containerd import Containerd, start_containerd
 from tests.support.agents import Bench, bench
@@ -74,6 +74,23 @@ def test_what_cannot_run_is_failed_whatever_containerd_says_of_the_pull_also_aft
                         await until(lambda line=line: b.state(line) == "failed", seconds=30)  # type: ignore[misc]
                         assert json.loads(b.detail(line))["reason"] == reason
                     assert not b.report().warm
+
+    asyncio.run(main())
+
+
+def test_an_image_with_an_endless_configuration_is_failed_and_holds_up_no_other() -> None:
+    async def main() -> None:
+        async with _place() as place:
+            b, root, host = place.bench, place.registry.root, place.registry.host
+            lines = []
+            for mebibytes in (0, 2, 20):
+                image = build_image(b"content", note="x" * (mebibytes << 20) or "small")
+                write_image(root, "shop/web", f"{mebibytes}", image)
+                lines.append(place.line(f"{host}/shop/web:{mebibytes}"))
+            await b.want(*lines)
+            async with b.agent(runtime=place.runtime, check_seconds=1):
+                await until(lambda: [b.state(line) for line in lines] == ["warm", "failed", "failed"], seconds=60)
+                assert all(json.loads(b.detail(line))["reason"] == "NotRunnable" for line in lines[1:])
 
     asyncio.run(main())
 

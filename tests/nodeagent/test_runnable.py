@@ -20,6 +20,7 @@ WEB = f"{NAME}:1"
 NOT_RUNNABLE: list[FailureReason] = ["NotRunnable"] * 9
 CHART = ImageConfig()
 ARM64 = ImageConfig(Platform("linux", "arm64"), layers=3)
+OVERSIZED = ImageConfig(oversized=True)
 
 
 def a_line(*, digest: str = "", pushed_at: str = "", name: str = "web", retries: int = 0) -> Line:
@@ -86,7 +87,9 @@ def test_an_image_without_a_digest_is_pulled_although_its_tag_is_listed() -> Non
 
 
 @pytest.mark.parametrize("present", [False, True])
-@pytest.mark.parametrize(("config", "expected"), [(CHART, "NotRunnable"), (ARM64, "PlatformMissing")])
+@pytest.mark.parametrize(
+    ("config", "expected"), [(CHART, "NotRunnable"), (ARM64, "PlatformMissing"), (OVERSIZED, "NotRunnable")]
+)
 @pytest.mark.parametrize("told", ["", "digest", "time"])
 def test_what_the_runtime_pulls_without_an_error_and_cannot_run_is_failed(
     present: bool, config: ImageConfig, expected: str, told: str
