@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,7 +25,7 @@ from nodeagent.state import State, StateFile
 from nodeagent.trouble import Trouble
 from warmhook.outstanding import ImagePull
 from warmhook.platforms import Platform
-from warmhook.ports import Runtime, RuntimeUnreachable
+from warmhook.ports import ImageConfig, Runtime, RuntimeUnreachable
 from warmhook.reports import LineReport, clean_message
 
 __all__ = ["Agent"]
@@ -33,6 +34,8 @@ _IDLE_SECONDS: Final = 60.0
 _SAVE_AGAIN_SECONDS: Final = 60.0
 # A runtime lists its images within milliseconds; one that takes longer does not answer Pods either.
 _ANSWER_SECONDS: Final = 15.0
+# A configuration may hang, or have megabytes.
+_CONFIGS_AT_ONCE: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +140,7 @@ class Agent:
         following = follow_desired(
             self._kubernetes, settings.namespace, settings.node, self._desired, self._clock, self._log
         )
-        async with aclosing(following) as snapshots:
+        async with contextlib.aclosing(following) as snapshots:
             async for desired in snapshots:
                 self._take(desired)
 
@@ -165,15 +168,18 @@ class Agent:
     async def _check_again_and_again(self) -> None:
         backoff = Backoff(self._clock, first_seconds=1, longest_seconds=30)
         while True:
-            if await self._check():
+            if await self._check(again=True):
                 backoff.reset()
                 seconds = self._clock.around(self._settings.check_seconds)
             else:
                 seconds = backoff.seconds()
             await self._clock.wait(self._check_wake, seconds)
 
-    async def _check(self) -> bool:
-        """Ask the runtime what it has. One question at a time, so that an older answer never replaces a newer one."""
+    async def _check(self, *, again: bool = False) -> bool:
+        """Ask the runtime what it has. One question at a time, so that an older answer never replaces a newer one.
+
+        `again`: also what kind of image those are of which it could not say that before, which may take long.
+        """
         async with self._checking:
             endpoint = self._settings.runtime_endpoint
             try:
@@ -182,7 +188,7 @@ class Agent:
                     if not self._ledger.asked:
                         self._log.info("runtime", version=await self._runtime.version(), images=len(images))
                 # All of them before any is judged, so that nothing warm is called anything else in between.
-                configs = {it: await self._runtime.config(it) for it in sorted(self._ledger.unjudged(images))}
+                configs = await self._configs(self._ledger.unjudged(images, again=again))
             except TimeoutError:
                 self._no_answer(f"{endpoint}: no answer within {_ANSWER_SECONDS:g} s; the runtime may be stopped")
                 return False
@@ -201,6 +207,30 @@ class Agent:
                 )
             self._changed()
             return True
+
+    async def _configs(self, image_ids: Iterable[str]) -> dict[str, ImageConfig | None]:
+        """What the runtime says of each, as far as it does so in time; whose turn did not come is first.
+
+        Raises `RuntimeUnreachable`.
+        """
+        waiting, said = deque(image_ids), dict[str, ImageConfig | None]()
+        unreachable: list[RuntimeUnreachable] = []
+
+        async def ask() -> None:
+            while waiting and not unreachable:
+                image_id = waiting.popleft()
+                said[image_id] = None
+                try:
+                    said[image_id] = await self._runtime.config(image_id)
+                except RuntimeUnreachable as error:
+                    unreachable.append(error)
+
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                await asyncio.gather(*(ask() for _ in range(_CONFIGS_AT_ONCE)))
+        if unreachable:
+            raise unreachable[0]
+        return dict.fromkeys(waiting) | said
 
     def _no_answer(self, error: str) -> None:
         self.health.checked(runtime_up=False)

@@ -73,8 +73,8 @@ class Ledger:
         self._images: Images | None = None
         self._unusable: dict[str, Unusable | None] = {}
         """By image ID, of listed images that lines name; a configuration never changes under one ID."""
-        self._untold: set[str] = set()
-        """IDs of the images of which the runtime could not say what they are; it is asked again."""
+        self._untold: dict[str, None] = {}
+        """IDs of the images of which the runtime could not say what they are, in the order to ask of them again."""
         self._unreachable = ""
         self._current = False
         self._warm: set[str] = set()
@@ -117,13 +117,19 @@ class Ledger:
 
     # --- what the runtime has ---
 
-    def unjudged(self, images: Iterable[RuntimeImage]) -> set[str]:
-        """IDs of listed images that lines name and whose configuration is not known yet."""
-        return self._unjudged(images_by_name(images))
+    def unjudged(self, images: Iterable[RuntimeImage], *, again: bool) -> list[str]:
+        """IDs of listed images that lines name and whose configuration is not known yet, in the order to ask.
+
+        `again`: also those of which the runtime could not say what they are, after the others.
+        """
+        ids = self._unjudged(images_by_name(images))
+        untold = [image_id for image_id in self._untold if image_id in ids]
+        return sorted(ids - self._untold.keys()) + (untold if again else [])
 
     def take_images(self, images: Iterable[RuntimeImage], configs: Mapping[str, ImageConfig | None]) -> list[str]:
         """What the runtime lists now, and the configurations of those that were `unjudged`, by ID.
 
+        Of those without a configuration the first are asked of first the next time.
         Returns the images that were removed behind the agent's back.
         """
         self._images, self._unreachable, self.asked, self._current = images_by_name(images), "", True, True
@@ -131,7 +137,8 @@ class Ledger:
         told = {image_id: config for image_id, config in configs.items() if config is not None}
         judged = self._unusable | {image_id: unusable(config, self._platform) for image_id, config in told.items()}
         self._unusable = {image_id: why for image_id, why in judged.items() if image_id in listed}
-        self._untold = set(configs) - told.keys()
+        untold = [image_id for image_id in self._untold if image_id not in configs and image_id in listed]
+        self._untold = dict.fromkeys(image_id for image_id in (*untold, *configs) if image_id not in told)
         now, removed, seldom = self._clock.monotonic(), [], False
         for wanted in self.lines.values():
             if wanted.version in self._warm and wanted.line.image not in self._images:
@@ -234,7 +241,7 @@ class Ledger:
 
     def reports(self) -> dict[str, LineReport] | None:
         """What is to be said of every line, by key; `None` while a listed image of new lines was not judged yet."""
-        if self._unjudged(self.images) - self._untold:
+        if self._unjudged(self.images) - self._untold.keys():
             return None
         said = {key: self._report(wanted) for key, wanted in self.lines.items()}
         # Without words: there may be hundreds, and the reason says it all.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Collection
 
 import pytest
 
 from tests.support.agents import Bench, bench
 from tests.support.instant import instantly, until
-from tests.support.runtime import digest_of
+from tests.support.runtime import MemoryRuntime, digest_of
 from warmhook.lines import Line
 from warmhook.platforms import Platform
 from warmhook.ports import FailureReason, ImageConfig
@@ -164,5 +165,45 @@ def test_what_the_runtime_cannot_say_is_asked_again_and_holds_up_nobody() -> Non
             await until(lambda: b.state(line) == "failed")
             del b.runtime.configs[digest]
             await until(lambda: b.state(line) == "warm", seconds=60)
+
+    instantly(main())
+
+
+class Hanging(MemoryRuntime):
+    """Hangs at the configurations of some images until gRPC gives up."""
+
+    hangs_at: Collection[str] = ()
+    """IDs."""
+
+    async def config(self, reference: str) -> ImageConfig | None:
+        if reference in self.hangs_at:
+            await asyncio.sleep(10)
+            return None
+        return await super().config(reference)
+
+
+def test_a_runtime_that_hangs_at_the_configurations_of_many_images_holds_up_no_other_image_and_no_report() -> None:
+    async def main() -> None:
+        async with bench() as b:
+            runtime = b.runtime = Hanging()
+            hung = [Line(ObjectKey("other", f"n{i}"), f"registry.example.com/other/web{i}:1") for i in range(60)]
+            for line in hung:
+                runtime.push(line.image, line.image)
+                runtime.have(line.image)
+            runtime.hangs_at = {runtime.listed[line.image] for line in hung}
+            await b.want(*hung)
+            async with b.agent() as agent:
+                await until(lambda: b.report().seen is not None, seconds=60)
+                for i in range(12):
+                    image = f"registry.example.com/shop/web{i}:1"
+                    line = Line(ObjectKey("shop", f"web{i}"), image, runtime.push(image, f"web{i}"))
+                    await b.want(line)
+                    await until(lambda line=line: b.state(line) == "warm", seconds=300)  # type: ignore[misc]
+                    for _ in range(30):
+                        assert agent.health.sick() == ""
+                        await asyncio.sleep(10)
+                assert not b.report().warm & {line.version for line in hung}
+                runtime.hangs_at = ()
+                await until(lambda: len(b.report().warm) == 72, seconds=4000, step=10)
 
     instantly(main())
