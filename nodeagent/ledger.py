@@ -70,6 +70,7 @@ class Ledger:
         self._refused: frozenset[str] = frozenset()
         """Images that are not pulled because of their host."""
         self._attempts: dict[str, Attempts] = {}
+        self._served: dict[tuple[str, bool], float] = {}
         self._images: Images | None = None
         self._unusable: dict[str, Unusable | None] = {}
         """By image ID, of listed images that lines name; a configuration never changes under one ID."""
@@ -95,6 +96,8 @@ class Ledger:
         self.pulled = {version: digest for version, digest in self.pulled.items() if version in versions}
         self.not_runnable = {version: why for version, why in self.not_runnable.items() if version in versions}
         self._attempts = {version: attempts for version, attempts in self._attempts.items() if version in versions}
+        namespaces = {wanted.line.warmimage.namespace for wanted in self.lines.values()}
+        self._served = {lane: at for lane, at in self._served.items() if lane[0] in namespaces}
         for wanted in self.lines.values():
             if wanted.version in self.not_runnable and wanted.version not in self._attempts:
                 # Known from before the agent's start: failed already, and tried at once.
@@ -179,12 +182,13 @@ class Ledger:
         now = self._clock.monotonic()
         if self._images is None or not self._current or self.room.low or self.room.seconds_until_start() > 0:
             return Schedule([], [])
-        plan = schedule(self._pullable(), self._warm, self._attempts, self.running, now, parallel)
+        plan = schedule(self._pullable(), self._warm, self._attempts, self.running, now, parallel, self._served)
         if self.room.on_probation:
             plan = Schedule(plan.start[:1], [])
         if plan.start:
             self.room.started()
         self.running |= {pull.image: Running(pull, now) for pull in plan.start}
+        self._served |= {(namespace, pull.slow): now for pull in plan.start for namespace in pull.namespaces}
         self.running |= {image: replace(self.running[image], stopping=True) for image in plan.stop}
         return plan
 

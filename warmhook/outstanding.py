@@ -2,25 +2,42 @@
 
 A runtime shows no progress of a pull over CRI, so time decides. A pull is *slow* from its 60th second on, and from its
 start where the image was slow before. A node runs at most `parallel` pulls that are not slow and as many again that
-are, so an image that has not been slow finds a slot although others hang. All times are monotonic seconds.
+are, so an image that has not been slow finds a slot although others hang. Priority is for each namespace to choose, so
+a namespace that has waited for a minute goes before it, once. All times are monotonic seconds.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeAlias
 
 from warmhook.attempts import NONE_YET, Attempts
 from warmhook.wanted import Wanted
 from warmhook.warmimages import LONGEST_TIMEOUT_SECONDS
 
-__all__ = ["GIVE_WAY_SECONDS", "SLOW_SECONDS", "ImagePull", "Running", "Schedule", "next_due", "schedule"]
+__all__ = [
+    "GIVE_WAY_SECONDS",
+    "NEGLECTED_SECONDS",
+    "SLOW_SECONDS",
+    "ImagePull",
+    "Running",
+    "Schedule",
+    "Served",
+    "next_due",
+    "schedule",
+]
 
 SLOW_SECONDS: Final = 60.0
 GIVE_WAY_SECONDS: Final = 600.0
 """A pull has this long for itself; then it is stopped if an image that was not slow finds no slot."""
+NEGLECTED_SECONDS: Final = 60.0
+"""A namespace that waits for so long, and no pull of which has started for so long, goes before priority."""
+
+Served: TypeAlias = Mapping[tuple[str, bool], float]
+"""By namespace and whether the image was slow before: when a pull of the namespace last started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +56,7 @@ class ImagePull:
     """The most failures of any line."""
     slow: bool = False
     """Whether one of its lines was slow before."""
+    due_since: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,25 +89,29 @@ def schedule(
     running: Mapping[str, Running],
     now: float,
     parallel: int,
+    served: Served,
 ) -> Schedule:
     """The pulls to start: not slow ones first, then by fewest slow pulls of the namespace, priority, failures, age.
 
-    `warm` are versions; `running` is by image. Never two pulls of one image, at most `parallel` that are not slow,
-    at most twice as many in all, and at most half of `parallel`, but one, that were slow before.
+    Neglected namespaces go before priority, the one that was served longest ago first. `warm` are versions; `running`
+    is by image. Never two pulls of one image, at most `parallel` that are not slow, at most twice as many in all, and
+    at most half of `parallel`, but one, that were slow before.
     """
     due = {
         wanted.line.image
         for wanted in lines
         if wanted.version not in warm and attempts.get(wanted.version, NONE_YET).due_at <= now
     }
-    slots = _Slots(running.values(), now, parallel)
     pulls = [pull for pull in _by_image(lines, warm, attempts) if pull.image in due and pull.image not in running]
+    slots = _Slots(running.values(), now, parallel, _turns(pulls, served, now))
     pulls.sort(key=slots.order)
     plan = Schedule([], [])
-    for pull in pulls:
+    while pulls:
+        pull = pulls.pop(0)
         if slots.has_room(pull):
             slots.take(pull)
             plan.start.append(pull)
+            pulls.sort(key=slots.order)
         elif (image := slots.give_way(pull)) is not None:
             plan.stop.append(image)
     return plan
@@ -108,16 +130,30 @@ def next_due(
     return min((time for time in times if time > now), default=None)
 
 
+def _turns(pulls: Iterable[ImagePull], served: Served, now: float) -> dict[tuple[str, bool], float]:
+    """Since when each neglected namespace has been served or, before that, has waited; the others have no turn."""
+    waiting: dict[tuple[str, bool], float] = {}
+    for pull in pulls:
+        for namespace in pull.namespaces:
+            lane = (namespace, pull.slow)
+            waiting[lane] = min(waiting.get(lane, math.inf), pull.due_since)
+    turns = {lane: max(since, served.get(lane, since)) for lane, since in waiting.items()}
+    return {lane: since for lane, since in turns.items() if now >= since + NEGLECTED_SECONDS}
+
+
 class _Slots:
     """Who holds the slots of a node while pulls are being chosen."""
 
-    def __init__(self, running: Iterable[Running], now: float, parallel: int) -> None:
-        self._now, self._parallel = now, parallel
+    def __init__(
+        self, running: Iterable[Running], now: float, parallel: int, turns: dict[tuple[str, bool], float]
+    ) -> None:
+        self._now, self._parallel, self._turns = now, parallel, turns
         self._running = {each.pull.image: each for each in running}
         self._promised = sum(1 for each in self._running.values() if each.stopping)
 
-    def order(self, pull: ImagePull) -> tuple[bool, int, int, int, float, str]:
-        return (pull.slow, self._slow_of(pull), -pull.priority, pull.failed, pull.since, pull.image)
+    def order(self, pull: ImagePull) -> tuple[bool, int, float, int, int, float, str]:
+        turn = min(self._turns.get((namespace, pull.slow), math.inf) for namespace in pull.namespaces)
+        return (pull.slow, self._slow_of(pull), turn, -pull.priority, pull.failed, pull.since, pull.image)
 
     def has_room(self, pull: ImagePull) -> bool:
         if len(self._running) >= 2 * self._parallel:
@@ -129,6 +165,8 @@ class _Slots:
 
     def take(self, pull: ImagePull) -> None:
         self._running[pull.image] = Running(pull, self._now)
+        for namespace in pull.namespaces:
+            self._turns.pop((namespace, pull.slow), None)
 
     def give_way(self, pull: ImagePull) -> str | None:
         """The image whose pull must end for this one; `None` where nothing gives way, or something does already."""
@@ -193,6 +231,7 @@ def _by_image(lines: Collection[Wanted], warm: Collection[str], attempts: Mappin
                 timeout_seconds=min(longest, LONGEST_TIMEOUT_SECONDS),
                 failed=max(each.failed for each in known),
                 slow=any(each.slow for each in known),
+                due_since=min(max(it.since, each.due_at) for it, each in zip(outstanding, known, strict=True)),
             )
         )
     return pulls

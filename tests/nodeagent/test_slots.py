@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import statistics
 
 import pytest
@@ -12,6 +13,7 @@ from tests.support.agents import Bench, bench
 from tests.support.instant import instantly, until
 from warmhook.lines import Line
 from warmhook.outstanding import GIVE_WAY_SECONDS, SLOW_SECONDS
+from warmhook.ports import PullFailed
 from warmhook.warmimages import ObjectKey, Pull
 
 HOUR = 3600
@@ -139,5 +141,63 @@ def test_swift_pulls_never_take_more_slots_than_are_set() -> None:
             await b.want(*lines)
             await until(lambda: len(b.report().warm) == len(lines), seconds=HOUR, step=30)
             assert b.runtime.most_running == 2
+
+    instantly(main())
+
+
+@pytest.mark.parametrize("parallel", [1, 2])
+def test_images_of_high_priority_that_fail_just_before_they_are_slow_do_not_starve_another_namespace(
+    parallel: int,
+) -> None:
+    async def main() -> None:
+        async with bench() as b:
+            b.parallel_pulls = parallel
+            b.runtime.pull_seconds = SLOW_SECONDS - 1
+            lines = []
+            for i in range(100):
+                image = f"trickles.example.com/other/image{i}:1"
+                b.runtime.failures[image].extend([PullFailed("Network", "unexpected EOF")] * 1000)
+                lines.append(Line(ObjectKey("other", f"n{i}"), image, pull=Pull(priority=1000, backoff_limit=0)))
+            await b.want(*lines)
+            async with b.agent():
+                await asyncio.sleep(5)
+                # It waits for its turn and for a slot, then it is pulled.
+                assert max(await waits(b, 8, 400)) <= 4 * SLOW_SECONDS
+
+    instantly(main())
+
+
+def test_images_of_high_priority_that_are_replaced_all_the_time_do_not_starve_another_namespace() -> None:
+    async def main() -> None:
+        async with bench() as b, b.agent():
+
+            async def churn() -> None:
+                old: list[Line] = []
+                for i in itertools.count():
+                    new = hanging(b, 4, f"other{i}", priority=1000)
+                    new = [Line(ObjectKey("other", line.image), line.image, pull=line.pull) for line in new]
+                    await b.want(*new, without=tuple(old))
+                    old = new
+                    await asyncio.sleep(50)
+
+            churning = asyncio.create_task(churn())
+            await asyncio.sleep(5)
+            assert max(await waits(b, 8, 400)) <= 4 * SLOW_SECONDS
+            churning.cancel()
+
+    instantly(main())
+
+
+def test_an_image_that_was_slow_once_is_tried_again_although_those_of_another_namespace_go_on_hanging() -> None:
+    async def main() -> None:
+        async with bench() as b, b.agent():
+            line = a_push(b)
+            b.runtime.hanging.add(line.image)
+            await b.want(line)
+            await until(lambda: b.state(line) == "failed", seconds=HOUR)
+            await b.want(*hanging(b, 12, priority=1000, timeout=7200))
+            await asyncio.sleep(24 * HOUR)
+            b.runtime.hanging.remove(line.image)
+            await until(lambda: b.state(line) == "warm", seconds=12 * HOUR, step=30)
 
     instantly(main())

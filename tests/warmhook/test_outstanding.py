@@ -13,7 +13,15 @@ from warmhook.attempts import (
     Attempts,
 )
 from warmhook.lines import MAX_LINES, Line
-from warmhook.outstanding import GIVE_WAY_SECONDS, SLOW_SECONDS, ImagePull, Running, next_due, schedule
+from warmhook.outstanding import (
+    GIVE_WAY_SECONDS,
+    NEGLECTED_SECONDS,
+    SLOW_SECONDS,
+    ImagePull,
+    Running,
+    next_due,
+    schedule,
+)
 from warmhook.ports import RuntimeImage
 from warmhook.wanted import Wanted, take_lines
 from warmhook.warmimages import ObjectKey, Pull
@@ -70,7 +78,7 @@ def test_nothing_warm_waiting_or_running_is_ever_pulled(
         for image in busy
     }
     attempts = {version: Attempts(1, data.draw(st.floats(0, 3000))) for version in versions[::2]}
-    plan = schedule(lines, warm, attempts, running, now, parallel)
+    plan = schedule(lines, warm, attempts, running, now, parallel, {})
     assert len(plan.start) + len(running) <= max(2 * parallel, len(running))
     assert len({pull.image for pull in plan.start}) == len(plan.start)
     assert set(plan.stop) <= running.keys()
@@ -92,7 +100,7 @@ def test_nothing_warm_waiting_or_running_is_ever_pulled(
 
 @given(SETS)
 def test_higher_priority_goes_first_then_who_waits_longest(lines: list[Wanted]) -> None:
-    pulls = schedule(lines, set(), {}, {}, 0, 100).start
+    pulls = schedule(lines, set(), {}, {}, 0, 100, {}).start
     assert pulls == sorted(pulls, key=lambda pull: (-pull.priority, pull.since))
 
 
@@ -100,14 +108,34 @@ def test_higher_priority_goes_first_then_who_waits_longest(lines: list[Wanted]) 
 def test_the_order_of_the_lines_does_not_matter(lines: list[Wanted], random: object) -> None:
     shuffled = list(lines)
     random.shuffle(shuffled)  # type: ignore[attr-defined]  # hypothesis types it loosely
-    assert schedule(shuffled, set(), {}, {}, 0, 3) == schedule(lines, set(), {}, {}, 0, 3)
+    assert schedule(shuffled, set(), {}, {}, 0, 3, {}) == schedule(lines, set(), {}, {}, 0, 3, {})
 
 
 def test_an_image_that_failed_goes_after_one_that_did_not() -> None:
     failed = wanted(a_line("registry.example.com/old:1", "old"), since=1)
     fresh = wanted(a_line("registry.example.com/new:1", "new"), since=2)
     attempts = {failed.version: Attempts(1, 0)}
-    assert [pull.image for pull in schedule([failed, fresh], set(), attempts, {}, 9, 1).start] == [fresh.line.image]
+    assert [pull.image for pull in schedule([failed, fresh], set(), attempts, {}, 9, 1, {}).start] == [fresh.line.image]
+
+
+def test_a_neglected_namespace_goes_before_priority_once_and_within_one_priority_counts() -> None:
+    def line(namespace: str, name: str, priority: int) -> Wanted:
+        image = f"registry.example.com/{namespace}/{name}:1"
+        return wanted(Line(ObjectKey(namespace, name), image, pull=Pull(priority=priority)), since=100)
+
+    lines = [line("loud", f"n{i}", 1000 + i) for i in range(3)] + [line("shop", f"n{i}", i) for i in range(3)]
+
+    def order(now: float, served: dict[tuple[str, bool], float]) -> list[str]:
+        pulls = schedule(lines, set(), {}, {}, now, 9, served).start
+        return [pull.image.removeprefix("registry.example.com/").removesuffix(":1") for pull in pulls]
+
+    loud, shop = ["loud/n2", "loud/n1", "loud/n0"], ["shop/n2", "shop/n1", "shop/n0"]
+    late = 100 + NEGLECTED_SECONDS
+    assert order(late - 1, {}) == loud + shop
+    assert order(late, {("loud", False): 150}) == [shop[0], *loud, *shop[1:]]
+    assert order(late, {("loud", False): 150, ("shop", False): 140}) == loud + shop
+    assert order(late + 200, {("loud", False): 150, ("shop", False): 160}) == [loud[0], shop[0], *loud[1:], *shop[1:]]
+    assert order(late, {("loud", False): 150, ("shop", True): 150}) == [shop[0], *loud, *shop[1:]]
 
 
 RUNNING = st.lists(
@@ -133,7 +161,7 @@ def test_a_first_try_of_a_namespace_without_slow_pulls_finds_a_slot_or_one_gives
     now = 10_000.0
     running = held(slots, now, parallel)
     first = wanted(Line(ObjectKey("fresh", "web"), IMAGE, pull=Pull(priority=priority)))
-    plan = schedule([first], set(), {}, running, now, parallel)
+    plan = schedule([first], set(), {}, running, now, parallel, {})
     swift = sum(1 for each in running.values() if not each.slow(now))
     namespaces = Counter(next(iter(each.pull.namespaces)) for each in running.values() if each.slow(now))
     yielding = any(
@@ -157,7 +185,7 @@ def test_images_that_were_slow_hold_half_of_the_slots_at_most_and_stop_nothing(
     running = held(slots, now, parallel)
     lines = [wanted(a_line(f"registry.example.com/slow{i}:1", f"slow{i}", priority=1000)) for i in range(many)]
     attempts = {line.version: Attempts(1, 0, "Timeout", slow=True) for line in lines}
-    plan = schedule(lines, set(), attempts, running, now, parallel)
+    plan = schedule(lines, set(), attempts, running, now, parallel, {})
     before = sum(1 for each in running.values() if each.pull.slow)
     assert len(plan.start) <= max(0, max(1, parallel // 2) - before)
     assert plan.stop == []
@@ -170,18 +198,18 @@ def test_no_more_pulls_are_stopped_than_wait_and_none_twice(
 ) -> None:
     now = 10_000.0
     running = held(slots, now, parallel)
-    plan = schedule(lines, set(), {}, running, now, parallel)
+    plan = schedule(lines, set(), {}, running, now, parallel, {})
     assert len(plan.start) + len(plan.stop) <= len({it.line.image for it in lines})
     assert len(plan.stop) <= parallel
     told = running | {image: replace(running[image], stopping=True) for image in plan.stop}
     started = {pull.image for pull in plan.start}
     waiting = [it for it in lines if it.line.image not in started]
-    assert not set(schedule(waiting, set(), {}, told, now, parallel).stop) & set(plan.stop)
+    assert not set(schedule(waiting, set(), {}, told, now, parallel, {}).stop) & set(plan.stop)
 
 
 def test_a_pull_has_at_most_two_hours() -> None:
     line = wanted(a_line(timeout_seconds=86400))
-    assert schedule([line], set(), {}, {}, 0, 1).start[0].timeout_seconds == 7200
+    assert schedule([line], set(), {}, {}, 0, 1, {}).start[0].timeout_seconds == 7200
 
 
 def test_the_schedule_is_made_again_when_a_pull_becomes_slow_and_when_it_may_give_way() -> None:
