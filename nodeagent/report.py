@@ -8,7 +8,7 @@ from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
-from adapters.kubernetes.client import Conflict, Kubernetes, KubernetesError, NotFound, Unavailable
+from adapters.kubernetes.client import Conflict, Kubernetes, KubernetesError, NotFound, Refused, Unavailable
 from adapters.kubernetes.paths import configmaps
 from adapters.kubernetes.paths import node as node_path
 from nodeagent.clock import Backoff, Budget, Clock
@@ -48,13 +48,21 @@ def sayable(written: Reports, current: Reports, unsettled: set[str]) -> dict[str
     return said | kept
 
 
-def rewrite(patch: Object, present: Object) -> Object:
-    """`patch`, a report in full, with nulls for all lines of the report at hand that it does not name."""
-    labels = (present.get("metadata") or {}).get("labels") or {}
-    stale = {name: None for name in labels if name.startswith(LINE_LABEL)}
+def rewrite(patch: Object, present: Object, *, bare: bool = False) -> Object:
+    """`patch`, a report in full, with nulls for all lines of the report at hand that it does not name.
+
+    `bare`: with nulls for all else as well that others have put there.
+    """
+    there = present.get("metadata") or {}
+    labels, annotations = there.get("labels") or {}, there.get("annotations") or {}
+    stale = {name: None for name in labels if bare or name.startswith(LINE_LABEL)}
     metadata = patch["metadata"] | {"labels": stale | patch["metadata"]["labels"]}
     data = dict.fromkeys(present.get("data") or {}) | patch.get("data", {})
-    return patch | {"metadata": metadata} | ({"data": data} if data else {})
+    written = patch | {"metadata": metadata} | ({"data": data} if data else {})
+    if bare:
+        metadata |= {"annotations": dict.fromkeys(annotations) | metadata["annotations"], "finalizers": None}
+        written["binaryData"] = None
+    return written
 
 
 class Reporter:
@@ -73,6 +81,8 @@ class Reporter:
         self._doubted_uid = ""
         self._confirm_uid = False
         self._adopt = False
+        self._bare = False
+        """Whether a report was refused: perhaps for what somebody else has put there, such as an annotation."""
         self._written: dict[str, LineReport] | None = None
         self._settling: dict[str, tuple[LineReport, float]] = {}
         self._write_after = 0.0
@@ -100,6 +110,8 @@ class Reporter:
                 await self._write(reports, self._unsettled(reports))
             except KubernetesError as error:
                 # Of an API server that is out of reach, the watch says so in the log already.
+                if isinstance(error, Refused) and self._uid:
+                    self._written, self._bare = None, True
                 if not isinstance(error, Unavailable):
                     trouble = self._write_trouble if self._uid else self._node_trouble
                     trouble.lasts(error=str(error)[:300], hint=f"no report of node {self._node} until this is settled")
@@ -201,7 +213,8 @@ class Reporter:
             await self._kubernetes.create(self._collection, new_configmap(report_name(self._node), patch))
         except Conflict:
             present = await self._kubernetes.get(self._path)
-            await self._kubernetes.patch(self._path, rewrite(patch, present))
+            await self._kubernetes.patch(self._path, rewrite(patch, present, bare=self._bare))
+            self._bare = False
         else:
             # Only a patch can switch off the tracking of fields, which doubles the object's size.
             await self._kubernetes.patch(self._path, seen_patch(self._node, self._uid, seen))

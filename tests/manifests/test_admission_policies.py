@@ -7,6 +7,7 @@ from typing import Final
 
 import pytest
 
+from nodeagent.report import rewrite
 from tests.manifests.admission import Request, refusals, request
 from tests.manifests.rendered import BASE, find, render
 from warmhook.lines import diff, new_configmap, node_patch
@@ -67,6 +68,17 @@ def by_agent(new: Object | None, old: Object | None = None, *, node: str = NODE)
 
 def of_agent(asked: Request) -> list[str]:
     return refusals("warmhook-agent-writes", asked)
+
+
+def test_an_agent_takes_back_what_somebody_has_put_into_its_report_and_the_policy_refuses() -> None:
+    foreign = {
+        "metadata": {"labels": {"team": "x"}, "annotations": {"note": "x"}, "finalizers": ["example.com/x"]},
+        "binaryData": {"x": "eA=="},
+    }
+    there = patched(report(), foreign)
+    whole = report_patch(NODE, UID, SEEN, {}, {LINE: LineReport(VERSION, "warm")})
+    assert of_agent(by_agent(patched(there, rewrite(whole, there)), there))
+    assert of_agent(by_agent(patched(there, rewrite(whole, there, bare=True)), there)) == []
 
 
 def test_an_agent_writes_and_renews_its_report() -> None:

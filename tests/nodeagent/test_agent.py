@@ -773,6 +773,34 @@ def test_a_refused_report_is_logged_and_tried_again() -> None:
     instantly(main())
 
 
+def test_a_report_that_is_refused_for_what_somebody_has_put_there_is_written_without_it() -> None:
+    async def main() -> None:
+        async with bench() as b, b.agent():
+            line = a_push(b)
+            await b.want(line)
+            await warm(b, line)
+            foreign = {"labels": {"team": "x"}, "annotations": {"note": "x"}, "finalizers": ["example.com/x"]}
+            await b.kubernetes.patch(REPORT, {"metadata": foreign})
+            status = {"kind": "Status", "message": "no others", "reason": "Forbidden", "code": 403}
+            b.answers[("PATCH", REPORT)] = Response(403, {}, json.dumps(status).encode())
+            newer = a_push(b, content="second")
+            await b.want(newer)
+            await until(lambda: bool(b.events("report-refused")))
+            b.answers.clear()
+            await warm(b, newer, seconds=35)
+            stored = b.stored_report()
+            assert stored
+            assert stored["metadata"]["labels"].keys() == {"warmhook.dev/kind"}
+            assert stored["metadata"]["annotations"].keys() == {
+                "warmhook.dev/node",
+                "warmhook.dev/seen",
+                "warmhook.dev/warm",
+            }
+            assert not stored["metadata"].get("finalizers")
+
+    instantly(main())
+
+
 @pytest.mark.parametrize("code", [410, 504])
 def test_a_watch_that_is_refused_once_is_begun_again(code: int) -> None:
     async def main() -> None:
