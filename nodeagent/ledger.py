@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Final
 
 from nodeagent.clock import Clock
 from nodeagent.room import Room, time_of_day
@@ -28,6 +29,9 @@ from warmhook.warmth import (
 )
 
 __all__ = ["Changes", "Ledger"]
+
+# Of lines beyond the limit, in a report, which has 1,024 lines at most: what is not named counts as waiting.
+_SURPLUS_MAX: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +253,7 @@ class Ledger:
             return None
         said = {key: self._report(wanted) for key, wanted in self.lines.items()}
         # Without words: there may be hundreds, and the reason says it all.
-        surplus = self._surplus.items()
+        surplus = sorted(self._surplus.items())[:_SURPLUS_MAX]
         said |= {key: LineReport(wanted.version, "failed", "TooManyLines") for key, wanted in surplus}
         return said
 

@@ -13,7 +13,7 @@ from adapters.kubernetes.paths import node as node_path
 from tests.support.agents import NAMESPACE, Bench, bench
 from tests.support.instant import instantly, until
 from tests.support.runtime import MemoryRuntime, digest_of
-from warmhook.lines import LINE_LABEL, Line, desired_name, version_of
+from warmhook.lines import LINE_LABEL, MAX_LINES, Line, desired_name, node_patch, version_of
 from warmhook.ports import Credentials, PullFailed, Response, RuntimeImage
 from warmhook.reports import report_name
 from warmhook.warmimages import ObjectKey, Pull
@@ -684,6 +684,26 @@ def test_lines_beyond_the_limit_are_reported_and_never_pulled() -> None:
                 assert WEB not in b.runtime.pulls
                 await b.want(without=(lines[0],))
                 await warm(b, extra)
+
+    instantly(main())
+
+
+def test_a_configmap_of_a_mebibyte_leads_to_a_report_that_the_cluster_takes() -> None:
+    async def main() -> None:
+        async with bench() as b:
+            image = f"registry.example.com/shop/web@{digest_of('x')}"
+            lines = [line_of(image, name=f"n{i}", digest=digest_of("x")) for i in range(4000)]
+            patch = node_patch(b.node, await b.node_uid(), {line.key: line for line in lines})
+            assert 700_000 < len(json.dumps(patch["data"])) < 2**20
+            await b.patch_desired(patch)
+            async with b.agent():
+                await until(lambda: len(b.report().warm) == MAX_LINES)
+                stored = b.stored_report()
+                assert stored
+                # The most of knative/base/agent-writes.yaml.
+                assert len(stored["metadata"]["labels"]) <= 1024
+                assert len(stored["data"]) <= 1024
+                assert len(json.dumps(stored)) <= 256 * 1024
 
     instantly(main())
 
