@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,7 @@ class StateFile:
 
     def __init__(self, folder: Path, node: str, log: FilteringBoundLogger) -> None:
         self._path, self._node, self._log = folder / "state.json", node, log
+        self._saving = threading.Lock()
 
     def load(self) -> State:
         """What was saved last; nothing where there is no file. A file that cannot be used is set aside."""
@@ -59,7 +61,14 @@ class StateFile:
             return State()
 
     def save(self, state: State) -> None:
-        """Write the state and see it on the disk before the old one goes. Raises `OSError`."""
+        """Write the state and see it on the disk before the old one goes. Raises `OSError`.
+
+        A thread cannot be cancelled, so the last save may begin before the one before it has ended.
+        """
+        with self._saving:
+            self._save(state)
+
+    def _save(self, state: State) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         content = {
             "format": _FORMAT,

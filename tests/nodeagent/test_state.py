@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +83,17 @@ def test_a_write_that_fails_leaves_the_old_state(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"state\.tmp"):
         state_file(tmp_path).save(State(8))
     assert state_file(tmp_path).load() == STATE
+
+
+def test_two_saves_at_once_leave_one_of_both_whole(tmp_path: Path) -> None:
+    """An agent that is told to stop while it saves saves once more."""
+    file = state_file(tmp_path)
+    states = [State(1, {f"{i:016}": "x" * 20_000 for i in range(many)}) for many in (1, 40)]
+    file.save(states[0])
+    with ThreadPoolExecutor(2) as threads:
+        for _ in range(20):
+            saving = [threads.submit(file.save, state) for state in states]
+            while not all(each.done() for each in saving):
+                assert file.load() in states
+            assert [each.exception() for each in saving] == [None, None]
+    assert [path.name for path in tmp_path.iterdir()] == ["state.json"]
