@@ -8,24 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
+from adapters.listening import open_listener
 from nodeagent.clock import Backoff, Clock
 from nodeagent.health import Health
 from nodeagent.trouble import Trouble
 
-__all__ = ["listen", "serve_probes"]
+__all__ = ["serve_probes"]
 
 CONNECTIONS: Final = 32
 _SECONDS: Final = 5.0
 """For one connection, from its beginning to its end."""
 _HEAD_BYTES: Final = 8 * 1024
-_NO_IPV6: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
 _PHRASES: Final = {
     200: "OK",
     400: "Bad Request",
@@ -34,17 +32,6 @@ _PHRASES: Final = {
     503: "Service Unavailable",
 }
 _TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
-
-
-def listen(port: int) -> socket.socket:
-    """A socket on every address of both IP families, or of IPv4 where the kernel has no IPv6. Raises `OSError`."""
-    try:
-        if socket.has_dualstack_ipv6():
-            return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
-    except OSError as error:
-        if error.errno not in _NO_IPV6:
-            raise
-    return socket.create_server(("0.0.0.0", port))  # noqa: S104 - scraped from outside
 
 
 @contextlib.asynccontextmanager
@@ -68,13 +55,16 @@ async def _serve(port: int, probes: _Probes, clock: Clock, log: FilteringBoundLo
     backoff = Backoff(clock, first_seconds=1, longest_seconds=30)
     while True:
         try:
-            listener = listen(port)
+            with contextlib.ExitStack() as stack:
+                listener = stack.enter_context(open_listener(port))
+                # Another program can have bound the port at the same time: who listens first has it.
+                server = await asyncio.start_server(probes.answer, sock=listener, limit=_HEAD_BYTES)
+                stack.pop_all()
         except OSError as error:
             trouble.lasts(port=port, error=str(error), hint="set WARMHOOK_METRICS_PORT to a free port; 0 is none")
             await clock.sleep(backoff.seconds())
             continue
         trouble.over()
-        server = await asyncio.start_server(probes.answer, sock=listener, limit=_HEAD_BYTES)
         try:
             await asyncio.Event().wait()
         finally:

@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator
 import pytest
 import structlog
 
+from adapters.listening import open_listener
 from nodeagent.clock import Clock, real_clock
 from nodeagent.health import Health
 from nodeagent.metrics import Metrics
-from nodeagent.probes import CONNECTIONS, listen, serve_probes
+from nodeagent.probes import CONNECTIONS, serve_probes
 from tests.support.agents import bench
 from tests.support.instant import instantly, until
 
@@ -21,7 +22,7 @@ from tests.support.instant import instantly, until
 @contextlib.asynccontextmanager
 async def probes(health: Health | None = None) -> AsyncIterator[int]:
     """Served on a port that this yields."""
-    with listen(0) as found:
+    with open_listener(0) as found:
         port: int = found.getsockname()[1]
     health = health or Health(real_clock(), 45)
     async with serve_probes(port, health, Metrics().exposition, real_clock(), structlog.get_logger()):
@@ -70,12 +71,6 @@ def test_the_port_is_open_over_ipv6_as_well() -> None:
     asyncio.run(main())
 
 
-def test_without_ipv6_the_port_is_open_over_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
-    with listen(0) as listener:
-        assert listener.family == socket.AF_INET
-
-
 def test_silent_connections_take_few_descriptors_and_keep_no_probe_out() -> None:
     async def main() -> None:
         async with probes() as port:
@@ -105,7 +100,8 @@ def test_a_request_without_end_is_given_up() -> None:
 
 def test_a_port_in_use_is_opened_as_soon_as_it_is_free() -> None:
     async def main() -> None:
-        taken = listen(0)
+        taken = open_listener(0)
+        taken.listen()
         port = taken.getsockname()[1]
         waits: list[float] = []
 
