@@ -11,10 +11,37 @@ from typing import Final
 
 __all__ = ["is_local_host"]
 
-_NAMES: Final = frozenset({"localhost", "ip6-localhost", "ip6-loopback", "metadata", "metadata.google.internal"})
+_NAMES: Final = frozenset(
+    {
+        "localhost",
+        "ip6-localhost",
+        "ip6-loopback",
+        "metadata",
+        "metadata.google.internal",
+        "metadata.goog",
+        "instance-data.ec2.internal",
+    }
+)
 _SUFFIXES: Final = (".localhost", ".localdomain")
-# Metadata services outside the link-local ranges: AWS over IPv6, Alibaba Cloud, Oracle Cloud.
-_METADATA: Final = frozenset(map(ipaddress.ip_address, ("fd00:ec2::254", "100.100.100.200", "192.0.0.192")))
+# Metadata services outside the link-local ranges: AWS over IPv6, and the Pod Identity Agent of its EKS; Azure's
+# WireServer; Google Cloud and Scaleway over IPv6; Alibaba Cloud; Oracle Cloud.
+# https://docs.aws.amazon.com/eks/latest/userguide/pod-id-agent-setup.html
+# https://learn.microsoft.com/azure/virtual-network/what-is-ip-address-168-63-129-16
+# https://cloud.google.com/compute/docs/metadata/querying-metadata
+_METADATA: Final = frozenset(
+    map(
+        ipaddress.ip_address,
+        (
+            "fd00:ec2::254",
+            "fd00:ec2::23",
+            "168.63.129.16",
+            "fd20:ce::254",
+            "fd00:42::42",
+            "100.100.100.200",
+            "192.0.0.192",
+        ),
+    )
+)
 _NAT64: Final = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("::/96"))
 _IPV4_MAX: Final = 2**32 - 1
 

@@ -43,6 +43,11 @@ from warmhook.localhosts import is_local_host
         "[fe80::1]:5000",
         "[fe80::1%eth0]",
         "[fd00:ec2::254]",
+        "[fd00:ec2::23]",
+        "168.63.129.16:32526",
+        "0xa83f8110",
+        "[fd20:ce::254]",
+        "[fd00:42::42]",
         "localhost",
         "LOCALHOST:5000",
         "localhost.:5000",
@@ -50,6 +55,8 @@ from warmhook.localhosts import is_local_host
         "localhost.localdomain",
         "ip6-localhost",
         "metadata.google.internal",
+        "metadata.goog",
+        "instance-data.ec2.internal",
     ],
 )
 def test_the_node_itself_and_what_is_link_local_are_recognized(host: str) -> None:
