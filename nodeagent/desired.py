@@ -36,12 +36,12 @@ class Desired:
 
 def read_desired(configmap: Object) -> Desired:
     """The parts of the ConfigMap that the agent uses."""
-    metadata = configmap.get("metadata") or {}
+    metadata, data = configmap.get("metadata") or {}, configmap.get("data")
     version = str(metadata.get("resourceVersion") or "")
     owners = [owner for owner in metadata.get("ownerReferences") or [] if owner.get("kind") == "Node"]
     return Desired(
         resource_version=int(version) if version.isdecimal() else 0,
-        data=configmap.get("data") or {},
+        data=data if isinstance(data, dict) else {},
         owner_uid=owners[0].get("uid", "") if owners else "",
     )
 
@@ -102,7 +102,10 @@ class _Following:
             # (410 for ever), while a list's is of this moment. Without a resourceVersion the read is consistent.
             listing = await self._kubernetes.list(self._path, fields=self._fields)
             if listing.items:
-                self._known = read_desired(listing.items[0])
+                found = read_desired(listing.items[0])
+                if not found.resource_version:
+                    raise Unavailable(f"GET {self._path}: the answer is no ConfigMap")
+                self._known = found
             self.position = listing.resource_version
             # Missing says nothing, but now it is known to be missing.
             yield self._known

@@ -227,9 +227,12 @@ class Reporter:
         self._confirm_uid = False
         try:
             found = await self._kubernetes.get(node_path(self._node), metadata_only=True)
+            uid = (found.get("metadata") or {}).get("uid")
+            if not isinstance(uid, str) or not uid:
+                raise Unavailable(f"GET {node_path(self._node)}: the answer is no Node")
         except KubernetesError:
             self._confirm_uid = confirm
             raise
-        self._uid = found["metadata"]["uid"]
+        self._uid = uid
         self._adopt = bool(before) and self._uid != before
         self._node_trouble.over()

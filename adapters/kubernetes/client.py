@@ -164,7 +164,13 @@ class Kubernetes:
                 )
             except NotFound as error:
                 raise NotServed(str(error), status=error.status, reason=error.reason) from error
-            items += map(keep, answer.get("items") or [])
+            page_items = answer.get("items") or []
+            if not (
+                _is_object(answer) and isinstance(page_items, list) and all(isinstance(it, dict) for it in page_items)
+            ):
+                # As of a proxy in between.
+                raise Unavailable(f"GET {path}: the answer is no list of objects")
+            items += map(keep, page_items)
             more = answer["metadata"].get("continue")
             if not more:
                 return Listing(items, answer["metadata"].get("resourceVersion", ""))
@@ -335,9 +341,13 @@ async def _changes(lines: AsyncIterator[bytes], path: str) -> AsyncGenerator[Cha
             raise Unavailable(f"watch {path}: an event could not be read") from error
         if kind == "ERROR":
             raise _status_error(changed if isinstance(changed, dict) else {}, _code(changed), {}, f"watch {path}")
-        if not isinstance(changed, dict) or "metadata" not in changed:
+        if not _is_object(changed):
             raise Unavailable(f"watch {path}: an event without an object")
         yield Change(kind, changed)
+
+
+def _is_object(answer: Any) -> bool:
+    return isinstance(answer, dict) and isinstance(answer.get("metadata"), dict)
 
 
 def _code(status: Any) -> int:

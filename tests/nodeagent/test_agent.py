@@ -845,6 +845,22 @@ def test_a_watch_that_is_refused_once_is_begun_again(code: int) -> None:
     instantly(main())
 
 
+@pytest.mark.parametrize("path", [configmaps(NAMESPACE), node_path("node-1")])
+@pytest.mark.parametrize("body", ["{}", "[]", '{"metadata":null}', '{"metadata":{},"items":[{}]}', "<html>"])
+def test_an_answer_that_is_none_of_an_api_server_is_waited_out(path: str, body: str) -> None:
+    async def main() -> None:
+        async with bench() as b:
+            line = a_push(b)
+            await b.want(line)
+            b.answers[("GET", path)] = Response(200, {}, body.encode())
+            async with b.agent():
+                await asyncio.sleep(60)
+                b.answers.clear()
+                await warm(b, line, seconds=35)
+
+    instantly(main())
+
+
 def test_a_restarted_api_server_with_a_forgotten_history_is_read_again() -> None:
     async def main() -> None:
         async with bench() as b, b.agent():
