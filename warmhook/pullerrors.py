@@ -27,10 +27,12 @@ _SERVER_WORDS: Final = re.compile(
 )
 # Locations, header values and tokens are printed in quotes.
 _QUOTED: Final = re.compile(r"\"(?:[^\"\\]|\\.)*\"?", re.DOTALL)
+# containerd 2 names the last of several redirects without quotes.
+_URL: Final = re.compile(r"https?://[^\s\"]*[^\s\":]", re.IGNORECASE)
 
 
 def without_server_words(text: str) -> str:
-    """`text` up to where a registry's words begin, with quoted parts elided."""
+    """`text` up to where a registry's words begin, with quoted parts and URLs elided."""
     ends = []
     if status := _STATUS.search(text):
         ends.append((status.start(1), _status_line(int(status[1]))))
@@ -39,7 +41,7 @@ def without_server_words(text: str) -> str:
     if ends:
         end, last = min(ends)
         text = text[:end] + last
-    return _QUOTED.sub('"..."', text)
+    return _URL.sub('"..."', _QUOTED.sub('"..."', text))
 
 
 def _status_line(status: int) -> str:

@@ -28,6 +28,10 @@ WRAPPED = 'failed to pull and unpack image "10.0.0.1:80/x:1": failed to resolve 
         ),
         ("invalid character 's' looking for secret", "invalid character"),
         ("response body: secret", "response body"),
+        (
+            "unexpected status from HEAD request to http://10.0.0.1/login/secret?a=secret: 403 Forbidden",
+            'unexpected status from HEAD request to "...": 403 Forbidden',
+        ),
         ("connection broken: malformed MIME header initial line: secret", "connection broken: malformed MIME header"),
         ("status: 599 secret", "status: 599"),
     ],
