@@ -30,6 +30,7 @@ FAILURES_MAX: Final = 10
 """How many failing nodes a status names."""
 _MESSAGE_MAX: Final = 1000
 """Less than the CRD allows."""
+_NO_NODES: Final = "no node of the cluster is selected; look at spec.nodes and at the labels of the nodes"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -142,17 +143,18 @@ def status_object(
     completed = (same_generation and before.get("completedAt")) or (counts.ready and moment)
     if completed:
         status["completedAt"] = completed
-    told = f"{counts.warm} of {counts.desired} nodes warm"
+    told = f"{counts.warm} of {counts.desired} nodes warm" if counts.desired else _NO_NODES
     if counts.unreachable:
         told += f", {counts.unreachable} unreachable"
     warm = "ReachableWarm" if counts.unreachable else "AllWarm"
+    not_warm = "NotAllWarm" if counts.desired else "NoNodes"
     degraded = "NodesFailed" if counts.failed else "NodesUnreachable" if counts.unreachable else "NoneFailed"
     lost = f"{counts.failed} of {counts.desired} nodes failed"
     if counts.unreachable:
         lost += f", {counts.unreachable} unreachable"
     status["conditions"] = with_conditions(
         before,
-        condition(before, "Ready", counts.ready, warm if counts.ready else "NotAllWarm", told, now, generation),
+        condition(before, "Ready", counts.ready, warm if counts.ready else not_warm, told, now, generation),
         condition(before, "Degraded", counts.failed + counts.unreachable > 0, degraded, lost, now, generation),
     )
     return status

@@ -137,6 +137,12 @@ def test_the_reason_says_whether_all_nodes_are_warm_or_all_that_are_reachable() 
     assert reason(Counts(warm=2, waiting=1)) == "NotAllWarm"
 
 
+def test_a_warmimage_that_selects_no_node_says_where_to_look() -> None:
+    ready = find_condition(status({}, Counts()), "Ready")
+    assert (ready["status"], ready["reason"]) == ("False", "NoNodes")
+    assert "spec.nodes" in ready["message"]
+
+
 def test_conditions_of_others_stay_as_they_are() -> None:
     foreign = {"type": "Reviewed", "status": "True", "reason": "ByHand", "lastTransitionTime": "2026-01-01T00:00:00Z"}
     first = status({"conditions": [foreign]}, Counts(warm=1))
