@@ -47,6 +47,7 @@ def test_a_push_makes_the_image_warm_on_every_node_and_only_nodes_ask_the_regist
                 assert status["conditions"][0] | {"lastTransitionTime": ""} == {
                     "type": "Ready",
                     "status": "True",
+                    "observedGeneration": 1,
                     "reason": "AllWarm",
                     "message": "2 of 2 nodes warm",
                     "lastTransitionTime": "",
