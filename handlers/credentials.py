@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 
 from adapters.kubernetes import paths
-from adapters.kubernetes.client import Kubernetes, KubernetesError, NotFound
+from adapters.kubernetes.client import Kubernetes, KubernetesError, NotFound, Unavailable
 from handlers.absences import Absence
 from handlers.admission_secret import SECRET, AdmissionSecret, Certificate, read_admission_secret
 from warmhook.admission_tokens import accepts
@@ -22,6 +22,8 @@ _log = structlog.get_logger()
 LOOK_SECONDS: Final = 20.0
 """Between two reads of the Secret."""
 _FIRST_LOOK_SECONDS: Final = 1.0
+# An API server that is away is named by whatever else asks it, and what was read before stays valid for days.
+_LOOKS_UNANSWERED: Final = 3
 
 
 class Credentials:
@@ -32,6 +34,10 @@ class Credentials:
         self._namespace = namespace
         self._held = AdmissionSecret()
         self._changed = asyncio.Event()
+        self._unanswered = 0
+        """Looks in a row that the API server did not answer."""
+        self._logged = False
+        """Whether the log says that the Secret cannot be read now."""
 
     def accept(self, token: str) -> bool:
         """Whether the path of a review carries a token that the API server was given."""
@@ -53,13 +59,26 @@ class Credentials:
             held = read_admission_secret(await self._kubernetes.get(paths.secrets(self._namespace, SECRET)))
         except NotFound:
             held = AdmissionSecret()
-        except KubernetesError as error:
-            _log.warning("certificate-not-read", secret=SECRET, problem=str(error))
+        except Unavailable as error:
+            self._unanswered += 1
+            if self._unanswered >= _LOOKS_UNANSWERED:
+                self._complain(error, "admission goes on with what was read before; is the API server up?")
             return False
+        except KubernetesError as error:
+            self._complain(error, f"the ServiceAccount must get the Secret {SECRET} in {self._namespace}")
+            return False
+        if self._logged:
+            _log.info("certificate-not-read-over", secret=SECRET)
+        self._unanswered, self._logged = 0, False
         if held != self._held:
             self._held = held
             self._changed.set()
         return True
+
+    def _complain(self, error: KubernetesError, hint: str) -> None:
+        if not self._logged:
+            _log.warning("certificate-not-read", secret=SECRET, problem=str(error), hint=hint)
+        self._logged = True
 
     async def next_certificate(self, used: Certificate | None) -> Certificate:
         """The certificate of the Secret, as soon as there is one other than `used`."""

@@ -69,6 +69,7 @@ class Certificates:
             except KubernetesError as error:
                 # Validations and policies quote what they refuse, and that holds the token.
                 problem = without_tokens(str(error))
+                hint = "it is tried again; if a right is missing, apply the manifests of this version"
             if problem and problem != self._problem:
                 _log.warning("certificate-not-kept", secret=SECRET, problem=problem, hint=hint)
             self._problem = problem

@@ -150,7 +150,8 @@ def test_what_is_out_of_reach_is_said_once_and_waited_for(
         def lines() -> list[dict[str, Any]]:
             return [json.loads(line) for line in log.read_text().splitlines()]
 
-        environ = settings(folder)
+        (folder / "token").write_text("the token of events")
+        environ = settings(folder) | {"WARMHOOK_EVENTS_TOKEN_FILE": str(folder / "token")}
         asked = 0
 
         async def refuse(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -428,3 +428,39 @@ def test_without_a_place_for_files_a_certificate_is_tried_again_until_there_is_o
         await eventually(lambda: greets(site, pair.authority), what="the certificate is shown", seconds=5)
 
     with_site(case)
+
+
+def test_a_secret_that_cannot_be_read_is_logged_once_with_what_to_do_and_once_when_it_is_over() -> None:
+    async def case(world: World) -> None:
+        credentials = Credentials(Kubernetes(world.transport), NAMESPACE)
+
+        async def logged(code: int | None, *, looks: int) -> list[tuple[str, str]]:
+            world.faults[:] = [lambda _method, _path: status(code) if code else None]
+            with structlog.testing.capture_logs() as logs:
+                for _ in range(looks):
+                    await credentials.look()
+            return [(line["event"], line.get("hint", "")) for line in logs]
+
+        right = f"the ServiceAccount must get the Secret {SECRET} in {NAMESPACE}"
+        assert await logged(403, looks=3) == [("certificate-not-read", right)]
+        assert await logged(None, looks=2) == [("certificate-not-read-over", "")]
+        # A restart of the API server is not worth a line here: others name it.
+        assert await logged(503, looks=2) == []
+        assert [event for event, _ in await logged(503, looks=5)] == ["certificate-not-read"]
+        assert await logged(None, looks=1) == [("certificate-not-read-over", "")]
+
+    in_world(case)
+
+
+def test_a_right_that_watch_misses_for_the_certificate_is_logged_with_what_to_do() -> None:
+    async def case(world: World) -> None:
+        await world.admin.create(CONFIGURATIONS, configuration())
+        world.faults[:] = [lambda _method, path: status(403) if "/secrets/" in path else None]
+        with structlog.testing.capture_logs() as logs:
+            task = asyncio.create_task(certificates(world, kubernetes=Kubernetes(world.transport)).run())
+            await asyncio.sleep(120)
+            task.cancel()
+        (line,) = [line for line in logs if line["event"] == "certificate-not-kept"]
+        assert "apply the manifests" in line["hint"]
+
+    in_world(case)
