@@ -38,7 +38,7 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
         set_up_logs(settings.log, sys.stdout)
         asyncio.run(_run(settings))
     except (BadSetting, BadKubeconfig) as error:
-        print(f"nodeagent: {error}", file=sys.stderr)  # noqa: T201 - one line for who set it, not for the logs
+        print(f"warmhook agent: {error}", file=sys.stderr)  # noqa: T201 - one line for who set it, not for the logs
         return 2
     return 0
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from adapters.environment import BadSetting, choice, flag, number, text
 from adapters.logs import LOG_MODES, LogMode
 from warmhook.placement import NODE_NAME_MAX
+from warmhook.pods import is_namespace
 
 __all__ = ["Settings", "read_settings"]
 
@@ -46,9 +47,12 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     endpoint = text(environ, "CONTAINER_RUNTIME_ENDPOINT", "unix:///run/containerd/containerd.sock")
     if not endpoint.startswith(("unix:///", "/")):
         raise BadSetting(f"CONTAINER_RUNTIME_ENDPOINT must be like unix:///run/runtime.sock, not {endpoint!r}")
+    namespace = text(environ, "WARMHOOK_NAMESPACE", "warmhook-system")
+    if not is_namespace(namespace):
+        raise BadSetting(f"WARMHOOK_NAMESPACE must be the name of a namespace, not {namespace!r}")
     return Settings(
         node=node,
-        namespace=text(environ, "WARMHOOK_NAMESPACE", "warmhook-system"),
+        namespace=namespace,
         runtime_endpoint=endpoint,
         parallel_pulls=number(environ, "WARMHOOK_PARALLEL_PULLS", 2, minimum=1, maximum=64),
         check_seconds=number(environ, "WARMHOOK_CHECK_SECONDS", 45, minimum=1, maximum=3600),

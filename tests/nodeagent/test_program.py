@@ -48,7 +48,13 @@ def test_a_bad_setting_ends_it_with_2_and_one_line(capsys: pytest.CaptureFixture
     assert main({"NODE_NAME": "node-1", "WARMHOOK_PARALLEL_PULLS": "none"}) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err == "nodeagent: WARMHOOK_PARALLEL_PULLS must be a whole number from 1 to 64, not 'none'\n"
+    assert err == "warmhook agent: WARMHOOK_PARALLEL_PULLS must be a whole number from 1 to 64, not 'none'\n"
+
+
+def test_a_namespace_that_cannot_be_one_is_refused_as_web_refuses_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main({"NODE_NAME": "node-1", "WARMHOOK_NAMESPACE": "_warm/hook"}) == 2
+    says = "WARMHOOK_NAMESPACE must be the name of a namespace, not '_warm/hook'\n"
+    assert capsys.readouterr().err == f"warmhook agent: {says}"
 
 
 @pytest.mark.e2e
