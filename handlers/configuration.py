@@ -15,20 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from pydantic.alias_generators import to_camel
 
 from adapters.environment import BadSetting
+from adapters.mistakes import in_plain_words
 from adapters.registries import Adapter, BadOptions, Keys, Source, adapter_kinds, find_adapter
 from adapters.strictyaml import decode
 from warmhook.images import NotAReference, canonical_host
 
 __all__ = ["Configuration", "ConfiguredSource", "read_configuration", "read_secrets"]
 
-# By pydantic's type of error.
-_PROBLEMS: Final = {
-    "missing": "missing",
-    "list_type": "must be a list",
-    "model_type": "must be a mapping of keys to values",
-    "dict_type": "must be a mapping of keys to values",
-    "string_pattern_mismatch": "must be lower-case letters, digits and '-', at most 63 of them",
-}
+_NAME_PROBLEM: Final = "must be lower-case letters, digits and '-', at most 63 of them"
 
 
 class _Model(BaseModel):
@@ -241,7 +235,7 @@ def _problem(kind: str, location: tuple[int | str, ...], message: str) -> str:
         return f"no such key; did you mean {like[0]}?" if like else "no such key"
     if kind == "model_type" and last == "_Secret":
         return "must be {file: PATH} or {env: NAME}, never the secret itself"
-    return _PROBLEMS.get(kind, message)
+    return _NAME_PROBLEM if kind == "string_pattern_mismatch" else in_plain_words(kind, message)
 
 
 def _no_yaml(error: yaml.YAMLError | UnicodeDecodeError) -> str:

@@ -14,6 +14,7 @@ from pydantic.config import JsonDict
 from adapters.kubernetes.crd import Column, custom_resource_definition
 from adapters.kubernetes.paths import API_VERSION
 from adapters.kubernetes.template import DigestText, ImageText, InvalidObject, Spec, TemplateSpec, template_object
+from adapters.mistakes import in_plain_words
 from warmhook.feasible import Constraints, affinity_object, parse_affinity, parse_tolerations, toleration_object
 from warmhook.images import NotAReference, Reference, parse_reference
 from warmhook.ports import FailureReason, Object
@@ -277,4 +278,4 @@ def _asked(metadata: Mapping[str, Any]) -> Asked | None:
 def first_problem(error: ValidationError) -> tuple[tuple[str, ...], str]:
     """What pydantic found first: the field's path and what is wrong with it."""
     problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    return tuple(map(str, problem["loc"])), problem["msg"]
+    return tuple(map(str, problem["loc"])), in_plain_words(problem["type"], problem["msg"])

@@ -27,6 +27,7 @@ from typing import Protocol, TypeAlias
 
 from pydantic import BaseModel, ValidationError
 
+from adapters.mistakes import in_plain_words
 from warmhook.events import Pushed, Skip
 
 __all__ = [
@@ -140,7 +141,7 @@ class Adapter:
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             key = ".".join(["options", *(str(part) for part in first["loc"])])
-            raise BadOptions(f"{key}: {first['msg']}") from None
+            raise BadOptions(f"{key}: {in_plain_words(first['type'], first['msg'])}") from None
 
 
 def adapter_kinds() -> list[str]:

@@ -9,6 +9,7 @@ from urllib.parse import parse_qs
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
+from adapters.mistakes import in_plain_words
 from adapters.registries import Delivery, Outcome
 from adapters.strictjson import decode
 from warmhook.events import Skip
@@ -71,7 +72,7 @@ def read_fields(model: type[Model], value: Json) -> Model:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the body"
-        raise Unreadable(f"{where}: {first['msg']}"[:120]) from None
+        raise Unreadable(f"{where}: {in_plain_words(first['type'], first['msg'])}"[:120]) from None
 
 
 def each(parts: Iterable[Part], read: Callable[[Part], list[Outcome]]) -> list[Outcome]:

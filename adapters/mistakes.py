@@ -1,0 +1,28 @@
+"""Say in words of YAML and JSON what is wrong with a value, where pydantic says it in words of Python."""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["in_plain_words"]
+
+# By pydantic's type of error.
+_PROBLEMS: Final = {
+    "missing": "missing",
+    "list_type": "must be a list",
+    "tuple_type": "must be a list",
+    "model_type": "must be a mapping of keys to values",
+    "model_attributes_type": "must be a mapping of keys to values",
+    "dict_type": "must be a mapping of keys to values",
+    "string_type": "must be a string",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "extra_forbidden": "no such key",
+}
+
+
+def in_plain_words(kind: str, message: str) -> str:
+    """The problem of pydantic's error type `kind`, whose own `message` may name classes of this program."""
+    return _PROBLEMS.get(kind) or message.removeprefix("Value error, ").replace("Input should be", "must be", 1)
