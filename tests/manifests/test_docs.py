@@ -16,7 +16,7 @@ from handlers.publishing import QUEUE_MAX as PUBLISHED_MAX
 from handlers.watch.dispatch import OVERDUE_MAX
 from nodeagent.metrics import Metrics as AgentMetrics
 from tests.manifests.rendered import BASE, KNATIVE, render
-from warmhook.events import CHANGES_MAX
+from warmhook.events import CHANGES_MAX, SkipReason
 from warmhook.lines import MAX_BYTES, MAX_LINES
 from warmhook.placement import NODE_NAME_MAX
 from warmhook.ports import FailureReason
@@ -48,6 +48,41 @@ def test_every_log_line_that_is_explained_is_written() -> None:
     }
     assert len(explained) > 10
     assert {name for name in explained if f'"{name}"' not in sources} == set()
+
+
+def test_every_log_line_that_somebody_should_read_is_explained() -> None:
+    warns = re.compile(r"\.(?:warning|error|exception)\(\s*\"([a-z-]+)\"|Trouble\([^)]*\"([a-z-]+)\"\)")
+    sources = [
+        path.read_text() for folder in ("handlers", "nodeagent", "adapters") for path in (ROOT / folder).rglob("*.py")
+    ]
+    written = {one or other for source in sources for one, other in warns.findall(source)}
+    assert len(written) > 30
+    assert {name for name in written if f"`{name}`" not in OPERATIONS} == set()
+
+
+def test_every_reason_of_a_delivery_is_explained() -> None:
+    receiving = "".join(
+        (ROOT / "handlers" / f"{name}.py").read_text() for name in ("receiver", "bodies", "deliveries", "app")
+    )
+    made = re.findall(r"(?:_Told\(\"\w+\", |BadBody\(\d+, |refuse\(source, )\"([a-z-]+)\"", receiving)
+    assert len(made) > 8
+    table = OPERATIONS.split("| reason of a delivery | meaning |")[1].split("\n\n")[0]
+    explained = set(re.findall(r"`([a-z-]+)`", "".join(row.split("|")[1] for row in table.splitlines() if "|" in row)))
+    assert {*made, *get_args(SkipReason), "bad-secret", "token-not-encoded"} <= explained
+    assert explained - set(get_args(SkipReason)) - set(made) <= {"bad-secret", "token-not-encoded", "api-server-"}
+
+
+def test_every_reason_of_a_condition_is_explained() -> None:
+    table = OPERATIONS.split("| condition | reasons |")[1].split("\n\n")[0]
+    explained = set(re.findall(r"`([A-Z]\w+)`", table))
+    sources = "".join(
+        (ROOT / name).read_text()
+        for name in ("warmhook/status.py", "handlers/policystatuses.py", "handlers/statuses.py")
+    )
+    assert {name for name in explained if f'"{name}"' not in sources} == set()
+    written = set(re.findall(r"\"([A-Z][a-z]+[A-Z][A-Za-z]+|Usable|Invalid)\"", sources))
+    kinds = {"WarmImage", "WarmPolicy", "WarmPolicies", "ConfigMap", "PolicyStatuses", *get_args(FailureReason)}
+    assert written - kinds <= explained
 
 
 def test_every_reason_of_a_failure_is_explained() -> None:
