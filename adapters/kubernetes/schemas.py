@@ -14,7 +14,7 @@ from typing import Any, Final
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from pydantic.fields import FieldInfo
 
-__all__ = ["pattern", "structural_schema", "validated"]
+__all__ = ["matching", "pattern", "structural_schema", "validated"]
 
 _DROPPED: Final = frozenset({"title", "examples", "discriminator", "propertyNames", "$defs"})
 _BOUNDS: Final = {"array": ("maxItems",), "string": ("maxLength", "enum", "format", "pattern")}
@@ -23,6 +23,13 @@ _BOUNDS: Final = {"array": ("maxItems",), "string": ("maxLength", "enum", "forma
 def pattern(expression: str) -> FieldInfo:
     """What the API server should hold a string against; unlike pydantic's own it is not held against what is read."""
     found: FieldInfo = Field(json_schema_extra={"pattern": expression})
+    return found
+
+
+def matching(expression: str, message: str) -> FieldInfo:
+    """As `pattern`, for an expression that nobody can read: the API server says `message` instead of showing it."""
+    rule: JsonValue = {"rule": f"self.matches(r'{expression}')", "message": message}
+    found: FieldInfo = Field(json_schema_extra={"x-kubernetes-validations": [rule]})
     return found
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
-from adapters.kubernetes.schemas import pattern, validated
+from adapters.kubernetes.schemas import matching, pattern, validated
 from warmhook.feasible import (
     TERMS_MAX,
     TOLERATIONS_MAX,
@@ -32,6 +32,10 @@ _IMAGE: Final = (
     rf"^(([A-Za-z0-9.-]+|\[[a-fA-F0-9:]+\])(:[0-9]{{1,5}})?/)?{_ELEMENTS}"
     r"(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}))?$"
 )
+_IMAGE_EXPECTED: Final = (
+    "must be an image such as registry.example.com/shop/web:1.4 or registry.example.com/shop/web@sha256:..., "
+    "without https:// and with the repository in lower case"
+)
 _DNS_LABEL: Final = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _LABEL_KEY: Final = rf"^({_DNS_LABEL}(\.{_DNS_LABEL})*/)?[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?$"
 _LABEL_VALUE: Final = r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$"
@@ -39,7 +43,7 @@ _INTEGER: Final = r"^[+-]?[0-9]+$"
 _DECIMAL: Final = r"^(0|-?[1-9][0-9]*)$"
 
 # Longer than any reference: a host of 259, a repository of 255, a tag of 128 and a digest of 135 characters.
-ImageText = Annotated[str, StringConstraints(min_length=1, max_length=800), pattern(_IMAGE)]
+ImageText = Annotated[str, StringConstraints(min_length=1, max_length=800), matching(_IMAGE, _IMAGE_EXPECTED)]
 LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=317), pattern(_LABEL_KEY)]
 LabelValue = Annotated[str, StringConstraints(max_length=63), pattern(_LABEL_VALUE)]
 NodeName = Annotated[str, StringConstraints(min_length=1, max_length=253)]

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, TypeVar
 from pydantic import Field, StringConstraints, ValidationError
 
 from adapters.kubernetes.crd import Column, custom_resource_definition
-from adapters.kubernetes.schemas import pattern, validated
+from adapters.kubernetes.schemas import matching, validated
 from adapters.kubernetes.template import ImageText, InvalidObject, LabelSelector, Spec, TemplateSpec
 from adapters.kubernetes.warmimage import CONDITIONS, Condition, Count, first_problem
 from warmhook.images import NotAReference, Reference, parse_reference
@@ -39,6 +39,7 @@ _PARTIAL: Final = rf"({_NUMBER}(\.{_NUMBER})?(\.[xX*]){{0,2}}|[xX*](\.[xX*]){{0,
 _COMPARATOR: Final = rf"([<>!]=|[=<>~^])?\s*v?({_VERSION}|{_PARTIAL})"
 _COMPARATORS: Final = rf"{_COMPARATOR}((\s*,\s*|\s+){_COMPARATOR})*"
 _RANGE: Final = rf"^\s*{_COMPARATORS}(\s*\|\|\s*{_COMPARATORS})*\s*$"
+_RANGE_EXPECTED: Final = "must be a range of versions, such as '>=1.2 <3', '^1.4' or '1.x || ~2.1'"
 
 Glob = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 TagGlob = Annotated[str, StringConstraints(min_length=1, max_length=128)]
@@ -52,9 +53,9 @@ class PushSpec(Spec):
     )
     tags: list[TagGlob] = Field(default=["*"], max_length=64, description="Globs over tags; one must match.")
     exclude: list[TagGlob] = Field(default=[], max_length=64, description="Globs over tags that are not taken.")
-    semver: Annotated[str, StringConstraints(min_length=1, max_length=256), pattern(_RANGE)] | None = Field(
-        default=None, description="Only tags that are semantic versions in this range, such as >=1.2 <3."
-    )
+    semver: (
+        Annotated[str, StringConstraints(min_length=1, max_length=256), matching(_RANGE, _RANGE_EXPECTED)] | None
+    ) = Field(default=None, description="Only tags that are semantic versions in this range, such as >=1.2 <3.")
     untagged: bool = Field(
         default=False, description="Take pushes without a tag, such as the parts of a multi-platform image."
     )

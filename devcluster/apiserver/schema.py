@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 from devcluster.apiserver.problems import Cause
 from warmhook.ports import Json, Object
@@ -128,6 +128,9 @@ def _bad(path: str, value: Json, rule: str) -> Cause:
     return Cause(path, f"Invalid value: {_shown(value)}: {path} in body {rule}")
 
 
+_MATCHES: Final = re.compile(r"self\.matches\(r'([^']*)'\)")
+
+
 @lru_cache(maxsize=1024)
 def _pattern(text: str) -> re.Pattern[str]:
     return re.compile(text)
@@ -140,6 +143,11 @@ def _string_causes(schema: Object, value: str, path: str) -> Iterator[Cause]:
         yield _bad(path, value, f"should be at least {schema['minLength']} chars long")
     if "pattern" in schema and not _pattern(schema["pattern"]).search(value):
         yield _bad(path, value, f"should match '{schema['pattern']}'")
+    for rule in schema.get("x-kubernetes-validations", []):
+        # The one form that is decided here: other rules of a schema are for a real API server.
+        matches = _MATCHES.fullmatch(rule["rule"])
+        if matches and not _pattern(matches[1]).search(value):
+            yield Cause(path, f"Invalid value: {_shown(value)}: {rule['message']}")
     if schema.get("format") == "date-time" and not _is_time(value):
         message = f"{_shown(value)}: {path} in body must be of type date-time: {_shown(value)}"
         yield Cause(path, f"Invalid value: {message}", "FieldValueTypeInvalid")

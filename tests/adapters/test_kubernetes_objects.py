@@ -382,7 +382,8 @@ def pattern_of(*path: str) -> re.Pattern[str]:
     schema = warmpolicy_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
     for name in path:
         schema = schema["items"] if name == "[]" else schema["properties"][name]
-    return re.compile(schema["pattern"])
+    (rule,) = schema["x-kubernetes-validations"]
+    return re.compile(rule["rule"].removeprefix("self.matches(r'").removesuffix("')"))
 
 
 def reads(parse: Callable[[str], object], text: str) -> bool:
@@ -417,6 +418,23 @@ def test_the_pattern_of_an_image_takes_all_that_can_be_read(text: str) -> None:
 def test_an_image_that_cannot_be_meant_is_refused(image: str) -> None:
     with pytest.raises(Refused, match="422"):
         created(POLICIES, {"images": [image]})
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ({"images": ["Bad Image!!"]}, 'spec.images[0]: Invalid value: "Bad Image!!": must be an image such as '),
+        ({"push": [{"repository": "r.io/**", "semver": ">>1"}]}, "must be a range of versions, such as '>=1.2 <3'"),
+    ],
+    ids=["image", "range"],
+)
+def test_a_typo_is_refused_with_an_example_and_not_with_an_expression_nobody_can_read(
+    spec: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(Refused) as refused:
+        created(POLICIES, spec)
+    assert says in str(refused.value)
+    assert "[0-9]" not in str(refused.value)
 
 
 def test_every_selector_and_the_globs_of_a_policy_have_their_rules() -> None:

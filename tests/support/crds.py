@@ -9,13 +9,16 @@ from warmhook.ports import Object
 __all__ = ["without_patterns"]
 
 
+_CHECKS = ("pattern", "x-kubernetes-validations")
+
+
 def without_patterns(crd: Object) -> Object:
-    """The CRD without patterns: it lets in what a program then cannot read."""
+    """The CRD without patterns and rules: it lets in what a program then cannot read."""
     stripped: Object = _stripped(crd)
     return stripped
 
 
 def _stripped(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _stripped(part) for key, part in value.items() if key != "pattern"}
+        return {key: _stripped(part) for key, part in value.items() if key not in _CHECKS}
     return [_stripped(part) for part in value] if isinstance(value, list) else value
