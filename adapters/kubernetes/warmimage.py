@@ -99,7 +99,7 @@ class WarmImageStatus(Spec):
     waiting: Count | None = None
     failed: Count | None = None
     unreachable: Count | None = Field(
-        default=None, description="Nodes that should hold the image, of whose agent nothing was heard for 10 minutes."
+        default=None, description="Nodes that should hold the image and whose agent has been silent for 10 minutes."
     )
     failures: list[FailureStatus] | None = Field(default=None, max_length=10)
     started_at: Moment | None = None
