@@ -83,6 +83,13 @@ def test_no_file_names_this_machine_or_a_package_index() -> None:
         assert path == Path(__file__) or not hosts.search(text), path
 
 
+def test_decisions_are_in_order_and_those_that_are_referred_to_exist() -> None:
+    text = (ROOT / "docs" / "decisions.md").read_text()
+    numbers = [int(number) for number in re.findall(r"^## (\d+)\. ", text, flags=re.MULTILINE)]
+    assert numbers == sorted(set(numbers))
+    assert {int(number) for number in re.findall(r"\b(?:[Ee]ntry|see) (\d+)", text)} <= set(numbers)
+
+
 def test_no_file_is_longer_than_a_reader_has_patience() -> None:
     lines = {str(path.relative_to(ROOT)): path.read_text().count("\n") for path in tracked("*.py")}
     assert {name: count for name, count in lines.items() if count > 450 and not name.startswith("tests/")} == {}
