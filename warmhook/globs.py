@@ -80,7 +80,9 @@ class Globs:
         states = self._without_input(self._starts)
         for character in text:
             staying = self._double_stars if character == "/" else self._stars
-            states = self._without_input((states & self._taking(character)) << 1 | states & staying)
+            # A `**` that has taken characters may end, but no longer vanish together with the `/` after it.
+            stayed = states & staying
+            states = self._without_input((states & self._taking(character)) << 1) | stayed | stayed << 1
             if not states:
                 return []
         return [number for place, number in self._ends.items() if states >> place & 1]

@@ -53,6 +53,9 @@ def test_pattern_matches(pattern: str, text: str) -> None:
     ("pattern", "text"),
     [
         ("", "a"),
+        ("**/", "a"),
+        ("**/x", "ax"),
+        ("shop/**/x", "shop/ax"),
         ("v*", "V1"),
         ("v*", "rv1"),
         ("*", "a/b"),
