@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
@@ -18,6 +19,7 @@ __all__ = ["DeadLetters", "read_dead_letter"]
 
 _log = structlog.get_logger()
 
+_STATUSES: Final = frozenset(str(int(status)) for status in HTTPStatus)
 # Of what a subscriber answered, decoded.
 _ANSWER_BYTES: Final = 1000
 
@@ -76,4 +78,5 @@ def _decoded(text: str) -> str:
 
 
 def _is_status(code: str) -> bool:
-    return len(code) == 3 and code.isascii() and code.isdigit()
+    """Whether it is a status that HTTP knows: whoever calls may write anything, and each value is a series for ever."""
+    return code in _STATUSES

@@ -71,7 +71,9 @@ def test_data_that_is_no_base64_is_left_out(data: str) -> None:
     assert letter(knativeerrordata=data)["answer"] == ""
 
 
-@pytest.mark.parametrize("headers", [{}, {"ce-knativeerrorcode": "²²²"}, {"ce-type": "made-up"}])
+@pytest.mark.parametrize(
+    "headers", [{}, {"ce-knativeerrorcode": "²²²"}, {"ce-knativeerrorcode": "599"}, {"ce-type": "made-up"}]
+)
 def test_made_up_letters_do_not_fill_the_metrics(headers: Any) -> None:
     async def case(world: World) -> None:
         sent = {name: text.encode() for name, text in headers.items()}
