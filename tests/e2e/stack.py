@@ -19,7 +19,7 @@ from typing import Any, Final
 import httpx
 
 from adapters.cri import open_runtime
-from adapters.kubernetes.client import Kubernetes, NotFound, Refused
+from adapters.kubernetes.client import Kubernetes, NotFound
 from adapters.kubernetes.paths import API_VERSION, CRDS, NODES, configmaps, node, secrets_in, warmimages
 from adapters.kubernetes.transport import open_transport
 from adapters.kubernetes.warmimage import warmimage_crd
@@ -31,6 +31,7 @@ from devcluster.programs import Program, ProgramFailed, Programs
 from devcluster.registry.images import Image, write_image
 from devcluster.registry.serve import Registry
 from tests.real.programs import eventually, free_port, need
+from tests.support.crds import without_patterns
 from warmhook.lines import desired_name
 from warmhook.ports import Object, RuntimeImage
 from warmhook.reports import report_name
@@ -211,13 +212,10 @@ class Stack:
         policy = {"apiVersion": API_VERSION, "kind": "WarmPolicy", "metadata": {"name": name}, "spec": spec}
         await self.kubernetes.create(f"/apis/{API_VERSION}/namespaces/{NAMESPACE}/warmpolicies", policy)
 
-    async def try_policy(self, spec: Object, *, name: str) -> str:
-        """Create a WarmPolicy that may be refused; the refusal, empty where it was taken."""
-        try:
-            await self.apply_policy(spec, name=name)
-        except Refused as error:
-            return str(error)
-        return ""
+    async def drop_patterns(self) -> None:
+        """What is made from now on may say what the CRDs of an older version let in."""
+        for crd in (warmimage_crd(), warmpolicy_crd()):
+            await self.kubernetes.patch(f"{CRDS}/{crd['metadata']['name']}", without_patterns(crd))
 
     async def register(self, name: str) -> None:
         """Create the Node."""

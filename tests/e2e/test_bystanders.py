@@ -44,6 +44,7 @@ def test_a_node_an_image_and_a_policy_that_fail_say_why_and_everything_else_gets
             open_stack(Options(registry.host, bare_nodes=("node-3",))) as stack,
         ):
             rule = {"repository": f"{registry.host}/shop/**"}
+            await stack.drop_patterns()
             await stack.apply_policy({"push": [rule | {"semver": "a banana"}]}, name="slipped")
             await stack.apply_policy({"push": [rule], "template": {"pull": {"backoffLimit": 0}}})
             assert (await stack.notify("shop/ghost", "1", ABSENT)).status_code == 202
