@@ -189,7 +189,8 @@ async def system(seed: int) -> AsyncIterator[tuple[System, Kubernetes]]:
                 made.proxies[name].kill = _killer(made, name)
             _configure(made)
             environ = {"PORT": str(made.web_port), "WARMHOOK_CONFIG": str(folder / "config"), "SECRET": _SECRET}
-            environ |= {"WARMHOOK_SYNC_SECONDS": str(SYNC_SECONDS)}
+            (folder / "token").write_text("of-the-events", encoding="ascii")
+            environ |= {"WARMHOOK_SYNC_SECONDS": str(SYNC_SECONDS), "WARMHOOK_EVENTS_TOKEN_FILE": str(folder / "token")}
             environ |= {"NODE_NAME": "node-1", "CONTAINER_RUNTIME_ENDPOINT": f"unix://{folder}/s"}
             environ |= {"WARMHOOK_STATE_DIR": str(folder / "state"), "WARMHOOK_METRICS_PORT": "0"}
             environ |= {"WARMHOOK_ALLOW_LOCAL_REGISTRIES": "true", "WARMHOOK_MIN_FREE_PERCENT": "0"}
