@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from adapters.registries import Delivery, Outcome, Source
 from adapters.registries.common.bodies import Fields, Text, each, read_fields, read_time, shown
-from adapters.registries.common.cloudevents import is_cloudevent, read_cloudevent, read_content
+from adapters.registries.common.cloudevents import event_or_skip, read_content
 from adapters.registries.common.images import pushed
 from adapters.registries.common.options import SourceOptions
 from adapters.registries.common.proof import by_query
@@ -76,10 +76,9 @@ def parse(delivery: Delivery, source: Source) -> list[Outcome]:
 
 
 def _event(delivery: Delivery, source: Source) -> Outcome:
-    body = read_content(delivery)
-    if isinstance(body, dict) and not is_cloudevent(delivery, body):
-        return Skip("unknown-event", "no CloudEvent; are the ce- headers missing?")
-    event = read_cloudevent(delivery, body)
+    event = event_or_skip(delivery, read_content(delivery))
+    if isinstance(event, Skip):
+        return event
     kind = event.get_type()
     if kind != _PUSHED:
         return Skip("not-a-push" if kind.startswith(_ANY) else "unknown-event", shown(kind))

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from adapters.registries import Delivery, Outcome, Source
 from adapters.registries.common.bodies import Fields, Text, Unreadable, each, read_fields, read_json, read_time, shown
-from adapters.registries.common.cloudevents import CloudEvent, is_cloudevent, read_cloudevent, read_content
+from adapters.registries.common.cloudevents import CloudEvent, event_or_skip, read_content
 from adapters.registries.common.images import host_of, is_manifest, pushed
 from adapters.registries.common.proof import by_header
 from warmhook.events import Skip
@@ -56,10 +56,9 @@ def parse(delivery: Delivery, source: Source) -> list[Outcome]:
 
 
 def _event(delivery: Delivery, source: Source) -> Outcome:
-    body = read_content(delivery)
-    if isinstance(body, dict) and not is_cloudevent(delivery, body):
-        return Skip("unknown-event", "no CloudEvent; are the ce- headers missing?")
-    event = read_cloudevent(delivery, body)
+    event = event_or_skip(delivery, read_content(delivery))
+    if isinstance(event, Skip):
+        return event
     kind = ".".join(event.get_type().split(".")[-2:])
     if kind != _PUSHED:
         return Skip("not-a-push" if kind in _OTHERS else "unknown-event", shown(event.get_type()))

@@ -7,10 +7,10 @@ from typing import Final
 from adapters.cloudevents import CloudEvent, is_json, read_binary, read_structured
 from adapters.registries import Delivery
 from adapters.registries.common.bodies import Unreadable, read_json
-from warmhook.events import NotAnEvent
+from warmhook.events import NotAnEvent, Skip
 from warmhook.ports import Json
 
-__all__ = ["CloudEvent", "is_cloudevent", "read_cloudevent", "read_content"]
+__all__ = ["CloudEvent", "event_or_skip", "is_cloudevent", "read_cloudevent", "read_content"]
 
 _STRUCTURED: Final = "application/cloudevents"
 
@@ -32,6 +32,13 @@ def read_content(delivery: Delivery) -> Json:
     if not _is_binary(delivery):
         return read_json(delivery.body)
     return read_json(delivery.body) if delivery.body and is_json(delivery.media_type()) else None
+
+
+def event_or_skip(delivery: Delivery, body: Json) -> CloudEvent | Skip:
+    """The event of a sender that sends nothing else, or why there is none. Raises `Unreadable`."""
+    if isinstance(body, dict) and not is_cloudevent(delivery, body):
+        return Skip("unknown-event", "no CloudEvent; are the ce- headers missing?")
+    return read_cloudevent(delivery, body)
 
 
 def read_cloudevent(delivery: Delivery, body: Json) -> CloudEvent:
