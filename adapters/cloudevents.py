@@ -23,7 +23,7 @@ from cloudevents.core.v1.event import CloudEvent
 from adapters.strictjson import decode
 from warmhook.events import Event, NotAnEvent
 from warmhook.ports import Json
-from warmhook.times import format_time
+from warmhook.timestamps import format_time
 
 __all__ = ["STRUCTURED", "CloudEvent", "is_json", "read_binary", "read_event", "read_structured", "write_event"]
 

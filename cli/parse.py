@@ -19,9 +19,9 @@ import click
 from adapters.registries import Adapter, Delivery, Reply, Source, find_adapters
 from adapters.registries.common.bodies import Unreadable, read_json
 from cli.problems import Unusable
+from warmhook.admission_review import Admitted, read_review
 from warmhook.events import Pushed
 from warmhook.images import NotAReference, canonical_host
-from warmhook.pods import Admitted, read_review
 
 __all__ = ["Body", "Found", "Reader", "parse", "readers", "report"]
 

@@ -12,9 +12,9 @@ from adapters.kubernetes.paths import configmaps, warmimages
 from adapters.kubernetes.template import InvalidObject
 from adapters.kubernetes.warmimage import read_warmimage
 from devcluster.cluster import NAMESPACE, Cluster
-from warmhook.lines import KIND_LABEL, Line, line_of
+from warmhook.node_lines import KIND_LABEL, Line, line_of
+from warmhook.node_report import LineState, Report, read_detail, read_report, report_name
 from warmhook.ports import Object, Sleep
-from warmhook.reports import LineState, Report, read_detail, read_report, report_name
 from warmhook.warmimages import ObjectKey
 
 __all__ = ["NodeProgress", "find_line", "follow_line", "new_warm_lines", "read_reports"]

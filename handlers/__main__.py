@@ -25,25 +25,25 @@ import uvloop
 from starlette.applications import Starlette
 
 from adapters.clock import utcnow
-from adapters.environment import BadSetting
+from adapters.env import BadSetting
 from adapters.kubernetes.client import Kubernetes
+from adapters.kubernetes.readiness import until_reached
 from adapters.kubernetes.transport import BadKubeconfig, open_transport
 from adapters.listening import open_listener
 from adapters.logs import set_up_logs
-from handlers.configuration import Configuration, read_configuration
-from handlers.connections import Limits, limited
-from handlers.credentials import Credentials
+from adapters.outages import Interruptions
+from handlers.admission.forward import open_hand_on
+from handlers.event_sink import open_publisher
 from handlers.events_token import EventsToken, events_token
-from handlers.handing import open_hand_on
 from handlers.metrics import Metrics
 from handlers.posting import open_post
-from handlers.publishing import open_publisher
-from handlers.reach import until_reached
-from handlers.server import Server
+from handlers.serving.credentials import Credentials
+from handlers.serving.limits import Limits, limited
+from handlers.serving.server import Server
 from handlers.settings import Settings, read_settings
 from handlers.signals import on_signals
-from handlers.watch.interruptions import Interruptions
-from handlers.web import build_web
+from handlers.sources import Configuration, read_configuration
+from handlers.wiring import build_web
 
 _log = structlog.get_logger()
 
@@ -117,7 +117,7 @@ async def _serve(
         servers: list[Server] = [server]
         if tls_listener is not None:
             # Imported here: most that is needed for certificates is not needed elsewhere.
-            from handlers.tls import TlsServer, serve_tls
+            from handlers.serving.tls import TlsServer, serve_tls
 
             handshakes = _most_connections() // 4
             secured = TlsServer(_config(app, _most_connections() - handshakes), handshakes=handshakes)

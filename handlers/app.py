@@ -16,14 +16,14 @@ from starlette.types import ExceptionHandler
 
 from adapters.cloudevents import read_event
 from adapters.kubernetes.client import KubernetesError, Unavailable
-from handlers.admission import Admission
-from handlers.bodies import BadBody, Bodies
-from handlers.deadletters import DeadLetters
-from handlers.deliveries import read_delivery
-from handlers.events import HANDLED, Events
+from handlers.admission.endpoint import Admission
 from handlers.events_token import EventsToken
+from handlers.intake.deliveries import read_delivery
+from handlers.intake.receiver import Receiver
 from handlers.metrics import Metrics
-from handlers.receiver import Receiver
+from handlers.reconcile.dead_letters import DeadLetters
+from handlers.reconcile.dispatch import HANDLED, Events
+from handlers.serving.bodies import BadBody, Bodies
 from handlers.settings import Settings
 from warmhook.events import NotAnEvent
 from warmhook.ports import Utcnow

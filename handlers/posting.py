@@ -12,7 +12,7 @@ from adapters.internal import is_internal
 from handlers.events_token import EventsToken
 from handlers.settings import Settings
 from warmhook.events import Event
-from warmhook.times import parse_retry_after
+from warmhook.timestamps import parse_retry_after
 
 if TYPE_CHECKING:
     import httpx

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from adapters.environment import BadSetting, choice, flag, number, text
+from adapters.env import BadSetting, choice, flag, number, text
 from adapters.logs import LOG_MODES, LogMode
-from warmhook.pods import is_namespace
+from warmhook.admission_review import is_namespace
 
 __all__ = ["Settings", "read_settings"]
 

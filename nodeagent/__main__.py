@@ -18,7 +18,7 @@ from collections.abc import Mapping
 import structlog
 
 from adapters.cri import open_runtime
-from adapters.environment import BadSetting
+from adapters.env import BadSetting
 from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.transport import BadKubeconfig, open_transport
 from adapters.logs import set_up_logs

@@ -15,16 +15,16 @@ from nodeagent.clock import Clock
 from nodeagent.desired import Desired, follow_desired
 from nodeagent.disk import free_percent
 from nodeagent.health import Health
-from nodeagent.ledger import Ledger
 from nodeagent.metrics import Metrics
+from nodeagent.node_state import Ledger
 from nodeagent.pullqueue import PullQueue
-from nodeagent.report import Reporter
+from nodeagent.reporter import Reporter
 from nodeagent.settings import Settings
-from nodeagent.state import State, StateFile
+from nodeagent.state_file import State, StateFile
 from nodeagent.trouble import Trouble
+from warmhook.node_report import LineReport, clean_message
 from warmhook.platforms import Platform
 from warmhook.ports import Runtime
-from warmhook.reports import LineReport, clean_message
 
 __all__ = ["Agent"]
 

@@ -13,12 +13,12 @@ from structlog.typing import FilteringBoundLogger
 from nodeagent.clock import Backoff, Clock
 from nodeagent.disk import free_percent
 from nodeagent.health import Health
-from nodeagent.ledger import Ledger
 from nodeagent.metrics import Metrics
+from nodeagent.node_state import Ledger
 from nodeagent.settings import Settings
 from nodeagent.trouble import Trouble
+from warmhook.node_report import clean_message
 from warmhook.ports import ImageConfig, Runtime, RuntimeUnreachable
-from warmhook.reports import clean_message
 
 __all__ = ["Checks"]
 

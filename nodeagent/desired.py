@@ -13,7 +13,7 @@ from adapters.kubernetes.client import Gone, Kubernetes, KubernetesError, Unavai
 from adapters.kubernetes.paths import configmaps
 from nodeagent.clock import Backoff, Clock
 from nodeagent.trouble import Trouble
-from warmhook.lines import desired_name
+from warmhook.node_lines import desired_name
 from warmhook.ports import Object
 
 __all__ = ["Desired", "follow_desired", "read_desired"]

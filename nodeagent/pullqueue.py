@@ -11,11 +11,11 @@ from structlog.typing import FilteringBoundLogger
 
 from nodeagent.checks import Checks
 from nodeagent.clock import Clock
-from nodeagent.ledger import Ledger
 from nodeagent.metrics import Metrics
+from nodeagent.node_state import Ledger
 from nodeagent.pulls import pull_image
-from warmhook.outstanding import ImagePull
 from warmhook.ports import Runtime
+from warmhook.pull_queue import ImagePull
 
 __all__ = ["PullQueue"]
 

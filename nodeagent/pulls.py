@@ -11,9 +11,9 @@ from typing import Final
 from structlog.typing import FilteringBoundLogger
 
 from nodeagent.clock import Clock
-from warmhook.outstanding import ImagePull
+from warmhook.node_report import clean_message
 from warmhook.ports import FailureReason, PullFailed, Runtime, RuntimeUnreachable
-from warmhook.reports import clean_message
+from warmhook.pull_queue import ImagePull
 
 __all__ = ["Failure", "pull_image"]
 

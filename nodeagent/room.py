@@ -7,7 +7,7 @@ from datetime import timedelta
 from nodeagent.clock import Clock
 from warmhook.disk import EMPTY, after_loss, is_low
 from warmhook.ports import FailureReason
-from warmhook.times import format_time
+from warmhook.timestamps import format_time
 
 __all__ = ["Room", "time_of_day"]
 

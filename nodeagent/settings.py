@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapters.environment import BadSetting, choice, flag, number, text
+from adapters.env import BadSetting, choice, flag, number, text
 from adapters.logs import LOG_MODES, LogMode
+from warmhook.admission_review import is_namespace
 from warmhook.placement import NODE_NAME_MAX
-from warmhook.pods import is_namespace
 
 __all__ = ["Settings", "read_settings"]
 

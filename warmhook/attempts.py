@@ -9,8 +9,8 @@ import math
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from warmhook.node_report import LineReport
 from warmhook.ports import FailureReason
-from warmhook.reports import LineReport
 from warmhook.wanted import Wanted
 
 __all__ = [

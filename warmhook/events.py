@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, TypeGuard, get_args
 
-from warmhook.feasible import affinity_object, parse_affinity, parse_tolerations, toleration_object
+from warmhook.admission_review import Admitted
 from warmhook.images import Reference, is_digest, parse_reference
-from warmhook.pods import Admitted
-from warmhook.times import format_time, parse_time
+from warmhook.node_affinity import affinity_object, parse_affinity, parse_tolerations, toleration_object
+from warmhook.timestamps import format_time, parse_time
 
 __all__ = [
     "ADMITTED",

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from warmhook.feasible import Taint, is_on, takes
-from warmhook.selectors import LABEL_OPERATORS, Requirement, Selector
+from warmhook.labels import LABEL_OPERATORS, Requirement, Selector
+from warmhook.node_affinity import Taint, is_on, takes
 from warmhook.warmimages import Nodes, WarmImage
 
 __all__ = ["ANY_LINUX_NODE", "NODE_NAME_MAX", "Node", "is_away", "node_selector", "place", "place_each", "reads_taints"]

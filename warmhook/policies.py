@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 from typing import Final, Literal, TypeAlias
 
 from warmhook.builds import beyond
-from warmhook.feasible import Constraints, TooManyTerms, both
 from warmhook.images import Reference
+from warmhook.labels import Selector
+from warmhook.node_affinity import Constraints, TooManyTerms, both
 from warmhook.rules import PushRule, PushRules
-from warmhook.selectors import Selector
 from warmhook.versions import old_versions
 from warmhook.warmimages import (
     Asked,

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from warmhook.lines import Line
+from warmhook.node_lines import Line
+from warmhook.node_report import REACHABLE_FOR, Report
 from warmhook.placement import Node
 from warmhook.ports import FailureReason
-from warmhook.reports import REACHABLE_FOR, Report
-from warmhook.times import format_time
+from warmhook.timestamps import format_time
 
 __all__ = [
     "FAILURES_MAX",

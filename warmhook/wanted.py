@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from warmhook.lines import MAX_LINES, Line, NotALine, read_line, version_of
+from warmhook.node_lines import MAX_LINES, Line, NotALine, read_line, version_of
 from warmhook.shares import Claim, Room, served
 
 __all__ = ["Taken", "Wanted", "take_lines"]

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Literal, TypeAlias
 
-from warmhook.feasible import Affinity, Constraints, Toleration
 from warmhook.images import Reference
-from warmhook.selectors import Selector
+from warmhook.labels import Selector
+from warmhook.node_affinity import Affinity, Constraints, Toleration
 
 __all__ = [
     "LONGEST_TIMEOUT_SECONDS",

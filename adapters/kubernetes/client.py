@@ -13,9 +13,9 @@ from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from adapters.kubernetes.pressure import Lanes
+from adapters.kubernetes.rate_limit import Lanes
 from warmhook.ports import Object, Response, Transport, Unreachable
-from warmhook.times import parse_retry_after
+from warmhook.timestamps import parse_retry_after
 
 __all__ = [
     "MERGE_PATCH",

@@ -6,10 +6,10 @@ import sys
 from datetime import datetime
 from typing import Final
 
-from warmhook.feasible import Taint
+from warmhook.node_affinity import Taint
 from warmhook.placement import Node, is_away
 from warmhook.ports import Object
-from warmhook.times import parse_time
+from warmhook.timestamps import parse_time
 
 __all__ = ["FULL_PAGE", "not_ready_since", "read_node", "reduced_node", "taints_of", "unschedulable"]
 

@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WithJsonSc
 from pydantic.alias_generators import to_camel
 
 from adapters.kubernetes.schemas import matching, pattern, validated
-from warmhook.feasible import (
+from warmhook.labels import NotASelector, Selector, parse_selector, requirement_object
+from warmhook.node_affinity import (
     TERMS_MAX,
     TOLERATIONS_MAX,
     VALUES_MAX,
@@ -20,7 +21,6 @@ from warmhook.feasible import (
     parse_tolerations,
     toleration_object,
 )
-from warmhook.selectors import NotASelector, Selector, parse_selector, requirement_object
 from warmhook.warmimages import LONGEST_TIMEOUT_SECONDS, Limit, Nodes, Pull, PullPolicy, Template
 
 __all__ = ["DigestText", "ImageText", "InvalidObject", "LabelSelector", "Spec", "TemplateSpec", "template_object"]

@@ -15,10 +15,10 @@ from adapters.kubernetes.crd import Column, custom_resource_definition
 from adapters.kubernetes.paths import API_VERSION
 from adapters.kubernetes.template import DigestText, ImageText, InvalidObject, Spec, TemplateSpec, template_object
 from adapters.mistakes import in_plain_words
-from warmhook.feasible import Constraints, affinity_object, parse_affinity, parse_tolerations, toleration_object
 from warmhook.images import NotAReference, Reference, parse_reference
+from warmhook.node_affinity import Constraints, affinity_object, parse_affinity, parse_tolerations, toleration_object
 from warmhook.ports import FailureReason, Object
-from warmhook.times import format_time, parse_time
+from warmhook.timestamps import format_time, parse_time
 from warmhook.warmimages import Asked, Asker, ObjectKey, WarmImage, repository_label
 
 __all__ = [

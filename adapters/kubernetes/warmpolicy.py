@@ -12,10 +12,10 @@ from adapters.kubernetes.schemas import matching, validated
 from adapters.kubernetes.template import ImageText, InvalidObject, LabelSelector, Spec, TemplateSpec
 from adapters.kubernetes.warmimage import CONDITIONS, Condition, Count, first_problem
 from warmhook.images import NotAReference, Reference, parse_reference
+from warmhook.labels import Selector, parse_selector
 from warmhook.policies import Part, Policy
 from warmhook.ports import Object
 from warmhook.rules import PushRule
-from warmhook.selectors import Selector, parse_selector
 from warmhook.semver import parse_range
 from warmhook.warmimages import Limit, Nodes, ObjectKey, Template
 

@@ -20,8 +20,8 @@ from devcluster.apiserver import conditions
 from devcluster.apiserver.patches import json_patched
 from devcluster.apiserver.problems import Cause, Problem
 from devcluster.apiserver.resources import Resource
+from warmhook.labels import NotASelector, parse_selector
 from warmhook.ports import Object
-from warmhook.selectors import NotASelector, parse_selector
 
 __all__ = ["Call", "Draft", "NoReply", "Reply", "Reviewing", "causes", "completed", "reviewed"]
 

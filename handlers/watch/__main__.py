@@ -17,7 +17,7 @@ import structlog
 import uvloop
 
 from adapters.clock import utcnow
-from adapters.environment import BadSetting
+from adapters.env import BadSetting
 from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.transport import BadKubeconfig, open_transport
 from adapters.logs import set_up_logs

@@ -10,15 +10,15 @@ import time
 from collections.abc import Callable
 
 from adapters.kubernetes.client import Kubernetes
+from adapters.kubernetes.readiness import until_reached
+from adapters.outages import Interruptions
 from handlers.posting import Post, TryLater
-from handlers.reach import until_reached
-from handlers.watch.cache import Cache
-from handlers.watch.certificates import Certificates
-from handlers.watch.dispatch import Dispatcher
-from handlers.watch.following import follow, followed_kinds
-from handlers.watch.interruptions import Interruptions
-from handlers.watch.lease import Leadership, new_identity
-from handlers.watch.pending import Pending
+from handlers.watch.change_filter import Cache
+from handlers.watch.dispatcher import Dispatcher
+from handlers.watch.leader_election import Leadership, new_identity
+from handlers.watch.reflector import follow, followed_kinds
+from handlers.watch.webhook_certificate import Certificates
+from handlers.watch.work_queue import Pending
 from warmhook.events import Event
 from warmhook.ports import Sleep, Utcnow
 

@@ -21,7 +21,7 @@ from adapters.kubernetes.client import (
     Refused,
     Unavailable,
 )
-from adapters.kubernetes.pressure import Lanes
+from adapters.kubernetes.rate_limit import Lanes
 from tests.support.instant import instantly
 from warmhook.ports import Json, Response, Stream, Unreachable
 from warmhook.warmimages import ObjectKey

@@ -24,10 +24,10 @@ from adapters.kubernetes.warmimage import read_warmimage, warmimage_crd, warmima
 from adapters.kubernetes.warmpolicy import read_warmpolicy, warmpolicy_crd
 from devcluster.apiserver import ApiServer, InProcessTransport
 from warmhook.images import Reference, parse_reference
-from warmhook.lines import line_of
+from warmhook.labels import Requirement, Selector
+from warmhook.node_lines import line_of
 from warmhook.ports import Object
 from warmhook.rules import PushRule
-from warmhook.selectors import Requirement, Selector
 from warmhook.semver import parse_range
 from warmhook.warmimages import Asked, Asker, Limit, Nodes, ObjectKey, Pull, Template, WarmImage
 

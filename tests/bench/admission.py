@@ -16,17 +16,17 @@ import aiohttp
 
 from adapters.certificates import make_pair
 from adapters.kubernetes.paths import API_VERSION, secrets, secrets_in, warmimages_in, warmpolicies
+from adapters.kubernetes.webhook_secret import SECRET, token_data
 from devcluster.nodes import node_object
-from handlers.admission_secret import SECRET, token_data
 from tests.bench.figures import Measured
 from tests.bench.place import NotMeasured, Place, another_namespace
 from tests.bench.runs import percentile
 from tests.bench.sending import HOST, start_web
 from tests.real.programs import eventually, free_port
+from warmhook.admission_review import read_pod
 from warmhook.admission_tokens import path_of
-from warmhook.feasible import Taint, is_on, takes
+from warmhook.node_affinity import Taint, is_on, takes
 from warmhook.placement import Node
-from warmhook.pods import read_pod
 from warmhook.ports import Object
 from warmhook.warmimages import PolicyKey
 

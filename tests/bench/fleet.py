@@ -16,17 +16,17 @@ import aiohttp
 from adapters.clock import utcnow
 from adapters.kubernetes.client import MERGE_PATCH
 from adapters.kubernetes.paths import configmaps
-from adapters.kubernetes.pressure import ByteBudget
-from handlers import nodewrites
-from handlers.cluster import Cluster
-from handlers.nodewrites import NodeChange, NodeWrites
-from handlers.outcomes import Outcomes
-from handlers.projection import Projection
+from adapters.kubernetes.rate_limit import ByteBudget
+from handlers.reconcile import node_configmaps
+from handlers.reconcile.node_configmaps import NodeChange, NodeWrites
+from handlers.reconcile.outcomes import Outcomes
+from handlers.reconcile.projection import Projection
+from handlers.reconcile.reader import Cluster
 from tests.bench.bare import open_bare
 from tests.bench.figures import Measured
 from tests.bench.place import Place
 from tests.bench.sending import digest_of
-from warmhook.lines import Line, desired_name, line_of, node_patch
+from warmhook.node_lines import Line, desired_name, line_of, node_patch
 from warmhook.placement import Node
 from warmhook.warmimages import ObjectKey
 
@@ -73,7 +73,7 @@ async def patch_rates(place: Place) -> list[Measured]:
     """One line changes on every node, written by `NodeWrites` and by a bare loop, in turns."""
     nodes = await place.create_nodes(200 if place.quick else 1000)
     writes, measured, filled = unbounded_writes(place), [], 0
-    concurrency = nodewrites._MOST_IN_FLIGHT
+    concurrency = node_configmaps._MOST_IN_FLIGHT
     async with open_bare(place.kubeconfig, connections=concurrency) as session:
         for lines in (20, 200):
             place.say(f"{len(nodes)} nodes, {lines} lines each")
@@ -119,7 +119,7 @@ class _Recorded(NodeWrites):
     at = 0.0
 
     async def write(
-        self, changes: Mapping[str, NodeChange], deadline: float, entire: nodewrites.Entire, outcomes: Outcomes
+        self, changes: Mapping[str, NodeChange], deadline: float, entire: node_configmaps.Entire, outcomes: Outcomes
     ) -> None:
         self.patches = [node_patch(name, it.node_uid, it.lines, it.refused) for name, it in changes.items()]
         self.at = time.monotonic()

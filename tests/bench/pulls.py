@@ -16,14 +16,14 @@ from adapters.cri import open_runtime
 from devcluster.nodes import architecture
 from devcluster.programs import Program
 from devcluster.registry.images import incompressible_image, write_image
-from handlers.nodewrites import NodeChange
+from handlers.reconcile.node_configmaps import NodeChange
 from tests.bench.figures import Measured
 from tests.bench.fleet import unbounded_writes, write_all
 from tests.bench.place import NotMeasured, Place
 from tests.bench.runtimes import start_agent
 from tests.real.containerd import Containerd, start_containerd
 from tests.real.programs import eventually
-from warmhook.lines import Line
+from warmhook.node_lines import Line
 from warmhook.placement import Node
 from warmhook.ports import Object, Runtime
 from warmhook.warmimages import ObjectKey

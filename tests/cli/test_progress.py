@@ -26,8 +26,8 @@ from devcluster.apiserver import ApiServer, InProcessTransport
 from devcluster.cluster import NAMESPACE, Cluster, Plan
 from devcluster.programs import ProgramFailed, Programs
 from tests.support.crds import without_patterns
-from warmhook.lines import Line
-from warmhook.reports import LineReport, report_name, report_patch
+from warmhook.node_lines import Line
+from warmhook.node_report import LineReport, report_name, report_patch
 from warmhook.warmimages import ObjectKey
 
 LINE = Line(ObjectKey("shop", "web"), "h.example/shop/web:v1")

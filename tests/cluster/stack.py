@@ -36,9 +36,9 @@ from devcluster.registry.serve import Registry, serve_registry
 from tests.cluster.access import agent_token, grant, web_token, write_kubeconfig
 from tests.cluster.place import Place, open_place
 from tests.real.programs import eventually, free_port
-from warmhook.lines import desired_name
+from warmhook.node_lines import desired_name
+from warmhook.node_report import report_name
 from warmhook.ports import Object
-from warmhook.reports import report_name
 
 __all__ = ["Stack", "open_stack"]
 

@@ -20,7 +20,7 @@ from tests.contract.nodes import Node, Site, on_each_runtime, open_node, open_si
 from tests.real.programs import eventually, free_port, small_disk
 from warmhook.platforms import Platform
 from warmhook.ports import Credentials, ImageConfig, PullFailed, RuntimeUnreachable
-from warmhook.warmth import unusable
+from warmhook.presence import unusable
 
 APP = incompressible_image(0.2, "app", layers=2)
 OTHER = incompressible_image(0.1, "other")

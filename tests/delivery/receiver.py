@@ -16,10 +16,10 @@ from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.warmimage import warmimage_crd
 from adapters.kubernetes.warmpolicy import warmpolicy_crd
 from devcluster.apiserver import ApiServer, InProcessTransport
-from handlers.configuration import Configuration, read_configuration
 from handlers.metrics import Metrics
 from handlers.settings import Settings
-from handlers.web import build_web
+from handlers.sources import Configuration, read_configuration
+from handlers.wiring import build_web
 from tests.delivery.senders import EPOCH, Answer, EventBridge
 from warmhook.ports import Object, Response, Unreachable
 

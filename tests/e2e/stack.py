@@ -32,9 +32,9 @@ from devcluster.registry.images import Image, write_image
 from devcluster.registry.serve import Registry
 from tests.real.programs import eventually, free_port, need
 from tests.support.crds import without_patterns
-from warmhook.lines import desired_name
+from warmhook.node_lines import desired_name
+from warmhook.node_report import report_name
 from warmhook.ports import Object, RuntimeImage
-from warmhook.reports import report_name
 
 __all__ = ["NAMESPACE", "SECRET", "SYSTEM", "Options", "Stack", "events_of", "open_stack"]
 

@@ -22,7 +22,7 @@ from devcluster.registry.images import incompressible_image
 from devcluster.registry.serve import serve_app, serve_registry
 from tests.e2e.stack import Options, Stack, open_stack
 from tests.real.programs import free_port
-from warmhook.reports import report_name
+from warmhook.node_report import report_name
 
 pytestmark = [pytest.mark.e2e, pytest.mark.containerd]
 

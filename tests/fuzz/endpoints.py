@@ -16,11 +16,11 @@ from typing import Any, Final
 
 from adapters.kubernetes.client import Kubernetes
 from adapters.registries import adapter_kinds
-from handlers.configuration import Configuration, read_configuration
-from handlers.credentials import Credentials
 from handlers.metrics import Metrics
+from handlers.serving.credentials import Credentials
 from handlers.settings import Settings
-from handlers.web import build_web
+from handlers.sources import Configuration, read_configuration
+from handlers.wiring import build_web
 from tests.fuzz.targets import read_request
 from warmhook.ports import Json, Response, Stream, Unreachable
 

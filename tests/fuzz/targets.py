@@ -291,6 +291,8 @@ TARGETS: Final = {
         tuple(f"handlers/{name}.py" for name in ("app", "bodies", "deadletters", "handshake", "receiver", "events")),
         _endpoint_seeds,
         _build_endpoints,
-        _planted("handlers.receiver", "pushed_event", lambda _source, pushed, _received: "_" in pushed.image.tag),
+        _planted(
+            "handlers.intake.receiver", "pushed_event", lambda _source, pushed, _received: "_" in pushed.image.tag
+        ),
     ),
 }

@@ -9,11 +9,11 @@ from typing import Any, Final
 
 from warmhook.globs import Globs
 from warmhook.images import NotAReference, parse_reference
-from warmhook.lines import NotALine, read_line
-from warmhook.reports import clean_message, read_detail, read_report
-from warmhook.selectors import NotASelector, parse_selector
+from warmhook.labels import NotASelector, parse_selector
+from warmhook.node_lines import NotALine, read_line
+from warmhook.node_report import clean_message, read_detail, read_report
 from warmhook.semver import NotARange, parse_range, parse_version
-from warmhook.times import format_time, parse_time
+from warmhook.timestamps import format_time, parse_time
 
 __all__ = ["run"]
 

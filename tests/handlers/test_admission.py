@@ -20,23 +20,23 @@ from hypothesis import strategies as st
 
 from adapters.cloudevents import write_event
 from adapters.kubernetes import paths
-from handlers.admission import Admission
-from handlers.admission_secret import SECRET
+from adapters.kubernetes.webhook_secret import SECRET
+from handlers.admission.endpoint import Admission
+from handlers.admission.forward import open_hand_on
+from handlers.admission.queue import QUEUE_MAX, Hints
+from handlers.admission.warm_nodes import WarmNodes
 from handlers.events_token import EventsToken
-from handlers.handing import open_hand_on
-from handlers.hints import QUEUE_MAX, Hints
 from handlers.metrics import Metrics
 from handlers.settings import Settings
-from handlers.warmnodes import WarmNodes
 from tests.handlers.world import ADMISSION, ADMISSION_TOKEN, NAMESPACE, POLICIES, START, World, in_world
-from tests.warmhook.test_pods import bent_reviews, owned, review
+from tests.warmhook.test_admission_review import bent_reviews, owned, review
+from warmhook.admission_review import Admitted, read_review
 from warmhook.admission_tokens import print_tokens
 from warmhook.events import Event, admitted_event
 from warmhook.images import parse_reference
-from warmhook.pods import Admitted, read_review
+from warmhook.node_report import LineReport
 from warmhook.ports import Object, Response, Unreachable
-from warmhook.reports import LineReport
-from warmhook.times import parse_time
+from warmhook.timestamps import parse_time
 
 RECORDED = Path(os.environ.get("WARMHOOK_TEST_APISERVER") or "absent") / "admission-requests.json"
 WARM = {"labels": {"warm": "true"}}

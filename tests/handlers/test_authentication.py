@@ -12,7 +12,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from adapters.environment import BadSetting
+from adapters.env import BadSetting
 from adapters.registries import find_adapters
 from tests.adapters.registries.cases import FOLDER, Case, read_cases
 from tests.handlers.test_receiver import deliveries

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from handlers.bodies import BadBody, Bodies
+from handlers.serving.bodies import BadBody, Bodies
 from tests.support.instant import instantly
 
 

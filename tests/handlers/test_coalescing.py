@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from adapters.kubernetes.client import Refused, Unavailable
-from handlers.coalescing import Coalescer
+from handlers.reconcile.coalescing import Coalescer
 from tests.support.instant import instantly
 
 

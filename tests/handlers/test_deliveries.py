@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from adapters.registries import Delivery
-from handlers.bodies import BadBody
-from handlers.deliveries import decode_body, read_delivery
+from handlers.intake.deliveries import decode_body, read_delivery
+from handlers.serving.bodies import BadBody
 from tests.adapters.registries.cases import RECEIVED
 from tests.handlers.test_receiver import MIB, deliveries
 from tests.handlers.world import HOST, World, harbor_push, in_world

@@ -22,8 +22,8 @@ from starlette.routing import Route
 from adapters.certificates import Pair, make_pair
 from adapters.listening import open_listener
 from handlers.__main__ import _config
-from handlers.server import Server
-from handlers.tls import TlsServer
+from handlers.serving.server import Server
+from handlers.serving.tls import TlsServer
 from tests.real.programs import eventually
 
 LIMIT = 20

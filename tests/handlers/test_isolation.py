@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from adapters.kubernetes import paths
-from handlers.cluster import sort_out
+from handlers.reconcile.reader import sort_out
 from tests.handlers.test_statuses import say
 from tests.handlers.world import HOST, NAMESPACE, POLICIES, WARMIMAGES, World, digest, in_world, status
-from warmhook.lines import REFUSED_MAX, desired_name, line_key, node_patch, noted_refusals
+from warmhook.node_lines import REFUSED_MAX, desired_name, line_key, node_patch, noted_refusals
+from warmhook.node_report import LineReport, report_name
 from warmhook.ports import Object, Response
-from warmhook.reports import LineReport, report_name
 from warmhook.status import find_condition
 from warmhook.warmimages import ObjectKey
 

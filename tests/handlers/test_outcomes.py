@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from handlers.outcomes import Outcomes
+from handlers.reconcile.outcomes import Outcomes
 from tests.support.instant import instantly
 
 

@@ -21,14 +21,14 @@ import httpx
 import pytest
 import structlog
 
-from adapters.environment import BadSetting
+from adapters.env import BadSetting
 from adapters.kubernetes.client import Kubernetes
+from adapters.kubernetes.readiness import until_reached
 from handlers.__main__ import main as web_main
-from handlers.configuration import read_configuration
 from handlers.events_token import EventsToken
 from handlers.posting import Refused, TryLater, judge, open_post
-from handlers.reach import until_reached
 from handlers.settings import Settings, read_settings
+from handlers.sources import read_configuration
 from handlers.watch.__main__ import main as watch_main
 from tests.handlers.world import HOST, START, World, in_world, status
 from warmhook.events import sync_event
@@ -134,7 +134,7 @@ def test_only_the_configured_kinds_are_imported(tmp_path: Path) -> None:
     path.write_text(f"sources: [{GOOD}]")
     program = f"""
 import sys
-from handlers.configuration import read_configuration
+from handlers.sources import read_configuration
 read_configuration({str(path)!r}, {{"S": "x"}})
 found = [name for name in sys.modules if name.startswith("adapters.registries.") and ".common" not in name]
 print(",".join(found), "httpx" in sys.modules, "jwt" in sys.modules)

@@ -10,7 +10,7 @@ import pytest
 
 from adapters.kubernetes import paths
 from tests.handlers.world import HOST, NAMESPACE, World, in_world, status
-from warmhook.lines import MAX_BYTES, MAX_LINES, desired_name, line_key
+from warmhook.node_lines import MAX_BYTES, MAX_LINES, desired_name, line_key
 from warmhook.ports import Response, Unreachable
 from warmhook.warmimages import ObjectKey
 

@@ -11,9 +11,9 @@ from typing import Any
 from adapters.kubernetes import paths
 from adapters.kubernetes.warmimage import read_warmimage
 from tests.handlers.world import DIGEST, HOST, NAMESPACE, World, digest, in_world, status
-from warmhook.lines import line_of
+from warmhook.node_lines import line_of
+from warmhook.node_report import LineReport, LineState, report_name
 from warmhook.ports import Response
-from warmhook.reports import LineReport, LineState, report_name
 from warmhook.warmimages import ObjectKey
 
 X = ObjectKey("shop", "x")

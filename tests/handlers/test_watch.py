@@ -16,16 +16,16 @@ from hypothesis import strategies as st
 
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Unavailable
+from adapters.outages import Interruptions
 from devcluster.apiserver import InProcessTransport
 from handlers.posting import Refused, TryLater
-from handlers.watch.cache import Cache
-from handlers.watch.interruptions import Interruptions
-from handlers.watch.pending import Pending
+from handlers.watch.change_filter import Cache
+from handlers.watch.work_queue import Pending
 from tests.handlers.world import HOST, NAMESPACE, World, in_world, status
 from warmhook.events import Changed, Event
-from warmhook.lines import Line, desired_name, node_patch
+from warmhook.node_lines import Line, desired_name, node_patch
+from warmhook.node_report import LineReport, report_name
 from warmhook.ports import Response, Unreachable
-from warmhook.reports import LineReport, report_name
 from warmhook.warmimages import ObjectKey
 
 CHANGED = "dev.warmhook.objects.changed.v1"

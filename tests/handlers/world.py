@@ -23,25 +23,25 @@ from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes, NotFound
 from adapters.kubernetes.warmimage import warmimage_crd
 from adapters.kubernetes.warmpolicy import warmpolicy_crd
+from adapters.kubernetes.webhook_secret import SECRET as ADMISSION_SECRET
+from adapters.kubernetes.webhook_secret import token_data
 from devcluster.apiserver import ApiServer, InProcessTransport
-from handlers.admission_secret import SECRET as ADMISSION_SECRET
-from handlers.admission_secret import token_data
-from handlers.cluster import Cluster
-from handlers.configuration import Configuration, read_configuration
-from handlers.credentials import Credentials
+from handlers.event_sink import Publisher
 from handlers.events_token import EventsToken
 from handlers.metrics import Metrics
 from handlers.posting import Post, judge
-from handlers.publishing import Publisher
+from handlers.reconcile.reader import Cluster
+from handlers.serving.credentials import Credentials
 from handlers.settings import Settings
+from handlers.sources import Configuration, read_configuration
 from handlers.watch.run import watch
-from handlers.web import build_web
+from handlers.wiring import build_web
 from tests.support.crds import without_patterns
 from tests.support.instant import instantly
 from warmhook.events import Event
-from warmhook.lines import desired_name
+from warmhook.node_lines import desired_name
+from warmhook.node_report import LineReport, report_name, report_patch
 from warmhook.ports import Object, Response
-from warmhook.reports import LineReport, report_name, report_patch
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 NAMESPACE = "warmhook-system"

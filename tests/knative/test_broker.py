@@ -12,7 +12,7 @@ import structlog
 
 from adapters.cloudevents import STRUCTURED, write_event
 from handlers.posting import SINK_SECONDS, TryLater
-from handlers.watch.dispatch import OVERDUE_MAX
+from handlers.watch.dispatcher import OVERDUE_MAX
 from tests.handlers.world import HOST, World, in_world
 from tests.support.broker import Broker, Delivery, Trigger
 from tests.support.instant import until

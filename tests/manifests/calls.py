@@ -19,8 +19,8 @@ from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes, NotFound
 from adapters.kubernetes.warmimage import REPOSITORY_LABEL
 from devcluster.apiserver import InProcessTransport
-from handlers.credentials import Credentials
-from handlers.watch.certificates import SECRET
+from handlers.serving.credentials import Credentials
+from handlers.watch.webhook_certificate import SECRET
 from nodeagent.agent import Agent
 from nodeagent.clock import Clock
 from nodeagent.metrics import Metrics

@@ -7,12 +7,12 @@ from typing import Final
 
 import pytest
 
-from nodeagent.report import rewrite
+from nodeagent.reporter import rewrite
 from tests.manifests.admission import Request, refusals, request
 from tests.manifests.rendered import BASE, find, render
-from warmhook.lines import diff, new_configmap, node_patch
+from warmhook.node_lines import diff, new_configmap, node_patch
+from warmhook.node_report import LineReport, report_name, report_patch, seen_patch
 from warmhook.ports import Object
-from warmhook.reports import LineReport, report_name, report_patch, seen_patch
 
 AGENTS: Final = "warmhook-agents:warmhook-agent"
 HANDLERS: Final = "warmhook-system:warmhook-handlers"

@@ -17,16 +17,16 @@ import structlog
 from adapters.clock import utcnow
 from adapters.kubernetes.client import Kubernetes, KubernetesError, NotFound, Refused
 from adapters.kubernetes.paths import NODES, configmaps
-from handlers.watch.certificates import Certificates
+from handlers.watch.webhook_certificate import Certificates
 from nodeagent.clock import real_clock
-from nodeagent.report import Reporter
+from nodeagent.reporter import Reporter
 from tests.manifests.calls import Call, record
 from tests.manifests.installation import Installation, installed, path_of
 from tests.manifests.rendered import pod_templates
 from tests.real.programs import eventually
-from warmhook.lines import desired_name
+from warmhook.node_lines import desired_name
+from warmhook.node_report import LineReport, report_name
 from warmhook.ports import Object
-from warmhook.reports import LineReport, report_name
 
 pytestmark = pytest.mark.cluster
 

@@ -8,16 +8,16 @@ from typing import Final, get_args
 
 from prometheus_client import CollectorRegistry
 
-from handlers.hints import QUEUE_MAX
+from handlers.admission.queue import QUEUE_MAX
+from handlers.event_sink import QUEUE_BYTES as PUBLISHED_BYTES
+from handlers.event_sink import QUEUE_MAX as PUBLISHED_MAX
 from handlers.metrics import Metrics as WebMetrics
 from handlers.posting import SINK_SECONDS
-from handlers.publishing import QUEUE_BYTES as PUBLISHED_BYTES
-from handlers.publishing import QUEUE_MAX as PUBLISHED_MAX
-from handlers.watch.dispatch import OVERDUE_MAX
+from handlers.watch.dispatcher import OVERDUE_MAX
 from nodeagent.metrics import Metrics as AgentMetrics
 from tests.manifests.rendered import BASE, KNATIVE, render
 from warmhook.events import CHANGES_MAX, SkipReason
-from warmhook.lines import MAX_BYTES, MAX_LINES
+from warmhook.node_lines import MAX_BYTES, MAX_LINES
 from warmhook.placement import NODE_NAME_MAX
 from warmhook.ports import FailureReason
 
@@ -38,7 +38,7 @@ def test_every_metric_is_explained_and_every_explained_metric_exists() -> None:
 
 def test_every_log_line_that_is_explained_is_written() -> None:
     sources = "".join(
-        path.read_text() for folder in ("handlers", "nodeagent") for path in (ROOT / folder).rglob("*.py")
+        path.read_text() for folder in ("handlers", "nodeagent", "adapters") for path in (ROOT / folder).rglob("*.py")
     )
     table = OPERATIONS.split("| event | what to do |")[1].split("\n\n")[0]
     explained = {
@@ -61,9 +61,8 @@ def test_every_log_line_that_somebody_should_read_is_explained() -> None:
 
 
 def test_every_reason_of_a_delivery_is_explained() -> None:
-    receiving = "".join(
-        (ROOT / "handlers" / f"{name}.py").read_text() for name in ("receiver", "bodies", "deliveries", "app")
-    )
+    files = [*(ROOT / "handlers/intake").glob("*.py"), ROOT / "handlers/serving/bodies.py", ROOT / "handlers/app.py"]
+    receiving = "".join(path.read_text() for path in files)
     made = re.findall(r"(?:_Told\(\"\w+\", |BadBody\(\d+, |refuse\(source, )\"([a-z-]+)\"", receiving)
     assert len(made) > 8
     table = OPERATIONS.split("| reason of a delivery | meaning |")[1].split("\n\n")[0]
@@ -77,7 +76,7 @@ def test_every_reason_of_a_condition_is_explained() -> None:
     explained = set(re.findall(r"`([A-Z]\w+)`", table))
     sources = "".join(
         (ROOT / name).read_text()
-        for name in ("warmhook/status.py", "handlers/policystatuses.py", "handlers/statuses.py")
+        for name in ("warmhook/status.py", "handlers/reconcile/policy_statuses.py", "handlers/reconcile/statuses.py")
     )
     assert {name for name in explained if f'"{name}"' not in sources} == set()
     written = set(re.findall(r"\"([A-Z][a-z]+[A-Z][A-Za-z]+|Usable|Invalid)\"", sources))

@@ -6,7 +6,7 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 
-from warmhook.reports import WARM_ANNOTATION, LineReport, report_patch
+from warmhook.node_report import WARM_ANNOTATION, LineReport, report_patch
 
 POLICY = Path(__file__).parents[2] / "knative/base/agent-writes.yaml"
 

@@ -12,12 +12,12 @@ from typing import Any, Final
 import pytest
 
 from cli.procfile import read_procfile
-from handlers.configuration import read_configuration
-from handlers.events import HANDLED
 from handlers.posting import EVENTS_SECONDS, SINK_SECONDS
+from handlers.reconcile.dispatch import HANDLED
 from handlers.settings import Settings
 from handlers.settings import read_settings as read_web_settings
-from handlers.watch.certificates import CONFIGURATION
+from handlers.sources import read_configuration
+from handlers.watch.webhook_certificate import CONFIGURATION
 from nodeagent.settings import read_settings as read_agent_settings
 from tests.manifests.rendered import BASE, KNATIVE, containers, find, identity, pod_templates, render
 from tests.support.broker import read_delivery

@@ -17,17 +17,17 @@ import pytest
 from adapters.clock import utcnow
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes
-from adapters.kubernetes.pressure import ByteBudget
+from adapters.kubernetes.rate_limit import ByteBudget
 from adapters.kubernetes.warmimage import warmimage_crd
 from devcluster.apiserver import ApiServer, InProcessTransport
-from handlers.cluster import Cluster
-from handlers.nodewrites import NodeWrites
-from handlers.outcomes import Outcomes
-from handlers.projection import Projection
+from handlers.reconcile.node_configmaps import NodeWrites
+from handlers.reconcile.outcomes import Outcomes
+from handlers.reconcile.projection import Projection
+from handlers.reconcile.reader import Cluster
 from tests.model.history import EPOCH
 from tests.support.instant import instantly
 from tests.support.runtime import digest_of
-from warmhook.lines import LINE_LABEL, desired_name, line_key, read_line, version_of
+from warmhook.node_lines import LINE_LABEL, desired_name, line_key, read_line, version_of
 from warmhook.ports import Object, Response
 from warmhook.warmimages import ObjectKey
 

@@ -30,7 +30,7 @@ from handlers.metrics import Metrics
 from handlers.posting import Refused, TryLater
 from handlers.settings import Settings
 from handlers.watch.run import watch
-from handlers.web import build_web
+from handlers.wiring import build_web
 from nodeagent.agent import Agent
 from nodeagent.clock import Clock
 from nodeagent.metrics import Metrics as AgentMetrics

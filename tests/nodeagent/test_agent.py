@@ -13,9 +13,9 @@ from adapters.kubernetes.paths import node as node_path
 from tests.support.agents import NAMESPACE, Bench, bench
 from tests.support.instant import instantly, until
 from tests.support.runtime import MemoryRuntime, digest_of
-from warmhook.lines import LINE_LABEL, MAX_LINES, Line, desired_name, node_patch, version_of
+from warmhook.node_lines import LINE_LABEL, MAX_LINES, Line, desired_name, node_patch, version_of
+from warmhook.node_report import report_name
 from warmhook.ports import Credentials, PullFailed, Response, RuntimeImage
-from warmhook.reports import report_name
 from warmhook.warmimages import ObjectKey, Pull
 
 WEB = "registry.example.com/shop/web:1"

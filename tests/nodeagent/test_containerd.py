@@ -20,7 +20,7 @@ from tests.real.containerd import Containerd, start_containerd
 from tests.support.agents import Bench, bench
 from tests.support.instant import until
 from warmhook.images import parse_reference
-from warmhook.lines import Line, line_of
+from warmhook.node_lines import Line, line_of
 from warmhook.ports import Runtime
 from warmhook.warmimages import ObjectKey, Pull
 

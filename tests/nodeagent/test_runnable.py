@@ -11,7 +11,7 @@ import pytest
 from tests.support.agents import Bench, bench
 from tests.support.instant import instantly, until
 from tests.support.runtime import MemoryRuntime, digest_of
-from warmhook.lines import Line
+from warmhook.node_lines import Line
 from warmhook.platforms import Platform
 from warmhook.ports import FailureReason, ImageConfig
 from warmhook.warmimages import ObjectKey, Pull

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters.environment import BadSetting
+from adapters.env import BadSetting
 from nodeagent.settings import Settings, read_settings
 
 

@@ -11,9 +11,9 @@ import pytest
 from tests.nodeagent.test_agent import a_push, warm
 from tests.support.agents import Bench, bench
 from tests.support.instant import instantly, until
-from warmhook.lines import Line
-from warmhook.outstanding import GIVE_WAY_SECONDS, SLOW_SECONDS
+from warmhook.node_lines import Line
 from warmhook.ports import PullFailed
+from warmhook.pull_queue import GIVE_WAY_SECONDS, SLOW_SECONDS
 from warmhook.warmimages import ObjectKey, Pull
 
 HOUR = 3600

@@ -10,9 +10,9 @@ import pytest
 from adapters.kubernetes.paths import configmaps
 from tests.support.agents import NAMESPACE, Bench, bench
 from tests.support.instant import instantly, until
-from warmhook.lines import Line, desired_name
+from warmhook.node_lines import Line, desired_name
+from warmhook.node_report import report_name
 from warmhook.ports import FailureReason
-from warmhook.reports import report_name
 from warmhook.warmimages import ObjectKey, Pull
 
 REASONS: list[FailureReason] = ["Network", "RateLimited", "Timeout", "NotRunnable"]

@@ -10,9 +10,9 @@ from nodeagent.clock import Budget
 from tests.nodeagent.test_agent import a_push, line_of, warm
 from tests.support.agents import Bench, bench
 from tests.support.instant import instantly, until
-from warmhook.lines import Line
+from warmhook.node_lines import Line
+from warmhook.node_report import TEXT_BYTES
 from warmhook.ports import FailureReason, PullFailed
-from warmhook.reports import TEXT_BYTES
 from warmhook.warmimages import Pull
 
 HOUR = 3600

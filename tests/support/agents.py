@@ -24,10 +24,10 @@ from nodeagent.clock import Clock
 from nodeagent.metrics import Metrics
 from nodeagent.settings import Settings
 from tests.support.runtime import MemoryRuntime
-from warmhook.lines import Line, desired_name, node_patch
+from warmhook.node_lines import Line, desired_name, node_patch
+from warmhook.node_report import Report, read_report, report_name
 from warmhook.platforms import Platform
 from warmhook.ports import Object, Response, Runtime, Unreachable
-from warmhook.reports import Report, read_report, report_name
 
 __all__ = ["EPOCH", "NAMESPACE", "Bench", "bench"]
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.warmhook.test_outstanding import a_line, wanted
+from tests.warmhook.test_pull_queue import a_line, wanted
 from warmhook.attempts import (
     EVICTED_SECONDS,
     FIRST_RETRY_SECONDS,

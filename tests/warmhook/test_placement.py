@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from warmhook.images import parse_reference
+from warmhook.labels import Requirement, Selector
 from warmhook.placement import (
     ANY_LINUX_NODE,
     NODE_NAME_MAX,
@@ -23,7 +24,6 @@ from warmhook.placement import (
     place_each,
     reads_taints,
 )
-from warmhook.selectors import Requirement, Selector
 from warmhook.warmimages import Limit, Nodes, ObjectKey, Template, WarmImage
 
 LINUX = {"kubernetes.io/os": "linux"}

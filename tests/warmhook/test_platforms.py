@@ -6,7 +6,7 @@ import pytest
 
 from warmhook.platforms import Platform, platform_of, runs_on
 from warmhook.ports import ImageConfig
-from warmhook.warmth import unusable
+from warmhook.presence import unusable
 
 AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from warmhook.images import Reference, parse_reference
-from warmhook.lines import line_of
+from warmhook.node_lines import line_of
 from warmhook.policies import (
     Policy,
     Upsert,

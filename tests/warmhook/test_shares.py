@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmhook.lines import MAX_BYTES, MAX_LINES, Line, without_room
+from warmhook.node_lines import MAX_BYTES, MAX_LINES, Line, without_room
 from warmhook.shares import Claim, Room, served
 from warmhook.warmimages import ObjectKey, Pull
 

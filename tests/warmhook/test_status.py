@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmhook.lines import Line
+from warmhook.node_lines import Line
+from warmhook.node_report import REACHABLE_FOR, LineState, Report
 from warmhook.placement import Node
-from warmhook.reports import REACHABLE_FOR, LineState, Report
 from warmhook.status import FAILURES_MAX, Counts, Failure, count, find_condition, invalid_status, status_object
 from warmhook.transitions import transitions
 from warmhook.warmimages import ObjectKey

@@ -12,7 +12,7 @@ import yaml
 
 from adapters.registries import adapter_kinds, find_adapters
 from adapters.strictyaml import decode
-from handlers.configuration import read_configuration
+from handlers.sources import read_configuration
 
 PAGE = (Path(__file__).parents[3] / "docs" / "senders.md").read_text()
 TABLE = [line for line in PAGE.splitlines() if re.match(r"\| \[.*\(`[a-z]+`\)", line)]

@@ -1,0 +1,1 @@
+"""Answer admission reviews and forward what they saw."""

@@ -1,0 +1,109 @@
+"""Answer AdmissionReviews: at once, always allowed, whatever the body and the state of everything behind."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
+
+import structlog
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from handlers.admission.queue import Hints
+from handlers.metrics import Metrics
+from handlers.serving.bodies import BadBody, Bodies
+from warmhook.admission_review import Admitted, Review, answer_object, read_review
+from warmhook.events import admitted_event
+from warmhook.ports import Utcnow
+
+__all__ = ["Admission", "Preferences"]
+
+_log = structlog.get_logger()
+
+# An object of 1.5 MiB is the largest that etcd takes, and the review holds it once more as managedFields would.
+_BODY_MAX_BYTES: Final = 4 * 1024 * 1024
+# The API server waits for 30 seconds at most.
+_BODY_SECONDS: Final = 5.0
+
+
+class Preferences(Protocol):
+    """Says which nodes a Pod should rather go to."""
+
+    def patch(self, pod: Mapping[str, Any], namespace: str) -> list[dict[str, Any]]:
+        """The JSON patch for it; empty where there is nothing to prefer, or nothing is known yet."""
+        ...
+
+
+class Admission:
+    """The endpoint `POST /admission/pods/<token>`."""
+
+    def __init__(
+        self,
+        hints: Hints,
+        preferences: Preferences,
+        metrics: Metrics,
+        own_namespace: str,
+        *,
+        accept: Callable[[str], bool],
+        now: Utcnow,
+        monotonic: Callable[[], float],
+    ) -> None:
+        """`accept` says whether a token is one that the API server was given."""
+        self._hints = hints
+        self._preferences = preferences
+        self._metrics = metrics
+        self._own_namespace = own_namespace
+        self._accept = accept
+        self._now = now
+        self._monotonic = monotonic
+        self._bodies = Bodies(one_bytes=_BODY_MAX_BYTES, seconds=_BODY_SECONDS)
+
+    async def endpoint(self, request: Request) -> Response:
+        """Status 200 for the API server, whatever it sends: any other is a failed call, and may refuse the Pod.
+
+        A caller that does not know the token gets 404, on both ports alike, before the body is read: a review makes
+        nodes pull images, and its answer says which nodes have one.
+        """
+        if not self._accept(request.path_params["token"]):
+            self._metrics.admissions.labels("refused", "unknown-token", "no").inc()
+            raise HTTPException(404)
+        try:
+            body = await self._bodies.read(request.stream())
+        except (BadBody, ClientDisconnect):
+            body = b""
+        return Response(self.answer(body), media_type="application/json")
+
+    def answer(self, body: bytes) -> bytes:
+        """The AdmissionReview that answers the one in `body`."""
+        began = self._monotonic()
+        review, patch, result, reason = Review(), "", "skipped", "malformed"
+        try:
+            review = read_review(_json(body), self._own_namespace)
+            patch = self._patch(review)
+            result, reason = self._take(review)
+        except Exception:
+            # Nothing that is wrong here may keep a Pod from being created.
+            _log.exception("admission-failed", uid=ascii(review.uid))
+            result, reason = "failed", ""
+        self._metrics.admissions.labels(result, reason, "yes" if patch else "no").inc()
+        self._metrics.admission_seconds.observe(self._monotonic() - began)
+        return json.dumps(answer_object(review, patch)).encode()
+
+    def _take(self, review: Review) -> tuple[str, str]:
+        if not isinstance(review.outcome, Admitted):
+            return "skipped", review.outcome
+        return self._hints.add(admitted_event(review.outcome, self._now())), ""
+
+    def _patch(self, review: Review) -> str:
+        patch = self._preferences.patch(review.pod, review.namespace) if review.pod is not None else []
+        return base64.b64encode(json.dumps(patch).encode()).decode() if patch else ""
+
+
+def _json(body: bytes) -> object:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None

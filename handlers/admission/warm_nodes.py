@@ -1,0 +1,223 @@
+"""Which nodes have which images warm? A read-only watched cache, for Pods that should rather go there.
+
+Only while admission is served, and only read: a Pod's creation may not wait for a request. What is not known yet, or
+no longer, is not said: then a Pod gets no preference.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import structlog
+
+from adapters.kubernetes import paths
+from adapters.kubernetes.client import Kubernetes
+from adapters.kubernetes.nodes import read_node, reduced_node
+from adapters.kubernetes.template import InvalidObject
+from adapters.kubernetes.warmimage import read_warmimage
+from adapters.kubernetes.warmpolicy import read_warmpolicy
+from adapters.outages import Interruptions
+from handlers.watch.change_filter import Kind
+from handlers.watch.reflector import Followed, follow
+from warmhook.admission_review import PREFER_ANNOTATION, Admitted, read_pod
+from warmhook.node_affinity import Constraints, TooManyTerms
+from warmhook.node_lines import KIND_LABEL, line_of
+from warmhook.node_report import Report, read_report
+from warmhook.placement import Node
+from warmhook.policies import Policy
+from warmhook.ports import Object, Sleep, Utcnow
+from warmhook.preferred_nodes import affinity_patch, preferred_nodes, prefers_nodes
+
+__all__ = ["WarmNodes"]
+
+_KINDS: Final[frozenset[Kind]] = frozenset({"WarmPolicy", "WarmImage", "Node", "ConfigMap"})
+_log = structlog.get_logger()
+
+_AGAIN_SECONDS: Final = 10.0
+_SAID_MAX: Final = 100
+_SAID_FOR: Final = timedelta(seconds=2)
+Key = tuple[str, str]
+"""Namespace and name."""
+
+
+@dataclass(slots=True)
+class WarmNodes:
+    """Policies, WarmImages, Nodes and reports as they were last seen."""
+
+    now: Utcnow
+    _listed: set[Kind] = field(default_factory=set)
+    _policies: dict[Key, Policy] = field(default_factory=dict)
+    _lines: dict[Key, tuple[str, str]] = field(default_factory=dict)
+    """WarmImage to its image, as a runtime names it, and the version of its line."""
+    _nodes: dict[Key, Node] = field(default_factory=dict)
+    _reports: dict[Key, Report] = field(default_factory=dict)
+    _said: dict[tuple[frozenset[str], str, Constraints], tuple[datetime, list[tuple[str, int]]]] = field(
+        default_factory=dict
+    )
+    """What was said lately to Pods with these images, owner and constraints, and until when it is said again."""
+
+    # --- what is followed ---
+
+    async def run(
+        self,
+        kubernetes: Kubernetes,
+        namespace: str,
+        *,
+        sleep: Sleep,
+        rng: random.Random,
+        interruptions: Interruptions,
+    ) -> None:
+        """Follow the cluster until it is cancelled; `namespace` is that of the reports."""
+        followed = [
+            Followed("WarmPolicy", paths.warmpolicies(), keep=_whole),
+            Followed("WarmImage", paths.warmimages(), keep=_without_status),
+            Followed("Node", paths.NODES, keep=reduced_node),
+            Followed("ConfigMap", paths.configmaps(namespace), f"{KIND_LABEL}=report"),
+        ]
+        while True:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for one in followed:
+                        work = follow(
+                            kubernetes, one, self, sleep=sleep, rng=rng, listed=_nothing, interruptions=interruptions
+                        )
+                        group.create_task(work, name=f"follow {one.kind} for preferences")
+            except Exception:
+                # Preferences are a favour; whatever is wrong with them must not end the rest of `web`.
+                _log.exception("warm-nodes-failed")
+                self._listed.clear()
+            await sleep(_AGAIN_SECONDS)
+
+    def replace(self, kind: Kind, objects: list[Object]) -> None:
+        """Take a list for the truth."""
+        self._table(kind).clear()
+        for obj in objects:
+            self.seen(kind, obj)
+        self._listed.add(kind)
+
+    def seen(self, kind: Kind, obj: Object) -> None:
+        """An object was added or modified."""
+        key, value = _key(obj), _READ[kind](obj)
+        if value is None:
+            self._table(kind).pop(key, None)
+        else:
+            self._table(kind)[key] = value
+
+    def deleted(self, kind: Kind, obj: Object) -> None:
+        """An object is gone."""
+        self._table(kind).pop(_key(obj), None)
+
+    def _table(self, kind: Kind) -> dict[Key, Any]:
+        tables: dict[Kind, dict[Key, Any]] = {
+            "WarmPolicy": self._policies,
+            "WarmImage": self._lines,
+            "Node": self._nodes,
+            "ConfigMap": self._reports,
+        }
+        return tables[kind]
+
+    # --- what is asked ---
+
+    def patch(self, pod: Mapping[str, Any], namespace: str) -> list[dict[str, Any]]:
+        """The JSON patch with the Pod's preferences; empty where it gets none."""
+        if self._listed != _KINDS or prefers_nodes(pod) or (pod.get("spec") or {}).get("nodeName"):
+            return []
+        wish = ((pod.get("metadata") or {}).get("annotations") or {}).get(PREFER_ANNOTATION)
+        if wish == "false" or (wish != "true" and not any(it.prefer_warm for it in self._policies.values())):
+            return []
+        admitted = read_pod(pod, namespace)
+        if admitted is None or not (wish == "true" or self._preferred_by_policy(admitted)):
+            return []
+        try:
+            constraints = admitted.constraints
+        except TooManyTerms:
+            return []
+        images = frozenset(str(image.as_run) for image in admitted.images)
+        owner = f"{admitted.namespace}/{admitted.owner}"
+        return affinity_patch(pod, self._preferred(images, owner, constraints))
+
+    def _preferred(self, images: frozenset[str], owner: str, constraints: Constraints) -> list[tuple[str, int]]:
+        """Pods come in crowds, and ranking thousands of nodes for each would hold up the others."""
+        now = self.now()
+        until, said = self._said.get((images, owner, constraints), (now, []))
+        if until > now:
+            return said
+        if len(self._said) >= _SAID_MAX:
+            self._said.clear()
+        said = self._ranked(images, owner, constraints)
+        self._said[images, owner, constraints] = (now + _SAID_FOR, said)
+        return said
+
+    def _ranked(self, images: frozenset[str], owner: str, constraints: Constraints) -> list[tuple[str, int]]:
+        versions = {image: self._versions(image) for image in images}
+        reachable = {report.node: report for report in self._reports.values() if report.reachable(self.now())}
+
+        def held(node: Node) -> int:
+            report = reachable.get(node.name)
+            return 0 if report is None else sum(not report.warm.isdisjoint(versions[image]) for image in images)
+
+        return preferred_nodes(images, owner, held, constraints, self._nodes.values())
+
+    def _preferred_by_policy(self, pod: Admitted) -> bool:
+        """Whether a policy of the Pod's namespace selects it, or wants one of its images."""
+        return any(
+            policy.prefer_warm
+            and policy.key.namespace == pod.namespace
+            and (
+                (policy.pods is not None and policy.pods.matches(pod.labels))
+                or any(policy.wants(image) or policy.names(image.as_run) for image in pod.images)
+            )
+            for policy in self._policies.values()
+        )
+
+    def _versions(self, image: str) -> set[str]:
+        return {version for listed, version in self._lines.values() if listed == image}
+
+
+def _policy(obj: Object) -> Policy | None:
+    try:
+        return read_warmpolicy(obj)
+    except InvalidObject:
+        return None
+
+
+def _line(obj: Object) -> tuple[str, str] | None:
+    try:
+        line = line_of(read_warmimage(obj))
+    except InvalidObject:
+        return None
+    return line.image, line.version
+
+
+def _report(obj: Object) -> Report | None:
+    report = read_report(obj["metadata"])
+    return report if report.node else None
+
+
+_READ: Final[Mapping[Kind, Callable[[Object], Any]]] = {
+    "WarmPolicy": _policy,
+    "WarmImage": _line,
+    "Node": read_node,
+    "ConfigMap": _report,
+}
+
+
+def _key(obj: Object) -> Key:
+    return obj["metadata"].get("namespace", ""), obj["metadata"]["name"]
+
+
+def _whole(obj: Object) -> Object:
+    return obj
+
+
+def _without_status(obj: Object) -> Object:
+    return {name: part for name, part in obj.items() if name != "status"}
+
+
+def _nothing() -> None:
+    """Nobody waits for the lists."""

@@ -1,0 +1,1 @@
+"""Receive registries' webhooks and accept their pushes."""

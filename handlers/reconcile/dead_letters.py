@@ -1,0 +1,82 @@
+"""Log and count the events that no subscriber took, as a Knative Broker delivers them to its dead-letter sink."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+import structlog
+
+from handlers.metrics import Metrics
+from handlers.reconcile.dispatch import HANDLED
+from warmhook.node_report import clean_message
+
+__all__ = ["DeadLetters", "read_dead_letter"]
+
+_log = structlog.get_logger()
+
+_STATUSES: Final = frozenset(str(int(status)) for status in HTTPStatus)
+# Of what a subscriber answered, decoded.
+_ANSWER_BYTES: Final = 1000
+
+
+class DeadLetters:
+    """Writes one line per event, and leads to nothing else: anybody in the cluster may post here."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def take(self, headers: Mapping[str, str]) -> None:
+        """Log and count one event by its headers; their names are in lower case."""
+        letter = read_dead_letter(headers)
+        kind, code = letter["type"], letter["code"]
+        self._metrics.count_dead_letter(kind if kind in HANDLED else "foreign", code if _is_status(code) else "none")
+        _log.error("dead-letter", **letter)
+
+
+def read_dead_letter(headers: Mapping[str, str]) -> dict[str, str]:
+    """What is known of the event and of why nobody took it; empty texts where Knative does not say.
+
+    https://knative.dev/docs/eventing/event-delivery/: `knativeerrorcode` is the last status, `knativeerrordata` the
+    body that came with it, in Base64, and `knativeerrordest` the subscriber. All are missing if a subscriber answered
+    2xx with a body that is no event.
+    """
+    return {
+        "event_id": _attribute(headers, "id"),
+        "type": _attribute(headers, "type"),
+        "subject": _attribute(headers, "subject"),
+        "code": _attribute(headers, "knativeerrorcode"),
+        "destination": _without_secrets(_attribute(headers, "knativeerrordest")),
+        "answer": _decoded(headers.get("ce-knativeerrordata", "")),
+    }
+
+
+def _attribute(headers: Mapping[str, str], name: str) -> str:
+    return clean_message(unquote(headers.get(f"ce-{name}", "")))
+
+
+def _without_secrets(url: str) -> str:
+    """Without query, fragment, user name and password, any of which may be a token."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return ""
+    return f"{parts.scheme}://{host}{port}{parts.path}" if host else ""
+
+
+def _decoded(text: str) -> str:
+    try:
+        return clean_message(base64.b64decode(text, validate=True)[:_ANSWER_BYTES].decode(errors="replace"))
+    except (ValueError, binascii.Error):
+        return ""  # another Broker's, and nobody says what it may hold
+
+
+def _is_status(code: str) -> bool:
+    """Whether it is a status that HTTP knows: whoever calls may write anything, and each value is a series for ever."""
+    return code in _STATUSES

@@ -1,0 +1,284 @@
+"""Project WarmImages onto nodes: make every node's ConfigMap hold exactly the lines that are wanted there.
+
+Level-triggered and idempotent: the same code serves a push, a new node, a changed policy, a deleted image and the
+sync, and what is as it should be costs no write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Final
+
+from adapters.kubernetes.client import Unavailable
+from handlers.reconcile.node_configmaps import NodeChange, NodeWrites
+from handlers.reconcile.outcomes import Outcomes
+from handlers.reconcile.reader import AT_HAND, ONE_BY_ONE, Cluster, Desired, WarmImages
+from warmhook.node_lines import Line, diff, line_key, line_of, noted_refusals, without_room
+from warmhook.placement import Node, node_selector, place_each, reads_taints
+from warmhook.warmimages import ObjectKey, WarmImage
+
+__all__ = ["Projection", "Wanted", "untouched", "wanted_lines", "whole_node"]
+
+# After this the rest is left to the sender's repeat, which finds less to do.
+_SECONDS: Final = 20.0
+# Up to so many different node selectors are listed by the API server; beyond that all nodes are matched here.
+_SELECTORS: Final = 4
+
+Wanted = Mapping[str, Mapping[str, Line]]
+"""Per node's name the lines it should hold, by key."""
+
+
+class Projection:
+    """Projects WarmImages onto nodes."""
+
+    def __init__(self, cluster: Cluster, writes: NodeWrites, *, monotonic: Callable[[], float]) -> None:
+        self._cluster = cluster
+        self._writes = writes
+        self._monotonic = monotonic
+        self._projected: set[ObjectKey] = set()
+        """What is being projected."""
+        self._ended = asyncio.Condition()
+
+    async def project(
+        self,
+        keys: Collection[ObjectKey],
+        outcomes: Outcomes,
+        *,
+        found: WarmImages | None = None,
+        soon: bool = False,
+        deadline: float | None = None,
+    ) -> None:
+        """Bring the lines of these WarmImages up to date on every node; those of absent ones are removed.
+
+        Lines of WarmImages that cannot be used stay as they are. `found` are those that exist, if they were read just
+        now. With `soon` a few are projected twice: first with nodes and index as the API server has them at hand,
+        since it may take 100 ms for those of this moment. Another handler may project an older or newer version of the
+        same WarmImage at the same time, so this ends only when a consistent read after the last write shows the
+        WarmImage as it was projected. Raises `Unavailable` when there is more to do than the API server takes in 20
+        seconds, or until `deadline` on the monotonic clock; nodes that are refused for good are in `outcomes`.
+        """
+        deadline = self._monotonic() + _SECONDS if deadline is None else deadline
+        async with self._alone_with(keys) as at_once:
+            await self._project(keys, found if at_once else None, soon, deadline, outcomes)
+
+    @asynccontextmanager
+    async def _alone_with(self, keys: Collection[ObjectKey]) -> AsyncIterator[bool]:
+        """Wait until no other projection of this process is about one of these; whether there was none.
+
+        Two at once would be right as well, but what the first removes and adds in one write of a node the second may
+        remove in a write before it, and each write costs etcd the whole object.
+        """
+        async with self._ended:
+            at_once = self._projected.isdisjoint(keys)
+            await self._ended.wait_for(lambda: self._projected.isdisjoint(keys))
+            self._projected.update(keys)
+        try:
+            yield at_once
+        finally:
+            self._projected.difference_update(keys)
+            async with self._ended:
+                self._ended.notify_all()
+
+    async def _project(
+        self,
+        pending: Collection[ObjectKey],
+        found: WarmImages | None,
+        soon: bool,
+        deadline: float,
+        outcomes: Outcomes,
+    ) -> None:
+        wrote: set[ObjectKey] = set()
+        while pending:
+            if found is None:
+                found = await self._cluster.warmimages_of(pending)
+            if soon and len(pending) <= ONE_BY_ONE:
+                # The second pass shows what the first overlooked.
+                wrote = await self._project_once(pending, found, AT_HAND, deadline, outcomes)
+            wrote |= await self._project_once(pending, found, "", deadline, outcomes)
+            if not wrote:
+                return
+            again = await self._cluster.generations(wrote)
+            pending = {key for key in wrote if again.get(key) != _version(found.usable.get(key))}
+            found, soon, wrote = None, False, set()
+            if pending and self._monotonic() > deadline:
+                raise Unavailable("WarmImages changed faster than they were projected", retry_after_seconds=1)
+
+    async def project_nodes(self, names: Collection[str], outcomes: Outcomes) -> None:
+        """Bring these nodes up to date with every WarmImage, and every node with those that have a limit.
+
+        A limit ranks nodes against each other, so one that joins or leaves may move a placement elsewhere.
+        """
+        deadline = self._monotonic() + _SECONDS
+        found = await self._cluster.every_warmimage()
+        limited = {key for key, warmimage in found.usable.items() if warmimage.template.nodes.limit is not None}
+        await self._rebuild(names, found, deadline, outcomes)
+        if limited:
+            await self.project(limited, outcomes, deadline=deadline)
+
+    async def _rebuild(self, names: Collection[str], every: WarmImages, deadline: float, outcomes: Outcomes) -> None:
+        """Write every line of these nodes, creating ConfigMaps that are missing."""
+        few, warmimages = len(names) <= ONE_BY_ONE, every.usable.values()
+        if few and all(warmimage.template.nodes.limit is None for warmimage in warmimages):
+            nodes = list((await self._cluster.nodes_of(names)).values())
+        else:
+            nodes = await self._cluster.nodes(taints=reads_taints(warmimages))
+        found = await (self._cluster.desired_of(names) if few else self._cluster.desired())
+        desired = {one.node: untouched(one, every.unusable) for one in found}
+        wanted = await wanted_lines(warmimages, nodes)
+        changes: dict[str, NodeChange] = {}
+        for node in nodes:
+            if node.name in names:
+                change = whole_node(node, desired.get(node.name), wanted.get(node.name, {}))
+                changes |= {node.name: change} if change else {}
+        await self.write_whole(changes, warmimages, deadline, outcomes)
+
+    async def write_whole(
+        self,
+        changes: Mapping[str, NodeChange],
+        warmimages: Collection[WarmImage],
+        deadline: float,
+        outcomes: Outcomes,
+    ) -> None:
+        """Write what was decided for whole nodes from `warmimages`, and project anew those that changed meanwhile."""
+        await self._write(changes, deadline, outcomes)
+        written = {key for change in changes.values() for key in change.lines}
+        if written:
+            await self._project_changed(warmimages, deadline, outcomes, written)
+
+    async def _write(self, changes: Mapping[str, NodeChange], deadline: float, outcomes: Outcomes) -> None:
+        entire = _Entire(self._cluster)
+        await self._writes.write(changes, deadline, entire.change, outcomes)
+        if entire.warmimages:
+            await self._project_changed(entire.warmimages, deadline, outcomes)
+
+    async def _project_changed(
+        self,
+        warmimages: Collection[WarmImage],
+        deadline: float,
+        outcomes: Outcomes,
+        line_keys: Collection[str] | None = None,
+    ) -> None:
+        """Project those that are no longer as they were when their lines were written, these or all."""
+        before = {warmimage.key: _version(warmimage) for warmimage in warmimages}
+        after = {warmimage.key: _version(warmimage) for warmimage in await self._cluster.warmimages()}
+        stale = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
+        if line_keys is not None:
+            stale = {key for key in stale if line_key(key) in line_keys}
+        # Not alone with them: the projection that found them may be about some of them itself.
+        await self._project(stale, None, False, deadline, outcomes)
+
+    async def _project_once(
+        self,
+        keys: Collection[ObjectKey],
+        found: WarmImages,
+        not_older_than: str,
+        deadline: float,
+        outcomes: Outcomes,
+    ) -> set[ObjectKey]:
+        """The WarmImages of which something was written."""
+        present = [found.usable[key] for key in keys if key in found.usable]
+        line_keys = {line_key(key): key for key in keys if key not in found.unusable}
+        # At once: a consistent list may take 100 ms. That the index may be old is safe: who writes an older version of
+        # a line afterwards reads the WarmImage again, and then projects with a consistent index.
+        nodes, desired = await asyncio.gather(
+            self._candidates(present, not_older_than), self._holding(line_keys, not_older_than)
+        )
+        wanted = await wanted_lines(present, nodes.values())
+        changes: dict[str, NodeChange] = {}
+        touched: set[ObjectKey] = set()
+        for name in desired.keys() | wanted.keys():
+            have, node = desired.get(name), nodes.get(name)
+            held = {key: version for key, version in have.lines.items() if key in line_keys} if have else {}
+            refused = have.refused if have else frozenset()
+            differing = diff(held, {key: line for key, line in wanted.get(name, {}).items() if key not in refused})
+            uid = node.uid if node else have.owner_uid if have else ""
+            if differing:
+                changes[name] = NodeChange(uid, differing)
+                touched |= {line_keys[key] for key in differing}
+        await self._write(changes, deadline, outcomes)
+        return touched
+
+    async def _candidates(self, warmimages: Collection[WarmImage], not_older_than: str) -> dict[str, Node]:
+        selectors = {node_selector(warmimage.template.nodes).query() for warmimage in warmimages}
+        if len(selectors) > _SELECTORS:
+            selectors = {""}
+        taints = reads_taints(warmimages)
+        lists = await asyncio.gather(
+            *(self._cluster.nodes(labels, not_older_than=not_older_than, taints=taints) for labels in sorted(selectors))
+        )
+        return {node.name: node for nodes in lists for node in nodes}
+
+    async def _holding(self, line_keys: Collection[str], not_older_than: str) -> dict[str, Desired]:
+        """The ConfigMaps that hold one of the lines, by node."""
+        if len(line_keys) > ONE_BY_ONE:
+            return {one.node: one for one in await self._cluster.desired(not_older_than=not_older_than)}
+        lists = await asyncio.gather(*(self._cluster.desired(key, not_older_than=not_older_than) for key in line_keys))
+        return {one.node: one for desired in lists for one in desired}
+
+
+class _Entire:
+    """Every line of any node, worked out when the first ConfigMap is found missing."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._once = asyncio.Lock()
+        self._nodes: dict[str, Node] | None = None
+        self._wanted: Wanted = {}
+        self.warmimages: list[WarmImage] = []
+        """What the lines were made from; empty as long as nobody asked."""
+
+    async def change(self, name: str) -> NodeChange | None:
+        """What creates the ConfigMap of a node; `None` for a node that is gone or has no line."""
+        async with self._once:
+            if self._nodes is None:
+                self.warmimages = await self._cluster.warmimages()
+                nodes = await self._cluster.nodes(taints=reads_taints(self.warmimages))
+                self._wanted = await wanted_lines(self.warmimages, nodes)
+                self._nodes = {node.name: node for node in nodes}
+        node = self._nodes.get(name)
+        return whole_node(node, None, self._wanted.get(name, {})) if node is not None else None
+
+
+async def wanted_lines(warmimages: Iterable[WarmImage], nodes: Iterable[Node]) -> dict[str, dict[str, Line]]:
+    """Which lines each node should hold. Lets other requests run between two WarmImages."""
+    wanted: dict[str, dict[str, Line]] = defaultdict(dict)
+    for warmimage, chosen in place_each(warmimages, nodes):
+        line = line_of(warmimage)
+        for node in chosen:
+            wanted[node.name][line.key] = line
+        await asyncio.sleep(0)
+    return wanted
+
+
+def untouched(have: Desired, unusable: Iterable[ObjectKey]) -> Desired:
+    """A node's ConfigMap without the lines of WarmImages that cannot be used, so that they stay as they are."""
+    keys = set(map(line_key, unusable))
+    if keys.isdisjoint(have.lines):
+        return have
+    return replace(have, lines={key: version for key, version in have.lines.items() if key not in keys})
+
+
+def whole_node(
+    node: Node, have: Desired | None, wanted: Mapping[str, Line], unknown: Collection[str] = ()
+) -> NodeChange | None:
+    """What makes a node's ConfigMap hold exactly `wanted`, as far as there is room; `None` where it does.
+
+    `unknown` are keys of lines that are sent again although their label says they are there.
+    """
+    refused = without_room(wanted.values())
+    want = {key: line for key, line in wanted.items() if key not in refused}
+    changes = diff(have.lines if have else {}, want)
+    changes |= {key: want[key] for key in unknown if key in want}
+    if have is None:
+        return NodeChange(node.uid, changes, refused, whole=True) if changes else None
+    noted = have.refused == frozenset(noted_refusals(refused))
+    as_it_should_be = have.owner_uid == node.uid and noted and not have.tracked
+    return None if as_it_should_be and not changes else NodeChange(node.uid, changes, refused)
+
+
+def _version(warmimage: WarmImage | None) -> tuple[str, int] | None:
+    return (warmimage.uid, warmimage.generation) if warmimage else None

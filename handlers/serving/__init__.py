@@ -1,0 +1,1 @@
+"""Serve HTTP and HTTPS: ports, certificates, limits, request bodies."""

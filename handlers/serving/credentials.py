@@ -1,0 +1,88 @@
+"""Keep what `web` shows and accepts at admission as the Secret `warmhook-tls` has it, without a restart."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from adapters.absences import Absence
+from adapters.kubernetes import paths
+from adapters.kubernetes.client import Kubernetes, KubernetesError, NotFound, Unavailable
+from adapters.kubernetes.webhook_secret import SECRET, AdmissionSecret, Certificate, read_admission_secret
+from warmhook.admission_tokens import accepts
+from warmhook.ports import Sleep
+
+__all__ = ["LOOK_SECONDS", "Credentials"]
+
+_log = structlog.get_logger()
+
+LOOK_SECONDS: Final = 20.0
+"""Between two reads of the Secret."""
+_FIRST_LOOK_SECONDS: Final = 1.0
+# An API server that is away is named by whatever else asks it, and what was read before stays valid for days.
+_LOOKS_UNANSWERED: Final = 3
+
+
+class Credentials:
+    """The Secret as it was last read. An API server that does not answer changes nothing."""
+
+    def __init__(self, kubernetes: Kubernetes, namespace: str) -> None:
+        self._kubernetes = kubernetes
+        self._namespace = namespace
+        self._held = AdmissionSecret()
+        self._changed = asyncio.Event()
+        self._unanswered = 0
+        """Looks in a row that the API server did not answer."""
+        self._logged = False
+        """Whether the log says that the Secret cannot be read now."""
+
+    def accept(self, token: str) -> bool:
+        """Whether the path of a review carries a token that the API server was given."""
+        return accepts(self._held.tokens, token)
+
+    async def run(self, sleep: Sleep, monotonic: Callable[[], float]) -> None:
+        """Read the Secret again and again until this is cancelled; without a token at first often, then seldom."""
+        wait, absence = _FIRST_LOOK_SECONDS, Absence(monotonic)
+        while True:
+            answered = await self.look()
+            if not answered or self._held.tokens:
+                absence.over()
+            await sleep(LOOK_SECONDS if self._held.tokens else absence.seconds(wait))
+            wait = min(2 * wait, LOOK_SECONDS)
+
+    async def look(self) -> bool:
+        """Read the Secret once; whether the API server answered. A Secret that is gone takes its tokens with it."""
+        try:
+            held = read_admission_secret(await self._kubernetes.get(paths.secrets(self._namespace, SECRET)))
+        except NotFound:
+            held = AdmissionSecret()
+        except Unavailable as error:
+            self._unanswered += 1
+            if self._unanswered >= _LOOKS_UNANSWERED:
+                self._complain(error, "admission goes on with what was read before; is the API server up?")
+            return False
+        except KubernetesError as error:
+            self._complain(error, f"the ServiceAccount must get the Secret {SECRET} in {self._namespace}")
+            return False
+        if self._logged:
+            _log.info("certificate-not-read-over", secret=SECRET)
+        self._unanswered, self._logged = 0, False
+        if held != self._held:
+            self._held = held
+            self._changed.set()
+        return True
+
+    def _complain(self, error: KubernetesError, hint: str) -> None:
+        if not self._logged:
+            _log.warning("certificate-not-read", secret=SECRET, problem=str(error), hint=hint)
+        self._logged = True
+
+    async def next_certificate(self, used: Certificate | None) -> Certificate:
+        """The certificate of the Secret, as soon as there is one other than `used`."""
+        while (pair := self._held.pair) is None or pair == used:
+            self._changed.clear()
+            await self._changed.wait()
+        return pair

@@ -1,0 +1,246 @@
+"""Which senders may deliver: the file that `WARMHOOK_CONFIG` names."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic.alias_generators import to_camel
+
+from adapters.env import BadSetting
+from adapters.mistakes import in_plain_words
+from adapters.registries import Adapter, BadOptions, Keys, Source, adapter_kinds, find_adapter
+from adapters.strictyaml import decode
+from warmhook.images import NotAReference, canonical_host
+
+__all__ = ["Configuration", "ConfiguredSource", "read_configuration", "read_secrets"]
+
+_NAME_PROBLEM: Final = "must be lower-case letters, digits and '-', at most 63 of them"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True)
+
+
+class _Secret(_Model):
+    file: Path | None = None
+    env: str | None = None
+
+
+class _Keys(_Model):
+    file: Path | None = None
+    url: str | None = None
+
+
+class _Source(_Model):
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+    kind: str
+    secret: _Secret | list[_Secret] | None = None
+    keys: _Keys | None = None
+    insecure: bool = False
+    registry_host: str = ""
+    allowed_hosts: list[str] = Field(default=[])
+    allowed_origins: list[str] = Field(default=[])
+    options: dict[str, Any] = Field(default={})
+
+
+class _File(_Model):
+    sources: list[_Source] = Field(default=[])
+
+
+@dataclass(frozen=True, slots=True)
+class ConfiguredSource:
+    """One sender: how it is read, and what it may speak of."""
+
+    adapter: Adapter
+    source: Source
+    """Without its secrets: those are read when a delivery comes, so that a rotated file needs no restart."""
+    allowed_hosts: frozenset[str]
+    secrets: tuple[_Secret, ...]
+    allowed_origins: frozenset[str] = frozenset()
+    """Who may ask by `OPTIONS` to deliver CloudEvents, in lower case; `*`: anybody."""
+
+    def allows(self, host: str) -> bool:
+        """Whether nodes may be made to pull from `host` on this sender's word."""
+        return host in self.allowed_hosts
+
+    def with_secrets(self, secrets: tuple[bytes, ...]) -> Source:
+        """What the adapter needs for one delivery."""
+        return replace(self.source, secrets=secrets)
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """Every sender by its name, the last part of its path."""
+
+    sources: Mapping[str, ConfiguredSource]
+
+
+def read_configuration(path: str | None, environ: Mapping[str, str]) -> Configuration:
+    """The configuration of the file; without one there is no sender. Raises `BadSetting` naming the key."""
+    if path is None:
+        return Configuration({})
+    try:
+        loaded = decode(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadSetting(f"WARMHOOK_CONFIG: cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadSetting(f"WARMHOOK_CONFIG: {path} is no YAML: {_no_yaml(error)}") from error
+    try:
+        file = _File.model_validate({} if loaded is None else loaded)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise BadSetting(
+            f"{path}: {_key(first['loc'])}: {_problem(first['type'], first['loc'], first['msg'])}"
+        ) from None
+    sources: dict[str, ConfiguredSource] = {}
+    for index, given in enumerate(file.sources):
+        try:
+            configured = _configured(given, environ)
+        except BadSetting as error:
+            raise BadSetting(f"{path}: sources[{index}] ({given.name}): {error}") from error
+        if given.name in sources:
+            raise BadSetting(f"{path}: sources[{index}].name: {given.name!r} is there twice")
+        sources[given.name] = configured
+    return Configuration(sources)
+
+
+def _configured(given: _Source, environ: Mapping[str, str]) -> ConfiguredSource:
+    if given.kind not in adapter_kinds():
+        raise BadSetting(f"kind: {given.kind!r} is none of {', '.join(adapter_kinds())}")
+    adapter = find_adapter(given.kind)
+    secrets = tuple(given.secret if isinstance(given.secret, list) else [given.secret] if given.secret else [])
+    if len(secrets) > 2:
+        raise BadSetting("secret: at most two, for rotation")
+    for secret in secrets:
+        if (secret.file is None) == (secret.env is None):
+            raise BadSetting("secret: give either file or env")
+    if given.insecure and (secrets or given.keys):
+        raise BadSetting("insecure: a source with a secret or keys is not insecure; remove one of the two")
+    registry_host, allowed = _hosts(given)
+    try:
+        options = adapter.read_options(given.options)
+    except BadOptions as error:
+        raise BadSetting(str(error)) from error
+    if not given.insecure:
+        _check_proof(given, signed=adapter.takes_tokens(options))
+    source = Source(
+        name=given.name,
+        registry_host=registry_host,
+        insecure=given.insecure,
+        options=options,
+        keys=_keys(given.keys) if given.keys else None,
+    )
+    _check_hosts(adapter, source, allowed)
+    configured = ConfiguredSource(
+        adapter, source, allowed, secrets, frozenset(origin.lower() for origin in given.allowed_origins)
+    )
+    read_secrets(configured, environ)
+    return configured
+
+
+def _hosts(given: _Source) -> tuple[str, frozenset[str]]:
+    """The registry's host, empty where the payload's stays, and the hosts that are allowed."""
+    hosts = [given.registry_host] if given.registry_host and not given.allowed_hosts else given.allowed_hosts
+    if not hosts:
+        raise BadSetting("allowedHosts: missing; name the registry hosts this sender may speak of, or registryHost")
+    try:
+        registry_host = canonical_host(given.registry_host) if given.registry_host else ""
+        allowed = frozenset(canonical_host(host) for host in hosts)
+    except NotAReference as error:
+        raise BadSetting(f"registryHost or allowedHosts: {error}") from error
+    return registry_host, allowed
+
+
+def _check_hosts(adapter: Adapter, source: Source, allowed: frozenset[str]) -> None:
+    """Hosts that no payload decides must be allowed, or the source would start and skip every push."""
+    try:
+        fixed = [canonical_host(host) for host in adapter.fixed_hosts(source)]
+    except NotAReference as error:
+        raise BadSetting(f"options: {error}") from error
+    for host in [*([source.registry_host] if source.registry_host else []), *fixed]:
+        if host not in allowed:
+            raise BadSetting(f"allowedHosts: {host!r} is missing, so every push under that host would be skipped")
+
+
+def _check_proof(given: _Source, *, signed: bool) -> None:
+    """What is not used must not be there: who reads the file would rely on it."""
+    if signed and given.keys is None:
+        raise BadSetting("keys: missing; name the key set of whoever signs the tokens, by file or url")
+    if signed and given.secret:
+        raise BadSetting("secret: not used, because this sender signs tokens; remove it")
+    if not signed and given.keys is not None:
+        raise BadSetting(f"keys: not used by kind {given.kind} with these options; remove it")
+    if not signed and not given.secret:
+        raise BadSetting("secret: missing; say insecure: true to believe everybody who can reach this address")
+
+
+def _keys(given: _Keys) -> Keys:
+    # Only sources whose sender signs tokens pay for importing an HTTP client.
+    from adapters.registries.common.keys import FetchedKeys, FileKeys, fetch_text
+
+    if (given.file is None) == (given.url is None):
+        raise BadSetting("keys: give either file or url")
+    if given.file is not None:
+        return FileKeys(given.file)
+    try:
+        return FetchedKeys(given.url or "", fetch=fetch_text, monotonic=time.monotonic)
+    except ValueError as error:
+        raise BadSetting(f"keys.url: {error}") from error
+
+
+def read_secrets(configured: ConfiguredSource, environ: Mapping[str, str]) -> tuple[bytes, ...]:
+    """The secrets as they are now, byte for byte but for one line end that closes a file. Raises `BadSetting`."""
+    return tuple(_read(secret, environ) for secret in configured.secrets)
+
+
+def _read(secret: _Secret, environ: Mapping[str, str]) -> bytes:
+    if secret.env is not None:
+        value = os.fsencode(environ.get(secret.env, ""))
+        where = f"secret.env: {secret.env} is not set, or empty"
+    else:
+        where = f"secret.file: {secret.file} is empty"
+        try:
+            value = Path(secret.file or "").read_bytes()
+        except OSError as error:
+            raise BadSetting(f"secret.file: cannot read {secret.file}: {error.strerror}") from error
+        if value.endswith(b"\n"):
+            # Editors and `echo` leave it; anything else may be part of the secret.
+            value = value[:-1].removesuffix(b"\r")
+    if not value.strip():
+        raise BadSetting(where)
+    return value
+
+
+def _key(location: tuple[int | str, ...]) -> str:
+    # Of a union pydantic names the member as well: `_Secret`, `list[_Secret]`.
+    parts = [part for part in location if isinstance(part, int) or "_" not in part]
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".") or "the file"
+
+
+def _problem(kind: str, location: tuple[int | str, ...], message: str) -> str:
+    """What is wrong there, in words of the file and not of the library that read it."""
+    last = str(location[-1]) if location else ""
+    if kind == "extra_forbidden":
+        models: tuple[type[_Model], ...] = (_File, _Source, _Secret, _Keys)
+        known = [to_camel(field) for model in models for field in model.model_fields]
+        like = difflib.get_close_matches(last, known, n=1, cutoff=0.8)
+        return f"no such key; did you mean {like[0]}?" if like else "no such key"
+    if kind == "model_type" and last == "_Secret":
+        return "must be {file: PATH} or {env: NAME}, never the secret itself"
+    return _NAME_PROBLEM if kind == "string_pattern_mismatch" else in_plain_words(kind, message)
+
+
+def _no_yaml(error: yaml.YAMLError | UnicodeDecodeError) -> str:
+    """Where and why, without the text itself: that may be a secret in the wrong place."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    return "not UTF-8, or control characters"

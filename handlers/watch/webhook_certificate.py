@@ -1,0 +1,177 @@
+"""Keep the certificate and the token of admission: make them, renew them in time, and tell the API server.
+
+The holder of the Lease does it, and only where the MutatingWebhookConfiguration `warmhook` exists. With cert-manager's
+annotation on that, the certificate and the `caBundle` are left to cert-manager, and the token alone is kept.
+"""
+
+from __future__ import annotations
+
+import base64
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import structlog
+
+from adapters.absences import Absence
+from adapters.certificates import NotACertificate, belong_together, make_pair, still_valid, wants_rotation
+from adapters.kubernetes import paths
+from adapters.kubernetes.client import Conflict, Kubernetes, KubernetesError, NotFound
+from adapters.kubernetes.webhook_secret import SECRET, AdmissionSecret, read_admission_secret, token_data
+from warmhook.admission_tokens import RANDOM_BITS, path_of, renew, token_of, without_tokens
+from warmhook.ports import Object, Sleep, Utcnow
+
+__all__ = ["CONFIGURATION", "SECRET", "Certificates"]
+
+_log = structlog.get_logger()
+
+CONFIGURATION: Final = "warmhook"
+_CERT_MANAGER: Final = "cert-manager.io/inject-ca-from"
+_LOOK_SECONDS: Final = 20.0
+# Each web reads the Secret every 20 seconds; two reads may fail.
+_KNOWN_SECONDS: Final = 60.0
+
+
+@dataclass(slots=True)
+class Certificates:
+    """The work of the leader."""
+
+    kubernetes: Kubernetes
+    namespace: str
+    now: Utcnow
+    monotonic: Callable[[], float]
+    sleep: Sleep
+    rng: random.Random
+    leads: Callable[[], bool] = lambda: True
+    """Asked before each write."""
+    _newest: tuple[str, float] = ("", 0.0)
+    """The newest token of the Secret, and when this process saw it there first."""
+    _problem: str = ""
+    _uninstalled: bool = False
+    """Whether there was no webhook configuration at the last look."""
+
+    async def run(self) -> None:
+        """Look after it until it is cancelled; seldom where admission is not installed."""
+        absence = Absence(self.monotonic)
+        while True:
+            problem, hint = "", ""
+            try:
+                await self.look()
+            except NotFound:
+                problem = "the Secret is missing"
+                hint = f"kubectl -n {self.namespace} create secret generic {SECRET}"
+            except Conflict:
+                # Another wrote meanwhile: look soon what there is now.
+                await self.sleep(1.0)
+                continue
+            except KubernetesError as error:
+                # Validations and policies quote what they refuse, and that holds the token.
+                problem = without_tokens(str(error))
+                hint = "it is tried again; if a right is missing, apply the manifests of this version"
+            if problem and problem != self._problem:
+                _log.warning("certificate-not-kept", secret=SECRET, problem=problem, hint=hint)
+            self._problem = problem
+            if not self._uninstalled:
+                absence.over()
+            await self.sleep(absence.seconds(_LOOK_SECONDS) if self._uninstalled else _LOOK_SECONDS)
+
+    async def look(self) -> None:
+        """Bring Secret and webhook configuration in order. Raises `KubernetesError`; `NotFound` without a Secret."""
+        self._uninstalled = False
+        try:
+            configuration = await self.kubernetes.get(paths.mutating_webhooks(CONFIGURATION))
+        except NotFound:
+            self._uninstalled = True
+            return
+        names = _hosts(configuration)
+        if not names:
+            return
+        secret = await self.kubernetes.get(paths.secrets(self.namespace, SECRET))
+        held = read_admission_secret(secret)
+        data: dict[str, bytes] = {}
+        authorities: bytes | None = None
+        if _CERT_MANAGER not in (configuration["metadata"].get("annotations") or {}):
+            authorities = held.authorities
+            if not self._is_good(held, names):
+                pair = make_pair(names, self.now())
+                # Who trusted the old one goes on doing so until every web has the new one.
+                authorities = pair.authority + still_valid(held.authorities, self.now())
+                data = {"tls.crt": pair.certificate, "tls.key": pair.key, "ca.crt": authorities}
+        tokens = renew(held.tokens, self.now(), self.rng.getrandbits(RANDOM_BITS))
+        if tokens != held.tokens:
+            data |= token_data(tokens)
+        # A certificate is trusted before it is used: a web may read the Secret at any moment. A token is accepted
+        # before it is used, but for the first one, before which nobody can be called.
+        await self._tell(configuration, authorities, self._token(held, tokens[0], configuration))
+        if data and self.leads():
+            await self._keep(secret, data)
+            _log.info("certificate-made", names=names, parts=sorted(data))
+
+    def _token(self, held: AdmissionSecret, made: str, configuration: Object) -> str:
+        """The token that the API server is to use now: the newest one as soon as every web accepts it."""
+        if not held.tokens:
+            return made
+        newest, now = held.tokens[0], self.monotonic()
+        if self._newest[0] != newest:
+            self._newest = (newest, now)
+        if now - self._newest[1] >= _KNOWN_SECONDS:
+            return newest
+        in_use = {token_of(_path(hook.get("clientConfig") or {})) for hook in configuration.get("webhooks") or []}
+        return next((token for token in held.tokens if token in in_use), held.tokens[-1])
+
+    def _is_good(self, held: AdmissionSecret, names: list[str]) -> bool:
+        try:
+            return belong_together(held.authorities, held.certificate, held.key) and not wants_rotation(
+                held.certificate, names, self.now()
+            )
+        except NotACertificate:
+            return False
+
+    async def _tell(self, configuration: Object, authorities: bytes | None, token: str) -> None:
+        """Write path and `caBundle` of every webhook, over the version that was read; `None`: the path alone."""
+        webhooks = configuration.get("webhooks") or []
+        told = [
+            {**hook, "clientConfig": _client(hook.get("clientConfig") or {}, authorities, token)} for hook in webhooks
+        ]
+        if told == webhooks or not self.leads():
+            return
+        version = configuration["metadata"]["resourceVersion"]
+        patch = {"metadata": {"resourceVersion": version}, "webhooks": told}
+        await self.kubernetes.patch(paths.mutating_webhooks(CONFIGURATION), patch)
+
+    async def _keep(self, secret: Object, data: dict[str, bytes]) -> None:
+        version = secret["metadata"]["resourceVersion"]
+        encoded = {name: base64.b64encode(content).decode() for name, content in data.items()}
+        patch = {"metadata": {"resourceVersion": version}, "data": encoded}
+        await self.kubernetes.patch(paths.secrets(self.namespace, SECRET), patch)
+
+
+def _client(client: Object, authorities: bytes | None, token: str) -> dict[str, Any]:
+    """How the API server reaches a webhook: what was said, with this path and these authorities."""
+    told = dict(client)
+    if authorities is not None:
+        told["caBundle"] = base64.b64encode(authorities).decode()
+    if service := client.get("service"):
+        told["service"] = {**service, "path": path_of(token)}
+    elif url := client.get("url"):
+        told["url"] = urlsplit(url)._replace(path=path_of(token)).geturl()
+    return told
+
+
+def _path(client: Object) -> str:
+    return (client.get("service") or {}).get("path") or urlsplit(client.get("url") or "").path
+
+
+def _hosts(configuration: Object) -> list[str]:
+    """Whom the API server expects to meet."""
+    hosts: dict[str, None] = {}
+    for hook in configuration.get("webhooks") or []:
+        client = hook.get("clientConfig") or {}
+        if service := client.get("service"):
+            host = f"{service['name']}.{service['namespace']}.svc"
+            hosts |= {host: None, f"{host}.cluster.local": None}
+        elif host := urlsplit(client.get("url") or "").hostname or "":
+            hosts[host] = None
+    return list(hosts)

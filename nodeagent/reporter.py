@@ -1,0 +1,238 @@
+"""Write the report of the node: soon, rarely, and never more than is true."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from structlog.typing import FilteringBoundLogger
+
+from adapters.kubernetes.client import Conflict, Kubernetes, KubernetesError, NotFound, Refused, Unavailable
+from adapters.kubernetes.paths import configmaps
+from adapters.kubernetes.paths import node as node_path
+from nodeagent.clock import Backoff, Budget, Clock
+from nodeagent.trouble import Trouble
+from warmhook.node_lines import LINE_LABEL, new_configmap
+from warmhook.node_report import LineReport, bounded, reads_the_same, report_name, report_patch, seen_patch
+from warmhook.ports import Object
+
+__all__ = ["Reporter", "rewrite", "sayable"]
+
+SEEN_SECONDS: Final = 240.0
+"""How often a report that does not change is renewed."""
+SETTLED_SECONDS: Final = 5.0
+"""A line that waits or is pulled for less than this is not worth a write."""
+_BETWEEN_WRITES_SECONDS: Final = 1.0
+# Each write is a new version of the report in etcd, which has a quota, and there are thousands of nodes: however often
+# states change, that many writes may follow closely, then one each so many seconds.
+_BURST_WRITES: Final = 120
+_SUSTAINED_SECONDS: Final = 30.0
+# Changes come in bursts, and one push makes all nodes pull: what follows within this time goes into the same write.
+_GATHER_SECONDS: Final = 0.3
+_LONGEST_BACKOFF_SECONDS: Final = 30.0
+_LAST_WRITE_SECONDS: Final = 2.0
+# Refusals after which nothing was written for sure; any other error may have come after the write.
+_NOT_TAKEN: Final = frozenset({429, 503})
+
+Reports = Mapping[str, LineReport]
+
+
+def sayable(written: Reports, current: Reports, unsettled: set[str]) -> dict[str, LineReport]:
+    """What a write says now. Of an unsettled line it repeats what was said before, unless that was warm:
+
+    a line that is no longer warm is left out, which readers take as waiting.
+    """
+    said = {key: line for key, line in current.items() if key not in unsettled}
+    kept = {key: written[key] for key in unsettled & written.keys() if written[key].state != "warm"}
+    return said | kept
+
+
+def rewrite(patch: Object, present: Object, *, bare: bool = False) -> Object:
+    """`patch`, a report in full, with nulls for all lines of the report at hand that it does not name.
+
+    `bare`: with nulls for all else as well that others have put there.
+    """
+    there = present.get("metadata") or {}
+    labels, annotations = there.get("labels") or {}, there.get("annotations") or {}
+    stale = {name: None for name in labels if bare or name.startswith(LINE_LABEL)}
+    metadata = patch["metadata"] | {"labels": stale | patch["metadata"]["labels"]}
+    data = dict.fromkeys(present.get("data") or {}) | patch.get("data", {})
+    written = patch | {"metadata": metadata} | ({"data": data} if data else {})
+    if bare:
+        metadata |= {"annotations": dict.fromkeys(annotations) | metadata["annotations"], "finalizers": None}
+        written["binaryData"] = None
+    return written
+
+
+class Reporter:
+    """Writes the report of one node; nobody else does."""
+
+    def __init__(
+        self, kubernetes: Kubernetes, namespace: str, node: str, clock: Clock, log: FilteringBoundLogger
+    ) -> None:
+        self._kubernetes, self._node, self._clock, self._log = kubernetes, node, clock, log
+        self._collection, self._path = configmaps(namespace), configmaps(namespace, report_name(node))
+        self._node_trouble = Trouble(log, clock, "node-not-found")
+        self._write_trouble = Trouble(log, clock, "report-refused")
+        self.wake = asyncio.Event()
+        """Set when what is to be said, or the Node, may have changed."""
+        self._uid = ""
+        self._doubted_uid = ""
+        self._confirm_uid = False
+        self._adopt = False
+        self._bare = False
+        """Whether a report was refused: perhaps for what somebody else has put there, such as an annotation."""
+        self._written: dict[str, LineReport] | None = None
+        self._settling: dict[str, tuple[LineReport, float]] = {}
+        self._write_after = 0.0
+        self._budget = Budget(clock, _BURST_WRITES, _SUSTAINED_SECONDS)
+        self._changed_at: float | None = None
+        self._seen_due = 0.0
+
+    def owner_seen(self, uid: str) -> None:
+        """The other ConfigMap names that uid as the Node's: if ours differs, the Node may have been registered anew."""
+        if uid and self._uid and uid not in (self._uid, self._doubted_uid):
+            self._doubted_uid, self._confirm_uid = uid, True
+            self.wake.set()
+
+    async def run(self, current: Callable[[], Reports | None]) -> None:
+        """Keep the report true, for ever. `current` gives `None` as long as nothing is known yet."""
+        backoff = Backoff(self._clock, first_seconds=0.5, longest_seconds=_LONGEST_BACKOFF_SECONDS)
+        while True:
+            latest = current()
+            reports = None if latest is None else bounded(latest)
+            seconds = SEEN_SECONDS if reports is None else self._seconds_until_write(reports)
+            if reports is None or seconds > 0:
+                await self._clock.wait(self.wake, seconds)
+                continue
+            try:
+                await self._write(reports, self._unsettled(reports))
+            except KubernetesError as error:
+                # Of an API server that is out of reach, the watch says so in the log already.
+                if isinstance(error, Refused) and self._uid:
+                    self._written, self._bare = None, True
+                if not isinstance(error, Unavailable):
+                    trouble = self._write_trouble if self._uid else self._node_trouble
+                    trouble.lasts(error=str(error)[:300], hint=f"no report of node {self._node} until this is settled")
+                await self._clock.sleep(
+                    backoff.seconds(error.retry_after_seconds if isinstance(error, Unavailable) else None)
+                )
+            else:
+                backoff.reset()
+                self._write_trouble.over()
+
+    async def say_last(self, reports: Reports | None) -> None:
+        """One more write before the program ends, if there is anything to say; given up after two seconds."""
+        if reports is None or not self._uid or reports == self._written:
+            return
+        try:
+            async with asyncio.timeout(_LAST_WRITE_SECONDS):
+                await self._write(bounded(reports), set())
+        except (TimeoutError, KubernetesError) as error:
+            self._log.info("last-report-not-written", error=str(error)[:300])
+
+    def _unsettled(self, reports: Reports) -> set[str]:
+        now = self._clock.monotonic()
+        return {key for key, (_, since) in self._settling.items() if now < since + SETTLED_SECONDS and key in reports}
+
+    def _seconds_until_write(self, reports: Reports) -> float:
+        """0 or less: now."""
+        now = self._clock.monotonic()
+        self._note(reports, now)
+        if self._written is None or self._confirm_uid or self._adopt:
+            return self._write_after - now
+        written, unsettled = self._written, self._unsettled(reports)
+        due = [self._seen_due]
+        if any(key not in reports for key in written) or any(
+            not reads_the_same(written.get(key), line) for key, line in reports.items() if key not in unsettled
+        ):
+            if self._changed_at is None:
+                self._changed_at = now + _GATHER_SECONDS * self._clock.random()
+            due.append(max(self._changed_at, self._write_after))
+        else:
+            self._changed_at = None
+        due += [
+            max(self._settling[key][1] + SETTLED_SECONDS, self._write_after)
+            for key in unsettled
+            if not reads_the_same(written.get(key), reports[key])
+        ]
+        return min(due) - now
+
+    def _note(self, reports: Reports, now: float) -> None:
+        """Since when each line that waits or is pulled does so, in this version."""
+        settling = {}
+        for key, line in reports.items():
+            if line.state in ("waiting", "pulling"):
+                known = self._settling.get(key)
+                settling[key] = known if known is not None and reads_the_same(known[0], line) else (line, now)
+        self._settling = settling
+
+    async def _write(self, reports: Reports, unsettled: set[str]) -> None:
+        now = self._clock.monotonic()
+        await self._find_owner()
+        if self._written is not None:
+            said = sayable(self._written, reports, unsettled)
+            same = said.keys() == self._written.keys() and all(
+                reads_the_same(line, self._written[key]) for key, line in said.items()
+            )
+            if same and not self._adopt and now < self._seen_due:
+                return
+            try:
+                await self._patch(self._written, said)
+            except NotFound:
+                # Deleted, with the Node perhaps: whose it is must be asked again, and all of it said again.
+                self._written, self._uid = None, ""
+                await self._find_owner()
+            except Unavailable as error:
+                if error.status not in _NOT_TAKEN:
+                    # Perhaps it was taken: what the report says now is not known, so all of it is said again.
+                    self._written = None
+                raise
+        if self._written is None:
+            # Nothing is held back: all of it is written anyway, and names every line.
+            said = dict(reports)
+            await self._write_whole(said)
+        now = self._clock.monotonic()
+        self._written, self._changed_at, self._adopt = said, None, False
+        between = _BETWEEN_WRITES_SECONDS * (1 + 0.5 * self._clock.random())
+        self._write_after = now + max(between, self._budget.spend())
+        self._seen_due = now + self._clock.around(SEEN_SECONDS)
+
+    async def _patch(self, have: Reports, want: Reports) -> None:
+        seen = self._clock.utcnow().replace(microsecond=0)
+        if have == want:
+            await self._kubernetes.patch(self._path, seen_patch(self._node, self._uid, seen))
+        else:
+            await self._kubernetes.patch(self._path, report_patch(self._node, self._uid, seen, have, want))
+
+    async def _write_whole(self, want: Reports) -> None:
+        seen = self._clock.utcnow().replace(microsecond=0)
+        patch = report_patch(self._node, self._uid, seen, {}, want)
+        try:
+            await self._kubernetes.create(self._collection, new_configmap(report_name(self._node), patch))
+        except Conflict:
+            present = await self._kubernetes.get(self._path)
+            await self._kubernetes.patch(self._path, rewrite(patch, present, bare=self._bare))
+            self._bare = False
+        else:
+            # Only a patch can switch off the tracking of fields, which doubles the object's size.
+            await self._kubernetes.patch(self._path, seen_patch(self._node, self._uid, seen))
+
+    async def _find_owner(self) -> None:
+        """Ask for the Node's uid where it is not known or in doubt."""
+        if self._uid and not self._confirm_uid:
+            return
+        before, confirm = self._uid, self._confirm_uid
+        self._confirm_uid = False
+        try:
+            found = await self._kubernetes.get(node_path(self._node), metadata_only=True)
+            uid = (found.get("metadata") or {}).get("uid")
+            if not isinstance(uid, str) or not uid:
+                raise Unavailable(f"GET {node_path(self._node)}: the answer is no Node")
+        except KubernetesError:
+            self._confirm_uid = confirm
+            raise
+        self._uid = uid
+        self._adopt = bool(before) and self._uid != before
+        self._node_trouble.over()

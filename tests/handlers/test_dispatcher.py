@@ -1,0 +1,56 @@
+"""Events that are not answered bound neither what comes later nor themselves without a limit."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from random import Random
+
+import structlog
+
+from handlers.posting import SINK_SECONDS, TryLater
+from handlers.watch.dispatcher import OVERDUE_MAX, Dispatcher
+from handlers.watch.work_queue import Pending
+from tests.handlers.world import START
+from tests.support.instant import instantly
+from warmhook.events import CHANGED, Changed, Event
+
+
+def test_with_a_sink_that_never_answers_changes_are_still_sent_and_their_events_are_bounded() -> None:
+    under_way = most = 0
+    waited: dict[str, float] = {}
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+
+        async def hang(event: Event) -> None:
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            if event.type == CHANGED:
+                for one in event.data["objects"]:
+                    waited.setdefault(one["name"], loop.time() - float(one["resourceVersion"]))
+            try:
+                await asyncio.sleep(SINK_SECONDS)
+                raise TryLater("no answer")
+            finally:
+                under_way -= 1
+
+        pending = Pending()
+        pending.open()
+        dispatcher = Dispatcher(
+            pending, hang, lambda: START + timedelta(seconds=loop.time()), loop.time, asyncio.sleep, Random(1)
+        )
+        task = asyncio.create_task(dispatcher.run(), name="dispatch")
+        for number in range(2400):
+            pending.changed(Changed("WarmImage", "shop", f"x{number}", resource_version=str(loop.time())))
+            pending.reported(f"shop/x{number % 50}")
+            await asyncio.sleep(0.5)
+        task.cancel()
+        await asyncio.wait({task})
+
+    with structlog.testing.capture_logs():
+        instantly(run())
+    assert len(waited) > 2380
+    assert max(waited.values()) < 8
+    assert 100 < most < 150 < OVERDUE_MAX

@@ -1,0 +1,312 @@
+"""With a sink, do others hear of pushes too, without acceptance depending on it and without anything going round?"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import httpx
+import pytest
+import structlog
+
+from adapters.cloudevents import STRUCTURED, read_event, write_event
+from adapters.env import BadSetting
+from handlers.event_sink import AT_ONCE, QUEUE_BYTES, QUEUE_MAX, Publisher, open_publisher
+from handlers.events_token import events_token
+from handlers.posting import Post, TryLater, open_post
+from handlers.settings import Settings, read_settings
+from tests.handlers.world import DIGEST, HOST, START, World, digest, harbor_push, in_world, status
+from tests.support.instant import instantly
+from warmhook.events import CHANGED, PUSHED, REPORTED, SYNC, Event, sync_event
+
+SOURCES = f"""
+sources:
+- {{name: harbor, kind: harbor, secret: {{env: HARBOR}}, registryHost: {HOST}}}
+- {{name: events, kind: cloudevents, secret: {{env: HARBOR}}, allowedHosts: [{HOST}]}}
+"""
+
+
+def with_sink(case: Callable[[World, list[Event]], Awaitable[None]], post: Post | None = None) -> None:
+    """Run a case in a world whose `web` has a sink; what it took is in the list."""
+
+    async def run(world: World) -> None:
+        taken: list[Event] = []
+
+        async def take(event: Event) -> None:
+            taken.append(event)
+
+        publisher = Publisher(post or take, world.metrics.count_published)
+        world.client = world.new_client(world.new_app(publisher=publisher))
+        await world.add_policy(push=[{"repository": f"{HOST}/shop/**", "keep": 9}])
+        await case(world, taken)
+
+    in_world(run, sources=SOURCES)
+
+
+def test_an_accepted_push_is_published_with_its_identity() -> None:
+    async def case(world: World, taken: list[Event]) -> None:
+        assert (await world.push()).status_code == 202
+
+        (event,) = taken
+        (obj,) = (await world.warmimages()).values()
+        assert event.id == obj["metadata"]["annotations"]["warmhook.dev/event-id"]
+        assert (event.type, event.subject) == (PUSHED, f"{HOST}/shop/app:v1")
+        assert (event.data["image"], event.data["digest"]) == (f"{HOST}/shop/app:v1", DIGEST)
+        assert world.metric("warmhook_published_total", result="published") == 1
+
+    with_sink(case)
+
+
+def test_what_is_skipped_or_not_believed_is_not_published() -> None:
+    async def case(world: World, taken: list[Event]) -> None:
+        await world.push(secret="wrong")
+        await world.deliver({"type": "DELETE_ARTIFACT"})
+        event = {"specversion": "1.0", "id": "1", "source": "/", "type": "t", "data": {"image": "evil.example/a:1"}}
+        await world.deliver(event, source="events")
+
+        assert taken == []
+
+    with_sink(case)
+
+
+def test_every_image_of_a_delivery_is_an_event_of_its_own() -> None:
+    async def case(world: World, taken: list[Event]) -> None:
+        body = harbor_push(world.now(), "v1", "shop/app", DIGEST)
+        more = {"digest": digest("b"), "tag": "v2", "resource_url": f"{HOST}/shop/app:v2"}
+        body["event_data"]["resources"].append(more)
+        await world.deliver(body)
+
+        assert [event.subject for event in taken] == [f"{HOST}/shop/app:v1", f"{HOST}/shop/app:v2"]
+
+    with_sink(case)
+
+
+async def _refuse(_event: Event) -> None:
+    raise TryLater("K_SINK: 503")
+
+
+async def _hang(_event: Event) -> None:
+    await asyncio.sleep(3600)
+
+
+@pytest.mark.parametrize("post", [_refuse, _hang])
+def test_a_push_is_accepted_at_once_whatever_becomes_of_the_broker(post: Post) -> None:
+    async def case(world: World, _taken: list[Event]) -> None:
+        began = world.monotonic()
+        assert (await world.push()).status_code == 202
+        assert world.monotonic() == began
+        assert len(await world.warmimages()) == 1
+
+    with_sink(case, post)
+
+
+def test_a_broker_that_answers_after_its_repeats_is_waited_for_beyond_the_answer() -> None:
+    async def slowly(_event: Event) -> None:
+        await asyncio.sleep(31.8)
+
+    async def case(world: World, _taken: list[Event]) -> None:
+        assert (await world.push()).status_code == 202
+        assert world.metric("warmhook_published_total") == 0
+        await asyncio.sleep(32)
+        assert world.metric("warmhook_published_total", result="published") == 1
+
+    with_sink(case, slowly)
+
+
+def test_what_a_broker_that_hangs_is_to_take_is_bounded_in_number_and_bytes() -> None:
+    counted: list[str] = []
+    large = replace(sync_event(1, START), data={"text": "x" * (QUEUE_BYTES // 10)})
+
+    async def run() -> None:
+        many = Publisher(_hang, counted.append)
+        many.publish([sync_event(number, START) for number in range(AT_ONCE + QUEUE_MAX + 5)])
+        many.publish([sync_event(1, START)])
+        assert counted == ["dropped"] * 6
+        await many.drain(1)
+        few = Publisher(_hang, counted.append)
+        few.publish([large] * AT_ONCE)
+        counted.clear()
+        few.publish([large] * 12)
+        assert counted == ["dropped"] * 3
+        await few.drain(1)
+
+    with structlog.testing.capture_logs() as entries:
+        instantly(run())
+    lines = [entry for entry in entries if entry["event"] == "publish-dropped"]
+    assert len(lines) == 2
+
+
+def test_a_process_that_ends_gives_what_is_under_way_a_moment() -> None:
+    counted: list[str] = []
+
+    async def soon(_event: Event) -> None:
+        await asyncio.sleep(2)
+
+    async def run() -> float:
+        slow, stuck = Publisher(soon, counted.append), Publisher(_hang, counted.append)
+        slow.publish([sync_event(1, START)])
+        await slow.drain(3)
+        assert counted == ["published"]
+        stuck.publish([sync_event(1, START)])
+        await stuck.drain(3)
+        assert counted == ["published", "failed"]
+        return asyncio.get_running_loop().time()
+
+    with structlog.testing.capture_logs():
+        assert instantly(run()) == pytest.approx(5, abs=0.01)
+
+
+def test_a_push_that_was_not_accepted_is_published_again_under_the_same_id() -> None:
+    async def case(world: World, taken: list[Event]) -> None:
+        body = harbor_push(world.now(), "v1", "shop/app", DIGEST)
+        world.faults.append(lambda _method, _path: status(503))
+        assert (await world.deliver(body)).status_code == 503
+        world.faults.clear()
+        await asyncio.sleep(5)
+        assert (await world.deliver(body)).status_code == 202
+
+        assert len({event.id for event in taken}) == 1
+
+    with_sink(case)
+
+
+# --- loops -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [PUSHED, CHANGED, REPORTED, SYNC])
+def test_our_own_events_are_no_pushes_at_a_webhook(kind: str) -> None:
+    async def case(world: World, taken: list[Event]) -> None:
+        event = {"specversion": "1.0", "id": "1", "source": "/", "type": kind, "data": {"image": f"{HOST}/shop/app:v1"}}
+        assert (await world.deliver(event, source="events")).status_code == 202
+        assert taken == []
+        assert await world.warmimages() == {}
+        assert world.metric("warmhook_deliveries_total", source="events", reason="replication-echo") == 1
+
+    with_sink(case)
+
+
+def test_a_published_push_that_comes_back_changes_nothing_and_is_not_published_again() -> None:
+    async def case(world: World, taken: list[Event]) -> None:
+        await world.push()
+        world.writes()
+        headers = {"content-type": STRUCTURED}
+        answer = await world.client.post("/events", content=write_event(taken[0]), headers=headers)
+
+        assert (answer.status_code, answer.content) == (204, b"")
+        assert world.writes() == []
+        assert len(taken) == 1
+
+    with_sink(case)
+
+
+@pytest.mark.parametrize("kind", ["com.example.foreign", "harbor.artifact.pushed", "dev.warmhook.unknown.v1"])
+def test_events_takes_no_foreign_type(kind: str) -> None:
+    async def case(world: World, taken: list[Event]) -> None:
+        assert (await world.event(kind)).status_code == 400
+        assert taken == []
+
+    with_sink(case)
+
+
+# --- where watch posts -----------------------------------------------------------------------------------------------
+
+
+def posted(
+    monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], answer: Callable[[httpx.Request], httpx.Response]
+) -> list[httpx.Request]:
+    """What is sent when one event is posted and one published."""
+    asked: list[httpx.Request] = []
+
+    def take(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return answer(request)
+
+    client = httpx.AsyncClient
+    monkeypatch.setattr(httpx, "AsyncClient", lambda **given: client(transport=httpx.MockTransport(take), **given))
+    settings = read_settings(environ)
+
+    async def run() -> None:
+        token = events_token(settings, Random(1))
+        async with open_post(settings, token) as post, open_publisher(settings, lambda _result: None) as publisher:
+            await post(sync_event(1, START))
+            assert publisher is not None
+            publisher.publish([sync_event(1, START)])
+
+    asyncio.run(run())
+    return asked
+
+
+def test_the_sink_is_posted_to_with_the_overrides_and_without_the_token_of_the_handlers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text("s3cret")
+    overrides = '{"extensions": {"team": "shop"}}'
+    token_file = str(tmp_path / "token")
+    environ = {"WARMHOOK_EVENTS_TOKEN_FILE": token_file, "K_SINK": "http://b.example/in", "K_CE_OVERRIDES": overrides}
+
+    asked = posted(monkeypatch, environ, lambda _request: httpx.Response(202))
+
+    assert [str(request.url) for request in asked] == ["http://b.example/in"] * 2
+    assert {request.headers["content-type"] for request in asked} == {STRUCTURED}
+    assert [json.loads(request.content)["team"] for request in asked] == ["shop"] * 2
+    assert [read_event({"content-type": STRUCTURED}, request.content, START) for request in asked] == [
+        sync_event(1, START)
+    ] * 2
+    assert not any("authorization" in request.headers for request in asked)
+
+
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (httpx.ReadTimeout(""), "ReadTimeout"),
+        (httpx.ConnectError("refused"), "refused"),
+        (TimeoutError(), "270 seconds"),
+    ],
+)
+def test_a_post_that_fails_says_how(monkeypatch: pytest.MonkeyPatch, error: Exception, problem: str) -> None:
+    def fail(_request: httpx.Request) -> httpx.Response:
+        raise error
+
+    with pytest.raises(TryLater, match=f"http://b.example/in: .*{problem}"):
+        posted(monkeypatch, {"K_SINK": "http://user:pass@b.example/in"}, fail)
+
+
+def test_without_a_sink_nothing_is_opened() -> None:
+    async def run() -> None:
+        async with open_publisher(Settings(), lambda _result: None) as publisher:
+            assert publisher is None
+
+    asyncio.run(run())
+
+
+def test_the_overrides_are_those_of_a_sink_binding() -> None:
+    given = {"K_SINK": "http://b", "K_CE_OVERRIDES": '{"extensions": {"team": "shop"}}'}
+
+    assert read_settings(given).sink_extensions == {"team": "shop"}
+    assert read_settings({"K_CE_OVERRIDES": "{}"}).sink_extensions == {}
+    assert read_settings({}).sink is None
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "x",
+        "[]",
+        '{"extensions": []}',
+        '{"extensions": {"id": "1"}}',
+        '{"extensions": {"a-b": "1"}}',
+        '{"extensions": {"a": 1}}',
+    ],
+)
+def test_overrides_that_cannot_be_used_stop_the_program(overrides: str) -> None:
+    with pytest.raises(BadSetting, match="K_CE_OVERRIDES"):
+        read_settings({"K_CE_OVERRIDES": overrides})
+
+
+def test_a_sink_that_is_no_address_stops_the_program() -> None:
+    with pytest.raises(BadSetting, match="K_SINK"):
+        read_settings({"K_SINK": "broker"})

@@ -1,0 +1,269 @@
+"""What does an AdmissionReview say? The Pod's images and where its siblings can land, or why it asks for nothing.
+
+Any JSON is answered: what a Pod's author wrote is foreign, and a Pod's creation must never wait for us or fail.
+https://kubernetes.io/docs/reference/access-authn-authz/extensible-admission-controllers/#request
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypeAlias, get_args
+
+from warmhook.images import NotAReference, Reference, parse_reference
+from warmhook.labels import NotASelector, Requirement, parse_selector
+from warmhook.node_affinity import (
+    Affinity,
+    Constraints,
+    Term,
+    Toleration,
+    TooManyTerms,
+    both,
+    parse_affinity,
+    parse_tolerations,
+)
+
+__all__ = [
+    "ADMISSION_SKIPS",
+    "PREFER_ANNOTATION",
+    "AdmissionSkip",
+    "Admitted",
+    "Review",
+    "answer_object",
+    "is_namespace",
+    "read_pod",
+    "read_review",
+]
+
+AdmissionSkip: TypeAlias = Literal[
+    "not-a-pod", "not-create", "dry-run", "mirror-pod", "daemonset-pod", "own-pod", "malformed", "too-large"
+]
+ADMISSION_SKIPS: Final[tuple[AdmissionSkip, ...]] = get_args(AdmissionSkip)
+
+PREFER_ANNOTATION: Final = "warmhook.dev/prefer-warm"
+_MIRROR: Final = "kubernetes.io/config.mirror"
+_NAMESPACE: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_PART_OF: Final = "app.kubernetes.io/part-of"
+_HASH_LABEL: Final = "pod-template-hash"
+_API_VERSION: Final = "admission.k8s.io/v1"
+# A CronJob names its Jobs by the minute they are for, in minutes since 1970.
+_OF_CRONJOB: Final = re.compile(r"(.+)-[0-9]{8,10}")
+
+# What an event may carry; no Pod that a person wrote comes near.
+_IMAGES_MAX: Final = 128
+_LABELS_MAX: Final = 128
+_CONSTRAINTS_MAX: Final = 16 * 1024
+"""Characters of the constraints as JSON: they are kept in an annotation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A Pod is being created: its siblings will need the same images wherever they land."""
+
+    namespace: str
+    owner: str
+    """Kind and name of what keeps making such Pods: `Deployment/web`; of a Pod without an owner its own."""
+    images: tuple[Reference, ...]
+    """Init containers and sidecars, containers, ephemeral containers, image volumes; each once."""
+    containers: tuple[tuple[str, Reference], ...] = ()
+    """Names of containers, or `volume/` and the name of an image volume, and what each runs."""
+    owner_uid: str = ""
+    """Of the Pod's controller itself; empty where it has none."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """The Pod's."""
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    affinity: Affinity | None = None
+    """What is required; preferences do not keep Pods away."""
+    tolerations: tuple[Toleration, ...] = ()
+    pull_secrets: tuple[str, ...] = ()
+
+    @property
+    def constraints(self) -> Constraints:
+        """Where such Pods can land. Raises `TooManyTerms`."""
+        return _constraints(self.node_selector, self.affinity, self.tolerations)
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """An AdmissionReview, as far as it could be read."""
+
+    uid: str = ""
+    """Empty where the body has none."""
+    api_version: str = _API_VERSION
+    pod: Mapping[str, Any] | None = None
+    """The Pod as it is now; `None` where the request is about something else, or the Pod is none of ours to change."""
+    namespace: str = ""
+    outcome: Admitted | AdmissionSkip = "malformed"
+
+
+def answer_object(review: Review, patch: str = "") -> dict[str, Any]:
+    """The AdmissionReview that allows it, whatever it was; `patch` is a JSON patch in base64."""
+    response: dict[str, Any] = {"uid": review.uid, "allowed": True}
+    if patch:
+        response |= {"patchType": "JSONPatch", "patch": patch}
+    return {"apiVersion": review.api_version, "kind": "AdmissionReview", "response": response}
+
+
+def read_review(body: object, own_namespace: str) -> Review:
+    """Read what JSON made of the body; anything at all can be read.
+
+    `own_namespace` is where Warmhook's own Pods are.
+    """
+    review, request = _map(body), _map(_map(body).get("request"))
+    given = request.get("uid")
+    uid = given if isinstance(given, str) else ""
+    api_version = _text(review.get("apiVersion")) or _API_VERSION
+    if not request:
+        return Review(uid, api_version)
+    if _reason_not_a_pod(request):
+        return Review(uid, api_version, outcome="not-a-pod")
+    pod = _map(request.get("object"))
+    metadata = _map(pod.get("metadata"))
+    # The API server always names the namespace; a manifest that does not means this one.
+    namespace = _text(request.get("namespace")) or _text(metadata.get("namespace")) or "default"
+    skip = _skip(request, metadata, namespace, own_namespace)
+    if skip is not None:
+        # A dry run shows what a real one would do, so its Pod may still be changed.
+        return Review(uid, api_version, pod if skip == "dry-run" else None, namespace, skip)
+    try:
+        outcome: Admitted | AdmissionSkip = _admitted(pod, metadata, namespace) or "malformed"
+    except TooManyTerms:
+        outcome = "too-large"
+    return Review(uid, api_version, pod, namespace, outcome)
+
+
+def read_pod(pod: Mapping[str, Any], namespace: str) -> Admitted | None:
+    """What a Pod asks for; `None` where nothing can be read from it or it has too many parts to follow."""
+    try:
+        return _admitted(pod, _map(pod.get("metadata")), namespace)
+    except TooManyTerms:
+        return None
+
+
+def _reason_not_a_pod(request: Mapping[str, Any]) -> bool:
+    kind, resource = _map(request.get("kind")), _map(request.get("resource"))
+    named = {"group": "", "version": "v1"}
+    is_pod = {**named, **kind} == {**named, "kind": "Pod"} and resource.get("resource", "pods") == "pods"
+    return not is_pod or (bool(request.get("subResource")) and request.get("subResource") != "ephemeralcontainers")
+
+
+def _skip(
+    request: Mapping[str, Any], metadata: Mapping[str, Any], namespace: str, own_namespace: str
+) -> AdmissionSkip | None:
+    if request.get("operation") != "CREATE" or request.get("subResource"):
+        return "not-create"
+    owners = [_map(owner) for owner in _list(metadata.get("ownerReferences"))]
+    if _MIRROR in _map(metadata.get("annotations")):
+        return "mirror-pod"
+    if any(owner.get("kind") == "DaemonSet" for owner in owners):
+        return "daemonset-pod"
+    if namespace == own_namespace or _map(metadata.get("labels")).get(_PART_OF) == "warmhook":
+        return "own-pod"
+    return "dry-run" if request.get("dryRun") is True else None
+
+
+def _admitted(pod: Mapping[str, Any], metadata: Mapping[str, Any], namespace: str) -> Admitted | None:
+    """Raises `TooManyTerms`."""
+    spec = _map(pod.get("spec"))
+    containers = tuple(_containers(spec))
+    images = tuple(dict.fromkeys(image for _, image in containers))
+    if not images or not is_namespace(namespace):
+        return None
+    labels = _texts(metadata.get("labels"))
+    owner, owner_uid = _owner(metadata, labels)
+    required = _map(_map(spec.get("affinity")).get("nodeAffinity")).get(
+        "requiredDuringSchedulingIgnoredDuringExecution"
+    )
+    affinity = None if required is None else parse_affinity(required, strict=False)
+    name = _text(spec.get("nodeName"))
+    if name:
+        affinity = both(affinity, (Term(fields=(Requirement("metadata.name", "In", (name,)),)),))
+    secrets = (_text(_map(one).get("name")) for one in _list(spec.get("imagePullSecrets")))
+    admitted = Admitted(
+        namespace=namespace,
+        owner=owner,
+        images=images,
+        containers=containers,
+        owner_uid=owner_uid,
+        labels=labels,
+        node_selector=_texts(spec.get("nodeSelector")),
+        affinity=affinity,
+        tolerations=parse_tolerations(spec.get("tolerations")),
+        pull_secrets=tuple(dict.fromkeys(filter(None, secrets))),
+    )
+    if max(len(containers) / _IMAGES_MAX, len(labels) / _LABELS_MAX, len(admitted.pull_secrets) / _LABELS_MAX) > 1:
+        raise TooManyTerms(f"more than {_IMAGES_MAX} images, labels or secrets")
+    if len(json.dumps(dict(labels))) + len(admitted.constraints.canonical()) > _CONSTRAINTS_MAX:
+        raise TooManyTerms(f"constraints of more than {_CONSTRAINTS_MAX} characters")
+    return admitted
+
+
+def _containers(spec: Mapping[str, Any]) -> Iterator[tuple[str, Reference]]:
+    named = [
+        (_text(_map(container).get("name")), _map(container).get("image"))
+        for kind in ("initContainers", "containers", "ephemeralContainers")
+        for container in _list(spec.get(kind))
+    ]
+    named += [
+        (f"volume/{_text(_map(volume).get('name'))}", _map(_map(volume).get("image")).get("reference"))
+        for volume in _list(spec.get("volumes"))
+    ]
+    for name, text in named:
+        if isinstance(text, str) and text:
+            try:
+                yield name, parse_reference(text, default_tag="latest")
+            except NotAReference:
+                continue  # the kubelet will say so to the one who wrote it
+
+
+def _owner(metadata: Mapping[str, Any], labels: Mapping[str, str]) -> tuple[str, str]:
+    """Kind and name of the owner that outlives single rollouts and runs, and the controller's uid."""
+    owners = [_map(owner) for owner in _list(metadata.get("ownerReferences"))]
+    controller = next((owner for owner in owners if owner.get("controller") is True), _map(owners[0]) if owners else {})
+    kind, name, uid = (_text(controller.get(key)) for key in ("kind", "name", "uid"))
+    if not kind or not name:
+        # A Pod by itself: those made from one manifest share the beginning of their generated names.
+        return f"Pod/{_text(metadata.get('generateName')) or _text(metadata.get('name'))}", ""
+    template_hash = labels.get(_HASH_LABEL, "")
+    if kind == "ReplicaSet" and template_hash and name.endswith(f"-{template_hash}"):
+        return f"Deployment/{name.removesuffix(f'-{template_hash}')}", uid
+    if kind == "Job" and (run := _OF_CRONJOB.fullmatch(name)):
+        return f"CronJob/{run[1]}", uid
+    return f"{kind}/{name}", uid
+
+
+def _constraints(
+    node_selector: Mapping[str, str], affinity: Affinity | None, tolerations: tuple[Toleration, ...]
+) -> Constraints:
+    selected: Affinity | None = None
+    if node_selector:
+        try:
+            requirements = parse_selector({"matchLabels": dict(node_selector)}).requirements
+        except NotASelector:
+            requirements = ()  # no node has such a label
+        selected = (Term(requirements),) if requirements else ()
+    return Constraints(both(selected, affinity), tolerations)
+
+
+def _map(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _text(value: object) -> str:
+    # All names in Kubernetes are ASCII; what is not cannot be one.
+    return value if isinstance(value, str) and value.isascii() else ""
+
+
+def _texts(value: object) -> dict[str, str]:
+    return {key: text for key, text in _map(value).items() if _text(key) and isinstance(text, str) and text.isascii()}
+
+
+def is_namespace(text: str) -> bool:
+    """Whether a namespace can be called so (an RFC 1123 label). It becomes part of paths."""
+    return _NAMESPACE.fullmatch(text) is not None

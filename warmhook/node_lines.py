@@ -1,0 +1,255 @@
+"""A line: one WarmImage as one node sees it, and the ConfigMap `warmhook-desired-<node>` that holds a node's lines.
+
+Every patch of a ConfigMap rewrites the whole object in etcd, so a line is as short as it can be: one-letter keys,
+options only where they differ from their default.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from warmhook.images import parse_reference
+from warmhook.shares import Claim, Room, served
+from warmhook.timestamps import format_time
+from warmhook.warmimages import ObjectKey, Pull, WarmImage
+
+__all__ = [
+    "FULL_LABEL",
+    "KIND_LABEL",
+    "LINE_LABEL",
+    "MAX_BYTES",
+    "MAX_LINES",
+    "NODE_ANNOTATION",
+    "REFUSED_ANNOTATION",
+    "REFUSED_MAX",
+    "Line",
+    "NotALine",
+    "desired_name",
+    "desired_node",
+    "diff",
+    "line_key",
+    "line_of",
+    "new_configmap",
+    "node_metadata",
+    "node_patch",
+    "noted_refusals",
+    "read_line",
+    "version_of",
+    "versions",
+    "without_room",
+]
+
+KIND_LABEL: Final = "warmhook.dev/kind"
+NODE_ANNOTATION: Final = "warmhook.dev/node"
+LINE_LABEL: Final = "line.warmhook.dev/"
+"""Prefix of the label that indexes a line: who has it, in which version."""
+REFUSED_ANNOTATION: Final = "warmhook.dev/refused"
+"""On a desired ConfigMap: keys of the lines that found no room in it, at most `REFUSED_MAX`."""
+REFUSED_MAX: Final = 4096
+"""70 KB of the 256 KiB that all annotations of an object may have."""
+FULL_LABEL: Final = "warmhook.dev/full"
+"""On a desired ConfigMap that refuses lines: finds the few that do."""
+MAX_LINES: Final = 256
+"""What handlers write on one node and its agent takes; namespaces share them, and the rest is TooManyLines."""
+MAX_BYTES: Final = 96 * 1024
+"""What handlers write on one node: etcd stores every version of the whole object."""
+
+_DESIRED: Final = "warmhook-desired-"
+# One-letter names of the pull options, for the wire only.
+_OPTIONS: Final = {"P": "policy", "t": "timeout_seconds", "b": "backoff_limit", "r": "priority"}
+
+
+class NotALine(ValueError):
+    """The text is no line; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What one node is asked to hold."""
+
+    warmimage: ObjectKey
+    image: str
+    """What to pull and what a Pod would use: `host/repository:tag`, or `host/repository@digest` without a tag."""
+    digest: str = ""
+    """What the tag is expected to point at; for an index the digest of the index."""
+    pushed_at: str = ""
+    """Only where there is no digest: makes a second push of one tag a new version of the line."""
+    pull: Pull = field(default_factory=Pull)
+    since: float = field(default=0.0, compare=False)
+    """Seconds since the epoch of the push, the last admission or the creation. Decides who has room; never sent."""
+
+    @property
+    def key(self) -> str:
+        """The key in the ConfigMap's data and, behind a prefix, in its labels."""
+        return line_key(self.warmimage)
+
+    def encode(self) -> str:
+        """The value in the ConfigMap's data: JSON with sorted keys and no spaces."""
+        default = Pull()
+        fields: dict[str, object] = {"i": self.image, "w": str(self.warmimage)}
+        if self.digest:
+            fields["d"] = self.digest
+        elif self.pushed_at:
+            fields["p"] = self.pushed_at
+        for letter, name in _OPTIONS.items():
+            if getattr(self.pull, name) != getattr(default, name):
+                fields[letter] = getattr(self.pull, name)
+        return json.dumps(fields, sort_keys=True, separators=(",", ":"))
+
+    @property
+    def version(self) -> str:
+        """8 hex digits over the encoded line; the value of its label. Differs between WarmImages of one image."""
+        return version_of(self.encode())
+
+
+def line_key(warmimage: ObjectKey) -> str:
+    """16 hex digits that name a WarmImage in every node's ConfigMap."""
+    return hashlib.sha256(str(warmimage).encode()).hexdigest()[:16]
+
+
+def line_of(warmimage: WarmImage) -> Line:
+    """The line that `warmimage` puts on each of its nodes."""
+    # That a Pod was created says nothing new about the image: the line stays as it is, and nobody pulls again.
+    moved = not warmimage.digest and warmimage.asked is None
+    since = warmimage.pushed_at or warmimage.created_at
+    return Line(
+        warmimage=warmimage.key,
+        image=warmimage.image.pull_name,
+        digest=warmimage.digest,
+        pushed_at=format_time(warmimage.pushed_at) if moved and warmimage.pushed_at else "",
+        pull=warmimage.template.pull,
+        since=since.timestamp() if since else 0.0,
+    )
+
+
+def read_line(key: str, text: str) -> Line:
+    """The line that `encode` wrote. Unknown fields are ignored, so that an older agent understands a newer handler.
+
+    Raises `NotALine`.
+    """
+    try:
+        fields = json.loads(text)
+        namespace, slash, name = fields["w"].partition("/")
+        options = {name: fields[letter] for letter, name in _OPTIONS.items() if letter in fields}
+        line = Line(ObjectKey(namespace, name), fields["i"], fields.get("d", ""), fields.get("p", ""), Pull(**options))
+        parse_reference(line.image)
+        # A name with half a surrogate pair is no UTF-8, so it has no key.
+        belongs = bool(slash) and line.key == key
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise NotALine(f"line {key}: {error}") from error
+    numbers = (line.pull.timeout_seconds, line.pull.backoff_limit, line.pull.priority)
+    if not all(isinstance(text, str) for text in (line.digest, line.pushed_at)) or not all(
+        isinstance(number, int) for number in numbers
+    ):
+        raise NotALine(f"line {key}: a field has the wrong type")
+    if not belongs:
+        raise NotALine(f"line {key}: belongs to WarmImage {fields['w']!r}")
+    return line
+
+
+def versions(labels: Mapping[str, str]) -> dict[str, str]:
+    """Which lines an object's labels index: key to version."""
+    return {name.removeprefix(LINE_LABEL): value for name, value in labels.items() if name.startswith(LINE_LABEL)}
+
+
+def diff(have: Mapping[str, str], want: Mapping[str, Line]) -> dict[str, Line | None]:
+    """What must change on a node that has lines in these versions; `None` stands for a line to remove."""
+    changes: dict[str, Line | None] = {key: None for key in have if key not in want}
+    changes.update((key, line) for key, line in want.items() if have.get(key) != line.version)
+    return changes
+
+
+def desired_name(node: str) -> str:
+    """The ConfigMap that handlers write for `node`."""
+    return f"{_DESIRED}{node}"
+
+
+def desired_node(name: str) -> str:
+    """The node that a ConfigMap of this name belongs to; empty where it is no desired ConfigMap."""
+    return name.removeprefix(_DESIRED) if name.startswith(_DESIRED) else ""
+
+
+def noted_refusals(refused: Collection[str]) -> list[str]:
+    """The keys that the note on a ConfigMap names, sorted. Lines beyond them count as waiting, not as failed."""
+    return sorted(refused)[:REFUSED_MAX]
+
+
+def without_room(lines: Iterable[Line]) -> frozenset[str]:
+    """Keys of the lines beyond `MAX_LINES` and `MAX_BYTES`: of each namespace the least important and the oldest.
+
+    What a namespace has room for does not depend on how much others want.
+    """
+    claims = [
+        # The value as a JSON string, the key in data and labels, the label's prefix, version and punctuation.
+        Claim(
+            line.key,
+            line.warmimage.namespace,
+            line.pull.priority,
+            line.since,
+            len(json.dumps(line.encode())) + 2 * len(line.key) + 40,
+        )
+        for line in lines
+    ]
+    if len(claims) <= MAX_LINES and sum(claim.size_bytes for claim in claims) <= MAX_BYTES:
+        return frozenset()
+    return frozenset(claim.key for claim in claims) - served(claims, Room(MAX_LINES, MAX_BYTES))
+
+
+def node_patch(
+    node: str, node_uid: str, changes: Mapping[str, Line | None], refused: Collection[str] | None = None
+) -> dict[str, Any]:
+    """The JSON merge patch that makes `changes` in a node's ConfigMap; patches of different lines commute.
+
+    `refused` are the keys of all lines of the node that have no room; `None` leaves that note as it is.
+
+    It always names the Node as it is now as the owner: a Node registered again under its name adopts its ConfigMap
+    before the garbage collector, which compares uids, takes it with its new lines.
+    """
+    labels: dict[str, str | None] = {KIND_LABEL: "desired"}
+    data: dict[str, str | None] = {}
+    for key, line in changes.items():
+        text = None if line is None else line.encode()
+        data[key] = text
+        labels[LINE_LABEL + key] = None if text is None else version_of(text)
+    if refused is not None:
+        labels[FULL_LABEL] = "true" if refused else None
+    metadata = node_metadata(node, node_uid, labels)
+    if refused is not None:
+        metadata["annotations"][REFUSED_ANNOTATION] = ",".join(noted_refusals(refused)) or None
+    return {"metadata": metadata, "data": data} if data else {"metadata": metadata}
+
+
+def node_metadata(node: str, node_uid: str, labels: Mapping[str, str | None]) -> dict[str, Any]:
+    """What every write of a node's two ConfigMaps carries in its metadata.
+
+    `managedFields: [{}]` makes the API server track no fields of an existing object, which halves its size; on create
+    it has no effect (measured on kube-apiserver 1.36).
+    """
+    return {
+        "labels": dict(labels),
+        "annotations": {NODE_ANNOTATION: node},
+        "ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": node, "uid": node_uid}],
+        "managedFields": [{}],
+    }
+
+
+def new_configmap(name: str, patch: Mapping[str, Any]) -> dict[str, Any]:
+    """The ConfigMap to create where a merge patch of a node's ConfigMap finds none: what it says, without nulls."""
+    metadata = {field: value for field, value in patch["metadata"].items() if field != "managedFields"}
+    for index in ("labels", "annotations"):
+        metadata[index] = _without_nulls(metadata[index])
+    data = _without_nulls(patch.get("data", {}))
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata | {"name": name}, "data": data}
+
+
+def _without_nulls(values: Mapping[str, str | None]) -> dict[str, str]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def version_of(text: str) -> str:
+    """The version of an encoded line, also of one with fields that only a newer program knows."""
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

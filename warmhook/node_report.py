@@ -1,0 +1,229 @@
+"""What a node says of its lines: the ConfigMap `warmhook-report-<node>`, which that node's agent alone writes.
+
+The annotation `warmhook.dev/warm` lists the versions of all warm lines, with a `~` behind those whose tag brought
+another digest than the line has; every other line has a label with its state and version. So the metadata of a
+report names every line that the agent has seen, in a few hundred bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal, TypeAlias, get_args
+
+from warmhook.node_lines import KIND_LABEL, LINE_LABEL, node_metadata
+from warmhook.ports import FailureReason
+from warmhook.timestamps import format_time, parse_time
+
+__all__ = [
+    "REACHABLE_FOR",
+    "SEEN_ANNOTATION",
+    "TEXT_BYTES",
+    "WARM_ANNOTATION",
+    "LineReport",
+    "LineState",
+    "Report",
+    "bounded",
+    "clean_message",
+    "read_detail",
+    "read_report",
+    "reads_the_same",
+    "report_name",
+    "report_node",
+    "report_patch",
+    "seen_patch",
+]
+
+WARM_ANNOTATION: Final = "warmhook.dev/warm"
+SEEN_ANNOTATION: Final = "warmhook.dev/seen"
+
+# An agent refreshes `seen` every 4 minutes; one that missed two refreshes says nothing about the node any more.
+REACHABLE_FOR: Final = timedelta(minutes=10)
+_MESSAGE_MAX: Final = 200
+_MOVED: Final = "~"
+_REPORT: Final = "warmhook-report-"
+_MESSAGE_BYTES: Final = 256
+TEXT_BYTES: Final = 32 * 1024
+"""Of all messages of a report together, as etcd stores them."""
+_SHORTEST_BYTES: Final = 32
+
+LineState: TypeAlias = Literal["warm", "waiting", "pulling", "failed"]
+_LABELLED: Final = frozenset({"waiting", "pulling", "failed"})
+
+
+@dataclass(frozen=True, slots=True)
+class LineReport:
+    """What an agent says of one line."""
+
+    version: str
+    """8 hex digits; of the line as the agent read it."""
+    state: LineState
+    reason: FailureReason | Literal[""] = ""
+    attempts: int = 0
+    message: str = ""
+    moved: str = ""
+    """The digest that the tag's pull brought where the line expected another one."""
+
+    def detail(self) -> str | None:
+        """The value in the report's data; `None` where version and state say it all."""
+        fields: dict[str, object] = {}
+        if self.reason:
+            fields["reason"] = self.reason
+        if self.attempts:
+            fields["attempts"] = self.attempts
+        if self.message:
+            fields["message"] = clean_message(self.message)
+        if self.moved:
+            fields["moved"] = self.moved
+        if not fields:
+            return None
+        return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The metadata of one report."""
+
+    node: str
+    seen: datetime | None = None
+    """When the agent last said it is there."""
+    warm: frozenset[str] = frozenset()
+    """Versions of warm lines."""
+    states: Mapping[str, tuple[LineState, str]] = field(default_factory=dict)
+    """Line key to state and version, for every line that is not warm."""
+    moved: frozenset[str] = frozenset()
+    """Versions of those warm lines whose tag brought another digest than the line has."""
+
+    def reachable(self, now: datetime) -> bool:
+        """Whether this report still speaks for its node.
+
+        A time in the future counts like one in the past: a node whose clock is wrong by hours says nothing about when
+        its agent was there.
+        """
+        return self.seen is not None and abs(now - self.seen) < REACHABLE_FOR
+
+    def knows(self, key: str, version: str) -> bool:
+        """Whether the agent has seen the line in this version."""
+        return version in self.warm or self.states.get(key, ("", ""))[1] == version
+
+    def state(self, key: str, version: str) -> LineState:
+        """The state of a line; one that the agent has not seen in this version is waiting."""
+        if version in self.warm:
+            return "warm"
+        state, reported = self.states.get(key, ("waiting", ""))
+        return state if reported == version else "waiting"
+
+
+def report_name(node: str) -> str:
+    """The ConfigMap that the agent of `node` writes."""
+    return f"{_REPORT}{node}"
+
+
+def report_node(name: str) -> str:
+    """The node that a ConfigMap of this name belongs to; empty where it is no report."""
+    return name.removeprefix(_REPORT) if name.startswith(_REPORT) else ""
+
+
+def read_report(metadata: Mapping[str, Any]) -> Report:
+    """A report from an object's metadata. Nodes are hostile input too: what cannot be read counts as not said.
+
+    Whose report it is says its name, which the API server keeps unique; an object under another name has an empty node.
+    """
+    annotations = metadata.get("annotations") or {}
+    states: dict[str, tuple[LineState, str]] = {}
+    for label, value in (metadata.get("labels") or {}).items():
+        state, dash, version = value.partition("-")
+        if label.startswith(LINE_LABEL) and dash and state in _LABELLED:
+            states[label.removeprefix(LINE_LABEL)] = (state, version)
+    try:
+        seen = parse_time(annotations.get(SEEN_ANNOTATION, ""))
+    except ValueError:
+        seen = None
+    listed = [version for version in annotations.get(WARM_ANNOTATION, "").split(",") if version]
+    warm = frozenset(version.removesuffix(_MOVED) for version in listed)
+    moved = frozenset(version.removesuffix(_MOVED) for version in listed if version.endswith(_MOVED))
+    return Report(report_node(metadata.get("name", "")), seen, warm, states, moved)
+
+
+def read_detail(text: str) -> tuple[FailureReason, str]:
+    """Reason and message of a failed line from the report's data; a reason outside the closed list is RuntimeError."""
+    try:
+        fields = json.loads(text)
+        reason, message = str(fields.get("reason")), str(fields.get("message", ""))
+    except (ValueError, AttributeError, RecursionError):
+        reason, message = "", "the report could not be read"
+    return next((known for known in get_args(FailureReason) if known == reason), "RuntimeError"), clean_message(message)
+
+
+def bounded(reports: Mapping[str, LineReport]) -> dict[str, LineReport]:
+    """`reports` with their messages cut so that all together take at most `TEXT_BYTES`; only text is ever cut.
+
+    The more messages there are the shorter is each, by halves, so that one message more seldom changes the others;
+    where too many are left even so, the last by key say nothing.
+    """
+    texts = {key: clean_message(line.message) for key, line in sorted(reports.items()) if line.message}
+    limit_bytes = _MESSAGE_BYTES
+    while limit_bytes > _SHORTEST_BYTES and limit_bytes * len(texts) > TEXT_BYTES:
+        limit_bytes //= 2
+    kept = {key: _cut(text, limit_bytes) for key, text in list(texts.items())[: TEXT_BYTES // limit_bytes]}
+    return {
+        key: line if line.message == kept.get(key, "") else replace(line, message=kept.get(key, ""))
+        for key, line in reports.items()
+    }
+
+
+def reads_the_same(one: LineReport | None, other: LineReport | None) -> bool:
+    """Whether both say the same state: a change of reason, attempts or message alone may wait for the next renewal."""
+    if one is None or other is None:
+        return one is other
+    return replace(one, reason="", attempts=0, message="") == replace(other, reason="", attempts=0, message="")
+
+
+def report_patch(
+    node: str,
+    node_uid: str,
+    seen: datetime,
+    have: Mapping[str, LineReport],
+    want: Mapping[str, LineReport],
+) -> dict[str, Any]:
+    """The JSON merge patch from what the report says to what it should say."""
+    labels: dict[str, str | None] = {KIND_LABEL: "report"}
+    data: dict[str, str | None] = {}
+    for key in have.keys() | want.keys():
+        before, after = have.get(key), want.get(key)
+        if before == after:
+            continue
+        shown = after is not None and after.state != "warm"
+        labels[LINE_LABEL + key] = f"{after.state}-{after.version}" if after is not None and shown else None
+        data[key] = after.detail() if after is not None else None
+    metadata = node_metadata(node, node_uid, labels)
+    metadata["annotations"] |= {
+        SEEN_ANNOTATION: format_time(seen),
+        WARM_ANNOTATION: ",".join(
+            sorted(line.version + (_MOVED if line.moved else "") for line in want.values() if line.state == "warm")
+        ),
+    }
+    return {"metadata": metadata, "data": data} if data else {"metadata": metadata}
+
+
+def seen_patch(node: str, node_uid: str, seen: datetime) -> dict[str, Any]:
+    """The patch of an agent that has nothing new to say."""
+    metadata = node_metadata(node, node_uid, {})
+    metadata["annotations"][SEEN_ANNOTATION] = format_time(seen)
+    return {"metadata": metadata}
+
+
+def clean_message(text: str) -> str:
+    """`text` without control characters, at most 200 characters: it comes from registries and nodes."""
+    printable = text if text.isprintable() else "".join(each if each.isprintable() else " " for each in text)
+    return " ".join(printable.split())[:_MESSAGE_MAX]
+
+
+def _cut(text: str, limit_bytes: int) -> str:
+    """The beginning of `text`, clean, that takes at most so many bytes as a JSON string in UTF-8."""
+    # Printable text: only these two characters are escaped.
+    while (size := len(text.encode()) + text.count('"') + text.count("\\") + 2) > limit_bytes:
+        text = text[: min(len(text) - 1, len(text) * limit_bytes // size)]
+    return text

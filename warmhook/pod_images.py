@@ -1,0 +1,130 @@
+"""Decide what a Pod's creation leads to: which WarmImages a policy has for it, and when they are written again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Final, Literal, TypeAlias
+
+from warmhook.admission_review import Admitted
+from warmhook.node_affinity import TooManyTerms
+from warmhook.policies import Policy, Upsert, narrowed
+from warmhook.warmimages import Asked, Asker, ObjectKey, WarmImage, asked_name, owner_label, policy_label
+
+__all__ = ["ASKERS_MAX", "AdmissionRefusal", "asked_for", "decide_admission", "takes_pod"]
+
+AdmissionRefusal: TypeAlias = Literal["duplicate"]
+
+# A WarmImage is written again when so much of its lifetime has passed since its last admission: often enough that it
+# outlives the Pods that need it, and seldom enough that a crowd of Pods costs nothing.
+_REFRESH_PART: Final = 10
+_LONGEST_REFRESH: Final = timedelta(days=1)
+
+ASKERS_MAX: Final = 8
+"""Owners that a WarmImage remembers: enough for what services share, and bounded for what everybody has."""
+# Labels that differ between the rollouts and Pods of one owner; that they differ is not worth a write.
+_OF_ONE_ROLLOUT: Final = frozenset(
+    {
+        "pod-template-hash",
+        "pod-template-generation",
+        "controller-revision-hash",
+        "controller-uid",
+        "job-name",
+        "batch.kubernetes.io/controller-uid",
+        "batch.kubernetes.io/job-name",
+        "batch.kubernetes.io/job-completion-index",
+        "apps.kubernetes.io/pod-index",
+        "statefulset.kubernetes.io/pod-name",
+    }
+)
+
+
+def takes_pod(policy: Policy, admitted: Admitted) -> bool:
+    """Whether the policy's rule for Pods selects this one; only those of its own namespace."""
+    return (
+        policy.pods is not None
+        and policy.key.namespace == admitted.namespace
+        and policy.pods.matches(admitted.labels)
+        and "template" not in policy.unread
+    )
+
+
+def asked_for(policy: Policy, admitted: Admitted, moment: datetime, event_id: str) -> Iterator[WarmImage]:
+    """The WarmImages of a policy that takes the Pod, one per image.
+
+    None where no node can ever take such a Pod, and where its constraints and the policy's together are too many.
+    """
+    try:
+        constraints = admitted.constraints
+    except TooManyTerms:
+        return
+    labels = tuple(sorted(admitted.labels.items()))
+    template = narrowed(policy.template, constraints)
+    if template is None or template.nodes.affinity == ():
+        return
+    # A Pod by itself has no template of which it could be a version: each may run something else.
+    named = () if admitted.owner.startswith("Pod/") else admitted.containers
+    for image in dict.fromkeys(image.as_run for image in admitted.images):
+        containers = tuple(sorted({name for name, run in named if run.as_run == image}))
+        asker = Asker(owner_label(admitted.namespace, admitted.owner), labels, containers, moment)
+        yield WarmImage(
+            key=ObjectKey(policy.key.namespace, asked_name(policy.key, image, constraints)),
+            image=image,
+            digest=image.digest,
+            pushed_at=moment,
+            template=template,
+            policy_label=policy_label(policy.key),
+            event_id=event_id,
+            asked=Asked((asker,), constraints),
+        )
+
+
+def decide_admission(wanted: WarmImage, stored: WarmImage | None) -> Upsert | AdmissionRefusal:
+    """What to write where the object of that name is now `stored`.
+
+    Nothing as long as the last admission that was written is recent, of the image and of the Pod's owner: one tenth of
+    the lifetime, at most a day.
+    """
+    if stored is None or wanted.asked is None:
+        return Upsert(wanted, stored)
+    if stored.template == wanted.template and stored.asked is not None:
+        refresh = _refresh(wanted)
+        recent = not _outdated(wanted.pushed_at, stored.pushed_at, refresh)
+        if recent and _is_known(wanted.asked.askers[0], stored.asked, refresh):
+            return "duplicate"
+    newest = max(filter(None, (wanted.pushed_at, stored.pushed_at)), default=None)
+    return Upsert(replace(wanted, pushed_at=newest, asked=_together(wanted.asked, stored.asked)), stored)
+
+
+def _refresh(wanted: WarmImage) -> timedelta:
+    lifetime = wanted.template.expire_after_seconds
+    return _LONGEST_REFRESH if lifetime is None else min(timedelta(seconds=lifetime / _REFRESH_PART), _LONGEST_REFRESH)
+
+
+def _outdated(now: datetime | None, before: datetime | None, refresh: timedelta) -> bool:
+    return before is None or (now is not None and now - before > refresh)
+
+
+def _is_known(asker: Asker, asked: Asked, refresh: timedelta) -> bool:
+    known = next((it for it in asked.askers if it.owner == asker.owner), None)
+    if known is None:
+        # Of a crowd the first stand for all, so that each of a thousand Jobs costs no write.
+        return asked.more and len(asked.askers) >= ASKERS_MAX
+    same = known.containers == asker.containers and _enduring(known) == _enduring(asker)
+    return same and not _outdated(asker.at, known.at, refresh)
+
+
+def _enduring(asker: Asker) -> set[tuple[str, str]]:
+    return {(key, value) for key, value in asker.labels if key not in _OF_ONE_ROLLOUT}
+
+
+def _together(wanted: Asked, stored: Asked | None) -> Asked:
+    if stored is None:
+        return wanted
+    (asker,) = wanted.askers
+    known = next((it for it in stored.askers if it.owner == asker.owner), None)
+    if known is not None and known.at is not None and asker.at is not None:
+        asker = replace(asker, at=max(asker.at, known.at))
+    others = [it for it in stored.askers if it.owner != asker.owner]
+    return Asked((asker, *others[: ASKERS_MAX - 1]), wanted.constraints, stored.more or len(others) >= ASKERS_MAX)

@@ -1,0 +1,110 @@
+"""Judge whether a line is warm: what the runtime lists, held against what the line expects."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from warmhook.images import parse_reference
+from warmhook.node_lines import Line
+from warmhook.platforms import Platform, runs_on
+from warmhook.ports import FailureReason, ImageConfig, RuntimeImage
+from warmhook.wanted import Wanted
+
+__all__ = [
+    "NO_DIGEST",
+    "UNTOLD",
+    "Images",
+    "Pulled",
+    "Unusable",
+    "brought",
+    "images_by_name",
+    "is_warm",
+    "moved_to",
+    "unusable",
+]
+
+Images: TypeAlias = Mapping[str, RuntimeImage]
+"""What the runtime lists, under every name it lists: `host/repository:tag` and `host/repository@digest`."""
+Pulled: TypeAlias = Mapping[str, str]
+"""Version of a line to the digest that a pull brought since that version was first seen; empty where none was told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """Why no container of the node can be made from an image that the runtime lists."""
+
+    reason: FailureReason
+    message: str
+
+
+# containerd 1.6 goes on listing what it could not unpack, by tag and without a digest.
+NO_DIGEST: Final = Unusable("RuntimeError", "the runtime lists the image without a digest, so it is perhaps not whole")
+
+UNTOLD: Final = Unusable("RuntimeError", "the runtime does not say what kind of image this is")
+
+
+def unusable(config: ImageConfig, node: Platform) -> Unusable | None:
+    """What keeps a node of this platform from running an image with this configuration; `None`: nothing.
+
+    containerd 1.7 and later and CRI-O pull charts, signatures and images of other platforms without an error.
+    """
+    if config.oversized:
+        return Unusable("NotRunnable", "the image's configuration is larger than 1 MiB and is not read")
+    # Signatures have layers and, other than images, no platform.
+    if not config.layers or config.platform == Platform():
+        return Unusable("NotRunnable", "no container image but a chart, a signature or another artefact")
+    if not runs_on(config.platform, node):
+        return Unusable("PlatformMissing", f"the image is for {config.platform}, this node is {node}")
+    return None
+
+
+def images_by_name(images: Iterable[RuntimeImage]) -> dict[str, RuntimeImage]:
+    """The runtime's answer as `Images`."""
+    return {name: image for image in images for name in (*image.tags, *image.digests)}
+
+
+def is_warm(wanted: Wanted, images: Images, usable: Collection[str], pulled: Pulled) -> bool:
+    """Whether a Pod that names the line's image would find it, in the expected version, without a pull.
+
+    `usable` are the IDs of images that were found to run on the node.
+    """
+    line, version = wanted.line, wanted.version
+    image = images.get(line.image)
+    if image is None or not image.digests or image.id not in usable:
+        return False
+    if _wants_a_pull(line) and version not in pulled:
+        return False
+    # Only a line that names a digest expects one. Where the tag has moved since, what its pull brought is right.
+    expected = line.digest and (pulled.get(version) or line.digest)
+    return not expected or f"{parse_reference(line.image).name}@{expected}" in image.digests
+
+
+def moved_to(wanted: Wanted, pulled: Pulled) -> str:
+    """The digest that the tag's pull brought in place of the line's; empty where they are the same."""
+    digest = pulled.get(wanted.version, "")
+    return digest if wanted.line.digest and digest != wanted.line.digest else ""
+
+
+def brought(reference: str, before: Images, after: Images, expected: str = "") -> str:
+    """The digest that a pull of `reference` brought, from what the runtime listed before and after it.
+
+    A runtime lists digests by image, not by tag, and one image can have several. The expected one counts if it is
+    among them, else one that is new, else any: all of them are the image that the tag names now. Empty where the
+    runtime lists none.
+    """
+    image = after.get(reference)
+    if image is None:
+        return ""
+    prefix = f"{parse_reference(reference).name}@"
+    digests = [name.removeprefix(prefix) for name in image.digests if name.startswith(prefix)]
+    if expected in digests:
+        return expected
+    new = [digest for digest in digests if prefix + digest not in before]
+    return min(new or digests, default="")
+
+
+def _wants_a_pull(line: Line) -> bool:
+    """Whether presence is not enough: a tag was pushed and nobody said what it points at, or its author wants it."""
+    return line.pull.policy == "Always" or (bool(line.pushed_at) and not line.digest)
