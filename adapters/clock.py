@@ -1,12 +1,110 @@
-"""The real clock; everything else is handed one."""
+"""Time and chance: everything that waits is given a clock, so that its tests are instant."""
 
 from __future__ import annotations
 
+import asyncio
+import random as chance
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from time import monotonic
+from typing import Final
 
-__all__ = ["utcnow"]
+from warmhook.ports import Sleep, Utcnow
+
+__all__ = ["LONGEST_ABSENCE_SECONDS", "Absence", "Backoff", "Budget", "Clock", "real_clock", "utcnow"]
+
+LONGEST_ABSENCE_SECONDS: Final = 300.0
+"""Within this time, what was installed is noticed."""
+_SHARE: Final = 0.1
+_SPREAD: Final = 0.05
+_SHORTEST_SECONDS: Final = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Time and chance."""
+
+    utcnow: Utcnow
+    monotonic: Callable[[], float]
+    """Seconds that never go back."""
+    sleep: Sleep
+    random: Callable[[], float]
+    """From 0 to below 1."""
+
+    def jitter(self, seconds: float) -> float:
+        """`seconds`, give or take a twentieth of them, so that agents that started together drift apart."""
+        return seconds * (1 + _SPREAD * (2 * self.random() - 1))
+
+    async def wait(self, event: asyncio.Event, seconds: float) -> None:
+        """Until the event is set, but at most so long, or a millisecond; the event is cleared."""
+        heard = asyncio.create_task(event.wait(), name="event")
+        # What is left of a difference of floats can be too little to move a clock by.
+        over = asyncio.ensure_future(self.sleep(max(seconds, _SHORTEST_SECONDS)))
+        try:
+            await asyncio.wait((heard, over), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            heard.cancel()
+            over.cancel()
+        event.clear()
 
 
 def utcnow() -> datetime:
     """The present time, aware, in UTC."""
     return datetime.now(UTC)
+
+
+def real_clock() -> Clock:
+    """The machine's."""
+    return Clock(utcnow, monotonic, asyncio.sleep, chance.random)
+
+
+class Backoff:
+    """How long to wait before the next try: twice as long each time, spread by chance, with an upper bound."""
+
+    def __init__(self, clock: Clock, *, first_seconds: float, longest_seconds: float) -> None:
+        self._clock, self._first, self._longest = clock, first_seconds, longest_seconds
+        self._next = first_seconds
+
+    def reset(self) -> None:
+        """It worked: begin again."""
+        self._next = self._first
+
+    def seconds(self, at_least: float | None = None) -> float:
+        """The next wait; not shorter than what a server asked for, within the bound."""
+        seconds, self._next = self._next, min(self._longest, 2 * self._next)
+        return max(seconds * (0.5 + 0.5 * self._clock.random()), min(at_least or 0, self._longest))
+
+
+class Budget:
+    """How soon something may be done again that may be done `burst` times closely, then once each `seconds`."""
+
+    def __init__(self, clock: Clock, burst: int, seconds: float) -> None:
+        self._clock, self._burst, self._seconds = clock, burst, seconds
+        self._left, self._at = float(burst), clock.monotonic()
+
+    def spend(self) -> float:
+        """It was done now; returns the seconds to wait before the next time."""
+        now = self._clock.monotonic()
+        self._left = min(self._burst, self._left + (now - self._at) / self._seconds) - 1
+        self._at = now
+        return max(0.0, (1 - self._left) * self._seconds)
+
+
+class Absence:
+    """How often to look for what is not installed: the longer it has been missing, the more rarely."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        """`monotonic` gives seconds."""
+        self._monotonic = monotonic
+        self._since: float | None = None
+
+    def over(self) -> None:
+        """It is there."""
+        self._since = None
+
+    def seconds(self, least: float) -> float:
+        """It is missing: when to ask again, which is after `least` or a tenth of the time that it has been missing."""
+        now = self._monotonic()
+        self._since = now if self._since is None else self._since
+        return max(least, min(_SHARE * (now - self._since), LONGEST_ABSENCE_SECONDS))

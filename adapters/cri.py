@@ -30,7 +30,7 @@ from warmhook.ports import (
 )
 from warmhook.pullerrors import without_server_words
 
-__all__ = ["REASONS", "failure_reason", "harmless", "open_runtime"]
+__all__ = ["REASONS", "failure_reason", "open_runtime", "sanitize"]
 
 # What kubelet allows; a list of thousands of images passes gRPC's 4 MiB.
 _RECEIVE_BYTES: Final = 16 * 1024 * 1024
@@ -199,7 +199,7 @@ class _CriRuntime:
             # containerd 2 hands a registry's 503 on as UNAVAILABLE, so the code alone does not tell who is away.
             if not _OF_A_PULL.search(text) and (unreachable := self._unreachable(error)):
                 raise unreachable from error
-            message = harmless(without_server_words(text), secrets=_secrets(credentials) if credentials else ())
+            message = sanitize(without_server_words(text), secrets=_secrets(credentials) if credentials else ())
             if error.code() == _C.DEADLINE_EXCEEDED:
                 # gRPC's own text says that a stream was removed.
                 message = f"the pull took longer than {timeout_seconds:g} s"
@@ -222,7 +222,7 @@ class _CriRuntime:
         except grpc.aio.AioRpcError as error:
             if error.code() == _C.DEADLINE_EXCEEDED:
                 raise RuntimeUnreachable(f"{self._endpoint}: no answer within {timeout_seconds:g} s") from error
-            failed = RuntimeUnreachable(f"{self._endpoint}: {error.code().name}: {harmless(error.details() or '')}")
+            failed = RuntimeUnreachable(f"{self._endpoint}: {error.code().name}: {sanitize(error.details() or '')}")
             raise self._unreachable(error) or failed from error
 
     def _unreachable(self, error: grpc.aio.AioRpcError) -> RuntimeUnreachable | None:
@@ -235,7 +235,7 @@ class _CriRuntime:
             check = next((check for part, check in _UNREACHED if part in text), "the runtime is starting or stopping")
         else:
             return None
-        return RuntimeUnreachable(f"{self._endpoint}: {check} ({harmless(details)})")
+        return RuntimeUnreachable(f"{self._endpoint}: {check} ({sanitize(details)})")
 
 
 def failure_reason(code: grpc.StatusCode, text: str) -> FailureReason:
@@ -250,7 +250,7 @@ def failure_reason(code: grpc.StatusCode, text: str) -> FailureReason:
     return next(fitting, "RuntimeError")
 
 
-def harmless(text: str, *, secrets: tuple[str, ...] = ()) -> str:
+def sanitize(text: str, *, secrets: tuple[str, ...] = ()) -> str:
     """A runtime's text as one line of at most 200 characters that can be shown and stored.
 
     Runtimes repeat what registries and redirects say, so it is hostile: control characters go, and so do user names
@@ -302,7 +302,7 @@ def _config(info: Mapping[str, str]) -> ImageConfig:
         spec = json.loads(info["info"])["imageSpec"]
         layers = (spec.get("rootfs") or {}).get("diff_ids") or ()
         # Whoever built the image wrote these, and they are shown.
-        system, machine = (harmless(str(spec.get(name) or ""))[:_NAME_MAX] for name in ("os", "architecture"))
+        system, machine = (sanitize(str(spec.get(name) or ""))[:_NAME_MAX] for name in ("os", "architecture"))
         return ImageConfig(platform_of(system, machine), len(layers))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return ImageConfig()

@@ -1,18 +1,17 @@
-"""When is it logged that objects are not followed? Once per outage, every five minutes while it lasts, once at its end.
-
-One outage breaks the watches of all kinds within a moment, so they share an object of this.
-"""
+"""Log an outage once when it begins, every five minutes while it lasts, and once when it is over."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Final
+from typing import Any, Final
 
 import structlog
+from structlog.typing import FilteringBoundLogger
 
+from adapters.clock import Clock
 from adapters.kubernetes.client import KubernetesError, Refused
 
-__all__ = ["Interruptions"]
+__all__ = ["OutageLog", "WatchOutages"]
 
 _log = structlog.get_logger()
 
@@ -21,8 +20,33 @@ _AGAIN_SECONDS: Final = 300.0
 _SOON_SECONDS: Final = 30.0
 
 
-class Interruptions:
-    """All followers of one process."""
+class OutageLog:
+    """The outages of one thing: the API server, the runtime, the Node. `NAME` begins one, `NAME-over` ends it."""
+
+    def __init__(self, log: FilteringBoundLogger, clock: Clock, event: str) -> None:
+        self._log, self._clock, self._event = log, clock, event
+        self._since: float | None = None
+        self._told_at = 0.0
+
+    def failed(self, **fields: Any) -> None:
+        """It did not work."""
+        now = self._clock.monotonic()
+        if self._since is None:
+            self._since = now
+        elif now - self._told_at < _AGAIN_SECONDS:
+            return
+        self._told_at = now
+        self._log.warning(self._event, seconds=round(now - self._since), **fields)
+
+    def recovered(self) -> None:
+        """It works."""
+        if self._since is not None:
+            self._log.info(f"{self._event}-over", seconds=round(self._clock.monotonic() - self._since))
+            self._since = None
+
+
+class WatchOutages:
+    """The outages of all watches of one process: one outage breaks the watches of all kinds within a moment."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self.monotonic = monotonic
@@ -32,7 +56,7 @@ class Interruptions:
         self._told: dict[int, float] = {}
         """When which problem was told last: the status of a refusal, which only a person ends; 0 for all others."""
 
-    def lasts(self, follower: Hashable, kind: str, problem: KubernetesError) -> None:
+    def failed(self, follower: Hashable, kind: str, problem: KubernetesError) -> None:
         """`follower` could not go on; `kind` is what it follows."""
         now = self.monotonic()
         if not self._interrupted:
@@ -45,7 +69,7 @@ class Interruptions:
         self._told[about] = now
         _log.warning("watch-interrupted", kind=kind, problem=str(problem), hint=_hint(problem.status))
 
-    def over(self, follower: Hashable) -> None:
+    def recovered(self, follower: Hashable) -> None:
         """`follower` goes on."""
         if follower not in self._interrupted:
             return

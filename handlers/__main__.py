@@ -27,12 +27,12 @@ from starlette.applications import Starlette
 from adapters.clock import utcnow
 from adapters.env import BadSetting
 from adapters.kubernetes.client import Kubernetes
-from adapters.kubernetes.readiness import until_reached
+from adapters.kubernetes.readiness import wait_for_api_server
 from adapters.kubernetes.transport import BadKubeconfig, open_transport
 from adapters.listening import open_listener
 from adapters.logs import set_up_logs
-from adapters.outages import Interruptions
-from handlers.admission.forward import open_hand_on
+from adapters.outages import WatchOutages
+from handlers.admission.forward import open_forwarder
 from handlers.event_sink import open_publisher
 from handlers.events_token import EventsToken, events_token
 from handlers.metrics import Metrics
@@ -60,13 +60,13 @@ async def run(settings: Settings, configuration: Configuration, *, with_watch: b
     """Serve until the process is asked to stop. Raises `BadSetting` where the port is taken."""
     metrics = Metrics()
     rng = random.SystemRandom()
-    interruptions = Interruptions(time.monotonic)
+    outages = WatchOutages(time.monotonic)
     token = events_token(settings, rng)
     async with (
         open_transport(settings.kubeconfig, user_agent="warmhook-web") as transport,
         _listening(settings.port) as listener,
         open_publisher(settings, metrics.count_published) as publisher,
-        open_hand_on(settings, token) as hand_on,
+        open_forwarder(settings, token) as hand_on,
         _listening(settings.tls_port, "WARMHOOK_TLS_PORT") as tls_listener,
     ):
         kubernetes = Kubernetes(transport, count=metrics.count_api_request)
@@ -82,7 +82,7 @@ async def run(settings: Settings, configuration: Configuration, *, with_watch: b
             rng=rng,
             publisher=publisher,
             hand_on=hand_on,
-            interruptions=interruptions,
+            outages=outages,
             credentials=credentials,
             token=token,
         )
@@ -90,9 +90,9 @@ async def run(settings: Settings, configuration: Configuration, *, with_watch: b
             _log.warning("events-closed", hint="nobody can post to /events without WARMHOOK_EVENTS_TOKEN_FILE")
         _log.info("web-started", port=settings.port, sources=sorted(configuration.sources), watch=with_watch)
         first = (
-            _watch(settings, kubernetes, token, rng, interruptions)
+            _watch(settings, kubernetes, token, rng, outages)
             if with_watch
-            else until_reached(kubernetes, sleep=asyncio.sleep, rng=rng)
+            else wait_for_api_server(kubernetes, sleep=asyncio.sleep, rng=rng)
         )
         secured = tls_listener if settings.tls_port else None
         await _serve(app, listener, secured, credentials, first)
@@ -174,7 +174,7 @@ async def _listening(port: int, setting: str = "PORT") -> AsyncIterator[socket.s
 
 
 async def _watch(
-    settings: Settings, kubernetes: Kubernetes, token: EventsToken, rng: random.Random, interruptions: Interruptions
+    settings: Settings, kubernetes: Kubernetes, token: EventsToken, rng: random.Random, outages: WatchOutages
 ) -> None:
     # Imported here: the receiver alone starts faster without it.
     from handlers.watch.run import watch
@@ -188,7 +188,7 @@ async def _watch(
             now=utcnow,
             sleep=asyncio.sleep,
             rng=rng,
-            interruptions=interruptions,
+            outages=outages,
         )
 
 

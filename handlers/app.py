@@ -22,7 +22,7 @@ from handlers.intake.deliveries import read_delivery
 from handlers.intake.receiver import Receiver
 from handlers.metrics import Metrics
 from handlers.reconcile.dead_letters import DeadLetters
-from handlers.reconcile.dispatch import HANDLED, Events
+from handlers.reconcile.dispatch import HANDLED, Dispatch
 from handlers.serving.bodies import BadBody, Bodies
 from handlers.settings import Settings
 from warmhook.events import NotAnEvent
@@ -41,7 +41,7 @@ class Web:
 
     settings: Settings
     receiver: Receiver
-    events: Events
+    events: Dispatch
     admission: Admission
     events_token: EventsToken
     metrics: Metrics

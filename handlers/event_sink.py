@@ -16,7 +16,7 @@ from typing import Final
 import structlog
 
 from adapters.cloudevents import write_event
-from handlers.posting import Post, Refused, TryLater, open_post
+from handlers.posting import Post, Refused, RetryLater, open_post
 from handlers.settings import Settings
 from warmhook.events import Event
 
@@ -90,7 +90,7 @@ class Publisher:
         try:
             await self._post(event)
             result = "published"
-        except (TryLater, Refused) as error:
+        except (RetryLater, Refused) as error:
             _log.warning("publish-failed", event_id=event.id, problem=str(error))
         finally:
             self._count(result)

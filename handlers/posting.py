@@ -17,7 +17,7 @@ from warmhook.timestamps import parse_retry_after
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["EVENTS_SECONDS", "SINK_SECONDS", "Post", "Refused", "TryLater", "judge", "open_post"]
+__all__ = ["EVENTS_SECONDS", "SINK_SECONDS", "Post", "Refused", "RetryLater", "open_post", "raise_for_status"]
 
 EVENTS_SECONDS: Final = 30.0
 """How long a post to `/events` waits for its answer: handlers answer after 27 seconds at most."""
@@ -31,7 +31,7 @@ and shorter than the default interval between two syncs.
 _CONNECT_SECONDS: Final = 5.0
 
 
-class TryLater(Exception):
+class RetryLater(Exception):
     """The event was not taken now."""
 
     def __init__(self, problem: str, retry_after_seconds: float | None = None) -> None:
@@ -44,7 +44,7 @@ class Refused(Exception):
 
 
 Post = Callable[[Event], Awaitable[None]]
-"""Post one event. Raises `TryLater` or `Refused`."""
+"""Post one event. Raises `RetryLater` or `Refused`."""
 
 
 @asynccontextmanager
@@ -72,31 +72,31 @@ async def open_post(settings: Settings, token: EventsToken | None = None) -> Asy
                 async with asyncio.timeout(seconds):
                     answer = await client.post(url, content=body, headers=headers)
             except TimeoutError as error:
-                raise TryLater(f"{shown}: no answer within {seconds:g} seconds") from error
+                raise RetryLater(f"{shown}: no answer within {seconds:g} seconds") from error
             except httpx.HTTPError as error:
                 # The text of a time-out is empty.
-                raise TryLater(f"{shown}: {str(error) or type(error).__name__}") from error
-            judge(answer, shown)
+                raise RetryLater(f"{shown}: {str(error) or type(error).__name__}") from error
+            raise_for_status(answer, shown)
 
         yield post
 
 
 def _authorization(settings: Settings, token: EventsToken | None) -> dict[str, str]:
-    """The token is for our handlers, never for a Broker. Raises `TryLater`."""
+    """The token is for our handlers, never for a Broker. Raises `RetryLater`."""
     if token is None or settings.sink is not None:
         return {}
     try:
         header = token.header()
     except (OSError, UnicodeDecodeError) as error:
-        raise TryLater(f"WARMHOOK_EVENTS_TOKEN_FILE: {error}") from error
+        raise RetryLater(f"WARMHOOK_EVENTS_TOKEN_FILE: {error}") from error
     return {"authorization": header} if header else {}
 
 
-def judge(answer: httpx.Response, url: str) -> None:
-    """Nothing where the event was taken, else `Refused` or `TryLater`; `url` is for the message."""
+def raise_for_status(answer: httpx.Response, url: str) -> None:
+    """Nothing where the event was taken, else `Refused` or `RetryLater`; `url` is for the message."""
     if answer.status_code < 300:
         return
     problem = f"{url}: {answer.status_code} {answer.text[:200].strip()}".strip()
     if answer.status_code in {400, 413, 415}:
         raise Refused(problem)
-    raise TryLater(problem, parse_retry_after(answer.headers.get("retry-after")))
+    raise RetryLater(problem, parse_retry_after(answer.headers.get("retry-after")))

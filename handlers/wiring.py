@@ -11,26 +11,26 @@ from typing import Any, TypeAlias
 from starlette.applications import Starlette
 
 from adapters.kubernetes.client import Kubernetes
-from adapters.kubernetes.rate_limit import ByteBudget, Lanes
-from adapters.outages import Interruptions
+from adapters.kubernetes.rate_limit import ByteRateLimiter, Lanes
+from adapters.outages import WatchOutages
 from handlers.admission.endpoint import Admission
-from handlers.admission.queue import HAND_ON_AT_ONCE, POSTS_MAX, HandOn, Hints
+from handlers.admission.queue import HAND_ON_AT_ONCE, POSTS_MAX, AdmissionQueue, Handle
 from handlers.admission.warm_nodes import WarmNodes
 from handlers.app import Web, create_app
 from handlers.event_sink import Publisher
 from handlers.events_token import EventsToken, events_token
 from handlers.intake.receiver import Receiver
 from handlers.metrics import Metrics
-from handlers.reconcile.dispatch import Events
+from handlers.reconcile.dispatch import Dispatch
 from handlers.reconcile.node_configmaps import NodeWrites
-from handlers.reconcile.pods import Admissions
+from handlers.reconcile.pods import PodAdmissions
 from handlers.reconcile.policies import Policies
 from handlers.reconcile.policy_statuses import PolicyStatuses
 from handlers.reconcile.projection import Projection
 from handlers.reconcile.pushes import Pushes
-from handlers.reconcile.reader import Cluster
+from handlers.reconcile.reader import Reader
 from handlers.reconcile.recorder import Recorder
-from handlers.reconcile.resync import Sync
+from handlers.reconcile.resync import Resync
 from handlers.reconcile.statuses import Statuses
 from handlers.serving.credentials import Credentials
 from handlers.settings import Settings
@@ -55,15 +55,15 @@ def build_web(
     sleep: Sleep = asyncio.sleep,
     rng: random.Random,
     publisher: Publisher | None = None,
-    hand_on: HandOn | None = None,
-    interruptions: Interruptions | None = None,
+    hand_on: Handle | None = None,
+    outages: WatchOutages | None = None,
     credentials: Credentials | None = None,
     token: EventsToken | None = None,
 ) -> Starlette:
     """The application over an open transport.
 
     It keeps nothing of its own between requests but what admission needs; `app.state.beside`, a `Beside`, runs that.
-    `hand_on` takes what admission saw where this process does not handle events itself; `interruptions` are those of
+    `hand_on` takes what admission saw where this process does not handle events itself; `outages` are those of
     the process, where more than this follows objects in it; `credentials` are shared with the TLS port, `token` with a
     `watch` inside the process.
     """
@@ -72,15 +72,15 @@ def build_web(
     # A sender waits for its push to be accepted, nobody for what follows.
     accepting = Kubernetes(transport, count=metrics.count_api_request, lanes=lanes, urgent=True)
     namespace = settings.namespace
-    cluster = Cluster(kubernetes, namespace, now=now)
-    budget = ByteBudget(settings.write_bytes, monotonic=monotonic, sleep=sleep)
+    cluster = Reader(kubernetes, namespace, now=now)
+    budget = ByteRateLimiter(settings.write_bytes, monotonic=monotonic, sleep=sleep)
     writes = NodeWrites(kubernetes, namespace, budget, monotonic=monotonic, sleep=sleep, rng=rng)
     recorder = Recorder(kubernetes, now=now, monotonic=monotonic)
     policy_statuses = PolicyStatuses(kubernetes, recorder, now=now)
     # The part that is reached from outside creates no Events: the condition says what was refused.
     noting = PolicyStatuses(accepting, None, now=now)
-    pushes = Pushes(accepting, Cluster(accepting, namespace, now=now), noting, now=now, monotonic=monotonic)
-    admissions = Admissions(kubernetes, cluster, now=now)
+    pushes = Pushes(accepting, Reader(accepting, namespace, now=now), noting, now=now, monotonic=monotonic)
+    admissions = PodAdmissions(kubernetes, cluster, now=now)
     grace = timedelta(seconds=settings.sync_seconds)
     policies = Policies(kubernetes, cluster, policy_statuses, now=now, grace=grace)
     projection = Projection(cluster, writes, monotonic=monotonic)
@@ -94,10 +94,10 @@ def build_web(
         sleep=sleep,
         observe_push_to_warm=metrics.push_to_warm_seconds.observe,
     )
-    sync = Sync(
+    sync = Resync(
         kubernetes, cluster, policies, policy_statuses, projection, statuses, namespace, now=now, monotonic=monotonic
     )
-    events = Events(
+    events = Dispatch(
         kubernetes,
         cluster,
         configuration,
@@ -113,9 +113,11 @@ def build_web(
     )
     receiver = Receiver(configuration, pushes, metrics, environ, monotonic=monotonic, sleep=sleep, publisher=publisher)
     hints = (
-        Hints(hand_on, monotonic=monotonic, sleep=sleep, count=metrics.count_hint, most=1, at_once=POSTS_MAX)
+        AdmissionQueue(hand_on, monotonic=monotonic, sleep=sleep, count=metrics.count_hint, most=1, at_once=POSTS_MAX)
         if hand_on
-        else Hints(events.handle, monotonic=monotonic, sleep=sleep, count=metrics.count_hint, at_once=HAND_ON_AT_ONCE)
+        else AdmissionQueue(
+            events.handle, monotonic=monotonic, sleep=sleep, count=metrics.count_hint, at_once=HAND_ON_AT_ONCE
+        )
     )
     warm_nodes = WarmNodes(now)
     credentials = credentials or Credentials(kubernetes, namespace)
@@ -126,8 +128,8 @@ def build_web(
     app = create_app(Web(settings, receiver, events, admission, token, metrics, now))
 
     async def follow() -> None:
-        told = interruptions or Interruptions(monotonic)
-        await warm_nodes.run(kubernetes, namespace, sleep=sleep, rng=rng, interruptions=told)
+        told = outages or WatchOutages(monotonic)
+        await warm_nodes.run(kubernetes, namespace, sleep=sleep, rng=rng, outages=told)
 
     app.state.beside = _beside(settings, hints.run, follow, lambda: credentials.run(sleep, monotonic))
     return app

@@ -17,13 +17,13 @@ from collections.abc import Mapping
 
 import structlog
 
+from adapters.clock import real_clock
 from adapters.cri import open_runtime
 from adapters.env import BadSetting
 from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.transport import BadKubeconfig, open_transport
 from adapters.logs import set_up_logs
 from nodeagent.agent import Agent
-from nodeagent.clock import real_clock
 from nodeagent.metrics import Metrics
 from nodeagent.probes import serve_probes
 from nodeagent.settings import Settings, read_settings

@@ -1,4 +1,4 @@
-"""Bring watching, checking, pulling and reporting together: a task each, around one ledger."""
+"""Bring watching, checking, pulling and reporting together: a task each, around one state."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any, Final
 
 from structlog.typing import FilteringBoundLogger
 
+from adapters.clock import Clock
 from adapters.kubernetes.client import Kubernetes
+from adapters.outages import OutageLog
 from nodeagent.checks import Checks
-from nodeagent.clock import Clock
 from nodeagent.desired import Desired, follow_desired
 from nodeagent.disk import free_percent
 from nodeagent.health import Health
 from nodeagent.metrics import Metrics
-from nodeagent.node_state import Ledger
+from nodeagent.node_state import NodeState
 from nodeagent.pullqueue import PullQueue
 from nodeagent.reporter import Reporter
 from nodeagent.settings import Settings
 from nodeagent.state_file import State, StateFile
-from nodeagent.trouble import Trouble
 from warmhook.node_report import LineReport, clean_message
 from warmhook.platforms import Platform
 from warmhook.ports import Runtime
@@ -54,24 +54,24 @@ class Agent:
         self._settings, self._kubernetes = settings, kubernetes
         self._clock, self._log, self._metrics, self._offload = clock, log, metrics, offload
         self._file = StateFile(settings.state_dir, settings.node, log)
-        state = self._file.load()
-        self._desired = Desired(state.resource_version, state.lines)
-        self._ledger = Ledger(
+        saved = self._file.load()
+        self._desired = Desired(saved.resource_version, saved.lines)
+        self._state = NodeState(
             clock,
             platform,
-            state.pulled,
-            state.not_runnable,
+            saved.pulled,
+            saved.not_runnable,
             min_free_percent=settings.min_free_percent,
             allow_local_registries=settings.allow_local_registries,
         )
-        self._ledger.take_lines(state.lines)
+        self._state.select_lines(saved.lines)
         self._reporter = Reporter(kubernetes, settings.namespace, settings.node, clock, log)
-        self._save_trouble = Trouble(log, clock, "state-not-written")
+        self._save_trouble = OutageLog(log, clock, "state-not-written")
         self.health = Health(clock, settings.check_seconds)
         self._checks = Checks(
             settings,
             runtime,
-            self._ledger,
+            self._state,
             self.health,
             clock=clock,
             log=log,
@@ -83,7 +83,7 @@ class Agent:
         self._pulls = PullQueue(
             settings.parallel_pulls,
             runtime,
-            self._ledger,
+            self._state,
             self._checks,
             clock=clock,
             log=log,
@@ -92,8 +92,8 @@ class Agent:
             ended=self._changed,
         )
         self._save_wake = asyncio.Event()
-        self._saved: State | None = state
-        self.health.lines_known = state.resource_version > 0
+        self._saved: State | None = saved
+        self.health.lines_known = saved.resource_version > 0
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; then cancel the pulls, report once more and leave the state on disk."""
@@ -102,7 +102,7 @@ class Agent:
             "agent-started",
             node=settings.node,
             runtime=settings.runtime_endpoint,
-            lines=len(self._ledger.lines),
+            lines=len(self._state.lines),
             resource_version=self._desired.resource_version,
         )
         async with asyncio.TaskGroup() as group:
@@ -116,16 +116,16 @@ class Agent:
             await stop.wait()
             for task in tasks:
                 task.cancel()
-        await self._reporter.say_last(self.reports())
+        await self._reporter.write_final(self.reports())
         await self._save()
-        self._log.info("agent-stopped", lines=len(self._ledger.lines))
+        self._log.info("agent-stopped", lines=len(self._state.lines))
 
     def reports(self) -> dict[str, LineReport] | None:
         """What is to be said of every line; `None` before the runtime was first asked what it has.
 
         Nor before it is known what is wanted: a report without lines would tell everybody that nothing is warm.
         """
-        return self._ledger.reports() if self._ledger.asked and self.health.lines_known else None
+        return self._state.reports() if self._state.asked and self.health.lines_known else None
 
     # --- what is wanted ---
 
@@ -140,7 +140,7 @@ class Agent:
 
     def _take(self, desired: Desired) -> None:
         self._desired, self.health.lines_known = desired, True
-        changes = self._ledger.take_lines(desired.data)
+        changes = self._state.select_lines(desired.data)
         for key, why in changes.malformed.items():
             self._log.warning("malformed-line", key=key, error=clean_message(why))
         if changes.added or changes.changed or changes.removed:
@@ -149,8 +149,8 @@ class Agent:
                 added=changes.added,
                 changed=changes.changed,
                 removed=changes.removed,
-                lines=len(self._ledger.lines),
-                malformed=len(self._ledger.malformed),
+                lines=len(self._state.lines),
+                malformed=len(self._state.malformed),
             )
         if changes.added or changes.changed:
             self._checks.wake.set()
@@ -167,7 +167,7 @@ class Agent:
     def _say_changed(self) -> None:
         self._reporter.wake.set()
         states = [report.state for report in (self.reports() or {}).values()]
-        self._metrics.lines(states, malformed=len(self._ledger.malformed))
+        self._metrics.lines(states, malformed=len(self._state.malformed))
 
     # --- what outlives the agent ---
 
@@ -177,15 +177,15 @@ class Agent:
             await self._save()
 
     async def _save(self) -> None:
-        ledger, desired = self._ledger, self._desired
-        state = State(desired.resource_version, dict(desired.data), dict(ledger.pulled), dict(ledger.not_runnable))
+        node, desired = self._state, self._desired
+        state = State(desired.resource_version, dict(desired.data), dict(node.pulled), dict(node.not_runnable))
         if state == self._saved:
             return
         try:
             await self._offload(self._file.save, state)
         except OSError as error:
             folder = str(self._settings.state_dir)
-            self._save_trouble.lasts(folder=folder, error=str(error), hint="a restart may pull again what is there")
+            self._save_trouble.failed(folder=folder, error=str(error), hint="a restart may pull again what is there")
         else:
             self._saved = state
-            self._save_trouble.over()
+            self._save_trouble.recovered()

@@ -10,13 +10,13 @@ from typing import Any, Final
 
 from structlog.typing import FilteringBoundLogger
 
-from nodeagent.clock import Backoff, Clock
+from adapters.clock import Backoff, Clock
+from adapters.outages import OutageLog
 from nodeagent.disk import free_percent
 from nodeagent.health import Health
 from nodeagent.metrics import Metrics
-from nodeagent.node_state import Ledger
+from nodeagent.node_state import NodeState
 from nodeagent.settings import Settings
-from nodeagent.trouble import Trouble
 from warmhook.node_report import clean_message
 from warmhook.ports import ImageConfig, Runtime, RuntimeUnreachable
 
@@ -35,7 +35,7 @@ class Checks:
         self,
         settings: Settings,
         runtime: Runtime,
-        ledger: Ledger,
+        state: NodeState,
         health: Health,
         *,
         clock: Clock,
@@ -46,11 +46,11 @@ class Checks:
         measure: Callable[[Iterable[str], str], float | None] = free_percent,
     ) -> None:
         """`changed` is called after each check; `offload` and `measure` are as in `nodeagent.agent.Agent`."""
-        self._settings, self._runtime, self._ledger, self._health = settings, runtime, ledger, health
+        self._settings, self._runtime, self._state, self._health = settings, runtime, state, health
         self._clock, self._log, self._metrics = clock, log, metrics
         self._changed, self._offload, self._measure = changed, offload, measure
-        self._runtime_trouble = Trouble(log, clock, "runtime-unreachable")
-        self._disk_trouble = Trouble(log, clock, "disk-low")
+        self._runtime_trouble = OutageLog(log, clock, "runtime-unreachable")
+        self._disk_trouble = OutageLog(log, clock, "disk-low")
         self._image_folders: list[str] | None = None
         """Where the runtime keeps images, on the host; `None` before it was asked."""
         self._checking = asyncio.Lock()
@@ -63,7 +63,7 @@ class Checks:
         while True:
             if await self.check(again=True):
                 backoff.reset()
-                seconds = self._clock.around(self._settings.check_seconds)
+                seconds = self._clock.jitter(self._settings.check_seconds)
             else:
                 seconds = backoff.seconds()
             await self._clock.wait(self.wake, seconds)
@@ -79,21 +79,21 @@ class Checks:
             try:
                 async with asyncio.timeout(_ANSWER_SECONDS):
                     images = await self._runtime.images()
-                    if not self._ledger.asked:
+                    if not self._state.asked:
                         self._log.info("runtime", version=await self._runtime.version(), images=len(images))
                 # All of them before any is judged, so that nothing warm is called anything else in between.
-                configs = await self._configs(self._ledger.unjudged(images, again=again))
+                configs = await self._configs(self._state.unjudged(images, again=again))
             except TimeoutError:
                 self._no_answer(f"{endpoint}: no answer within {_ANSWER_SECONDS:g} s; the runtime may be stopped")
                 return False
             except RuntimeUnreachable as error:
                 self._no_answer(str(error))
                 return False
-            self._runtime_trouble.over()
+            self._runtime_trouble.recovered()
             self._health.checked(runtime_up=True)
             self._metrics.checked(self._clock.utcnow().timestamp())
             self._take_free(await self._free_percent())
-            removed = self._ledger.take_images(images, configs)
+            removed = self._state.take_images(images, configs)
             self._metrics.evicted(len(removed))
             for image in removed:
                 self._log.warning(
@@ -129,8 +129,8 @@ class Checks:
     def _no_answer(self, error: str) -> None:
         self._health.checked(runtime_up=False)
         self._metrics.checked(None)
-        self._ledger.runtime_unreachable(clean_message(error))
-        self._runtime_trouble.lasts(
+        self._state.runtime_unreachable(clean_message(error))
+        self._runtime_trouble.failed(
             endpoint=self._settings.runtime_endpoint,
             error=error[:300],
             hint="is the runtime up, and CONTAINER_RUNTIME_ENDPOINT its socket, mounted into the Pod?",
@@ -153,9 +153,9 @@ class Checks:
 
     def _take_free(self, percent: float | None) -> None:
         self._metrics.free_space(percent)
-        self._ledger.room.take_free_space(percent)
-        if self._ledger.room.low:
+        self._state.room.take_free_space(percent)
+        if self._state.room.low:
             least = self._settings.min_free_percent
-            self._disk_trouble.lasts(free_percent=percent, hint=f"no pull starts with less than {least} % free")
+            self._disk_trouble.failed(free_percent=percent, hint=f"no pull starts with less than {least} % free")
         else:
-            self._disk_trouble.over()
+            self._disk_trouble.recovered()

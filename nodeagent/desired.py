@@ -9,10 +9,10 @@ from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
+from adapters.clock import Backoff, Clock
 from adapters.kubernetes.client import Gone, Kubernetes, KubernetesError, Unavailable
 from adapters.kubernetes.paths import configmaps
-from nodeagent.clock import Backoff, Clock
-from nodeagent.trouble import Trouble
+from adapters.outages import OutageLog
 from warmhook.node_lines import desired_name
 from warmhook.ports import Object
 
@@ -54,7 +54,7 @@ async def follow_desired(
     A ConfigMap that is missing or deleted says nothing. That lines went, or one that is older than what is `known`, is
     believed only when a consistent read says so too: a watch may be served by an API server that lags behind.
     """
-    trouble = Trouble(log, clock, "api-server-trouble")
+    trouble = OutageLog(log, clock, "api-server-trouble")
     backoff = Backoff(clock, first_seconds=0.5, longest_seconds=_LONGEST_BACKOFF_SECONDS)
     following = _Following(kubernetes, configmaps(namespace), f"metadata.name={desired_name(node)}", known)
     while True:
@@ -63,7 +63,7 @@ async def follow_desired(
         try:
             async with aclosing(following.until_the_watch_ends()) as snapshots:
                 async for desired in snapshots:
-                    trouble.over()
+                    trouble.recovered()
                     if desired is not None:
                         yield desired
         except Gone:
@@ -73,18 +73,18 @@ async def follow_desired(
             reads_soon = resumed
         except KubernetesError as error:
             wait = error.retry_after_seconds if isinstance(error, Unavailable) else _LONGEST_BACKOFF_SECONDS
-            trouble.lasts(error=str(error)[:300], hint="the agent goes on with the lines it knows")
+            trouble.failed(error=str(error)[:300], hint="the agent goes on with the lines it knows")
         else:
             lasted = clock.monotonic() - began >= _SHORT_WATCH_SECONDS
             if lasted:
                 backoff.reset()
             if not following.position:
                 # Lines went, or seem to have gone: ask soon, and once for several that go together.
-                await clock.sleep(clock.around(_DOUBT_SECONDS))
+                await clock.sleep(clock.jitter(_DOUBT_SECONDS))
                 continue
             if lasted:
                 continue
-        await clock.sleep(clock.around(_DOUBT_SECONDS) if reads_soon else backoff.seconds(wait))
+        await clock.sleep(clock.jitter(_DOUBT_SECONDS) if reads_soon else backoff.seconds(wait))
 
 
 class _Following:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from nodeagent.clock import Clock
+from adapters.clock import Clock
 
 __all__ = ["Health"]
 

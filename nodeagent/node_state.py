@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from nodeagent.clock import Clock
+from adapters.clock import Clock
 from nodeagent.room import Room, time_of_day
-from warmhook.attempts import EVICTED_SECONDS, NONE_YET, Attempts, after_failure, after_removal, line_report
+from warmhook.attempts import EVICTED_SECONDS, NO_ATTEMPTS, Attempts, after_removal, line_report, with_failure
+from warmhook.desired_lines import DesiredLine, select_lines
 from warmhook.images import parse_reference
 from warmhook.localhosts import is_local_host
 from warmhook.node_report import LineReport
@@ -19,16 +20,15 @@ from warmhook.presence import (
     UNTOLD,
     Images,
     Unusable,
-    brought,
     images_by_name,
     is_warm,
-    moved_to,
+    pulled_digest,
+    replaced_digest,
     unusable,
 )
 from warmhook.pull_queue import SLOW_SECONDS, ImagePull, Running, Schedule, next_due, schedule
-from warmhook.wanted import Wanted, take_lines
 
-__all__ = ["Changes", "Ledger"]
+__all__ = ["Changes", "NodeState"]
 
 # Of lines beyond the limit, in a report, which has 1,024 lines at most: what is not named counts as waiting.
 _SURPLUS_MAX: Final = 512
@@ -45,7 +45,7 @@ class Changes:
     """Key to reason, only what was not malformed in the same way before."""
 
 
-class Ledger:
+class NodeState:
     """All that is known; every question about it is answered from here."""
 
     def __init__(
@@ -64,13 +64,13 @@ class Ledger:
         """Version to the digest its pull brought; outlives the agent."""
         self.not_runnable = dict(not_runnable)
         """Version to the message of a pull that failed as NotRunnable, until one succeeds; outlives the agent."""
-        self.lines: dict[str, Wanted] = {}
+        self.lines: dict[str, DesiredLine] = {}
         self.malformed: Mapping[str, str] = {}
         self.running: dict[str, Running] = {}
         """Image to the pull that is under way."""
         self.asked = False
         """Whether the runtime was asked at all, successfully or not; before, there is nothing to report."""
-        self._surplus: Mapping[str, Wanted] = {}
+        self._surplus: Mapping[str, DesiredLine] = {}
         self._refused: frozenset[str] = frozenset()
         """Images that are not pulled because of their host."""
         self._attempts: dict[str, Attempts] = {}
@@ -86,9 +86,9 @@ class Ledger:
 
     # --- what is wanted ---
 
-    def take_lines(self, data: Mapping[str, str]) -> Changes:
+    def select_lines(self, data: Mapping[str, str]) -> Changes:
         """The ConfigMap's data as it is now; what is known of versions that are gone is forgotten."""
-        taken = take_lines(data, {**self._surplus, **self.lines}, self._clock.monotonic())
+        taken = select_lines(data, {**self._surplus, **self.lines}, self._clock.monotonic())
         before, self.lines, self._surplus = self.lines, dict(taken.lines), taken.surplus
         news = {key: why for key, why in taken.malformed.items() if self.malformed.get(key) != why}
         self.malformed = taken.malformed
@@ -149,7 +149,7 @@ class Ledger:
         now, removed, seldom = self._clock.monotonic(), [], False
         for wanted in self.lines.values():
             if wanted.version in self._warm and wanted.line.image not in self._images:
-                known = self._attempts.get(wanted.version, NONE_YET)
+                known = self._attempts.get(wanted.version, NO_ATTEMPTS)
                 seldom = seldom or not any(now - time < EVICTED_SECONDS for time in known.removed_at)
                 until = time_of_day(self._clock, now + EVICTED_SECONDS)
                 self._attempts[wanted.version] = after_removal(known, now, until)
@@ -210,12 +210,12 @@ class Ledger:
 
     def verdict(self, pull: ImagePull) -> set[tuple[str, bool]]:
         """Why its lines are not warm and whether they count as failed: what the log tells when it changes."""
-        known = [(self._attempts.get(wanted.version, NONE_YET), wanted) for wanted in self._of(pull)]
+        known = [(self._attempts.get(wanted.version, NO_ATTEMPTS), wanted) for wanted in self._of(pull)]
         return {(attempts.reason, attempts.exhausted(wanted)) for attempts, wanted in known}
 
     def attempts(self, pull: ImagePull) -> int:
         """How often its lines have failed so far, the most of any."""
-        return max((self._attempts.get(version, NONE_YET).failed for version in pull.versions), default=0)
+        return max((self._attempts.get(version, NO_ATTEMPTS).failed for version in pull.versions), default=0)
 
     def pull_succeeded(self, pull: ImagePull, before: Images) -> list[str]:
         """The runtime says that it pulled, and was asked what it has since. Returns the digests that came.
@@ -223,7 +223,7 @@ class Ledger:
         A line whose image is still not there has failed: it must not be pulled again at once, for ever.
         """
         of = self._of(pull)
-        digests = {it.version: brought(pull.image, before, self.images, it.line.digest) for it in of}
+        digests = {it.version: pulled_digest(pull.image, before, self.images, it.line.digest) for it in of}
         why = self.unusable(pull.image)
         if pull.image in self.images:
             self.pulled |= digests
@@ -257,11 +257,11 @@ class Ledger:
         said |= {key: LineReport(wanted.version, "failed", "TooManyLines") for key, wanted in surplus}
         return said
 
-    def _report(self, wanted: Wanted) -> LineReport:
+    def _report(self, wanted: DesiredLine) -> LineReport:
         if self._images is None:
             return LineReport(wanted.version, "waiting", "RuntimeError", message=self._unreachable)
         running = self.running.get(wanted.line.image)
-        attempts, warm = self._attempts.get(wanted.version, NONE_YET), wanted.version in self._warm
+        attempts, warm = self._attempts.get(wanted.version, NO_ATTEMPTS), wanted.version in self._warm
         pulling = running is not None and wanted.version in running.pull.versions
         if not warm and wanted.line.image in self._refused:
             message = "the image's host is the node itself or link-local; nodes do not pull from there"
@@ -269,9 +269,9 @@ class Ledger:
         if not warm and not pulling and not attempts.exhausted(wanted) and (held := self.room.held()):
             reason, message = held
             return LineReport(wanted.version, "failed", reason, attempts.failed, message)
-        return line_report(wanted, attempts, warm=warm, pulling=pulling, moved=moved_to(wanted, self.pulled))
+        return line_report(wanted, attempts, warm=warm, pulling=pulling, moved=replaced_digest(wanted, self.pulled))
 
-    def _pullable(self) -> list[Wanted]:
+    def _pullable(self) -> list[DesiredLine]:
         return [wanted for wanted in self.lines.values() if wanted.line.image not in self._refused]
 
     def _unjudged(self, images: Images) -> set[str]:
@@ -299,11 +299,11 @@ class Ledger:
         slow = running is not None and now >= running.began + SLOW_SECONDS
         for wanted in self._of(pull):
             if wanted.version not in self._warm:
-                known = self._attempts.get(wanted.version, NONE_YET)
-                self._attempts[wanted.version] = after_failure(known, wanted, reason, message, now, random, slow=slow)
+                known = self._attempts.get(wanted.version, NO_ATTEMPTS)
+                self._attempts[wanted.version] = with_failure(known, wanted, reason, message, now, random, slow=slow)
                 if reason == "NotRunnable":
                     self.not_runnable[wanted.version] = message
 
-    def _of(self, pull: ImagePull) -> list[Wanted]:
+    def _of(self, pull: ImagePull) -> list[DesiredLine]:
         """The lines that were wanted when the pull began and still are, in the same version."""
         return [wanted for wanted in self.lines.values() if wanted.version in pull.versions]

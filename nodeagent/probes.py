@@ -13,10 +13,10 @@ from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
+from adapters.clock import Backoff, Clock
 from adapters.listening import open_listener
-from nodeagent.clock import Backoff, Clock
+from adapters.outages import OutageLog
 from nodeagent.health import Health
-from nodeagent.trouble import Trouble
 
 __all__ = ["serve_probes"]
 
@@ -51,7 +51,7 @@ async def serve_probes(
 
 
 async def _serve(port: int, probes: _Probes, clock: Clock, log: FilteringBoundLogger) -> None:
-    trouble = Trouble(log, clock, "metrics-port-in-use")
+    trouble = OutageLog(log, clock, "metrics-port-in-use")
     backoff = Backoff(clock, first_seconds=1, longest_seconds=30)
     while True:
         try:
@@ -61,10 +61,10 @@ async def _serve(port: int, probes: _Probes, clock: Clock, log: FilteringBoundLo
                 server = await asyncio.start_server(probes.answer, sock=listener, limit=_HEAD_BYTES)
                 stack.pop_all()
         except OSError as error:
-            trouble.lasts(port=port, error=str(error), hint="set WARMHOOK_METRICS_PORT to a free port; 0 is none")
+            trouble.failed(port=port, error=str(error), hint="set WARMHOOK_METRICS_PORT to a free port; 0 is none")
             await clock.sleep(backoff.seconds())
             continue
-        trouble.over()
+        trouble.recovered()
         try:
             await asyncio.Event().wait()
         finally:

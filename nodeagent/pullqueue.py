@@ -9,10 +9,10 @@ from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
+from adapters.clock import Clock
 from nodeagent.checks import Checks
-from nodeagent.clock import Clock
 from nodeagent.metrics import Metrics
-from nodeagent.node_state import Ledger
+from nodeagent.node_state import NodeState
 from nodeagent.pulls import pull_image
 from warmhook.ports import Runtime
 from warmhook.pull_queue import ImagePull
@@ -44,7 +44,7 @@ class PullQueue:
         self,
         parallel: int,
         runtime: Runtime,
-        ledger: Ledger,
+        state: NodeState,
         checks: Checks,
         *,
         clock: Clock,
@@ -54,7 +54,7 @@ class PullQueue:
         ended: Callable[[], None],
     ) -> None:
         """At most twice `parallel` pulls; `started` is called after pulls may have started, `ended` after each."""
-        self._parallel, self._runtime, self._ledger, self._checks = parallel, runtime, ledger, checks
+        self._parallel, self._runtime, self._state, self._checks = parallel, runtime, state, checks
         self._clock, self._log, self._metrics = clock, log, metrics
         self._started, self._ended = started, ended
         self._pulling: dict[str, asyncio.Task[None]] = {}
@@ -66,9 +66,9 @@ class PullQueue:
         async with asyncio.TaskGroup() as group:
             while True:
                 for image, task in self._pulling.items():
-                    if not self._ledger.wants(image) and not task.cancelling():
+                    if not self._state.wants(image) and not task.cancelling():
                         task.cancel()
-                plan = self._ledger.schedule(self._parallel)
+                plan = self._state.schedule(self._parallel)
                 for image in plan.stop:
                     self._pulling[image].cancel()
                 for pull in plan.start:
@@ -77,44 +77,44 @@ class PullQueue:
                     # Not inside the task: one that is cancelled before its first step runs nothing of its own.
                     task.add_done_callback(lambda _task, image=pull.image: self._pull_ended(image))  # type: ignore[misc]  # mypy cannot infer defaults of lambdas
                 self._started()
-                due = self._ledger.seconds_until_due()
+                due = self._state.seconds_until_due()
                 await self._clock.wait(self.wake, _IDLE_SECONDS if due is None else min(due, _IDLE_SECONDS))
 
     async def _pull(self, pull: ImagePull) -> None:
-        began, attempts = self._clock.monotonic(), self._ledger.attempts(pull) + 1
-        verdict, outcome = self._ledger.verdict(pull), _CANCELLED
+        began, attempts = self._clock.monotonic(), self._state.attempts(pull) + 1
+        verdict, outcome = self._state.verdict(pull), _CANCELLED
         try:
             outcome = await self._outcome(pull)
         finally:
             seconds = self._clock.monotonic() - began
-            if outcome is _CANCELLED and self._ledger.gives_way(pull.image):
+            if outcome is _CANCELLED and self._state.gives_way(pull.image):
                 message = f"stopped after {seconds:.0f} s because other images had no slot"
-                self._ledger.pull_failed(pull, "Timeout", message)
+                self._state.pull_failed(pull, "Timeout", message)
                 outcome = _Outcome("failed", "Timeout", message)
             self._metrics.pull(outcome.result, outcome.reason, seconds, outcome.size_bytes)
             # A failed line is tried for as long as it is wanted; that it fails as before is no news.
-            if not outcome.message or self._ledger.verdict(pull) != verdict:
+            if not outcome.message or self._state.verdict(pull) != verdict:
                 self._log_pull(pull, outcome, attempts, seconds)
 
     async def _outcome(self, pull: ImagePull) -> _Outcome:
         """Pull, ask the runtime what it has and note how it went."""
-        before = self._ledger.images
+        before = self._state.images
         failure = await pull_image(self._runtime, pull, self._clock, self._log)
         if failure is not None:
-            self._ledger.pull_failed(pull, failure.reason, failure.message)
+            self._state.pull_failed(pull, failure.reason, failure.message)
             # What could not be unpacked may have taken the name of what could.
             if failure.unreachable or failure.reason == "NotRunnable":
                 self._checks.wake.set()
             return _Outcome("failed", failure.reason, failure.message)
         if not await self._checks.check():
             message = "the runtime stopped answering when it had pulled"
-            self._ledger.pull_failed(pull, "RuntimeError", message)
+            self._state.pull_failed(pull, "RuntimeError", message)
             return _Outcome("failed", "RuntimeError", message)
-        digests = ",".join(self._ledger.pull_succeeded(pull, before))
-        image = self._ledger.images.get(pull.image)
+        digests = ",".join(self._state.pull_succeeded(pull, before))
+        image = self._state.images.get(pull.image)
         if image is None:
             return _Outcome("failed", "RuntimeError", "the runtime has pulled the image and does not list it", digests)
-        if (unusable := self._ledger.unusable(pull.image)) is not None:
+        if (unusable := self._state.unusable(pull.image)) is not None:
             return _Outcome("failed", unusable.reason, unusable.message, digests)
         new = image.id not in {it.id for it in before.values()}
         return _Outcome("pulled", digests=digests, size_bytes=image.size_bytes if new else 0)
@@ -134,5 +134,5 @@ class PullQueue:
 
     def _pull_ended(self, image: str) -> None:
         self._pulling.pop(image, None)
-        self._ledger.pull_ended(image)
+        self._state.pull_ended(image)
         self._ended()

@@ -10,7 +10,7 @@ from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
-from nodeagent.clock import Clock
+from adapters.clock import Clock
 from warmhook.node_report import clean_message
 from warmhook.ports import FailureReason, PullFailed, Runtime, RuntimeUnreachable
 from warmhook.pull_queue import ImagePull

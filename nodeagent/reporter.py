@@ -8,16 +8,16 @@ from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
+from adapters.clock import Backoff, Budget, Clock
 from adapters.kubernetes.client import Conflict, Kubernetes, KubernetesError, NotFound, Refused, Unavailable
 from adapters.kubernetes.paths import configmaps
 from adapters.kubernetes.paths import node as node_path
-from nodeagent.clock import Backoff, Budget, Clock
-from nodeagent.trouble import Trouble
+from adapters.outages import OutageLog
 from warmhook.node_lines import LINE_LABEL, new_configmap
 from warmhook.node_report import LineReport, bounded, reads_the_same, report_name, report_patch, seen_patch
 from warmhook.ports import Object
 
-__all__ = ["Reporter", "rewrite", "sayable"]
+__all__ = ["Reporter", "reportable", "rewrite"]
 
 SEEN_SECONDS: Final = 240.0
 """How often a report that does not change is renewed."""
@@ -38,7 +38,7 @@ _NOT_TAKEN: Final = frozenset({429, 503})
 Reports = Mapping[str, LineReport]
 
 
-def sayable(written: Reports, current: Reports, unsettled: set[str]) -> dict[str, LineReport]:
+def reportable(written: Reports, current: Reports, unsettled: set[str]) -> dict[str, LineReport]:
     """What a write says now. Of an unsettled line it repeats what was said before, unless that was warm:
 
     a line that is no longer warm is left out, which readers take as waiting.
@@ -73,8 +73,8 @@ class Reporter:
     ) -> None:
         self._kubernetes, self._node, self._clock, self._log = kubernetes, node, clock, log
         self._collection, self._path = configmaps(namespace), configmaps(namespace, report_name(node))
-        self._node_trouble = Trouble(log, clock, "node-not-found")
-        self._write_trouble = Trouble(log, clock, "report-refused")
+        self._node_trouble = OutageLog(log, clock, "node-not-found")
+        self._write_trouble = OutageLog(log, clock, "report-refused")
         self.wake = asyncio.Event()
         """Set when what is to be said, or the Node, may have changed."""
         self._uid = ""
@@ -114,15 +114,15 @@ class Reporter:
                     self._written, self._bare = None, True
                 if not isinstance(error, Unavailable):
                     trouble = self._write_trouble if self._uid else self._node_trouble
-                    trouble.lasts(error=str(error)[:300], hint=f"no report of node {self._node} until this is settled")
+                    trouble.failed(error=str(error)[:300], hint=f"no report of node {self._node} until this is settled")
                 await self._clock.sleep(
                     backoff.seconds(error.retry_after_seconds if isinstance(error, Unavailable) else None)
                 )
             else:
                 backoff.reset()
-                self._write_trouble.over()
+                self._write_trouble.recovered()
 
-    async def say_last(self, reports: Reports | None) -> None:
+    async def write_final(self, reports: Reports | None) -> None:
         """One more write before the program ends, if there is anything to say; given up after two seconds."""
         if reports is None or not self._uid or reports == self._written:
             return
@@ -172,7 +172,7 @@ class Reporter:
         now = self._clock.monotonic()
         await self._find_owner()
         if self._written is not None:
-            said = sayable(self._written, reports, unsettled)
+            said = reportable(self._written, reports, unsettled)
             same = said.keys() == self._written.keys() and all(
                 reads_the_same(line, self._written[key]) for key, line in said.items()
             )
@@ -197,7 +197,7 @@ class Reporter:
         self._written, self._changed_at, self._adopt = said, None, False
         between = _BETWEEN_WRITES_SECONDS * (1 + 0.5 * self._clock.random())
         self._write_after = now + max(between, self._budget.spend())
-        self._seen_due = now + self._clock.around(SEEN_SECONDS)
+        self._seen_due = now + self._clock.jitter(SEEN_SECONDS)
 
     async def _patch(self, have: Reports, want: Reports) -> None:
         seen = self._clock.utcnow().replace(microsecond=0)
@@ -235,4 +235,4 @@ class Reporter:
             raise
         self._uid = uid
         self._adopt = bool(before) and self._uid != before
-        self._node_trouble.over()
+        self._node_trouble.recovered()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from nodeagent.clock import Clock
+from adapters.clock import Clock
 from warmhook.disk import EMPTY, after_loss, is_low
 from warmhook.ports import FailureReason
 from warmhook.timestamps import format_time

@@ -20,7 +20,7 @@ from warmhook.node_affinity import (
     Term,
     Toleration,
     TooManyTerms,
-    both,
+    intersect,
     parse_affinity,
     parse_tolerations,
 )
@@ -179,7 +179,7 @@ def _admitted(pod: Mapping[str, Any], metadata: Mapping[str, Any], namespace: st
     affinity = None if required is None else parse_affinity(required, strict=False)
     name = _text(spec.get("nodeName"))
     if name:
-        affinity = both(affinity, (Term(fields=(Requirement("metadata.name", "In", (name,)),)),))
+        affinity = intersect(affinity, (Term(fields=(Requirement("metadata.name", "In", (name,)),)),))
     secrets = (_text(_map(one).get("name")) for one in _list(spec.get("imagePullSecrets")))
     admitted = Admitted(
         namespace=namespace,
@@ -244,7 +244,7 @@ def _constraints(
         except NotASelector:
             requirements = ()  # no node has such a label
         selected = (Term(requirements),) if requirements else ()
-    return Constraints(both(selected, affinity), tolerations)
+    return Constraints(intersect(selected, affinity), tolerations)
 
 
 def _map(value: object) -> Mapping[str, Any]:

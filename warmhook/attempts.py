@@ -9,21 +9,21 @@ import math
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from warmhook.desired_lines import DesiredLine
 from warmhook.node_report import LineReport
 from warmhook.ports import FailureReason
-from warmhook.wanted import Wanted
 
 __all__ = [
     "EVICTED_SECONDS",
     "FIRST_RETRY_SECONDS",
     "LASTING_RETRY_SECONDS",
-    "NONE_YET",
+    "NO_ATTEMPTS",
     "RETRY_SECONDS",
     "RETRY_STEP_SECONDS",
     "Attempts",
-    "after_failure",
     "after_removal",
     "line_report",
+    "with_failure",
 ]
 
 FIRST_RETRY_SECONDS: Final = 5.0
@@ -54,17 +54,17 @@ class Attempts:
     slow: bool = False
     """Whether one of the failed pulls timed out, or held its slot for long."""
 
-    def exhausted(self, wanted: Wanted) -> bool:
+    def exhausted(self, wanted: DesiredLine) -> bool:
         """Whether the line counts as failed, though it is tried again."""
         return self.reason in _NO_ROOM or self.failed > wanted.line.pull.backoff_limit
 
 
-NONE_YET: Final = Attempts()
+NO_ATTEMPTS: Final = Attempts()
 
 
-def after_failure(
+def with_failure(
     attempts: Attempts,
-    wanted: Wanted,
+    wanted: DesiredLine,
     reason: FailureReason,
     message: str,
     now: float,
@@ -106,7 +106,7 @@ def after_removal(attempts: Attempts, now: float, until: str) -> Attempts:
     return Attempts(0, now + EVICTED_SECONDS, "Evicted", message, removed_at)
 
 
-def line_report(wanted: Wanted, attempts: Attempts, *, warm: bool, pulling: bool, moved: str) -> LineReport:
+def line_report(wanted: DesiredLine, attempts: Attempts, *, warm: bool, pulling: bool, moved: str) -> LineReport:
     """What the agent says of a line. A failed line stays failed while it is tried again."""
     if warm:
         return LineReport(wanted.version, "warm", moved=moved)

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Final
 
-__all__ = ["LEASE_SECONDS", "POLL_SECONDS", "RENEW_SECONDS", "Election", "Lease"]
+__all__ = ["LEASE_SECONDS", "POLL_SECONDS", "RENEW_SECONDS", "ElectionState", "Lease"]
 
 LEASE_SECONDS: Final = 15
 RENEW_SECONDS: Final = 5.0
@@ -37,7 +37,7 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
-class Election:
+class ElectionState:
     """What one candidate knows. All moments are seconds of its own monotonic clock."""
 
     identity: str
@@ -48,20 +48,20 @@ class Election:
     renewed_at: float = -math.inf
     """Before the last successful write was sent."""
 
-    def observed(self, lease: Lease | None, now: float) -> Election:
+    def observed(self, lease: Lease | None, now: float) -> ElectionState:
         """The Lease was read."""
         if lease is not None and self.lease is not None and lease.resource_version == self.lease.resource_version:
             return self
         mine = lease is not None and lease.holder == self.identity
         return replace(self, lease=lease, seen_at=now, renewed_at=self.renewed_at if mine else -math.inf)
 
-    def wrote(self, lease: Lease, began: float, now: float) -> Election:
+    def wrote(self, lease: Lease, began: float, now: float) -> ElectionState:
         """A write of this candidate, begun at `began`, succeeded; the Lease is now so."""
         return replace(self, lease=lease, seen_at=now, renewed_at=began)
 
-    def overruled(self) -> Election:
+    def overruled(self) -> ElectionState:
         """A write was refused because the Lease is no longer as it was seen: whoever wrote it may act now."""
-        return Election(self.identity)
+        return ElectionState(self.identity)
 
     def may_write(self, now: float) -> bool:
         """Whether the Lease is free, its own, or abandoned."""

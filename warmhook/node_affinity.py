@@ -27,12 +27,12 @@ __all__ = [
     "TolerationOperator",
     "TooManyTerms",
     "affinity_object",
-    "both",
-    "is_on",
-    "keeping_off",
+    "blocking_taints",
+    "intersect",
+    "matches_node",
     "parse_affinity",
     "parse_tolerations",
-    "takes",
+    "tolerates",
     "toleration_object",
 ]
 
@@ -145,21 +145,21 @@ class Constraints:
         return json.dumps([affinity, tolerations], sort_keys=True, separators=(",", ":"))
 
 
-def is_on(affinity: Affinity, name: str, labels: Mapping[str, str]) -> bool:
+def matches_node(affinity: Affinity, name: str, labels: Mapping[str, str]) -> bool:
     """Whether the affinity allows the node of that name with these labels."""
     return any(term.matches(name, labels) for term in affinity)
 
 
-def takes(taints: Iterable[Taint], unschedulable: bool, tolerations: Iterable[Toleration]) -> bool:
+def tolerates(taints: Iterable[Taint], unschedulable: bool, tolerations: Iterable[Toleration]) -> bool:
     """Whether a node with these taints takes Pods with these tolerations, as soon as passing troubles have passed."""
-    lasting = keeping_off(taints, unschedulable)
+    lasting = blocking_taints(taints, unschedulable)
     if not lasting:
         return True
     tolerations = tuple(tolerations)
     return all(any(it.tolerates(taint) for it in tolerations) for taint in lasting)
 
 
-def keeping_off(taints: Iterable[Taint], unschedulable: bool) -> list[Taint]:
+def blocking_taints(taints: Iterable[Taint], unschedulable: bool) -> list[Taint]:
     """What of a node has to be tolerated by a Pod that is to land there some day."""
     lasting = [it for it in taints if it.effect in {"NoSchedule", "NoExecute"} and not _passes(it.key)]
     return [*lasting, Taint(_CORDONED)] if unschedulable else lasting
@@ -170,7 +170,7 @@ def _passes(key: str) -> bool:
     return key in _PASSING or key.endswith(_STARTUP_NAME) or key.startswith(_STARTUP_PREFIXES)
 
 
-def both(first: Affinity | None, second: Affinity | None) -> Affinity | None:
+def intersect(first: Affinity | None, second: Affinity | None) -> Affinity | None:
     """The affinity that both allow. Raises `TooManyTerms`."""
     if first is None or second is None:
         return second if first is None else first

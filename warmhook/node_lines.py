@@ -18,14 +18,14 @@ from warmhook.timestamps import format_time
 from warmhook.warmimages import ObjectKey, Pull, WarmImage
 
 __all__ = [
-    "FULL_LABEL",
+    "DROPPED_ANNOTATION",
     "KIND_LABEL",
     "LINE_LABEL",
     "MAX_BYTES",
     "MAX_LINES",
     "NODE_ANNOTATION",
-    "REFUSED_ANNOTATION",
     "REFUSED_MAX",
+    "TRUNCATED_LABEL",
     "Line",
     "NotALine",
     "desired_name",
@@ -37,21 +37,21 @@ __all__ = [
     "node_metadata",
     "node_patch",
     "noted_refusals",
+    "over_budget",
     "read_line",
     "version_of",
     "versions",
-    "without_room",
 ]
 
 KIND_LABEL: Final = "warmhook.dev/kind"
 NODE_ANNOTATION: Final = "warmhook.dev/node"
 LINE_LABEL: Final = "line.warmhook.dev/"
 """Prefix of the label that indexes a line: who has it, in which version."""
-REFUSED_ANNOTATION: Final = "warmhook.dev/refused"
+DROPPED_ANNOTATION: Final = "warmhook.dev/refused"
 """On a desired ConfigMap: keys of the lines that found no room in it, at most `REFUSED_MAX`."""
 REFUSED_MAX: Final = 4096
 """70 KB of the 256 KiB that all annotations of an object may have."""
-FULL_LABEL: Final = "warmhook.dev/full"
+TRUNCATED_LABEL: Final = "warmhook.dev/full"
 """On a desired ConfigMap that refuses lines: finds the few that do."""
 MAX_LINES: Final = 256
 """What handlers write on one node and its agent takes; namespaces share them, and the rest is TooManyLines."""
@@ -114,7 +114,7 @@ def line_key(warmimage: ObjectKey) -> str:
 def line_of(warmimage: WarmImage) -> Line:
     """The line that `warmimage` puts on each of its nodes."""
     # That a Pod was created says nothing new about the image: the line stays as it is, and nobody pulls again.
-    moved = not warmimage.digest and warmimage.asked is None
+    moved = not warmimage.digest and warmimage.pod_origin is None
     since = warmimage.pushed_at or warmimage.created_at
     return Line(
         warmimage=warmimage.key,
@@ -178,7 +178,7 @@ def noted_refusals(refused: Collection[str]) -> list[str]:
     return sorted(refused)[:REFUSED_MAX]
 
 
-def without_room(lines: Iterable[Line]) -> frozenset[str]:
+def over_budget(lines: Iterable[Line]) -> frozenset[str]:
     """Keys of the lines beyond `MAX_LINES` and `MAX_BYTES`: of each namespace the least important and the oldest.
 
     What a namespace has room for does not depend on how much others want.
@@ -216,10 +216,10 @@ def node_patch(
         data[key] = text
         labels[LINE_LABEL + key] = None if text is None else version_of(text)
     if refused is not None:
-        labels[FULL_LABEL] = "true" if refused else None
+        labels[TRUNCATED_LABEL] = "true" if refused else None
     metadata = node_metadata(node, node_uid, labels)
     if refused is not None:
-        metadata["annotations"][REFUSED_ANNOTATION] = ",".join(noted_refusals(refused)) or None
+        metadata["annotations"][DROPPED_ANNOTATION] = ",".join(noted_refusals(refused)) or None
     return {"metadata": metadata, "data": data} if data else {"metadata": metadata}
 
 

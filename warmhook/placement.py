@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from warmhook.labels import LABEL_OPERATORS, Requirement, Selector
-from warmhook.node_affinity import Taint, is_on, takes
+from warmhook.node_affinity import Taint, matches_node, tolerates
 from warmhook.warmimages import Nodes, WarmImage
 
 __all__ = ["ANY_LINUX_NODE", "NODE_NAME_MAX", "Node", "is_away", "node_selector", "place", "place_each", "reads_taints"]
@@ -80,9 +80,9 @@ def place(image: str, wanted: Nodes, nodes: Iterable[Node]) -> list[Node]:
     chosen = [node for node in chosen if len(node.name) <= NODE_NAME_MAX]
     affinity, tolerations = wanted.affinity, wanted.tolerations
     if affinity is not None:
-        chosen = [node for node in chosen if is_on(affinity, node.name, node.labels)]
+        chosen = [node for node in chosen if matches_node(affinity, node.name, node.labels)]
     if tolerations is not None:
-        chosen = [node for node in chosen if takes(node.taints, node.unschedulable, tolerations)]
+        chosen = [node for node in chosen if tolerates(node.taints, node.unschedulable, tolerations)]
     if wanted.limit is None:
         return chosen
     chosen.sort(key=lambda node: (node.away, hashlib.sha256(f"{image}\n{node.name}".encode()).digest(), node.name))

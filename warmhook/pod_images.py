@@ -9,10 +9,10 @@ from typing import Final, Literal, TypeAlias
 
 from warmhook.admission_review import Admitted
 from warmhook.node_affinity import TooManyTerms
-from warmhook.policies import Policy, Upsert, narrowed
-from warmhook.warmimages import Asked, Asker, ObjectKey, WarmImage, asked_name, owner_label, policy_label
+from warmhook.policies import Policy, Upsert, restrict
+from warmhook.warmimages import ObjectKey, PodOrigin, PodOwner, WarmImage, owner_label, pod_warmimage_name, policy_label
 
-__all__ = ["ASKERS_MAX", "AdmissionRefusal", "asked_for", "decide_admission", "takes_pod"]
+__all__ = ["OWNERS_MAX", "AdmissionRefusal", "decide_admission", "takes_pod", "warmimages_for_pod"]
 
 AdmissionRefusal: TypeAlias = Literal["duplicate"]
 
@@ -21,7 +21,7 @@ AdmissionRefusal: TypeAlias = Literal["duplicate"]
 _REFRESH_PART: Final = 10
 _LONGEST_REFRESH: Final = timedelta(days=1)
 
-ASKERS_MAX: Final = 8
+OWNERS_MAX: Final = 8
 """Owners that a WarmImage remembers: enough for what services share, and bounded for what everybody has."""
 # Labels that differ between the rollouts and Pods of one owner; that they differ is not worth a write.
 _OF_ONE_ROLLOUT: Final = frozenset(
@@ -50,7 +50,7 @@ def takes_pod(policy: Policy, admitted: Admitted) -> bool:
     )
 
 
-def asked_for(policy: Policy, admitted: Admitted, moment: datetime, event_id: str) -> Iterator[WarmImage]:
+def warmimages_for_pod(policy: Policy, admitted: Admitted, moment: datetime, event_id: str) -> Iterator[WarmImage]:
     """The WarmImages of a policy that takes the Pod, one per image.
 
     None where no node can ever take such a Pod, and where its constraints and the policy's together are too many.
@@ -60,23 +60,23 @@ def asked_for(policy: Policy, admitted: Admitted, moment: datetime, event_id: st
     except TooManyTerms:
         return
     labels = tuple(sorted(admitted.labels.items()))
-    template = narrowed(policy.template, constraints)
+    template = restrict(policy.template, constraints)
     if template is None or template.nodes.affinity == ():
         return
     # A Pod by itself has no template of which it could be a version: each may run something else.
     named = () if admitted.owner.startswith("Pod/") else admitted.containers
     for image in dict.fromkeys(image.as_run for image in admitted.images):
         containers = tuple(sorted({name for name, run in named if run.as_run == image}))
-        asker = Asker(owner_label(admitted.namespace, admitted.owner), labels, containers, moment)
+        asker = PodOwner(owner_label(admitted.namespace, admitted.owner), labels, containers, moment)
         yield WarmImage(
-            key=ObjectKey(policy.key.namespace, asked_name(policy.key, image, constraints)),
+            key=ObjectKey(policy.key.namespace, pod_warmimage_name(policy.key, image, constraints)),
             image=image,
             digest=image.digest,
             pushed_at=moment,
             template=template,
             policy_label=policy_label(policy.key),
             event_id=event_id,
-            asked=Asked((asker,), constraints),
+            pod_origin=PodOrigin((asker,), constraints),
         )
 
 
@@ -86,15 +86,15 @@ def decide_admission(wanted: WarmImage, stored: WarmImage | None) -> Upsert | Ad
     Nothing as long as the last admission that was written is recent, of the image and of the Pod's owner: one tenth of
     the lifetime, at most a day.
     """
-    if stored is None or wanted.asked is None:
+    if stored is None or wanted.pod_origin is None:
         return Upsert(wanted, stored)
-    if stored.template == wanted.template and stored.asked is not None:
+    if stored.template == wanted.template and stored.pod_origin is not None:
         refresh = _refresh(wanted)
         recent = not _outdated(wanted.pushed_at, stored.pushed_at, refresh)
-        if recent and _is_known(wanted.asked.askers[0], stored.asked, refresh):
+        if recent and _is_known(wanted.pod_origin.owners[0], stored.pod_origin, refresh):
             return "duplicate"
     newest = max(filter(None, (wanted.pushed_at, stored.pushed_at)), default=None)
-    return Upsert(replace(wanted, pushed_at=newest, asked=_together(wanted.asked, stored.asked)), stored)
+    return Upsert(replace(wanted, pushed_at=newest, pod_origin=_together(wanted.pod_origin, stored.pod_origin)), stored)
 
 
 def _refresh(wanted: WarmImage) -> timedelta:
@@ -106,25 +106,25 @@ def _outdated(now: datetime | None, before: datetime | None, refresh: timedelta)
     return before is None or (now is not None and now - before > refresh)
 
 
-def _is_known(asker: Asker, asked: Asked, refresh: timedelta) -> bool:
-    known = next((it for it in asked.askers if it.owner == asker.owner), None)
+def _is_known(asker: PodOwner, asked: PodOrigin, refresh: timedelta) -> bool:
+    known = next((it for it in asked.owners if it.owner == asker.owner), None)
     if known is None:
         # Of a crowd the first stand for all, so that each of a thousand Jobs costs no write.
-        return asked.more and len(asked.askers) >= ASKERS_MAX
+        return asked.more and len(asked.owners) >= OWNERS_MAX
     same = known.containers == asker.containers and _enduring(known) == _enduring(asker)
     return same and not _outdated(asker.at, known.at, refresh)
 
 
-def _enduring(asker: Asker) -> set[tuple[str, str]]:
+def _enduring(asker: PodOwner) -> set[tuple[str, str]]:
     return {(key, value) for key, value in asker.labels if key not in _OF_ONE_ROLLOUT}
 
 
-def _together(wanted: Asked, stored: Asked | None) -> Asked:
+def _together(wanted: PodOrigin, stored: PodOrigin | None) -> PodOrigin:
     if stored is None:
         return wanted
-    (asker,) = wanted.askers
-    known = next((it for it in stored.askers if it.owner == asker.owner), None)
+    (asker,) = wanted.owners
+    known = next((it for it in stored.owners if it.owner == asker.owner), None)
     if known is not None and known.at is not None and asker.at is not None:
         asker = replace(asker, at=max(asker.at, known.at))
-    others = [it for it in stored.askers if it.owner != asker.owner]
-    return Asked((asker, *others[: ASKERS_MAX - 1]), wanted.constraints, stored.more or len(others) >= ASKERS_MAX)
+    others = [it for it in stored.owners if it.owner != asker.owner]
+    return PodOrigin((asker, *others[: OWNERS_MAX - 1]), wanted.constraints, stored.more or len(others) >= OWNERS_MAX)

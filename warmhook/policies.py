@@ -10,16 +10,16 @@ from typing import Final, Literal, TypeAlias
 from warmhook.builds import beyond
 from warmhook.images import Reference
 from warmhook.labels import Selector
-from warmhook.node_affinity import Constraints, TooManyTerms, both
+from warmhook.node_affinity import Constraints, TooManyTerms, intersect
 from warmhook.rules import PushRule, PushRules
 from warmhook.versions import old_versions
 from warmhook.warmimages import (
-    Asked,
     ObjectKey,
+    PodOrigin,
     PolicyKey,
     Template,
     WarmImage,
-    asked_name,
+    pod_warmimage_name,
     policy_label,
     warmimage_name,
 )
@@ -34,8 +34,8 @@ __all__ = [
     "decide_orphan",
     "decide_push",
     "is_expired",
-    "narrowed",
     "policy_changes",
+    "restrict",
     "surplus",
 ]
 
@@ -149,7 +149,7 @@ def decide_push(
     A repeated, late or replayed event changes nothing: the greater `(pushed_at, digest)` of one image wins, and a push
     older than all that `keep` retains does not come back.
     """
-    existing = [warmimage for warmimage in existing if warmimage.asked is None]
+    existing = [warmimage for warmimage in existing if warmimage.pod_origin is None]
     if not timed:
         pushed_at = _after_those_received(pushed_at, existing)
     wanted = WarmImage(
@@ -194,7 +194,7 @@ def surplus(policy: Policy, same_repository: Collection[WarmImage]) -> list[Warm
 
     What `spec.images` names and what Pods asked for is neither counted nor removed.
     """
-    pushed = [it for it in same_repository if it.asked is None and not policy.names(it.image)]
+    pushed = [it for it in same_repository if it.pod_origin is None and not policy.names(it.image)]
     if not pushed:
         return []
     return beyond(policy.keep(pushed[0].image), pushed)
@@ -236,8 +236,8 @@ def _unwanted(policy: Policy, existing: Collection[WarmImage], now: datetime) ->
     old = {warmimage.key for warmimage in unwanted}
     repositories: dict[str, list[WarmImage]] = {}
     for warmimage in existing:
-        if warmimage.asked is not None:
-            if warmimage.key not in old and not _still_asked(policy, warmimage, warmimage.asked, now):
+        if warmimage.pod_origin is not None:
+            if warmimage.key not in old and not _still_asked(policy, warmimage, warmimage.pod_origin, now):
                 unwanted.append(warmimage)
             continue
         over = not policy.names(warmimage.image) and is_expired(_as_wanted(policy, warmimage), now)
@@ -266,28 +266,28 @@ def _named(policy: Policy) -> list[WarmImage]:
     ]
 
 
-def _still_asked(policy: Policy, warmimage: WarmImage, asked: Asked, now: datetime) -> bool:
+def _still_asked(policy: Policy, warmimage: WarmImage, asked: PodOrigin, now: datetime) -> bool:
     """Whether the policy still takes such Pods, and one came lately."""
     pods = policy.pods
-    selected = pods is not None and (asked.more or any(pods.matches(dict(asker.labels)) for asker in asked.askers))
+    selected = pods is not None and (asked.more or any(pods.matches(dict(asker.labels)) for asker in asked.owners))
     if not selected and "pods" not in policy.unread:
         return False
     if "template" in policy.unread:
         return not is_expired(warmimage, now)
-    if warmimage.key.name != asked_name(policy.key, warmimage.image, asked.constraints):
+    if warmimage.key.name != pod_warmimage_name(policy.key, warmimage.image, asked.constraints):
         return False
-    template = narrowed(policy.template, asked.constraints)
+    template = restrict(policy.template, asked.constraints)
     return template is not None and not is_expired(replace(warmimage, template=template), now)
 
 
-def narrowed(template: Template, constraints: Constraints) -> Template | None:
+def restrict(template: Template, constraints: Constraints) -> Template | None:
     """The policy's template for those of its nodes where such Pods can land; `None` where that is too much to say.
 
     Whether taints are tolerated is the Pod's to say: what the policy says of that is for its pushes. No event says that
     an image is no longer run, so it ends some days after the last Pod unless the policy says when.
     """
     try:
-        affinity = both(template.nodes.affinity, constraints.affinity)
+        affinity = intersect(template.nodes.affinity, constraints.affinity)
     except TooManyTerms:
         return None
     nodes = replace(template.nodes, affinity=affinity, tolerations=constraints.tolerations)
@@ -311,6 +311,8 @@ def _as_wanted(policy: Policy, warmimage: WarmImage) -> WarmImage:
     warmimage = replace(warmimage, policy_gone_since=None)
     if "template" in policy.unread:
         return warmimage
-    if warmimage.asked is not None:
-        return replace(warmimage, template=narrowed(policy.template, warmimage.asked.constraints) or warmimage.template)
+    if warmimage.pod_origin is not None:
+        return replace(
+            warmimage, template=restrict(policy.template, warmimage.pod_origin.constraints) or warmimage.template
+        )
     return replace(warmimage, template=policy.template)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 
-from warmhook.node_affinity import Constraints, is_on, takes
+from warmhook.node_affinity import Constraints, matches_node, tolerates
 from warmhook.placement import ANY_LINUX_NODE, Node
 
 __all__ = ["PREFERRED_MAX", "affinity_patch", "preferred_nodes", "prefers_nodes"]
@@ -57,8 +57,8 @@ def _can_take(node: Node, constraints: Constraints) -> bool:
     affinity = constraints.affinity
     return (
         ANY_LINUX_NODE.matches(node.labels)
-        and (affinity is None or is_on(affinity, node.name, node.labels))
-        and takes(node.taints, node.unschedulable, constraints.tolerations)
+        and (affinity is None or matches_node(affinity, node.name, node.labels))
+        and tolerates(node.taints, node.unschedulable, constraints.tolerations)
     )
 
 

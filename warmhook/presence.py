@@ -6,11 +6,11 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from warmhook.desired_lines import DesiredLine
 from warmhook.images import parse_reference
 from warmhook.node_lines import Line
 from warmhook.platforms import Platform, runs_on
 from warmhook.ports import FailureReason, ImageConfig, RuntimeImage
-from warmhook.wanted import Wanted
 
 __all__ = [
     "NO_DIGEST",
@@ -18,10 +18,10 @@ __all__ = [
     "Images",
     "Pulled",
     "Unusable",
-    "brought",
     "images_by_name",
     "is_warm",
-    "moved_to",
+    "pulled_digest",
+    "replaced_digest",
     "unusable",
 ]
 
@@ -65,7 +65,7 @@ def images_by_name(images: Iterable[RuntimeImage]) -> dict[str, RuntimeImage]:
     return {name: image for image in images for name in (*image.tags, *image.digests)}
 
 
-def is_warm(wanted: Wanted, images: Images, usable: Collection[str], pulled: Pulled) -> bool:
+def is_warm(wanted: DesiredLine, images: Images, usable: Collection[str], pulled: Pulled) -> bool:
     """Whether a Pod that names the line's image would find it, in the expected version, without a pull.
 
     `usable` are the IDs of images that were found to run on the node.
@@ -81,13 +81,13 @@ def is_warm(wanted: Wanted, images: Images, usable: Collection[str], pulled: Pul
     return not expected or f"{parse_reference(line.image).name}@{expected}" in image.digests
 
 
-def moved_to(wanted: Wanted, pulled: Pulled) -> str:
+def replaced_digest(wanted: DesiredLine, pulled: Pulled) -> str:
     """The digest that the tag's pull brought in place of the line's; empty where they are the same."""
     digest = pulled.get(wanted.version, "")
     return digest if wanted.line.digest and digest != wanted.line.digest else ""
 
 
-def brought(reference: str, before: Images, after: Images, expected: str = "") -> str:
+def pulled_digest(reference: str, before: Images, after: Images, expected: str = "") -> str:
     """The digest that a pull of `reference` brought, from what the runtime listed before and after it.
 
     A runtime lists digests by image, not by tag, and one image can have several. The expected one counts if it is

@@ -14,8 +14,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
-from warmhook.attempts import NONE_YET, Attempts
-from warmhook.wanted import Wanted
+from warmhook.attempts import NO_ATTEMPTS, Attempts
+from warmhook.desired_lines import DesiredLine
 from warmhook.warmimages import LONGEST_TIMEOUT_SECONDS
 
 __all__ = [
@@ -83,7 +83,7 @@ class Schedule:
 
 
 def schedule(
-    lines: Collection[Wanted],
+    lines: Collection[DesiredLine],
     warm: Collection[str],
     attempts: Mapping[str, Attempts],
     running: Mapping[str, Running],
@@ -100,7 +100,7 @@ def schedule(
     due = {
         wanted.line.image
         for wanted in lines
-        if wanted.version not in warm and attempts.get(wanted.version, NONE_YET).due_at <= now
+        if wanted.version not in warm and attempts.get(wanted.version, NO_ATTEMPTS).due_at <= now
     }
     pulls = [pull for pull in _by_image(lines, warm, attempts) if pull.image in due and pull.image not in running]
     slots = _Slots(running.values(), now, parallel, _turns(pulls, served, now))
@@ -118,14 +118,14 @@ def schedule(
 
 
 def next_due(
-    lines: Collection[Wanted],
+    lines: Collection[DesiredLine],
     warm: Collection[str],
     attempts: Mapping[str, Attempts],
     running: Iterable[Running],
     now: float,
 ) -> float | None:
     """When the schedule may change by itself: a back-off ends or a pull becomes slow; `None` where neither will."""
-    times = [attempts.get(wanted.version, NONE_YET).due_at for wanted in lines if wanted.version not in warm]
+    times = [attempts.get(wanted.version, NO_ATTEMPTS).due_at for wanted in lines if wanted.version not in warm]
     times += [each.began + seconds for each in running for seconds in (SLOW_SECONDS, GIVE_WAY_SECONDS)]
     return min((time for time in times if time > now), default=None)
 
@@ -209,9 +209,11 @@ class _Slots:
         return min(sum(1 for each in slow if namespace in each.pull.namespaces) for namespace in pull.namespaces)
 
 
-def _by_image(lines: Collection[Wanted], warm: Collection[str], attempts: Mapping[str, Attempts]) -> list[ImagePull]:
+def _by_image(
+    lines: Collection[DesiredLine], warm: Collection[str], attempts: Mapping[str, Attempts]
+) -> list[ImagePull]:
     """One pull for each image with an outstanding line: the highest priority, the longest timeout, the oldest age."""
-    groups: defaultdict[str, list[Wanted]] = defaultdict(list)
+    groups: defaultdict[str, list[DesiredLine]] = defaultdict(list)
     for wanted in lines:
         groups[wanted.line.image].append(wanted)
     pulls = []
@@ -219,7 +221,7 @@ def _by_image(lines: Collection[Wanted], warm: Collection[str], attempts: Mappin
         outstanding = [wanted for wanted in group if wanted.version not in warm]
         if not outstanding:
             continue
-        known = [attempts.get(wanted.version, NONE_YET) for wanted in outstanding]
+        known = [attempts.get(wanted.version, NO_ATTEMPTS) for wanted in outstanding]
         longest = max(wanted.line.pull.timeout_seconds for wanted in outstanding)
         pulls.append(
             ImagePull(

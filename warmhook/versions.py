@@ -20,10 +20,10 @@ def old_versions(existing: Iterable[WarmImage]) -> list[WarmImage]:
     Of one that has more owners than it remembers, nobody knows. Versions are counted by image: an owner may pin each of
     its Pods to another node, and then has several WarmImages of one image.
     """
-    asked = [(warmimage, warmimage.asked) for warmimage in existing if warmimage.asked is not None]
+    asked = [(warmimage, warmimage.pod_origin) for warmimage in existing if warmimage.pod_origin is not None]
     runs: dict[tuple[str, str], dict[str, float]] = {}
     for warmimage, its in asked:
-        for asker in its.askers:
+        for asker in its.owners:
             for container in asker.containers:
                 images, at = runs.setdefault((asker.owner, container), {}), asker.at.timestamp() if asker.at else _NEVER
                 image = _run(warmimage)
@@ -36,8 +36,8 @@ def old_versions(existing: Iterable[WarmImage]) -> list[WarmImage]:
         warmimage
         for warmimage, its in asked
         if not its.more
-        and all(asker.containers for asker in its.askers)
-        and not any(_run(warmimage) in newest[asker.owner, name] for asker in its.askers for name in asker.containers)
+        and all(asker.containers for asker in its.owners)
+        and not any(_run(warmimage) in newest[asker.owner, name] for asker in its.owners for name in asker.containers)
     ]
 
 

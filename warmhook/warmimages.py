@@ -13,18 +13,18 @@ from warmhook.node_affinity import Affinity, Constraints, Toleration
 
 __all__ = [
     "LONGEST_TIMEOUT_SECONDS",
-    "Asked",
-    "Asker",
     "Limit",
     "Nodes",
     "ObjectKey",
+    "PodOrigin",
+    "PodOwner",
     "PolicyKey",
     "Pull",
     "PullPolicy",
     "Template",
     "WarmImage",
-    "asked_name",
     "owner_label",
+    "pod_warmimage_name",
     "policy_label",
     "repository_label",
     "warmimage_name",
@@ -104,7 +104,7 @@ class Template:
 
 
 @dataclass(frozen=True, slots=True)
-class Asker:
+class PodOwner:
     """One owner whose Pods need a WarmImage."""
 
     owner: str
@@ -118,10 +118,10 @@ class Asker:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PodOrigin:
     """Which Pods a WarmImage is for, where their creation led to it."""
 
-    askers: tuple[Asker, ...]
+    owners: tuple[PodOwner, ...]
     """The last first; the label `warmhook.dev/owner` names it."""
     constraints: Constraints = field(default_factory=Constraints)
     more: bool = False
@@ -143,7 +143,7 @@ class WarmImage:
     """The label `warmhook.dev/policy`; empty where a person made the WarmImage by hand."""
     event_id: str = ""
     """Of the event that last changed it."""
-    asked: Asked | None = None
+    pod_origin: PodOrigin | None = None
     """`None` where no Pod led to it, but a push, a policy or a person."""
     policy_gone_since: datetime | None = None
     """When its policy was first found missing; `None` where it has its policy, or none by design."""
@@ -175,7 +175,7 @@ def warmimage_name(policy: PolicyKey, image: Reference) -> str:
     return f"{readable.replace('_', '-')}-{unique}"
 
 
-def asked_name(policy: PolicyKey, image: Reference, constraints: Constraints) -> str:
+def pod_warmimage_name(policy: PolicyKey, image: Reference, constraints: Constraints) -> str:
     """The name of the WarmImage that `policy` has for Pods with these constraints.
 
     Owners whose Pods can land on the same nodes share it, so a hundred of them with one sidecar put one line on a node

@@ -10,7 +10,7 @@ from typing import Final
 
 from warmhook.ports import Sleep
 
-__all__ = ["ByteBudget", "InFlight", "Lanes"]
+__all__ = ["AdaptiveLimiter", "ByteRateLimiter", "Lanes"]
 
 # Requests of one process at once, watches not counted: 1,000 in flight from one ServiceAccount had 2,590 of 3,000
 # patches refused by API Priority and Fairness.
@@ -101,7 +101,7 @@ class Lanes:
         return most - self._running[False]
 
 
-class InFlight:
+class AdaptiveLimiter:
     """At most so many requests at once; half as many after a refusal, one more after a run of successes."""
 
     def __init__(self, most: int) -> None:
@@ -155,7 +155,7 @@ class InFlight:
             self._places.release()
 
 
-class ByteBudget:
+class ByteRateLimiter:
     """At most so many bytes per second, over all writers of this process.
 
     Every patch rewrites its whole object in etcd, which keeps all versions for five minutes: pushes to thousands of

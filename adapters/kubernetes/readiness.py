@@ -10,14 +10,14 @@ import structlog
 from adapters.kubernetes.client import Kubernetes, KubernetesError, Unavailable
 from warmhook.ports import Sleep
 
-__all__ = ["until_reached"]
+__all__ = ["wait_for_api_server"]
 
 _log = structlog.get_logger()
 
 _LONGEST_WAIT_SECONDS: Final = 5.0
 
 
-async def until_reached(kubernetes: Kubernetes, *, sleep: Sleep, rng: random.Random) -> None:
+async def wait_for_api_server(kubernetes: Kubernetes, *, sleep: Sleep, rng: random.Random) -> None:
     """Ask for its version until it says anything; refusing is an answer as well."""
     wait, told = 0.2, False
     while True:

@@ -19,7 +19,7 @@ from warmhook.images import NotAReference, Reference, parse_reference
 from warmhook.node_affinity import Constraints, affinity_object, parse_affinity, parse_tolerations, toleration_object
 from warmhook.ports import FailureReason, Object
 from warmhook.timestamps import format_time, parse_time
-from warmhook.warmimages import Asked, Asker, ObjectKey, WarmImage, repository_label
+from warmhook.warmimages import ObjectKey, PodOrigin, PodOwner, WarmImage, repository_label
 
 __all__ = [
     "ASKED_ANNOTATION",
@@ -158,7 +158,7 @@ def read_warmimage(obj: Object) -> WarmImage:
         template=spec.value(),
         policy_label=label,
         event_id=(metadata.get("annotations") or {}).get(EVENT_ANNOTATION, ""),
-        asked=_asked(metadata),
+        pod_origin=_asked(metadata),
         policy_gone_since=_gone_since(metadata),
         uid=metadata.get("uid", ""),
         generation=metadata.get("generation", 0),
@@ -205,9 +205,9 @@ def _content(warmimage: WarmImage) -> Object:
     metadata["annotations"] = {EVENT_ANNOTATION: warmimage.event_id} if warmimage.event_id else {}
     if warmimage.policy_gone_since is not None:
         metadata["annotations"][GONE_ANNOTATION] = format_time(warmimage.policy_gone_since)
-    if warmimage.asked is not None:
-        metadata["labels"][OWNER_LABEL] = warmimage.asked.askers[0].owner
-        metadata["annotations"][ASKED_ANNOTATION] = _asked_text(warmimage.asked)
+    if warmimage.pod_origin is not None:
+        metadata["labels"][OWNER_LABEL] = warmimage.pod_origin.owners[0].owner
+        metadata["annotations"][ASKED_ANNOTATION] = _asked_text(warmimage.pod_origin)
     return {"metadata": metadata, "spec": spec}
 
 
@@ -233,8 +233,8 @@ def _gone_since(metadata: Mapping[str, Any]) -> datetime | None:
         return None
 
 
-def _asked_text(asked: Asked) -> str:
-    said: dict[str, Any] = {"by": [_asker_object(asker) for asker in asked.askers]}
+def _asked_text(asked: PodOrigin) -> str:
+    said: dict[str, Any] = {"by": [_asker_object(asker) for asker in asked.owners]}
     if asked.more:
         said["more"] = True
     if asked.constraints.affinity is not None:
@@ -244,13 +244,13 @@ def _asked_text(asked: Asked) -> str:
     return json.dumps(said, sort_keys=True, separators=(",", ":"))
 
 
-def _asker_object(asker: Asker) -> dict[str, Any]:
+def _asker_object(asker: PodOwner) -> dict[str, Any]:
     said: dict[str, Any] = {"owner": asker.owner, "labels": dict(asker.labels), "containers": list(asker.containers)}
     return said | ({"at": format_time(asker.at)} if asker.at else {})
 
 
-def _asker(said: Mapping[str, Any]) -> Asker:
-    return Asker(
+def _asker(said: Mapping[str, Any]) -> PodOwner:
+    return PodOwner(
         owner=str(said["owner"]),
         labels=tuple(sorted((str(key), str(value)) for key, value in said["labels"].items())),
         containers=tuple(sorted(map(str, said["containers"]))),
@@ -258,7 +258,7 @@ def _asker(said: Mapping[str, Any]) -> Asker:
     )
 
 
-def _asked(metadata: Mapping[str, Any]) -> Asked | None:
+def _asked(metadata: Mapping[str, Any]) -> PodOrigin | None:
     """Which Pods it is for; raises `InvalidObject` where a person has changed what says so."""
     text = (metadata.get("annotations") or {}).get(ASKED_ANNOTATION)
     if text is None:
@@ -267,10 +267,10 @@ def _asked(metadata: Mapping[str, Any]) -> Asked | None:
         said = json.loads(text)
         affinity = parse_affinity(said["affinity"]) if "affinity" in said else None
         constraints = Constraints(affinity, parse_tolerations(said.get("tolerations")))
-        asked = Asked(tuple(map(_asker, said["by"])), constraints, said.get("more") is True)
+        asked = PodOrigin(tuple(map(_asker, said["by"])), constraints, said.get("more") is True)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidObject(f"annotation {ASKED_ANNOTATION}: {error}") from error
-    if not asked.askers:
+    if not asked.owners:
         raise InvalidObject(f"annotation {ASKED_ANNOTATION}: names no owner")
     return asked
 

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from handlers.admission.queue import Hints
+from handlers.admission.queue import AdmissionQueue
 from handlers.metrics import Metrics
 from handlers.serving.bodies import BadBody, Bodies
 from warmhook.admission_review import Admitted, Review, answer_object, read_review
@@ -42,7 +42,7 @@ class Admission:
 
     def __init__(
         self,
-        hints: Hints,
+        hints: AdmissionQueue,
         preferences: Preferences,
         metrics: Metrics,
         own_namespace: str,

@@ -15,7 +15,7 @@ from adapters.kubernetes.client import Unavailable
 from warmhook.events import Event
 from warmhook.ports import Sleep
 
-__all__ = ["HAND_ON_AT_ONCE", "HAND_ON_MAX", "POSTS_MAX", "QUEUE_MAX", "Added", "HandOn", "Hints"]
+__all__ = ["HAND_ON_AT_ONCE", "HAND_ON_MAX", "POSTS_MAX", "QUEUE_MAX", "Added", "AdmissionQueue", "Handle"]
 
 _log = structlog.get_logger()
 
@@ -35,16 +35,16 @@ _TRY_SECONDS: Final = 60.0
 _LONGEST_WAIT_SECONDS: Final = 5.0
 
 Added: TypeAlias = Literal["queued", "folded", "dropped"]
-HandOn: TypeAlias = Callable[[Sequence[Event]], Awaitable[object]]
+Handle: TypeAlias = Callable[[Sequence[Event]], Awaitable[object]]
 """To the handlers. Raises `Unavailable` where that may work later."""
 
 
-class Hints:
+class AdmissionQueue:
     """The one queue of `web` in memory: a Pod's creation may not wait until something is written."""
 
     def __init__(
         self,
-        hand_on: HandOn,
+        hand_on: Handle,
         *,
         monotonic: Callable[[], float],
         sleep: Sleep,

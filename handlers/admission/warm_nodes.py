@@ -21,7 +21,7 @@ from adapters.kubernetes.nodes import read_node, reduced_node
 from adapters.kubernetes.template import InvalidObject
 from adapters.kubernetes.warmimage import read_warmimage
 from adapters.kubernetes.warmpolicy import read_warmpolicy
-from adapters.outages import Interruptions
+from adapters.outages import WatchOutages
 from handlers.watch.change_filter import Kind
 from handlers.watch.reflector import Followed, follow
 from warmhook.admission_review import PREFER_ANNOTATION, Admitted, read_pod
@@ -70,7 +70,7 @@ class WarmNodes:
         *,
         sleep: Sleep,
         rng: random.Random,
-        interruptions: Interruptions,
+        outages: WatchOutages,
     ) -> None:
         """Follow the cluster until it is cancelled; `namespace` is that of the reports."""
         followed = [
@@ -83,9 +83,7 @@ class WarmNodes:
             try:
                 async with asyncio.TaskGroup() as group:
                     for one in followed:
-                        work = follow(
-                            kubernetes, one, self, sleep=sleep, rng=rng, listed=_nothing, interruptions=interruptions
-                        )
+                        work = follow(kubernetes, one, self, sleep=sleep, rng=rng, listed=_nothing, outages=outages)
                         group.create_task(work, name=f"follow {one.kind} for preferences")
             except Exception:
                 # Preferences are a favour; whatever is wrong with them must not end the rest of `web`.

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["permission"]
+__all__ = ["validation_headers"]
 
 
-def permission(headers: Mapping[str, str], allowed_origins: frozenset[str]) -> dict[str, str] | None:
+def validation_headers(headers: Mapping[str, str], allowed_origins: frozenset[str]) -> dict[str, str] | None:
     """The answer's headers; `None` for an origin that the configuration does not name. Header names in lower case.
 
     `allowed_origins` are in lower case; `*` stands for any.

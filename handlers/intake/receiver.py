@@ -15,9 +15,9 @@ from adapters.kubernetes.client import KubernetesError, Unavailable
 from adapters.registries import Delivery, Outcome, Reply
 from adapters.registries.common.proof import sent_undecoded
 from handlers.event_sink import Publisher
-from handlers.intake.abuse_protection import permission
+from handlers.intake.abuse_protection import validation_headers
 from handlers.intake.deliveries import decode_body
-from handlers.intake.retry import insist
+from handlers.intake.retry import retry_until
 from handlers.metrics import Metrics
 from handlers.reconcile.pushes import Accepted, Pushes
 from handlers.serving.bodies import BadBody
@@ -100,7 +100,7 @@ class Receiver:
 
     def permit(self, name: str, headers: Mapping[str, str]) -> dict[str, str] | None:
         """Answer a sender that asks whether it may deliver: headers, or `None` for one that may not."""
-        granted = permission(headers, self._configuration.sources[name].allowed_origins)
+        granted = validation_headers(headers, self._configuration.sources[name].allowed_origins)
         told = _Told("skipped", "handshake") if granted is not None else _Told("refused", "origin-not-allowed")
         self._tell(name, told, 0.0)
         return granted
@@ -172,7 +172,7 @@ class Receiver:
             self._publisher.publish(events)
         try:
             waits = max(_ACCEPT_SECONDS, configured.adapter.patience_seconds)
-            results = await insist(accept, at_least_seconds=_ACCEPT_SECONDS, seconds=waits, sleep=self._sleep)
+            results = await retry_until(accept, at_least_seconds=_ACCEPT_SECONDS, seconds=waits, sleep=self._sleep)
         except TimeoutError:
             return _later(), _Told("unavailable", "slow-api-server", images, ids)
         except Unavailable as error:

@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 from adapters.kubernetes.client import Unavailable
 from warmhook.ports import Sleep
 
-__all__ = ["insist"]
+__all__ = ["retry_until"]
 
 _PAUSE_SECONDS: Final = 0.5
 # An answer that does not come must not use up all the time; the next may.
@@ -23,7 +23,7 @@ _TRIES: Final = 3
 Result = TypeVar("Result")
 
 
-async def insist(
+async def retry_until(
     accept: Callable[[], Awaitable[Result]], *, at_least_seconds: float, seconds: float, sleep: Sleep
 ) -> Result:
     """What `accept` returns, tried again and again for `seconds`; each try has `at_least_seconds` or more.

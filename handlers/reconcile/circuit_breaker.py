@@ -11,13 +11,13 @@ from typing import Final
 
 from warmhook.warmimages import PolicyKey
 
-__all__ = ["Breakers"]
+__all__ = ["CircuitBreakers"]
 
 _AFTER_SECONDS: Final = 60.0
 _REMEMBERED: Final = 1000
 
 
-class Breakers:
+class CircuitBreakers:
     """Remembers for which policies writes fail; of one process, and only as long as they do."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:

@@ -12,14 +12,14 @@ import structlog
 from adapters.kubernetes.client import Kubernetes, KubernetesError, Unavailable
 from handlers.reconcile.coalescing import Coalescer
 from handlers.reconcile.node_configmaps import delete_configmaps
-from handlers.reconcile.node_events import record_long_names
+from handlers.reconcile.node_events import record_name_too_long
 from handlers.reconcile.outcomes import Outcomes
-from handlers.reconcile.pods import Admissions
+from handlers.reconcile.pods import PodAdmissions
 from handlers.reconcile.policies import Policies
 from handlers.reconcile.projection import Projection
 from handlers.reconcile.pushes import Pushes
-from handlers.reconcile.reader import Cluster
-from handlers.reconcile.resync import Sync
+from handlers.reconcile.reader import Reader
+from handlers.reconcile.resync import Resync
 from handlers.reconcile.statuses import Statuses
 from handlers.sources import Configuration
 from warmhook.admission_review import Admitted
@@ -44,7 +44,7 @@ from warmhook.events import (
 from warmhook.ports import Sleep, Utcnow
 from warmhook.warmimages import ObjectKey, PolicyKey
 
-__all__ = ["HANDLED", "Events", "Result"]
+__all__ = ["HANDLED", "Dispatch", "Result"]
 
 _log = structlog.get_logger()
 
@@ -111,20 +111,20 @@ class _Asked:
                 self.nodes[changed.name] = max(version, self.nodes.get(changed.name, 0))
 
 
-class Events:
+class Dispatch:
     """Knows what to do about every event; level-triggered, so an event says only where to look."""
 
     def __init__(
         self,
         kubernetes: Kubernetes,
-        cluster: Cluster,
+        cluster: Reader,
         configuration: Configuration,
         pushes: Pushes,
-        admissions: Admissions,
+        admissions: PodAdmissions,
         policies: Policies,
         projection: Projection,
         statuses: Statuses,
-        sync: Sync,
+        sync: Resync,
         namespace: str,
         *,
         now: Utcnow,
@@ -247,7 +247,7 @@ class Events:
         found = await self._cluster.nodes_of(names)
         gone = sorted(set(names) - found.keys())
         await outcomes.each("node", gone, lambda name: delete_configmaps(self._kubernetes, self._namespace, name))
-        await record_long_names(self._kubernetes, found.values(), outcomes, self._now)
+        await record_name_too_long(self._kubernetes, found.values(), outcomes, self._now)
         await self._projection.project_nodes(names.keys(), outcomes)
         outcomes.settle()
         return {}

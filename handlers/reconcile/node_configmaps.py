@@ -12,23 +12,23 @@ import structlog
 
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Conflict, Kubernetes, NotFound, Refused, Unavailable
-from adapters.kubernetes.rate_limit import ByteBudget, InFlight
+from adapters.kubernetes.rate_limit import AdaptiveLimiter, ByteRateLimiter
 from handlers.reconcile.outcomes import Outcomes
 from warmhook.node_lines import (
+    DROPPED_ANNOTATION,
     MAX_BYTES,
-    REFUSED_ANNOTATION,
     Line,
     NotALine,
     desired_name,
     new_configmap,
     node_patch,
+    over_budget,
     read_line,
-    without_room,
 )
 from warmhook.node_report import report_name
 from warmhook.ports import Object, Sleep
 
-__all__ = ["Entire", "NodeChange", "NodeWrites", "delete_configmaps"]
+__all__ = ["DesiredState", "NodeChange", "NodeWrites", "delete_configmaps"]
 
 Answer = TypeVar("Answer")
 
@@ -55,7 +55,7 @@ class NodeChange:
     """Whether there is no ConfigMap and `lines` are all that the node should hold, so that it is created from them."""
 
 
-Entire: TypeAlias = Callable[[str], Awaitable[NodeChange | None]]
+DesiredState: TypeAlias = Callable[[str], Awaitable[NodeChange | None]]
 """Every line of the node of that name, as a change that is whole; `None` where it needs no ConfigMap."""
 
 
@@ -83,7 +83,7 @@ class NodeWrites:
         self,
         kubernetes: Kubernetes,
         namespace: str,
-        budget: ByteBudget,
+        budget: ByteRateLimiter,
         *,
         monotonic: Callable[[], float],
         sleep: Sleep,
@@ -95,10 +95,10 @@ class NodeWrites:
         self._monotonic = monotonic
         self._sleep = sleep
         self._random = rng
-        self._in_flight = InFlight(_MOST_IN_FLIGHT)
+        self._in_flight = AdaptiveLimiter(_MOST_IN_FLIGHT)
 
     async def write(
-        self, changes: Mapping[str, NodeChange], deadline: float, entire: Entire, outcomes: Outcomes
+        self, changes: Mapping[str, NodeChange], deadline: float, entire: DesiredState, outcomes: Outcomes
     ) -> None:
         """Patch each node's ConfigMap once; where there is none create it from what `entire` says.
 
@@ -130,13 +130,13 @@ class NodeWrites:
         if late is not None:
             raise late
 
-    async def _in_turn(self, node: str, change: NodeChange, this: _Round, entire: Entire) -> None:
+    async def _in_turn(self, node: str, change: NodeChange, this: _Round, entire: DesiredState) -> None:
         # One node after the other is finished: were all patched first and then created, a slow server would never
         # get to the second.
         async with this.turns:
             await self._write(node, change, this, entire)
 
-    async def _write(self, node: str, change: NodeChange, this: _Round, entire: Entire) -> None:
+    async def _write(self, node: str, change: NodeChange, this: _Round, entire: DesiredState) -> None:
         patch = node_patch(node, change.node_uid, change.lines, change.refused)
         path = paths.configmaps(self._namespace, desired_name(node))
         try:
@@ -184,10 +184,10 @@ class NodeWrites:
                     lines.append(replace(read_line(key, text), since=written.since if written else 0.0))
                 except NotALine:
                     unreadable.append(key)
-        surplus = without_room(lines)
+        surplus = over_budget(lines)
         if not surplus and not unreadable:
             return
-        noted = (obj["metadata"].get("annotations") or {}).get(REFUSED_ANNOTATION, "")
+        noted = (obj["metadata"].get("annotations") or {}).get(DROPPED_ANNOTATION, "")
         refused = surplus | set(filter(None, noted.split(",")))
         patch = node_patch(node, change.node_uid, dict.fromkeys([*surplus, *unreadable]), refused)
         await self._send(lambda: self._kubernetes.patch_size(path, patch), this)

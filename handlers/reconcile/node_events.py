@@ -15,12 +15,12 @@ from warmhook.placement import NODE_NAME_MAX, Node
 from warmhook.ports import Utcnow
 from warmhook.transitions import Transition
 
-__all__ = ["record_long_names"]
+__all__ = ["record_name_too_long"]
 
 _log = structlog.get_logger()
 
 
-async def record_long_names(kubernetes: Kubernetes, nodes: Iterable[Node], outcomes: Outcomes, now: Utcnow) -> None:
+async def record_name_too_long(kubernetes: Kubernetes, nodes: Iterable[Node], outcomes: Outcomes, now: Utcnow) -> None:
     """Leave an Event on each Node whose name is too long; its name is the Node's, so there is one at a time."""
 
     async def record(node: Node) -> None:

@@ -9,16 +9,16 @@ import structlog
 
 from adapters.kubernetes.client import Kubernetes, Unavailable
 from handlers.reconcile.outcomes import Outcomes
-from handlers.reconcile.reader import Cluster
+from handlers.reconcile.reader import Reader
 from handlers.reconcile.writer import upsert_warmimage
 from warmhook.admission_review import Admitted
 from warmhook.events import Event
-from warmhook.pod_images import asked_for, decide_admission, takes_pod
+from warmhook.pod_images import decide_admission, takes_pod, warmimages_for_pod
 from warmhook.policies import Upsert, is_expired
 from warmhook.ports import Utcnow
 from warmhook.warmimages import ObjectKey, WarmImage
 
-__all__ = ["Admissions"]
+__all__ = ["PodAdmissions"]
 
 _log = structlog.get_logger()
 
@@ -26,10 +26,10 @@ _log = structlog.get_logger()
 _ATTEMPTS: Final = 5
 
 
-class Admissions:
+class PodAdmissions:
     """Accepts what admission saw; a hint, so a Pod that is refused later costs no more than a warm image."""
 
-    def __init__(self, kubernetes: Kubernetes, cluster: Cluster, *, now: Utcnow) -> None:
+    def __init__(self, kubernetes: Kubernetes, cluster: Reader, *, now: Utcnow) -> None:
         self._kubernetes = kubernetes
         self._cluster = cluster
         self._now = now
@@ -45,7 +45,7 @@ class Admissions:
             moment = min(event.time, self._now())
             for policy in policies:
                 if takes_pod(policy, pod):
-                    asked = asked_for(policy, pod, moment, event.id)
+                    asked = warmimages_for_pod(policy, pod, moment, event.id)
                     # An event that a Broker kept for long may be about Pods that are long gone.
                     wanted |= {one.key: one for one in asked if not is_expired(one, self._now())}
         outcomes = Outcomes()

@@ -17,7 +17,7 @@ from adapters.kubernetes.client import Conflict, Kubernetes, NotFound, Unavailab
 from adapters.kubernetes.warmimage import POLICY_LABEL, REPOSITORY_LABEL
 from handlers.reconcile.outcomes import Outcomes
 from handlers.reconcile.policy_statuses import PolicyStatuses
-from handlers.reconcile.reader import AT_HAND, ONE_BY_ONE, Cluster, WarmImages, policy_object
+from handlers.reconcile.reader import FROM_CACHE, MAX_GETS, Reader, WarmImages, policy_object
 from handlers.reconcile.writer import upsert_warmimage
 from warmhook.policies import Policy, PolicyChanges, Upsert, decide_orphan, policy_changes
 from warmhook.ports import Utcnow
@@ -76,7 +76,7 @@ class Policies:
     """Reconciles WarmPolicies."""
 
     def __init__(
-        self, kubernetes: Kubernetes, cluster: Cluster, statuses: PolicyStatuses, *, now: Utcnow, grace: timedelta
+        self, kubernetes: Kubernetes, cluster: Reader, statuses: PolicyStatuses, *, now: Utcnow, grace: timedelta
     ) -> None:
         """`grace` is for how long a policy must be missing before its WarmImages go; one sync interval."""
         self._kubernetes = kubernetes
@@ -159,7 +159,7 @@ class Policies:
     async def recount(self, namespaces: Collection[str]) -> None:
         """Tell the policies of these namespaces how many WarmImages they have now."""
         known = [
-            it for it in await self._cluster.policy_objects(not_older_than=AT_HAND) if it.key.namespace in namespaces
+            it for it in await self._cluster.policy_objects(not_older_than=FROM_CACHE) if it.key.namespace in namespaces
         ]
         outcomes = Outcomes()
 
@@ -181,7 +181,7 @@ class Policies:
         self, keys: Collection[ObjectKey], not_older_than: str
     ) -> tuple[WarmImages, dict[_Repository, list[WarmImage]]]:
         """These WarmImages, and all of the repositories, each of one policy, that they belong to."""
-        if len(keys) > ONE_BY_ONE:
+        if len(keys) > MAX_GETS:
             everything = await self._cluster.every_warmimage(not_older_than=not_older_than)
             found = WarmImages(
                 {key: warmimage for key, warmimage in everything.usable.items() if key in keys},

@@ -16,8 +16,8 @@ from typing import Final
 from adapters.kubernetes.client import Unavailable
 from handlers.reconcile.node_configmaps import NodeChange, NodeWrites
 from handlers.reconcile.outcomes import Outcomes
-from handlers.reconcile.reader import AT_HAND, ONE_BY_ONE, Cluster, Desired, WarmImages
-from warmhook.node_lines import Line, diff, line_key, line_of, noted_refusals, without_room
+from handlers.reconcile.reader import FROM_CACHE, MAX_GETS, DesiredConfigMap, Reader, WarmImages
+from warmhook.node_lines import Line, diff, line_key, line_of, noted_refusals, over_budget
 from warmhook.placement import Node, node_selector, place_each, reads_taints
 from warmhook.warmimages import ObjectKey, WarmImage
 
@@ -35,7 +35,7 @@ Wanted = Mapping[str, Mapping[str, Line]]
 class Projection:
     """Projects WarmImages onto nodes."""
 
-    def __init__(self, cluster: Cluster, writes: NodeWrites, *, monotonic: Callable[[], float]) -> None:
+    def __init__(self, cluster: Reader, writes: NodeWrites, *, monotonic: Callable[[], float]) -> None:
         self._cluster = cluster
         self._writes = writes
         self._monotonic = monotonic
@@ -95,9 +95,9 @@ class Projection:
         while pending:
             if found is None:
                 found = await self._cluster.warmimages_of(pending)
-            if soon and len(pending) <= ONE_BY_ONE:
+            if soon and len(pending) <= MAX_GETS:
                 # The second pass shows what the first overlooked.
-                wrote = await self._project_once(pending, found, AT_HAND, deadline, outcomes)
+                wrote = await self._project_once(pending, found, FROM_CACHE, deadline, outcomes)
             wrote |= await self._project_once(pending, found, "", deadline, outcomes)
             if not wrote:
                 return
@@ -121,7 +121,7 @@ class Projection:
 
     async def _rebuild(self, names: Collection[str], every: WarmImages, deadline: float, outcomes: Outcomes) -> None:
         """Write every line of these nodes, creating ConfigMaps that are missing."""
-        few, warmimages = len(names) <= ONE_BY_ONE, every.usable.values()
+        few, warmimages = len(names) <= MAX_GETS, every.usable.values()
         if few and all(warmimage.template.nodes.limit is None for warmimage in warmimages):
             nodes = list((await self._cluster.nodes_of(names)).values())
         else:
@@ -212,9 +212,9 @@ class Projection:
         )
         return {node.name: node for nodes in lists for node in nodes}
 
-    async def _holding(self, line_keys: Collection[str], not_older_than: str) -> dict[str, Desired]:
+    async def _holding(self, line_keys: Collection[str], not_older_than: str) -> dict[str, DesiredConfigMap]:
         """The ConfigMaps that hold one of the lines, by node."""
-        if len(line_keys) > ONE_BY_ONE:
+        if len(line_keys) > MAX_GETS:
             return {one.node: one for one in await self._cluster.desired(not_older_than=not_older_than)}
         lists = await asyncio.gather(*(self._cluster.desired(key, not_older_than=not_older_than) for key in line_keys))
         return {one.node: one for desired in lists for one in desired}
@@ -223,7 +223,7 @@ class Projection:
 class _Entire:
     """Every line of any node, worked out when the first ConfigMap is found missing."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Reader) -> None:
         self._cluster = cluster
         self._once = asyncio.Lock()
         self._nodes: dict[str, Node] | None = None
@@ -254,7 +254,7 @@ async def wanted_lines(warmimages: Iterable[WarmImage], nodes: Iterable[Node]) -
     return wanted
 
 
-def untouched(have: Desired, unusable: Iterable[ObjectKey]) -> Desired:
+def untouched(have: DesiredConfigMap, unusable: Iterable[ObjectKey]) -> DesiredConfigMap:
     """A node's ConfigMap without the lines of WarmImages that cannot be used, so that they stay as they are."""
     keys = set(map(line_key, unusable))
     if keys.isdisjoint(have.lines):
@@ -263,13 +263,13 @@ def untouched(have: Desired, unusable: Iterable[ObjectKey]) -> Desired:
 
 
 def whole_node(
-    node: Node, have: Desired | None, wanted: Mapping[str, Line], unknown: Collection[str] = ()
+    node: Node, have: DesiredConfigMap | None, wanted: Mapping[str, Line], unknown: Collection[str] = ()
 ) -> NodeChange | None:
     """What makes a node's ConfigMap hold exactly `wanted`, as far as there is room; `None` where it does.
 
     `unknown` are keys of lines that are sent again although their label says they are there.
     """
-    refused = without_room(wanted.values())
+    refused = over_budget(wanted.values())
     want = {key: line for key, line in wanted.items() if key not in refused}
     changes = diff(have.lines if have else {}, want)
     changes |= {key: want[key] for key in unknown if key in want}

@@ -12,9 +12,9 @@ import structlog
 
 from adapters.kubernetes.client import Kubernetes, KubernetesError, Refused, Unavailable
 from adapters.kubernetes.warmimage import POLICY_LABEL, REPOSITORY_LABEL
-from handlers.reconcile.circuit_breaker import Breakers
+from handlers.reconcile.circuit_breaker import CircuitBreakers
 from handlers.reconcile.policy_statuses import PolicyStatuses, is_degraded
-from handlers.reconcile.reader import AT_HAND, Cluster, PolicyObject
+from handlers.reconcile.reader import FROM_CACHE, PolicyObject, Reader
 from handlers.reconcile.singleflight import SharedLists, failed, shared_task
 from handlers.reconcile.writer import upsert_warmimage
 from warmhook.events import Pushed, SkipReason, is_timed, push_time
@@ -58,7 +58,7 @@ class Pushes:
     def __init__(
         self,
         kubernetes: Kubernetes,
-        cluster: Cluster,
+        cluster: Reader,
         statuses: PolicyStatuses,
         *,
         now: Utcnow,
@@ -68,7 +68,7 @@ class Pushes:
         self._cluster = cluster
         self._statuses = statuses
         self._lists = SharedLists(cluster)
-        self._breakers = Breakers(monotonic)
+        self._breakers = CircuitBreakers(monotonic)
         self._now = now
         self._monotonic = monotonic
         self._policies: dict[str, tuple[asyncio.Task[list[PolicyObject]], float]] = {}
@@ -81,7 +81,7 @@ class Pushes:
         The push is `refused` only where no policy took it. Raises `Unavailable` where a write was not taken that may be
         later: the sender should try again.
         """
-        wanting = await self._wanting(pushed, AT_HAND)
+        wanting = await self._wanting(pushed, FROM_CACHE)
         if not wanting:
             # What is refused does not come again, so that takes the policies of this moment.
             wanting = await self._wanting(pushed, "")

@@ -15,10 +15,10 @@ from adapters.kubernetes.template import InvalidObject
 from adapters.kubernetes.warmimage import read_warmimage
 from adapters.kubernetes.warmpolicy import read_warmpolicy
 from warmhook.node_lines import (
-    FULL_LABEL,
+    DROPPED_ANNOTATION,
     KIND_LABEL,
     LINE_LABEL,
-    REFUSED_ANNOTATION,
+    TRUNCATED_LABEL,
     desired_name,
     desired_node,
     versions,
@@ -30,28 +30,28 @@ from warmhook.ports import Object, Utcnow
 from warmhook.warmimages import ObjectKey, PolicyKey, WarmImage, policy_label
 
 __all__ = [
-    "AT_HAND",
-    "ONE_BY_ONE",
-    "Cluster",
-    "Desired",
+    "FROM_CACHE",
+    "MAX_GETS",
+    "DesiredConfigMap",
     "PolicyObject",
+    "Reader",
     "WarmImages",
     "object_key",
     "policy_object",
     "sort_out",
 ]
 
-AT_HAND: Final = "0"
+FROM_CACHE: Final = "0"
 """`not_older_than` of a read that may be a little behind. kube-apiserver 1.36 answers it in 1 ms from its cache; a
 consistent list took 97 ms after a write of another kind (median of 20): the cache seems to wait for etcd's word."""
-ONE_BY_ONE: Final = 16
+MAX_GETS: Final = 16
 """Up to so many objects are read one by one; beyond that one list is cheaper."""
 _QUERY_MAX: Final = 4000
 """Characters of a label selector that the API server is asked; it takes 1 MiB of URL and headers, proxies less."""
 
 
 @dataclass(frozen=True, slots=True)
-class Desired:
+class DesiredConfigMap:
     """The metadata of one node's desired ConfigMap."""
 
     node: str
@@ -126,7 +126,7 @@ def policy_object(obj: Object) -> PolicyObject:
     return PolicyObject(obj, policy, "; ".join(policy.problems))
 
 
-class Cluster:
+class Reader:
     """Reads, never writes."""
 
     def __init__(self, kubernetes: Kubernetes, namespace: str, *, now: Utcnow) -> None:
@@ -152,7 +152,7 @@ class Cluster:
 
         One that was created a moment ago may be missing: what it leads to is its own event's work.
         """
-        known = await self.policy_objects(not_older_than=AT_HAND)
+        known = await self.policy_objects(not_older_than=FROM_CACHE)
         keys = [one.key for one in known if (one.label, one.key.namespace) in wanted]
         found = await asyncio.gather(*map(self._policy, keys))
         return {(policy_label(it.key), it.key.namespace): it for it in found if it is not None}
@@ -193,7 +193,7 @@ class Cluster:
 
     async def warmimage_objects(self, keys: Collection[ObjectKey], *, metadata_only: bool = False) -> list[Object]:
         """The objects of those of these WarmImages that exist, as they are now: few one by one, many in one list."""
-        if len(keys) > ONE_BY_ONE:
+        if len(keys) > MAX_GETS:
             found = (await self._kubernetes.list(paths.warmimages(), metadata_only=metadata_only)).items
             return [obj for obj in found if object_key(obj) in keys]
         each = await asyncio.gather(*(self._warmimage_object(key, metadata_only) for key in keys))
@@ -230,7 +230,7 @@ class Cluster:
 
     async def nodes_of(self, names: Collection[str]) -> dict[str, Node]:
         """Those of these Nodes that exist, as they are now, by name: few one by one, many from one list."""
-        if len(names) > ONE_BY_ONE:
+        if len(names) > MAX_GETS:
             return {node.name: node for node in await self.nodes() if node.name in names}
         found = await asyncio.gather(*map(self.node, names))
         return {node.name: node for node in found if node is not None}
@@ -242,20 +242,20 @@ class Cluster:
         except NotFound:
             return None
 
-    async def desired(self, line_key: str = "", *, not_older_than: str = "") -> list[Desired]:
+    async def desired(self, line_key: str = "", *, not_older_than: str = "") -> list[DesiredConfigMap]:
         """The desired ConfigMaps: all of them, or those that have a line."""
         labels = f"{KIND_LABEL}=desired" + (f",{LINE_LABEL}{line_key}" if line_key else "")
         return _all_desired(await self._metadata(labels, not_older_than))
 
-    async def full(self) -> list[Desired]:
+    async def full(self) -> list[DesiredConfigMap]:
         """The desired ConfigMaps that have no room for some of their lines."""
-        return _all_desired(await self._metadata(f"{KIND_LABEL}=desired,{FULL_LABEL}"))
+        return _all_desired(await self._metadata(f"{KIND_LABEL}=desired,{TRUNCATED_LABEL}"))
 
-    async def desired_of(self, nodes: Collection[str]) -> list[Desired]:
+    async def desired_of(self, nodes: Collection[str]) -> list[DesiredConfigMap]:
         """The desired ConfigMaps of a few nodes, where they exist."""
         return list(filter(None, await asyncio.gather(*map(self._desired_of, nodes))))
 
-    async def _desired_of(self, node: str) -> Desired | None:
+    async def _desired_of(self, node: str) -> DesiredConfigMap | None:
         path = paths.configmaps(self._namespace, desired_name(node))
         try:
             return _desired((await self._kubernetes.get(path, metadata_only=True))["metadata"])
@@ -267,7 +267,7 @@ class Cluster:
         found = (read_report(metadata) for metadata in await self._metadata(f"{KIND_LABEL}=report"))
         return {report.node: report for report in found if report.node}
 
-    async def desired_and_reports(self) -> tuple[list[Desired], dict[str, Report], dict[str, str]]:
+    async def desired_and_reports(self) -> tuple[list[DesiredConfigMap], dict[str, Report], dict[str, str]]:
         """Both kinds of ConfigMaps in one list; and of each report, by its node's name, the uid of its owner."""
         reports, owners = {}, {}
         listed = await self._metadata(f"{KIND_LABEL} in (desired,report)")
@@ -287,21 +287,21 @@ def _state(obj: Object) -> tuple[str, str]:
     return obj["metadata"]["uid"], obj["metadata"]["resourceVersion"]
 
 
-def _all_desired(listed: Iterable[Mapping[str, Any]]) -> list[Desired]:
+def _all_desired(listed: Iterable[Mapping[str, Any]]) -> list[DesiredConfigMap]:
     """Those that are called so: whoever copies a ConfigMap copies its labels and annotations as well."""
     return [_desired(metadata) for metadata in listed if desired_node(metadata["name"])]
 
 
-def _desired(metadata: Mapping[str, Any]) -> Desired:
+def _desired(metadata: Mapping[str, Any]) -> DesiredConfigMap:
     annotations = metadata.get("annotations") or {}
     lines = versions(metadata.get("labels") or {})
-    return Desired(
+    return DesiredConfigMap(
         node=desired_node(metadata["name"]),
         owner_uid=_owner_uid(metadata),
         # Shared: thousands of nodes have the same few hundred lines.
         lines={sys.intern(key): sys.intern(version) for key, version in lines.items()},
         uid=metadata["uid"],
-        refused=frozenset(filter(None, annotations.get(REFUSED_ANNOTATION, "").split(","))),
+        refused=frozenset(filter(None, annotations.get(DROPPED_ANNOTATION, "").split(","))),
         tracked=bool(metadata.get("managedFields")),
     )
 

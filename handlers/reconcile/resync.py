@@ -20,12 +20,12 @@ from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.warmimage import POLICY_LABEL
 from handlers.reconcile.node_configmaps import NodeChange, delete_configmaps
-from handlers.reconcile.node_events import record_long_names
+from handlers.reconcile.node_events import record_name_too_long
 from handlers.reconcile.outcomes import Outcomes, Overtaken
 from handlers.reconcile.policies import Applied, Policies
 from handlers.reconcile.policy_statuses import PolicyStatuses
 from handlers.reconcile.projection import Projection, Wanted, untouched, wanted_lines, whole_node
-from handlers.reconcile.reader import Cluster, Desired, PolicyObject, WarmImages, object_key, sort_out
+from handlers.reconcile.reader import DesiredConfigMap, PolicyObject, Reader, WarmImages, object_key, sort_out
 from handlers.reconcile.statuses import Statuses, Unfinished
 from warmhook.node_lines import desired_name, line_key, versions
 from warmhook.node_report import Report
@@ -34,7 +34,7 @@ from warmhook.policies import is_expired
 from warmhook.ports import Object, Utcnow
 from warmhook.warmimages import ObjectKey, WarmImage
 
-__all__ = ["Sync"]
+__all__ = ["Resync"]
 
 _log = structlog.get_logger()
 
@@ -54,14 +54,14 @@ _STATUSES: Final = 500
 class _Read:
     """What a sync has read."""
 
-    desired: Collection[Desired]
+    desired: Collection[DesiredConfigMap]
     reports: Mapping[str, Report]
     objects: Mapping[ObjectKey, Object]
     warmimages: WarmImages
     nodes: Collection[Node]
 
 
-class Sync:
+class Resync:
     """Repairs every kind of divergence; writes nothing when all is well.
 
     Every object is handled by itself: one that cannot be written keeps no other from being put right.
@@ -70,7 +70,7 @@ class Sync:
     def __init__(
         self,
         kubernetes: Kubernetes,
-        cluster: Cluster,
+        cluster: Reader,
         policies: Policies,
         policy_statuses: PolicyStatuses,
         projection: Projection,
@@ -112,7 +112,7 @@ class Sync:
         nodes = await self._cluster.nodes(taints=reads_taints(warmimages.usable.values()))
         read = _Read(desired, reports, objects, warmimages, nodes)
         await self._forget_nodes(desired, report_owners, nodes, outcomes)
-        await record_long_names(self._kubernetes, nodes, outcomes, self._now)
+        await record_name_too_long(self._kubernetes, nodes, outcomes, self._now)
         wanted = await wanted_lines(warmimages.usable.values(), nodes)
         changes = _repairs(desired, nodes, wanted, reports, self._now(), warmimages.unusable)
         orphans = await self._orphaned(changes, set(map(line_key, objects)))
@@ -224,7 +224,7 @@ class Sync:
 
     async def _forget_nodes(
         self,
-        desired: Collection[Desired],
+        desired: Collection[DesiredConfigMap],
         report_owners: Mapping[str, str],
         nodes: Collection[Node],
         outcomes: Outcomes,
@@ -277,7 +277,7 @@ class Sync:
 
 
 def _repairs(
-    desired: Collection[Desired],
+    desired: Collection[DesiredConfigMap],
     nodes: Collection[Node],
     wanted: Wanted,
     reports: Mapping[str, Report],

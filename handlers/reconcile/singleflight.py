@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 from adapters.kubernetes.client import Unavailable
 from adapters.kubernetes.warmimage import REPOSITORY_LABEL
-from handlers.reconcile.reader import AT_HAND, Cluster
+from handlers.reconcile.reader import FROM_CACHE, Reader
 from warmhook.warmimages import WarmImage, repository_label
 
 __all__ = ["SharedLists", "failed", "shared_task"]
@@ -55,7 +55,7 @@ class _Asked:
 class SharedLists:
     """Lists of WarmImages as the API server has them at hand, a few at a time for each namespace."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Reader) -> None:
         self._cluster = cluster
         self._next: dict[str, _Asked] = {}
         self._turns: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(_AT_ONCE))
@@ -82,7 +82,7 @@ class SharedLists:
             labels = f"{REPOSITORY_LABEL} in ({','.join(sorted(asked.labels))})"
             try:
                 async with asyncio.timeout(_SECONDS):
-                    warmimages = await self._cluster.warmimages(labels, namespace, not_older_than=AT_HAND)
+                    warmimages = await self._cluster.warmimages(labels, namespace, not_older_than=FROM_CACHE)
             except TimeoutError as error:
                 raise Unavailable(f"no list of WarmImages within {_SECONDS:g} seconds") from error
         found: _Found = defaultdict(list)

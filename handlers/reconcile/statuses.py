@@ -14,7 +14,7 @@ import structlog
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Conflict, Kubernetes, NotFound, Unavailable
 from handlers.reconcile.outcomes import Outcomes
-from handlers.reconcile.reader import Cluster, WarmImages, object_key, sort_out
+from handlers.reconcile.reader import Reader, WarmImages, object_key, sort_out
 from handlers.reconcile.recorder import Recorder
 from warmhook.node_lines import line_of
 from warmhook.node_report import Report, read_detail, report_name
@@ -76,7 +76,7 @@ class Statuses:
     def __init__(
         self,
         kubernetes: Kubernetes,
-        cluster: Cluster,
+        cluster: Reader,
         recorder: Recorder,
         namespace: str,
         *,
@@ -229,7 +229,7 @@ class Statuses:
     def _measure(self, warmimage: WarmImage, before: Mapping[str, Any], status: Object) -> None:
         """Observe from push to warm, once per push."""
         again = before.get("observedGeneration") == warmimage.generation and "completedAt" in before
-        if "completedAt" not in status or again or warmimage.pushed_at is None or warmimage.asked is not None:
+        if "completedAt" not in status or again or warmimage.pushed_at is None or warmimage.pod_origin is not None:
             return
         if parse_time(status["startedAt"]) - warmimage.pushed_at < _OF_THE_PUSH:
             self._observe((self._now() - warmimage.pushed_at).total_seconds())

@@ -8,7 +8,7 @@ from typing import Final
 
 import structlog
 
-from adapters.absences import Absence
+from adapters.clock import Absence
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes, KubernetesError, NotFound, Unavailable
 from adapters.kubernetes.webhook_secret import SECRET, AdmissionSecret, Certificate, read_admission_secret

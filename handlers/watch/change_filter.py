@@ -10,24 +10,24 @@ from dataclasses import astuple, dataclass, field
 from typing import Literal, TypeAlias, get_args
 
 from adapters.kubernetes.nodes import taints_of, unschedulable
-from handlers.watch.work_queue import Pending
+from handlers.watch.work_queue import WorkQueue
 from warmhook.events import Changed
-from warmhook.node_affinity import keeping_off
+from warmhook.node_affinity import blocking_taints
 from warmhook.node_lines import KIND_LABEL, desired_node, line_key, versions
 from warmhook.node_report import Report, read_report, report_node
 from warmhook.ports import Object
 from warmhook.warmimages import ObjectKey
 
-__all__ = ["Cache", "Kind"]
+__all__ = ["ChangeFilter", "Kind"]
 
 Kind: TypeAlias = Literal["WarmPolicy", "WarmImage", "Node", "ConfigMap"]
 
 
 @dataclass(slots=True)
-class Cache:
+class ChangeFilter:
     """The last known state of everything watched, reduced to what decides whether a change matters."""
 
-    pending: Pending
+    pending: WorkQueue
     _objects: dict[Kind, dict[tuple[str, str], tuple[object, ...]]] = field(
         default_factory=lambda: {"WarmPolicy": {}, "WarmImage": {}, "Node": {}}
     )
@@ -164,7 +164,7 @@ def _what_matters(kind: Kind, obj: Object) -> tuple[object, ...]:
     uid = metadata.get("uid", "")
     if kind == "Node":
         # Of thousands of nodes, so a digest: what the labels say is read again by the handlers.
-        said = [metadata.get("labels") or {}, *map(astuple, keeping_off(taints_of(obj), unschedulable(obj)))]
+        said = [metadata.get("labels") or {}, *map(astuple, blocking_taints(taints_of(obj), unschedulable(obj)))]
         return (uid, hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=16).digest())
     annotations = metadata.get("annotations") or {}
     ours = tuple(sorted((key, value) for key, value in annotations.items() if "warmhook.dev/" in key))

@@ -10,8 +10,8 @@ from typing import Final
 
 import structlog
 
-from handlers.posting import Post, Refused, TryLater
-from handlers.watch.work_queue import Batch, Pending, What
+from handlers.posting import Post, Refused, RetryLater
+from handlers.watch.work_queue import Batch, What, WorkQueue
 from warmhook.events import CHANGES_MAX, Event, changed_event, reported_event, sync_event
 from warmhook.ports import Sleep, Utcnow
 
@@ -54,9 +54,9 @@ class _UnderWay:
 
 @dataclass(slots=True)
 class Dispatcher:
-    """Empties `Pending`, for ever."""
+    """Empties `WorkQueue`, for ever."""
 
-    pending: Pending
+    pending: WorkQueue
     post: Post
     now: Utcnow
     monotonic: Callable[[], float]
@@ -156,7 +156,7 @@ class Dispatcher:
         except Refused as error:
             # A repeat would be refused again; the next sync looks at everything anyway.
             _log.error("event-refused", about=batch.what, keys=len(batch.words), problem=str(error))
-        except TryLater as error:
+        except RetryLater as error:
             self._delayed(batch, error, self.monotonic() - began)
             return True
         if self._is_slow(seconds := self.monotonic() - began):
@@ -164,7 +164,7 @@ class Dispatcher:
         self._failures = 0
         return False
 
-    def _delayed(self, batch: Batch, error: TryLater, seconds: float) -> None:
+    def _delayed(self, batch: Batch, error: RetryLater, seconds: float) -> None:
         """Count and log an event that was not taken, and decide how long to wait."""
         wait = min(_FIRST_WAIT_SECONDS * 2**self._failures, _LONGEST_WAIT_SECONDS) * self.rng.uniform(0.5, 1.0)
         self._pause = min(max(error.retry_after_seconds or 0.0, wait), _LONGEST_WAIT_SECONDS)

@@ -13,10 +13,10 @@ import structlog
 
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Conflict, Kubernetes, KubernetesError, NotFound
-from warmhook.leader_election import LEASE_SECONDS, POLL_SECONDS, RENEW_SECONDS, Election, Lease
+from warmhook.leader_election import LEASE_SECONDS, POLL_SECONDS, RENEW_SECONDS, ElectionState, Lease
 from warmhook.ports import Object, Sleep, Utcnow
 
-__all__ = ["Leadership", "new_identity"]
+__all__ = ["LeaderElector", "new_identity"]
 
 _log = structlog.get_logger()
 
@@ -33,7 +33,7 @@ def new_identity(host: str, rng: random.Random) -> str:
 
 
 @dataclass(slots=True)
-class Leadership:
+class LeaderElector:
     """One candidate."""
 
     kubernetes: Kubernetes
@@ -43,11 +43,11 @@ class Leadership:
     monotonic: Callable[[], float]
     sleep: Sleep
     rng: random.Random
-    _election: Election = field(init=False)
+    _election: ElectionState = field(init=False)
     _troubled: bool = False
 
     def __post_init__(self) -> None:
-        self._election = Election(self.identity)
+        self._election = ElectionState(self.identity)
 
     def leads(self) -> bool:
         """Whether this process may act now; asked before every request, because a process can be stopped anywhere."""
@@ -143,7 +143,7 @@ class Leadership:
             with contextlib.suppress(KubernetesError, TimeoutError):
                 async with asyncio.timeout(_RELEASE_SECONDS):
                     await self._give_back()
-        self._election = Election(self.identity)
+        self._election = ElectionState(self.identity)
 
     async def _give_back(self) -> None:
         try:

@@ -8,11 +8,11 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from adapters.absences import Absence
+from adapters.clock import Absence
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Gone, Kubernetes, KubernetesError, NotServed, Unavailable
 from adapters.kubernetes.nodes import FULL_PAGE, reduced_node
-from adapters.outages import Interruptions
+from adapters.outages import WatchOutages
 from handlers.watch.change_filter import Kind
 from warmhook.node_lines import KIND_LABEL
 from warmhook.ports import Object, Sleep
@@ -72,15 +72,15 @@ async def follow(
     sleep: Sleep,
     rng: random.Random,
     listed: Callable[[], None],
-    interruptions: Interruptions,
+    outages: WatchOutages,
 ) -> None:
     """Keep the cache true for ever. `listed` is called after each successful list."""
     version, failures, reached = "", 0, False
-    absence = Absence(interruptions.monotonic)
+    absence = Absence(outages.monotonic)
     follower = (id(cache), followed.kind)
 
     def goes_on() -> None:
-        interruptions.over(follower)
+        outages.recovered(follower)
 
     while True:
         problem: KubernetesError | None = None
@@ -91,9 +91,9 @@ async def follow(
                 reached = True
                 absence.over()
                 listed()
-            before, began = version, interruptions.monotonic()
+            before, began = version, outages.monotonic()
             version, problem = await _watch(kubernetes, followed, cache, version, goes_on)
-            if version != before or interruptions.monotonic() - began >= _SHORT_WATCH_SECONDS:
+            if version != before or outages.monotonic() - began >= _SHORT_WATCH_SECONDS:
                 failures = 0
         except KubernetesError as error:
             version, problem = "", error
@@ -107,7 +107,7 @@ async def follow(
         if failures > 1 or problem is not None:
             # Of a server that was never reached `until_reached` tells; that it has forgotten is an everyday thing.
             if problem is not None and not isinstance(problem, Gone) and (reached or problem.status):
-                interruptions.lasts(follower, followed.kind, problem)
+                outages.failed(follower, followed.kind, problem)
             wait = _seconds(problem, failures, rng)
             await sleep(absence.seconds(wait) if isinstance(problem, NotServed) else wait)
 

@@ -10,15 +10,15 @@ import time
 from collections.abc import Callable
 
 from adapters.kubernetes.client import Kubernetes
-from adapters.kubernetes.readiness import until_reached
-from adapters.outages import Interruptions
-from handlers.posting import Post, TryLater
-from handlers.watch.change_filter import Cache
+from adapters.kubernetes.readiness import wait_for_api_server
+from adapters.outages import WatchOutages
+from handlers.posting import Post, RetryLater
+from handlers.watch.change_filter import ChangeFilter
 from handlers.watch.dispatcher import Dispatcher
-from handlers.watch.leader_election import Leadership, new_identity
+from handlers.watch.leader_election import LeaderElector, new_identity
 from handlers.watch.reflector import follow, followed_kinds
-from handlers.watch.webhook_certificate import Certificates
-from handlers.watch.work_queue import Pending
+from handlers.watch.webhook_certificate import CertRotator
+from handlers.watch.work_queue import WorkQueue
 from warmhook.events import Event
 from warmhook.ports import Sleep, Utcnow
 
@@ -36,18 +36,18 @@ async def watch(
     rng: random.Random,
     monotonic: Callable[[], float] = time.monotonic,
     host: str = "",
-    interruptions: Interruptions | None = None,
+    outages: WatchOutages | None = None,
 ) -> None:
     """Until it is cancelled. Of several one tells; the others know what it knows, and wait for its Lease to end.
 
-    `interruptions` are those of the process, where more than this follows objects in it.
+    `outages` are those of the process, where more than this follows objects in it.
     """
-    interruptions = interruptions or Interruptions(monotonic)
-    await until_reached(kubernetes, sleep=sleep, rng=rng)
-    pending = Pending()
-    cache = Cache(pending)
+    outages = outages or WatchOutages(monotonic)
+    await wait_for_api_server(kubernetes, sleep=sleep, rng=rng)
+    pending = WorkQueue()
+    cache = ChangeFilter(pending)
     complete = asyncio.Event()
-    leadership = Leadership(
+    leadership = LeaderElector(
         kubernetes, namespace, new_identity(host or socket.gethostname(), rng), now, monotonic, sleep, rng
     )
 
@@ -57,7 +57,7 @@ async def watch(
 
     async def post_as_leader(event: Event) -> None:
         if not leadership.leads():
-            raise TryLater("another process holds the Lease")
+            raise RetryLater("another process holds the Lease")
         await post(event)
 
     async def tell() -> None:
@@ -65,7 +65,7 @@ async def watch(
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(_sync_now_and_then(pending, complete, sync_seconds, sleep), name="sync")
-                certificates = Certificates(kubernetes, namespace, now, monotonic, sleep, rng, leadership.leads)
+                certificates = CertRotator(kubernetes, namespace, now, monotonic, sleep, rng, leadership.leads)
                 group.create_task(certificates.run(), name="certificates")
                 dispatcher = Dispatcher(pending, post_as_leader, now, monotonic, sleep, rng)
                 group.create_task(dispatcher.run(), name="dispatch")
@@ -74,12 +74,12 @@ async def watch(
 
     async with asyncio.TaskGroup() as group:
         for followed in followed_kinds(namespace):
-            work = follow(kubernetes, followed, cache, sleep=sleep, rng=rng, listed=listed, interruptions=interruptions)
+            work = follow(kubernetes, followed, cache, sleep=sleep, rng=rng, listed=listed, outages=outages)
             group.create_task(work, name=f"follow {followed.kind}")
         group.create_task(leadership.run(tell), name="lead")
 
 
-async def _sync_now_and_then(pending: Pending, complete: asyncio.Event, seconds: int, sleep: Sleep) -> None:
+async def _sync_now_and_then(pending: WorkQueue, complete: asyncio.Event, seconds: int, sleep: Sleep) -> None:
     """Ask for a sync once everything was listed: what is told afterwards is what changed after that."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):

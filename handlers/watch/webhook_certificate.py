@@ -15,15 +15,15 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from adapters.absences import Absence
 from adapters.certificates import NotACertificate, belong_together, make_pair, still_valid, wants_rotation
+from adapters.clock import Absence
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Conflict, Kubernetes, KubernetesError, NotFound
 from adapters.kubernetes.webhook_secret import SECRET, AdmissionSecret, read_admission_secret, token_data
 from warmhook.admission_tokens import RANDOM_BITS, path_of, renew, token_of, without_tokens
 from warmhook.ports import Object, Sleep, Utcnow
 
-__all__ = ["CONFIGURATION", "SECRET", "Certificates"]
+__all__ = ["CONFIGURATION", "SECRET", "CertRotator"]
 
 _log = structlog.get_logger()
 
@@ -35,7 +35,7 @@ _KNOWN_SECONDS: Final = 60.0
 
 
 @dataclass(slots=True)
-class Certificates:
+class CertRotator:
     """The work of the leader."""
 
     kubernetes: Kubernetes

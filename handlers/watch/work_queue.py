@@ -9,7 +9,7 @@ from typing import Final, Literal, TypeAlias, get_args
 
 from warmhook.events import Changed
 
-__all__ = ["Batch", "Key", "Pending", "What"]
+__all__ = ["Batch", "Key", "What", "WorkQueue"]
 
 What: TypeAlias = Literal["changes", "reports", "sync"]
 """What one event names."""
@@ -49,7 +49,7 @@ class _Keys:
     """Of those named by events under way the newest such event."""
 
 
-class Pending:
+class WorkQueue:
     """Collects what has to be sent, newest word per object.
 
     It begins closed: a process that does not lead sends nothing.

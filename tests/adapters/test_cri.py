@@ -16,7 +16,7 @@ import grpc.aio
 import pytest
 from cri_api.v1 import api_pb2 as cri
 
-from adapters.cri import REASONS, failure_reason, harmless, open_runtime
+from adapters.cri import REASONS, failure_reason, open_runtime, sanitize
 from warmhook.platforms import Platform
 from warmhook.ports import Credentials, FailureReason, ImageConfig, PullFailed, Runtime, RuntimeUnreachable
 
@@ -165,7 +165,7 @@ def test_no_line_of_the_table_hides_a_later_one() -> None:
 
 
 def test_a_message_loses_what_every_message_repeats() -> None:
-    assert harmless("rpc error: code = Unknown desc = " + WRAPPED + "connection refused") == "connection refused"
+    assert sanitize("rpc error: code = Unknown desc = " + WRAPPED + "connection refused") == "connection refused"
 
 
 def test_a_pull_that_reaches_its_deadline_says_how_long_that_was() -> None:
@@ -182,11 +182,11 @@ def test_a_pull_that_reaches_its_deadline_says_how_long_that_was() -> None:
 
 
 def test_a_message_is_one_line_without_control_characters() -> None:
-    assert harmless("a\x1b[31m\r\nb\x00c\u202ed\u2028e") == "a [31m b c d e"
+    assert sanitize("a\x1b[31m\r\nb\x00c\u202ed\u2028e") == "a [31m b c d e"
 
 
 def test_a_message_has_at_most_200_characters_and_keeps_both_ends() -> None:
-    message = harmless("begin " + "x" * 5000 + " end")
+    message = sanitize("begin " + "x" * 5000 + " end")
     assert len(message) <= 200
     assert message.startswith("begin")
     assert message.endswith("end")
@@ -194,7 +194,7 @@ def test_a_message_has_at_most_200_characters_and_keeps_both_ends() -> None:
 
 def test_a_long_message_has_its_digests_shortened_before_it_is_cut() -> None:
     text = "unexpected commit digest sha256:" + "a" * 64 + ", expected sha256:" + "b" * 64 + " failed " + "y" * 40
-    assert harmless(text) == text.replace("a" * 64, "a" * 12).replace("b" * 64, "b" * 12)
+    assert sanitize(text) == text.replace("a" * 64, "a" * 12).replace("b" * 64, "b" * 12)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_a_long_message_has_its_digests_shortened_before_it_is_cut() -> None:
     ],
 )
 def test_a_message_shows_no_credentials(text: str, shown: str) -> None:
-    assert harmless(text) == shown
+    assert sanitize(text) == shown
 
 
 def test_the_credentials_of_the_pull_itself_are_cut_out_of_its_error() -> None:

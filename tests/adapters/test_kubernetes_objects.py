@@ -29,7 +29,7 @@ from warmhook.node_lines import line_of
 from warmhook.ports import Object
 from warmhook.rules import PushRule
 from warmhook.semver import parse_range
-from warmhook.warmimages import Asked, Asker, Limit, Nodes, ObjectKey, Pull, Template, WarmImage
+from warmhook.warmimages import Limit, Nodes, ObjectKey, PodOrigin, PodOwner, Pull, Template, WarmImage
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 POLICIES = "/apis/warmhook.dev/v1alpha1/namespaces/default/warmpolicies"
@@ -227,12 +227,12 @@ warmimages = st.builds(
     template=templates,
     policy_label=st.sampled_from(["", "0123456789abcdef"]),
     event_id=st.sampled_from(["", "e" * 32]),
-    asked=st.none()
+    pod_origin=st.none()
     | st.builds(
-        Asked,
+        PodOrigin,
         st.lists(
             st.builds(
-                Asker,
+                PodOwner,
                 st.sampled_from(["0" * 16, "1" * 16]),
                 st.sampled_from([(), (("a", "b"), ("c", "d"))]),
                 st.sampled_from([(), ("app", "side")]),

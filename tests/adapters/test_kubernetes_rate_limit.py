@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapters.kubernetes.rate_limit import ByteBudget, InFlight, Lanes
+from adapters.kubernetes.rate_limit import AdaptiveLimiter, ByteRateLimiter, Lanes
 from tests.support.instant import instantly
 
 
-async def _run(in_flight: InFlight, tasks: int, refuse: frozenset[int] = frozenset()) -> list[int]:
+async def _run(in_flight: AdaptiveLimiter, tasks: int, refuse: frozenset[int] = frozenset()) -> list[int]:
     """How many ran at once, seen by each task after it got its place; some of them are refused."""
     running, seen = 0, []
 
@@ -35,14 +35,14 @@ async def _run(in_flight: InFlight, tasks: int, refuse: frozenset[int] = frozens
 
 def test_at_most_so_many_run_at_once() -> None:
     async def case() -> None:
-        assert max(await _run(InFlight(4), 40)) == 0
+        assert max(await _run(AdaptiveLimiter(4), 40)) == 0
 
     instantly(case())
 
 
 def test_a_refusal_halves_the_limit_and_successes_bring_it_back() -> None:
     async def case() -> None:
-        in_flight = InFlight(8)
+        in_flight = AdaptiveLimiter(8)
         await _run(in_flight, 1, refuse=frozenset({0}))
         assert in_flight.limit == 4
         assert max(await _run(in_flight, 40)) == 0
@@ -56,7 +56,7 @@ def test_a_refusal_halves_the_limit_and_successes_bring_it_back() -> None:
 
 def test_requests_that_were_refused_together_count_once() -> None:
     async def case() -> None:
-        in_flight = InFlight(8)
+        in_flight = AdaptiveLimiter(8)
         await _run(in_flight, 8, refuse=frozenset(range(8)))
         assert in_flight.limit == 4
 
@@ -65,7 +65,7 @@ def test_requests_that_were_refused_together_count_once() -> None:
 
 def test_one_place_is_always_left() -> None:
     async def case() -> None:
-        in_flight = InFlight(4)
+        in_flight = AdaptiveLimiter(4)
         for _ in range(9):
             await _run(in_flight, 1, refuse=frozenset({0}))
         assert in_flight.limit == 1
@@ -78,7 +78,7 @@ def test_one_place_is_always_left() -> None:
 @given(st.lists(st.tuples(st.integers(0, 30), st.floats(0, 5)), max_size=20), st.sets(st.integers(0, 30)))
 def test_whoever_gives_up_waiting_leaves_no_place_behind(cancelled: list[tuple[int, float]], refused: set[int]) -> None:
     async def case() -> None:
-        in_flight = InFlight(4)
+        in_flight = AdaptiveLimiter(4)
 
         async def one(number: int) -> None:
             async with in_flight.slot() as slot:
@@ -100,7 +100,7 @@ def test_whoever_gives_up_waiting_leaves_no_place_behind(cancelled: list[tuple[i
 def _seconds(rate: int, sizes: list[int]) -> float:
     async def case() -> float:
         loop = asyncio.get_running_loop()
-        budget = ByteBudget(rate, monotonic=loop.time, sleep=asyncio.sleep)
+        budget = ByteRateLimiter(rate, monotonic=loop.time, sleep=asyncio.sleep)
         for size in sizes:
             await budget.wait()
             budget.spend(size)
@@ -121,7 +121,7 @@ def test_zero_is_no_limit() -> None:
 def test_time_without_writes_is_not_saved_up() -> None:
     async def case() -> float:
         loop = asyncio.get_running_loop()
-        budget = ByteBudget(1000, monotonic=loop.time, sleep=asyncio.sleep)
+        budget = ByteRateLimiter(1000, monotonic=loop.time, sleep=asyncio.sleep)
         await asyncio.sleep(3600)
         for _ in range(50):
             await budget.wait()

@@ -25,7 +25,7 @@ from tests.bench.sending import HOST, start_web
 from tests.real.programs import eventually, free_port
 from warmhook.admission_review import read_pod
 from warmhook.admission_tokens import path_of
-from warmhook.node_affinity import Taint, is_on, takes
+from warmhook.node_affinity import Taint, matches_node, tolerates
 from warmhook.placement import Node
 from warmhook.ports import Object
 from warmhook.warmimages import PolicyKey
@@ -168,8 +168,8 @@ async def feasible(place: Place) -> list[Measured]:
         assert admitted is not None
         affinity, tolerations = admitted.constraints.affinity, admitted.constraints.tolerations
         found = sum(
-            (affinity is None or is_on(affinity, node.name, node.labels))
-            and takes(node.taints, node.unschedulable, tolerations)
+            (affinity is None or matches_node(affinity, node.name, node.labels))
+            and tolerates(node.taints, node.unschedulable, tolerations)
             for node in nodes
         )
         taken.append(1000 * (time.perf_counter() - began))

@@ -16,12 +16,12 @@ import aiohttp
 from adapters.clock import utcnow
 from adapters.kubernetes.client import MERGE_PATCH
 from adapters.kubernetes.paths import configmaps
-from adapters.kubernetes.rate_limit import ByteBudget
+from adapters.kubernetes.rate_limit import ByteRateLimiter
 from handlers.reconcile import node_configmaps
 from handlers.reconcile.node_configmaps import NodeChange, NodeWrites
 from handlers.reconcile.outcomes import Outcomes
 from handlers.reconcile.projection import Projection
-from handlers.reconcile.reader import Cluster
+from handlers.reconcile.reader import Reader
 from tests.bench.bare import open_bare
 from tests.bench.figures import Measured
 from tests.bench.place import Place
@@ -45,7 +45,7 @@ def _line(place: Place, number: int, version: str = "1") -> Line:
 
 def unbounded_writes(place: Place) -> NodeWrites:
     """As `web` has it, without a budget of bytes."""
-    budget = ByteBudget(0, monotonic=time.monotonic, sleep=asyncio.sleep)
+    budget = ByteRateLimiter(0, monotonic=time.monotonic, sleep=asyncio.sleep)
     return NodeWrites(
         place.kubernetes,
         place.namespace,
@@ -119,7 +119,11 @@ class _Recorded(NodeWrites):
     at = 0.0
 
     async def write(
-        self, changes: Mapping[str, NodeChange], deadline: float, entire: node_configmaps.Entire, outcomes: Outcomes
+        self,
+        changes: Mapping[str, NodeChange],
+        deadline: float,
+        entire: node_configmaps.DesiredState,
+        outcomes: Outcomes,
     ) -> None:
         self.patches = [node_patch(name, it.node_uid, it.lines, it.refused) for name, it in changes.items()]
         self.at = time.monotonic()
@@ -133,12 +137,12 @@ async def resolve(place: Place) -> list[Measured]:
     matching = [node for node in nodes if node.labels["pool"] == place.namespace]
     name, image = "resolved", "registry.example.com/team-a/app-999:v1.0"
     await place.create_warmimage(name, image, digest_of("0"))
-    cluster = Cluster(place.kubernetes, place.namespace, now=utcnow)
+    cluster = Reader(place.kubernetes, place.namespace, now=utcnow)
     await _fill(place, cluster, matching, ObjectKey(place.namespace, name))
     recorded = _Recorded(
         place.kubernetes,
         place.namespace,
-        ByteBudget(0, monotonic=time.monotonic, sleep=asyncio.sleep),
+        ByteRateLimiter(0, monotonic=time.monotonic, sleep=asyncio.sleep),
         monotonic=time.monotonic,
         sleep=asyncio.sleep,
         rng=random.SystemRandom(),
@@ -156,7 +160,7 @@ async def resolve(place: Place) -> list[Measured]:
     return [Measured("resolve-5000-s", median(seconds), seconds, note)]
 
 
-async def _fill(place: Place, cluster: Cluster, nodes: Sequence[Node], key: ObjectKey) -> None:
+async def _fill(place: Place, cluster: Reader, nodes: Sequence[Node], key: ObjectKey) -> None:
     warmimage = await cluster.warmimage(key)
     assert warmimage is not None
     lines = [line_of(warmimage), *(_line(place, number) for number in range(19))]

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from handlers.intake.abuse_protection import permission
+from handlers.intake.abuse_protection import validation_headers
 from tests.handlers.world import HOST, SECRET, World, in_world
 
 ORIGIN = "eventgrid.azure.net"
@@ -90,6 +90,6 @@ def test_a_permission_is_not_a_proof() -> None:
 
 @pytest.mark.parametrize("rate", ["-1", "1e9", "٣", "9" * 40, "*"])
 def test_a_rate_that_is_no_number_is_answered_by_no_limit(rate: str) -> None:
-    granted = permission({"webhook-request-origin": "a", "webhook-request-rate": rate}, frozenset({"*"}))
+    granted = validation_headers({"webhook-request-origin": "a", "webhook-request-rate": rate}, frozenset({"*"}))
 
     assert granted == {"allow": "POST", "webhook-allowed-origin": "a", "webhook-allowed-rate": "*"}

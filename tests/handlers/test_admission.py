@@ -22,8 +22,8 @@ from adapters.cloudevents import write_event
 from adapters.kubernetes import paths
 from adapters.kubernetes.webhook_secret import SECRET
 from handlers.admission.endpoint import Admission
-from handlers.admission.forward import open_hand_on
-from handlers.admission.queue import QUEUE_MAX, Hints
+from handlers.admission.forward import open_forwarder
+from handlers.admission.queue import QUEUE_MAX, AdmissionQueue
 from handlers.admission.warm_nodes import WarmNodes
 from handlers.events_token import EventsToken
 from handlers.metrics import Metrics
@@ -104,7 +104,7 @@ def nobody(_events: Sequence[Event]) -> Awaitable[None]:
 
 
 ALONE = Admission(
-    Hints(nobody, monotonic=lambda: 0.0, sleep=asyncio.sleep),
+    AdmissionQueue(nobody, monotonic=lambda: 0.0, sleep=asyncio.sleep),
     WarmNodes(lambda: START),
     Metrics(),
     NAMESPACE,
@@ -474,10 +474,10 @@ def test_an_event_about_pods_that_are_long_gone_asks_for_nothing() -> None:
 
 def test_a_process_without_handlers_posts_what_it_sees() -> None:
     async def run() -> None:
-        async with open_hand_on(Settings(), EventsToken()) as here:
+        async with open_forwarder(Settings(), EventsToken()) as here:
             assert here is None
         alone = replace(Settings(), serve=frozenset({"admission"}), events_url="http://127.0.0.1:9/events")
-        async with open_hand_on(alone, EventsToken()) as there:
+        async with open_forwarder(alone, EventsToken()) as there:
             assert there is not None
 
     asyncio.run(run())

@@ -10,7 +10,7 @@ import pytest
 import structlog
 
 from adapters.kubernetes.client import Unavailable
-from handlers.admission.queue import HAND_ON_AT_ONCE, POSTS_MAX, QUEUE_MAX, Hints
+from handlers.admission.queue import HAND_ON_AT_ONCE, POSTS_MAX, QUEUE_MAX, AdmissionQueue
 from tests.support.instant import instantly
 from warmhook.admission_review import Admitted
 from warmhook.events import Event, admitted_event
@@ -34,7 +34,7 @@ class Queue:
         self.attempts = 0
         self.fault = fault
         loop = asyncio.get_running_loop()
-        self.hints = Hints(self.hand_on, monotonic=loop.time, sleep=asyncio.sleep, count=self.counted.append)
+        self.hints = AdmissionQueue(self.hand_on, monotonic=loop.time, sleep=asyncio.sleep, count=self.counted.append)
 
     async def hand_on(self, events: Sequence[Event]) -> None:
         self.attempts += 1
@@ -136,7 +136,7 @@ def test_one_post_that_hangs_holds_up_no_other() -> None:
             handed.extend(events)
 
         loop = asyncio.get_running_loop()
-        hints = Hints(hand_on, monotonic=loop.time, sleep=asyncio.sleep, most=1, at_once=POSTS_MAX)
+        hints = AdmissionQueue(hand_on, monotonic=loop.time, sleep=asyncio.sleep, most=1, at_once=POSTS_MAX)
         task = asyncio.create_task(hints.run(), name="hints")
         for number in range(200):
             hints.add(event(number))
@@ -177,7 +177,7 @@ def test_pods_of_a_namespace_that_cannot_be_written_keep_those_of_no_other_waiti
                 raise Unavailable("failed calling webhook")
             handed.update({one.id: loop.time() for one in events})
 
-        hints = Hints(hand_on, monotonic=loop.time, sleep=asyncio.sleep, at_once=HAND_ON_AT_ONCE)
+        hints = AdmissionQueue(hand_on, monotonic=loop.time, sleep=asyncio.sleep, at_once=HAND_ON_AT_ONCE)
         task = asyncio.create_task(hints.run(), name="hints")
         for second in range(100):
             for number in range(10):

@@ -8,9 +8,9 @@ from random import Random
 
 import structlog
 
-from handlers.posting import SINK_SECONDS, TryLater
+from handlers.posting import SINK_SECONDS, RetryLater
 from handlers.watch.dispatcher import OVERDUE_MAX, Dispatcher
-from handlers.watch.work_queue import Pending
+from handlers.watch.work_queue import WorkQueue
 from tests.handlers.world import START
 from tests.support.instant import instantly
 from warmhook.events import CHANGED, Changed, Event
@@ -32,11 +32,11 @@ def test_with_a_sink_that_never_answers_changes_are_still_sent_and_their_events_
                     waited.setdefault(one["name"], loop.time() - float(one["resourceVersion"]))
             try:
                 await asyncio.sleep(SINK_SECONDS)
-                raise TryLater("no answer")
+                raise RetryLater("no answer")
             finally:
                 under_way -= 1
 
-        pending = Pending()
+        pending = WorkQueue()
         pending.open()
         dispatcher = Dispatcher(
             pending, hang, lambda: START + timedelta(seconds=loop.time()), loop.time, asyncio.sleep, Random(1)

@@ -17,7 +17,7 @@ from adapters.cloudevents import STRUCTURED, read_event, write_event
 from adapters.env import BadSetting
 from handlers.event_sink import AT_ONCE, QUEUE_BYTES, QUEUE_MAX, Publisher, open_publisher
 from handlers.events_token import events_token
-from handlers.posting import Post, TryLater, open_post
+from handlers.posting import Post, RetryLater, open_post
 from handlers.settings import Settings, read_settings
 from tests.handlers.world import DIGEST, HOST, START, World, digest, harbor_push, in_world, status
 from tests.support.instant import instantly
@@ -86,7 +86,7 @@ def test_every_image_of_a_delivery_is_an_event_of_its_own() -> None:
 
 
 async def _refuse(_event: Event) -> None:
-    raise TryLater("K_SINK: 503")
+    raise RetryLater("K_SINK: 503")
 
 
 async def _hang(_event: Event) -> None:
@@ -271,7 +271,7 @@ def test_a_post_that_fails_says_how(monkeypatch: pytest.MonkeyPatch, error: Exce
     def fail(_request: httpx.Request) -> httpx.Response:
         raise error
 
-    with pytest.raises(TryLater, match=f"http://b.example/in: .*{problem}"):
+    with pytest.raises(RetryLater, match=f"http://b.example/in: .*{problem}"):
         posted(monkeypatch, {"K_SINK": "http://user:pass@b.example/in"}, fail)
 
 

@@ -23,10 +23,10 @@ import structlog
 
 from adapters.env import BadSetting
 from adapters.kubernetes.client import Kubernetes
-from adapters.kubernetes.readiness import until_reached
+from adapters.kubernetes.readiness import wait_for_api_server
 from handlers.__main__ import main as web_main
 from handlers.events_token import EventsToken
-from handlers.posting import Refused, TryLater, judge, open_post
+from handlers.posting import Refused, RetryLater, open_post, raise_for_status
 from handlers.settings import Settings, read_settings
 from handlers.sources import read_configuration
 from handlers.watch.__main__ import main as watch_main
@@ -154,7 +154,7 @@ def test_an_api_server_that_does_not_answer_is_one_line_and_tried_until_it_does(
             return None
 
         world.faults.append(down)
-        await until_reached(Kubernetes(world.transport), sleep=asyncio.sleep, rng=random.Random(1))
+        await wait_for_api_server(Kubernetes(world.transport), sleep=asyncio.sleep, rng=random.Random(1))
         assert 100 <= world.monotonic() < 110
         entries = structlog.get_config()["processors"][0].entries
         told = [line for line in entries if line["event"].startswith("api-server")]
@@ -167,31 +167,31 @@ def test_an_api_server_that_does_not_answer_is_one_line_and_tried_until_it_does(
 def test_an_api_server_that_refuses_is_there() -> None:
     async def case(world: World) -> None:
         world.faults.append(lambda _method, _path: status(403))
-        await until_reached(Kubernetes(world.transport), sleep=asyncio.sleep, rng=random.Random(1))
+        await wait_for_api_server(Kubernetes(world.transport), sleep=asyncio.sleep, rng=random.Random(1))
         assert world.monotonic() == 0
 
     in_world(case)
 
 
 @pytest.mark.parametrize(
-    ("code", "raises"), [(400, Refused), (413, Refused), (401, TryLater), (404, TryLater), (500, TryLater)]
+    ("code", "raises"), [(400, Refused), (413, Refused), (401, RetryLater), (404, RetryLater), (500, RetryLater)]
 )
 def test_an_answer_of_the_handlers_says_whether_to_try_again(code: int, raises: type[Exception]) -> None:
     with pytest.raises(raises):
-        judge(httpx.Response(code, text="why"), "/events")
+        raise_for_status(httpx.Response(code, text="why"), "/events")
 
 
 def test_the_wait_that_the_handlers_ask_for_is_kept() -> None:
-    with pytest.raises(TryLater) as caught:
-        judge(httpx.Response(503, headers={"retry-after": "7"}), "/events")
+    with pytest.raises(RetryLater) as caught:
+        raise_for_status(httpx.Response(503, headers={"retry-after": "7"}), "/events")
     assert caught.value.retry_after_seconds == 7
-    judge(httpx.Response(204), "/events")
+    raise_for_status(httpx.Response(204), "/events")
 
 
 @pytest.mark.parametrize("wait", ["\xb2", "nan", "inf", "-1", "1e3", "9" * 400, "Sun, 06 Nov 1994 08:49:37 GMT", ""])
 def test_a_wait_that_is_no_number_of_seconds_is_none(wait: str) -> None:
-    with pytest.raises(TryLater) as caught:
-        judge(httpx.Response(503, headers=[(b"retry-after", wait.encode("latin-1"))]), "/events")
+    with pytest.raises(RetryLater) as caught:
+        raise_for_status(httpx.Response(503, headers=[(b"retry-after", wait.encode("latin-1"))]), "/events")
     assert caught.value.retry_after_seconds is None
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from adapters.kubernetes.client import Unavailable
 from adapters.registries import find_adapters
-from handlers.intake.retry import insist
+from handlers.intake.retry import retry_until
 from tests.support.instant import instantly
 
 
@@ -26,7 +26,7 @@ def _insist(outcomes: list[float | Exception], *, seconds: float) -> tuple[objec
 
     async def run() -> object:
         try:
-            return await insist(accept, at_least_seconds=0.8, seconds=seconds, sleep=asyncio.sleep)
+            return await retry_until(accept, at_least_seconds=0.8, seconds=seconds, sleep=asyncio.sleep)
         except (Unavailable, TimeoutError) as error:
             return type(error)
         finally:

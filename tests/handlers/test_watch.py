@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Unavailable
-from adapters.outages import Interruptions
+from adapters.outages import WatchOutages
 from devcluster.apiserver import InProcessTransport
-from handlers.posting import Refused, TryLater
-from handlers.watch.change_filter import Cache
-from handlers.watch.work_queue import Pending
+from handlers.posting import Refused, RetryLater
+from handlers.watch.change_filter import ChangeFilter
+from handlers.watch.work_queue import WorkQueue
 from tests.handlers.world import HOST, NAMESPACE, World, in_world, status
 from warmhook.events import Changed, Event
 from warmhook.node_lines import Line, desired_name, node_patch
@@ -274,7 +274,7 @@ def test_no_key_is_lost_when_the_handlers_cannot_be_reached_for_a_while() -> Non
 
         async def down(_event: Event) -> None:
             if world.monotonic() < until:
-                raise TryLater("connection refused")
+                raise RetryLater("connection refused")
 
         told.answer = down
         for number in range(250):
@@ -293,7 +293,7 @@ def test_repeats_wait_longer_and_longer_but_never_long() -> None:
 
         async def down(_event: Event) -> None:
             tried.append(world.monotonic())
-            raise TryLater("503", 3600)
+            raise RetryLater("503", 3600)
 
         told.answer = down
         await world.add_nodes("c")
@@ -327,7 +327,7 @@ def test_an_urgent_change_is_not_held_up_by_a_large_one_or_by_some_that_fail() -
             if "large" in names:
                 await asyncio.sleep(20)
             if any(name.startswith("bad") for name in names):
-                raise TryLater("503")
+                raise RetryLater("503")
 
         told.answer = slow
         await world.add_nodes("large")
@@ -357,7 +357,7 @@ def test_a_single_failure_is_logged_if_it_took_long(seconds: float, lines: int) 
         async def fail_once(_event: Event) -> None:
             told.answer = None
             await asyncio.sleep(seconds)
-            raise TryLater("http://broker: ReadTimeout")
+            raise RetryLater("http://broker: ReadTimeout")
 
         told.answer = fail_once
         await world.add_nodes("c")
@@ -379,7 +379,7 @@ def test_a_key_that_changes_while_its_event_is_overdue_is_sent_again_and_never_p
             posted.append(named["resourceVersion"])
             if len(posted) == 1:
                 await asyncio.sleep(20)
-                raise TryLater("no answer")
+                raise RetryLater("no answer")
 
         told.answer = first_hangs_and_fails
         for number in range(2):
@@ -415,7 +415,7 @@ def test_with_the_api_server_unreachable_at_the_start_it_keeps_trying_under_one_
     in_world(case)
 
 
-def interruptions() -> list[tuple[str, str]]:
+def outages() -> list[tuple[str, str]]:
     """Event and hint of what was logged about the watches."""
     entries = structlog.get_config()["processors"][0].entries
     return [(entry["event"], entry.get("hint", "")) for entry in entries if "interrupted" in entry["event"]]
@@ -433,16 +433,16 @@ def test_an_outage_is_one_line_for_all_kinds_and_one_when_all_are_followed_again
         transport = InProcessTransport(world.server, before=before, cut_stream=lambda _path: 0 if down else None)
         async with world.watching(Told(world).post, transport=transport):
             await asyncio.sleep(250)
-            assert interruptions() == []
+            assert outages() == []
             for length, lines in ((60, 1), (900, 3)):
                 down = True
                 world.server.end_watches()
                 await asyncio.sleep(length)
-                assert [event for event, _ in interruptions()] == ["watch-interrupted"] * lines
-                assert "KUBECONFIG" in interruptions()[0][1]
+                assert [event for event, _ in outages()] == ["watch-interrupted"] * lines
+                assert "KUBECONFIG" in outages()[0][1]
                 down = False
                 await asyncio.sleep(20)
-                assert [event for event, _ in interruptions()[lines:]] == ["watch-interrupted-over"]
+                assert [event for event, _ in outages()[lines:]] == ["watch-interrupted-over"]
                 structlog.get_config()["processors"][0].entries.clear()
 
     in_world(case)
@@ -457,21 +457,21 @@ def test_what_is_refused_is_told_apart_from_an_outage() -> None:
 
         async with world.watching(Told(world).post, transport=InProcessTransport(world.server, before=before)):
             await asyncio.sleep(100)
-            assert [hint.partition(" ")[0] for _, hint in interruptions()] == ["install", "check"]
+            assert [hint.partition(" ")[0] for _, hint in outages()] == ["install", "check"]
             answers.clear()
             await asyncio.sleep(20)
-            assert [event for event, _ in interruptions()[2:]] == ["watch-interrupted-over"]
+            assert [event for event, _ in outages()[2:]] == ["watch-interrupted-over"]
 
     in_world(case)
 
 
 def test_a_watch_that_opens_and_breaks_by_turns_is_told_now_and_then() -> None:
     clock = 0.0
-    told = Interruptions(lambda: clock)
+    told = WatchOutages(lambda: clock)
     with structlog.testing.capture_logs() as entries:
         for _ in range(60):
-            told.lasts("a", "Node", Unavailable("broken"))
-            told.over("a")
+            told.failed("a", "Node", Unavailable("broken"))
+            told.recovered("a")
             clock += 1
     assert [entry["event"] for entry in entries] == ["watch-interrupted", "watch-interrupted-over"] * 2
 
@@ -648,7 +648,7 @@ def test_reports_are_gathered_before_they_are_told() -> None:
 
 
 def test_what_is_pending_is_bounded_by_the_number_of_objects() -> None:
-    pending = Pending()
+    pending = WorkQueue()
     pending.open()
     for number in range(10_000):
         pending.changed(Changed("Node", "", f"n{number % 10}", resource_version=str(number)))
@@ -657,8 +657,8 @@ def test_what_is_pending_is_bounded_by_the_number_of_objects() -> None:
 
 
 def test_who_may_tell_nobody_collects_nothing() -> None:
-    pending = Pending()
-    cache = Cache(pending)
+    pending = WorkQueue()
+    cache = ChangeFilter(pending)
     for kind in ("WarmPolicy", "WarmImage", "Node", "ConfigMap"):
         cache.replace(kind, [])
     for number in range(100):

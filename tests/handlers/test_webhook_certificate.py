@@ -29,7 +29,7 @@ from adapters.kubernetes.webhook_secret import token_data
 from devcluster.apiserver import ApiServer, InProcessTransport
 from handlers.serving.credentials import Credentials
 from handlers.serving.tls import TlsServer, serve_tls
-from handlers.watch.webhook_certificate import SECRET, Certificates
+from handlers.watch.webhook_certificate import SECRET, CertRotator
 from tests.handlers.world import ADMISSION_TOKEN, NAMESPACE, START, World, in_world, status
 from tests.real.programs import eventually
 from warmhook.admission_tokens import path_of, read_tokens, token_of
@@ -80,8 +80,8 @@ async def empty(world: World) -> None:
 
 def certificates(
     world: World, ahead: timedelta = timedelta(0), kubernetes: Kubernetes | None = None, *, leads: bool = True
-) -> Certificates:
-    return Certificates(
+) -> CertRotator:
+    return CertRotator(
         kubernetes or world.admin,
         NAMESPACE,
         lambda: world.now() + ahead,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers.watch.work_queue import Batch, Pending
+from handlers.watch.work_queue import Batch, WorkQueue
 from warmhook.events import Changed
 
 steps = st.one_of(
@@ -21,7 +21,7 @@ class Played:
     """Steps on what is pending, what became of it, and the newest version of each key."""
 
     def __init__(self) -> None:
-        self.pending = Pending()
+        self.pending = WorkQueue()
         self.pending.open()
         self.under_way: list[Batch] = []
         self.version = 0
@@ -68,7 +68,7 @@ def test_the_newest_word_of_every_key_waits_is_under_way_or_was_taken(steps: lis
 
 
 def test_a_key_is_named_by_one_event_at_a_time_until_that_is_overdue() -> None:
-    pending = Pending()
+    pending = WorkQueue()
     pending.open()
     pending.changed(Changed("Node", "", "a", resource_version="1"))
     first = pending.take("changes", 9)

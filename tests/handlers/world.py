@@ -29,8 +29,8 @@ from devcluster.apiserver import ApiServer, InProcessTransport
 from handlers.event_sink import Publisher
 from handlers.events_token import EventsToken
 from handlers.metrics import Metrics
-from handlers.posting import Post, judge
-from handlers.reconcile.reader import Cluster
+from handlers.posting import Post, raise_for_status
+from handlers.reconcile.reader import Reader
 from handlers.serving.credentials import Credentials
 from handlers.settings import Settings
 from handlers.sources import Configuration, read_configuration
@@ -81,7 +81,7 @@ class World:
         self.metrics = Metrics()
         self.environ = {"HARBOR": SECRET}
         self.configuration = configuration(sources, self.environ)
-        self.cluster = Cluster(self.admin, NAMESPACE, now=self.now)
+        self.cluster = Reader(self.admin, NAMESPACE, now=self.now)
         self.credentials = Credentials(Kubernetes(InProcessTransport(server, user_agent="web")), NAMESPACE)
         self.app = self.new_app()
         self.client = self.new_client(self.app)
@@ -103,9 +103,9 @@ class World:
             token=EventsToken(self.settings.events_token_file, EVENTS_TOKEN),
         )
 
-    def new_cluster(self) -> Cluster:
+    def new_cluster(self) -> Reader:
         """What reads the cluster for a `web`."""
-        return Cluster(Kubernetes(self.transport), NAMESPACE, now=self.now)
+        return Reader(Kubernetes(self.transport), NAMESPACE, now=self.now)
 
     def new_client(self, app: Any, host: str = "127.0.0.1") -> httpx.AsyncClient:
         """Somebody who asks `app`, from that address; to `/events` with the token, unless the request has another."""
@@ -258,7 +258,7 @@ class World:
     async def post(self, event: Event) -> None:
         """How `watch` reaches `web`."""
         headers = {"content-type": STRUCTURED}
-        judge(await self.client.post("/events", content=write_event(event), headers=headers), "/events")
+        raise_for_status(await self.client.post("/events", content=write_event(event), headers=headers), "/events")
 
     @asynccontextmanager
     async def watching(

@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from adapters.cloudevents import STRUCTURED, write_event
-from handlers.posting import SINK_SECONDS, TryLater
+from handlers.posting import SINK_SECONDS, RetryLater
 from handlers.watch.dispatcher import OVERDUE_MAX
 from tests.handlers.world import HOST, World, in_world
 from tests.support.broker import Broker, Delivery, Trigger
@@ -68,7 +68,7 @@ class Sink:
                 headers = {"content-type": STRUCTURED}
                 status, _ = await self.broker.ingress("POST", PATH, headers, write_event(event))
         except TimeoutError as error:
-            raise TryLater("no answer") from error
+            raise RetryLater("no answer") from error
         finally:
             self.under_way -= 1
         assert status == 202

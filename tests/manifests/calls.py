@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import structlog
 
+from adapters.clock import Clock
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes, NotFound
 from adapters.kubernetes.warmimage import REPOSITORY_LABEL
@@ -22,7 +23,6 @@ from devcluster.apiserver import InProcessTransport
 from handlers.serving.credentials import Credentials
 from handlers.watch.webhook_certificate import SECRET
 from nodeagent.agent import Agent
-from nodeagent.clock import Clock
 from nodeagent.metrics import Metrics
 from nodeagent.settings import Settings
 from tests.handlers.world import DIGEST, HOST, NAMESPACE, POLICIES, World, in_world, status

@@ -14,11 +14,10 @@ from typing import Any
 import pytest
 import structlog
 
-from adapters.clock import utcnow
+from adapters.clock import real_clock, utcnow
 from adapters.kubernetes.client import Kubernetes, KubernetesError, NotFound, Refused
 from adapters.kubernetes.paths import NODES, configmaps
-from handlers.watch.webhook_certificate import Certificates
-from nodeagent.clock import real_clock
+from handlers.watch.webhook_certificate import CertRotator
 from nodeagent.reporter import Reporter
 from tests.manifests.calls import Call, record
 from tests.manifests.installation import Installation, installed, path_of
@@ -308,7 +307,7 @@ def test_watch_changes_two_fields_of_its_webhook_configuration_and_nothing_else(
             await eventually(in_force, what="the policy is in force")
             assert await patched(url="https://example.com/")
             system = installation.system
-            await Certificates(watch, system, utcnow, time.monotonic, asyncio.sleep, random.Random(1)).look()
+            await CertRotator(watch, system, utcnow, time.monotonic, asyncio.sleep, random.Random(1)).look()
             (told,) = (await watch.get(path))["webhooks"]
             assert told["clientConfig"]["service"]["path"].startswith("/admission/pods/")
             assert told["clientConfig"]["caBundle"]

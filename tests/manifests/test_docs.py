@@ -51,7 +51,7 @@ def test_every_log_line_that_is_explained_is_written() -> None:
 
 
 def test_every_log_line_that_somebody_should_read_is_explained() -> None:
-    warns = re.compile(r"\.(?:warning|error|exception)\(\s*\"([a-z-]+)\"|Trouble\([^)]*\"([a-z-]+)\"\)")
+    warns = re.compile(r"\.(?:warning|error|exception)\(\s*\"([a-z-]+)\"|OutageLog\([^)]*\"([a-z-]+)\"\)")
     sources = [
         path.read_text() for folder in ("handlers", "nodeagent", "adapters") for path in (ROOT / folder).rglob("*.py")
     ]

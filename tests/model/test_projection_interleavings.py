@@ -17,13 +17,13 @@ import pytest
 from adapters.clock import utcnow
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes
-from adapters.kubernetes.rate_limit import ByteBudget
+from adapters.kubernetes.rate_limit import ByteRateLimiter
 from adapters.kubernetes.warmimage import warmimage_crd
 from devcluster.apiserver import ApiServer, InProcessTransport
 from handlers.reconcile.node_configmaps import NodeWrites
 from handlers.reconcile.outcomes import Outcomes
 from handlers.reconcile.projection import Projection
-from handlers.reconcile.reader import Cluster
+from handlers.reconcile.reader import Reader
 from tests.model.history import EPOCH
 from tests.support.instant import instantly
 from tests.support.runtime import digest_of
@@ -86,9 +86,9 @@ class Stage:
 
 def _projection(transport: InProcessTransport) -> Projection:
     loop, kubernetes = asyncio.get_running_loop(), Kubernetes(transport)
-    budget = ByteBudget(0, monotonic=loop.time, sleep=asyncio.sleep)
+    budget = ByteRateLimiter(0, monotonic=loop.time, sleep=asyncio.sleep)
     writes = NodeWrites(kubernetes, SYSTEM, budget, monotonic=loop.time, sleep=asyncio.sleep, rng=random.Random(1))
-    return Projection(Cluster(kubernetes, SYSTEM, now=utcnow), writes, monotonic=loop.time)
+    return Projection(Reader(kubernetes, SYSTEM, now=utcnow), writes, monotonic=loop.time)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import structlog
 
+from adapters.clock import Clock
 from adapters.cloudevents import STRUCTURED, write_event
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes
@@ -27,12 +28,11 @@ from adapters.kubernetes.warmpolicy import warmpolicy_crd
 from devcluster.apiserver import ApiServer
 from handlers.events_token import EventsToken
 from handlers.metrics import Metrics
-from handlers.posting import Refused, TryLater
+from handlers.posting import Refused, RetryLater
 from handlers.settings import Settings
 from handlers.watch.run import watch
 from handlers.wiring import build_web
 from nodeagent.agent import Agent
-from nodeagent.clock import Clock
 from nodeagent.metrics import Metrics as AgentMetrics
 from nodeagent.settings import Settings as AgentSettings
 from tests.model.history import EPOCH, Attempt, History, Image, Push, Spec
@@ -186,12 +186,12 @@ class World:
                 headers = {"content-type": STRUCTURED, "authorization": _TOKEN.header()}
                 status, text = await self.request("/events", headers, body)
         except (ConnectionError, TimeoutError) as error:
-            raise TryLater(str(error)) from error
+            raise RetryLater(str(error)) from error
         if status == 400:
             self.problems.append(f"/events refused {body[:200]!r}: {text!r}")
             raise Refused(text.decode())
         if status >= 300:
-            raise TryLater(str(status), 1)
+            raise RetryLater(str(status), 1)
 
     async def request(
         self, path: str, headers: Mapping[str, str], body: bytes, attempt: Attempt | None = None
@@ -216,7 +216,7 @@ class World:
     async def sync(self) -> None:
         """One sync, however often it must be asked for."""
         while True:
-            with contextlib.suppress(TryLater):
+            with contextlib.suppress(RetryLater):
                 return await self._post(_SYNC)
             await asyncio.sleep(1)
 

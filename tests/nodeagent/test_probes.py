@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator
 import pytest
 import structlog
 
+from adapters.clock import Clock, real_clock
 from adapters.listening import open_listener
-from nodeagent.clock import Clock, real_clock
 from nodeagent.health import Health
 from nodeagent.metrics import Metrics
 from nodeagent.probes import CONNECTIONS, serve_probes

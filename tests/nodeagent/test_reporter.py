@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodeagent.reporter import rewrite, sayable
+from nodeagent.reporter import reportable, rewrite
 from tests.warmhook.test_node_lines import merged
 from tests.warmhook.test_node_report import NOW, SETS
 from warmhook.node_report import LineReport, read_report, report_patch
@@ -20,12 +20,12 @@ def test_warm_is_said_only_of_what_is_warm_now(
     unsettled = {
         key for key, line in current.items() if line.state in ("waiting", "pulling") and data.draw(st.booleans())
     }
-    said = sayable(written, current, unsettled)
+    said = reportable(written, current, unsettled)
     assert said.keys() <= current.keys()
     for key, line in said.items():
         assert line in (current[key], written.get(key))
         assert line.state != "warm" or current[key] == line
-    assert sayable(said, current, set()) == current
+    assert reportable(said, current, set()) == current
 
 
 @given(SETS, SETS)

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from nodeagent.clock import Budget
+from adapters.clock import Budget
 from tests.nodeagent.test_agent import a_push, line_of, warm
 from tests.support.agents import Bench, bench
 from tests.support.instant import instantly, until

@@ -15,12 +15,12 @@ from typing import Any
 
 import structlog
 
+from adapters.clock import Clock
 from adapters.kubernetes.client import Kubernetes, NotFound
 from adapters.kubernetes.paths import NODES, configmaps
 from adapters.kubernetes.paths import node as node_path
 from devcluster.apiserver import ApiServer, InProcessTransport
 from nodeagent.agent import Agent
-from nodeagent.clock import Clock
 from nodeagent.metrics import Metrics
 from nodeagent.settings import Settings
 from tests.support.runtime import MemoryRuntime

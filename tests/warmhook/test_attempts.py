@@ -12,13 +12,13 @@ from warmhook.attempts import (
     EVICTED_SECONDS,
     FIRST_RETRY_SECONDS,
     LASTING_RETRY_SECONDS,
-    NONE_YET,
+    NO_ATTEMPTS,
     RETRY_SECONDS,
     RETRY_STEP_SECONDS,
     Attempts,
-    after_failure,
     after_removal,
     line_report,
+    with_failure,
 )
 from warmhook.ports import FailureReason
 
@@ -34,7 +34,7 @@ def test_a_back_off_is_never_longer_than_its_bound(
     failed: int, limit: int, random: float, now: float, reason: FailureReason
 ) -> None:
     it = wanted(a_line(backoff_limit=limit))
-    after = after_failure(Attempts(failed), it, reason, "reset", now, random)
+    after = with_failure(Attempts(failed), it, reason, "reset", now, random)
     wait = after.due_at - now
     longest = LASTING_RETRY_SECONDS if reason in ("NotFound", "Unauthorized") else RETRY_SECONDS
     assert after.failed == failed + 1
@@ -46,9 +46,9 @@ def test_a_back_off_is_never_longer_than_its_bound(
 
 
 def test_what_only_somebody_can_mend_is_tried_every_hour_in_the_end() -> None:
-    it, attempts, now, waits = wanted(a_line(backoff_limit=0)), NONE_YET, 0.0, []
+    it, attempts, now, waits = wanted(a_line(backoff_limit=0)), NO_ATTEMPTS, 0.0, []
     for _ in range(6):
-        attempts = after_failure(attempts, it, "Unauthorized", "no", now, 0.5)
+        attempts = with_failure(attempts, it, "Unauthorized", "no", now, 0.5)
         waits.append(attempts.due_at - now)
         now = attempts.due_at
     assert waits == [300, 600, 1200, 2400, 3600, 3600]
@@ -56,29 +56,29 @@ def test_what_only_somebody_can_mend_is_tried_every_hour_in_the_end() -> None:
 
 def test_a_full_disk_is_left_alone_for_an_hour_at_once() -> None:
     it = wanted(a_line(backoff_limit=3))
-    attempts = after_failure(NONE_YET, it, "DiskFull", "no space left on device", 100, 1.0)
+    attempts = with_failure(NO_ATTEMPTS, it, "DiskFull", "no space left on device", 100, 1.0)
     assert attempts.due_at == 100 + EVICTED_SECONDS
     assert attempts.exhausted(it)
 
 
 def test_an_image_that_timed_out_or_held_its_slot_for_long_is_remembered_as_slow() -> None:
     it = wanted(a_line())
-    assert after_failure(NONE_YET, it, "Timeout", "", 0, 0).slow
-    assert after_failure(NONE_YET, it, "Network", "", 0, 0, slow=True).slow
-    assert after_failure(Attempts(1, slow=True), it, "Network", "", 0, 0).slow
-    assert not after_failure(NONE_YET, it, "Network", "", 0, 0).slow
+    assert with_failure(NO_ATTEMPTS, it, "Timeout", "", 0, 0).slow
+    assert with_failure(NO_ATTEMPTS, it, "Network", "", 0, 0, slow=True).slow
+    assert with_failure(Attempts(1, slow=True), it, "Network", "", 0, 0).slow
+    assert not with_failure(NO_ATTEMPTS, it, "Network", "", 0, 0).slow
 
 
 def test_back_offs_grow() -> None:
-    it, attempts, waits = wanted(a_line(backoff_limit=10)), NONE_YET, []
+    it, attempts, waits = wanted(a_line(backoff_limit=10)), NO_ATTEMPTS, []
     for _ in range(9):
-        attempts = after_failure(attempts, it, "Network", "reset", 100, 1.0)
+        attempts = with_failure(attempts, it, "Network", "reset", 100, 1.0)
         waits.append(attempts.due_at - 100)
     assert waits == [5, 10, 20, 40, 80, 160, 300, 300, 300]
 
 
 def test_two_removals_are_healed_at_once_and_the_third_within_an_hour_waits() -> None:
-    attempts = NONE_YET
+    attempts = NO_ATTEMPTS
     for now in (0.0, 1000.0):
         attempts = after_removal(attempts, now, "12:00")
         assert attempts.due_at == 0
@@ -91,7 +91,7 @@ def test_two_removals_are_healed_at_once_and_the_third_within_an_hour_waits() ->
 
 @given(st.lists(st.floats(0, 20_000), max_size=20).map(sorted))
 def test_removals_an_hour_apart_are_forgotten(times: list[float]) -> None:
-    attempts = NONE_YET
+    attempts = NO_ATTEMPTS
     for now in times:
         attempts = after_removal(attempts, now, "")
         recent = [time for time in times if time <= now and now - time < EVICTED_SECONDS]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmhook.leader_election import LEASE_SECONDS, Election, Lease
+from warmhook.leader_election import LEASE_SECONDS, ElectionState, Lease
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Store:
 class Candidate:
     offset: float
     """Its monotonic clock began at another time than the others'."""
-    election: Election = field(default_factory=lambda: Election(""))
+    election: ElectionState = field(default_factory=lambda: ElectionState(""))
 
     def step(self, store: Store, now: float, delay: float) -> None:
         """One look at the Lease, and a write that takes effect `delay` seconds after it was decided."""
@@ -50,7 +50,7 @@ steps = st.lists(
 @given(steps, st.lists(st.floats(-1000, 1000), min_size=3, max_size=3))
 def test_there_are_never_two_holders(taken: list[tuple[int, float, float]], offsets: list[float]) -> None:
     store, now = Store(), 0.0
-    candidates = [Candidate(offset, Election(str(number))) for number, offset in enumerate(offsets)]
+    candidates = [Candidate(offset, ElectionState(str(number))) for number, offset in enumerate(offsets)]
     for who, wait, delay in taken:
         now += wait
         candidates[who].step(store, now, delay)
@@ -58,28 +58,28 @@ def test_there_are_never_two_holders(taken: list[tuple[int, float, float]], offs
 
 
 def test_a_lease_that_is_given_back_is_free_at_once() -> None:
-    held = Election("a").observed(Lease("b", "1"), 0)
+    held = ElectionState("a").observed(Lease("b", "1"), 0)
     assert not held.may_write(LEASE_SECONDS - 0.1)
     assert held.observed(Lease("", "2"), 1).may_write(1)
 
 
 def test_a_lease_that_nobody_renews_is_free_once_it_was_seen_for_as_long_as_it_lasts() -> None:
-    held = Election("a").observed(Lease("b", "1"), 0)
+    held = ElectionState("a").observed(Lease("b", "1"), 0)
     assert held.observed(Lease("b", "1"), 10).may_write(LEASE_SECONDS)
     assert not held.observed(Lease("b", "2"), 10).may_write(LEASE_SECONDS)
 
 
 def test_a_holder_that_cannot_renew_stops_before_anybody_may_take_over() -> None:
     began, arrived = 100.0, 104.0
-    holder = Election("a").wrote(Lease("a", "1"), began, arrived)
-    other = Election("b").observed(Lease("a", "1"), began)
+    holder = ElectionState("a").wrote(Lease("a", "1"), began, arrived)
+    other = ElectionState("b").observed(Lease("a", "1"), began)
     assert holder.leads(began)
     assert not holder.leads(began + LEASE_SECONDS - 3)
     assert not other.may_write(began + LEASE_SECONDS - 0.1)
 
 
 def test_a_write_that_came_too_late_ends_the_lead() -> None:
-    holder = Election("a").wrote(Lease("a", "1"), 0, 0)
+    holder = ElectionState("a").wrote(Lease("a", "1"), 0, 0)
     assert holder.leads(1)
     assert not holder.overruled().leads(1)
     assert not holder.observed(Lease("b", "2"), 1).leads(1)

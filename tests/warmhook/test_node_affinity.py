@@ -20,11 +20,11 @@ from warmhook.node_affinity import (
     Toleration,
     TooManyTerms,
     affinity_object,
-    both,
-    is_on,
+    intersect,
+    matches_node,
     parse_affinity,
     parse_tolerations,
-    takes,
+    tolerates,
     toleration_object,
 )
 from warmhook.placement import Node, node_selector, place, reads_taints
@@ -207,14 +207,14 @@ def test_both_affinities_hold_together_and_in_either_order() -> None:
             parse_affinity({"nodeSelectorTerms": [random_term(rng) for _ in range(rng.randrange(1, 3))]})
             for _ in range(2)
         )
-        joined = both(one, two)
+        joined = intersect(one, two)
         assert joined is not None
-        assert joined == both(two, one)
+        assert joined == intersect(two, one)
         for number in range(10):
             node = value_of(random_node(rng, f"n{number}"))
-            allowed = is_on(one, node.name, node.labels) and is_on(two, node.name, node.labels)
-            assert is_on(joined, node.name, node.labels) == allowed
-    assert both(None, one) == both(one, None) == one
+            allowed = matches_node(one, node.name, node.labels) and matches_node(two, node.name, node.labels)
+            assert matches_node(joined, node.name, node.labels) == allowed
+    assert intersect(None, one) == intersect(one, None) == one
 
 
 def test_too_many_parts_are_refused() -> None:
@@ -229,9 +229,9 @@ def test_too_many_parts_are_refused() -> None:
     with pytest.raises(TooManyTerms):
         parse_affinity({"nodeSelectorTerms": large})
     with pytest.raises(TooManyTerms):
-        both(parse_affinity({"nodeSelectorTerms": large[:4]}), parse_affinity({"nodeSelectorTerms": large[4:7]}))
+        intersect(parse_affinity({"nodeSelectorTerms": large[:4]}), parse_affinity({"nodeSelectorTerms": large[4:7]}))
     with pytest.raises(TooManyTerms):
-        both(*[parse_affinity({"nodeSelectorTerms": terms[:9]})] * 2)
+        intersect(*[parse_affinity({"nodeSelectorTerms": terms[:9]})] * 2)
     with pytest.raises(TooManyTerms):
         parse_tolerations([{"key": f"k{n}", "operator": "Exists"} for n in range(TOLERATIONS_MAX + 1)])
 
@@ -256,18 +256,18 @@ def test_a_term_that_cannot_be_read_matches_nothing_and_is_refused_where_a_perso
 
 
 def test_no_terms_match_no_node() -> None:
-    assert not is_on((), "n", {})
-    assert not is_on((Term(),), "n", {})
+    assert not matches_node((), "n", {})
+    assert not matches_node((Term(),), "n", {})
 
 
 @pytest.mark.parametrize("state", ["not-ready", "unreachable", "network-unavailable", "memory-pressure"])
 def test_what_passes_by_itself_keeps_nobody_off(state: str) -> None:
-    assert takes([Taint(f"node.kubernetes.io/{state}", "", "NoExecute")], False, ())
+    assert tolerates([Taint(f"node.kubernetes.io/{state}", "", "NoExecute")], False, ())
 
 
 def test_a_cordoned_node_takes_only_who_tolerates_that() -> None:
-    assert not takes([], True, ())
-    assert takes([], True, [Toleration("node.kubernetes.io/unschedulable", "Exists")])
+    assert not tolerates([], True, ())
+    assert tolerates([], True, [Toleration("node.kubernetes.io/unschedulable", "Exists")])
 
 
 def test_tolerations_of_what_passes_are_left_out() -> None:
@@ -287,7 +287,7 @@ def test_tolerations_of_what_passes_are_left_out() -> None:
     ],
 )
 def test_a_taint_of_a_nodes_first_minute_keeps_no_image_away(key: str) -> None:
-    assert takes([Taint(key)], False, ())
+    assert tolerates([Taint(key)], False, ())
     assert parse_tolerations([{"key": key, "operator": "Exists"}]) == ()
 
 
@@ -307,7 +307,7 @@ def test_gt_and_lt_compare_the_taints_value_as_an_integer(
     operator: str, value: str, taint: str, tolerated: bool
 ) -> None:
     (toleration,) = parse_tolerations([{"key": "a", "operator": operator, "value": value}])
-    assert takes([Taint("a", taint)], False, [toleration]) is tolerated
+    assert tolerates([Taint("a", taint)], False, [toleration]) is tolerated
 
 
 def test_taints_matter_only_where_tolerations_are_given() -> None:

@@ -12,7 +12,7 @@ from warmhook.images import parse_reference
 from warmhook.labels import Requirement, Selector
 from warmhook.node_affinity import Constraints, Term, Toleration
 from warmhook.node_lines import line_of
-from warmhook.pod_images import ASKERS_MAX, asked_for, decide_admission, takes_pod
+from warmhook.pod_images import OWNERS_MAX, decide_admission, takes_pod, warmimages_for_pod
 from warmhook.policies import Policy, Upsert, decide_push, policy_changes, surplus
 from warmhook.rules import PushRule
 from warmhook.timestamps import parse_time
@@ -38,7 +38,7 @@ POD = Admitted(
 
 
 def asked(policy: Policy = POLICY, pod: Admitted = POD, days: float = 0) -> list[WarmImage]:
-    return list(asked_for(policy, pod, NOW + timedelta(days=days), "e-1"))
+    return list(warmimages_for_pod(policy, pod, NOW + timedelta(days=days), "e-1"))
 
 
 def test_only_pods_of_the_policys_own_namespace_that_it_selects_are_taken() -> None:
@@ -172,8 +172,8 @@ def test_a_crowd_of_owners_is_remembered_only_in_part_and_costs_few_writes() -> 
         if isinstance(decision, Upsert):
             stored, writes = decision.warmimage, writes + 1
     assert stored is not None
-    assert stored.asked is not None
-    assert (len(stored.asked.askers), stored.asked.more, writes) == (ASKERS_MAX, True, ASKERS_MAX + 1)
+    assert stored.pod_origin is not None
+    assert (len(stored.pod_origin.owners), stored.pod_origin.more, writes) == (OWNERS_MAX, True, OWNERS_MAX + 1)
     nobody = replace(POLICY, pods=Selector((Requirement("app", "Exists"),)))
     assert not policy_changes(nobody, [stored], NOW).deletes
 
@@ -228,6 +228,6 @@ def test_keep_neither_counts_nor_removes_them() -> None:
 
 def test_one_whose_constraints_were_changed_by_hand_is_dropped() -> None:
     one = asked()[0]
-    assert one.asked is not None
-    bent = replace(one, asked=replace(one.asked, constraints=Constraints()))
+    assert one.pod_origin is not None
+    bent = replace(one, pod_origin=replace(one.pod_origin, constraints=Constraints()))
     assert policy_changes(POLICY, [bent], NOW).deletes == (bent,)

@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from warmhook.attempts import (
-    NONE_YET,
+    NO_ATTEMPTS,
     Attempts,
 )
+from warmhook.desired_lines import DesiredLine, select_lines
 from warmhook.node_lines import MAX_LINES, Line
 from warmhook.ports import RuntimeImage
-from warmhook.presence import brought, images_by_name, is_warm, moved_to
+from warmhook.presence import images_by_name, is_warm, pulled_digest, replaced_digest
 from warmhook.pull_queue import (
     GIVE_WAY_SECONDS,
     NEGLECTED_SECONDS,
@@ -24,7 +25,6 @@ from warmhook.pull_queue import (
     next_due,
     schedule,
 )
-from warmhook.wanted import Wanted, take_lines
 from warmhook.warmimages import ObjectKey, Pull
 
 ONE, TWO = f"sha256:{'1' * 64}", f"sha256:{'2' * 64}"
@@ -32,8 +32,8 @@ IMAGE = "registry.example.com/shop/web:1"
 NAME = "registry.example.com/shop/web"
 
 
-def wanted(line: Line, since: float = 0) -> Wanted:
-    return Wanted(line, line.version, since)
+def wanted(line: Line, since: float = 0) -> DesiredLine:
+    return DesiredLine(line, line.version, since)
 
 
 def a_line(image: str = IMAGE, name: str = "web", digest: str = "", pushed_at: str = "", **pull: object) -> Line:
@@ -67,7 +67,7 @@ def pull_of(image: str, namespace: str = "shop", *, slow: bool = False, priority
 
 @given(SETS, st.data(), st.integers(1, 5), st.floats(0, 2000))
 def test_nothing_warm_waiting_or_running_is_ever_pulled(
-    lines: list[Wanted], data: st.DataObject, parallel: int, now: float
+    lines: list[DesiredLine], data: st.DataObject, parallel: int, now: float
 ) -> None:
     versions = [it.version for it in lines]
     warm = set(data.draw(st.lists(st.sampled_from(versions)) if versions else st.just([])))
@@ -86,7 +86,7 @@ def test_nothing_warm_waiting_or_running_is_ever_pulled(
         group = [it for it in lines if it.line.image == pull.image]
         missing = [it for it in group if it.version not in warm]
         assert pull.image not in running
-        assert any(attempts.get(it.version, NONE_YET).due_at <= now for it in missing)
+        assert any(attempts.get(it.version, NO_ATTEMPTS).due_at <= now for it in missing)
         assert pull.versions == {it.version for it in group}
         assert pull.timeout_seconds == max(it.line.pull.timeout_seconds for it in missing)
         assert pull.priority == max(it.line.pull.priority for it in missing)
@@ -94,18 +94,18 @@ def test_nothing_warm_waiting_or_running_is_ever_pulled(
     if len(plan.start) + len(swift) < parallel and len(plan.start) + len(running) < 2 * parallel:
         started = {pull.image for pull in plan.start} | running.keys()
         for it in lines:
-            due = it.version not in warm and attempts.get(it.version, NONE_YET).due_at <= now
+            due = it.version not in warm and attempts.get(it.version, NO_ATTEMPTS).due_at <= now
             assert not due or it.line.image in started
 
 
 @given(SETS)
-def test_higher_priority_goes_first_then_who_waits_longest(lines: list[Wanted]) -> None:
+def test_higher_priority_goes_first_then_who_waits_longest(lines: list[DesiredLine]) -> None:
     pulls = schedule(lines, set(), {}, {}, 0, 100, {}).start
     assert pulls == sorted(pulls, key=lambda pull: (-pull.priority, pull.since))
 
 
 @given(SETS, st.randoms())
-def test_the_order_of_the_lines_does_not_matter(lines: list[Wanted], random: object) -> None:
+def test_the_order_of_the_lines_does_not_matter(lines: list[DesiredLine], random: object) -> None:
     shuffled = list(lines)
     random.shuffle(shuffled)  # type: ignore[attr-defined]  # hypothesis types it loosely
     assert schedule(shuffled, set(), {}, {}, 0, 3, {}) == schedule(lines, set(), {}, {}, 0, 3, {})
@@ -119,7 +119,7 @@ def test_an_image_that_failed_goes_after_one_that_did_not() -> None:
 
 
 def test_a_neglected_namespace_goes_before_priority_once_and_within_one_priority_counts() -> None:
-    def line(namespace: str, name: str, priority: int) -> Wanted:
+    def line(namespace: str, name: str, priority: int) -> DesiredLine:
         image = f"registry.example.com/{namespace}/{name}:1"
         return wanted(Line(ObjectKey(namespace, name), image, pull=Pull(priority=priority)), since=100)
 
@@ -194,7 +194,7 @@ def test_images_that_were_slow_hold_half_of_the_slots_at_most_and_stop_nothing(
 @settings(max_examples=50)
 @given(RUNNING, st.integers(1, 4), SETS)
 def test_no_more_pulls_are_stopped_than_wait_and_none_twice(
-    slots: list[tuple[str, bool, float]], parallel: int, lines: list[Wanted]
+    slots: list[tuple[str, bool, float]], parallel: int, lines: list[DesiredLine]
 ) -> None:
     now = 10_000.0
     running = held(slots, now, parallel)
@@ -296,18 +296,18 @@ def test_where_the_tag_has_moved_what_came_is_expected_from_then_on() -> None:
     pulled = {it.version: TWO}
     assert is_warm(it, listed(TWO), RUNNABLE, pulled)
     assert not is_warm(it, listed(ONE), RUNNABLE, pulled)
-    assert moved_to(it, pulled) == TWO
-    assert moved_to(it, {it.version: ONE}) == moved_to(it, {}) == ""
+    assert replaced_digest(it, pulled) == TWO
+    assert replaced_digest(it, {it.version: ONE}) == replaced_digest(it, {}) == ""
 
 
 def test_what_a_pull_brought() -> None:
-    assert brought(IMAGE, {}, listed(ONE), ONE) == ONE
-    assert brought(IMAGE, {}, listed(TWO), ONE) == TWO
+    assert pulled_digest(IMAGE, {}, listed(ONE), ONE) == ONE
+    assert pulled_digest(IMAGE, {}, listed(TWO), ONE) == TWO
     # The image had the other digest before; the new one is what the tag's pull brought.
-    assert brought(IMAGE, listed(ONE), listed(ONE, TWO)) == TWO
-    assert brought(IMAGE, listed(ONE, TWO), listed(ONE, TWO), TWO) == TWO
-    assert brought(IMAGE, {}, listed()) == ""
-    assert brought(IMAGE, {}, {}) == ""
+    assert pulled_digest(IMAGE, listed(ONE), listed(ONE, TWO)) == TWO
+    assert pulled_digest(IMAGE, listed(ONE, TWO), listed(ONE, TWO), TWO) == TWO
+    assert pulled_digest(IMAGE, {}, listed()) == ""
+    assert pulled_digest(IMAGE, {}, {}) == ""
 
 
 @given(st.sets(st.sampled_from([ONE, TWO])), st.sets(st.sampled_from([ONE, TWO])), st.sampled_from(["", ONE, TWO]))
@@ -316,7 +316,7 @@ def test_after_a_pull_whose_image_lists_a_digest_every_line_of_it_is_warm(
 ) -> None:
     it = wanted(a_line(digest=expected, pushed_at="2026-05-01T00:00:00Z"))
     images = listed(*after)
-    pulled = {it.version: brought(IMAGE, listed(*before), images, expected)}
+    pulled = {it.version: pulled_digest(IMAGE, listed(*before), images, expected)}
     assert is_warm(it, images, RUNNABLE, pulled) == bool(after)
 
 
@@ -325,16 +325,16 @@ def test_after_a_pull_whose_image_lists_a_digest_every_line_of_it_is_warm(
 
 def test_lines_keep_their_age_until_their_version_changes() -> None:
     line = a_line(digest=ONE)
-    first = take_lines({line.key: line.encode()}, {}, 10).lines
-    assert take_lines({line.key: line.encode()}, first, 20).lines[line.key].since == 10
+    first = select_lines({line.key: line.encode()}, {}, 10).lines
+    assert select_lines({line.key: line.encode()}, first, 20).lines[line.key].since == 10
     newer = replace(line, digest=TWO)
-    assert take_lines({line.key: newer.encode()}, first, 20).lines[line.key].since == 20
+    assert select_lines({line.key: newer.encode()}, first, 20).lines[line.key].since == 20
 
 
 @given(st.integers(0, 300), st.integers(0, 300))
 def test_the_most_important_lines_are_taken_and_the_rest_is_surplus(many: int, important: int) -> None:
     lines = [a_line(name=f"n{i}", priority=int(i < important)) for i in range(many)]
-    taken = take_lines({line.key: line.encode() for line in lines}, {}, 0)
+    taken = select_lines({line.key: line.encode() for line in lines}, {}, 0)
     assert len(taken.lines) == min(many, MAX_LINES)
     assert len(taken.lines) + len(taken.surplus) == many
     # All of one namespace.
@@ -345,30 +345,30 @@ def test_the_most_important_lines_are_taken_and_the_rest_is_surplus(many: int, i
 def test_of_lines_that_find_no_room_the_newest_of_a_priority_are_taken_and_stay_taken() -> None:
     old = [a_line(name=f"old{number}") for number in range(MAX_LINES)]
     data = {line.key: line.encode() for line in old}
-    first = take_lines(data, {}, 10)
+    first = select_lines(data, {}, 10)
     new = a_line(name="new")
-    second = take_lines(data | {new.key: new.encode()}, first.lines, 20)
+    second = select_lines(data | {new.key: new.encode()}, first.lines, 20)
     assert new.key in second.lines
-    third = take_lines(data | {new.key: new.encode()}, {**second.surplus, **second.lines}, 30)
+    third = select_lines(data | {new.key: new.encode()}, {**second.surplus, **second.lines}, 30)
     assert third == second
 
 
 def test_one_namespace_takes_no_line_of_another() -> None:
     loud = [replace(a_line(priority=1000), warmimage=ObjectKey("loud", f"x{number}")) for number in range(1000)]
     quiet = [replace(a_line(), warmimage=ObjectKey("quiet", f"x{number}")) for number in range(50)]
-    taken = take_lines({line.key: line.encode() for line in loud + quiet}, {}, 0)
+    taken = select_lines({line.key: line.encode() for line in loud + quiet}, {}, 0)
     assert {line.key for line in quiet} <= taken.lines.keys()
     assert len(taken.lines) == MAX_LINES
 
 
 @given(st.dictionaries(st.text(max_size=20), st.text(max_size=60) | st.just("[" * 100_000), max_size=5))
 def test_no_data_makes_reading_fail(data: dict[str, str]) -> None:
-    taken = take_lines(data, {}, 0)
+    taken = select_lines(data, {}, 0)
     assert not taken.lines
     assert taken.malformed.keys() == {key for key in data if "." not in key}
 
 
 def test_hints_are_no_lines() -> None:
     line = a_line()
-    taken = take_lines({line.key: line.encode(), f"{line.key}.hint": "{}"}, {}, 0)
+    taken = select_lines({line.key: line.encode(), f"{line.key}.hint": "{}"}, {}, 0)
     assert (list(taken.lines), dict(taken.malformed)) == ([line.key], {})

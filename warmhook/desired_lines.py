@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from warmhook.node_lines import MAX_LINES, Line, NotALine, read_line, version_of
 from warmhook.shares import Claim, Room, served
 
-__all__ = ["Taken", "Wanted", "take_lines"]
+__all__ = ["DesiredLine", "Selection", "select_lines"]
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class DesiredLine:
     """A line as the agent read it."""
 
     line: Line
@@ -23,23 +23,23 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class Selection:
     """What became of the lines of a ConfigMap, by key."""
 
-    lines: Mapping[str, Wanted]
-    surplus: Mapping[str, Wanted]
+    lines: Mapping[str, DesiredLine]
+    surplus: Mapping[str, DesiredLine]
     """Lines beyond the limit; they are reported, never pulled."""
     malformed: Mapping[str, str]
     """What is no line, and why."""
 
 
-def take_lines(data: Mapping[str, str], before: Mapping[str, Wanted], now: float) -> Taken:
+def select_lines(data: Mapping[str, str], before: Mapping[str, DesiredLine], now: float) -> Selection:
     """Read `data`, keys to encoded lines; a version that is in `before`, taken or not, keeps its age.
 
     Of each namespace the lines of the highest priority are taken, of equal priority the newest. Keys with a dot
     (`<key>.hint`) belong to a line and are none themselves.
     """
-    readable: dict[str, Wanted] = {}
+    readable: dict[str, DesiredLine] = {}
     malformed: dict[str, str] = {}
     for key, text in data.items():
         if "." in key:
@@ -51,11 +51,11 @@ def take_lines(data: Mapping[str, str], before: Mapping[str, Wanted], now: float
             continue
         known = before.get(key)
         since = known.since if known is not None and known.version == version else now
-        readable[key] = Wanted(line, version, since)
+        readable[key] = DesiredLine(line, version, since)
     claims = (Claim(key, it.line.warmimage.namespace, it.line.pull.priority, it.since) for key, it in readable.items())
     # The handlers bound the bytes.
     taken = served(claims, Room(MAX_LINES, 1))
-    return Taken(
+    return Selection(
         lines={key: it for key, it in readable.items() if key in taken},
         surplus={key: it for key, it in readable.items() if key not in taken},
         malformed=malformed,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 
-from adapters.clock import utcnow
-from nodeagent.clock import Clock
+from adapters.clock import Clock, utcnow
 from tests.support.instant import instantly
 
 
