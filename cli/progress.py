@@ -12,7 +12,8 @@ from adapters.kubernetes.paths import configmaps, warmimages
 from adapters.kubernetes.template import InvalidObject
 from adapters.kubernetes.warmimage import read_warmimage
 from devcluster.cluster import NAMESPACE, Cluster
-from warmhook.node_lines import KIND_LABEL, Line, line_of
+from warmhook.api import KIND_LABEL
+from warmhook.node_lines import Line, line_of
 from warmhook.node_report import LineState, Report, read_detail, read_report, report_name
 from warmhook.ports import Object, Sleep
 from warmhook.warmimages import ObjectKey

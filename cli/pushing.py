@@ -10,10 +10,10 @@ from datetime import datetime
 from typing import Final
 from urllib.parse import urlsplit
 
-from adapters.kubernetes.paths import API_VERSION
 from devcluster.cluster import Cluster
 from devcluster.nodes import architecture
 from devcluster.registry.images import incompressible_image, write_image
+from warmhook.api import API_VERSION
 from warmhook.images import Reference, from_event
 from warmhook.ports import Object, Sleep
 from warmhook.warmimages import PolicyKey

@@ -13,7 +13,8 @@ from adapters.kubernetes.client import Conflict, Kubernetes, KubernetesError, No
 from adapters.kubernetes.paths import configmaps
 from adapters.kubernetes.paths import node as node_path
 from adapters.outages import OutageLog
-from warmhook.node_lines import LINE_LABEL, new_configmap
+from warmhook.api import LINE_LABEL
+from warmhook.node_lines import new_configmap
 from warmhook.node_report import LineReport, bounded, reads_the_same, report_name, report_patch, seen_patch
 from warmhook.ports import Object
 

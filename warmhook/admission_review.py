@@ -13,21 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 from warmhook.images import NotAReference, Reference, parse_reference
-from warmhook.labels import NotASelector, Requirement, parse_selector
-from warmhook.node_affinity import (
-    Affinity,
-    Constraints,
-    Term,
-    Toleration,
-    TooManyTerms,
-    intersect,
-    parse_affinity,
-    parse_tolerations,
-)
+from warmhook.labels import NotASelector, Requirement, TooManyTerms, parse_selector
+from warmhook.node_affinity import Affinity, Constraints, Term, intersect, parse_affinity
+from warmhook.taints import Toleration, parse_tolerations
 
 __all__ = [
     "ADMISSION_SKIPS",
-    "PREFER_ANNOTATION",
     "AdmissionSkip",
     "Admitted",
     "Review",
@@ -42,7 +33,6 @@ AdmissionSkip: TypeAlias = Literal[
 ]
 ADMISSION_SKIPS: Final[tuple[AdmissionSkip, ...]] = get_args(AdmissionSkip)
 
-PREFER_ANNOTATION: Final = "warmhook.dev/prefer-warm"
 _MIRROR: Final = "kubernetes.io/config.mirror"
 _NAMESPACE: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _PART_OF: Final = "app.kubernetes.io/part-of"

@@ -14,7 +14,8 @@ from typing import Any, Final, Literal, TypeGuard, get_args
 
 from warmhook.admission_review import Admitted
 from warmhook.images import Reference, is_digest, parse_reference
-from warmhook.node_affinity import affinity_object, parse_affinity, parse_tolerations, toleration_object
+from warmhook.node_affinity import affinity_object, parse_affinity
+from warmhook.taints import parse_tolerations, toleration_object
 from warmhook.timestamps import format_time, parse_time
 
 __all__ = [

@@ -18,6 +18,7 @@ __all__ = [
     "Operator",
     "Requirement",
     "Selector",
+    "TooManyTerms",
     "parse_requirement",
     "parse_selector",
     "requirement_object",
@@ -35,6 +36,10 @@ _PREFIX_LABEL = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
 _PREFIX = re.compile(rf"{_PREFIX_LABEL}(?:\.{_PREFIX_LABEL})*")
 _PREFIX_MAX: Final = 253
 _INTEGER = re.compile(r"[+-]?[0-9]+")
+
+
+class TooManyTerms(ValueError):
+    """The constraints of a Pod have more parts than are evaluated."""
 
 
 class NotASelector(ValueError):

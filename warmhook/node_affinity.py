@@ -1,111 +1,39 @@
-"""Where can further Pods of an owner land? Node affinity, taints and tolerations, as the scheduler's filters read them.
+"""Decide which nodes the affinity of a Pod allows, as the scheduler does.
 
-Facts: k8s.io/component-helpers/scheduling/corev1 (nodeaffinity, `FindMatchingUntoleratedTaint`) and
-k8s.io/api/core/v1 (`Toleration.ToleratesTaint`), v0.37.
+Facts: k8s.io/component-helpers/scheduling/corev1 (nodeaffinity), v0.37.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, TypeAlias
 
-from warmhook.labels import NotASelector, Operator, Requirement, parse_requirement, requirement_object
+from warmhook.labels import NotASelector, Operator, Requirement, TooManyTerms, parse_requirement, requirement_object
+from warmhook.taints import Toleration, toleration_object
 
 __all__ = [
     "PARTS_MAX",
     "TERMS_MAX",
-    "TOLERATIONS_MAX",
     "VALUES_MAX",
     "Affinity",
     "Constraints",
-    "Taint",
     "Term",
-    "Toleration",
-    "TolerationOperator",
-    "TooManyTerms",
     "affinity_object",
-    "blocking_taints",
     "intersect",
     "matches_node",
     "parse_affinity",
-    "parse_tolerations",
-    "tolerates",
-    "toleration_object",
 ]
 
 TERMS_MAX: Final = 64
 """Terms of an affinity, and requirements of a term; what a Pod asks beyond that is not followed."""
-TOLERATIONS_MAX: Final = 64
 VALUES_MAX: Final = 256
 PARTS_MAX: Final = 1024
 """Requirements of an affinity and their values, all together: each is compared with each node."""
 
 _NAME_FIELD: Final = "metadata.name"
 _FIELD_OPERATORS: Final[tuple[Operator, ...]] = ("In", "NotIn")
-# What a cordoned node has, whether or not its taint was added yet.
-_CORDONED: Final = "node.kubernetes.io/unschedulable"
-# States of a node that pass by themselves: Pods land there again, and an image that is wanted then should be there.
-_PASSING: Final = frozenset(
-    f"node.kubernetes.io/{state}"
-    for state in ("not-ready", "unreachable", "network-unavailable", "memory-pressure", "pid-pressure")
-) | {"node.cloudprovider.kubernetes.io/uninitialized", "karpenter.sh/unregistered"}
-# Startup taints: a node has them in its first minute, which is when images have to come. The last part is what Cilium
-# and the CSI drivers of the clouds use; the prefixes are of the cluster autoscaler, which ignores such taints as well.
-_STARTUP_NAME: Final = "/agent-not-ready"
-_STARTUP_PREFIXES: Final = (
-    "startup-taint.cluster-autoscaler.kubernetes.io/",
-    "ignore-taint.cluster-autoscaler.kubernetes.io/",
-)
-# What Gt and Lt compare (k8s.io/apimachinery/pkg/api/validate/content.IsDecimalInteger).
-_DECIMAL: Final = re.compile(r"0|-?[1-9][0-9]{0,18}")
-
-
-TolerationOperator: TypeAlias = Literal["Equal", "Exists", "Gt", "Lt"]
-
-
-class TooManyTerms(ValueError):
-    """The constraints have more parts than are followed."""
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Taint:
-    """What keeps Pods off a node."""
-
-    key: str
-    value: str = ""
-    effect: str = "NoSchedule"
-    """`NoSchedule`, `NoExecute`, or `PreferNoSchedule`, which keeps nothing off."""
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Toleration:
-    """Which taints do not keep a Pod off."""
-
-    key: str = ""
-    """Empty: any key."""
-    operator: TolerationOperator = "Equal"
-    value: str = ""
-    """Empty for Exists; for Gt and Lt an integer, than which the taint's is greater or less."""
-    effect: str = ""
-    """Empty: any effect."""
-
-    def tolerates(self, taint: Taint) -> bool:
-        """Whether this taint does not keep the Pod off."""
-        if self.effect not in {"", taint.effect} or self.key not in {"", taint.key}:
-            return False
-        match self.operator:
-            case "Exists":
-                return True
-            case "Equal":
-                return self.value == taint.value
-            case "Gt" | "Lt":
-                if not _DECIMAL.fullmatch(self.value) or not _DECIMAL.fullmatch(taint.value):
-                    return False
-                more = int(taint.value) - int(self.value)
-                return more > 0 if self.operator == "Gt" else more < 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,26 +76,6 @@ class Constraints:
 def matches_node(affinity: Affinity, name: str, labels: Mapping[str, str]) -> bool:
     """Whether the affinity allows the node of that name with these labels."""
     return any(term.matches(name, labels) for term in affinity)
-
-
-def tolerates(taints: Iterable[Taint], unschedulable: bool, tolerations: Iterable[Toleration]) -> bool:
-    """Whether a node with these taints takes Pods with these tolerations, as soon as passing troubles have passed."""
-    lasting = blocking_taints(taints, unschedulable)
-    if not lasting:
-        return True
-    tolerations = tuple(tolerations)
-    return all(any(it.tolerates(taint) for it in tolerations) for taint in lasting)
-
-
-def blocking_taints(taints: Iterable[Taint], unschedulable: bool) -> list[Taint]:
-    """What of a node has to be tolerated by a Pod that is to land there some day."""
-    lasting = [it for it in taints if it.effect in {"NoSchedule", "NoExecute"} and not _passes(it.key)]
-    return [*lasting, Taint(_CORDONED)] if unschedulable else lasting
-
-
-def _passes(key: str) -> bool:
-    """Whether a taint goes by itself."""
-    return key in _PASSING or key.endswith(_STARTUP_NAME) or key.startswith(_STARTUP_PREFIXES)
 
 
 def intersect(first: Affinity | None, second: Affinity | None) -> Affinity | None:
@@ -257,36 +165,6 @@ def _field(obj: object, where: str) -> Requirement:
     return Requirement(_NAME_FIELD, operator, tuple(sorted(set(values))))
 
 
-def parse_tolerations(obj: object) -> tuple[Toleration, ...]:
-    """Read a Pod's tolerations in canonical order; one that cannot be read tolerates nothing.
-
-    Left out are those of passing troubles, which every Pod is given. Raises `TooManyTerms`.
-    """
-    found = set()
-    for one in obj if isinstance(obj, list | tuple) else ():
-        toleration = _toleration(one)
-        if toleration is not None and not (_passes(toleration.key) and toleration.operator == "Exists"):
-            found.add(toleration)
-    if len(found) > TOLERATIONS_MAX:
-        raise TooManyTerms(f"tolerations: at most {TOLERATIONS_MAX}")
-    return tuple(sorted(found))
-
-
-def _toleration(obj: object) -> Toleration | None:
-    if not isinstance(obj, Mapping):
-        return None
-    key, value, effect = (obj.get(name) or "" for name in ("key", "value", "effect"))
-    if not isinstance(key, str) or not isinstance(value, str) or not isinstance(effect, str):
-        return None
-    match obj.get("operator") or "Equal":
-        case "Exists":
-            return Toleration(key, "Exists", "", effect)
-        case "Equal" | "Gt" | "Lt" as operator:
-            return Toleration(key, operator, value, effect)
-        case _:  # of a newer API
-            return None
-
-
 def affinity_object(affinity: Affinity) -> dict[str, Any]:
     """The `v1.NodeSelector` that `parse_affinity` reads back."""
     return {
@@ -299,12 +177,6 @@ def affinity_object(affinity: Affinity) -> dict[str, Any]:
             for term in affinity
         ]
     }
-
-
-def toleration_object(toleration: Toleration) -> dict[str, str]:
-    """The `v1.Toleration`."""
-    fields = {"key": toleration.key, "operator": toleration.operator, "value": toleration.value}
-    return {name: text for name, text in (fields | {"effect": toleration.effect}).items() if text}
 
 
 def _sorted(requirements: Iterable[Requirement]) -> tuple[Requirement, ...]:

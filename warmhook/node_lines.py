@@ -12,20 +12,16 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from warmhook.api import DROPPED_ANNOTATION, KIND_LABEL, LINE_LABEL, NODE_ANNOTATION, TRUNCATED_LABEL
 from warmhook.images import parse_reference
 from warmhook.shares import Claim, Room, served
 from warmhook.timestamps import format_time
 from warmhook.warmimages import ObjectKey, Pull, WarmImage
 
 __all__ = [
-    "DROPPED_ANNOTATION",
-    "KIND_LABEL",
-    "LINE_LABEL",
     "MAX_BYTES",
     "MAX_LINES",
-    "NODE_ANNOTATION",
     "REFUSED_MAX",
-    "TRUNCATED_LABEL",
     "Line",
     "NotALine",
     "desired_name",
@@ -43,16 +39,8 @@ __all__ = [
     "versions",
 ]
 
-KIND_LABEL: Final = "warmhook.dev/kind"
-NODE_ANNOTATION: Final = "warmhook.dev/node"
-LINE_LABEL: Final = "line.warmhook.dev/"
-"""Prefix of the label that indexes a line: who has it, in which version."""
-DROPPED_ANNOTATION: Final = "warmhook.dev/refused"
-"""On a desired ConfigMap: keys of the lines that found no room in it, at most `REFUSED_MAX`."""
 REFUSED_MAX: Final = 4096
 """70 KB of the 256 KiB that all annotations of an object may have."""
-TRUNCATED_LABEL: Final = "warmhook.dev/full"
-"""On a desired ConfigMap that refuses lines: finds the few that do."""
 MAX_LINES: Final = 256
 """What handlers write on one node and its agent takes; namespaces share them, and the rest is TooManyLines."""
 MAX_BYTES: Final = 96 * 1024

@@ -13,15 +13,14 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal, TypeAlias, get_args
 
-from warmhook.node_lines import KIND_LABEL, LINE_LABEL, node_metadata
+from warmhook.api import KIND_LABEL, LINE_LABEL, SEEN_ANNOTATION, WARM_ANNOTATION
+from warmhook.node_lines import node_metadata
 from warmhook.ports import FailureReason
 from warmhook.timestamps import format_time, parse_time
 
 __all__ = [
     "REACHABLE_FOR",
-    "SEEN_ANNOTATION",
     "TEXT_BYTES",
-    "WARM_ANNOTATION",
     "LineReport",
     "LineState",
     "Report",
@@ -36,8 +35,6 @@ __all__ = [
     "seen_patch",
 ]
 
-WARM_ANNOTATION: Final = "warmhook.dev/warm"
-SEEN_ANNOTATION: Final = "warmhook.dev/seen"
 
 # An agent refreshes `seen` every 4 minutes; one that missed two refreshes says nothing about the node any more.
 REACHABLE_FOR: Final = timedelta(minutes=10)

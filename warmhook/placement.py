@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from warmhook.labels import LABEL_OPERATORS, Requirement, Selector
-from warmhook.node_affinity import Taint, matches_node, tolerates
+from warmhook.node_affinity import matches_node
+from warmhook.taints import Taint, tolerates
 from warmhook.warmimages import Nodes, WarmImage
 
 __all__ = ["ANY_LINUX_NODE", "NODE_NAME_MAX", "Node", "is_away", "node_selector", "place", "place_each", "reads_taints"]

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Final, Literal, TypeAlias
 
 from warmhook.admission_review import Admitted
-from warmhook.node_affinity import TooManyTerms
+from warmhook.labels import TooManyTerms
 from warmhook.policies import Policy, Upsert, restrict
 from warmhook.warmimages import ObjectKey, PodOrigin, PodOwner, WarmImage, owner_label, pod_warmimage_name, policy_label
 

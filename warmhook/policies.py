@@ -9,8 +9,8 @@ from typing import Final, Literal, TypeAlias
 
 from warmhook.builds import beyond
 from warmhook.images import Reference
-from warmhook.labels import Selector
-from warmhook.node_affinity import Constraints, TooManyTerms, intersect
+from warmhook.labels import Selector, TooManyTerms
+from warmhook.node_affinity import Constraints, intersect
 from warmhook.rules import PushRule, PushRules
 from warmhook.versions import old_versions
 from warmhook.warmimages import (

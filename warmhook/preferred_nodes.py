@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 
-from warmhook.node_affinity import Constraints, matches_node, tolerates
+from warmhook.node_affinity import Constraints, matches_node
 from warmhook.placement import ANY_LINUX_NODE, Node
+from warmhook.taints import tolerates
 
 __all__ = ["PREFERRED_MAX", "affinity_patch", "preferred_nodes", "prefers_nodes"]
 

@@ -9,7 +9,8 @@ from typing import Final, Literal, TypeAlias
 
 from warmhook.images import Reference
 from warmhook.labels import Selector
-from warmhook.node_affinity import Affinity, Constraints, Toleration
+from warmhook.node_affinity import Affinity, Constraints
+from warmhook.taints import Toleration
 
 __all__ = [
     "LONGEST_TIMEOUT_SECONDS",

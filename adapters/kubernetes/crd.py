@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from adapters.kubernetes.paths import GROUP, VERSION
 from adapters.kubernetes.schemas import structural_schema
+from warmhook.api import GROUP, VERSION
 from warmhook.ports import Object
 
 __all__ = ["Column", "custom_resource_definition"]

@@ -6,9 +6,9 @@ import sys
 from datetime import datetime
 from typing import Final
 
-from warmhook.node_affinity import Taint
 from warmhook.placement import Node, is_away
 from warmhook.ports import Object
+from warmhook.taints import Taint
 from warmhook.timestamps import parse_time
 
 __all__ = ["FULL_PAGE", "not_ready_since", "read_node", "reduced_node", "taints_of", "unschedulable"]

@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import Final
 from urllib.parse import quote
 
+from warmhook.api import API_VERSION
 from warmhook.warmimages import ObjectKey
 
 __all__ = [
-    "API_VERSION",
     "CRDS",
-    "GROUP",
     "NODES",
-    "VERSION",
     "configmaps",
     "events",
     "leases",
@@ -26,10 +24,7 @@ __all__ = [
     "warmpolicies",
 ]
 
-GROUP: Final = "warmhook.dev"
-VERSION: Final = "v1alpha1"
-API_VERSION: Final = f"{GROUP}/{VERSION}"
-_CUSTOM: Final = f"/apis/{GROUP}/{VERSION}"
+_CUSTOM: Final = f"/apis/{API_VERSION}"
 
 NODES: Final = "/api/v1/nodes"
 CRDS: Final = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"

@@ -9,18 +9,8 @@ from pydantic.alias_generators import to_camel
 
 from adapters.kubernetes.schemas import matching, pattern, validated
 from warmhook.labels import NotASelector, Selector, parse_selector, requirement_object
-from warmhook.node_affinity import (
-    TERMS_MAX,
-    TOLERATIONS_MAX,
-    VALUES_MAX,
-    Affinity,
-    Toleration,
-    TolerationOperator,
-    affinity_object,
-    parse_affinity,
-    parse_tolerations,
-    toleration_object,
-)
+from warmhook.node_affinity import TERMS_MAX, VALUES_MAX, Affinity, affinity_object, parse_affinity
+from warmhook.taints import TOLERATIONS_MAX, Toleration, TolerationOperator, parse_tolerations, toleration_object
 from warmhook.warmimages import LONGEST_TIMEOUT_SECONDS, Limit, Nodes, Pull, PullPolicy, Template
 
 __all__ = ["DigestText", "ImageText", "InvalidObject", "LabelSelector", "Spec", "TemplateSpec", "template_object"]

@@ -12,23 +12,26 @@ from pydantic import Field, StringConstraints, ValidationError
 from pydantic.config import JsonDict
 
 from adapters.kubernetes.crd import Column, custom_resource_definition
-from adapters.kubernetes.paths import API_VERSION
 from adapters.kubernetes.template import DigestText, ImageText, InvalidObject, Spec, TemplateSpec, template_object
 from adapters.mistakes import in_plain_words
+from warmhook.api import (
+    API_VERSION,
+    EVENT_ANNOTATION,
+    GONE_ANNOTATION,
+    ORIGIN_ANNOTATION,
+    OWNER_LABEL,
+    POLICY_LABEL,
+    REPOSITORY_LABEL,
+)
 from warmhook.images import NotAReference, Reference, parse_reference
-from warmhook.node_affinity import Constraints, affinity_object, parse_affinity, parse_tolerations, toleration_object
+from warmhook.node_affinity import Constraints, affinity_object, parse_affinity
 from warmhook.ports import FailureReason, Object
+from warmhook.taints import parse_tolerations, toleration_object
 from warmhook.timestamps import format_time, parse_time
 from warmhook.warmimages import ObjectKey, PodOrigin, PodOwner, WarmImage, repository_label
 
 __all__ = [
-    "ASKED_ANNOTATION",
     "CONDITIONS",
-    "EVENT_ANNOTATION",
-    "GONE_ANNOTATION",
-    "OWNER_LABEL",
-    "POLICY_LABEL",
-    "REPOSITORY_LABEL",
     "Condition",
     "Count",
     "first_problem",
@@ -38,14 +41,6 @@ __all__ = [
     "warmimage_patch",
 ]
 
-POLICY_LABEL = "warmhook.dev/policy"
-REPOSITORY_LABEL = "warmhook.dev/repository"
-OWNER_LABEL = "warmhook.dev/owner"
-EVENT_ANNOTATION = "warmhook.dev/event-id"
-GONE_ANNOTATION = "warmhook.dev/policy-gone-since"
-"""When the policy was first found missing; the WarmImage goes when it still is one sync interval later."""
-ASKED_ANNOTATION = "warmhook.dev/asked"
-"""JSON: owners, affinity and tolerations of the Pods that the image is for."""
 
 Moment = Annotated[str, StringConstraints(max_length=40), Field(json_schema_extra={"format": "date-time"})]
 Text = Annotated[str, StringConstraints(max_length=1024)]
@@ -187,7 +182,7 @@ def warmimage_patch(warmimage: WarmImage, resource_version: str) -> Object:
     spec["lifetime"].setdefault("expireAfterSeconds", None)
     for label in (POLICY_LABEL, OWNER_LABEL):
         content["metadata"]["labels"].setdefault(label, None)
-    for annotation in (EVENT_ANNOTATION, ASKED_ANNOTATION, GONE_ANNOTATION):
+    for annotation in (EVENT_ANNOTATION, ORIGIN_ANNOTATION, GONE_ANNOTATION):
         content["metadata"]["annotations"].setdefault(annotation, None)
     return content
 
@@ -207,7 +202,7 @@ def _content(warmimage: WarmImage) -> Object:
         metadata["annotations"][GONE_ANNOTATION] = format_time(warmimage.policy_gone_since)
     if warmimage.pod_origin is not None:
         metadata["labels"][OWNER_LABEL] = warmimage.pod_origin.owners[0].owner
-        metadata["annotations"][ASKED_ANNOTATION] = _asked_text(warmimage.pod_origin)
+        metadata["annotations"][ORIGIN_ANNOTATION] = _asked_text(warmimage.pod_origin)
     return {"metadata": metadata, "spec": spec}
 
 
@@ -260,7 +255,7 @@ def _asker(said: Mapping[str, Any]) -> PodOwner:
 
 def _asked(metadata: Mapping[str, Any]) -> PodOrigin | None:
     """Which Pods it is for; raises `InvalidObject` where a person has changed what says so."""
-    text = (metadata.get("annotations") or {}).get(ASKED_ANNOTATION)
+    text = (metadata.get("annotations") or {}).get(ORIGIN_ANNOTATION)
     if text is None:
         return None
     try:
@@ -269,9 +264,9 @@ def _asked(metadata: Mapping[str, Any]) -> PodOrigin | None:
         constraints = Constraints(affinity, parse_tolerations(said.get("tolerations")))
         asked = PodOrigin(tuple(map(_asker, said["by"])), constraints, said.get("more") is True)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InvalidObject(f"annotation {ASKED_ANNOTATION}: {error}") from error
+        raise InvalidObject(f"annotation {ORIGIN_ANNOTATION}: {error}") from error
     if not asked.owners:
-        raise InvalidObject(f"annotation {ASKED_ANNOTATION}: names no owner")
+        raise InvalidObject(f"annotation {ORIGIN_ANNOTATION}: names no owner")
     return asked
 
 

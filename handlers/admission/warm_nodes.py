@@ -24,9 +24,11 @@ from adapters.kubernetes.warmpolicy import read_warmpolicy
 from adapters.outages import WatchOutages
 from handlers.watch.change_filter import Kind
 from handlers.watch.reflector import Followed, follow
-from warmhook.admission_review import PREFER_ANNOTATION, Admitted, read_pod
-from warmhook.node_affinity import Constraints, TooManyTerms
-from warmhook.node_lines import KIND_LABEL, line_of
+from warmhook.admission_review import Admitted, read_pod
+from warmhook.api import KIND_LABEL, PREFER_ANNOTATION
+from warmhook.labels import TooManyTerms
+from warmhook.node_affinity import Constraints
+from warmhook.node_lines import line_of
 from warmhook.node_report import Report, read_report
 from warmhook.placement import Node
 from warmhook.policies import Policy

@@ -14,8 +14,8 @@ from adapters.kubernetes import paths
 from adapters.kubernetes.client import Conflict, Kubernetes, NotFound, Refused, Unavailable
 from adapters.kubernetes.rate_limit import AdaptiveLimiter, ByteRateLimiter
 from handlers.reconcile.outcomes import Outcomes
+from warmhook.api import DROPPED_ANNOTATION
 from warmhook.node_lines import (
-    DROPPED_ANNOTATION,
     MAX_BYTES,
     Line,
     NotALine,

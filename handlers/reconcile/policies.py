@@ -14,11 +14,11 @@ import structlog
 
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Conflict, Kubernetes, NotFound, Unavailable
-from adapters.kubernetes.warmimage import POLICY_LABEL, REPOSITORY_LABEL
 from handlers.reconcile.outcomes import Outcomes
 from handlers.reconcile.policy_statuses import PolicyStatuses
 from handlers.reconcile.reader import FROM_CACHE, MAX_GETS, Reader, WarmImages, policy_object
 from handlers.reconcile.writer import upsert_warmimage
+from warmhook.api import POLICY_LABEL, REPOSITORY_LABEL
 from warmhook.policies import Policy, PolicyChanges, Upsert, decide_orphan, policy_changes
 from warmhook.ports import Utcnow
 from warmhook.warmimages import ObjectKey, PolicyKey, WarmImage, policy_label, repository_label

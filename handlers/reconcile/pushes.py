@@ -11,12 +11,12 @@ from typing import Final, Literal, TypeAlias
 import structlog
 
 from adapters.kubernetes.client import Kubernetes, KubernetesError, Refused, Unavailable
-from adapters.kubernetes.warmimage import POLICY_LABEL, REPOSITORY_LABEL
 from handlers.reconcile.circuit_breaker import CircuitBreakers
 from handlers.reconcile.policy_statuses import PolicyStatuses, is_degraded
 from handlers.reconcile.reader import FROM_CACHE, PolicyObject, Reader
 from handlers.reconcile.singleflight import SharedLists, failed, shared_task
 from handlers.reconcile.writer import upsert_warmimage
+from warmhook.api import POLICY_LABEL, REPOSITORY_LABEL
 from warmhook.events import Pushed, SkipReason, is_timed, push_time
 from warmhook.images import Reference
 from warmhook.policies import Policy, PushRefusal, Upsert, decide_push

@@ -14,15 +14,8 @@ from adapters.kubernetes.nodes import FULL_PAGE, read_node, reduced_node
 from adapters.kubernetes.template import InvalidObject
 from adapters.kubernetes.warmimage import read_warmimage
 from adapters.kubernetes.warmpolicy import read_warmpolicy
-from warmhook.node_lines import (
-    DROPPED_ANNOTATION,
-    KIND_LABEL,
-    LINE_LABEL,
-    TRUNCATED_LABEL,
-    desired_name,
-    desired_node,
-    versions,
-)
+from warmhook.api import DROPPED_ANNOTATION, KIND_LABEL, LINE_LABEL, TRUNCATED_LABEL
+from warmhook.node_lines import desired_name, desired_node, versions
 from warmhook.node_report import Report, read_report
 from warmhook.placement import Node
 from warmhook.policies import Policy

@@ -11,6 +11,7 @@ import structlog
 
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes, KubernetesError
+from warmhook.api import API_VERSION
 from warmhook.ports import Object, Utcnow
 from warmhook.timestamps import format_time
 from warmhook.transitions import Transition
@@ -48,7 +49,7 @@ class Recorder:
             moment = format_time(self._now())
             name = f"{key.name[:200]}.{hashlib.sha256(f'{uid} {change.reason} {moment}'.encode()).hexdigest()[:16]}"
             involved = {
-                "apiVersion": paths.API_VERSION,
+                "apiVersion": API_VERSION,
                 "kind": kind,
                 "namespace": key.namespace,
                 "name": key.name,

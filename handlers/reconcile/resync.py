@@ -18,7 +18,6 @@ import structlog
 
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes
-from adapters.kubernetes.warmimage import POLICY_LABEL
 from handlers.reconcile.node_configmaps import NodeChange, delete_configmaps
 from handlers.reconcile.node_events import record_name_too_long
 from handlers.reconcile.outcomes import Outcomes, Overtaken
@@ -27,6 +26,7 @@ from handlers.reconcile.policy_statuses import PolicyStatuses
 from handlers.reconcile.projection import Projection, Wanted, untouched, wanted_lines, whole_node
 from handlers.reconcile.reader import DesiredConfigMap, PolicyObject, Reader, WarmImages, object_key, sort_out
 from handlers.reconcile.statuses import Statuses, Unfinished
+from warmhook.api import POLICY_LABEL
 from warmhook.node_lines import desired_name, line_key, versions
 from warmhook.node_report import Report
 from warmhook.placement import Node, reads_taints

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from adapters.kubernetes.client import Unavailable
-from adapters.kubernetes.warmimage import REPOSITORY_LABEL
 from handlers.reconcile.reader import FROM_CACHE, Reader
+from warmhook.api import REPOSITORY_LABEL
 from warmhook.warmimages import WarmImage, repository_label
 
 __all__ = ["SharedLists", "failed", "shared_task"]

@@ -15,13 +15,8 @@ import structlog
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Conflict, Kubernetes, NotFound, Refused, Unavailable
 from adapters.kubernetes.template import InvalidObject
-from adapters.kubernetes.warmimage import (
-    POLICY_LABEL,
-    REPOSITORY_LABEL,
-    read_warmimage,
-    warmimage_object,
-    warmimage_patch,
-)
+from adapters.kubernetes.warmimage import read_warmimage, warmimage_object, warmimage_patch
+from warmhook.api import POLICY_LABEL, REPOSITORY_LABEL
 from warmhook.policies import Upsert
 from warmhook.ports import Object, Utcnow
 from warmhook.timestamps import parse_time

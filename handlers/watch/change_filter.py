@@ -11,11 +11,12 @@ from typing import Literal, TypeAlias, get_args
 
 from adapters.kubernetes.nodes import taints_of, unschedulable
 from handlers.watch.work_queue import WorkQueue
+from warmhook.api import KIND_LABEL
 from warmhook.events import Changed
-from warmhook.node_affinity import blocking_taints
-from warmhook.node_lines import KIND_LABEL, desired_node, line_key, versions
+from warmhook.node_lines import desired_node, line_key, versions
 from warmhook.node_report import Report, read_report, report_node
 from warmhook.ports import Object
+from warmhook.taints import blocking_taints
 from warmhook.warmimages import ObjectKey
 
 __all__ = ["ChangeFilter", "Kind"]

@@ -14,7 +14,7 @@ from adapters.kubernetes.client import Gone, Kubernetes, KubernetesError, NotSer
 from adapters.kubernetes.nodes import FULL_PAGE, reduced_node
 from adapters.outages import WatchOutages
 from handlers.watch.change_filter import Kind
-from warmhook.node_lines import KIND_LABEL
+from warmhook.api import KIND_LABEL
 from warmhook.ports import Object, Sleep
 
 __all__ = ["Followed", "Follower", "follow", "followed_kinds"]

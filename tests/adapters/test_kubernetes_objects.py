@@ -23,6 +23,7 @@ from adapters.kubernetes.template import InvalidObject
 from adapters.kubernetes.warmimage import read_warmimage, warmimage_crd, warmimage_object, warmimage_patch
 from adapters.kubernetes.warmpolicy import read_warmpolicy, warmpolicy_crd
 from devcluster.apiserver import ApiServer, InProcessTransport
+from warmhook.api import API_VERSION
 from warmhook.images import Reference, parse_reference
 from warmhook.labels import Requirement, Selector
 from warmhook.node_lines import line_of
@@ -112,7 +113,7 @@ class Server:
         for crd in (warmimage_crd(), warmpolicy_crd()):
             await self.kubernetes.create(paths.CRDS, crd)
         kind = "WarmPolicy" if collection == POLICIES else "WarmImage"
-        body = {"apiVersion": paths.API_VERSION, "kind": kind, "metadata": {"name": "x"}, "spec": spec}
+        body = {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": "x"}, "spec": spec}
         return await self.kubernetes.create(collection, body)
 
 

@@ -13,7 +13,8 @@ from tests.bench.place import Place
 from tests.bench.runs import percentile
 from tests.bench.sending import HOST, digest_of, harbor_body, open_sender, start_web
 from tests.real.programs import eventually
-from warmhook.node_lines import KIND_LABEL, versions
+from warmhook.api import KIND_LABEL
+from warmhook.node_lines import versions
 
 __all__ = ["accepting"]
 

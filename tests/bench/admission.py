@@ -15,7 +15,7 @@ from typing import Final
 import aiohttp
 
 from adapters.certificates import make_pair
-from adapters.kubernetes.paths import API_VERSION, secrets, secrets_in, warmimages_in, warmpolicies
+from adapters.kubernetes.paths import secrets, secrets_in, warmimages_in, warmpolicies
 from adapters.kubernetes.webhook_secret import SECRET, token_data
 from devcluster.nodes import node_object
 from tests.bench.figures import Measured
@@ -25,9 +25,11 @@ from tests.bench.sending import HOST, start_web
 from tests.real.programs import eventually, free_port
 from warmhook.admission_review import read_pod
 from warmhook.admission_tokens import path_of
-from warmhook.node_affinity import Taint, matches_node, tolerates
+from warmhook.api import API_VERSION
+from warmhook.node_affinity import matches_node
 from warmhook.placement import Node
 from warmhook.ports import Object
+from warmhook.taints import Taint, tolerates
 from warmhook.warmimages import PolicyKey
 
 __all__ = ["admission", "feasible"]

@@ -20,8 +20,8 @@ from tests.bench.runs import percentile
 from tests.bench.runtimes import Runtimes, image_of, repository_of, start_agent, start_runtimes
 from tests.bench.sending import Sender, harbor_body, open_sender, start_web
 from tests.real.programs import eventually
-from warmhook.node_lines import KIND_LABEL
-from warmhook.node_report import WARM_ANNOTATION, report_name
+from warmhook.api import KIND_LABEL, WARM_ANNOTATION
+from warmhook.node_report import report_name
 from warmhook.ports import Object
 
 __all__ = ["node_with_200_lines", "push_to_pull"]

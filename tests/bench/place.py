@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from adapters.kubernetes.client import Conflict, Kubernetes, NotFound
-from adapters.kubernetes.paths import API_VERSION, CRDS, NODES, configmaps, node, warmimages, warmimages_in
+from adapters.kubernetes.paths import CRDS, NODES, configmaps, node, warmimages, warmimages_in
 from adapters.kubernetes.transport import open_transport
 from adapters.kubernetes.warmimage import warmimage_crd
 from adapters.kubernetes.warmpolicy import warmpolicy_crd
@@ -22,6 +22,7 @@ from devcluster.nodes import node_object
 from devcluster.programs import Programs
 from tests.bench.figures import ClusterKind
 from tests.real.programs import eventually
+from warmhook.api import API_VERSION
 from warmhook.placement import Node
 from warmhook.ports import Object
 from warmhook.warmimages import ObjectKey

@@ -10,8 +10,7 @@ from typing import Final
 
 import aiohttp
 
-from adapters.kubernetes.paths import API_VERSION, warmimages_in
-from adapters.kubernetes.warmimage import POLICY_LABEL, REPOSITORY_LABEL
+from adapters.kubernetes.paths import warmimages_in
 from tests.bench.bare import open_bare
 from tests.bench.figures import Measured
 from tests.bench.memory import read_memory
@@ -19,6 +18,7 @@ from tests.bench.place import Place
 from tests.bench.runs import percentile
 from tests.bench.sending import HOST, Sender, digest_of, harbor_body, open_sender, start_web
 from tests.real.programs import eventually
+from warmhook.api import API_VERSION, POLICY_LABEL, REPOSITORY_LABEL
 
 __all__ = ["cold_start", "latency"]
 

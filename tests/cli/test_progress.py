@@ -18,7 +18,7 @@ import pytest
 from rich.console import Console
 
 from adapters.kubernetes.client import Kubernetes
-from adapters.kubernetes.paths import API_VERSION, CRDS, configmaps, warmimages_in
+from adapters.kubernetes.paths import CRDS, configmaps, warmimages_in
 from adapters.kubernetes.warmimage import warmimage_crd
 from cli.display import Display
 from cli.progress import NodeProgress, follow_line, new_warm_lines
@@ -26,6 +26,7 @@ from devcluster.apiserver import ApiServer, InProcessTransport
 from devcluster.cluster import NAMESPACE, Cluster, Plan
 from devcluster.programs import ProgramFailed, Programs
 from tests.support.crds import without_patterns
+from warmhook.api import API_VERSION
 from warmhook.node_lines import Line
 from warmhook.node_report import LineReport, report_name, report_patch
 from warmhook.warmimages import ObjectKey

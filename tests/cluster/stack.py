@@ -25,7 +25,7 @@ import httpx
 import pytest
 
 from adapters.kubernetes.client import Conflict, Kubernetes, NotFound
-from adapters.kubernetes.paths import API_VERSION, NODES, configmaps, warmimages_in
+from adapters.kubernetes.paths import NODES, configmaps, warmimages_in
 from adapters.kubernetes.paths import node as node_path
 from adapters.kubernetes.transport import open_transport
 from devcluster import containerd
@@ -36,6 +36,7 @@ from devcluster.registry.serve import Registry, serve_registry
 from tests.cluster.access import agent_token, grant, web_token, write_kubeconfig
 from tests.cluster.place import Place, open_place
 from tests.real.programs import eventually, free_port
+from warmhook.api import API_VERSION
 from warmhook.node_lines import desired_name
 from warmhook.node_report import report_name
 from warmhook.ports import Object

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from adapters.kubernetes.client import Conflict, Kubernetes, NotFound, Refused
-from adapters.kubernetes.paths import API_VERSION, CRDS
+from adapters.kubernetes.paths import CRDS
 from adapters.kubernetes.transport import open_transport
 from adapters.kubernetes.warmimage import warmimage_crd
 from adapters.kubernetes.warmpolicy import warmpolicy_crd
 from tests.real.programs import eventually
+from warmhook.api import API_VERSION
 
 pytestmark = pytest.mark.cluster
 

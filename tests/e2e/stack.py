@@ -20,7 +20,7 @@ import httpx
 
 from adapters.cri import open_runtime
 from adapters.kubernetes.client import Kubernetes, NotFound
-from adapters.kubernetes.paths import API_VERSION, CRDS, NODES, configmaps, node, secrets_in, warmimages
+from adapters.kubernetes.paths import CRDS, NODES, configmaps, node, secrets_in, warmimages
 from adapters.kubernetes.transport import open_transport
 from adapters.kubernetes.warmimage import warmimage_crd
 from adapters.kubernetes.warmpolicy import warmpolicy_crd
@@ -32,6 +32,7 @@ from devcluster.registry.images import Image, write_image
 from devcluster.registry.serve import Registry
 from tests.real.programs import eventually, free_port, need
 from tests.support.crds import without_patterns
+from warmhook.api import API_VERSION
 from warmhook.node_lines import desired_name
 from warmhook.node_report import report_name
 from warmhook.ports import Object, RuntimeImage

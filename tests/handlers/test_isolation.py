@@ -14,6 +14,7 @@ from adapters.kubernetes import paths
 from handlers.reconcile.reader import sort_out
 from tests.handlers.test_statuses import say
 from tests.handlers.world import HOST, NAMESPACE, POLICIES, WARMIMAGES, World, digest, in_world, status
+from warmhook.api import API_VERSION
 from warmhook.node_lines import REFUSED_MAX, desired_name, line_key, node_patch, noted_refusals
 from warmhook.node_report import LineReport, report_name
 from warmhook.ports import Object, Response
@@ -29,7 +30,7 @@ EVERYTHING = [{"repository": f"{HOST}/**"}]
 async def add_other(world: World, name: str = "greedy", **spec: Any) -> str:
     """A policy of another namespace that takes everything; its path."""
     await world.admin.create("/api/v1/namespaces", {"metadata": {"name": "other"}})
-    body = {"apiVersion": paths.API_VERSION, "kind": "WarmPolicy", "metadata": {"name": name}}
+    body = {"apiVersion": API_VERSION, "kind": "WarmPolicy", "metadata": {"name": name}}
     collection = POLICIES.replace("/shop/", "/other/")
     await world.admin.create(collection, {**body, "spec": spec or {"push": EVERYTHING}})
     return f"{collection}/{name}"
@@ -57,7 +58,7 @@ async def add_others(world: World, count: int, *, first: int = 0, **spec: Any) -
     """WarmImages in the other namespace that a person made; their names."""
     names = [f"x{number}" for number in range(first, first + count)]
     for name in names:
-        body = {"apiVersion": paths.API_VERSION, "kind": "WarmImage", "metadata": {"name": name}}
+        body = {"apiVersion": API_VERSION, "kind": "WarmImage", "metadata": {"name": name}}
         await world.admin.create(
             WARMIMAGES.replace("/shop/", "/other/"), {**body, "spec": {"image": f"{HOST}/other/{name}:v1", **spec}}
         )
@@ -165,7 +166,7 @@ def test_forty_policies_of_a_namespace_whose_writes_hang_keep_no_push_from_anoth
         await world.add_policy()
         await add_other(world)
         for number in range(40):
-            body = {"apiVersion": paths.API_VERSION, "kind": "WarmPolicy", "metadata": {"name": f"greedy{number}"}}
+            body = {"apiVersion": API_VERSION, "kind": "WarmPolicy", "metadata": {"name": f"greedy{number}"}}
             await world.admin.create(POLICIES.replace("/shop/", "/other/"), {**body, "spec": {"push": EVERYTHING}})
         hang(world, "POST")
         answers = []
@@ -252,7 +253,7 @@ def test_a_warmimage_that_a_finalizer_keeps_sends_senders_away_for_a_minute_at_m
 async def made_by_hand(world: World, name: str, **metadata: Any) -> None:
     moment = (world.now() - timedelta(days=1)).isoformat().replace("+00:00", "Z")
     spec = {"image": "nginx:1", "pushedAt": moment, "lifetime": {"expireAfterSeconds": 60}}
-    body = {"apiVersion": paths.API_VERSION, "kind": "WarmImage", "metadata": {"name": name, **metadata}}
+    body = {"apiVersion": API_VERSION, "kind": "WarmImage", "metadata": {"name": name, **metadata}}
     await world.admin.create(WARMIMAGES, {**body, "spec": spec})
 
 

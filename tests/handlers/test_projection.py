@@ -10,6 +10,7 @@ import pytest
 
 from adapters.kubernetes import paths
 from tests.handlers.world import HOST, NAMESPACE, World, in_world, status
+from warmhook.api import API_VERSION
 from warmhook.node_lines import MAX_BYTES, MAX_LINES, desired_name, line_key
 from warmhook.ports import Response, Unreachable
 from warmhook.warmimages import ObjectKey
@@ -468,7 +469,7 @@ def test_on_a_full_node_the_newest_has_room_and_a_loud_namespace_takes_none_of_a
         for number in range(300):
             await world.add_warmimage(f"w{number:03}", f"{HOST}/shop/{number}:v1", pull={"priority": 1000})
         for number in range(20):
-            body = {"apiVersion": paths.API_VERSION, "kind": "WarmImage", "metadata": {"name": f"q{number}"}}
+            body = {"apiVersion": API_VERSION, "kind": "WarmImage", "metadata": {"name": f"q{number}"}}
             spec = {"image": f"{HOST}/quiet/{number}:v1"}
             await world.admin.create(paths.warmimages_in("quiet"), body | {"spec": spec})
         await world.sync()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from adapters.kubernetes import paths
 from tests.handlers.world import DIGEST, HOST, SECRET, World, digest, harbor_push, in_world, status
+from warmhook.api import API_VERSION
 from warmhook.globs import Globs
 from warmhook.ports import Response, Unreachable
 
@@ -248,7 +249,7 @@ def test_a_policy_that_cannot_be_written_for_does_not_keep_the_push_from_the_oth
         await world.admin.create("/api/v1/namespaces", {"metadata": {"name": "other"}})
         await world.add_policy()
         body = {
-            "apiVersion": paths.API_VERSION,
+            "apiVersion": API_VERSION,
             "kind": "WarmPolicy",
             "metadata": {"name": "a"},
             "spec": {"push": [{"repository": f"{HOST}/**"}]},

@@ -13,6 +13,7 @@ import pytest
 from adapters.kubernetes import paths
 from adapters.kubernetes.warmimage import read_warmimage
 from tests.handlers.world import HOST, NAMESPACE, World, in_world, status
+from warmhook.api import API_VERSION
 from warmhook.node_lines import desired_name, line_key, line_of
 from warmhook.node_report import LineReport, report_name
 from warmhook.ports import Object, Response
@@ -165,7 +166,7 @@ async def beyond_keep(world: World) -> None:
     obj = (await world.warmimages())[IMAGE]
     moment = (world.now() - timedelta(days=1)).isoformat()
     body = {
-        "apiVersion": paths.API_VERSION,
+        "apiVersion": API_VERSION,
         "kind": "WarmImage",
         "metadata": {"name": "app-0000000000", "labels": obj["metadata"]["labels"]},
         "spec": {"image": f"{HOST}/shop/app:v0", "pushedAt": moment.replace("+00:00", "Z")},
@@ -177,7 +178,7 @@ async def of_no_policy(world: World) -> Callable[[], Awaitable[None]]:
     """Its policy may be on its way, so it goes at the next sync."""
     labels = {"warmhook.dev/policy": policy_label(ObjectKey("shop", "gone")), "warmhook.dev/repository": "0" * 16}
     body = {
-        "apiVersion": paths.API_VERSION,
+        "apiVersion": API_VERSION,
         "kind": "WarmImage",
         "metadata": {"name": "of-no-policy", "labels": labels},
         "spec": {"image": "nginx:1"},

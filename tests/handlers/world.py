@@ -38,6 +38,7 @@ from handlers.watch.run import watch
 from handlers.wiring import build_web
 from tests.support.crds import without_patterns
 from tests.support.instant import instantly
+from warmhook.api import API_VERSION
 from warmhook.events import Event
 from warmhook.node_lines import desired_name
 from warmhook.node_report import LineReport, report_name, report_patch
@@ -157,13 +158,13 @@ class World:
 
     async def add_policy(self, name: str = "shop", **spec: Any) -> Object:
         spec = spec or {"push": [{"repository": f"{HOST}/shop/**"}]}
-        body = {"apiVersion": paths.API_VERSION, "kind": "WarmPolicy", "metadata": {"name": name}, "spec": spec}
+        body = {"apiVersion": API_VERSION, "kind": "WarmPolicy", "metadata": {"name": name}, "spec": spec}
         return await self.admin.create(POLICIES, body)
 
     async def add_warmimage(self, name: str, image: str = f"{HOST}/shop/app:v1", **spec: Any) -> Object:
         """One made by hand."""
         spec = {"image": image, **spec}
-        body = {"apiVersion": paths.API_VERSION, "kind": "WarmImage", "metadata": {"name": name}, "spec": spec}
+        body = {"apiVersion": API_VERSION, "kind": "WarmImage", "metadata": {"name": name}, "spec": spec}
         return await self.admin.create(WARMIMAGES, body)
 
     async def warmimages(self) -> dict[str, Object]:

@@ -18,7 +18,6 @@ import structlog
 from adapters.clock import Clock
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes, NotFound
-from adapters.kubernetes.warmimage import REPOSITORY_LABEL
 from devcluster.apiserver import InProcessTransport
 from handlers.serving.credentials import Credentials
 from handlers.watch.webhook_certificate import SECRET
@@ -29,6 +28,7 @@ from tests.handlers.world import DIGEST, HOST, NAMESPACE, POLICIES, World, in_wo
 from tests.manifests.installation import path_of
 from tests.manifests.rendered import BASE, render
 from tests.support.runtime import MemoryRuntime
+from warmhook.api import REPOSITORY_LABEL
 from warmhook.platforms import Platform
 from warmhook.ports import Json, Response, Stream
 from warmhook.warmimages import ObjectKey

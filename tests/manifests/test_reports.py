@@ -6,7 +6,8 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 
-from warmhook.node_report import WARM_ANNOTATION, LineReport, report_patch
+from warmhook.api import WARM_ANNOTATION
+from warmhook.node_report import LineReport, report_patch
 
 POLICY = Path(__file__).parents[2] / "knative/base/agent-writes.yaml"
 

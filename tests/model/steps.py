@@ -14,6 +14,7 @@ from tests.model.history import HOST, Image, Rule, Spec, Where
 from tests.model.senders import SOURCES
 from tests.model.world import NAMESPACE, RIVAL, UNREADABLE, World
 from tests.support.runtime import digest_of
+from warmhook.api import API_VERSION
 from warmhook.ports import Object
 from warmhook.warmimages import ObjectKey
 
@@ -205,7 +206,7 @@ class HandMade:
                 world.ask("DELETE", paths.warmimages(key))
         elif not present and str(self.image) in world.registry:
             spec = {"image": str(self.image), "nodes": {"limit": 2}}
-            body = {"apiVersion": paths.API_VERSION, "kind": "WarmImage", "metadata": {"name": self.name}, "spec": spec}
+            body = {"apiVersion": API_VERSION, "kind": "WarmImage", "metadata": {"name": self.name}, "spec": spec}
             world.ask("POST", paths.warmimages_in("shop"), body)
 
 
@@ -246,12 +247,12 @@ class Rival:
                 world.network.forbidden.add((verb, f"/namespaces/{RIVAL}/warmimages"))
 
     def _create(self, world: World, plural: str, body: Object) -> None:
-        self._ask(world, f"/apis/{paths.API_VERSION}/namespaces/{RIVAL}/{plural}", body)
+        self._ask(world, f"/apis/{API_VERSION}/namespaces/{RIVAL}/{plural}", body)
 
     def _ask(self, world: World, collection: str, body: Object) -> None:
         if not world.ask("GET", f"{collection}/{body['metadata']['name']}"):
             kind = {"warmpolicies": "WarmPolicy", "warmimages": "WarmImage"}.get(collection.rpartition("/")[2])
-            typed = {"apiVersion": paths.API_VERSION, "kind": kind} if kind else {}
+            typed = {"apiVersion": API_VERSION, "kind": kind} if kind else {}
             world.ask("POST", collection, typed | body)
 
 

@@ -33,6 +33,7 @@ from devcluster.registry.images import incompressible_image, write_image
 from tests.model.proxy import Proxy, open_proxy
 from tests.model.running import SEED
 from tests.real.programs import eventually, free_port
+from warmhook.api import API_VERSION
 from warmhook.ports import Json
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -232,12 +233,12 @@ async def _install(kubernetes: Kubernetes, registry: str) -> None:
     await kubernetes.create(paths.NODES, node_object("node-1", 1, runtime="embedded"))
     push = [{"repository": f"{registry}/**", "keep": 100}]
     policy = {
-        "apiVersion": paths.API_VERSION,
+        "apiVersion": API_VERSION,
         "kind": "WarmPolicy",
         "metadata": {"name": "all"},
         "spec": {"push": push},
     }
-    await kubernetes.create(f"/apis/{paths.API_VERSION}/namespaces/default/warmpolicies", policy)
+    await kubernetes.create(f"/apis/{API_VERSION}/namespaces/default/warmpolicies", policy)
 
 
 async def _answers(http: httpx.AsyncClient, url: str) -> bool:

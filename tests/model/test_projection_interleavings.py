@@ -27,7 +27,8 @@ from handlers.reconcile.reader import Reader
 from tests.model.history import EPOCH
 from tests.support.instant import instantly
 from tests.support.runtime import digest_of
-from warmhook.node_lines import LINE_LABEL, desired_name, line_key, read_line, version_of
+from warmhook.api import API_VERSION, LINE_LABEL
+from warmhook.node_lines import desired_name, line_key, read_line, version_of
 from warmhook.ports import Object, Response
 from warmhook.warmimages import ObjectKey
 
@@ -111,7 +112,7 @@ async def play(case: Case, turns: Sequence[int], dies: tuple[int, int] = (-1, 0)
     for number in range(case.nodes):
         labels = {"kubernetes.io/os": "linux"}
         await kubernetes.create(paths.NODES, {"metadata": {"name": f"node-{number}", "labels": labels}})
-    body = {"apiVersion": paths.API_VERSION, "kind": "WarmImage", "metadata": {"name": KEY.name}}
+    body = {"apiVersion": API_VERSION, "kind": "WarmImage", "metadata": {"name": KEY.name}}
     spec = {"image": "registry.example.com/shop/web:1", "digest": DIGESTS[0]}
     await kubernetes.create(paths.warmimages_in(KEY.namespace), body | {"spec": spec})
     if not case.fresh:

@@ -41,6 +41,7 @@ from tests.model.programs import Connection, Network, Program
 from tests.model.senders import SECRET, attempts_of, configuration, request_of
 from tests.support.crds import without_patterns
 from tests.support.runtime import MemoryRuntime, digest_of
+from warmhook.api import API_VERSION
 from warmhook.events import Event, sync_event
 from warmhook.platforms import Platform
 from warmhook.ports import Object
@@ -301,7 +302,7 @@ class World:
         elif present:
             self.ask("PUT", path, present | {"spec": spec.fields()})
         else:
-            body = {"apiVersion": paths.API_VERSION, "kind": "WarmPolicy", "metadata": {"name": name}}
+            body = {"apiVersion": API_VERSION, "kind": "WarmPolicy", "metadata": {"name": name}}
             self.ask("POST", path.rpartition("/")[0], body | {"spec": spec.fields()})
 
     def nodes(self) -> dict[str, Mapping[str, str]]:

@@ -13,7 +13,8 @@ from adapters.kubernetes.paths import node as node_path
 from tests.support.agents import NAMESPACE, Bench, bench
 from tests.support.instant import instantly, until
 from tests.support.runtime import MemoryRuntime, digest_of
-from warmhook.node_lines import LINE_LABEL, MAX_LINES, Line, desired_name, node_patch, version_of
+from warmhook.api import LINE_LABEL
+from warmhook.node_lines import MAX_LINES, Line, desired_name, node_patch, version_of
 from warmhook.node_report import report_name
 from warmhook.ports import Credentials, PullFailed, Response, RuntimeImage
 from warmhook.warmimages import ObjectKey, Pull

@@ -9,25 +9,19 @@ from typing import Any
 import pytest
 
 from warmhook.admission_review import Admitted, read_pod
-from warmhook.labels import NotASelector, Requirement, Selector
+from warmhook.labels import NotASelector, Requirement, Selector, TooManyTerms
 from warmhook.node_affinity import (
     PARTS_MAX,
     TERMS_MAX,
-    TOLERATIONS_MAX,
     Constraints,
-    Taint,
     Term,
-    Toleration,
-    TooManyTerms,
     affinity_object,
     intersect,
     matches_node,
     parse_affinity,
-    parse_tolerations,
-    tolerates,
-    toleration_object,
 )
 from warmhook.placement import Node, node_selector, place, reads_taints
+from warmhook.taints import TOLERATIONS_MAX, Taint, Toleration, parse_tolerations, tolerates, toleration_object
 from warmhook.warmimages import Limit, Nodes
 
 KEYS = ("zone", "cores", "gpu", "kubernetes.io/os")

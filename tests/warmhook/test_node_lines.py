@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from warmhook.api import LINE_LABEL
 from warmhook.images import parse_reference
 from warmhook.node_lines import (
-    LINE_LABEL,
     Line,
     NotALine,
     desired_name,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.warmhook.test_node_lines import merged
-from warmhook.node_lines import LINE_LABEL
+from warmhook.api import LINE_LABEL
 from warmhook.node_report import (
     TEXT_BYTES,
     LineReport,

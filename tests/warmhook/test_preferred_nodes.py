@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from devcluster.apiserver.patches import json_patched
 from warmhook.labels import Requirement
-from warmhook.node_affinity import Constraints, Taint, Term
+from warmhook.node_affinity import Constraints, Term
 from warmhook.placement import Node
 from warmhook.preferred_nodes import PREFERRED_MAX, affinity_patch, preferred_nodes, prefers_nodes
+from warmhook.taints import Taint
 
 PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
 ANYWHERE = Constraints()

@@ -1,0 +1,57 @@
+"""Name the API: group, version, kinds, and every label and annotation that Warmhook writes or reads."""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = [
+    "API_VERSION",
+    "DROPPED_ANNOTATION",
+    "EVENT_ANNOTATION",
+    "GONE_ANNOTATION",
+    "GROUP",
+    "KIND_LABEL",
+    "LINE_LABEL",
+    "NODE_ANNOTATION",
+    "ORIGIN_ANNOTATION",
+    "OWNER_LABEL",
+    "POLICY_LABEL",
+    "PREFER_ANNOTATION",
+    "REPOSITORY_LABEL",
+    "SEEN_ANNOTATION",
+    "TRUNCATED_LABEL",
+    "VERSION",
+    "WARM_ANNOTATION",
+]
+
+GROUP: Final = "warmhook.dev"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+
+# On WarmImages.
+POLICY_LABEL: Final = f"{GROUP}/policy"
+REPOSITORY_LABEL: Final = f"{GROUP}/repository"
+OWNER_LABEL: Final = f"{GROUP}/owner"
+EVENT_ANNOTATION: Final = f"{GROUP}/event-id"
+GONE_ANNOTATION: Final = f"{GROUP}/policy-gone-since"
+"""When the policy was first found missing. The WarmImage is deleted if it still is one sync interval later."""
+ORIGIN_ANNOTATION: Final = f"{GROUP}/asked"
+"""JSON: owners, affinity and tolerations of the Pods that the image is for."""
+
+# On the ConfigMaps of a node.
+KIND_LABEL: Final = f"{GROUP}/kind"
+"""`desired` or `report`."""
+NODE_ANNOTATION: Final = f"{GROUP}/node"
+LINE_LABEL: Final = f"line.{GROUP}/"
+"""Prefix of the label that indexes a line: which node has it, in which version."""
+DROPPED_ANNOTATION: Final = f"{GROUP}/refused"
+"""On a desired ConfigMap: keys of the lines that found no room in it."""
+TRUNCATED_LABEL: Final = f"{GROUP}/full"
+"""On a desired ConfigMap that has no room for some of its lines."""
+WARM_ANNOTATION: Final = f"{GROUP}/warm"
+"""On a report: versions of the warm lines."""
+SEEN_ANNOTATION: Final = f"{GROUP}/seen"
+"""On a report: when the agent wrote it last."""
+
+# On Pods.
+PREFER_ANNOTATION: Final = f"{GROUP}/prefer-warm"

@@ -1,0 +1,139 @@
+"""Decide which taints keep a Pod off a node, as the scheduler does.
+
+Facts: k8s.io/component-helpers/scheduling/corev1 (`FindMatchingUntoleratedTaint`) and k8s.io/api/core/v1
+(`Toleration.ToleratesTaint`), v0.37.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+from warmhook.labels import TooManyTerms
+
+__all__ = [
+    "TOLERATIONS_MAX",
+    "Taint",
+    "Toleration",
+    "TolerationOperator",
+    "blocking_taints",
+    "parse_tolerations",
+    "tolerates",
+    "toleration_object",
+]
+
+TOLERATIONS_MAX: Final = 64
+# What a cordoned node has, whether or not its taint was added yet.
+_CORDONED: Final = "node.kubernetes.io/unschedulable"
+# States of a node that pass by themselves: Pods land there again, and an image that is wanted then should be there.
+_PASSING: Final = frozenset(
+    f"node.kubernetes.io/{state}"
+    for state in ("not-ready", "unreachable", "network-unavailable", "memory-pressure", "pid-pressure")
+) | {"node.cloudprovider.kubernetes.io/uninitialized", "karpenter.sh/unregistered"}
+# Startup taints: a node has them in its first minute, which is when images have to come. The last part is what Cilium
+# and the CSI drivers of the clouds use; the prefixes are of the cluster autoscaler, which ignores such taints as well.
+_STARTUP_NAME: Final = "/agent-not-ready"
+_STARTUP_PREFIXES: Final = (
+    "startup-taint.cluster-autoscaler.kubernetes.io/",
+    "ignore-taint.cluster-autoscaler.kubernetes.io/",
+)
+# What Gt and Lt compare (k8s.io/apimachinery/pkg/api/validate/content.IsDecimalInteger).
+_DECIMAL: Final = re.compile(r"0|-?[1-9][0-9]{0,18}")
+
+TolerationOperator: TypeAlias = Literal["Equal", "Exists", "Gt", "Lt"]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Taint:
+    """What keeps Pods off a node."""
+
+    key: str
+    value: str = ""
+    effect: str = "NoSchedule"
+    """`NoSchedule`, `NoExecute`, or `PreferNoSchedule`, which keeps nothing off."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Toleration:
+    """Which taints do not keep a Pod off."""
+
+    key: str = ""
+    """Empty: any key."""
+    operator: TolerationOperator = "Equal"
+    value: str = ""
+    """Empty for Exists; for Gt and Lt an integer, than which the taint's is greater or less."""
+    effect: str = ""
+    """Empty: any effect."""
+
+    def tolerates(self, taint: Taint) -> bool:
+        """Whether this taint does not keep the Pod off."""
+        if self.effect not in {"", taint.effect} or self.key not in {"", taint.key}:
+            return False
+        match self.operator:
+            case "Exists":
+                return True
+            case "Equal":
+                return self.value == taint.value
+            case "Gt" | "Lt":
+                if not _DECIMAL.fullmatch(self.value) or not _DECIMAL.fullmatch(taint.value):
+                    return False
+                more = int(taint.value) - int(self.value)
+                return more > 0 if self.operator == "Gt" else more < 0
+
+
+def tolerates(taints: Iterable[Taint], unschedulable: bool, tolerations: Iterable[Toleration]) -> bool:
+    """Whether a node with these taints takes Pods with these tolerations, as soon as passing troubles have passed."""
+    lasting = blocking_taints(taints, unschedulable)
+    if not lasting:
+        return True
+    tolerations = tuple(tolerations)
+    return all(any(it.tolerates(taint) for it in tolerations) for taint in lasting)
+
+
+def blocking_taints(taints: Iterable[Taint], unschedulable: bool) -> list[Taint]:
+    """What of a node has to be tolerated by a Pod that is to land there some day."""
+    lasting = [it for it in taints if it.effect in {"NoSchedule", "NoExecute"} and not _passes(it.key)]
+    return [*lasting, Taint(_CORDONED)] if unschedulable else lasting
+
+
+def _passes(key: str) -> bool:
+    """Whether a taint goes by itself."""
+    return key in _PASSING or key.endswith(_STARTUP_NAME) or key.startswith(_STARTUP_PREFIXES)
+
+
+def parse_tolerations(obj: object) -> tuple[Toleration, ...]:
+    """Read a Pod's tolerations in canonical order; one that cannot be read tolerates nothing.
+
+    Left out are those of passing troubles, which every Pod is given. Raises `TooManyTerms`.
+    """
+    found = set()
+    for one in obj if isinstance(obj, list | tuple) else ():
+        toleration = _toleration(one)
+        if toleration is not None and not (_passes(toleration.key) and toleration.operator == "Exists"):
+            found.add(toleration)
+    if len(found) > TOLERATIONS_MAX:
+        raise TooManyTerms(f"tolerations: at most {TOLERATIONS_MAX}")
+    return tuple(sorted(found))
+
+
+def _toleration(obj: object) -> Toleration | None:
+    if not isinstance(obj, Mapping):
+        return None
+    key, value, effect = (obj.get(name) or "" for name in ("key", "value", "effect"))
+    if not isinstance(key, str) or not isinstance(value, str) or not isinstance(effect, str):
+        return None
+    match obj.get("operator") or "Equal":
+        case "Exists":
+            return Toleration(key, "Exists", "", effect)
+        case "Equal" | "Gt" | "Lt" as operator:
+            return Toleration(key, operator, value, effect)
+        case _:  # of a newer API
+            return None
+
+
+def toleration_object(toleration: Toleration) -> dict[str, str]:
+    """The `v1.Toleration`."""
+    fields = {"key": toleration.key, "operator": toleration.operator, "value": toleration.value}
+    return {name: text for name, text in (fields | {"effect": toleration.effect}).items() if text}
