@@ -17,10 +17,10 @@ import grpc.aio
 from cri_api.v1 import api_pb2 as cri
 from cri_api.v1.api_pb2_grpc import ImageServiceStub, RuntimeServiceStub
 
+from warmhook.error_texts import without_server_words
 from warmhook.platforms import platform_of
 from warmhook.ports import (
     Credentials,
-    FailureReason,
     ImageConfig,
     ImageFilesystem,
     PullFailed,
@@ -28,9 +28,9 @@ from warmhook.ports import (
     RuntimeImage,
     RuntimeUnreachable,
 )
-from warmhook.pullerrors import without_server_words
+from warmhook.pull_failures import failure_reason
 
-__all__ = ["REASONS", "failure_reason", "open_runtime", "sanitize"]
+__all__ = ["open_runtime", "sanitize"]
 
 # What kubelet allows; a list of thousands of images passes gRPC's 4 MiB.
 _RECEIVE_BYTES: Final = 16 * 1024 * 1024
@@ -44,68 +44,6 @@ _NAME_MAX: Final = 32
 _CONFIG_BYTES: Final = 1024 * 1024
 
 _C = grpc.StatusCode
-
-REASONS: Final[tuple[tuple[grpc.StatusCode | None, str, FailureReason], ...]] = (
-    (None, "no space left on device", "DiskFull"),
-    (None, "disk quota exceeded", "DiskFull"),
-    # containerd, then containers/image (CRI-O).
-    (None, "no match for platform", "PlatformMissing"),
-    (None, "no image found in manifest list for architecture", "PlatformMissing"),
-    (None, "no image found in image index for architecture", "PlatformMissing"),
-    # containerd on a Helm chart, on other artefacts, on a tag that is no manifest; CRI-O on artefacts.
-    (None, "mismatched image rootfs and manifest layers", "NotRunnable"),
-    (None, "no processor for media-type", "NotRunnable"),
-    (None, "unexpected media type", "NotRunnable"),
-    (None, "unsupported image-specific operation on artifact", "NotRunnable"),
-    # Before the network: a damaged layer ends in "unexpected EOF" too.
-    (None, "failed to extract layer", "RuntimeError"),
-    (None, "too many requests", "RateLimited"),
-    (None, "toomanyrequests", "RateLimited"),
-    (None, "401 unauthorized", "Unauthorized"),
-    (None, "403 forbidden", "Unauthorized"),
-    (None, "unauthorized:", "Unauthorized"),
-    (None, "authentication required", "Unauthorized"),
-    (None, "authorization failed", "Unauthorized"),
-    (None, "access denied", "Unauthorized"),
-    (None, "access to the resource is denied", "Unauthorized"),
-    (None, "no basic auth credentials", "Unauthorized"),
-    (_C.UNAUTHENTICATED, "", "Unauthorized"),
-    (_C.PERMISSION_DENIED, "", "Unauthorized"),
-    (None, "connection refused", "Network"),
-    (None, "connection reset", "Network"),
-    (None, "no such host", "Network"),
-    (None, "temporary failure in name resolution", "Network"),
-    (None, "server misbehaving", "Network"),
-    (None, "network is unreachable", "Network"),
-    (None, "no route to host", "Network"),
-    (None, "i/o timeout", "Network"),
-    (None, "client.timeout exceeded", "Network"),
-    (None, "tls handshake timeout", "Network"),
-    (None, "unexpected eof", "Network"),
-    (None, "x509:", "Network"),
-    (None, "server gave http response to https client", "Network"),
-    (None, "500 internal server error", "Network"),
-    (None, "502 bad gateway", "Network"),
-    (None, "503 service unavailable", "Network"),
-    (None, "504 gateway time", "Network"),
-    (None, "registryunavailable", "Network"),
-    (_C.UNAVAILABLE, "", "Network"),
-    (_C.DEADLINE_EXCEEDED, "", "Timeout"),
-    (None, "context deadline exceeded", "Timeout"),
-    (_C.NOT_FOUND, "", "NotFound"),
-    (None, "manifest unknown", "NotFound"),
-    (None, "name unknown", "NotFound"),
-    (None, ": not found", "NotFound"),
-)
-"""gRPC code (`None`: any), a part of the text in lower case, the reason; the first that fits wins.
-
-A full disk holds up all pulls of the node, so of DiskFull the part is the end of the runtime's own words: the system's
-error. Registries and names of files in layers can put such words anywhere else.
-
-Texts of containerd 1.6 to 2.4 were observed, and of CRI-O 1.36 those of a missing tag, of plain HTTP and of a registry
-that is away; its other texts are from memory.
-"""
-
 _UNREACHED: Final = (
     ("no such file", "no socket is there: is the runtime running, and is its socket's folder mounted?"),
     ("permission denied", "the socket may not be opened: run as root, or check SELinux and AppArmor"),
@@ -203,7 +141,7 @@ class _CriRuntime:
             if error.code() == _C.DEADLINE_EXCEEDED:
                 # gRPC's own text says that a stream was removed.
                 message = f"the pull took longer than {timeout_seconds:g} s"
-            raise PullFailed(failure_reason(error.code(), text), message) from None
+            raise PullFailed(failure_reason(error.code().name, text), message) from None
         return str(answer.image_ref)
 
     async def remove(self, reference: str) -> None:
@@ -236,18 +174,6 @@ class _CriRuntime:
         else:
             return None
         return RuntimeUnreachable(f"{self._endpoint}: {check} ({sanitize(details)})")
-
-
-def failure_reason(code: grpc.StatusCode, text: str) -> FailureReason:
-    """Why a pull failed; `RuntimeError` where the table knows no better."""
-    lower = text.lower()
-    own = without_server_words(text).lower().strip().removesuffix(": unknown")
-    fitting = (
-        reason
-        for wanted, part, reason in REASONS
-        if wanted in (None, code) and (own.endswith(f": {part}") if reason == "DiskFull" else part in lower)
-    )
-    return next(fitting, "RuntimeError")
 
 
 def sanitize(text: str, *, secrets: tuple[str, ...] = ()) -> str:

@@ -14,7 +14,7 @@ from warmhook.images import parse_reference
 from warmhook.localhosts import is_local_host
 from warmhook.node_report import LineReport
 from warmhook.platforms import Platform
-from warmhook.ports import FailureReason, ImageConfig, RuntimeImage
+from warmhook.ports import ImageConfig, RuntimeImage
 from warmhook.presence import (
     NO_DIGEST,
     UNTOLD,
@@ -26,6 +26,7 @@ from warmhook.presence import (
     replaced_digest,
     unusable,
 )
+from warmhook.pull_failures import FailureReason
 from warmhook.pull_queue import SLOW_SECONDS, ImagePull, Running, Schedule, next_due, schedule
 
 __all__ = ["Changes", "NodeState"]

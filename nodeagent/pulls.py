@@ -12,7 +12,8 @@ from structlog.typing import FilteringBoundLogger
 
 from adapters.clock import Clock
 from warmhook.node_report import clean_message
-from warmhook.ports import FailureReason, PullFailed, Runtime, RuntimeUnreachable
+from warmhook.ports import PullFailed, Runtime, RuntimeUnreachable
+from warmhook.pull_failures import FailureReason
 from warmhook.pull_queue import ImagePull
 
 __all__ = ["Failure", "pull_image"]

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from adapters.clock import Clock
 from warmhook.disk import EMPTY, after_loss, is_low
-from warmhook.ports import FailureReason
+from warmhook.pull_failures import FailureReason
 from warmhook.timestamps import format_time
 
 __all__ = ["Room", "time_of_day"]

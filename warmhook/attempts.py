@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from warmhook.desired_lines import DesiredLine
 from warmhook.node_report import LineReport
-from warmhook.ports import FailureReason
+from warmhook.pull_failures import LASTING_FAILURES, FailureReason
 
 __all__ = [
     "EVICTED_SECONDS",
@@ -36,7 +36,6 @@ RETRY_STEP_SECONDS: Final = 60.0
 EVICTIONS: Final = 3
 """A line found removed so many times within `EVICTED_SECONDS` waits as long: something on the node needs the space."""
 EVICTED_SECONDS: Final = 3600.0
-_LASTING: Final = frozenset({"NotFound", "Unauthorized", "NotRunnable", "PlatformMissing"})
 _NO_ROOM: Final = frozenset({"DiskFull", "Evicted"})
 
 
@@ -82,7 +81,7 @@ def with_failure(
     if reason == "DiskFull":
         seconds = EVICTED_SECONDS
     elif over > 0:
-        longest = LASTING_RETRY_SECONDS if reason in _LASTING else RETRY_SECONDS
+        longest = LASTING_RETRY_SECONDS if reason in LASTING_FAILURES else RETRY_SECONDS
         # Past 2**16 the least of the two is known.
         seconds = min(longest, RETRY_SECONDS * 2.0 ** min(over - 1, 16)) * (0.95 + 0.1 * random)
     else:

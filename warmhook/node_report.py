@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 
 from warmhook.api import KIND_LABEL, LINE_LABEL, SEEN_ANNOTATION, WARM_ANNOTATION
 from warmhook.node_lines import node_metadata
-from warmhook.ports import FailureReason
+from warmhook.pull_failures import FailureReason
 from warmhook.timestamps import format_time, parse_time
 
 __all__ = [

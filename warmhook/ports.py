@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from warmhook.platforms import Platform
+from warmhook.pull_failures import FailureReason
 
 __all__ = [
     "Credentials",
-    "FailureReason",
     "ImageConfig",
     "ImageFilesystem",
     "Json",
@@ -100,23 +100,6 @@ class Transport(Protocol):
 
 
 # --- the container runtime -------------------------------------------------------------------------------------------
-
-FailureReason: TypeAlias = Literal[
-    "NotFound",
-    "Unauthorized",
-    "RateLimited",
-    "Network",
-    "Timeout",
-    "DiskFull",
-    "NotRunnable",
-    "PlatformMissing",
-    "RuntimeError",
-    "TooManyLines",
-    "NoAgent",
-    "Evicted",
-    "Refused",
-]
-"""Why a line is not warm; the closed list that reports and statuses use."""
 
 
 class RuntimeUnreachable(Exception):

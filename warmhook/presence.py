@@ -10,7 +10,8 @@ from warmhook.desired_lines import DesiredLine
 from warmhook.images import parse_reference
 from warmhook.node_lines import Line
 from warmhook.platforms import Platform, runs_on
-from warmhook.ports import FailureReason, ImageConfig, RuntimeImage
+from warmhook.ports import ImageConfig, RuntimeImage
+from warmhook.pull_failures import FailureReason
 
 __all__ = [
     "NO_DIGEST",

@@ -11,7 +11,7 @@ from typing import Any, Final
 from warmhook.node_lines import Line
 from warmhook.node_report import REACHABLE_FOR, Report
 from warmhook.placement import Node
-from warmhook.ports import FailureReason
+from warmhook.pull_failures import FailureReason
 from warmhook.timestamps import format_time
 
 __all__ = [

@@ -25,7 +25,8 @@ from warmhook.api import (
 )
 from warmhook.images import NotAReference, Reference, parse_reference
 from warmhook.node_affinity import Constraints, affinity_object, parse_affinity
-from warmhook.ports import FailureReason, Object
+from warmhook.ports import Object
+from warmhook.pull_failures import FailureReason
 from warmhook.taints import parse_tolerations, toleration_object
 from warmhook.timestamps import format_time, parse_time
 from warmhook.warmimages import ObjectKey, PodOrigin, PodOwner, WarmImage, repository_label

@@ -19,7 +19,7 @@ from tests.manifests.rendered import BASE, KNATIVE, render
 from warmhook.events import CHANGES_MAX, SkipReason
 from warmhook.node_lines import MAX_BYTES, MAX_LINES
 from warmhook.placement import NODE_NAME_MAX
-from warmhook.ports import FailureReason
+from warmhook.pull_failures import FailureReason
 
 ROOT: Final = Path(__file__).parents[2]
 INSTALL: Final = (ROOT / "docs" / "install.md").read_text()

@@ -13,7 +13,8 @@ from tests.support.instant import instantly, until
 from tests.support.runtime import MemoryRuntime, digest_of
 from warmhook.node_lines import Line
 from warmhook.platforms import Platform
-from warmhook.ports import FailureReason, ImageConfig
+from warmhook.ports import ImageConfig
+from warmhook.pull_failures import FailureReason
 from warmhook.warmimages import ObjectKey, Pull
 
 NAME = "registry.example.com/shop/web"

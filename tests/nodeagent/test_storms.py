@@ -12,7 +12,7 @@ from tests.support.agents import NAMESPACE, Bench, bench
 from tests.support.instant import instantly, until
 from warmhook.node_lines import Line, desired_name
 from warmhook.node_report import report_name
-from warmhook.ports import FailureReason
+from warmhook.pull_failures import FailureReason
 from warmhook.warmimages import ObjectKey, Pull
 
 REASONS: list[FailureReason] = ["Network", "RateLimited", "Timeout", "NotRunnable"]

@@ -12,7 +12,8 @@ from tests.support.agents import Bench, bench
 from tests.support.instant import instantly, until
 from warmhook.node_lines import Line
 from warmhook.node_report import TEXT_BYTES
-from warmhook.ports import FailureReason, PullFailed
+from warmhook.ports import PullFailed
+from warmhook.pull_failures import FailureReason
 from warmhook.warmimages import Pull
 
 HOUR = 3600

@@ -9,15 +9,8 @@ from dataclasses import dataclass, field
 
 from warmhook.images import parse_reference
 from warmhook.platforms import Platform
-from warmhook.ports import (
-    Credentials,
-    FailureReason,
-    ImageConfig,
-    ImageFilesystem,
-    PullFailed,
-    RuntimeImage,
-    RuntimeUnreachable,
-)
+from warmhook.ports import Credentials, ImageConfig, ImageFilesystem, PullFailed, RuntimeImage, RuntimeUnreachable
+from warmhook.pull_failures import FailureReason
 
 __all__ = ["MemoryRuntime", "digest_of"]
 

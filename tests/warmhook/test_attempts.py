@@ -20,7 +20,7 @@ from warmhook.attempts import (
     line_report,
     with_failure,
 )
-from warmhook.ports import FailureReason
+from warmhook.pull_failures import FailureReason
 
 
 @given(

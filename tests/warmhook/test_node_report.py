@@ -25,7 +25,7 @@ from warmhook.node_report import (
     report_patch,
     seen_patch,
 )
-from warmhook.ports import FailureReason
+from warmhook.pull_failures import FailureReason
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 KEYS = st.integers(0, 9).map(lambda number: f"{number:016x}")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmhook.pullerrors import without_server_words
+from warmhook.error_texts import without_server_words
 
 WRAPPED = 'failed to pull and unpack image "10.0.0.1:80/x:1": failed to resolve reference "10.0.0.1:80/x:1": '
 
