@@ -16,7 +16,8 @@ from adapters.kubernetes.webhook_secret import SECRET
 from devcluster.apiserver import ApiServer
 from handlers.serving.credentials import Credentials
 from tests.handlers.test_webhook_certificate import CONFIGURATIONS, configuration
-from tests.handlers.world import HOST, NAMESPACE, START, World, in_world
+from tests.handlers.world import HOST, NAMESPACE, START, World
+from tests.support.instant import instant
 from warmhook.ports import Response, Unreachable
 
 HOUR = 3600
@@ -44,64 +45,56 @@ async def bare() -> AsyncIterator[World]:
     await asyncio.wait([admission])
 
 
-def test_crds_and_admission_that_are_not_installed_are_asked_for_every_five_minutes() -> None:
-    async def case(_: World) -> None:
-        async with bare() as world:
-            await asyncio.sleep(HOUR)
-            world.asked()
-            await asyncio.sleep(HOUR)
-            asked = world.asked()
-            assert asked["GET", f"{CONFIGURATIONS}/warmhook"] <= SELDOM
-            assert asked["GET", SECRET_PATH] <= SELDOM
-            # By `watch` and by admission.
-            assert asked["GET", paths.warmpolicies()] <= 2 * SELDOM
-            # And by each sync, which lists ConfigMaps before.
-            assert asked["GET", paths.warmimages()] <= 3 * SELDOM
-
-    in_world(case)
+@instant
+async def test_crds_and_admission_that_are_not_installed_are_asked_for_every_five_minutes() -> None:
+    async with bare() as world:
+        await asyncio.sleep(HOUR)
+        world.asked()
+        await asyncio.sleep(HOUR)
+        asked = world.asked()
+        assert asked["GET", f"{CONFIGURATIONS}/warmhook"] <= SELDOM
+        assert asked["GET", SECRET_PATH] <= SELDOM
+        # By `watch` and by admission.
+        assert asked["GET", paths.warmpolicies()] <= 2 * SELDOM
+        # And by each sync, which lists ConfigMaps before.
+        assert asked["GET", paths.warmimages()] <= 3 * SELDOM
 
 
-def test_no_sync_is_repeated_because_the_crds_are_missing() -> None:
-    async def case(_: World) -> None:
-        async with bare() as world:
-            await asyncio.sleep(HOUR)
-            assert world.metric("warmhook_events_total", type="dev.warmhook.sync.v1") <= HOUR / 300 + 1
-            assert world.metric("warmhook_events_total", type="dev.warmhook.sync.v1", result="denied") > 0
-
-    in_world(case)
+@instant
+async def test_no_sync_is_repeated_because_the_crds_are_missing() -> None:
+    async with bare() as world:
+        await asyncio.sleep(HOUR)
+        assert world.metric("warmhook_events_total", type="dev.warmhook.sync.v1") <= HOUR / 300 + 1
+        assert world.metric("warmhook_events_total", type="dev.warmhook.sync.v1", result="denied") > 0
 
 
-def test_what_is_installed_late_is_noticed_within_minutes() -> None:
-    async def case(_: World) -> None:
-        async with bare() as world:
-            await asyncio.sleep(4 * HOUR)
-            for crd in (warmimage_crd(), warmpolicy_crd()):
-                await world.admin.create(paths.CRDS, crd)
-            await world.add_policy("named", images=[f"{HOST}/base/sidecar:1"])
-            await world.admin.create(CONFIGURATIONS, configuration())
-            await asyncio.sleep(310)
-            assert await world.lines() == {"node-1": [f"{HOST}/base/sidecar:1"]}
-            await asyncio.sleep(310)
-            (hook,) = (await world.admin.get(f"{CONFIGURATIONS}/warmhook"))["webhooks"]
-            token = hook["clientConfig"]["service"]["path"].rpartition("/")[2]
-            assert world.credentials.accept(token)
-
-    in_world(case)
+@instant
+async def test_what_is_installed_late_is_noticed_within_minutes() -> None:
+    async with bare() as world:
+        await asyncio.sleep(4 * HOUR)
+        for crd in (warmimage_crd(), warmpolicy_crd()):
+            await world.admin.create(paths.CRDS, crd)
+        await world.add_policy("named", images=[f"{HOST}/base/sidecar:1"])
+        await world.admin.create(CONFIGURATIONS, configuration())
+        await asyncio.sleep(310)
+        assert await world.lines() == {"node-1": [f"{HOST}/base/sidecar:1"]}
+        await asyncio.sleep(310)
+        (hook,) = (await world.admin.get(f"{CONFIGURATIONS}/warmhook"))["webhooks"]
+        token = hook["clientConfig"]["service"]["path"].rpartition("/")[2]
+        assert world.credentials.accept(token)
 
 
-def test_an_api_server_that_is_out_of_reach_says_nothing_about_what_is_installed() -> None:
-    async def case(_: World) -> None:
-        async with bare() as world:
-            await world.admin.create(CONFIGURATIONS, configuration())
+@instant
+async def test_an_api_server_that_is_out_of_reach_says_nothing_about_what_is_installed() -> None:
+    async with bare() as world:
+        await world.admin.create(CONFIGURATIONS, configuration())
 
-            def down(_method: str, _path: str) -> Response | None:
-                raise Unreachable("connection refused")
+        def down(_method: str, _path: str) -> Response | None:
+            raise Unreachable("connection refused")
 
-            world.faults.append(down)
-            await asyncio.sleep(HOUR)
-            world.faults.clear()
-            await asyncio.sleep(60)
-            (hook,) = (await world.admin.get(f"{CONFIGURATIONS}/warmhook"))["webhooks"]
-            assert world.credentials.accept(hook["clientConfig"]["service"]["path"].rpartition("/")[2])
-
-    in_world(case)
+        world.faults.append(down)
+        await asyncio.sleep(HOUR)
+        world.faults.clear()
+        await asyncio.sleep(60)
+        (hook,) = (await world.admin.get(f"{CONFIGURATIONS}/warmhook"))["webhooks"]
+        assert world.credentials.accept(hook["clientConfig"]["service"]["path"].rpartition("/")[2])

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.kubernetes.rate_limit import AdaptiveLimiter, ByteRateLimiter, Lanes
-from tests.support.instant import instantly
+from tests.support.instant import instant, instantly
 
 
 async def _run(in_flight: AdaptiveLimiter, tasks: int, refuse: frozenset[int] = frozenset()) -> list[int]:
@@ -33,68 +33,60 @@ async def _run(in_flight: AdaptiveLimiter, tasks: int, refuse: frozenset[int] = 
     return seen
 
 
-def test_at_most_so_many_run_at_once() -> None:
-    async def case() -> None:
-        assert max(await _run(AdaptiveLimiter(4), 40)) == 0
-
-    instantly(case())
+@instant
+async def test_at_most_so_many_run_at_once() -> None:
+    assert max(await _run(AdaptiveLimiter(4), 40)) == 0
 
 
-def test_a_refusal_halves_the_limit_and_successes_bring_it_back() -> None:
-    async def case() -> None:
-        in_flight = AdaptiveLimiter(8)
+@instant
+async def test_a_refusal_halves_the_limit_and_successes_bring_it_back() -> None:
+    in_flight = AdaptiveLimiter(8)
+    await _run(in_flight, 1, refuse=frozenset({0}))
+    assert in_flight.limit == 4
+    assert max(await _run(in_flight, 40)) == 0
+    assert in_flight.limit == 6
+    await _run(in_flight, 400)
+    assert in_flight.limit == 8
+    assert max(await _run(in_flight, 40)) == 0
+
+
+@instant
+async def test_requests_that_were_refused_together_count_once() -> None:
+    in_flight = AdaptiveLimiter(8)
+    await _run(in_flight, 8, refuse=frozenset(range(8)))
+    assert in_flight.limit == 4
+
+
+@instant
+async def test_one_place_is_always_left() -> None:
+    in_flight = AdaptiveLimiter(4)
+    for _ in range(9):
         await _run(in_flight, 1, refuse=frozenset({0}))
-        assert in_flight.limit == 4
-        assert max(await _run(in_flight, 40)) == 0
-        assert in_flight.limit == 6
-        await _run(in_flight, 400)
-        assert in_flight.limit == 8
-        assert max(await _run(in_flight, 40)) == 0
-
-    instantly(case())
-
-
-def test_requests_that_were_refused_together_count_once() -> None:
-    async def case() -> None:
-        in_flight = AdaptiveLimiter(8)
-        await _run(in_flight, 8, refuse=frozenset(range(8)))
-        assert in_flight.limit == 4
-
-    instantly(case())
-
-
-def test_one_place_is_always_left() -> None:
-    async def case() -> None:
-        in_flight = AdaptiveLimiter(4)
-        for _ in range(9):
-            await _run(in_flight, 1, refuse=frozenset({0}))
-        assert in_flight.limit == 1
-        await _run(in_flight, 30)
-
-    instantly(case())
+    assert in_flight.limit == 1
+    await _run(in_flight, 30)
 
 
 @settings(max_examples=25)
 @given(st.lists(st.tuples(st.integers(0, 30), st.floats(0, 5)), max_size=20), st.sets(st.integers(0, 30)))
-def test_whoever_gives_up_waiting_leaves_no_place_behind(cancelled: list[tuple[int, float]], refused: set[int]) -> None:
-    async def case() -> None:
-        in_flight = AdaptiveLimiter(4)
+@instant
+async def test_whoever_gives_up_waiting_leaves_no_place_behind(
+    cancelled: list[tuple[int, float]], refused: set[int]
+) -> None:
+    in_flight = AdaptiveLimiter(4)
 
-        async def one(number: int) -> None:
-            async with in_flight.slot() as slot:
-                await asyncio.sleep(1)
-                if number in refused:
-                    in_flight.refused(slot)
+    async def one(number: int) -> None:
+        async with in_flight.slot() as slot:
+            await asyncio.sleep(1)
+            if number in refused:
+                in_flight.refused(slot)
 
-        tasks = [asyncio.create_task(one(number)) for number in range(31)]
-        for number, after in cancelled:
-            asyncio.get_running_loop().call_later(after, tasks[number].cancel)
-        with suppress(asyncio.CancelledError):
-            await asyncio.gather(*tasks, return_exceptions=True)
-        seen = await asyncio.wait_for(_run(in_flight, 20), 60)
-        assert max(seen) == 0
-
-    instantly(case())
+    tasks = [asyncio.create_task(one(number)) for number in range(31)]
+    for number, after in cancelled:
+        asyncio.get_running_loop().call_later(after, tasks[number].cancel)
+    with suppress(asyncio.CancelledError):
+        await asyncio.gather(*tasks, return_exceptions=True)
+    seen = await asyncio.wait_for(_run(in_flight, 20), 60)
+    assert max(seen) == 0
 
 
 def _seconds(rate: int, sizes: list[int]) -> float:
@@ -150,77 +142,67 @@ class Requests:
             self.lanes.leave(urgent=urgent, group=group)
 
 
-def test_an_urgent_request_starts_at_once_however_many_others_wait() -> None:
-    async def case() -> None:
-        requests = Requests()
-        async with asyncio.TaskGroup() as group:
-            for number in range(200):
-                group.create_task(requests.send(f"patch {number}"))
-            await asyncio.sleep(0.5)
-            group.create_task(requests.send("push", urgent=True))
-        assert requests.began["push"] == 0.5
-
-    instantly(case())
+@instant
+async def test_an_urgent_request_starts_at_once_however_many_others_wait() -> None:
+    requests = Requests()
+    async with asyncio.TaskGroup() as group:
+        for number in range(200):
+            group.create_task(requests.send(f"patch {number}"))
+        await asyncio.sleep(0.5)
+        group.create_task(requests.send("push", urgent=True))
+    assert requests.began["push"] == 0.5
 
 
-def test_others_go_on_in_small_numbers_while_urgent_requests_follow_each_other() -> None:
-    async def case() -> None:
-        requests = Requests()
-        async with asyncio.TaskGroup() as group:
-            for number in range(200):
-                group.create_task(requests.send(f"patch {number}"))
-            for number in range(10):
-                await requests.send(f"push {number}", urgent=True)
-                assert number == 0 or 1 <= requests.running[False] <= 4
-                await asyncio.sleep(0.05)
-        assert len(requests.began) == 210
-
-    instantly(case())
+@instant
+async def test_others_go_on_in_small_numbers_while_urgent_requests_follow_each_other() -> None:
+    requests = Requests()
+    async with asyncio.TaskGroup() as group:
+        for number in range(200):
+            group.create_task(requests.send(f"patch {number}"))
+        for number in range(10):
+            await requests.send(f"push {number}", urgent=True)
+            assert number == 0 or 1 <= requests.running[False] <= 4
+            await asyncio.sleep(0.05)
+    assert len(requests.began) == 210
 
 
-def test_urgent_requests_are_bounded_too() -> None:
-    async def case() -> None:
-        requests = Requests()
-        async with asyncio.TaskGroup() as group:
-            for number in range(100):
-                group.create_task(requests.send(f"push {number}", urgent=True))
-            await asyncio.sleep(0.5)
-            assert requests.running[True] == 32
-
-    instantly(case())
+@instant
+async def test_urgent_requests_are_bounded_too() -> None:
+    requests = Requests()
+    async with asyncio.TaskGroup() as group:
+        for number in range(100):
+            group.create_task(requests.send(f"push {number}", urgent=True))
+        await asyncio.sleep(0.5)
+        assert requests.running[True] == 32
 
 
 @pytest.mark.parametrize("urgent", [True, False])
-def test_one_group_leaves_places_to_every_other(urgent: bool) -> None:
-    async def case() -> None:
-        requests = Requests()
-        async with asyncio.TaskGroup() as group:
-            for name in ("greedy", "second", "third"):
-                for number in range(100):
-                    group.create_task(requests.send(f"{name} {number}", urgent=urgent, group=name))
-                    if number % 10 == 9:
-                        await asyncio.sleep(0)
-            await asyncio.sleep(0.5)
-            group.create_task(requests.send("mine", urgent=urgent, group="mine"))
-            group.create_task(requests.send("of no group", urgent=urgent))
-        assert requests.began["mine"] == requests.began["of no group"] == 0.5
-        assert len(requests.began) == 302
-
-    instantly(case())
-
-
-def test_a_place_whose_taker_gave_up_goes_to_the_next() -> None:
-    async def case() -> None:
-        requests = Requests()
-        running = [asyncio.create_task(requests.send(f"patch {number}")) for number in range(28)]
-        waiting = [asyncio.create_task(requests.send(f"late {number}")) for number in range(3)]
+@instant
+async def test_one_group_leaves_places_to_every_other(urgent: bool) -> None:
+    requests = Requests()
+    async with asyncio.TaskGroup() as group:
+        for name in ("greedy", "second", "third"):
+            for number in range(100):
+                group.create_task(requests.send(f"{name} {number}", urgent=urgent, group=name))
+                if number % 10 == 9:
+                    await asyncio.sleep(0)
         await asyncio.sleep(0.5)
-        waiting[0].cancel()
-        for task in running[:14]:
-            task.cancel()
-        await asyncio.wait([*running, *waiting])
-        assert requests.began["late 1"] == 0.5
-        await requests.send("afterwards")
-        assert requests.began.keys() >= {"late 1", "late 2", "afterwards"}
+        group.create_task(requests.send("mine", urgent=urgent, group="mine"))
+        group.create_task(requests.send("of no group", urgent=urgent))
+    assert requests.began["mine"] == requests.began["of no group"] == 0.5
+    assert len(requests.began) == 302
 
-    instantly(case())
+
+@instant
+async def test_a_place_whose_taker_gave_up_goes_to_the_next() -> None:
+    requests = Requests()
+    running = [asyncio.create_task(requests.send(f"patch {number}")) for number in range(28)]
+    waiting = [asyncio.create_task(requests.send(f"late {number}")) for number in range(3)]
+    await asyncio.sleep(0.5)
+    waiting[0].cancel()
+    for task in running[:14]:
+        task.cancel()
+    await asyncio.wait([*running, *waiting])
+    assert requests.began["late 1"] == 0.5
+    await requests.send("afterwards")
+    assert requests.began.keys() >= {"late 1", "late 2", "afterwards"}

@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from handlers.intake.abuse_protection import validation_headers
-from tests.handlers.world import HOST, SECRET, World, in_world
+from tests.handlers.world import HOST, SECRET, World, in_world, run_in_world
 
 ORIGIN = "eventgrid.azure.net"
 SOURCES = f"""
@@ -18,18 +18,16 @@ sources:
 """
 
 
-def test_a_named_origin_gets_the_rate_it_asks_for() -> None:
-    async def case(world: World) -> None:
-        asked = {"WebHook-Request-Origin": ORIGIN, "WebHook-Request-Rate": "120"}
-        answer = await world.client.options("/webhooks/acr", headers=asked)
+@in_world(sources=SOURCES)
+async def test_a_named_origin_gets_the_rate_it_asks_for(world: World) -> None:
+    asked = {"WebHook-Request-Origin": ORIGIN, "WebHook-Request-Rate": "120"}
+    answer = await world.client.options("/webhooks/acr", headers=asked)
 
-        assert (answer.status_code, answer.content) == (200, b"")
-        assert answer.headers["allow"] == "POST"
-        assert answer.headers["webhook-allowed-origin"] == ORIGIN
-        assert answer.headers["webhook-allowed-rate"] == "120"
-        assert world.metric("warmhook_deliveries_total", source="acr", result="skipped", reason="handshake") == 1
-
-    in_world(case, sources=SOURCES)
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["allow"] == "POST"
+    assert answer.headers["webhook-allowed-origin"] == ORIGIN
+    assert answer.headers["webhook-allowed-rate"] == "120"
+    assert world.metric("warmhook_deliveries_total", source="acr", result="skipped", reason="handshake") == 1
 
 
 @pytest.mark.parametrize(
@@ -41,22 +39,18 @@ def test_a_named_origin_gets_the_rate_it_asks_for() -> None:
         ("harbor", {"WebHook-Request-Origin": ORIGIN}),
     ],
 )
-def test_nobody_else_is_permitted(source: str, headers: dict[str, str]) -> None:
-    async def case(world: World) -> None:
-        answer = await world.client.options(f"/webhooks/{source}", headers=headers)
+@in_world(sources=SOURCES)
+async def test_nobody_else_is_permitted(world: World, source: str, headers: dict[str, str]) -> None:
+    answer = await world.client.options(f"/webhooks/{source}", headers=headers)
 
-        assert answer.status_code == 403
-        assert not [name for name in answer.headers if name.startswith("webhook-")]
-        assert world.metric("warmhook_deliveries_total", source=source, reason="origin-not-allowed") == 1
-
-    in_world(case, sources=SOURCES)
+    assert answer.status_code == 403
+    assert not [name for name in answer.headers if name.startswith("webhook-")]
+    assert world.metric("warmhook_deliveries_total", source=source, reason="origin-not-allowed") == 1
 
 
-def test_an_unknown_source_is_404() -> None:
-    async def case(world: World) -> None:
-        assert (await world.client.options("/webhooks/other")).status_code == 404
-
-    in_world(case, sources=SOURCES)
+@in_world(sources=SOURCES)
+async def test_an_unknown_source_is_404(world: World) -> None:
+    assert (await world.client.options("/webhooks/other")).status_code == 404
 
 
 def test_the_callback_is_never_called(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,16 +70,14 @@ def test_the_callback_is_never_called(monkeypatch: pytest.MonkeyPatch) -> None:
         answer = await world.client.post(f"/webhooks/acr?token={SECRET}", content=json.dumps([validation]))
         assert (answer.status_code, answer.json()) == (200, {"validationResponse": "c"})
 
-    in_world(case, sources=SOURCES)
+    run_in_world(case, sources=SOURCES)
 
 
-def test_a_permission_is_not_a_proof() -> None:
-    async def case(world: World) -> None:
-        asked = {"WebHook-Request-Origin": ORIGIN}
-        assert (await world.client.options("/webhooks/acr", headers=asked)).status_code == 200
-        assert (await world.client.post("/webhooks/acr", headers=asked, content=b"{}")).status_code == 401
-
-    in_world(case, sources=SOURCES)
+@in_world(sources=SOURCES)
+async def test_a_permission_is_not_a_proof(world: World) -> None:
+    asked = {"WebHook-Request-Origin": ORIGIN}
+    assert (await world.client.options("/webhooks/acr", headers=asked)).status_code == 200
+    assert (await world.client.post("/webhooks/acr", headers=asked, content=b"{}")).status_code == 401
 
 
 @pytest.mark.parametrize("rate", ["-1", "1e9", "٣", "9" * 40, "*"])

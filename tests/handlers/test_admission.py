@@ -80,23 +80,19 @@ def pods_policy(**more: Any) -> dict[str, Any]:
 # --- answering -------------------------------------------------------------------------------------------------------
 
 
-def test_a_review_is_answered_under_its_uid() -> None:
-    async def case(world: World) -> None:
-        assert await ask(world, review(uid="u-7")) == {"uid": "u-7", "allowed": True}
-        assert world.metric("warmhook_admissions_total", result="queued") == 1
-
-    in_world(case)
+@in_world()
+async def test_a_review_is_answered_under_its_uid(world: World) -> None:
+    assert await ask(world, review(uid="u-7")) == {"uid": "u-7", "allowed": True}
+    assert world.metric("warmhook_admissions_total", result="queued") == 1
 
 
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"\xff", b"[" * 100_000, b'"x"', b"7", b'{"request": {}}', b"x" * (5 << 20)]
 )
-def test_what_is_no_review_is_allowed_under_no_uid(body: bytes) -> None:
-    async def case(world: World) -> None:
-        assert await ask(world, body) == {"uid": "", "allowed": True}
-        assert world.metric("warmhook_admissions_total", result="skipped", reason="malformed") == 1
-
-    in_world(case)
+@in_world()
+async def test_what_is_no_review_is_allowed_under_no_uid(world: World, body: bytes) -> None:
+    assert await ask(world, body) == {"uid": "", "allowed": True}
+    assert world.metric("warmhook_admissions_total", result="skipped", reason="malformed") == 1
 
 
 def nobody(_events: Sequence[Event]) -> Awaitable[None]:
@@ -138,51 +134,43 @@ def allowed(body: bytes) -> None:
     assert b'result="failed"' not in ALONE._metrics.exposition()
 
 
-def test_reviews_are_answered_while_the_api_server_is_down() -> None:
-    async def case(world: World) -> None:
-        def down(_method: str, _path: str) -> Response | None:
-            raise Unreachable("nobody is there")
+@in_world()
+async def test_reviews_are_answered_while_the_api_server_is_down(world: World) -> None:
+    def down(_method: str, _path: str) -> Response | None:
+        raise Unreachable("nobody is there")
 
-        world.faults.append(down)
-        async with beside(world.app):
-            for number in range(200):
-                assert (await ask(world, review(metadata={"name": f"p{number}"})))["allowed"]
-            await asyncio.sleep(3600)
-            assert world.metric("warmhook_hints_total", result="failed") == 200
-            world.faults.clear()
-            await world.add_policy(**pods_policy())
-            await ask(world, review(metadata={"name": "p1", **WARM}))
-            await asyncio.sleep(60)
-        assert len(await world.warmimages()) == 1
-
-    in_world(case)
+    world.faults.append(down)
+    async with beside(world.app):
+        for number in range(200):
+            assert (await ask(world, review(metadata={"name": f"p{number}"})))["allowed"]
+        await asyncio.sleep(3600)
+        assert world.metric("warmhook_hints_total", result="failed") == 200
+        world.faults.clear()
+        await world.add_policy(**pods_policy())
+        await ask(world, review(metadata={"name": "p1", **WARM}))
+        await asyncio.sleep(60)
+    assert len(await world.warmimages()) == 1
 
 
-def test_reviews_are_answered_while_the_queue_is_full() -> None:
-    async def case(world: World) -> None:
-        for number in range(QUEUE_MAX + 50):
-            await ask(world, review(metadata={"name": f"p{number}"}))
-        assert world.metric("warmhook_admissions_total", result="queued") == QUEUE_MAX
-        assert world.metric("warmhook_admissions_total", result="dropped") == 50
-
-    in_world(case)
+@in_world()
+async def test_reviews_are_answered_while_the_queue_is_full(world: World) -> None:
+    for number in range(QUEUE_MAX + 50):
+        await ask(world, review(metadata={"name": f"p{number}"}))
+    assert world.metric("warmhook_admissions_total", result="queued") == QUEUE_MAX
+    assert world.metric("warmhook_admissions_total", result="dropped") == 50
 
 
-def test_no_request_is_made_on_the_path() -> None:
-    async def case(world: World) -> None:
-        await ask(world, review(metadata=WARM))
-        assert world.requests == []
-
-    in_world(case)
+@in_world()
+async def test_no_request_is_made_on_the_path(world: World) -> None:
+    await ask(world, review(metadata=WARM))
+    assert world.requests == []
 
 
 @pytest.mark.skipif(not RECORDED.exists(), reason="WARMHOOK_TEST_APISERVER names no folder with recorded requests")
-def test_what_a_real_api_server_sent_is_answered() -> None:
-    async def case(world: World) -> None:
-        for entry in json.loads(RECORDED.read_text()):
-            assert (await ask(world, entry["body"]))["uid"] == entry["body"]["request"]["uid"]
-
-    in_world(case)
+@in_world()
+async def test_what_a_real_api_server_sent_is_answered(world: World) -> None:
+    for entry in json.loads(RECORDED.read_text()):
+        assert (await ask(world, entry["body"]))["uid"] == entry["body"]["request"]["uid"]
 
 
 WRONG_PATHS = [
@@ -197,279 +185,251 @@ WRONG_PATHS = [
 
 @pytest.mark.parametrize("path", [*WRONG_PATHS, ADMISSION.replace("7", "8"), "/admission/pods/\xe4\U0001f600"])
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_without_the_token_nothing_is_there_and_nothing_is_read_wherever_the_caller_is(path: str, scheme: str) -> None:
-    async def case(world: World) -> None:
-        for name in "ab":
-            await add_node(world, name)
-        await world.add_policy(**pods_policy(images=["nginx:1"], preferWarm=True))
-        read = []
+@in_world()
+async def test_without_the_token_nothing_is_there_and_nothing_is_read_wherever_the_caller_is(
+    world: World, path: str, scheme: str
+) -> None:
+    for name in "ab":
+        await add_node(world, name)
+    await world.add_policy(**pods_policy(images=["nginx:1"], preferWarm=True))
+    read = []
 
-        async def body() -> AsyncIterator[bytes]:
-            read.append(True)
-            yield json.dumps(review(metadata=WARM)).encode()
+    async def body() -> AsyncIterator[bytes]:
+        read.append(True)
+        yield json.dumps(review(metadata=WARM)).encode()
 
-        async with world.watching(), beside(world.app):
-            await asyncio.sleep(10)
-            await warm_on(world, "a")
-            for host in ("127.0.0.1", "10.0.0.7"):
-                caller = world.new_client(world.app, host)
-                caller.base_url = httpx.URL(f"{scheme}://web")
-                answer = await caller.post(path, content=body())
-                unknown = await caller.post("/nowhere")
-                assert (answer.status_code, answer.content) == (unknown.status_code, unknown.content)
-                assert answer.status_code == 404
-            await asyncio.sleep(60)
-            assert read == []
-            assert [one["spec"]["image"] for one in (await world.warmimages()).values()] == [
-                "docker.io/library/nginx:1"
-            ]
-            assert world.metric("warmhook_admissions_total") == world.metric(
-                "warmhook_admissions_total", result="refused"
-            )
-            # With the token the same review leads to both.
-            assert names_in(await ask(world, review(metadata=WARM), caller)) == ["a"]
-
-    in_world(case)
+    async with world.watching(), beside(world.app):
+        await asyncio.sleep(10)
+        await warm_on(world, "a")
+        for host in ("127.0.0.1", "10.0.0.7"):
+            caller = world.new_client(world.app, host)
+            caller.base_url = httpx.URL(f"{scheme}://web")
+            answer = await caller.post(path, content=body())
+            unknown = await caller.post("/nowhere")
+            assert (answer.status_code, answer.content) == (unknown.status_code, unknown.content)
+            assert answer.status_code == 404
+        await asyncio.sleep(60)
+        assert read == []
+        assert [one["spec"]["image"] for one in (await world.warmimages()).values()] == ["docker.io/library/nginx:1"]
+        assert world.metric("warmhook_admissions_total") == world.metric("warmhook_admissions_total", result="refused")
+        # With the token the same review leads to both.
+        assert names_in(await ask(world, review(metadata=WARM), caller)) == ["a"]
 
 
-def test_the_tokens_are_those_of_the_secret_and_go_with_it() -> None:
-    async def case(world: World) -> None:
-        path = paths.secrets(NAMESPACE, SECRET)
+@in_world()
+async def test_the_tokens_are_those_of_the_secret_and_go_with_it(world: World) -> None:
+    path = paths.secrets(NAMESPACE, SECRET)
 
-        async def status(token: str) -> int:
-            return (await world.client.post(f"/admission/pods/{token}", content=b"{}")).status_code
+    async def status(token: str) -> int:
+        return (await world.client.post(f"/admission/pods/{token}", content=b"{}")).status_code
 
-        async def put(*tokens: str) -> None:
-            encoded = base64.b64encode(print_tokens(tokens)).decode()
-            await world.admin.patch(path, {"data": {"admission-tokens": encoded}})
-            await world.credentials.look()
-
-        other = "20260501-" + "8" * 48
-        assert (await status(ADMISSION_TOKEN), await status(other)) == (200, 404)
-        await put(other, ADMISSION_TOKEN)
-        assert (await status(ADMISSION_TOKEN), await status(other)) == (200, 200)
-        await put(other)
-        assert (await status(ADMISSION_TOKEN), await status(other)) == (404, 200)
-        await put("")
-        assert (await status(other), await status("")) == (404, 404)
-        await put(other)
-        await world.admin.delete(path)
+    async def put(*tokens: str) -> None:
+        encoded = base64.b64encode(print_tokens(tokens)).decode()
+        await world.admin.patch(path, {"data": {"admission-tokens": encoded}})
         await world.credentials.look()
-        assert await status(other) == 404
 
-    in_world(case)
+    other = "20260501-" + "8" * 48
+    assert (await status(ADMISSION_TOKEN), await status(other)) == (200, 404)
+    await put(other, ADMISSION_TOKEN)
+    assert (await status(ADMISSION_TOKEN), await status(other)) == (200, 200)
+    await put(other)
+    assert (await status(ADMISSION_TOKEN), await status(other)) == (404, 200)
+    await put("")
+    assert (await status(other), await status("")) == (404, 404)
+    await put(other)
+    await world.admin.delete(path)
+    await world.credentials.look()
+    assert await status(other) == 404
 
 
-def test_admission_can_be_left_out() -> None:
-    async def case(world: World) -> None:
-        assert (await world.client.post(ADMISSION, content=b"{}")).status_code == 404
-
-    in_world(case, serve=frozenset({"webhooks", "events"}))
+@in_world(serve=frozenset({"webhooks", "events"}))
+async def test_admission_can_be_left_out(world: World) -> None:
+    assert (await world.client.post(ADMISSION, content=b"{}")).status_code == 404
 
 
 # --- becoming warm ---------------------------------------------------------------------------------------------------
 
 
-def test_a_pods_images_are_warmed_where_further_ones_can_land() -> None:
-    async def case(world: World) -> None:
-        await add_node(world, "a", pool="web")
-        await add_node(world, "b", TAINT, pool="web")
-        await add_node(world, "c", pool="web", unschedulable=True)
-        await add_node(world, "d", pool="db")
-        await add_node(world, "e", {**TAINT, "key": "other"}, pool="web")
-        await add_node(world, "v", pool="web", type="virtual-kubelet")
-        await world.add_policy(**pods_policy())
-        async with world.watching(), beside(world.app):
-            spec = {
-                "containers": [{"image": "ghcr.io/shop/app:v1"}],
-                "initContainers": [{"image": "ghcr.io/shop/init:v1"}],
-                "nodeSelector": {"pool": "web"},
-                "tolerations": [{"key": "gpu", "operator": "Exists"}],
-            }
-            await ask(world, review(spec, metadata=WARM))
-            await asyncio.sleep(10)
-            both = ["ghcr.io/shop/app:v1", "ghcr.io/shop/init:v1"]
-            assert await world.lines() == {"a": both, "b": both}
+@in_world()
+async def test_a_pods_images_are_warmed_where_further_ones_can_land(world: World) -> None:
+    await add_node(world, "a", pool="web")
+    await add_node(world, "b", TAINT, pool="web")
+    await add_node(world, "c", pool="web", unschedulable=True)
+    await add_node(world, "d", pool="db")
+    await add_node(world, "e", {**TAINT, "key": "other"}, pool="web")
+    await add_node(world, "v", pool="web", type="virtual-kubelet")
+    await world.add_policy(**pods_policy())
+    async with world.watching(), beside(world.app):
+        spec = {
+            "containers": [{"image": "ghcr.io/shop/app:v1"}],
+            "initContainers": [{"image": "ghcr.io/shop/init:v1"}],
+            "nodeSelector": {"pool": "web"},
+            "tolerations": [{"key": "gpu", "operator": "Exists"}],
+        }
+        await ask(world, review(spec, metadata=WARM))
+        await asyncio.sleep(10)
+        both = ["ghcr.io/shop/app:v1", "ghcr.io/shop/init:v1"]
+        assert await world.lines() == {"a": both, "b": both}
 
-            # A node that is no longer cordoned, or whose taint goes, takes such Pods as well.
-            await world.admin.patch(paths.node("c"), {"spec": {"unschedulable": None}})
-            await world.admin.patch(paths.node("e"), {"spec": {"taints": None}})
-            await asyncio.sleep(10)
-            assert set(await world.lines()) == {"a", "b", "c", "e"}
-            await world.admin.patch(paths.node("a"), {"spec": {"taints": [{"key": "mine", "effect": "NoExecute"}]}})
-            await asyncio.sleep(10)
-            assert (await world.lines())["a"] == []
-
-    in_world(case)
+        # A node that is no longer cordoned, or whose taint goes, takes such Pods as well.
+        await world.admin.patch(paths.node("c"), {"spec": {"unschedulable": None}})
+        await world.admin.patch(paths.node("e"), {"spec": {"taints": None}})
+        await asyncio.sleep(10)
+        assert set(await world.lines()) == {"a", "b", "c", "e"}
+        await world.admin.patch(paths.node("a"), {"spec": {"taints": [{"key": "mine", "effect": "NoExecute"}]}})
+        await asyncio.sleep(10)
+        assert (await world.lines())["a"] == []
 
 
-def test_only_pods_of_the_policys_namespace_count() -> None:
-    async def case(world: World) -> None:
-        await world.add_policy(**pods_policy())
-        async with beside(world.app):
-            await ask(world, review(metadata=WARM, namespace="elsewhere"))
-            await ask(world, review(metadata={"labels": {"warm": "false"}}))
-            await asyncio.sleep(10)
+@in_world()
+async def test_only_pods_of_the_policys_namespace_count(world: World) -> None:
+    await world.add_policy(**pods_policy())
+    async with beside(world.app):
+        await ask(world, review(metadata=WARM, namespace="elsewhere"))
+        await ask(world, review(metadata={"labels": {"warm": "false"}}))
+        await asyncio.sleep(10)
+    assert await world.warmimages() == {}
+
+
+@in_world()
+async def test_a_crowd_of_one_owner_costs_one_write_and_a_refresh_when_a_tenth_of_its_lifetime_has_passed(
+    world: World,
+) -> None:
+    await world.add_policy(**pods_policy())
+    async with beside(world.app):
+        await asyncio.sleep(5)
+        world.requests.clear()
+        for _ in range(300):
+            await ask(world, review(metadata={**owned("ReplicaSet", "web-1"), **WARM}))
+            await asyncio.sleep(1)
+        assert world.writes() == [("POST", "/apis/warmhook.dev/v1alpha1/namespaces/shop/warmimages")]
+        assert world.metric("warmhook_admissions_total", result="folded") > 250
+        await asyncio.sleep(400)
+        await ask(world, review(metadata={**owned("ReplicaSet", "web-1"), **WARM}))
+        await asyncio.sleep(10)
+        assert [method for method, _ in world.writes()] == ["PATCH"]
+        (found,) = (await world.warmimages()).values()
+        assert parse_time(found["spec"]["pushedAt"]) > START
+        assert found["metadata"]["labels"]["warmhook.dev/owner"]
+
+
+@in_world()
+async def test_it_ends_when_no_such_pod_came_for_as_long_as_the_policy_says(world: World) -> None:
+    await world.add_policy(**pods_policy())
+    async with world.watching(), beside(world.app):
+        await ask(world, review(metadata=WARM))
+        await asyncio.sleep(5000)
+        assert len(await world.warmimages()) == 1
+        await ask(world, review(metadata=WARM))
+        await asyncio.sleep(5000)
+        assert len(await world.warmimages()) == 1
+        await asyncio.sleep(2000)
         assert await world.warmimages() == {}
 
-    in_world(case)
 
-
-def test_a_crowd_of_one_owner_costs_one_write_and_a_refresh_when_a_tenth_of_its_lifetime_has_passed() -> None:
-    async def case(world: World) -> None:
-        await world.add_policy(**pods_policy())
-        async with beside(world.app):
-            await asyncio.sleep(5)
-            world.requests.clear()
-            for _ in range(300):
-                await ask(world, review(metadata={**owned("ReplicaSet", "web-1"), **WARM}))
-                await asyncio.sleep(1)
-            assert world.writes() == [("POST", "/apis/warmhook.dev/v1alpha1/namespaces/shop/warmimages")]
-            assert world.metric("warmhook_admissions_total", result="folded") > 250
-            await asyncio.sleep(400)
-            await ask(world, review(metadata={**owned("ReplicaSet", "web-1"), **WARM}))
-            await asyncio.sleep(10)
-            assert [method for method, _ in world.writes()] == ["PATCH"]
-            (found,) = (await world.warmimages()).values()
-            assert parse_time(found["spec"]["pushedAt"]) > START
-            assert found["metadata"]["labels"]["warmhook.dev/owner"]
-
-    in_world(case)
-
-
-def test_it_ends_when_no_such_pod_came_for_as_long_as_the_policy_says() -> None:
-    async def case(world: World) -> None:
-        await world.add_policy(**pods_policy())
-        async with world.watching(), beside(world.app):
-            await ask(world, review(metadata=WARM))
-            await asyncio.sleep(5000)
-            assert len(await world.warmimages()) == 1
-            await ask(world, review(metadata=WARM))
-            await asyncio.sleep(5000)
-            assert len(await world.warmimages()) == 1
-            await asyncio.sleep(2000)
-            assert await world.warmimages() == {}
-
-    in_world(case)
-
-
-def test_owners_with_other_constraints_do_not_fight_over_one_object() -> None:
-    async def case(world: World) -> None:
-        await add_node(world, "a", pool="web")
-        await add_node(world, "b", pool="db")
-        await world.add_policy(**pods_policy())
-        async with world.watching(), beside(world.app):
-            for _ in range(5):
-                for pool in ("web", "db"):
-                    spec = {"containers": [{"image": "ghcr.io/x/app:v1"}], "nodeSelector": {"pool": pool}}
-                    await ask(world, review(spec, metadata={**owned("StatefulSet", pool), **WARM}))
-                await asyncio.sleep(60)
-            world.requests.clear()
+@in_world()
+async def test_owners_with_other_constraints_do_not_fight_over_one_object(world: World) -> None:
+    await add_node(world, "a", pool="web")
+    await add_node(world, "b", pool="db")
+    await world.add_policy(**pods_policy())
+    async with world.watching(), beside(world.app):
+        for _ in range(5):
             for pool in ("web", "db"):
                 spec = {"containers": [{"image": "ghcr.io/x/app:v1"}], "nodeSelector": {"pool": pool}}
                 await ask(world, review(spec, metadata={**owned("StatefulSet", pool), **WARM}))
             await asyncio.sleep(60)
-            assert world.writes() == []
-            assert await world.lines() == {"a": ["ghcr.io/x/app:v1"], "b": ["ghcr.io/x/app:v1"]}
-            assert len((await world.admin.list(paths.warmimages())).items) == 2
-
-    in_world(case)
-
-
-def test_a_policy_that_no_longer_speaks_of_pods_drops_what_they_led_to_and_keeps_its_own() -> None:
-    async def case(world: World) -> None:
-        await world.add_policy(**pods_policy(images=["ghcr.io/shop/own:v1"]))
-        async with world.watching(), beside(world.app):
-            await ask(world, review(metadata=WARM))
-            await asyncio.sleep(10)
-            assert set(await world.warmimages()) == {"docker.io/library/nginx:1", "ghcr.io/shop/own:v1"}
-            await world.admin.patch(f"{POLICIES}/shop", {"spec": {"pods": None}})
-            await asyncio.sleep(10)
-            assert set(await world.warmimages()) == {"ghcr.io/shop/own:v1"}
-
-    in_world(case)
+        world.requests.clear()
+        for pool in ("web", "db"):
+            spec = {"containers": [{"image": "ghcr.io/x/app:v1"}], "nodeSelector": {"pool": pool}}
+            await ask(world, review(spec, metadata={**owned("StatefulSet", pool), **WARM}))
+        await asyncio.sleep(60)
+        assert world.writes() == []
+        assert await world.lines() == {"a": ["ghcr.io/x/app:v1"], "b": ["ghcr.io/x/app:v1"]}
+        assert len((await world.admin.list(paths.warmimages())).items) == 2
 
 
-def test_a_changed_limit_reaches_what_pods_asked_for() -> None:
-    async def case(world: World) -> None:
-        for name in "abcd":
-            await add_node(world, name, TAINT)
-        await add_node(world, "free")
-        await world.add_policy(**pods_policy())
-        async with world.watching(), beside(world.app):
-            spec = {"containers": [{"image": "nginx:1"}], "tolerations": [{"key": "gpu", "operator": "Exists"}]}
-            await ask(world, review(spec, metadata=WARM))
-            await asyncio.sleep(10)
-            assert len(await world.lines()) == 5
-            await world.admin.patch(f"{POLICIES}/shop", {"spec": {"template": {"nodes": {"limit": 2}}}})
-            await asyncio.sleep(10)
-            assert sum(map(bool, (await world.lines()).values())) == 2
-
-    in_world(case)
+@in_world()
+async def test_a_policy_that_no_longer_speaks_of_pods_drops_what_they_led_to_and_keeps_its_own(world: World) -> None:
+    await world.add_policy(**pods_policy(images=["ghcr.io/shop/own:v1"]))
+    async with world.watching(), beside(world.app):
+        await ask(world, review(metadata=WARM))
+        await asyncio.sleep(10)
+        assert set(await world.warmimages()) == {"docker.io/library/nginx:1", "ghcr.io/shop/own:v1"}
+        await world.admin.patch(f"{POLICIES}/shop", {"spec": {"pods": None}})
+        await asyncio.sleep(10)
+        assert set(await world.warmimages()) == {"ghcr.io/shop/own:v1"}
 
 
-def test_the_status_counts_the_nodes_that_can_take_such_pods() -> None:
-    async def case(world: World) -> None:
-        for name in "abc":
-            await add_node(world, name)
-        await add_node(world, "d", TAINT)
-        await world.add_policy(**pods_policy())
-        async with world.watching(), beside(world.app):
-            await ask(world, review(metadata=WARM))
-            await asyncio.sleep(10)
-            await warm_on(world, "a", "b")
-            (found,) = (await world.warmimages()).values()
-            assert (found["status"]["warm"], found["status"]["desired"]) == (2, 3)
-            await world.admin.patch(paths.node("c"), {"spec": {"unschedulable": True}})
-            await asyncio.sleep(310)
-            (found,) = (await world.warmimages()).values()
-            assert (found["status"]["warm"], found["status"]["desired"]) == (2, 2)
-
-    in_world(case)
+@in_world()
+async def test_a_changed_limit_reaches_what_pods_asked_for(world: World) -> None:
+    for name in "abcd":
+        await add_node(world, name, TAINT)
+    await add_node(world, "free")
+    await world.add_policy(**pods_policy())
+    async with world.watching(), beside(world.app):
+        spec = {"containers": [{"image": "nginx:1"}], "tolerations": [{"key": "gpu", "operator": "Exists"}]}
+        await ask(world, review(spec, metadata=WARM))
+        await asyncio.sleep(10)
+        assert len(await world.lines()) == 5
+        await world.admin.patch(f"{POLICIES}/shop", {"spec": {"template": {"nodes": {"limit": 2}}}})
+        await asyncio.sleep(10)
+        assert sum(map(bool, (await world.lines()).values())) == 2
 
 
-def test_an_event_that_is_posted_leads_to_the_same() -> None:
-    async def case(world: World) -> None:
-        await world.add_policy(**pods_policy())
-        pod = read_review(review(metadata=WARM), NAMESPACE).outcome
-        assert isinstance(pod, Admitted)
-        body = write_event(admitted_event(pod, world.now()))
-        headers = {"content-type": "application/cloudevents+json"}
-        assert (await world.client.post("/events", content=body, headers=headers)).status_code == 204
-        assert set(await world.warmimages()) == {"docker.io/library/nginx:1"}
-        assert (await world.event("dev.warmhook.pod.admitted.v1", {"namespace": 7})).status_code == 400
-
-    in_world(case)
-
-
-def test_of_rollouts_two_versions_stay_and_an_image_that_a_second_owner_needs() -> None:
-    async def case(world: World) -> None:
-        await add_node(world, "a")
-        await world.add_policy(**pods_policy())
-        async with world.watching():
-            for owner, version in [("api", 0), *(("web", number) for number in range(4))]:
-                image = parse_reference(f"ghcr.io/shop/app:v{version}")
-                pod = Admitted("shop", f"Deployment/{owner}", (image,), (("app", image),), labels=dict(WARM["labels"]))
-                body = write_event(admitted_event(pod, world.now()))
-                headers = {"content-type": "application/cloudevents+json"}
-                assert (await world.client.post("/events", content=body, headers=headers)).status_code == 204
-                await asyncio.sleep(5)
-        assert await world.lines() == {"a": [f"ghcr.io/shop/app:v{version}" for version in (0, 2, 3)]}
-
-    in_world(case)
+@in_world()
+async def test_the_status_counts_the_nodes_that_can_take_such_pods(world: World) -> None:
+    for name in "abc":
+        await add_node(world, name)
+    await add_node(world, "d", TAINT)
+    await world.add_policy(**pods_policy())
+    async with world.watching(), beside(world.app):
+        await ask(world, review(metadata=WARM))
+        await asyncio.sleep(10)
+        await warm_on(world, "a", "b")
+        (found,) = (await world.warmimages()).values()
+        assert (found["status"]["warm"], found["status"]["desired"]) == (2, 3)
+        await world.admin.patch(paths.node("c"), {"spec": {"unschedulable": True}})
+        await asyncio.sleep(310)
+        (found,) = (await world.warmimages()).values()
+        assert (found["status"]["warm"], found["status"]["desired"]) == (2, 2)
 
 
-def test_an_event_about_pods_that_are_long_gone_asks_for_nothing() -> None:
-    async def case(world: World) -> None:
-        await world.add_policy(**pods_policy())
-        pod = read_review(review(metadata=WARM), NAMESPACE).outcome
-        assert isinstance(pod, Admitted)
-        body = write_event(admitted_event(pod, START - timedelta(days=1)))
-        headers = {"content-type": "application/cloudevents+json"}
-        assert (await world.client.post("/events", content=body, headers=headers)).status_code == 204
-        assert await world.warmimages() == {}
+@in_world()
+async def test_an_event_that_is_posted_leads_to_the_same(world: World) -> None:
+    await world.add_policy(**pods_policy())
+    pod = read_review(review(metadata=WARM), NAMESPACE).outcome
+    assert isinstance(pod, Admitted)
+    body = write_event(admitted_event(pod, world.now()))
+    headers = {"content-type": "application/cloudevents+json"}
+    assert (await world.client.post("/events", content=body, headers=headers)).status_code == 204
+    assert set(await world.warmimages()) == {"docker.io/library/nginx:1"}
+    assert (await world.event("dev.warmhook.pod.admitted.v1", {"namespace": 7})).status_code == 400
 
-    in_world(case)
+
+@in_world()
+async def test_of_rollouts_two_versions_stay_and_an_image_that_a_second_owner_needs(world: World) -> None:
+    await add_node(world, "a")
+    await world.add_policy(**pods_policy())
+    async with world.watching():
+        for owner, version in [("api", 0), *(("web", number) for number in range(4))]:
+            image = parse_reference(f"ghcr.io/shop/app:v{version}")
+            pod = Admitted("shop", f"Deployment/{owner}", (image,), (("app", image),), labels=dict(WARM["labels"]))
+            body = write_event(admitted_event(pod, world.now()))
+            headers = {"content-type": "application/cloudevents+json"}
+            assert (await world.client.post("/events", content=body, headers=headers)).status_code == 204
+            await asyncio.sleep(5)
+    assert await world.lines() == {"a": [f"ghcr.io/shop/app:v{version}" for version in (0, 2, 3)]}
+
+
+@in_world()
+async def test_an_event_about_pods_that_are_long_gone_asks_for_nothing(world: World) -> None:
+    await world.add_policy(**pods_policy())
+    pod = read_review(review(metadata=WARM), NAMESPACE).outcome
+    assert isinstance(pod, Admitted)
+    body = write_event(admitted_event(pod, START - timedelta(days=1)))
+    headers = {"content-type": "application/cloudevents+json"}
+    assert (await world.client.post("/events", content=body, headers=headers)).status_code == 204
+    assert await world.warmimages() == {}
 
 
 def test_a_process_without_handlers_posts_what_it_sees() -> None:
@@ -505,65 +465,59 @@ async def warm_on(world: World, *names: str) -> None:
     await asyncio.sleep(5)
 
 
-def test_a_pod_prefers_warm_nodes_that_can_take_it() -> None:
-    async def case(world: World) -> None:
-        for name in "abc":
-            await add_node(world, name)
-        await add_node(world, "d", pool="other")
-        await world.add_policy(**pods_policy(images=["nginx:1"], preferWarm=True))
-        async with world.watching(), beside(world.app):
-            await asyncio.sleep(10)
-            await warm_on(world, "a", "b")
-            assert names_in(await ask(world, review(metadata=WARM))) == ["a", "b"]
-            world.requests.clear()
-            assert names_in(await ask(world, review(metadata=WARM, dryRun=True))) == ["a", "b"]
-            assert world.requests == []
-            only = {"containers": [{"image": "nginx:1"}], "nodeSelector": {"pool": "other"}}
-            assert names_in(await ask(world, review(only, metadata=WARM))) == []
-            await world.admin.patch(paths.node("a"), {"spec": {"unschedulable": True}})
-            await asyncio.sleep(5)
-            assert names_in(await ask(world, review(metadata=WARM))) == ["b"]
-            assert names_in(await ask(world, review(metadata={**WARM, "annotations": {PREFER: "false"}}))) == []
-            assert world.metric("warmhook_admissions_total", patched="yes") == 3
-
-    in_world(case)
+@in_world()
+async def test_a_pod_prefers_warm_nodes_that_can_take_it(world: World) -> None:
+    for name in "abc":
+        await add_node(world, name)
+    await add_node(world, "d", pool="other")
+    await world.add_policy(**pods_policy(images=["nginx:1"], preferWarm=True))
+    async with world.watching(), beside(world.app):
+        await asyncio.sleep(10)
+        await warm_on(world, "a", "b")
+        assert names_in(await ask(world, review(metadata=WARM))) == ["a", "b"]
+        world.requests.clear()
+        assert names_in(await ask(world, review(metadata=WARM, dryRun=True))) == ["a", "b"]
+        assert world.requests == []
+        only = {"containers": [{"image": "nginx:1"}], "nodeSelector": {"pool": "other"}}
+        assert names_in(await ask(world, review(only, metadata=WARM))) == []
+        await world.admin.patch(paths.node("a"), {"spec": {"unschedulable": True}})
+        await asyncio.sleep(5)
+        assert names_in(await ask(world, review(metadata=WARM))) == ["b"]
+        assert names_in(await ask(world, review(metadata={**WARM, "annotations": {PREFER: "false"}}))) == []
+        assert world.metric("warmhook_admissions_total", patched="yes") == 3
 
 
 PREFER = "warmhook.dev/prefer-warm"
 
 
-def test_by_default_no_pod_is_changed_and_one_may_ask_by_its_annotation() -> None:
-    async def case(world: World) -> None:
-        for name in "ab":
-            await add_node(world, name)
-        await world.add_policy(**pods_policy(images=["nginx:1"]))
-        async with world.watching(), beside(world.app):
-            await asyncio.sleep(10)
-            await warm_on(world, "a")
+@in_world()
+async def test_by_default_no_pod_is_changed_and_one_may_ask_by_its_annotation(world: World) -> None:
+    for name in "ab":
+        await add_node(world, name)
+    await world.add_policy(**pods_policy(images=["nginx:1"]))
+    async with world.watching(), beside(world.app):
+        await asyncio.sleep(10)
+        await warm_on(world, "a")
+        assert names_in(await ask(world, review(metadata=WARM))) == []
+        response = await ask(world, review(metadata={"annotations": {PREFER: "true"}}))
+        assert names_in(response) == ["a"]
+        # The second time round the Pod carries our terms already.
+        patch = json.loads(base64.b64decode(response["patch"]))
+        spec = {"containers": [{"image": "nginx:1"}], "affinity": patch[0]["value"]}
+        assert names_in(await ask(world, review(spec, metadata={"annotations": {PREFER: "true"}}))) == []
+
+
+@in_world()
+async def test_nothing_is_preferred_before_everything_is_known_nor_by_the_word_of_a_silent_agent(world: World) -> None:
+    for name in "ab":
+        await add_node(world, name)
+    await world.add_policy(**pods_policy(images=["nginx:1"], preferWarm=True))
+    async with world.watching():
+        await asyncio.sleep(10)
+        await warm_on(world, "a")
+        assert names_in(await ask(world, review(metadata=WARM))) == []
+        async with beside(world.app):
+            await asyncio.sleep(5)
+            assert names_in(await ask(world, review(metadata=WARM))) == ["a"]
+            await asyncio.sleep(700)
             assert names_in(await ask(world, review(metadata=WARM))) == []
-            response = await ask(world, review(metadata={"annotations": {PREFER: "true"}}))
-            assert names_in(response) == ["a"]
-            # The second time round the Pod carries our terms already.
-            patch = json.loads(base64.b64decode(response["patch"]))
-            spec = {"containers": [{"image": "nginx:1"}], "affinity": patch[0]["value"]}
-            assert names_in(await ask(world, review(spec, metadata={"annotations": {PREFER: "true"}}))) == []
-
-    in_world(case)
-
-
-def test_nothing_is_preferred_before_everything_is_known_nor_by_the_word_of_a_silent_agent() -> None:
-    async def case(world: World) -> None:
-        for name in "ab":
-            await add_node(world, name)
-        await world.add_policy(**pods_policy(images=["nginx:1"], preferWarm=True))
-        async with world.watching():
-            await asyncio.sleep(10)
-            await warm_on(world, "a")
-            assert names_in(await ask(world, review(metadata=WARM))) == []
-            async with beside(world.app):
-                await asyncio.sleep(5)
-                assert names_in(await ask(world, review(metadata=WARM))) == ["a"]
-                await asyncio.sleep(700)
-                assert names_in(await ask(world, review(metadata=WARM))) == []
-
-    in_world(case)

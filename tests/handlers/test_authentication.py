@@ -16,7 +16,7 @@ from adapters.env import BadSetting
 from adapters.registries import find_adapters
 from tests.adapters.registries.cases import FOLDER, Case, read_cases
 from tests.handlers.test_receiver import deliveries
-from tests.handlers.world import World, configuration, in_world
+from tests.handlers.world import World, configuration, in_world, run_in_world
 
 ADAPTERS = find_adapters()
 ACCOUNT, AUDIENCE = "push@acme.iam.gserviceaccount.com", "https://hooks.example.com/webhooks/gar"
@@ -84,7 +84,7 @@ def test_a_delivery_is_taken_with_the_right_secret_only(
             assert await deliver(number, case) == 401
 
     assert {case.verified for case in cases} == {True, False}
-    in_world(story, sources=_file(*sources))
+    run_in_world(story, sources=_file(*sources))
 
 
 def test_a_signed_token_is_taken_by_the_keys_that_the_source_names(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_signed_token_is_taken_by_the_keys_that_the_source_names(tmp_path: Pat
     # Threads and a loop whose time jumps do not go together, so the file is read where it is asked for.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("asyncio.to_thread", _at_once)
-        in_world(story, sources=_file(_source("gar", keys={"file": str(tmp_path / "keys")}, options=PUBSUB)))
+        run_in_world(story, sources=_file(_source("gar", keys={"file": str(tmp_path / "keys")}, options=PUBSUB)))
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_a_token_nobody_can_read_and_keys_nobody_can_are_each_one_line_and_count
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("asyncio.to_thread", _at_once)
-        in_world(story, sources=_file(_source("gar", keys={"file": str(tmp_path / "keys")}, options=PUBSUB)))
+        run_in_world(story, sources=_file(_source("gar", keys={"file": str(tmp_path / "keys")}, options=PUBSUB)))
 
 
 async def _at_once(function: Any, *arguments: Any) -> Any:
@@ -174,8 +174,6 @@ def test_a_source_that_anybody_or_nobody_could_use_is_refused_at_start(
     assert "s3cret" not in str(refused.value)
 
 
-def test_a_source_that_says_so_needs_no_secret() -> None:
-    async def story(world: World) -> None:
-        assert (await world.client.post("/webhooks/sender", content=b"{}")).status_code == 202
-
-    in_world(story, sources=_file(_source("harbor", insecure=True)))
+@in_world(sources=_file(_source("harbor", insecure=True)))
+async def test_a_source_that_says_so_needs_no_secret(world: World) -> None:
+    assert (await world.client.post("/webhooks/sender", content=b"{}")).status_code == 202

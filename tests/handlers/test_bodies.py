@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from handlers.serving.bodies import BadBody, Bodies
-from tests.support.instant import instantly
+from tests.support.instant import instant, instantly
 
 
 async def parts(*sizes: int, pause: float = 0.0) -> AsyncIterator[bytes]:
@@ -35,27 +35,23 @@ def test_a_body_has_a_size_and_a_time(sizes: tuple[int, ...], pause: float, reas
     assert instantly(_reason(Bodies(one_bytes=10).read(parts(*sizes, pause=pause)))) == reason
 
 
-def test_the_oldest_gives_way_and_what_it_held_is_free_again() -> None:
-    async def run() -> None:
-        bodies = Bodies(one_bytes=10, all_bytes=30)
-        slow = [asyncio.create_task(_reason(bodies.read(parts(9, 1, pause=4)))) for _ in range(3)]
-        await asyncio.sleep(1)
-        for _ in range(20):
-            assert await _reason(bodies.read(parts(10))) == ""
-        assert await asyncio.gather(*slow) == ["busy", "", ""]
-        # Nothing is counted that is no longer there.
-        assert [await _reason(bodies.read(parts(10))) for _ in range(5)] == [""] * 5
-
-    instantly(run())
-
-
-def test_bodies_that_come_all_at_once_are_bounded_too() -> None:
-    async def run() -> None:
-        bodies = Bodies(one_bytes=10, all_bytes=30)
-        reasons = await asyncio.gather(*(_reason(bodies.read(parts(5, 5, pause=1))) for _ in range(100)))
-        assert set(reasons) == {"busy", ""}
-        assert reasons.count("") <= 6
-        assert reasons[-1] == ""
+@instant
+async def test_the_oldest_gives_way_and_what_it_held_is_free_again() -> None:
+    bodies = Bodies(one_bytes=10, all_bytes=30)
+    slow = [asyncio.create_task(_reason(bodies.read(parts(9, 1, pause=4)))) for _ in range(3)]
+    await asyncio.sleep(1)
+    for _ in range(20):
         assert await _reason(bodies.read(parts(10))) == ""
+    assert await asyncio.gather(*slow) == ["busy", "", ""]
+    # Nothing is counted that is no longer there.
+    assert [await _reason(bodies.read(parts(10))) for _ in range(5)] == [""] * 5
 
-    instantly(run())
+
+@instant
+async def test_bodies_that_come_all_at_once_are_bounded_too() -> None:
+    bodies = Bodies(one_bytes=10, all_bytes=30)
+    reasons = await asyncio.gather(*(_reason(bodies.read(parts(5, 5, pause=1))) for _ in range(100)))
+    assert set(reasons) == {"busy", ""}
+    assert reasons.count("") <= 6
+    assert reasons[-1] == ""
+    assert await _reason(bodies.read(parts(10))) == ""

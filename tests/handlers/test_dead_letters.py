@@ -18,28 +18,24 @@ def letter(**attributes: str) -> dict[str, str]:
     return read_dead_letter({f"ce-{name}": text for name, text in attributes.items()})
 
 
-def test_a_dead_letter_is_logged_and_counted_by_a_process_without_rights_or_configuration() -> None:
-    async def case(world: World) -> None:
-        headers = {"ce-id": "1", "ce-type": CHANGED, "ce-specversion": "1.0", "ce-source": "/watch"}
-        headers |= {"ce-knativeerrorcode": "503", "ce-knativeerrordata": base64.b64encode(b"down\n").decode()}
-        client = world.new_client(world.app, "10.0.0.1")
-        answer = await client.post("/dead-letters", content=b"no JSON", headers=headers)
-        assert (answer.status_code, answer.content) == (202, b"")
-        (line,) = [it for it in structlog.get_config()["processors"][0].entries if it["event"] == "dead-letter"]
-        assert (line["event_id"], line["type"], line["code"], line["answer"]) == ("1", CHANGED, "503", "down")
-        assert world.metric("warmhook_dead_letters_total", type=CHANGED, code="503") == 1
-        assert (await client.post("/events", content=b"")).status_code == 404
-        assert (await client.post("/webhooks/harbor", content=b"")).status_code == 404
-        assert world.requests == []
-
-    in_world(case, serve=frozenset({"dead-letters"}))
+@in_world(serve=frozenset({"dead-letters"}))
+async def test_a_dead_letter_is_logged_and_counted_by_a_process_without_rights_or_configuration(world: World) -> None:
+    headers = {"ce-id": "1", "ce-type": CHANGED, "ce-specversion": "1.0", "ce-source": "/watch"}
+    headers |= {"ce-knativeerrorcode": "503", "ce-knativeerrordata": base64.b64encode(b"down\n").decode()}
+    client = world.new_client(world.app, "10.0.0.1")
+    answer = await client.post("/dead-letters", content=b"no JSON", headers=headers)
+    assert (answer.status_code, answer.content) == (202, b"")
+    (line,) = [it for it in structlog.get_config()["processors"][0].entries if it["event"] == "dead-letter"]
+    assert (line["event_id"], line["type"], line["code"], line["answer"]) == ("1", CHANGED, "503", "down")
+    assert world.metric("warmhook_dead_letters_total", type=CHANGED, code="503") == 1
+    assert (await client.post("/events", content=b"")).status_code == 404
+    assert (await client.post("/webhooks/harbor", content=b"")).status_code == 404
+    assert world.requests == []
 
 
-def test_other_processes_take_no_dead_letters() -> None:
-    async def case(world: World) -> None:
-        assert (await world.client.post("/dead-letters", content=b"")).status_code == 404
-
-    in_world(case)
+@in_world()
+async def test_other_processes_take_no_dead_letters(world: World) -> None:
+    assert (await world.client.post("/dead-letters", content=b"")).status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -74,10 +70,8 @@ def test_data_that_is_no_base64_is_left_out(data: str) -> None:
 @pytest.mark.parametrize(
     "headers", [{}, {"ce-knativeerrorcode": "²²²"}, {"ce-knativeerrorcode": "599"}, {"ce-type": "made-up"}]
 )
-def test_made_up_letters_do_not_fill_the_metrics(headers: Any) -> None:
-    async def case(world: World) -> None:
-        sent = {name: text.encode() for name, text in headers.items()}
-        assert (await world.client.post("/dead-letters", content=b"", headers=sent)).status_code == 202
-        assert world.metric("warmhook_dead_letters_total", type="foreign", code="none") == 1
-
-    in_world(case, serve=frozenset({"dead-letters"}))
+@in_world(serve=frozenset({"dead-letters"}))
+async def test_made_up_letters_do_not_fill_the_metrics(world: World, headers: Any) -> None:
+    sent = {name: text.encode() for name, text in headers.items()}
+    assert (await world.client.post("/dead-letters", content=b"", headers=sent)).status_code == 202
+    assert world.metric("warmhook_dead_letters_total", type="foreign", code="none") == 1

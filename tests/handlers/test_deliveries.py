@@ -18,7 +18,7 @@ from handlers.intake.deliveries import decode_body, read_delivery
 from handlers.serving.bodies import BadBody
 from tests.adapters.registries.cases import RECEIVED
 from tests.handlers.test_receiver import MIB, deliveries
-from tests.handlers.world import HOST, World, harbor_push, in_world
+from tests.handlers.world import HOST, World, harbor_push, in_world, run_in_world
 
 ODD_SECRETS = [b"ends with a space ", b" begins with one", "voil\u00e0".encode(), b"\xff\xfe\x00\x80", b"a+b&c=d%41#e"]
 QUERY = f"sources: [{{name: quay, kind: quay, secret: {{env: HARBOR}}, allowedHosts: [quay.io, {HOST}]}}]"
@@ -33,16 +33,14 @@ def _encoded(body: bytes, encoding: str) -> Delivery:
     return Delivery(body, RECEIVED, headers={"content-encoding": encoding})
 
 
-def test_a_gzip_body_is_read() -> None:
-    async def case(world: World) -> None:
-        await world.add_policy()
-        body = gzip.compress(json.dumps(harbor_push(world.now(), "v1", "shop/app", "sha256:" + "a" * 64)).encode())
-        headers = {"authorization": world.environ["HARBOR"], "content-encoding": "gzip"}
-        answer = await world.client.post("/webhooks/harbor", content=body, headers=headers)
-        assert (answer.status_code, answer.content) == (202, b"")
-        assert list(await world.warmimages()) == [f"{HOST}/shop/app:v1"]
-
-    in_world(case)
+@in_world()
+async def test_a_gzip_body_is_read(world: World) -> None:
+    await world.add_policy()
+    body = gzip.compress(json.dumps(harbor_push(world.now(), "v1", "shop/app", "sha256:" + "a" * 64)).encode())
+    headers = {"authorization": world.environ["HARBOR"], "content-encoding": "gzip"}
+    answer = await world.client.post("/webhooks/harbor", content=body, headers=headers)
+    assert (answer.status_code, answer.content) == (202, b"")
+    assert list(await world.warmimages()) == [f"{HOST}/shop/app:v1"]
 
 
 def test_a_signature_covers_the_bytes_as_they_were_sent(tmp_path: Path) -> None:
@@ -58,31 +56,27 @@ def test_a_signature_covers_the_bytes_as_they_were_sent(tmp_path: Path) -> None:
             assert answer.status_code == status
         assert [line["reason"] for line in deliveries()] == ["ping", "bad-secret"]
 
-    in_world(case, sources=_sources(tmp_path / "secret", "github"))
+    run_in_world(case, sources=_sources(tmp_path / "secret", "github"))
 
 
-def test_an_unknown_encoding_is_415_for_who_knows_the_secret_and_401_for_others() -> None:
-    async def case(world: World) -> None:
-        for secret, status in ((world.environ["HARBOR"], 415), ("other", 401)):
-            headers = {"authorization": secret, "content-encoding": "br"}
-            answer = await world.client.post("/webhooks/harbor", content=b"x", headers=headers)
-            assert answer.status_code == status
-        assert [line["reason"] for line in deliveries()] == ["unknown-encoding", "bad-secret"]
-        assert world.metric("warmhook_deliveries_total", result="refused", reason="unknown-encoding") == 1
-
-    in_world(case)
+@in_world()
+async def test_an_unknown_encoding_is_415_for_who_knows_the_secret_and_401_for_others(world: World) -> None:
+    for secret, status in ((world.environ["HARBOR"], 415), ("other", 401)):
+        headers = {"authorization": secret, "content-encoding": "br"}
+        answer = await world.client.post("/webhooks/harbor", content=b"x", headers=headers)
+        assert answer.status_code == status
+    assert [line["reason"] for line in deliveries()] == ["unknown-encoding", "bad-secret"]
+    assert world.metric("warmhook_deliveries_total", result="refused", reason="unknown-encoding") == 1
 
 
-def test_a_body_is_decompressed_within_the_bound_of_any_body() -> None:
-    async def case(world: World) -> None:
-        for size, status in ((MIB, 202), (MIB + 1, 413), (50 * MIB, 413)):
-            headers = {"authorization": world.environ["HARBOR"], "content-encoding": "gzip"}
-            body = gzip.compress(bytes(size), 9)
-            assert len(body) < MIB
-            assert (await world.client.post("/webhooks/harbor", content=body, headers=headers)).status_code == status
-        assert [line["reason"] for line in deliveries()] == ["malformed", "too-large", "too-large"]
-
-    in_world(case)
+@in_world()
+async def test_a_body_is_decompressed_within_the_bound_of_any_body(world: World) -> None:
+    for size, status in ((MIB, 202), (MIB + 1, 413), (50 * MIB, 413)):
+        headers = {"authorization": world.environ["HARBOR"], "content-encoding": "gzip"}
+        body = gzip.compress(bytes(size), 9)
+        assert len(body) < MIB
+        assert (await world.client.post("/webhooks/harbor", content=body, headers=headers)).status_code == status
+    assert [line["reason"] for line in deliveries()] == ["malformed", "too-large", "too-large"]
 
 
 @pytest.mark.parametrize(
@@ -120,7 +114,7 @@ def test_a_secret_of_any_bytes_is_taken_in_a_header(tmp_path: Path, secret: byte
             answer = await world.client.post("/webhooks/sender", content=b"{}", headers=[(b"authorization", given)])
             assert answer.status_code == status
 
-    in_world(case, sources=_sources(tmp_path / "secret", "harbor"))
+    run_in_world(case, sources=_sources(tmp_path / "secret", "harbor"))
 
 
 @pytest.mark.parametrize("secret", ODD_SECRETS)
@@ -134,21 +128,19 @@ def test_a_secret_of_any_bytes_is_taken_percent_encoded_in_the_url(tmp_path: Pat
             answer = await world.client.post(url.copy_with(query=query), content=b"{}")
             assert answer.status_code == status
 
-    in_world(case, sources=_sources(tmp_path / "secret", "quay"))
+    run_in_world(case, sources=_sources(tmp_path / "secret", "quay"))
 
 
 @pytest.mark.parametrize("secret", ["a+b", "a&b", "a%41", "a#b", "a+b&c%#d"])
-def test_the_log_says_of_a_token_that_is_right_but_not_percent_encoded(secret: str) -> None:
-    async def case(world: World) -> None:
-        world.environ["HARBOR"] = secret
-        # A client sends no fragment.
-        pasted = f"/webhooks/quay?token={secret.partition('#')[0]}"
-        for url, status in ((pasted, 401), (f"/webhooks/quay?token={quote(secret, safe='')}", 202)):
-            assert (await _post_verbatim(world, url)).status_code == status
-        assert (await _post_verbatim(world, "/webhooks/quay?token=x+y")).status_code == 401
-        assert [line["reason"] for line in deliveries()] == ["token-not-encoded", "unknown-event", "bad-secret"]
-
-    in_world(case, sources=QUERY)
+@in_world(sources=QUERY)
+async def test_the_log_says_of_a_token_that_is_right_but_not_percent_encoded(world: World, secret: str) -> None:
+    world.environ["HARBOR"] = secret
+    # A client sends no fragment.
+    pasted = f"/webhooks/quay?token={secret.partition('#')[0]}"
+    for url, status in ((pasted, 401), (f"/webhooks/quay?token={quote(secret, safe='')}", 202)):
+        assert (await _post_verbatim(world, url)).status_code == status
+    assert (await _post_verbatim(world, "/webhooks/quay?token=x+y")).status_code == 401
+    assert [line["reason"] for line in deliveries()] == ["token-not-encoded", "unknown-event", "bad-secret"]
 
 
 async def _post_verbatim(world: World, url: str) -> httpx.Response:
@@ -174,7 +166,7 @@ def test_a_secret_that_names_its_scheme_is_taken_as_an_access_token(tmp_path: Pa
             answer = await world.client.post("/webhooks/sender", headers={"authorization": given}, content=b"{}")
             assert answer.status_code == status
 
-    in_world(case, sources=_sources(tmp_path / "secret", "cloudevents"))
+    run_in_world(case, sources=_sources(tmp_path / "secret", "cloudevents"))
 
 
 def test_a_query_is_read_without_losing_a_byte() -> None:
@@ -204,4 +196,4 @@ def test_the_log_says_what_was_seen_of_a_delivery_that_asks_for_nothing(
         assert (answer.status_code, answer.content) == (202, b"")
         assert [(line["reason"], line.get("detail")) for line in deliveries()] == [(reason, detail)]
 
-    in_world(case, sources=_sources(tmp_path / "secret", "webhook"))
+    run_in_world(case, sources=_sources(tmp_path / "secret", "webhook"))

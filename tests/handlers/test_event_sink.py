@@ -19,7 +19,7 @@ from handlers.event_sink import AT_ONCE, QUEUE_BYTES, QUEUE_MAX, Publisher, open
 from handlers.events_token import events_token
 from handlers.posting import Post, RetryLater, open_post
 from handlers.settings import Settings, read_settings
-from tests.handlers.world import DIGEST, HOST, START, World, digest, harbor_push, in_world, status
+from tests.handlers.world import DIGEST, HOST, START, World, digest, harbor_push, run_in_world, status
 from tests.support.instant import instantly
 from warmhook.events import CHANGED, PUSHED, REPORTED, SYNC, Event, sync_event
 
@@ -44,7 +44,7 @@ def with_sink(case: Callable[[World, list[Event]], Awaitable[None]], post: Post 
         await world.add_policy(push=[{"repository": f"{HOST}/shop/**", "keep": 9}])
         await case(world, taken)
 
-    in_world(run, sources=SOURCES)
+    run_in_world(run, sources=SOURCES)
 
 
 def test_an_accepted_push_is_published_with_its_identity() -> None:

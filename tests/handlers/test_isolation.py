@@ -13,7 +13,7 @@ import pytest
 from adapters.kubernetes import paths
 from handlers.reconcile.reader import sort_out
 from tests.handlers.test_statuses import say
-from tests.handlers.world import HOST, NAMESPACE, POLICIES, WARMIMAGES, World, digest, in_world, status
+from tests.handlers.world import HOST, NAMESPACE, POLICIES, WARMIMAGES, World, digest, in_world, run_in_world, status
 from warmhook.api import API_VERSION
 from warmhook.node_lines import REFUSED_MAX, desired_name, line_key, node_patch, noted_refusals
 from warmhook.node_report import LineReport, report_name
@@ -79,116 +79,106 @@ async def condition(world: World, path: str, kind: str) -> tuple[str, str]:
 # --- a push ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_quota_of_one_namespace_is_shown_on_its_policy_and_decides_no_answer() -> None:
-    async def case(world: World) -> None:
-        await world.add_policy()
-        other = await add_other(world)
-        refuse(world, OTHERS)
-        for number in range(5):
-            assert (await world.push(f"v{number}", ago=9 - number)).status_code == 202
-            await asyncio.sleep(0.05)
-        assert world.metric("warmhook_deliveries_total", result="accepted") == 5
-        assert await condition(world, other, "Degraded") == ("True", "WriteRefused")
-        assert await condition(world, f"{POLICIES}/shop", "Degraded") == ("", "")
-        written = [path for method, path in world.requests if (method, path) == ("PATCH", f"{other}/status")]
-        assert len(written) == 1
-
-    in_world(case, patterns=False)
+@in_world(patterns=False)
+async def test_a_quota_of_one_namespace_is_shown_on_its_policy_and_decides_no_answer(world: World) -> None:
+    await world.add_policy()
+    other = await add_other(world)
+    refuse(world, OTHERS)
+    for number in range(5):
+        assert (await world.push(f"v{number}", ago=9 - number)).status_code == 202
+        await asyncio.sleep(0.05)
+    assert world.metric("warmhook_deliveries_total", result="accepted") == 5
+    assert await condition(world, other, "Degraded") == ("True", "WriteRefused")
+    assert await condition(world, f"{POLICIES}/shop", "Degraded") == ("", "")
+    written = [path for method, path in world.requests if (method, path) == ("PATCH", f"{other}/status")]
+    assert len(written) == 1
 
 
-def test_a_push_that_no_policy_can_take_is_skipped_as_refused() -> None:
-    async def case(world: World) -> None:
-        other = await add_other(world)
-        refuse(world, OTHERS)
-        assert (await world.push()).status_code == 202
-        assert world.metric("warmhook_deliveries_total", result="skipped", reason="refused") == 1
-        assert (await condition(world, other, "Degraded"))[0] == "True"
-        world.faults.clear()
-        await asyncio.sleep(1)
-        assert (await world.push("v2")).status_code == 202
-        assert (await condition(world, other, "Degraded"))[0] == "False"
-
-    in_world(case, patterns=False)
+@in_world(patterns=False)
+async def test_a_push_that_no_policy_can_take_is_skipped_as_refused(world: World) -> None:
+    other = await add_other(world)
+    refuse(world, OTHERS)
+    assert (await world.push()).status_code == 202
+    assert world.metric("warmhook_deliveries_total", result="skipped", reason="refused") == 1
+    assert (await condition(world, other, "Degraded"))[0] == "True"
+    world.faults.clear()
+    await asyncio.sleep(1)
+    assert (await world.push("v2")).status_code == 202
+    assert (await condition(world, other, "Degraded"))[0] == "False"
 
 
-def test_a_refusal_that_cannot_be_shown_decides_nothing_either() -> None:
-    async def case(world: World) -> None:
-        await world.add_policy()
-        await add_other(world)
-        refuse(world, OTHERS)
-        refuse(world, "/status", "PATCH", status(500))
-        assert (await world.push()).status_code == 202
-        assert IMAGE in await world.warmimages()
-        world.faults.pop()
+@in_world(patterns=False)
+async def test_a_refusal_that_cannot_be_shown_decides_nothing_either(world: World) -> None:
+    await world.add_policy()
+    await add_other(world)
+    refuse(world, OTHERS)
+    refuse(world, "/status", "PATCH", status(500))
+    assert (await world.push()).status_code == 202
+    assert IMAGE in await world.warmimages()
+    world.faults.pop()
 
-        async def slow(method: str, path: str) -> None:
-            if method == "PATCH" and path.endswith("/status"):
-                await asyncio.sleep(5)
+    async def slow(method: str, path: str) -> None:
+        if method == "PATCH" and path.endswith("/status"):
+            await asyncio.sleep(5)
 
-        world.faults.append(slow)
-        assert (await world.push("v2")).status_code == 202
-
-    in_world(case, patterns=False)
+    world.faults.append(slow)
+    assert (await world.push("v2")).status_code == 202
 
 
 @pytest.mark.parametrize("hangs", [True, False])
 @pytest.mark.parametrize("shared", [True, False])
-def test_a_namespace_whose_writes_fail_or_hang_keeps_senders_for_a_minute_at_most(hangs: bool, shared: bool) -> None:
-    async def case(world: World) -> None:
-        await world.add_policy()
-        pushes = EVERYTHING if shared else [{"repository": f"{HOST}/other/**"}]
-        other = await add_other(world, push=pushes)
+@in_world(patterns=False)
+async def test_a_namespace_whose_writes_fail_or_hang_keeps_senders_for_a_minute_at_most(
+    world: World, hangs: bool, shared: bool
+) -> None:
+    await world.add_policy()
+    pushes = EVERYTHING if shared else [{"repository": f"{HOST}/other/**"}]
+    other = await add_other(world, push=pushes)
 
-        async def fail(method: str, path: str) -> Response | None:
-            if method != "POST" or OTHERS not in path:
-                return None
-            await asyncio.sleep(10 if hangs else 0)
-            return status(500, 'failed calling webhook "policy.example"')
+    async def fail(method: str, path: str) -> Response | None:
+        if method != "POST" or OTHERS not in path:
+            return None
+        await asyncio.sleep(10 if hangs else 0)
+        return status(500, 'failed calling webhook "policy.example"')
 
-        world.faults.append(fail)
-        answers = []
-        for number in range(8):
-            await world.push(f"v{number}")
-            answers.append((await world.push(f"v{number}", repository="other/app")).status_code)
-            await asyncio.sleep(15)
-        assert answers[0] == 503
-        assert answers[-2:] == [202, 202]
-        assert await condition(world, other, "Degraded") == ("True", "WriteRefused")
-        world.faults.clear()
-        await world.push("v9", repository="other/app")
-        assert f"{HOST}/other/app:v9" in await world.warmimages()
-
-    in_world(case, patterns=False)
-
-
-def test_forty_policies_of_a_namespace_whose_writes_hang_keep_no_push_from_another() -> None:
-    async def case(world: World) -> None:
-        await world.add_policy()
-        await add_other(world)
-        for number in range(40):
-            body = {"apiVersion": API_VERSION, "kind": "WarmPolicy", "metadata": {"name": f"greedy{number}"}}
-            await world.admin.create(POLICIES.replace("/shop/", "/other/"), {**body, "spec": {"push": EVERYTHING}})
-        hang(world, "POST")
-        answers = []
-        for number in range(10):
-            answers.append((await world.push(f"v{number}")).status_code)
-            # The sender may hear otherwise for a minute, but what can be written is.
-            assert f"{HOST}/shop/app:v{number}" in await world.warmimages()
-            await asyncio.sleep(15)
-        assert answers[-4:] == [202] * 4
-
-    in_world(case, patterns=False)
+    world.faults.append(fail)
+    answers = []
+    for number in range(8):
+        await world.push(f"v{number}")
+        answers.append((await world.push(f"v{number}", repository="other/app")).status_code)
+        await asyncio.sleep(15)
+    assert answers[0] == 503
+    assert answers[-2:] == [202, 202]
+    assert await condition(world, other, "Degraded") == ("True", "WriteRefused")
+    world.faults.clear()
+    await world.push("v9", repository="other/app")
+    assert f"{HOST}/other/app:v9" in await world.warmimages()
 
 
-def test_while_nothing_can_be_written_for_anybody_senders_are_asked_to_repeat() -> None:
-    async def case(world: World) -> None:
-        await world.add_policy()
-        refuse(world, "/warmimages", answer=status(500, "failed calling webhook"))
-        for number in range(10):
-            assert (await world.push(f"v{number}")).status_code == 503
-            await asyncio.sleep(30)
+@in_world(patterns=False)
+async def test_forty_policies_of_a_namespace_whose_writes_hang_keep_no_push_from_another(world: World) -> None:
+    await world.add_policy()
+    await add_other(world)
+    for number in range(40):
+        body = {"apiVersion": API_VERSION, "kind": "WarmPolicy", "metadata": {"name": f"greedy{number}"}}
+        await world.admin.create(POLICIES.replace("/shop/", "/other/"), {**body, "spec": {"push": EVERYTHING}})
+    hang(world, "POST")
+    answers = []
+    for number in range(10):
+        answers.append((await world.push(f"v{number}")).status_code)
+        # The sender may hear otherwise for a minute, but what can be written is.
+        assert f"{HOST}/shop/app:v{number}" in await world.warmimages()
+        await asyncio.sleep(15)
+    assert answers[-4:] == [202] * 4
 
-    in_world(case, patterns=False)
+
+@in_world(patterns=False)
+async def test_while_nothing_can_be_written_for_anybody_senders_are_asked_to_repeat(world: World) -> None:
+    await world.add_policy()
+    refuse(world, "/warmimages", answer=status(500, "failed calling webhook"))
+    for number in range(10):
+        assert (await world.push(f"v{number}")).status_code == 503
+        await asyncio.sleep(30)
 
 
 @pytest.mark.parametrize(
@@ -201,50 +191,46 @@ def test_while_nothing_can_be_written_for_anybody_senders_are_asked_to_repeat() 
     ],
     ids=["no-policy", "no-repository", "no-labels", "unusable"],
 )
-def test_a_warmimage_that_somebody_has_changed_by_hand_is_the_policys_again_at_the_next_push(change: Object) -> None:
-    async def case(world: World) -> None:
-        await world.add_policy()
-        await world.push(content=digest("a"), ago=60)
-        before = await only(world)
-        await world.admin.patch(f"{WARMIMAGES}/{before['metadata']['name']}", change)
-        assert (await world.push(content=digest("b"))).status_code == 202
-        now = await only(world)
-        assert (now["spec"]["image"], now["spec"]["digest"]) == (IMAGE, digest("b"))
-        assert now["metadata"]["labels"] == before["metadata"]["labels"]
-        assert now["metadata"]["uid"] == before["metadata"]["uid"]
-
-    in_world(case, patterns=False)
-
-
-def test_what_an_unusable_warmimage_says_of_a_later_push_is_kept() -> None:
-    async def case(world: World) -> None:
-        await world.add_policy()
-        await world.push(content=digest("b"), ago=10)
-        name = (await only(world))["metadata"]["name"]
-        await world.admin.patch(f"{WARMIMAGES}/{name}", {"spec": {"image": "NOT AN IMAGE"}})
-        assert (await world.push(content=digest("a"), ago=60)).status_code == 202
-        now = await only(world)
-        assert (now["spec"]["image"], now["spec"]["digest"]) == (IMAGE, digest("b"))
-
-    in_world(case, patterns=False)
+@in_world(patterns=False)
+async def test_a_warmimage_that_somebody_has_changed_by_hand_is_the_policys_again_at_the_next_push(
+    world: World, change: Object
+) -> None:
+    await world.add_policy()
+    await world.push(content=digest("a"), ago=60)
+    before = await only(world)
+    await world.admin.patch(f"{WARMIMAGES}/{before['metadata']['name']}", change)
+    assert (await world.push(content=digest("b"))).status_code == 202
+    now = await only(world)
+    assert (now["spec"]["image"], now["spec"]["digest"]) == (IMAGE, digest("b"))
+    assert now["metadata"]["labels"] == before["metadata"]["labels"]
+    assert now["metadata"]["uid"] == before["metadata"]["uid"]
 
 
-def test_a_warmimage_that_a_finalizer_keeps_sends_senders_away_for_a_minute_at_most() -> None:
-    async def case(world: World) -> None:
-        await world.add_policy()
-        await world.push(ago=60)
-        path = f"{WARMIMAGES}/{(await only(world))['metadata']['name']}"
-        await world.admin.patch(path, {"metadata": {"finalizers": ["example.com/slow"]}})
-        await world.admin.delete(path)
-        assert (await world.push(content=digest("b"))).status_code == 503
-        await asyncio.sleep(70)
-        assert (await world.push(content=digest("b"))).status_code == 202
-        assert world.metric("warmhook_deliveries_total", result="skipped", reason="refused") == 1
-        await world.admin.patch(path, {"metadata": {"finalizers": None}})
-        assert (await world.push(content=digest("b"))).status_code == 202
-        assert (await only(world))["spec"]["digest"] == digest("b")
+@in_world(patterns=False)
+async def test_what_an_unusable_warmimage_says_of_a_later_push_is_kept(world: World) -> None:
+    await world.add_policy()
+    await world.push(content=digest("b"), ago=10)
+    name = (await only(world))["metadata"]["name"]
+    await world.admin.patch(f"{WARMIMAGES}/{name}", {"spec": {"image": "NOT AN IMAGE"}})
+    assert (await world.push(content=digest("a"), ago=60)).status_code == 202
+    now = await only(world)
+    assert (now["spec"]["image"], now["spec"]["digest"]) == (IMAGE, digest("b"))
 
-    in_world(case, patterns=False)
+
+@in_world(patterns=False)
+async def test_a_warmimage_that_a_finalizer_keeps_sends_senders_away_for_a_minute_at_most(world: World) -> None:
+    await world.add_policy()
+    await world.push(ago=60)
+    path = f"{WARMIMAGES}/{(await only(world))['metadata']['name']}"
+    await world.admin.patch(path, {"metadata": {"finalizers": ["example.com/slow"]}})
+    await world.admin.delete(path)
+    assert (await world.push(content=digest("b"))).status_code == 503
+    await asyncio.sleep(70)
+    assert (await world.push(content=digest("b"))).status_code == 202
+    assert world.metric("warmhook_deliveries_total", result="skipped", reason="refused") == 1
+    await world.admin.patch(path, {"metadata": {"finalizers": None}})
+    assert (await world.push(content=digest("b"))).status_code == 202
+    assert (await only(world))["spec"]["digest"] == digest("b")
 
 
 # --- a sync ----------------------------------------------------------------------------------------------------------
@@ -258,293 +244,263 @@ async def made_by_hand(world: World, name: str, **metadata: Any) -> None:
 
 
 @pytest.mark.parametrize("labels", [{}, {"warmhook.dev/policy": "0123456789abcdef"}], ids=["by-hand", "of-no-policy"])
-def test_a_warmimage_that_may_not_be_deleted_ends_no_sync_and_is_not_counted_as_handled(labels: Object) -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        missed = {"warmhook.dev/policy-gone-since": "2026-03-01T11:00:00Z"}
-        await made_by_hand(world, "protected", labels=labels, annotations=missed)
-        await world.add_policy("good", images=[IMAGE])
-        refuse(world, "/protected", "DELETE")
-        for _ in range(2):
-            await world.sync()
-        assert IMAGE in (await world.lines())["a"]
-        assert (await world.warmimages())[IMAGE]["status"]["desired"] == 1
-        assert world.metric("warmhook_events_total", result="denied") == 2
-        assert world.metric("warmhook_events_total", result="handled") == 0
-
-    in_world(case, patterns=False)
-
-
-def test_a_namespace_whose_writes_get_no_answer_holds_up_no_sync() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        await world.add_warmimage("x")
-        await add_other(world, images=[f"{HOST}/slow/{number}:v1" for number in range(30)])
-
-        async def hang(method: str, path: str) -> Response | None:
-            if method == "POST" and OTHERS in path:
-                await asyncio.sleep(10)
-                return status(500, "failed calling webhook")
-            return None
-
-        world.faults.append(hang)
-        assert (await world.event("dev.warmhook.sync.v1")).status_code == 503
-        assert await world.lines() == {"a": [IMAGE]}
-        assert (await world.admin.get(f"{WARMIMAGES}/x"))["status"]["desired"] == 1
-        assert world.monotonic() < 10
-
-    in_world(case, patterns=False)
+@in_world(patterns=False)
+async def test_a_warmimage_that_may_not_be_deleted_ends_no_sync_and_is_not_counted_as_handled(
+    world: World, labels: Object
+) -> None:
+    await world.add_nodes("a")
+    missed = {"warmhook.dev/policy-gone-since": "2026-03-01T11:00:00Z"}
+    await made_by_hand(world, "protected", labels=labels, annotations=missed)
+    await world.add_policy("good", images=[IMAGE])
+    refuse(world, "/protected", "DELETE")
+    for _ in range(2):
+        await world.sync()
+    assert IMAGE in (await world.lines())["a"]
+    assert (await world.warmimages())[IMAGE]["status"]["desired"] == 1
+    assert world.metric("warmhook_events_total", result="denied") == 2
+    assert world.metric("warmhook_events_total", result="handled") == 0
 
 
-def test_deletes_that_hang_in_one_namespace_keep_nothing_expired_in_another() -> None:
-    async def case(world: World) -> None:
-        await world.admin.create("/api/v1/namespaces", {"metadata": {"name": "other"}})
-        await add_others(world, 30, lifetime={"expireAfterSeconds": 10})
-        await world.add_warmimage("mine", lifetime={"expireAfterSeconds": 10})
-        await asyncio.sleep(60)
-        hang(world, "DELETE")
-        assert (await world.event("dev.warmhook.sync.v1")).status_code == 503
-        assert IMAGE not in await world.warmimages()
+@in_world(patterns=False)
+async def test_a_namespace_whose_writes_get_no_answer_holds_up_no_sync(world: World) -> None:
+    await world.add_nodes("a")
+    await world.add_warmimage("x")
+    await add_other(world, images=[f"{HOST}/slow/{number}:v1" for number in range(30)])
 
-    in_world(case)
+    async def hang(method: str, path: str) -> Response | None:
+        if method == "POST" and OTHERS in path:
+            await asyncio.sleep(10)
+            return status(500, "failed calling webhook")
+        return None
+
+    world.faults.append(hang)
+    assert (await world.event("dev.warmhook.sync.v1")).status_code == 503
+    assert await world.lines() == {"a": [IMAGE]}
+    assert (await world.admin.get(f"{WARMIMAGES}/x"))["status"]["desired"] == 1
+    assert world.monotonic() < 10
 
 
-def test_a_namespace_in_which_every_write_hangs_holds_up_no_line_and_no_policy_of_another() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        other = await add_other(world)
-        for name in await add_others(world, 10):
-            path = f"{WARMIMAGES.replace('/shop/', '/other/')}/{name}"
-            await world.admin.patch(path, {"metadata": {"labels": {"warmhook.dev/policy": "0123456789abcdef"}}})
-        await add_others(world, 10, first=10, lifetime={"expireAfterSeconds": 10})
-        await asyncio.sleep(60)
-        await world.admin.patch(other, {"spec": {"images": [f"{HOST}/slow/{number}:v1" for number in range(30)]}})
-        await world.add_policy(images=[IMAGE])
-        for method in ("POST", "PATCH", "DELETE"):
-            hang(world, method)
-        began = world.monotonic()
-        assert (await world.event("dev.warmhook.sync.v1")).status_code == 503
-        assert IMAGE in (await world.lines())["a"]
-        assert world.monotonic() - began < 25
+@in_world()
+async def test_deletes_that_hang_in_one_namespace_keep_nothing_expired_in_another(world: World) -> None:
+    await world.admin.create("/api/v1/namespaces", {"metadata": {"name": "other"}})
+    await add_others(world, 30, lifetime={"expireAfterSeconds": 10})
+    await world.add_warmimage("mine", lifetime={"expireAfterSeconds": 10})
+    await asyncio.sleep(60)
+    hang(world, "DELETE")
+    assert (await world.event("dev.warmhook.sync.v1")).status_code == 503
+    assert IMAGE not in await world.warmimages()
 
-    in_world(case)
+
+@in_world()
+async def test_a_namespace_in_which_every_write_hangs_holds_up_no_line_and_no_policy_of_another(world: World) -> None:
+    await world.add_nodes("a")
+    other = await add_other(world)
+    for name in await add_others(world, 10):
+        path = f"{WARMIMAGES.replace('/shop/', '/other/')}/{name}"
+        await world.admin.patch(path, {"metadata": {"labels": {"warmhook.dev/policy": "0123456789abcdef"}}})
+    await add_others(world, 10, first=10, lifetime={"expireAfterSeconds": 10})
+    await asyncio.sleep(60)
+    await world.admin.patch(other, {"spec": {"images": [f"{HOST}/slow/{number}:v1" for number in range(30)]}})
+    await world.add_policy(images=[IMAGE])
+    for method in ("POST", "PATCH", "DELETE"):
+        hang(world, method)
+    began = world.monotonic()
+    assert (await world.event("dev.warmhook.sync.v1")).status_code == 503
+    assert IMAGE in (await world.lines())["a"]
+    assert world.monotonic() - began < 25
 
 
 @pytest.mark.parametrize("kind", ["dev.warmhook.report.changed.v1", "dev.warmhook.sync.v1"])
-def test_statuses_that_hang_in_one_namespace_keep_no_other_from_being_written(kind: str) -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        await world.admin.create("/api/v1/namespaces", {"metadata": {"name": "other"}})
-        names = await add_others(world, 40)
-        await world.add_warmimage("mine")
-        hang(world, "PATCH")
-        named = [*(f"other/{name}" for name in names), "shop/mine"]
-        assert (await world.event(kind, {"warmimages": named})).status_code == 503
-        assert (await world.admin.get(f"{WARMIMAGES}/mine"))["status"]["desired"] == 1
-        assert world.monotonic() < 26
-
-    in_world(case)
+@in_world()
+async def test_statuses_that_hang_in_one_namespace_keep_no_other_from_being_written(world: World, kind: str) -> None:
+    await world.add_nodes("a")
+    await world.admin.create("/api/v1/namespaces", {"metadata": {"name": "other"}})
+    names = await add_others(world, 40)
+    await world.add_warmimage("mine")
+    hang(world, "PATCH")
+    named = [*(f"other/{name}" for name in names), "shop/mine"]
+    assert (await world.event(kind, {"warmimages": named})).status_code == 503
+    assert (await world.admin.get(f"{WARMIMAGES}/mine"))["status"]["desired"] == 1
+    assert world.monotonic() < 26
 
 
 @pytest.mark.parametrize("more", [False, True])
-def test_a_warmimage_that_names_no_owner_is_invalid_and_ends_no_sync(more: bool) -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        asked = json.dumps({"by": [], "more": more})
-        labels = {"warmhook.dev/policy": "0123456789abcdef"}
-        await made_by_hand(world, "odd", labels=labels, annotations={"warmhook.dev/asked": asked})
-        await world.add_policy("good", images=[IMAGE])
-        await world.sync()
-        assert (await world.lines())["a"] == [IMAGE]
-        assert await condition(world, f"{WARMIMAGES}/odd", "Ready") == ("False", "Invalid")
-
-    in_world(case)
+@in_world()
+async def test_a_warmimage_that_names_no_owner_is_invalid_and_ends_no_sync(world: World, more: bool) -> None:
+    await world.add_nodes("a")
+    asked = json.dumps({"by": [], "more": more})
+    labels = {"warmhook.dev/policy": "0123456789abcdef"}
+    await made_by_hand(world, "odd", labels=labels, annotations={"warmhook.dev/asked": asked})
+    await world.add_policy("good", images=[IMAGE])
+    await world.sync()
+    assert (await world.lines())["a"] == [IMAGE]
+    assert await condition(world, f"{WARMIMAGES}/odd", "Ready") == ("False", "Invalid")
 
 
-def test_a_limit_of_thousands_of_digits_ends_no_sync() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        await world.add_warmimage("odd", nodes={"limit": "1" * 5000})
-        await world.add_policy("good", images=[IMAGE])
-        await world.sync()
-        assert (await world.lines())["a"] == [IMAGE]
-        assert await condition(world, f"{WARMIMAGES}/odd", "Ready") == ("False", "Invalid")
-
-    in_world(case, patterns=False)
+@in_world(patterns=False)
+async def test_a_limit_of_thousands_of_digits_ends_no_sync(world: World) -> None:
+    await world.add_nodes("a")
+    await world.add_warmimage("odd", nodes={"limit": "1" * 5000})
+    await world.add_policy("good", images=[IMAGE])
+    await world.sync()
+    assert (await world.lines())["a"] == [IMAGE]
+    assert await condition(world, f"{WARMIMAGES}/odd", "Ready") == ("False", "Invalid")
 
 
 @pytest.mark.parametrize("kind", ["desired", "report"])
-def test_a_configmap_under_a_name_that_means_nothing_is_nobodys(kind: str) -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        await world.add_warmimage("x")
-        for name, said in (("no-node", {}), ("copied", {"warmhook.dev/node": "a"})):
-            metadata = {"name": name, "labels": {"warmhook.dev/kind": kind}, "annotations": said}
-            await world.admin.create(paths.configmaps(NAMESPACE), {"metadata": metadata, "data": {}})
-        await world.sync()
-        assert (await world.lines())["a"] == [IMAGE]
-        assert not [path for _, path in world.requests if path == f"{paths.NODES}/"]
-        found = {obj["metadata"]["name"] for obj in (await world.admin.list(paths.configmaps(NAMESPACE))).items}
-        assert found == {"no-node", "copied", desired_name("a")}
-
-    in_world(case, patterns=False)
+@in_world(patterns=False)
+async def test_a_configmap_under_a_name_that_means_nothing_is_nobodys(world: World, kind: str) -> None:
+    await world.add_nodes("a")
+    await world.add_warmimage("x")
+    for name, said in (("no-node", {}), ("copied", {"warmhook.dev/node": "a"})):
+        metadata = {"name": name, "labels": {"warmhook.dev/kind": kind}, "annotations": said}
+        await world.admin.create(paths.configmaps(NAMESPACE), {"metadata": metadata, "data": {}})
+    await world.sync()
+    assert (await world.lines())["a"] == [IMAGE]
+    assert not [path for _, path in world.requests if path == f"{paths.NODES}/"]
+    found = {obj["metadata"]["name"] for obj in (await world.admin.list(paths.configmaps(NAMESPACE))).items}
+    assert found == {"no-node", "copied", desired_name("a")}
 
 
-def test_every_warmimage_has_its_status_after_a_few_syncs_that_had_too_little_time() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        for number in range(60):
-            await world.add_warmimage(f"w{number:02}", f"{HOST}/shop/app:v{number}")
+@in_world(patterns=False)
+async def test_every_warmimage_has_its_status_after_a_few_syncs_that_had_too_little_time(world: World) -> None:
+    await world.add_nodes("a")
+    for number in range(60):
+        await world.add_warmimage(f"w{number:02}", f"{HOST}/shop/app:v{number}")
 
-        async def slow(method: str, path: str) -> None:
-            if method == "PATCH" and path.endswith("/status"):
-                await asyncio.sleep(6)
+    async def slow(method: str, path: str) -> None:
+        if method == "PATCH" and path.endswith("/status"):
+            await asyncio.sleep(6)
 
-        world.faults.append(slow)
-        answers = [(await world.event("dev.warmhook.sync.v1")).status_code for _ in range(6)]
-        assert answers[0] == 503
-        assert answers[-1] == 204
-        assert all(obj.get("status") for obj in (await world.warmimages()).values())
-
-    in_world(case, patterns=False)
+    world.faults.append(slow)
+    answers = [(await world.event("dev.warmhook.sync.v1")).status_code for _ in range(6)]
+    assert answers[0] == 503
+    assert answers[-1] == 204
+    assert all(obj.get("status") for obj in (await world.warmimages()).values())
 
 
-def test_a_line_that_no_label_names_is_removed_once_the_agent_tells_of_it() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        await world.add_warmimage("x")
-        await world.sync()
-        stray = "0123456789abcdef"
-        path = paths.configmaps(NAMESPACE, desired_name("a"))
-        await world.admin.patch(path, {"data": {stray: '{"i":"a/b:c","w":"shop/gone"}'}})
-        await world.report("a")
-        labels = {"metadata": {"labels": {f"line.warmhook.dev/{stray}": "failed-01234567"}}}
-        await world.admin.patch(paths.configmaps(NAMESPACE, report_name("a")), labels)
-        await world.sync()
-        assert (await world.lines())["a"] == [IMAGE]
-
-    in_world(case, patterns=False)
+@in_world(patterns=False)
+async def test_a_line_that_no_label_names_is_removed_once_the_agent_tells_of_it(world: World) -> None:
+    await world.add_nodes("a")
+    await world.add_warmimage("x")
+    await world.sync()
+    stray = "0123456789abcdef"
+    path = paths.configmaps(NAMESPACE, desired_name("a"))
+    await world.admin.patch(path, {"data": {stray: '{"i":"a/b:c","w":"shop/gone"}'}})
+    await world.report("a")
+    labels = {"metadata": {"labels": {f"line.warmhook.dev/{stray}": "failed-01234567"}}}
+    await world.admin.patch(paths.configmaps(NAMESPACE, report_name("a")), labels)
+    await world.sync()
+    assert (await world.lines())["a"] == [IMAGE]
 
 
 # --- a policy --------------------------------------------------------------------------------------------------------
 
 
-def test_one_write_that_is_refused_keeps_a_policy_from_none_of_its_others() -> None:
-    async def case(world: World) -> None:
-        names = [f"{HOST}/shop/app:v{number}" for number in range(7)]
-        await world.add_policy(images=names)
+@in_world(patterns=False)
+async def test_one_write_that_is_refused_keeps_a_policy_from_none_of_its_others(world: World) -> None:
+    names = [f"{HOST}/shop/app:v{number}" for number in range(7)]
+    await world.add_policy(images=names)
+    await world.changed("WarmPolicy", "shop")
+    bad = (await world.warmimages())[names[2]]["metadata"]["name"]
+    refuse(world, f"/{bad}", "PATCH")
+    spec = {"images": names[:6], "template": {"pull": {"priority": 5}}}
+    await world.admin.patch(f"{POLICIES}/shop", {"spec": spec})
+    assert (await world.changed("WarmPolicy", "shop")).status_code == 204
+    found = await world.warmimages()
+    assert {image: obj["spec"]["pull"]["priority"] for image, obj in found.items()} == {
+        image: 0 if image == names[2] else 5 for image in names[:6]
+    }
+    policy = (await world.admin.get(f"{POLICIES}/shop"))["status"]
+    assert policy["images"] == 6
+    assert find_condition(policy, "Degraded")["reason"] == "WriteRefused"
+    assert world.metric("warmhook_events_total", type=CHANGED, result="denied") == 1
+
+
+@in_world(patterns=False)
+async def test_writes_of_one_namespace_that_hang_hold_up_no_line_of_another(world: World) -> None:
+    await world.add_nodes("a")
+    await world.add_policy()
+    other = await add_other(world)
+    await world.push(ago=10)
+    await world.sync()
+    await world.admin.patch(other, {"spec": {"template": {"pull": {"priority": 5}}}})
+    await world.push("v2")
+
+    async def hang(method: str, path: str) -> None:
+        if method != "GET" and OTHERS in path:
+            await asyncio.sleep(60)
+
+    world.faults.append(hang)
+    listed = [obj["metadata"] for obj in (await world.admin.list(paths.warmimages())).items]
+    objects = [{"kind": "WarmImage", "namespace": it["namespace"], "name": it["name"]} for it in listed]
+    began = world.monotonic()
+    assert (await world.event(CHANGED, {"objects": objects})).status_code == 503
+    assert world.monotonic() - began < 10
+    assert f"{HOST}/shop/app:v2" in (await world.lines())["a"]
+
+
+@in_world(patterns=False)
+async def test_deletes_make_room_in_a_quota_before_anything_is_created(world: World) -> None:
+    await world.add_policy(images=[f"{HOST}/shop/app:v{number}" for number in range(3)])
+    await world.changed("WarmPolicy", "shop")
+
+    async def quota(method: str, path: str) -> Response | None:
+        full = len(await world.warmimages()) >= 3
+        return status(403, "exceeded quota") if (method, path) == ("POST", WARMIMAGES) and full else None
+
+    world.faults.append(quota)
+    wanted = [f"{HOST}/shop/new:v{number}" for number in range(3)]
+    await world.admin.patch(f"{POLICIES}/shop", {"spec": {"images": wanted}})
+    await world.changed("WarmPolicy", "shop")
+    assert sorted(await world.warmimages()) == wanted
+
+
+@in_world(patterns=False)
+async def test_a_named_image_whose_labels_were_removed_is_the_policys_again(world: World) -> None:
+    await world.add_policy(images=[IMAGE])
+    await world.changed("WarmPolicy", "shop")
+    before = await only(world)
+    await world.admin.patch(f"{WARMIMAGES}/{before['metadata']['name']}", {"metadata": {"labels": None}})
+    for _ in range(2):
         await world.changed("WarmPolicy", "shop")
-        bad = (await world.warmimages())[names[2]]["metadata"]["name"]
-        refuse(world, f"/{bad}", "PATCH")
-        spec = {"images": names[:6], "template": {"pull": {"priority": 5}}}
-        await world.admin.patch(f"{POLICIES}/shop", {"spec": spec})
-        assert (await world.changed("WarmPolicy", "shop")).status_code == 204
-        found = await world.warmimages()
-        assert {image: obj["spec"]["pull"]["priority"] for image, obj in found.items()} == {
-            image: 0 if image == names[2] else 5 for image in names[:6]
-        }
-        policy = (await world.admin.get(f"{POLICIES}/shop"))["status"]
-        assert policy["images"] == 6
-        assert find_condition(policy, "Degraded")["reason"] == "WriteRefused"
-        assert world.metric("warmhook_events_total", type=CHANGED, result="denied") == 1
-
-    in_world(case, patterns=False)
+    assert (await only(world))["metadata"]["labels"] == before["metadata"]["labels"]
+    assert (await world.changed("WarmPolicy", "shop")).status_code == 204
 
 
-def test_writes_of_one_namespace_that_hang_hold_up_no_line_of_another() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        await world.add_policy()
-        other = await add_other(world)
-        await world.push(ago=10)
+@in_world(patterns=False)
+async def test_a_delete_that_conflicts_for_ever_is_given_up(world: World) -> None:
+    await made_by_hand(world, "old")
+    refuse(world, "/old", "DELETE", status(409, "Conflict"))
+    assert (await world.event("dev.warmhook.sync.v1")).status_code == 503
+    assert sum(method == "DELETE" for method, _ in world.requests) == 1
+
+
+@in_world(patterns=False)
+async def test_conditions_that_others_wrote_stay(world: World) -> None:
+    await world.add_nodes("a")
+    await world.add_policy(images=[IMAGE])
+    await world.sync()
+    moment = "2026-01-01T00:00:00Z"
+    foreign = {
+        "type": "Reviewed",
+        "status": "True",
+        "reason": "ByHand",
+        "message": "",
+        "lastTransitionTime": moment,
+    }
+    for path in (f"{POLICIES}/shop", f"{WARMIMAGES}/{(await only(world))['metadata']['name']}"):
+        before = (await world.admin.get(path))["status"]["conditions"]
+        await world.admin.patch(paths.status(path), {"status": {"conditions": [*before, foreign]}})
+    await world.admin.patch(f"{POLICIES}/shop", {"spec": {"images": [IMAGE, "nginx:1"]}})
+    await world.report("a")
+    for _ in range(2):
+        await asyncio.sleep(2)
+        await world.changed("WarmPolicy", "shop")
         await world.sync()
-        await world.admin.patch(other, {"spec": {"template": {"pull": {"priority": 5}}}})
-        await world.push("v2")
-
-        async def hang(method: str, path: str) -> None:
-            if method != "GET" and OTHERS in path:
-                await asyncio.sleep(60)
-
-        world.faults.append(hang)
-        listed = [obj["metadata"] for obj in (await world.admin.list(paths.warmimages())).items]
-        objects = [{"kind": "WarmImage", "namespace": it["namespace"], "name": it["name"]} for it in listed]
-        began = world.monotonic()
-        assert (await world.event(CHANGED, {"objects": objects})).status_code == 503
-        assert world.monotonic() - began < 10
-        assert f"{HOST}/shop/app:v2" in (await world.lines())["a"]
-
-    in_world(case, patterns=False)
-
-
-def test_deletes_make_room_in_a_quota_before_anything_is_created() -> None:
-    async def case(world: World) -> None:
-        await world.add_policy(images=[f"{HOST}/shop/app:v{number}" for number in range(3)])
-        await world.changed("WarmPolicy", "shop")
-
-        async def quota(method: str, path: str) -> Response | None:
-            full = len(await world.warmimages()) >= 3
-            return status(403, "exceeded quota") if (method, path) == ("POST", WARMIMAGES) and full else None
-
-        world.faults.append(quota)
-        wanted = [f"{HOST}/shop/new:v{number}" for number in range(3)]
-        await world.admin.patch(f"{POLICIES}/shop", {"spec": {"images": wanted}})
-        await world.changed("WarmPolicy", "shop")
-        assert sorted(await world.warmimages()) == wanted
-
-    in_world(case, patterns=False)
-
-
-def test_a_named_image_whose_labels_were_removed_is_the_policys_again() -> None:
-    async def case(world: World) -> None:
-        await world.add_policy(images=[IMAGE])
-        await world.changed("WarmPolicy", "shop")
-        before = await only(world)
-        await world.admin.patch(f"{WARMIMAGES}/{before['metadata']['name']}", {"metadata": {"labels": None}})
-        for _ in range(2):
-            await world.changed("WarmPolicy", "shop")
-        assert (await only(world))["metadata"]["labels"] == before["metadata"]["labels"]
-        assert (await world.changed("WarmPolicy", "shop")).status_code == 204
-
-    in_world(case, patterns=False)
-
-
-def test_a_delete_that_conflicts_for_ever_is_given_up() -> None:
-    async def case(world: World) -> None:
-        await made_by_hand(world, "old")
-        refuse(world, "/old", "DELETE", status(409, "Conflict"))
-        assert (await world.event("dev.warmhook.sync.v1")).status_code == 503
-        assert sum(method == "DELETE" for method, _ in world.requests) == 1
-
-    in_world(case, patterns=False)
-
-
-def test_conditions_that_others_wrote_stay() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        await world.add_policy(images=[IMAGE])
-        await world.sync()
-        moment = "2026-01-01T00:00:00Z"
-        foreign = {
-            "type": "Reviewed",
-            "status": "True",
-            "reason": "ByHand",
-            "message": "",
-            "lastTransitionTime": moment,
-        }
-        for path in (f"{POLICIES}/shop", f"{WARMIMAGES}/{(await only(world))['metadata']['name']}"):
-            before = (await world.admin.get(path))["status"]["conditions"]
-            await world.admin.patch(paths.status(path), {"status": {"conditions": [*before, foreign]}})
-        await world.admin.patch(f"{POLICIES}/shop", {"spec": {"images": [IMAGE, "nginx:1"]}})
-        await world.report("a")
-        for _ in range(2):
-            await asyncio.sleep(2)
-            await world.changed("WarmPolicy", "shop")
-            await world.sync()
-        policy = (await world.admin.get(f"{POLICIES}/shop"))["status"]
-        assert (policy["images"], find_condition(policy, "Reviewed")) == (2, foreign)
-        assert find_condition((await world.warmimages())[IMAGE]["status"], "Reviewed") == foreign
-
-    in_world(case, patterns=False)
+    policy = (await world.admin.get(f"{POLICIES}/shop"))["status"]
+    assert (policy["images"], find_condition(policy, "Reviewed")) == (2, foreign)
+    assert find_condition((await world.warmimages())[IMAGE]["status"], "Reviewed") == foreign
 
 
 # --- a WarmImage that cannot be used ---------------------------------------------------------------------------------
@@ -572,196 +528,177 @@ async def a_sync(world: World) -> None:
 @pytest.mark.parametrize(
     "happens", [own_event, event_of_its_node, events_of_many_nodes, a_sync], ids=lambda it: it.__name__
 )
-def test_a_warmimage_that_cannot_be_used_keeps_its_lines(happens: Callable[[World], Any]) -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a", "b")
-        await world.add_warmimage("x")
-        await world.changed("WarmImage", "x")
-        await world.admin.patch(f"{WARMIMAGES}/x", {"spec": {"image": "NOT AN IMAGE"}})
-        await happens(world)
-        lines = await world.lines()
-        assert (lines["a"], lines["b"]) == ([IMAGE], [IMAGE])
-
-    in_world(case, patterns=False)
+@in_world(patterns=False)
+async def test_a_warmimage_that_cannot_be_used_keeps_its_lines(world: World, happens: Callable[[World], Any]) -> None:
+    await world.add_nodes("a", "b")
+    await world.add_warmimage("x")
+    await world.changed("WarmImage", "x")
+    await world.admin.patch(f"{WARMIMAGES}/x", {"spec": {"image": "NOT AN IMAGE"}})
+    await happens(world)
+    lines = await world.lines()
+    assert (lines["a"], lines["b"]) == ([IMAGE], [IMAGE])
 
 
 @pytest.mark.parametrize("by_sync", [True, False])
-def test_a_warmimage_that_cannot_be_used_says_so_in_its_status_and_in_one_event(by_sync: bool) -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        await world.add_warmimage("x", f"{HOST}/Shop/Web:1")
-        for _ in range(3):
-            await asyncio.sleep(2)
-            await (world.sync() if by_sync else world.reported("x"))
-        found = (await world.admin.get(f"{WARMIMAGES}/x"))["status"]
-        ready = find_condition(found, "Ready")
-        assert (found["observedGeneration"], ready["status"], ready["reason"]) == (1, "False", "Invalid")
-        assert "spec.image" in ready["message"]
-        (event,) = (await world.admin.list(paths.events("shop"))).items
-        assert (event["reason"], event["type"], event["involvedObject"]["name"]) == ("Invalid", "Warning", "x")
-
-    in_world(case, patterns=False)
+@in_world(patterns=False)
+async def test_a_warmimage_that_cannot_be_used_says_so_in_its_status_and_in_one_event(
+    world: World, by_sync: bool
+) -> None:
+    await world.add_nodes("a")
+    await world.add_warmimage("x", f"{HOST}/Shop/Web:1")
+    for _ in range(3):
+        await asyncio.sleep(2)
+        await (world.sync() if by_sync else world.reported("x"))
+    found = (await world.admin.get(f"{WARMIMAGES}/x"))["status"]
+    ready = find_condition(found, "Ready")
+    assert (found["observedGeneration"], ready["status"], ready["reason"]) == (1, "False", "Invalid")
+    assert "spec.image" in ready["message"]
+    (event,) = (await world.admin.list(paths.events("shop"))).items
+    assert (event["reason"], event["type"], event["involvedObject"]["name"]) == ("Invalid", "Warning", "x")
 
 
 # --- nodes -----------------------------------------------------------------------------------------------------------
 
 
-def test_hundreds_of_new_nodes_are_written_in_one_go() -> None:
-    async def case(world: World) -> None:
-        names = [f"n{number:03}" for number in range(500)]
-        await world.add_nodes(*names)
-        await world.add_warmimage("x")
+@in_world(patterns=False, write_bytes=0)
+async def test_hundreds_of_new_nodes_are_written_in_one_go(world: World) -> None:
+    names = [f"n{number:03}" for number in range(500)]
+    await world.add_nodes(*names)
+    await world.add_warmimage("x")
 
-        async def slow(_method: str, _path: str) -> None:
-            await asyncio.sleep(0.06)
+    async def slow(_method: str, _path: str) -> None:
+        await asyncio.sleep(0.06)
 
-        world.faults.append(slow)
-        data = [{"kind": "Node", "namespace": "", "name": name} for name in names]
-        answer = await world.event(CHANGED, {"objects": data})
-        assert answer.status_code == 204
-        assert len(await world.lines()) == 500
-
-    in_world(case, patterns=False, write_bytes=0)
+    world.faults.append(slow)
+    data = [{"kind": "Node", "namespace": "", "name": name} for name in names]
+    answer = await world.event(CHANGED, {"objects": data})
+    assert answer.status_code == 204
+    assert len(await world.lines()) == 500
 
 
-def test_a_selector_too_long_for_a_url_is_compared_here_and_keeps_no_other_image() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a", pool="web")
-        await world.add_nodes("b")
-        values = ["web", *(f"{'x' * 50}{number}" for number in range(200))]
-        selector = {"matchExpressions": [{"key": "pool", "operator": "In", "values": values}]}
-        await world.add_warmimage("x", nodes={"selector": selector})
-        await world.add_warmimage("y", f"{HOST}/shop/other:v1")
-        asked: list[int] = []
-        request = world.transport.request
+@in_world(patterns=False)
+async def test_a_selector_too_long_for_a_url_is_compared_here_and_keeps_no_other_image(world: World) -> None:
+    await world.add_nodes("a", pool="web")
+    await world.add_nodes("b")
+    values = ["web", *(f"{'x' * 50}{number}" for number in range(200))]
+    selector = {"matchExpressions": [{"key": "pool", "operator": "In", "values": values}]}
+    await world.add_warmimage("x", nodes={"selector": selector})
+    await world.add_warmimage("y", f"{HOST}/shop/other:v1")
+    asked: list[int] = []
+    request = world.transport.request
 
-        async def measured(method: str, path: str, **more: Any) -> Response:
-            asked.append(len((more.get("query") or {}).get("labelSelector", "")))
-            return await request(method, path, **more)
+    async def measured(method: str, path: str, **more: Any) -> Response:
+        asked.append(len((more.get("query") or {}).get("labelSelector", "")))
+        return await request(method, path, **more)
 
-        world.transport.request = measured  # type: ignore[method-assign]
-        for name in ("x", "y"):
-            await world.changed("WarmImage", name)
-            await world.reported(name)
-        assert max(asked) < 5000
-        assert await world.lines() == {"a": [IMAGE, f"{HOST}/shop/other:v1"], "b": [f"{HOST}/shop/other:v1"]}
-        assert (await world.admin.get(f"{WARMIMAGES}/x"))["status"]["desired"] == 1
-
-    in_world(case, patterns=False)
+    world.transport.request = measured  # type: ignore[method-assign]
+    for name in ("x", "y"):
+        await world.changed("WarmImage", name)
+        await world.reported(name)
+    assert max(asked) < 5000
+    assert await world.lines() == {"a": [IMAGE, f"{HOST}/shop/other:v1"], "b": [f"{HOST}/shop/other:v1"]}
+    assert (await world.admin.get(f"{WARMIMAGES}/x"))["status"]["desired"] == 1
 
 
-def test_a_selector_that_the_api_server_refuses_keeps_no_other_image() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a", pool="web")
-        await world.add_nodes("b")
-        await world.add_warmimage("x", nodes={"selector": {"matchLabels": {"pool": "web"}}})
-        await world.add_warmimage("y", f"{HOST}/shop/other:v1")
-        request = world.transport.request
+@in_world(patterns=False)
+async def test_a_selector_that_the_api_server_refuses_keeps_no_other_image(world: World) -> None:
+    await world.add_nodes("a", pool="web")
+    await world.add_nodes("b")
+    await world.add_warmimage("x", nodes={"selector": {"matchLabels": {"pool": "web"}}})
+    await world.add_warmimage("y", f"{HOST}/shop/other:v1")
+    request = world.transport.request
 
-        async def refusing(method: str, path: str, **more: Any) -> Response:
-            if "pool" in (more.get("query") or {}).get("labelSelector", ""):
-                return status(431, "request header fields too large")
-            return await request(method, path, **more)
+    async def refusing(method: str, path: str, **more: Any) -> Response:
+        if "pool" in (more.get("query") or {}).get("labelSelector", ""):
+            return status(431, "request header fields too large")
+        return await request(method, path, **more)
 
-        world.transport.request = refusing  # type: ignore[method-assign]
-        data = [{"kind": "WarmImage", "namespace": "shop", "name": name} for name in ("x", "y")]
-        answer = await world.event(CHANGED, {"objects": data})
-        assert answer.status_code == 204
-        assert await world.lines() == {"a": [IMAGE, f"{HOST}/shop/other:v1"], "b": [f"{HOST}/shop/other:v1"]}
-
-    in_world(case, patterns=False)
+    world.transport.request = refusing  # type: ignore[method-assign]
+    data = [{"kind": "WarmImage", "namespace": "shop", "name": name} for name in ("x", "y")]
+    answer = await world.event(CHANGED, {"objects": data})
+    assert answer.status_code == 204
+    assert await world.lines() == {"a": [IMAGE, f"{HOST}/shop/other:v1"], "b": [f"{HOST}/shop/other:v1"]}
 
 
-def test_the_version_of_a_warmimage_is_asked_of_no_other_resource() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        await world.add_policy()
-        for number in range(20):
-            await world.push(f"v{number}", repository=f"shop/app{number}", ago=30 - number)
-        asked: list[tuple[str, str]] = []
-        request = world.transport.request
+@in_world(patterns=False)
+async def test_the_version_of_a_warmimage_is_asked_of_no_other_resource(world: World) -> None:
+    await world.add_nodes("a")
+    await world.add_policy()
+    for number in range(20):
+        await world.push(f"v{number}", repository=f"shop/app{number}", ago=30 - number)
+    asked: list[tuple[str, str]] = []
+    request = world.transport.request
 
-        async def noted(method: str, path: str, **more: Any) -> Response:
-            if (version := (more.get("query") or {}).get("resourceVersion", "0")) != "0":
-                asked.append((path.rpartition("/")[2], version))
-            return await request(method, path, **more)
+    async def noted(method: str, path: str, **more: Any) -> Response:
+        if (version := (more.get("query") or {}).get("resourceVersion", "0")) != "0":
+            asked.append((path.rpartition("/")[2], version))
+        return await request(method, path, **more)
 
-        world.transport.request = noted  # type: ignore[method-assign]
-        objects = [obj["metadata"] for obj in (await world.warmimages()).values()]
-        newest = max(int(it["resourceVersion"]) for it in objects)
-        data = [
-            {"kind": "WarmImage", "namespace": "shop", "name": it["name"], "resourceVersion": str(newest)}
-            for it in objects
-        ]
-        data.append({"kind": "Node", "namespace": "", "name": "a", "resourceVersion": str(newest + 10**6)})
-        answer = await world.event(CHANGED, {"objects": data})
-        assert answer.status_code == 204
-        assert set(asked) == {("warmimages", str(newest))}
-        assert len((await world.lines())["a"]) == 20
-
-    in_world(case, patterns=False)
+    world.transport.request = noted  # type: ignore[method-assign]
+    objects = [obj["metadata"] for obj in (await world.warmimages()).values()]
+    newest = max(int(it["resourceVersion"]) for it in objects)
+    data = [
+        {"kind": "WarmImage", "namespace": "shop", "name": it["name"], "resourceVersion": str(newest)} for it in objects
+    ]
+    data.append({"kind": "Node", "namespace": "", "name": "a", "resourceVersion": str(newest + 10**6)})
+    answer = await world.event(CHANGED, {"objects": data})
+    assert answer.status_code == 204
+    assert set(asked) == {("warmimages", str(newest))}
+    assert len((await world.lines())["a"]) == 20
 
 
 # --- statuses and events ---------------------------------------------------------------------------------------------
 
 
-def test_an_image_that_becomes_warm_or_fails_has_one_event_for_each_change() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        await world.add_warmimage("x")
-        for state in ("waiting", "failed", "failed", "warm", "warm"):
-            await asyncio.sleep(2)
-            await say(world, "a", state, reason="NotFound" if state == "failed" else "")
-            await world.reported("x")
-        events = (await world.admin.list(paths.events("shop"))).items
-        assert sorted((it["reason"], it["type"]) for it in events) == [("Failed", "Warning"), ("Warm", "Normal")]
-        assert {it["involvedObject"]["kind"] for it in events} == {"WarmImage"}
-
-    in_world(case, patterns=False)
-
-
-def test_events_are_bounded_and_one_that_is_refused_changes_nothing() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        for number in range(100):
-            await world.add_warmimage(f"w{number:02}", f"{HOST}/Bad/{number}:v1")
-        refuse(world, "/events")
-        await world.sync()
-        assert sum(path.endswith("/events") for _, path in world.requests) == 60
-        assert all(obj["status"]["conditions"][0]["reason"] == "Invalid" for obj in (await world.warmimages()).values())
-
-    in_world(case, patterns=False)
-
-
-def test_a_policy_that_cannot_be_used_has_one_event() -> None:
-    async def case(world: World) -> None:
-        await world.add_policy(push=[{"repository": "**", "semver": "nonsense"}])
-        for _ in range(3):
-            await world.changed("WarmPolicy", "shop")
-        (event,) = (await world.admin.list(paths.events("shop"))).items
-        assert (event["reason"], event["involvedObject"]["kind"]) == ("Invalid", "WarmPolicy")
-
-    in_world(case, patterns=False)
-
-
-def test_a_newcomer_is_waiting_and_no_image_is_ready_before_it_has_spoken() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a", "b")
-        await world.add_warmimage("x")
-        await say(world, "a", "warm")
+@in_world(patterns=False)
+async def test_an_image_that_becomes_warm_or_fails_has_one_event_for_each_change(world: World) -> None:
+    await world.add_nodes("a")
+    await world.add_warmimage("x")
+    for state in ("waiting", "failed", "failed", "warm", "warm"):
+        await asyncio.sleep(2)
+        await say(world, "a", state, reason="NotFound" if state == "failed" else "")
         await world.reported("x")
-        found = (await world.admin.get(f"{WARMIMAGES}/x"))["status"]
-        assert (found["desired"], found["warm"], found["waiting"]) == (2, 1, 1)
-        assert find_condition(found, "Ready")["status"] == "False"
-        await asyncio.sleep(601)
-        await say(world, "a", "warm")
-        await world.sync()
-        found = (await world.admin.get(f"{WARMIMAGES}/x"))["status"]
-        assert (found["desired"], found["warm"], found["unreachable"]) == (2, 1, 1)
-        assert find_condition(found, "Ready")["reason"] == "ReachableWarm"
-        assert find_condition(found, "Degraded")["reason"] == "NodesUnreachable"
+    events = (await world.admin.list(paths.events("shop"))).items
+    assert sorted((it["reason"], it["type"]) for it in events) == [("Failed", "Warning"), ("Warm", "Normal")]
+    assert {it["involvedObject"]["kind"] for it in events} == {"WarmImage"}
 
-    in_world(case, patterns=False)
+
+@in_world(patterns=False)
+async def test_events_are_bounded_and_one_that_is_refused_changes_nothing(world: World) -> None:
+    await world.add_nodes("a")
+    for number in range(100):
+        await world.add_warmimage(f"w{number:02}", f"{HOST}/Bad/{number}:v1")
+    refuse(world, "/events")
+    await world.sync()
+    assert sum(path.endswith("/events") for _, path in world.requests) == 60
+    assert all(obj["status"]["conditions"][0]["reason"] == "Invalid" for obj in (await world.warmimages()).values())
+
+
+@in_world(patterns=False)
+async def test_a_policy_that_cannot_be_used_has_one_event(world: World) -> None:
+    await world.add_policy(push=[{"repository": "**", "semver": "nonsense"}])
+    for _ in range(3):
+        await world.changed("WarmPolicy", "shop")
+    (event,) = (await world.admin.list(paths.events("shop"))).items
+    assert (event["reason"], event["involvedObject"]["kind"]) == ("Invalid", "WarmPolicy")
+
+
+@in_world(patterns=False)
+async def test_a_newcomer_is_waiting_and_no_image_is_ready_before_it_has_spoken(world: World) -> None:
+    await world.add_nodes("a", "b")
+    await world.add_warmimage("x")
+    await say(world, "a", "warm")
+    await world.reported("x")
+    found = (await world.admin.get(f"{WARMIMAGES}/x"))["status"]
+    assert (found["desired"], found["warm"], found["waiting"]) == (2, 1, 1)
+    assert find_condition(found, "Ready")["status"] == "False"
+    await asyncio.sleep(601)
+    await say(world, "a", "warm")
+    await world.sync()
+    found = (await world.admin.get(f"{WARMIMAGES}/x"))["status"]
+    assert (found["desired"], found["warm"], found["unreachable"]) == (2, 1, 1)
+    assert find_condition(found, "Ready")["reason"] == "ReachableWarm"
+    assert find_condition(found, "Degraded")["reason"] == "NodesUnreachable"
 
 
 def test_a_note_of_more_lines_than_annotations_can_hold_is_cut() -> None:
@@ -771,17 +708,17 @@ def test_a_note_of_more_lines_than_annotations_can_hold_is_cut() -> None:
     assert note.split(",") == noted_refusals(keys) == sorted(keys)[:REFUSED_MAX]
 
 
-def test_an_agent_with_lines_of_old_is_told_that_there_are_none_although_another_warmimage_cannot_be_used() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        await world.report("a", {"0" * 16: LineReport("0" * 8, "warm")})
-        await world.add_warmimage("unusable", image=f"{HOST}/Shop/Web:1")
-        await world.sync()
-        desired = await world.desired("a")
-        assert desired is not None
-        assert not desired.get("data")
-
-    in_world(case, patterns=False)
+@in_world(patterns=False)
+async def test_an_agent_with_lines_of_old_is_told_that_there_are_none_although_another_warmimage_cannot_be_used(
+    world: World,
+) -> None:
+    await world.add_nodes("a")
+    await world.report("a", {"0" * 16: LineReport("0" * 8, "warm")})
+    await world.add_warmimage("unusable", image=f"{HOST}/Shop/Web:1")
+    await world.sync()
+    desired = await world.desired("a")
+    assert desired is not None
+    assert not desired.get("data")
 
 
 def test_others_go_on_while_many_warmimages_are_read() -> None:
@@ -803,17 +740,15 @@ def test_others_go_on_while_many_warmimages_are_read() -> None:
         task.cancel()
         await asyncio.wait({task})
 
-    in_world(case)
+    run_in_world(case)
 
 
-def test_a_mark_of_a_missing_policy_that_is_in_the_future_counts_from_now() -> None:
-    async def case(world: World) -> None:
-        gone = {"warmhook.dev/policy-gone-since": "2099-01-01T00:00:00Z"}
-        await made_by_hand(world, "left", labels={"warmhook.dev/policy": "0123456789abcdef"}, annotations=gone)
-        await world.sync()
-        assert len(await world.warmimages()) == 1
-        await asyncio.sleep(300)
-        await world.sync()
-        assert await world.warmimages() == {}
-
-    in_world(case)
+@in_world()
+async def test_a_mark_of_a_missing_policy_that_is_in_the_future_counts_from_now(world: World) -> None:
+    gone = {"warmhook.dev/policy-gone-since": "2099-01-01T00:00:00Z"}
+    await made_by_hand(world, "left", labels={"warmhook.dev/policy": "0123456789abcdef"}, annotations=gone)
+    await world.sync()
+    assert len(await world.warmimages()) == 1
+    await asyncio.sleep(300)
+    await world.sync()
+    assert await world.warmimages() == {}

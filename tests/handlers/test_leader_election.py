@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from adapters.kubernetes import paths
 from devcluster.apiserver import InProcessTransport
-from tests.handlers.world import NAMESPACE, World, in_world, status
+from tests.handlers.world import NAMESPACE, World, in_world, run_in_world, status
 from warmhook.events import Event
 from warmhook.leader_election import LEASE_SECONDS, POLL_SECONDS
 from warmhook.ports import Object, Response, Unreachable
@@ -74,7 +74,7 @@ def two(case: Callable[[World, Process, Process], object]) -> None:
             assert asyncio.iscoroutine(outcome)
             await outcome
 
-    in_world(run)
+    run_in_world(run)
 
 
 def gaps(sent: list[tuple[float, str, str]]) -> list[float]:
@@ -164,34 +164,30 @@ def test_a_leader_that_gets_no_answer_for_a_while_goes_on() -> None:
     two(case)
 
 
-def test_a_watch_that_ends_gives_the_lease_back_so_that_the_next_need_not_wait() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        sent: list[tuple[float, str, str]] = []
-        one, two = Process(world, "one", sent), Process(world, "two", sent)
-        async with AsyncExitStack() as stack:
-            async with world.watching(one.post, transport=one.transport):
-                await asyncio.sleep(5)
-                await stack.enter_async_context(world.watching(two.post, transport=two.transport))
-                await asyncio.sleep(5)
-            assert "holderIdentity" not in await lease(world)
-            ended = world.monotonic()
-            await asyncio.sleep(30)
-            first = min(moment for moment, name, _ in sent if name == "two")
-            assert first - ended <= POLL_SECONDS * 1.5
-
-    in_world(case)
-
-
-def test_without_permission_for_leases_nothing_is_told_and_the_log_says_what_is_missing() -> None:
-    async def case(world: World) -> None:
-        sent: list[tuple[float, str, str]] = []
-        one = Process(world, "one", sent, fault=lambda _method, path: status(403) if "leases" in path else None)
+@in_world()
+async def test_a_watch_that_ends_gives_the_lease_back_so_that_the_next_need_not_wait(world: World) -> None:
+    await world.add_nodes("a")
+    sent: list[tuple[float, str, str]] = []
+    one, two = Process(world, "one", sent), Process(world, "two", sent)
+    async with AsyncExitStack() as stack:
         async with world.watching(one.post, transport=one.transport):
-            await asyncio.sleep(100)
-        assert sent == []
+            await asyncio.sleep(5)
+            await stack.enter_async_context(world.watching(two.post, transport=two.transport))
+            await asyncio.sleep(5)
+        assert "holderIdentity" not in await lease(world)
+        ended = world.monotonic()
+        await asyncio.sleep(30)
+        first = min(moment for moment, name, _ in sent if name == "two")
+        assert first - ended <= POLL_SECONDS * 1.5
 
-    in_world(case)
+
+@in_world()
+async def test_without_permission_for_leases_nothing_is_told_and_the_log_says_what_is_missing(world: World) -> None:
+    sent: list[tuple[float, str, str]] = []
+    one = Process(world, "one", sent, fault=lambda _method, path: status(403) if "leases" in path else None)
+    async with world.watching(one.post, transport=one.transport):
+        await asyncio.sleep(100)
+    assert sent == []
 
 
 def test_a_lease_that_somebody_deleted_is_made_again() -> None:

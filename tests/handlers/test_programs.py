@@ -146,31 +146,27 @@ print(",".join(found), "httpx" in sys.modules, "jwt" in sys.modules)
 # --- an API server that is not there ---------------------------------------------------------------------------------
 
 
-def test_an_api_server_that_does_not_answer_is_one_line_and_tried_until_it_does() -> None:
-    async def case(world: World) -> None:
-        def down(_method: str, _path: str) -> Response | None:
-            if world.monotonic() < 100:
-                raise Unreachable("connection refused")
-            return None
+@in_world()
+async def test_an_api_server_that_does_not_answer_is_one_line_and_tried_until_it_does(world: World) -> None:
+    def down(_method: str, _path: str) -> Response | None:
+        if world.monotonic() < 100:
+            raise Unreachable("connection refused")
+        return None
 
-        world.faults.append(down)
-        await wait_for_api_server(Kubernetes(world.transport), sleep=asyncio.sleep, rng=random.Random(1))
-        assert 100 <= world.monotonic() < 110
-        entries = structlog.get_config()["processors"][0].entries
-        told = [line for line in entries if line["event"].startswith("api-server")]
-        assert [line["event"] for line in told] == ["api-server-unreachable", "api-server-reached"]
-        assert "KUBECONFIG" in told[0]["hint"]
-
-    in_world(case)
+    world.faults.append(down)
+    await wait_for_api_server(Kubernetes(world.transport), sleep=asyncio.sleep, rng=random.Random(1))
+    assert 100 <= world.monotonic() < 110
+    entries = structlog.get_config()["processors"][0].entries
+    told = [line for line in entries if line["event"].startswith("api-server")]
+    assert [line["event"] for line in told] == ["api-server-unreachable", "api-server-reached"]
+    assert "KUBECONFIG" in told[0]["hint"]
 
 
-def test_an_api_server_that_refuses_is_there() -> None:
-    async def case(world: World) -> None:
-        world.faults.append(lambda _method, _path: status(403))
-        await wait_for_api_server(Kubernetes(world.transport), sleep=asyncio.sleep, rng=random.Random(1))
-        assert world.monotonic() == 0
-
-    in_world(case)
+@in_world()
+async def test_an_api_server_that_refuses_is_there(world: World) -> None:
+    world.faults.append(lambda _method, _path: status(403))
+    await wait_for_api_server(Kubernetes(world.transport), sleep=asyncio.sleep, rng=random.Random(1))
+    assert world.monotonic() == 0
 
 
 @pytest.mark.parametrize(

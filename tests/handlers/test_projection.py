@@ -29,138 +29,122 @@ async def project(world: World, *names: str) -> int:
     return (await world.event("dev.warmhook.objects.changed.v1", {"objects": objects})).status_code
 
 
-def test_a_node_without_a_configmap_gets_one_with_all_its_lines_and_nothing_tracks_its_fields() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        await world.add_warmimage("x")
-        await world.add_warmimage("y", f"{HOST}/shop/other:v1")
-        assert await project(world, "x") == 204
-        assert await world.lines() == {"a": [IMAGE, f"{HOST}/shop/other:v1"]}
-        obj = await world.desired("a")
-        assert obj is not None
-        metadata = obj["metadata"]
-        node = await world.admin.get(paths.node("a"))
-        assert metadata["ownerReferences"] == [
-            {"apiVersion": "v1", "kind": "Node", "name": "a", "uid": node["metadata"]["uid"]}
-        ]
-        assert metadata["annotations"] == {"warmhook.dev/node": "a"}
-        assert metadata["labels"]["warmhook.dev/kind"] == "desired"
-        assert "managedFields" not in metadata
-
-    in_world(case)
-
-
-def test_several_lines_of_a_node_go_into_one_patch() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a", "b")
-        await world.add_warmimage("first")
-        await project(world, "first")
-        for name in ("x", "y", "z"):
-            await world.add_warmimage(name, f"{HOST}/shop/{name}:v1")
-        world.requests.clear()
-        await project(world, "x", "y", "z")
-        assert sorted(world.writes()) == [("PATCH", configmap("a")), ("PATCH", configmap("b"))]
-
-    in_world(case)
+@in_world()
+async def test_a_node_without_a_configmap_gets_one_with_all_its_lines_and_nothing_tracks_its_fields(
+    world: World,
+) -> None:
+    await world.add_nodes("a")
+    await world.add_warmimage("x")
+    await world.add_warmimage("y", f"{HOST}/shop/other:v1")
+    assert await project(world, "x") == 204
+    assert await world.lines() == {"a": [IMAGE, f"{HOST}/shop/other:v1"]}
+    obj = await world.desired("a")
+    assert obj is not None
+    metadata = obj["metadata"]
+    node = await world.admin.get(paths.node("a"))
+    assert metadata["ownerReferences"] == [
+        {"apiVersion": "v1", "kind": "Node", "name": "a", "uid": node["metadata"]["uid"]}
+    ]
+    assert metadata["annotations"] == {"warmhook.dev/node": "a"}
+    assert metadata["labels"]["warmhook.dev/kind"] == "desired"
+    assert "managedFields" not in metadata
 
 
-def test_what_is_as_it_should_be_costs_no_write() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a", "b")
-        await world.add_warmimage("x")
-        await project(world, "x")
-        world.requests.clear()
-        await project(world, "x")
-        assert world.writes() == []
-
-    in_world(case)
-
-
-def test_a_deleted_warmimage_takes_its_lines_with_it_and_leaves_the_others() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a", "b")
-        await world.add_warmimage("x")
-        await world.add_warmimage("y", f"{HOST}/shop/other:v1")
-        await project(world, "x", "y")
-        await world.admin.delete(paths.warmimages(ObjectKey("shop", "x")))
-        await project(world, "x")
-        assert await world.lines() == {"a": [f"{HOST}/shop/other:v1"], "b": [f"{HOST}/shop/other:v1"]}
-
-    in_world(case)
+@in_world()
+async def test_several_lines_of_a_node_go_into_one_patch(world: World) -> None:
+    await world.add_nodes("a", "b")
+    await world.add_warmimage("first")
+    await project(world, "first")
+    for name in ("x", "y", "z"):
+        await world.add_warmimage(name, f"{HOST}/shop/{name}:v1")
+    world.requests.clear()
+    await project(world, "x", "y", "z")
+    assert sorted(world.writes()) == [("PATCH", configmap("a")), ("PATCH", configmap("b"))]
 
 
-def test_a_changed_selector_moves_the_line() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a", pool="web")
-        await world.add_nodes("b", pool="db")
-        await world.add_warmimage("x", nodes={"selector": {"matchLabels": {"pool": "web"}}})
-        await project(world, "x")
-        assert await world.lines() == {"a": [IMAGE]}
-        patch = {"spec": {"nodes": {"selector": {"matchLabels": {"pool": "db"}}}}}
-        await world.admin.patch(paths.warmimages(ObjectKey("shop", "x")), patch)
-        await project(world, "x")
-        assert await world.lines() == {"a": [], "b": [IMAGE]}
+@in_world()
+async def test_what_is_as_it_should_be_costs_no_write(world: World) -> None:
+    await world.add_nodes("a", "b")
+    await world.add_warmimage("x")
+    await project(world, "x")
+    world.requests.clear()
+    await project(world, "x")
+    assert world.writes() == []
 
-    in_world(case)
+
+@in_world()
+async def test_a_deleted_warmimage_takes_its_lines_with_it_and_leaves_the_others(world: World) -> None:
+    await world.add_nodes("a", "b")
+    await world.add_warmimage("x")
+    await world.add_warmimage("y", f"{HOST}/shop/other:v1")
+    await project(world, "x", "y")
+    await world.admin.delete(paths.warmimages(ObjectKey("shop", "x")))
+    await project(world, "x")
+    assert await world.lines() == {"a": [f"{HOST}/shop/other:v1"], "b": [f"{HOST}/shop/other:v1"]}
+
+
+@in_world()
+async def test_a_changed_selector_moves_the_line(world: World) -> None:
+    await world.add_nodes("a", pool="web")
+    await world.add_nodes("b", pool="db")
+    await world.add_warmimage("x", nodes={"selector": {"matchLabels": {"pool": "web"}}})
+    await project(world, "x")
+    assert await world.lines() == {"a": [IMAGE]}
+    patch = {"spec": {"nodes": {"selector": {"matchLabels": {"pool": "db"}}}}}
+    await world.admin.patch(paths.warmimages(ObjectKey("shop", "x")), patch)
+    await project(world, "x")
+    assert await world.lines() == {"a": [], "b": [IMAGE]}
 
 
 @pytest.mark.parametrize("limit", [0, 1, 2, 5])
-def test_a_limit_holds_also_when_nodes_come_and_go(limit: int) -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a", "b", "c")
-        await world.add_warmimage("x", nodes={"limit": limit})
-        await project(world, "x")
-        await world.add_nodes("d")
-        await world.changed("Node", "d")
-        assert sum(map(len, (await world.lines()).values())) == min(limit, 4)
-        for name in ("a", "b"):
-            await world.admin.delete(paths.node(name))
-            await world.changed("Node", name, deleted=True)
-        lines = await world.lines()
-        assert set(lines) <= {"c", "d"}
-        assert sum(map(len, lines.values())) == min(limit, 2)
-
-    in_world(case)
+@in_world()
+async def test_a_limit_holds_also_when_nodes_come_and_go(world: World, limit: int) -> None:
+    await world.add_nodes("a", "b", "c")
+    await world.add_warmimage("x", nodes={"limit": limit})
+    await project(world, "x")
+    await world.add_nodes("d")
+    await world.changed("Node", "d")
+    assert sum(map(len, (await world.lines()).values())) == min(limit, 4)
+    for name in ("a", "b"):
+        await world.admin.delete(paths.node(name))
+        await world.changed("Node", name, deleted=True)
+    lines = await world.lines()
+    assert set(lines) <= {"c", "d"}
+    assert sum(map(len, lines.values())) == min(limit, 2)
 
 
-def test_a_new_node_gets_every_line_that_is_wanted_there() -> None:
-    async def case(world: World) -> None:
-        await world.add_warmimage("x")
-        await world.add_warmimage("y", f"{HOST}/shop/other:v1", nodes={"names": ["b"]})
-        await world.add_nodes("a", "b")
-        await world.changed("Node", "a")
-        assert await world.lines() == {"a": [IMAGE]}
-        await world.changed("Node", "b")
-        assert await world.lines() == {"a": [IMAGE], "b": [IMAGE, f"{HOST}/shop/other:v1"]}
-
-    in_world(case)
+@in_world()
+async def test_a_new_node_gets_every_line_that_is_wanted_there(world: World) -> None:
+    await world.add_warmimage("x")
+    await world.add_warmimage("y", f"{HOST}/shop/other:v1", nodes={"names": ["b"]})
+    await world.add_nodes("a", "b")
+    await world.changed("Node", "a")
+    assert await world.lines() == {"a": [IMAGE]}
+    await world.changed("Node", "b")
+    assert await world.lines() == {"a": [IMAGE], "b": [IMAGE, f"{HOST}/shop/other:v1"]}
 
 
-def test_a_node_that_is_gone_loses_both_configmaps() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        await world.add_warmimage("x")
-        await project(world, "x")
-        await world.report("a")
-        await world.admin.delete(paths.node("a"))
-        await world.changed("Node", "a", deleted=True)
-        assert (await world.admin.list(CONFIGMAPS)).items == []
-
-    in_world(case)
+@in_world()
+async def test_a_node_that_is_gone_loses_both_configmaps(world: World) -> None:
+    await world.add_nodes("a")
+    await world.add_warmimage("x")
+    await project(world, "x")
+    await world.report("a")
+    await world.admin.delete(paths.node("a"))
+    await world.changed("Node", "a", deleted=True)
+    assert (await world.admin.list(CONFIGMAPS)).items == []
 
 
-def test_a_node_registered_again_adopts_its_configmap_before_the_garbage_collector_takes_it() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        await world.add_warmimage("x")
-        await project(world, "x")
-        await world.admin.delete(paths.node("a"))
-        await world.add_nodes("a")
-        await world.changed("Node", "a")
-        world.server.collect()
-        assert await world.lines() == {"a": [IMAGE]}
-
-    in_world(case)
+@in_world()
+async def test_a_node_registered_again_adopts_its_configmap_before_the_garbage_collector_takes_it(world: World) -> None:
+    await world.add_nodes("a")
+    await world.add_warmimage("x")
+    await project(world, "x")
+    await world.admin.delete(paths.node("a"))
+    await world.add_nodes("a")
+    await world.changed("Node", "a")
+    world.server.collect()
+    assert await world.lines() == {"a": [IMAGE]}
 
 
 # --- trouble ---------------------------------------------------------------------------------------------------------
@@ -185,162 +169,146 @@ def failing(path: str, *answers: Response | Exception | None) -> Any:
     "trouble",
     [status(409), status(429), status(500), status(503), status(504), Unreachable("cut"), Unreachable("slow")],
 )
-def test_a_write_that_may_work_later_is_repeated(trouble: Response | Exception) -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        await world.add_warmimage("x")
-        await project(world, "x")
-        await world.add_warmimage("y", f"{HOST}/shop/other:v1")
-        world.faults.append(failing(configmap("a"), trouble, trouble, trouble))
-        assert await project(world, "y") == 204
-        assert len((await world.lines())["a"]) == 2
-        assert 0 < world.monotonic() < 5
-
-    in_world(case)
+@in_world()
+async def test_a_write_that_may_work_later_is_repeated(world: World, trouble: Response | Exception) -> None:
+    await world.add_nodes("a")
+    await world.add_warmimage("x")
+    await project(world, "x")
+    await world.add_warmimage("y", f"{HOST}/shop/other:v1")
+    world.faults.append(failing(configmap("a"), trouble, trouble, trouble))
+    assert await project(world, "y") == 204
+    assert len((await world.lines())["a"]) == 2
+    assert 0 < world.monotonic() < 5
 
 
 @pytest.mark.parametrize("trouble", [status(429), status(503), Unreachable("cut")])
-def test_a_create_that_may_work_later_is_repeated(trouble: Response | Exception) -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        await world.add_warmimage("x")
-        world.faults.append(failing(CONFIGMAPS, trouble))
-        assert await project(world, "x") == 204
-        assert await world.lines() == {"a": [IMAGE]}
-
-    in_world(case)
+@in_world()
+async def test_a_create_that_may_work_later_is_repeated(world: World, trouble: Response | Exception) -> None:
+    await world.add_nodes("a")
+    await world.add_warmimage("x")
+    world.faults.append(failing(CONFIGMAPS, trouble))
+    assert await project(world, "x") == 204
+    assert await world.lines() == {"a": [IMAGE]}
 
 
-def test_a_configmap_that_somebody_else_created_meanwhile_is_patched() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        await world.add_warmimage("x")
+@in_world()
+async def test_a_configmap_that_somebody_else_created_meanwhile_is_patched(world: World) -> None:
+    await world.add_nodes("a")
+    await world.add_warmimage("x")
 
-        async def meanwhile(method: str, path: str) -> None:
-            if (method, path) == ("POST", CONFIGMAPS) and len(world.faults) == 1:
-                world.faults.append(lambda _method, _path: None)
-                await world.admin.create(CONFIGMAPS, {"metadata": {"name": desired_name("a")}})
+    async def meanwhile(method: str, path: str) -> None:
+        if (method, path) == ("POST", CONFIGMAPS) and len(world.faults) == 1:
+            world.faults.append(lambda _method, _path: None)
+            await world.admin.create(CONFIGMAPS, {"metadata": {"name": desired_name("a")}})
 
-        world.faults.append(meanwhile)
-        assert await project(world, "x") == 204
-        assert await world.lines() == {"a": [IMAGE]}
-
-    in_world(case)
+    world.faults.append(meanwhile)
+    assert await project(world, "x") == 204
+    assert await world.lines() == {"a": [IMAGE]}
 
 
-def test_the_wait_that_the_server_asks_for_is_kept() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        await world.add_warmimage("x")
-        world.faults.append(failing(CONFIGMAPS, status(429, retry_after="3")))
-        assert await project(world, "x") == 204
-        assert 3 <= world.monotonic() < 4
-
-    in_world(case)
+@in_world()
+async def test_the_wait_that_the_server_asks_for_is_kept(world: World) -> None:
+    await world.add_nodes("a")
+    await world.add_warmimage("x")
+    world.faults.append(failing(CONFIGMAPS, status(429, retry_after="3")))
+    assert await project(world, "x") == 204
+    assert 3 <= world.monotonic() < 4
 
 
-def test_one_bad_node_does_not_stop_the_others() -> None:
-    async def case(world: World) -> None:
-        names = [f"n{i:02}" for i in range(60)]
-        await world.add_nodes(*names)
-        await world.add_warmimage("x")
-        await project(world, "x")
-        await world.add_warmimage("y", f"{HOST}/shop/other:v1")
-        bad = {configmap(name) for name in names[:30]}
-        done: list[float] = []
+@in_world()
+async def test_one_bad_node_does_not_stop_the_others(world: World) -> None:
+    names = [f"n{i:02}" for i in range(60)]
+    await world.add_nodes(*names)
+    await world.add_warmimage("x")
+    await project(world, "x")
+    await world.add_warmimage("y", f"{HOST}/shop/other:v1")
+    bad = {configmap(name) for name in names[:30]}
+    done: list[float] = []
 
-        def fault(method: str, path: str) -> Response | None:
-            if method == "PATCH" and path in bad:
-                return status(500)
-            if method == "PATCH":
-                done.append(world.monotonic())
-            return None
+    def fault(method: str, path: str) -> Response | None:
+        if method == "PATCH" and path in bad:
+            return status(500)
+        if method == "PATCH":
+            done.append(world.monotonic())
+        return None
 
-        world.faults.append(fault)
-        assert await project(world, "y") == 503
-        assert sum(len(lines) == 2 for lines in (await world.lines()).values()) == 30
-        assert max(done) - min(done) < 1
-        assert world.monotonic() <= 21
-
-    in_world(case)
+    world.faults.append(fault)
+    assert await project(world, "y") == 503
+    assert sum(len(lines) == 2 for lines in (await world.lines()).values()) == 30
+    assert max(done) - min(done) < 1
+    assert world.monotonic() <= 21
 
 
-def test_a_node_that_is_refused_for_good_is_left_to_the_sync() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a", "b")
-        await world.add_warmimage("x")
-        await project(world, "x")
-        await world.add_warmimage("y", f"{HOST}/shop/other:v1")
-        fault = failing(configmap("a"), status(422))
-        world.faults.append(fault)
-        assert await project(world, "y") == 204
-        assert {node: len(lines) for node, lines in (await world.lines()).items()} == {"a": 1, "b": 2}
-        world.faults.clear()
-        await world.sync()
-        assert {len(lines) for lines in (await world.lines()).values()} == {2}
-
-    in_world(case)
+@in_world()
+async def test_a_node_that_is_refused_for_good_is_left_to_the_sync(world: World) -> None:
+    await world.add_nodes("a", "b")
+    await world.add_warmimage("x")
+    await project(world, "x")
+    await world.add_warmimage("y", f"{HOST}/shop/other:v1")
+    fault = failing(configmap("a"), status(422))
+    world.faults.append(fault)
+    assert await project(world, "y") == 204
+    assert {node: len(lines) for node, lines in (await world.lines()).items()} == {"a": 1, "b": 2}
+    world.faults.clear()
+    await world.sync()
+    assert {len(lines) for lines in (await world.lines()).values()} == {2}
 
 
-def test_after_twenty_seconds_the_rest_is_left_to_the_repeat_which_patches_only_what_differs() -> None:
-    async def case(world: World) -> None:
-        names = [f"n{i:03}" for i in range(200)]
-        await world.add_nodes(*names)
-        await world.add_warmimage("x")
+@in_world()
+async def test_after_twenty_seconds_the_rest_is_left_to_the_repeat_which_patches_only_what_differs(
+    world: World,
+) -> None:
+    names = [f"n{i:03}" for i in range(200)]
+    await world.add_nodes(*names)
+    await world.add_warmimage("x")
 
-        async def slow(method: str, _path: str) -> None:
-            if method != "GET":
-                await asyncio.sleep(3)
+    async def slow(method: str, _path: str) -> None:
+        if method != "GET":
+            await asyncio.sleep(3)
 
-        world.faults.append(slow)
-        assert await project(world, "x") == 503
-        assert 20 <= world.monotonic() <= 27
-        done = sum(len(lines) for lines in (await world.lines()).values())
-        assert 24 <= done < 200
-        world.requests.clear()
-        assert await project(world, "x") == 503
-        assert not {path for method, path in world.requests if method == "PATCH"} & {
-            configmap(name) for name in names[: done // 2]
-        }
-        while await project(world, "x") != 204:
-            assert world.monotonic() < 200
-        assert sum(len(lines) for lines in (await world.lines()).values()) == 200
-
-    in_world(case)
-
-
-def test_bytes_are_written_within_the_budget() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes(*(f"n{i:03}" for i in range(100)))
-        await world.add_warmimage("x")
-        while await project(world, "x") != 204:
-            pass
-        # A create is followed by one patch, whose answer of about 700 bytes is what counts.
-        assert 3 <= world.monotonic() <= 10
-
-    in_world(case, write_bytes=10_000)
+    world.faults.append(slow)
+    assert await project(world, "x") == 503
+    assert 20 <= world.monotonic() <= 27
+    done = sum(len(lines) for lines in (await world.lines()).values())
+    assert 24 <= done < 200
+    world.requests.clear()
+    assert await project(world, "x") == 503
+    assert not {path for method, path in world.requests if method == "PATCH"} & {
+        configmap(name) for name in names[: done // 2]
+    }
+    while await project(world, "x") != 204:
+        assert world.monotonic() < 200
+    assert sum(len(lines) for lines in (await world.lines()).values()) == 200
 
 
-def test_a_small_projection_does_not_wait_for_a_large_one() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes(*(f"n{i:03}" for i in range(300)))
-        await world.add_warmimage("large")
-        await world.add_warmimage("small", f"{HOST}/shop/small:v1", nodes={"names": ["n299"]})
+@in_world(write_bytes=10_000)
+async def test_bytes_are_written_within_the_budget(world: World) -> None:
+    await world.add_nodes(*(f"n{i:03}" for i in range(100)))
+    await world.add_warmimage("x")
+    while await project(world, "x") != 204:
+        pass
+    # A create is followed by one patch, whose answer of about 700 bytes is what counts.
+    assert 3 <= world.monotonic() <= 10
 
-        async def slow(method: str, _path: str) -> None:
-            if method != "GET":
-                await asyncio.sleep(0.5)
 
-        world.faults.append(slow)
-        large = asyncio.create_task(project(world, "large"))
-        await asyncio.sleep(1)
-        began = world.monotonic()
-        assert await project(world, "small") == 204
-        assert world.monotonic() - began < 4
-        assert not large.done()
-        await large
+@in_world()
+async def test_a_small_projection_does_not_wait_for_a_large_one(world: World) -> None:
+    await world.add_nodes(*(f"n{i:03}" for i in range(300)))
+    await world.add_warmimage("large")
+    await world.add_warmimage("small", f"{HOST}/shop/small:v1", nodes={"names": ["n299"]})
 
-    in_world(case)
+    async def slow(method: str, _path: str) -> None:
+        if method != "GET":
+            await asyncio.sleep(0.5)
+
+    world.faults.append(slow)
+    large = asyncio.create_task(project(world, "large"))
+    await asyncio.sleep(1)
+    began = world.monotonic()
+    assert await project(world, "small") == 204
+    assert world.monotonic() - began < 4
+    assert not large.done()
+    await large
 
 
 # --- races -----------------------------------------------------------------------------------------------------------
@@ -360,68 +328,60 @@ def once(world: World, act: Any, *, method: str = "PATCH", after: int = 0) -> No
     world.faults.append(fault)
 
 
-def test_a_warmimage_that_changes_while_it_is_projected_is_projected_again() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a", "b")
-        await world.add_warmimage("x")
-        await project(world, "x")
-        key = ObjectKey("shop", "x")
+@in_world()
+async def test_a_warmimage_that_changes_while_it_is_projected_is_projected_again(world: World) -> None:
+    await world.add_nodes("a", "b")
+    await world.add_warmimage("x")
+    await project(world, "x")
+    key = ObjectKey("shop", "x")
 
-        async def change() -> None:
-            await world.admin.patch(paths.warmimages(key), {"spec": {"image": f"{HOST}/shop/app:v3"}})
+    async def change() -> None:
+        await world.admin.patch(paths.warmimages(key), {"spec": {"image": f"{HOST}/shop/app:v3"}})
 
-        await world.admin.patch(paths.warmimages(key), {"spec": {"image": f"{HOST}/shop/app:v2"}})
-        once(world, change)
-        await project(world, "x")
-        assert await world.lines() == {"a": [f"{HOST}/shop/app:v3"], "b": [f"{HOST}/shop/app:v3"]}
-
-    in_world(case)
+    await world.admin.patch(paths.warmimages(key), {"spec": {"image": f"{HOST}/shop/app:v2"}})
+    once(world, change)
+    await project(world, "x")
+    assert await world.lines() == {"a": [f"{HOST}/shop/app:v3"], "b": [f"{HOST}/shop/app:v3"]}
 
 
 @pytest.mark.parametrize("method", ["POST", "PATCH"])
-def test_a_warmimage_that_is_deleted_while_it_is_projected_leaves_no_line(method: str) -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a", "b")
-        await world.add_warmimage("other", f"{HOST}/shop/other:v1")
-        if method == "PATCH":
-            await project(world, "other")
-        await world.add_warmimage("x")
-        once(world, lambda: world.admin.delete(paths.warmimages(ObjectKey("shop", "x"))), method=method)
-        await project(world, "x")
-        assert {image for lines in (await world.lines()).values() for image in lines} == {f"{HOST}/shop/other:v1"}
-
-    in_world(case)
+@in_world()
+async def test_a_warmimage_that_is_deleted_while_it_is_projected_leaves_no_line(world: World, method: str) -> None:
+    await world.add_nodes("a", "b")
+    await world.add_warmimage("other", f"{HOST}/shop/other:v1")
+    if method == "PATCH":
+        await project(world, "other")
+    await world.add_warmimage("x")
+    once(world, lambda: world.admin.delete(paths.warmimages(ObjectKey("shop", "x"))), method=method)
+    await project(world, "x")
+    assert {image for lines in (await world.lines()).values() for image in lines} == {f"{HOST}/shop/other:v1"}
 
 
-def test_a_warmimage_that_is_deleted_and_made_again_ends_as_it_is_now() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        await world.add_warmimage("x")
-        await project(world, "x")
-        await world.admin.delete(paths.warmimages(ObjectKey("shop", "x")))
+@in_world()
+async def test_a_warmimage_that_is_deleted_and_made_again_ends_as_it_is_now(world: World) -> None:
+    await world.add_nodes("a")
+    await world.add_warmimage("x")
+    await project(world, "x")
+    await world.admin.delete(paths.warmimages(ObjectKey("shop", "x")))
 
-        async def again() -> None:
-            await world.add_warmimage("x", f"{HOST}/shop/again:v1")
+    async def again() -> None:
+        await world.add_warmimage("x", f"{HOST}/shop/again:v1")
 
-        once(world, again)
-        await project(world, "x")
-        assert await world.lines() == {"a": [f"{HOST}/shop/again:v1"]}
-
-    in_world(case)
+    once(world, again)
+    await project(world, "x")
+    assert await world.lines() == {"a": [f"{HOST}/shop/again:v1"]}
 
 
-def test_a_configmap_that_vanishes_in_the_middle_comes_back_with_all_its_lines() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        for name in ("x", "y"):
-            await world.add_warmimage(name, f"{HOST}/shop/{name}:v1")
-        await project(world, "x", "y")
-        await world.add_warmimage("z", f"{HOST}/shop/z:v1")
-        once(world, lambda: world.admin.delete(configmap("a")))
-        await project(world, "z")
-        assert await world.lines() == {"a": [f"{HOST}/shop/{name}:v1" for name in "xyz"]}
-
-    in_world(case)
+@in_world()
+async def test_a_configmap_that_vanishes_in_the_middle_comes_back_with_all_its_lines(world: World) -> None:
+    await world.add_nodes("a")
+    for name in ("x", "y"):
+        await world.add_warmimage(name, f"{HOST}/shop/{name}:v1")
+    await project(world, "x", "y")
+    await world.add_warmimage("z", f"{HOST}/shop/z:v1")
+    once(world, lambda: world.admin.delete(configmap("a")))
+    await project(world, "z")
+    assert await world.lines() == {"a": [f"{HOST}/shop/{name}:v1" for name in "xyz"]}
 
 
 # --- bounds ----------------------------------------------------------------------------------------------------------
@@ -434,99 +394,89 @@ async def fill(world: World, count: int) -> None:
         await world.add_warmimage(f"w{number:03}", f"{HOST}/{repository}:v1")
 
 
-def test_a_full_node_refuses_the_least_important_lines_and_takes_them_when_there_is_room() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        await fill(world, 320)
-        await world.sync()
-        obj = await world.desired("a")
-        assert obj is not None
-        assert len(json.dumps(obj["data"])) < MAX_BYTES
-        taken = len(obj["data"])
-        refused = obj["metadata"]["annotations"]["warmhook.dev/refused"].split(",")
-        assert taken + len(refused) == 320
-        await world.add_warmimage("urgent", IMAGE, pull={"priority": 10})
-        await project(world, "urgent")
-        obj = await world.desired("a")
-        assert obj is not None
-        assert line_key(ObjectKey("shop", "urgent")) in obj["data"]
-        assert len(json.dumps(obj["data"])) < MAX_BYTES
-        for number in range(200):
-            await world.admin.delete(paths.warmimages(ObjectKey("shop", f"w{number:03}")))
-        await world.sync()
-        obj = await world.desired("a")
-        assert obj is not None
-        assert len(obj["data"]) == 121
-        assert "warmhook.dev/refused" not in obj["metadata"]["annotations"]
-
-    in_world(case)
+@in_world()
+async def test_a_full_node_refuses_the_least_important_lines_and_takes_them_when_there_is_room(world: World) -> None:
+    await world.add_nodes("a")
+    await fill(world, 320)
+    await world.sync()
+    obj = await world.desired("a")
+    assert obj is not None
+    assert len(json.dumps(obj["data"])) < MAX_BYTES
+    taken = len(obj["data"])
+    refused = obj["metadata"]["annotations"]["warmhook.dev/refused"].split(",")
+    assert taken + len(refused) == 320
+    await world.add_warmimage("urgent", IMAGE, pull={"priority": 10})
+    await project(world, "urgent")
+    obj = await world.desired("a")
+    assert obj is not None
+    assert line_key(ObjectKey("shop", "urgent")) in obj["data"]
+    assert len(json.dumps(obj["data"])) < MAX_BYTES
+    for number in range(200):
+        await world.admin.delete(paths.warmimages(ObjectKey("shop", f"w{number:03}")))
+    await world.sync()
+    obj = await world.desired("a")
+    assert obj is not None
+    assert len(obj["data"]) == 121
+    assert "warmhook.dev/refused" not in obj["metadata"]["annotations"]
 
 
-def test_on_a_full_node_the_newest_has_room_and_a_loud_namespace_takes_none_of_another() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        await world.admin.create("/api/v1/namespaces", {"metadata": {"name": "quiet"}})
-        for number in range(300):
-            await world.add_warmimage(f"w{number:03}", f"{HOST}/shop/{number}:v1", pull={"priority": 1000})
-        for number in range(20):
-            body = {"apiVersion": API_VERSION, "kind": "WarmImage", "metadata": {"name": f"q{number}"}}
-            spec = {"image": f"{HOST}/quiet/{number}:v1"}
-            await world.admin.create(paths.warmimages_in("quiet"), body | {"spec": spec})
-        await world.sync()
-        (images,) = (await world.lines()).values()
-        assert len(images) == MAX_LINES
-        assert sum(image.startswith(f"{HOST}/quiet/") for image in images) == 20
+@in_world()
+async def test_on_a_full_node_the_newest_has_room_and_a_loud_namespace_takes_none_of_another(world: World) -> None:
+    await world.add_nodes("a")
+    await world.admin.create("/api/v1/namespaces", {"metadata": {"name": "quiet"}})
+    for number in range(300):
+        await world.add_warmimage(f"w{number:03}", f"{HOST}/shop/{number}:v1", pull={"priority": 1000})
+    for number in range(20):
+        body = {"apiVersion": API_VERSION, "kind": "WarmImage", "metadata": {"name": f"q{number}"}}
+        spec = {"image": f"{HOST}/quiet/{number}:v1"}
+        await world.admin.create(paths.warmimages_in("quiet"), body | {"spec": spec})
+    await world.sync()
+    (images,) = (await world.lines()).values()
+    assert len(images) == MAX_LINES
+    assert sum(image.startswith(f"{HOST}/quiet/") for image in images) == 20
+    await asyncio.sleep(1)
+    await world.add_warmimage("new", IMAGE, pull={"priority": 1000})
+    await project(world, "new")
+    await world.sync()
+    (images,) = (await world.lines()).values()
+    assert len(images) == MAX_LINES
+    assert IMAGE in images
+
+
+@in_world()
+async def test_what_is_pushed_to_a_node_without_room_has_room_at_once(world: World) -> None:
+    await world.add_nodes("a")
+    await fill(world, 320)
+    await world.sync()
+    for number in range(5):
         await asyncio.sleep(1)
-        await world.add_warmimage("new", IMAGE, pull={"priority": 1000})
-        await project(world, "new")
-        await world.sync()
+        await world.add_warmimage(f"new{number}", f"{HOST}/shop/app:v{number}")
+        await project(world, f"new{number}")
         (images,) = (await world.lines()).values()
-        assert len(images) == MAX_LINES
-        assert IMAGE in images
-
-    in_world(case)
+        assert f"{HOST}/shop/app:v{number}" in images
 
 
-def test_what_is_pushed_to_a_node_without_room_has_room_at_once() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        await fill(world, 320)
-        await world.sync()
-        for number in range(5):
-            await asyncio.sleep(1)
-            await world.add_warmimage(f"new{number}", f"{HOST}/shop/app:v{number}")
-            await project(world, f"new{number}")
-            (images,) = (await world.lines()).values()
-            assert f"{HOST}/shop/app:v{number}" in images
-
-    in_world(case)
+@in_world()
+async def test_a_line_that_nobody_can_read_makes_room_for_others(world: World) -> None:
+    await world.add_nodes("a")
+    await world.add_warmimage("x")
+    await project(world, "x")
+    await world.admin.patch(configmap("a"), {"data": {"0123456789abcdef": "x" * 2 * MAX_BYTES}})
+    await world.add_warmimage("y", f"{HOST}/shop/y:v1")
+    assert await project(world, "y") == 204
+    assert await world.lines() == {"a": [IMAGE, f"{HOST}/shop/y:v1"]}
 
 
-def test_a_line_that_nobody_can_read_makes_room_for_others() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        await world.add_warmimage("x")
+@in_world()
+async def test_a_node_whose_name_is_too_long_gets_one_event_and_no_configmap(world: World) -> None:
+    name = "n" + "x" * 236
+    await world.add_nodes(name, "a")
+    await world.add_warmimage("x")
+    for _ in range(3):
         await project(world, "x")
-        await world.admin.patch(configmap("a"), {"data": {"0123456789abcdef": "x" * 2 * MAX_BYTES}})
-        await world.add_warmimage("y", f"{HOST}/shop/y:v1")
-        assert await project(world, "y") == 204
-        assert await world.lines() == {"a": [IMAGE, f"{HOST}/shop/y:v1"]}
-
-    in_world(case)
-
-
-def test_a_node_whose_name_is_too_long_gets_one_event_and_no_configmap() -> None:
-    async def case(world: World) -> None:
-        name = "n" + "x" * 236
-        await world.add_nodes(name, "a")
-        await world.add_warmimage("x")
-        for _ in range(3):
-            await project(world, "x")
-            await world.changed("Node", name)
-            await world.sync()
-        assert list(await world.lines()) == ["a"]
-        (event,) = (await world.admin.list(paths.events("default"))).items
-        assert event["involvedObject"]["name"] == name
-        assert (event["reason"], event["type"]) == ("NodeNameTooLong", "Warning")
-
-    in_world(case)
+        await world.changed("Node", name)
+        await world.sync()
+    assert list(await world.lines()) == ["a"]
+    (event,) = (await world.admin.list(paths.events("default"))).items
+    assert event["involvedObject"]["name"] == name
+    assert (event["reason"], event["type"]) == ("NodeNameTooLong", "Warning")

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.kubernetes import paths
-from tests.handlers.world import DIGEST, HOST, SECRET, World, digest, harbor_push, in_world, status
+from tests.handlers.world import DIGEST, HOST, SECRET, World, digest, harbor_push, in_world, run_in_world, status
 from warmhook.api import API_VERSION
 from warmhook.globs import Globs
 from warmhook.ports import Response, Unreachable
@@ -26,105 +26,92 @@ def lists(world: World) -> int:
     return sum(path == POLICIES for _, path in world.requests)
 
 
-def test_a_newer_push_of_a_tag_updates_the_same_object() -> None:
-    async def case(world: World) -> None:
-        await world.add_policy()
-        await world.push(content=digest("a"), ago=20)
-        (first,) = (await world.warmimages()).values()
-        await world.push(content=digest("b"), ago=10)
-        await world.push(content=digest("c"), ago=15)
-        (now,) = (await world.warmimages()).values()
-        assert now["metadata"]["uid"] == first["metadata"]["uid"]
-        assert now["spec"]["digest"] == digest("b")
-
-    in_world(case)
+@in_world()
+async def test_a_newer_push_of_a_tag_updates_the_same_object(world: World) -> None:
+    await world.add_policy()
+    await world.push(content=digest("a"), ago=20)
+    (first,) = (await world.warmimages()).values()
+    await world.push(content=digest("b"), ago=10)
+    await world.push(content=digest("c"), ago=15)
+    (now,) = (await world.warmimages()).values()
+    assert now["metadata"]["uid"] == first["metadata"]["uid"]
+    assert now["spec"]["digest"] == digest("b")
 
 
-def test_an_image_that_a_policy_names_is_updated_by_its_push() -> None:
-    async def case(world: World) -> None:
-        await world.add_policy(images=[f"{HOST}/shop/app:v1"])
-        await world.changed("WarmPolicy", "shop")
-        (named,) = (await world.warmimages()).values()
-        assert "digest" not in named["spec"]
-        assert (await world.push()).status_code == 202
-        (pushed,) = (await world.warmimages()).values()
-        assert pushed["metadata"]["uid"] == named["metadata"]["uid"]
-        assert pushed["spec"]["digest"] == DIGEST
-        await world.changed("WarmPolicy", "shop")
-        (still,) = (await world.warmimages()).values()
-        assert still["metadata"]["resourceVersion"] == pushed["metadata"]["resourceVersion"]
-
-    in_world(case)
+@in_world()
+async def test_an_image_that_a_policy_names_is_updated_by_its_push(world: World) -> None:
+    await world.add_policy(images=[f"{HOST}/shop/app:v1"])
+    await world.changed("WarmPolicy", "shop")
+    (named,) = (await world.warmimages()).values()
+    assert "digest" not in named["spec"]
+    assert (await world.push()).status_code == 202
+    (pushed,) = (await world.warmimages()).values()
+    assert pushed["metadata"]["uid"] == named["metadata"]["uid"]
+    assert pushed["spec"]["digest"] == DIGEST
+    await world.changed("WarmPolicy", "shop")
+    (still,) = (await world.warmimages()).values()
+    assert still["metadata"]["resourceVersion"] == pushed["metadata"]["resourceVersion"]
 
 
-def test_a_push_leaves_alone_what_a_policy_names_by_digest() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        rule = {"repository": f"{HOST}/shop/**"}
-        await world.add_policy(images=[f"{HOST}/shop/app:v1@{digest('c')}"], push=[rule])
-        await world.changed("WarmPolicy", "shop")
-        (pinned,) = (await world.warmimages()).values()
-        await world.push()
-        assert (await world.warmimages())[f"{HOST}/shop/app@{digest('c')}"] == pinned
-        await world.sync()
-        lines = [json.loads(text) for text in ((await world.desired("a")) or {})["data"].values()]
-        assert {line["i"]: line["d"] for line in lines} == {
-            f"{HOST}/shop/app@{digest('c')}": digest("c"),
-            f"{HOST}/shop/app:v1": DIGEST,
-        }
-
-    in_world(case)
+@in_world()
+async def test_a_push_leaves_alone_what_a_policy_names_by_digest(world: World) -> None:
+    await world.add_nodes("a")
+    rule = {"repository": f"{HOST}/shop/**"}
+    await world.add_policy(images=[f"{HOST}/shop/app:v1@{digest('c')}"], push=[rule])
+    await world.changed("WarmPolicy", "shop")
+    (pinned,) = (await world.warmimages()).values()
+    await world.push()
+    assert (await world.warmimages())[f"{HOST}/shop/app@{digest('c')}"] == pinned
+    await world.sync()
+    lines = [json.loads(text) for text in ((await world.desired("a")) or {})["data"].values()]
+    assert {line["i"]: line["d"] for line in lines} == {
+        f"{HOST}/shop/app@{digest('c')}": digest("c"),
+        f"{HOST}/shop/app:v1": DIGEST,
+    }
 
 
-def test_a_push_updates_an_image_under_the_name_that_the_policy_writes() -> None:
-    async def case(world: World) -> None:
-        written = f"{HOST.upper()}/shop/app:v1"
-        await world.add_nodes("a")
-        await world.add_policy(images=[written])
-        await world.changed("WarmPolicy", "shop")
-        await world.push()
-        (obj,) = (await world.warmimages()).values()
-        assert (obj["spec"]["image"], obj["spec"]["digest"]) == (written, DIGEST)
-        await world.sync()
-        assert await world.lines() == {"a": [written]}
-
-    in_world(case)
+@in_world()
+async def test_a_push_updates_an_image_under_the_name_that_the_policy_writes(world: World) -> None:
+    written = f"{HOST.upper()}/shop/app:v1"
+    await world.add_nodes("a")
+    await world.add_policy(images=[written])
+    await world.changed("WarmPolicy", "shop")
+    await world.push()
+    (obj,) = (await world.warmimages()).values()
+    assert (obj["spec"]["image"], obj["spec"]["digest"]) == (written, DIGEST)
+    await world.sync()
+    assert await world.lines() == {"a": [written]}
 
 
-def test_every_policy_that_wants_a_push_gets_its_own_warmimage() -> None:
-    async def case(world: World) -> None:
-        for name in ("one", "two", "three"):
-            await world.add_policy(name, push=[{"repository": f"{HOST}/**"}])
-        await world.push()
-        assert len((await world.admin.list(paths.warmimages())).items) == 3
-
-    in_world(case)
+@in_world()
+async def test_every_policy_that_wants_a_push_gets_its_own_warmimage(world: World) -> None:
+    for name in ("one", "two", "three"):
+        await world.add_policy(name, push=[{"repository": f"{HOST}/**"}])
+    await world.push()
+    assert len((await world.admin.list(paths.warmimages())).items) == 3
 
 
-def test_replicas_that_get_the_same_push_at_once_make_one_object_and_nobody_is_sent_away() -> None:
-    async def case(world: World) -> None:
-        await world.add_policy()
+@in_world()
+async def test_replicas_that_get_the_same_push_at_once_make_one_object_and_nobody_is_sent_away(world: World) -> None:
+    await world.add_policy()
 
-        async def jitter(_method: str, _path: str) -> None:
-            await asyncio.sleep(0.01)
+    async def jitter(_method: str, _path: str) -> None:
+        await asyncio.sleep(0.01)
 
-        world.faults.append(jitter)
-        clients = [world.new_client(world.new_app()) for _ in range(4)]
-        bodies = [
-            harbor_push(world.now() - timedelta(seconds=n % 3), "v1", "shop/app", digest("abc"[n % 3]))
-            for n in range(8)
-        ]
-        answers = await asyncio.gather(
-            *(
-                client.post("/webhooks/harbor", json=body, headers={"authorization": SECRET})
-                for body, client in zip(bodies, clients * 2, strict=True)
-            )
+    world.faults.append(jitter)
+    clients = [world.new_client(world.new_app()) for _ in range(4)]
+    bodies = [
+        harbor_push(world.now() - timedelta(seconds=n % 3), "v1", "shop/app", digest("abc"[n % 3])) for n in range(8)
+    ]
+    answers = await asyncio.gather(
+        *(
+            client.post("/webhooks/harbor", json=body, headers={"authorization": SECRET})
+            for body, client in zip(bodies, clients * 2, strict=True)
         )
-        assert {answer.status_code for answer in answers} == {202}
-        (obj,) = (await world.warmimages()).values()
-        assert obj["spec"]["digest"] == digest("a")
-
-    in_world(case)
+    )
+    assert {answer.status_code for answer in answers} == {202}
+    (obj,) = (await world.warmimages()).values()
+    assert obj["spec"]["digest"] == digest("a")
 
 
 events = st.lists(
@@ -147,20 +134,18 @@ def test_repeats_and_order_change_nothing(given_: list[tuple[str, str, int]], ra
             found = await world.warmimages()
             ends.append({(image, obj["spec"]["digest"], obj["spec"]["pushedAt"]) for image, obj in found.items()})
 
-        in_world(case)
+        run_in_world(case)
     assert ends[0] == ends[1]
 
 
-def test_requests_within_a_tenth_of_a_second_share_one_list_of_the_policies() -> None:
-    async def case(world: World) -> None:
-        await world.add_policy()
-        await asyncio.gather(*(world.push(f"v{n}") for n in range(20)))
-        assert lists(world) == 1
-        await asyncio.sleep(0.11)
-        await world.push("v99")
-        assert lists(world) == 2
-
-    in_world(case)
+@in_world()
+async def test_requests_within_a_tenth_of_a_second_share_one_list_of_the_policies(world: World) -> None:
+    await world.add_policy()
+    await asyncio.gather(*(world.push(f"v{n}") for n in range(20)))
+    assert lists(world) == 1
+    await asyncio.sleep(0.11)
+    await world.push("v99")
+    assert lists(world) == 2
 
 
 def test_the_globs_of_a_policy_are_compiled_once_and_read_a_push_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,120 +174,106 @@ def test_the_globs_of_a_policy_are_compiled_once_and_read_a_push_once(monkeypatc
 
     monkeypatch.setattr(Globs, "__init__", counted_init)
     monkeypatch.setattr(Globs, "matching", counted_matching)
-    in_world(case)
+    run_in_world(case)
 
 
-def test_a_shared_list_that_fails_is_not_given_to_those_who_come_later() -> None:
-    async def case(world: World) -> None:
-        await world.add_policy()
+@in_world()
+async def test_a_shared_list_that_fails_is_not_given_to_those_who_come_later(world: World) -> None:
+    await world.add_policy()
 
-        def broken(_method: str, path: str) -> Response | None:
-            return status(500) if path == POLICIES and lists(world) == 1 else None
+    def broken(_method: str, path: str) -> Response | None:
+        return status(500) if path == POLICIES and lists(world) == 1 else None
 
-        world.faults.append(broken)
-        first = await asyncio.gather(*(world.push(f"v{n}") for n in range(3)))
-        assert {answer.status_code for answer in first} == {503}
-        assert (await world.push()).status_code == 202
-
-    in_world(case)
+    world.faults.append(broken)
+    first = await asyncio.gather(*(world.push(f"v{n}") for n in range(3)))
+    assert {answer.status_code for answer in first} == {503}
+    assert (await world.push()).status_code == 202
 
 
-def test_a_sender_that_hangs_up_does_not_fail_the_others_who_share_its_list() -> None:
-    async def case(world: World) -> None:
-        await world.add_policy()
+@in_world()
+async def test_a_sender_that_hangs_up_does_not_fail_the_others_who_share_its_list(world: World) -> None:
+    await world.add_policy()
 
-        async def slow(_method: str, path: str) -> None:
-            if path == POLICIES:
-                await asyncio.sleep(0.2)
+    async def slow(_method: str, path: str) -> None:
+        if path == POLICIES:
+            await asyncio.sleep(0.2)
 
-        world.faults.append(slow)
-        first = asyncio.create_task(world.push("v1"))
-        others = [asyncio.create_task(world.push(f"v{n}")) for n in range(2, 5)]
-        await asyncio.sleep(0.05)
-        first.cancel()
-        assert {answer.status_code for answer in await asyncio.gather(*others)} == {202}
-
-    in_world(case)
+    world.faults.append(slow)
+    first = asyncio.create_task(world.push("v1"))
+    others = [asyncio.create_task(world.push(f"v{n}")) for n in range(2, 5)]
+    await asyncio.sleep(0.05)
+    first.cancel()
+    assert {answer.status_code for answer in await asyncio.gather(*others)} == {202}
 
 
-def test_a_list_that_everybody_has_given_up_on_complains_to_nobody() -> None:
-    async def case(world: World) -> None:
-        problems: list[object] = []
-        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: problems.append(context))
+@in_world()
+async def test_a_list_that_everybody_has_given_up_on_complains_to_nobody(world: World) -> None:
+    problems: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: problems.append(context))
 
-        async def slow(_method: str, _path: str) -> None:
-            await asyncio.sleep(2)
-            raise Unreachable("gone")
+    async def slow(_method: str, _path: str) -> None:
+        await asyncio.sleep(2)
+        raise Unreachable("gone")
 
-        world.faults.append(slow)
-        assert (await world.push()).status_code == 503
-        await asyncio.sleep(5)
-        world.faults.clear()
-        assert (await world.push()).status_code == 202
-        assert problems == []
-
-    in_world(case)
+    world.faults.append(slow)
+    assert (await world.push()).status_code == 503
+    await asyncio.sleep(5)
+    world.faults.clear()
+    assert (await world.push()).status_code == 202
+    assert problems == []
 
 
-def test_a_policy_that_cannot_be_written_for_does_not_keep_the_push_from_the_others() -> None:
-    async def case(world: World) -> None:
-        await world.admin.create("/api/v1/namespaces", {"metadata": {"name": "other"}})
-        await world.add_policy()
-        body = {
-            "apiVersion": API_VERSION,
-            "kind": "WarmPolicy",
-            "metadata": {"name": "a"},
-            "spec": {"push": [{"repository": f"{HOST}/**"}]},
-        }
-        await world.admin.create(POLICIES.replace("warmpolicies", "namespaces/other/warmpolicies"), body)
-        world.faults.append(lambda _method, path: status(403) if "/other/warmimages" in path else None)
-        assert (await world.push()).status_code == 202
-        assert len(await world.warmimages()) == 1
-
-    in_world(case)
+@in_world()
+async def test_a_policy_that_cannot_be_written_for_does_not_keep_the_push_from_the_others(world: World) -> None:
+    await world.admin.create("/api/v1/namespaces", {"metadata": {"name": "other"}})
+    await world.add_policy()
+    body = {
+        "apiVersion": API_VERSION,
+        "kind": "WarmPolicy",
+        "metadata": {"name": "a"},
+        "spec": {"push": [{"repository": f"{HOST}/**"}]},
+    }
+    await world.admin.create(POLICIES.replace("warmpolicies", "namespaces/other/warmpolicies"), body)
+    world.faults.append(lambda _method, path: status(403) if "/other/warmimages" in path else None)
+    assert (await world.push()).status_code == 202
+    assert len(await world.warmimages()) == 1
 
 
 @pytest.mark.parametrize("ago", [0, -200, -1000])
-def test_a_clock_that_runs_ahead_does_not_win_against_later_pushes(ago: float) -> None:
-    async def case(world: World) -> None:
-        await world.add_policy()
-        await world.push(content=digest("a"), ago=ago)
-        await asyncio.sleep(400)
-        await world.push(content=digest("b"))
-        (obj,) = (await world.warmimages()).values()
-        assert obj["spec"]["digest"] == digest("b")
-
-    in_world(case)
+@in_world()
+async def test_a_clock_that_runs_ahead_does_not_win_against_later_pushes(world: World, ago: float) -> None:
+    await world.add_policy()
+    await world.push(content=digest("a"), ago=ago)
+    await asyncio.sleep(400)
+    await world.push(content=digest("b"))
+    (obj,) = (await world.warmimages()).values()
+    assert obj["spec"]["digest"] == digest("b")
 
 
-def test_a_push_after_one_whose_clock_is_minutes_ahead_is_taken_at_once() -> None:
-    async def case(world: World) -> None:
-        await world.add_policy()
-        await world.push(content=digest("b"), ago=-290)
-        await asyncio.sleep(60)
-        await world.push(content=digest("a"))
-        (obj,) = (await world.warmimages()).values()
-        assert obj["spec"]["digest"] == digest("a")
-
-    in_world(case)
+@in_world()
+async def test_a_push_after_one_whose_clock_is_minutes_ahead_is_taken_at_once(world: World) -> None:
+    await world.add_policy()
+    await world.push(content=digest("b"), ago=-290)
+    await asyncio.sleep(60)
+    await world.push(content=digest("a"))
+    (obj,) = (await world.warmimages()).values()
+    assert obj["spec"]["digest"] == digest("a")
 
 
-def test_an_event_from_the_future_does_not_shut_out_later_pushes() -> None:
-    async def case(world: World) -> None:
-        await world.add_policy()
-        data = {
-            "image": f"{HOST}/shop/app:v1",
-            "digest": digest("b"),
-            "source": "harbor",
-            "pushedAt": "2099-01-01T00:00:00Z",
-        }
-        assert (await world.event("dev.warmhook.image.pushed.v1", data, time="2099-01-01T00:00:00Z")).status_code == 204
-        await asyncio.sleep(1)
-        await world.push(content=digest("a"))
-        (obj,) = (await world.warmimages()).values()
-        assert obj["spec"]["digest"] == digest("a")
-
-    in_world(case)
+@in_world()
+async def test_an_event_from_the_future_does_not_shut_out_later_pushes(world: World) -> None:
+    await world.add_policy()
+    data = {
+        "image": f"{HOST}/shop/app:v1",
+        "digest": digest("b"),
+        "source": "harbor",
+        "pushedAt": "2099-01-01T00:00:00Z",
+    }
+    assert (await world.event("dev.warmhook.image.pushed.v1", data, time="2099-01-01T00:00:00Z")).status_code == 204
+    await asyncio.sleep(1)
+    await world.push(content=digest("a"))
+    (obj,) = (await world.warmimages()).values()
+    assert obj["spec"]["digest"] == digest("a")
 
 
 def test_a_second_push_of_a_sender_that_gives_neither_time_id_nor_digest_is_a_push() -> None:
@@ -319,4 +290,4 @@ def test_a_second_push_of_a_sender_that_gives_neither_time_id_nor_digest_is_a_pu
         assert moments[0] < moments[1]
 
     sources = "sources:\n- {name: quay, kind: quay, secret: {env: HARBOR}, registryHost: quay.io}\n"
-    in_world(case, sources=sources)
+    run_in_world(case, sources=sources)

@@ -14,7 +14,18 @@ import pytest
 import structlog
 
 from devcluster.apiserver import ApiServer
-from tests.handlers.world import DIGEST, HOST, SECRET, World, configuration, digest, harbor_push, in_world, status
+from tests.handlers.world import (
+    DIGEST,
+    HOST,
+    SECRET,
+    World,
+    configuration,
+    digest,
+    harbor_push,
+    in_world,
+    run_in_world,
+    status,
+)
 from warmhook.ports import Response, Unreachable
 
 MIB = 1024 * 1024
@@ -32,47 +43,39 @@ def deliveries() -> list[dict[str, Any]]:
     return [line for line in capture.entries if line["event"] == "delivery"]
 
 
-def test_an_accepted_push_is_a_warmimage_before_the_answer_is_sent() -> None:
-    async def case(world: World) -> None:
-        await world.add_policy()
-        answer = await world.push()
-        assert (answer.status_code, answer.content) == (202, b"")
-        (obj,) = (await world.warmimages()).values()
-        assert obj["spec"]["image"] == f"{HOST}/shop/app:v1"
-        assert obj["spec"]["digest"] == DIGEST
-
-    in_world(case)
+@in_world()
+async def test_an_accepted_push_is_a_warmimage_before_the_answer_is_sent(world: World) -> None:
+    await world.add_policy()
+    answer = await world.push()
+    assert (answer.status_code, answer.content) == (202, b"")
+    (obj,) = (await world.warmimages()).values()
+    assert obj["spec"]["image"] == f"{HOST}/shop/app:v1"
+    assert obj["spec"]["digest"] == DIGEST
 
 
-def test_a_webhook_calls_no_registry_and_lists_no_node() -> None:
-    async def case(world: World) -> None:
-        await world.add_policy()
-        await world.push()
-        assert {path for _, path in world.requests} == {
-            "/apis/warmhook.dev/v1alpha1/warmpolicies",
-            "/apis/warmhook.dev/v1alpha1/namespaces/shop/warmimages",
-        }
-
-    in_world(case)
+@in_world()
+async def test_a_webhook_calls_no_registry_and_lists_no_node(world: World) -> None:
+    await world.add_policy()
+    await world.push()
+    assert {path for _, path in world.requests} == {
+        "/apis/warmhook.dev/v1alpha1/warmpolicies",
+        "/apis/warmhook.dev/v1alpha1/namespaces/shop/warmimages",
+    }
 
 
 @pytest.mark.parametrize("secret", ["", "wrong", SECRET[:-1], SECRET + "x"])
-def test_a_wrong_secret_is_answered_401_and_asks_nothing_of_the_api_server(secret: str) -> None:
-    async def case(world: World) -> None:
-        assert (await world.push(secret=secret)).status_code == 401
-        assert world.requests == []
-        assert world.metric("warmhook_deliveries_total", result="unauthorized", reason="bad-secret") == 1
-
-    in_world(case)
+@in_world()
+async def test_a_wrong_secret_is_answered_401_and_asks_nothing_of_the_api_server(world: World, secret: str) -> None:
+    assert (await world.push(secret=secret)).status_code == 401
+    assert world.requests == []
+    assert world.metric("warmhook_deliveries_total", result="unauthorized", reason="bad-secret") == 1
 
 
-def test_an_unknown_source_is_404_and_another_method_405() -> None:
-    async def case(world: World) -> None:
-        assert (await world.push(source="gitlab")).status_code == 404
-        for method in ("GET", "PUT", "HEAD", "DELETE"):
-            assert (await world.client.request(method, "/webhooks/harbor")).status_code == 405
-
-    in_world(case)
+@in_world()
+async def test_an_unknown_source_is_404_and_another_method_405(world: World) -> None:
+    assert (await world.push(source="gitlab")).status_code == 404
+    for method in ("GET", "PUT", "HEAD", "DELETE"):
+        assert (await world.client.request(method, "/webhooks/harbor")).status_code == 405
 
 
 def test_a_body_over_one_mebibyte_is_refused_while_it_comes_whatever_its_length_claims() -> None:
@@ -92,40 +95,36 @@ def test_a_body_over_one_mebibyte_is_refused_while_it_comes_whatever_its_length_
         assert world.metric("warmhook_deliveries_total", result="refused", reason="too-large") == 1
         assert (await world.deliver(b" " * MIB)).status_code == 202
 
-    in_world(case)
+    run_in_world(case)
 
 
-def test_a_body_that_trickles_in_too_slowly_is_given_up() -> None:
-    async def case(world: World) -> None:
-        async def body() -> AsyncIterator[bytes]:
-            while True:
-                yield b"x"
-                await asyncio.sleep(1)
+@in_world()
+async def test_a_body_that_trickles_in_too_slowly_is_given_up(world: World) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x"
+            await asyncio.sleep(1)
 
-        answer = await world.client.post("/webhooks/harbor", content=body(), headers={"authorization": SECRET})
-        assert (answer.status_code, world.monotonic()) == (408, 10)
-        assert [line["reason"] for line in deliveries()] == ["slow-body"]
-
-    in_world(case)
+    answer = await world.client.post("/webhooks/harbor", content=body(), headers={"authorization": SECRET})
+    assert (answer.status_code, world.monotonic()) == (408, 10)
+    assert [line["reason"] for line in deliveries()] == ["slow-body"]
 
 
-def test_of_too_many_bodies_the_oldest_gives_way_and_none_is_left_behind() -> None:
-    async def case(world: World) -> None:
-        go = asyncio.Event()
+@in_world()
+async def test_of_too_many_bodies_the_oldest_gives_way_and_none_is_left_behind(world: World) -> None:
+    go = asyncio.Event()
 
-        async def body() -> AsyncIterator[bytes]:
-            yield b" " * (MIB - 1)
-            await go.wait()
+    async def body() -> AsyncIterator[bytes]:
+        yield b" " * (MIB - 1)
+        await go.wait()
 
-        waiting = [asyncio.create_task(world.client.post("/webhooks/harbor", content=body())) for _ in range(64)]
-        await asyncio.sleep(1)
-        assert (await world.deliver(b" " * 1000)).status_code == 202
-        go.set()
-        answers = [answer.status_code for answer in await asyncio.gather(*waiting)]
-        assert answers == [503] + [401] * 63
-        assert (await world.deliver(b" ")).status_code == 202
-
-    in_world(case)
+    waiting = [asyncio.create_task(world.client.post("/webhooks/harbor", content=body())) for _ in range(64)]
+    await asyncio.sleep(1)
+    assert (await world.deliver(b" " * 1000)).status_code == 202
+    go.set()
+    answers = [answer.status_code for answer in await asyncio.gather(*waiting)]
+    assert answers == [503] + [401] * 63
+    assert (await world.deliver(b" ")).status_code == 202
 
 
 @pytest.mark.parametrize(
@@ -137,114 +136,102 @@ def test_of_too_many_bodies_the_oldest_gives_way_and_none_is_left_behind() -> No
         ({}, None),
     ],
 )
-def test_what_comes_with_the_right_secret_is_answered_202_even_if_it_is_skipped(body: Any, reason: str | None) -> None:
-    async def case(world: World) -> None:
-        answer = await world.deliver(body)
-        assert (answer.status_code, answer.content) == (202, b"")
-        (line,) = deliveries()
-        assert line["result"] == "skipped"
-        assert reason in {None, line["reason"]}
-
-    in_world(case)
-
-
-def test_a_push_that_no_policy_wants_is_skipped() -> None:
-    async def case(world: World) -> None:
-        assert (await world.push()).status_code == 202
-        assert [line["reason"] for line in deliveries()] == ["no-policy"]
-
-    in_world(case)
+@in_world()
+async def test_what_comes_with_the_right_secret_is_answered_202_even_if_it_is_skipped(
+    world: World, body: Any, reason: str | None
+) -> None:
+    answer = await world.deliver(body)
+    assert (answer.status_code, answer.content) == (202, b"")
+    (line,) = deliveries()
+    assert line["result"] == "skipped"
+    assert reason in {None, line["reason"]}
 
 
-def test_a_host_that_is_not_allowed_is_skipped_whoever_says_it() -> None:
-    async def case(world: World) -> None:
-        await world.add_policy(push=[{"repository": "**"}])
-        event = {
-            "docker_url": "evil.example.com/shop/app",
-            "homepage": "https://quay.io/repository/shop/app",
-            "repository": "shop/app",
-            "namespace": "shop",
-            "name": "app",
-            "updated_tags": ["v1"],
-        }
-        answer = await world.client.post(f"/webhooks/quay?token={SECRET}", json=event)
-        assert answer.status_code == 202
-        assert [line["reason"] for line in deliveries()] == ["host-not-allowed"]
-        assert await world.warmimages() == {}
-
-    in_world(case, sources=QUAY)
+@in_world()
+async def test_a_push_that_no_policy_wants_is_skipped(world: World) -> None:
+    assert (await world.push()).status_code == 202
+    assert [line["reason"] for line in deliveries()] == ["no-policy"]
 
 
-def test_several_images_in_one_delivery_are_all_accepted_under_one_log_line() -> None:
-    async def case(world: World) -> None:
-        await world.add_policy(push=[{"repository": f"{HOST}/shop/**", "keep": 9}])
-        body = harbor_push(world.now(), "v1", "shop/app", DIGEST)
-        more = {"digest": digest("b"), "tag": "v2", "resource_url": f"{HOST}/shop/app:v2"}
-        body["event_data"]["resources"].append(more)
-        assert (await world.deliver(body)).status_code == 202
-        assert sorted(await world.warmimages()) == [f"{HOST}/shop/app:v1", f"{HOST}/shop/app:v2"]
-        (line,) = deliveries()
-        assert len(line["images"]) == 2
-
-    in_world(case)
-
-
-def test_the_log_line_and_the_metrics_of_a_delivery_have_the_documented_names() -> None:
-    async def case(world: World) -> None:
-        await world.add_policy()
-        await world.push()
-        (line,) = deliveries()
-        assert line.keys() == {
-            "event", "log_level", "source", "kind", "result", "reason", "images", "event_id", "seconds",
-        }  # fmt: skip
-        assert (line["source"], line["kind"], line["result"]) == ("harbor", "harbor", "accepted")
-        assert line["images"] == (f"{HOST}/shop/app:v1@{DIGEST}",)
-        assert len(line["event_id"]) == 32
-        (obj,) = (await world.warmimages()).values()
-        assert obj["metadata"]["annotations"]["warmhook.dev/event-id"] == line["event_id"]
-        assert world.metric("warmhook_deliveries_total", source="harbor", kind="harbor", result="accepted") == 1
-        assert world.metric("warmhook_delivery_seconds_count") == 1
-        assert world.metric("warmhook_api_requests_total", kind="warmpolicies", verb="get", code="200") == 1
-        assert "shop/app" not in world.metrics.exposition().decode()
-
-    in_world(case)
+@in_world(sources=QUAY)
+async def test_a_host_that_is_not_allowed_is_skipped_whoever_says_it(world: World) -> None:
+    await world.add_policy(push=[{"repository": "**"}])
+    event = {
+        "docker_url": "evil.example.com/shop/app",
+        "homepage": "https://quay.io/repository/shop/app",
+        "repository": "shop/app",
+        "namespace": "shop",
+        "name": "app",
+        "updated_tags": ["v1"],
+    }
+    answer = await world.client.post(f"/webhooks/quay?token={SECRET}", json=event)
+    assert answer.status_code == 202
+    assert [line["reason"] for line in deliveries()] == ["host-not-allowed"]
+    assert await world.warmimages() == {}
 
 
-def test_the_same_delivery_again_changes_nothing_and_is_logged_as_a_duplicate() -> None:
-    async def case(world: World) -> None:
-        await world.add_policy()
-        body = harbor_push(world.now(), "v1", "shop/app", DIGEST)
-        assert (await world.deliver(body)).status_code == 202
-        world.writes()
-        await asyncio.sleep(100)
-        assert (await world.deliver(body)).status_code == 202
-        assert world.writes() == []
-        assert [line["reason"] for line in deliveries()] == ["", "duplicate"]
+@in_world()
+async def test_several_images_in_one_delivery_are_all_accepted_under_one_log_line(world: World) -> None:
+    await world.add_policy(push=[{"repository": f"{HOST}/shop/**", "keep": 9}])
+    body = harbor_push(world.now(), "v1", "shop/app", DIGEST)
+    more = {"digest": digest("b"), "tag": "v2", "resource_url": f"{HOST}/shop/app:v2"}
+    body["event_data"]["resources"].append(more)
+    assert (await world.deliver(body)).status_code == 202
+    assert sorted(await world.warmimages()) == [f"{HOST}/shop/app:v1", f"{HOST}/shop/app:v2"]
+    (line,) = deliveries()
+    assert len(line["images"]) == 2
 
-    in_world(case)
+
+@in_world()
+async def test_the_log_line_and_the_metrics_of_a_delivery_have_the_documented_names(world: World) -> None:
+    await world.add_policy()
+    await world.push()
+    (line,) = deliveries()
+    assert line.keys() == {
+        "event", "log_level", "source", "kind", "result", "reason", "images", "event_id", "seconds",
+    }  # fmt: skip
+    assert (line["source"], line["kind"], line["result"]) == ("harbor", "harbor", "accepted")
+    assert line["images"] == (f"{HOST}/shop/app:v1@{DIGEST}",)
+    assert len(line["event_id"]) == 32
+    (obj,) = (await world.warmimages()).values()
+    assert obj["metadata"]["annotations"]["warmhook.dev/event-id"] == line["event_id"]
+    assert world.metric("warmhook_deliveries_total", source="harbor", kind="harbor", result="accepted") == 1
+    assert world.metric("warmhook_delivery_seconds_count") == 1
+    assert world.metric("warmhook_api_requests_total", kind="warmpolicies", verb="get", code="200") == 1
+    assert "shop/app" not in world.metrics.exposition().decode()
+
+
+@in_world()
+async def test_the_same_delivery_again_changes_nothing_and_is_logged_as_a_duplicate(world: World) -> None:
+    await world.add_policy()
+    body = harbor_push(world.now(), "v1", "shop/app", DIGEST)
+    assert (await world.deliver(body)).status_code == 202
+    world.writes()
+    await asyncio.sleep(100)
+    assert (await world.deliver(body)).status_code == 202
+    assert world.writes() == []
+    assert [line["reason"] for line in deliveries()] == ["", "duplicate"]
 
 
 # --- when the API server does not take it ----------------------------------------------------------------------------
 
 
-def test_a_slow_api_server_is_answered_503_after_eight_hundred_milliseconds() -> None:
-    async def case(world: World) -> None:
-        await world.add_policy()
+@in_world()
+async def test_a_slow_api_server_is_answered_503_after_eight_hundred_milliseconds(world: World) -> None:
+    await world.add_policy()
 
-        async def slow(method: str, path: str) -> None:
-            await asyncio.sleep(3)
+    async def slow(method: str, path: str) -> None:
+        await asyncio.sleep(3)
 
-        world.faults.append(slow)
-        answer = await world.push()
-        assert (answer.status_code, answer.headers["retry-after"], answer.content) == (503, "5", b"")
-        assert world.monotonic() == pytest.approx(0.8)
-        assert [line["reason"] for line in deliveries()] == ["slow-api-server"]
-        world.faults.clear()
-        await asyncio.sleep(5)
-        assert (await world.push(ago=5)).status_code == 202
-        assert len(await world.warmimages()) == 1
-
-    in_world(case)
+    world.faults.append(slow)
+    answer = await world.push()
+    assert (answer.status_code, answer.headers["retry-after"], answer.content) == (503, "5", b"")
+    assert world.monotonic() == pytest.approx(0.8)
+    assert [line["reason"] for line in deliveries()] == ["slow-api-server"]
+    world.faults.clear()
+    await asyncio.sleep(5)
+    assert (await world.push(ago=5)).status_code == 202
+    assert len(await world.warmimages()) == 1
 
 
 @pytest.mark.parametrize(
@@ -259,28 +246,26 @@ def test_a_slow_api_server_is_answered_503_after_eight_hundred_milliseconds() ->
         (status(429), "api-server-429", "POST"),
     ],
 )
-def test_a_push_that_the_api_server_did_not_take_is_answered_503(
-    fault: Response | Unreachable, reason: str, method: str
+@in_world()
+async def test_a_push_that_the_api_server_did_not_take_is_answered_503(
+    world: World, fault: Response | Unreachable, reason: str, method: str
 ) -> None:
-    async def case(world: World) -> None:
-        await world.add_policy()
+    await world.add_policy()
 
-        def broken(asked: str, _path: str) -> Response | None:
-            if asked != method:
-                return None
-            if isinstance(fault, Unreachable):
-                raise fault
-            return fault
+    def broken(asked: str, _path: str) -> Response | None:
+        if asked != method:
+            return None
+        if isinstance(fault, Unreachable):
+            raise fault
+        return fault
 
-        world.faults.append(broken)
-        answer = await world.push()
-        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
-        assert [(line["result"], line["reason"]) for line in deliveries()] == [("unavailable", reason)]
-        world.faults.clear()
-        await asyncio.sleep(5)
-        assert (await world.push(ago=5)).status_code == 202
-
-    in_world(case)
+    world.faults.append(broken)
+    answer = await world.push()
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert [(line["result"], line["reason"]) for line in deliveries()] == [("unavailable", reason)]
+    world.faults.clear()
+    await asyncio.sleep(5)
+    assert (await world.push(ago=5)).status_code == 202
 
 
 # --- secrets ---------------------------------------------------------------------------------------------------------
@@ -309,39 +294,35 @@ sources:
         assert (unreadable.status_code, unreadable.headers["retry-after"]) == (503, "5")
         assert deliveries()[-1]["reason"] == "secret-unreadable"
 
-    in_world(case, sources=sources)
+    run_in_world(case, sources=sources)
 
 
-def test_secrets_are_in_no_log_line_answer_metric_or_object() -> None:
-    async def case(world: World) -> None:
-        await world.add_policy()
-        answers = [await world.push(), await world.push(secret="falsch" + SECRET)]
-        answers.append(await world.client.post(f"/webhooks/quay?token={SECRET}", content=b"{"))
-        answers.append(await world.client.post(f"/webhooks/quay?token=falsch{SECRET}", content=b"{"))
-        answers.append(await world.client.get(f"/webhooks/{SECRET}"))
-        said = [answer.text + str(answer.headers) for answer in answers]
-        said.append(str(structlog.get_config()["processors"][0].entries))
-        said.append(world.metrics.exposition().decode())
-        said.append(json.dumps(list((await world.warmimages()).values())))
-        assert not [text for text in said if SECRET in text]
-
-    in_world(case, sources=QUAY)
+@in_world(sources=QUAY)
+async def test_secrets_are_in_no_log_line_answer_metric_or_object(world: World) -> None:
+    await world.add_policy()
+    answers = [await world.push(), await world.push(secret="falsch" + SECRET)]
+    answers.append(await world.client.post(f"/webhooks/quay?token={SECRET}", content=b"{"))
+    answers.append(await world.client.post(f"/webhooks/quay?token=falsch{SECRET}", content=b"{"))
+    answers.append(await world.client.get(f"/webhooks/{SECRET}"))
+    said = [answer.text + str(answer.headers) for answer in answers]
+    said.append(str(structlog.get_config()["processors"][0].entries))
+    said.append(world.metrics.exposition().decode())
+    said.append(json.dumps(list((await world.warmimages()).values())))
+    assert not [text for text in said if SECRET in text]
 
 
 # --- the rest --------------------------------------------------------------------------------------------------------
 
 
-def test_health_is_answered_while_the_api_server_is_down() -> None:
-    async def case(world: World) -> None:
-        def down(_method: str, _path: str) -> None:
-            raise Unreachable("down")
+@in_world()
+async def test_health_is_answered_while_the_api_server_is_down(world: World) -> None:
+    def down(_method: str, _path: str) -> None:
+        raise Unreachable("down")
 
-        world.faults.append(down)
-        for path in ("/healthz", "/readyz", "/metrics"):
-            assert (await world.client.get(path)).status_code == 200
-        assert world.requests == []
-
-    in_world(case)
+    world.faults.append(down)
+    for path in ("/healthz", "/readyz", "/metrics"):
+        assert (await world.client.get(path)).status_code == 200
+    assert world.requests == []
 
 
 @pytest.mark.parametrize(("serve", "webhooks", "events"), [("webhooks", 202, 404), ("events", 404, 204)])
@@ -351,15 +332,13 @@ def test_a_process_has_only_the_routes_it_is_to_serve(serve: str, webhooks: int,
         assert (await world.event("dev.warmhook.sync.v1")).status_code == events
         assert (await world.client.get("/healthz")).status_code == 200
 
-    in_world(case, serve=frozenset({serve}))
+    run_in_world(case, serve=frozenset({serve}))
 
 
-def test_an_api_server_that_never_was_there_is_the_senders_503() -> None:
-    async def case(world: World) -> None:
-        world.transport.server = ApiServer(world.now, Random(5))
-        assert (await world.push()).status_code == 503
-
-    in_world(case)
+@in_world()
+async def test_an_api_server_that_never_was_there_is_the_senders_503(world: World) -> None:
+    world.transport.server = ApiServer(world.now, Random(5))
+    assert (await world.push()).status_code == 503
 
 
 def test_a_handshake_gets_the_reply_that_it_needs() -> None:
@@ -384,7 +363,7 @@ def test_a_handshake_gets_the_reply_that_it_needs() -> None:
         assert (answer.status_code, answer.json()) == (200, {"validationResponse": "0123"})
         assert [line["reason"] for line in deliveries()] == ["handshake"]
 
-    in_world(case, sources=sources)
+    run_in_world(case, sources=sources)
 
 
 def test_a_push_beside_a_handshake_is_accepted_and_the_handshake_answered() -> None:
@@ -420,7 +399,7 @@ def test_a_push_beside_a_handshake_is_accepted_and_the_handshake_answered() -> N
             assert list(await world.warmimages()) == [f"{HOST}/shop/app:v1"]
         assert [line["result"] for line in deliveries()] == ["unavailable", "accepted", "skipped", "skipped"]
 
-    in_world(case, sources=sources)
+    run_in_world(case, sources=sources)
 
 
 def test_a_configuration_names_its_sources() -> None:

@@ -12,7 +12,18 @@ import pytest
 
 from handlers.events_token import EventsToken, events_token
 from handlers.settings import Settings
-from tests.handlers.world import DIGEST, EVENTS_TOKEN, HOST, NAMESPACE, WARMIMAGES, World, digest, in_world, status
+from tests.handlers.world import (
+    DIGEST,
+    EVENTS_TOKEN,
+    HOST,
+    NAMESPACE,
+    WARMIMAGES,
+    World,
+    digest,
+    in_world,
+    run_in_world,
+    status,
+)
 from warmhook.ports import Response, Unreachable
 
 SYNC = "dev.warmhook.sync.v1"
@@ -25,33 +36,29 @@ EMPTY = json.dumps({**FIELDS, "type": "dev.warmhook.report.changed.v1", "data": 
 """An event that asks nothing of the API server."""
 
 
-def test_binary_and_structured_events_are_handled_alike() -> None:
-    async def case(world: World) -> None:
-        await world.add_warmimage("x")
-        change = {"objects": [{"kind": "WarmImage", "namespace": "shop", "name": "x"}]}
-        binary = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/t", "ce-type": CHANGED}
-        posts: list[tuple[dict[str, str], Any]] = [
-            ({"content-type": "application/json", **binary}, change),
-            (STRUCTURED, {**FIELDS, "type": CHANGED, "data": change}),
-        ]
-        for number, (headers, body) in enumerate(posts):
-            await world.add_nodes(f"n{number}")
-            answer = await world.client.post("/events", content=json.dumps(body).encode(), headers=headers)
-            assert (answer.status_code, answer.content) == (204, b"")
-            assert len(await world.lines()) == number + 1
-
-    in_world(case)
+@in_world()
+async def test_binary_and_structured_events_are_handled_alike(world: World) -> None:
+    await world.add_warmimage("x")
+    change = {"objects": [{"kind": "WarmImage", "namespace": "shop", "name": "x"}]}
+    binary = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/t", "ce-type": CHANGED}
+    posts: list[tuple[dict[str, str], Any]] = [
+        ({"content-type": "application/json", **binary}, change),
+        (STRUCTURED, {**FIELDS, "type": CHANGED, "data": change}),
+    ]
+    for number, (headers, body) in enumerate(posts):
+        await world.add_nodes(f"n{number}")
+        answer = await world.client.post("/events", content=json.dumps(body).encode(), headers=headers)
+        assert (answer.status_code, answer.content) == (204, b"")
+        assert len(await world.lines()) == number + 1
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_a_batch_is_refused_as_a_broker_refuses_it(number: int) -> None:
-    async def case(world: World) -> None:
-        batch = json.dumps([{**FIELDS, "type": SYNC}] * number).encode()
-        answer = await world.client.post("/events", content=batch, headers=BATCHED)
-        assert answer.status_code == 400
-        assert world.requests == []
-
-    in_world(case)
+@in_world()
+async def test_a_batch_is_refused_as_a_broker_refuses_it(world: World, number: int) -> None:
+    batch = json.dumps([{**FIELDS, "type": SYNC}] * number).encode()
+    answer = await world.client.post("/events", content=batch, headers=BATCHED)
+    assert answer.status_code == 400
+    assert world.requests == []
 
 
 @pytest.mark.parametrize(
@@ -79,128 +86,114 @@ def test_a_batch_is_refused_as_a_broker_refuses_it(number: int) -> None:
         (PUSHED, {"image": "nginx:1", "source": "harbor", "pushedAt": "yesterday"}),
     ],
 )
-def test_what_can_never_work_is_answered_400_and_asks_nothing_of_the_api_server(kind: str, data: Any) -> None:
-    async def case(world: World) -> None:
-        answer = await world.event(kind, data)
-        assert answer.status_code == 400, answer.text
-        assert world.requests == []
-
-    in_world(case)
+@in_world()
+async def test_what_can_never_work_is_answered_400_and_asks_nothing_of_the_api_server(
+    world: World, kind: str, data: Any
+) -> None:
+    answer = await world.event(kind, data)
+    assert answer.status_code == 400, answer.text
+    assert world.requests == []
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"null", b"\xff", b"[1]"])
 @pytest.mark.parametrize("content_type", ["application/cloudevents+json", "text/plain"])
-def test_what_is_no_event_is_answered_400(content_type: str, body: bytes) -> None:
-    async def case(world: World) -> None:
-        answer = await world.client.post("/events", content=body, headers={"content-type": content_type})
-        assert answer.status_code == 400
-
-    in_world(case)
+@in_world()
+async def test_what_is_no_event_is_answered_400(world: World, content_type: str, body: bytes) -> None:
+    answer = await world.client.post("/events", content=body, headers={"content-type": content_type})
+    assert answer.status_code == 400
 
 
-def test_what_lists_that_lag_behind_go_on_naming_is_deleted_once() -> None:
-    async def case(world: World) -> None:
-        await world.add_policy()
-        for number in range(5):
-            await world.push(f"v{number}", content=digest(str(number)), ago=10 - number)
-        names = [obj["metadata"]["name"] for obj in (await world.warmimages()).values()]
-        items = (await world.admin.list(WARMIMAGES)).items
-        listed = Response(200, {}, json.dumps({"metadata": {}, "items": items}).encode())
-        world.faults.append(lambda method, path: listed if (method, path) == ("GET", WARMIMAGES) else None)
-        world.asked()
-        for name in names:
-            await world.changed("WarmImage", name)
-        assert len(await world.warmimages()) == 1
-        deletes = [path for method, path in world.requests if method == "DELETE"]
-        assert len(deletes) == 4 == len(set(deletes))
-
-    in_world(case)
+@in_world()
+async def test_what_lists_that_lag_behind_go_on_naming_is_deleted_once(world: World) -> None:
+    await world.add_policy()
+    for number in range(5):
+        await world.push(f"v{number}", content=digest(str(number)), ago=10 - number)
+    names = [obj["metadata"]["name"] for obj in (await world.warmimages()).values()]
+    items = (await world.admin.list(WARMIMAGES)).items
+    listed = Response(200, {}, json.dumps({"metadata": {}, "items": items}).encode())
+    world.faults.append(lambda method, path: listed if (method, path) == ("GET", WARMIMAGES) else None)
+    world.asked()
+    for name in names:
+        await world.changed("WarmImage", name)
+    assert len(await world.warmimages()) == 1
+    deletes = [path for method, path in world.requests if method == "DELETE"]
+    assert len(deletes) == 4 == len(set(deletes))
 
 
-def test_an_object_that_cannot_be_read_keeps_no_other_of_its_event_from_being_handled() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        await world.add_warmimage("x")
-        good = {"kind": "WarmImage", "namespace": "shop", "name": "x"}
-        answer = await world.event(CHANGED, {"objects": [{"kind": "Later", "name": "b"}, good, {}]})
-        assert answer.status_code == 400
-        assert await world.lines() == {"a": [f"{HOST}/shop/app:v1"]}
-
-    in_world(case)
+@in_world()
+async def test_an_object_that_cannot_be_read_keeps_no_other_of_its_event_from_being_handled(world: World) -> None:
+    await world.add_nodes("a")
+    await world.add_warmimage("x")
+    good = {"kind": "WarmImage", "namespace": "shop", "name": "x"}
+    answer = await world.event(CHANGED, {"objects": [{"kind": "Later", "name": "b"}, good, {}]})
+    assert answer.status_code == 400
+    assert await world.lines() == {"a": [f"{HOST}/shop/app:v1"]}
 
 
 @pytest.mark.parametrize("fault", [status(503), status(429, retry_after="7"), status(500), Unreachable("down")])
-def test_what_can_work_later_is_answered_503_with_retry_after(fault: Response | Unreachable) -> None:
-    async def case(world: World) -> None:
-        await world.add_warmimage("x")
+@in_world()
+async def test_what_can_work_later_is_answered_503_with_retry_after(
+    world: World, fault: Response | Unreachable
+) -> None:
+    await world.add_warmimage("x")
 
-        def broken(_method: str, _path: str) -> Response:
-            if isinstance(fault, Unreachable):
-                raise fault
-            return fault
+    def broken(_method: str, _path: str) -> Response:
+        if isinstance(fault, Unreachable):
+            raise fault
+        return fault
 
-        world.faults.append(broken)
-        answer = await world.changed("WarmImage", "x")
-        assert answer.status_code == 503
-        asked = fault.headers.get("retry-after", "1") if isinstance(fault, Response) else "1"
-        assert answer.headers["retry-after"] == asked
-        assert world.metric("warmhook_events_total", type=CHANGED, result="unavailable") == 1
-
-    in_world(case)
-
-
-def test_what_the_api_server_refuses_for_good_is_not_asked_for_again() -> None:
-    async def case(world: World) -> None:
-        await world.add_policy(images=["nginx:1"])
-        world.faults.append(lambda method, _path: status(403) if method == "POST" else None)
-        assert (await world.changed("WarmPolicy", "shop")).status_code == 204
-
-    in_world(case)
+    world.faults.append(broken)
+    answer = await world.changed("WarmImage", "x")
+    assert answer.status_code == 503
+    asked = fault.headers.get("retry-after", "1") if isinstance(fault, Response) else "1"
+    assert answer.headers["retry-after"] == asked
+    assert world.metric("warmhook_events_total", type=CHANGED, result="unavailable") == 1
 
 
-def test_syncs_that_come_together_are_two_however_many_they_are() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        await world.add_warmimage("x")
-
-        async def slowly(_method: str, _path: str) -> None:
-            await asyncio.sleep(0.05)
-
-        world.faults.append(slowly)
-        first = asyncio.create_task(world.event(SYNC))
-        await asyncio.sleep(0.07)
-        await world.add_warmimage("y", f"{HOST}/shop/other:v1")
-        world.asked()
-        answers = await asyncio.gather(first, *(world.event(SYNC) for _ in range(300)))
-        assert {answer.status_code for answer in answers} == {204}
-        assert world.asked()["GET", f"/api/v1/namespaces/{NAMESPACE}/configmaps"] <= 3
-        # The second began after all of them had come.
-        assert await world.lines() == {"a": [f"{HOST}/shop/app:v1", f"{HOST}/shop/other:v1"]}
-
-    in_world(case)
+@in_world()
+async def test_what_the_api_server_refuses_for_good_is_not_asked_for_again(world: World) -> None:
+    await world.add_policy(images=["nginx:1"])
+    world.faults.append(lambda method, _path: status(403) if method == "POST" else None)
+    assert (await world.changed("WarmPolicy", "shop")).status_code == 204
 
 
-def test_a_ping_of_knative_is_a_sync() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        await world.add_warmimage("x")
-        assert (await world.event("dev.knative.sources.ping", {"any": "thing"})).status_code == 204
-        assert await world.lines() == {"a": [f"{HOST}/shop/app:v1"]}
+@in_world()
+async def test_syncs_that_come_together_are_two_however_many_they_are(world: World) -> None:
+    await world.add_nodes("a")
+    await world.add_warmimage("x")
 
-    in_world(case)
+    async def slowly(_method: str, _path: str) -> None:
+        await asyncio.sleep(0.05)
+
+    world.faults.append(slowly)
+    first = asyncio.create_task(world.event(SYNC))
+    await asyncio.sleep(0.07)
+    await world.add_warmimage("y", f"{HOST}/shop/other:v1")
+    world.asked()
+    answers = await asyncio.gather(first, *(world.event(SYNC) for _ in range(300)))
+    assert {answer.status_code for answer in answers} == {204}
+    assert world.asked()["GET", f"/api/v1/namespaces/{NAMESPACE}/configmaps"] <= 3
+    # The second began after all of them had come.
+    assert await world.lines() == {"a": [f"{HOST}/shop/app:v1", f"{HOST}/shop/other:v1"]}
 
 
-def test_a_pushed_event_is_accepted_again_only_for_hosts_of_its_source() -> None:
-    async def case(world: World) -> None:
-        await world.add_policy(push=[{"repository": "**"}])
-        pushed = {"image": f"{HOST}/shop/app:v1", "digest": DIGEST, "source": "harbor"}
-        for data in ({**pushed, "image": "evil.example.com/a:1"}, {**pushed, "source": "unknown"}):
-            assert (await world.event(PUSHED, data)).status_code == 204
-        assert await world.warmimages() == {}
-        assert (await world.event(PUSHED, pushed)).status_code == 204
-        assert list(await world.warmimages()) == [f"{HOST}/shop/app:v1"]
+@in_world()
+async def test_a_ping_of_knative_is_a_sync(world: World) -> None:
+    await world.add_nodes("a")
+    await world.add_warmimage("x")
+    assert (await world.event("dev.knative.sources.ping", {"any": "thing"})).status_code == 204
+    assert await world.lines() == {"a": [f"{HOST}/shop/app:v1"]}
 
-    in_world(case)
+
+@in_world()
+async def test_a_pushed_event_is_accepted_again_only_for_hosts_of_its_source(world: World) -> None:
+    await world.add_policy(push=[{"repository": "**"}])
+    pushed = {"image": f"{HOST}/shop/app:v1", "digest": DIGEST, "source": "harbor"}
+    for data in ({**pushed, "image": "evil.example.com/a:1"}, {**pushed, "source": "unknown"}):
+        assert (await world.event(PUSHED, data)).status_code == 204
+    assert await world.warmimages() == {}
+    assert (await world.event(PUSHED, pushed)).status_code == 204
+    assert list(await world.warmimages()) == [f"{HOST}/shop/app:v1"]
 
 
 # --- who may post ----------------------------------------------------------------------------------------------------
@@ -208,16 +201,16 @@ def test_a_pushed_event_is_accepted_again_only_for_hosts_of_its_source() -> None
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "::ffff:127.0.0.1", "10.0.0.1"])
 @pytest.mark.parametrize("authorization", ["", "Bearer ", "Bearer wrong", EVENTS_TOKEN, f"bearer {EVENTS_TOKEN}"])
-def test_only_the_token_lets_events_in_wherever_they_come_from(host: str, authorization: str) -> None:
-    async def case(world: World) -> None:
-        async def post(given: str) -> int:
-            headers = {**STRUCTURED, "authorization": given, "x-forwarded-for": "127.0.0.1"}
-            return (await world.new_client(world.app, host).post("/events", content=EMPTY, headers=headers)).status_code
+@in_world()
+async def test_only_the_token_lets_events_in_wherever_they_come_from(
+    world: World, host: str, authorization: str
+) -> None:
+    async def post(given: str) -> int:
+        headers = {**STRUCTURED, "authorization": given, "x-forwarded-for": "127.0.0.1"}
+        return (await world.new_client(world.app, host).post("/events", content=EMPTY, headers=headers)).status_code
 
-        assert await post(authorization) == 401
-        assert await post(f"Bearer {EVENTS_TOKEN}") == 204
-
-    in_world(case)
+    assert await post(authorization) == 401
+    assert await post(f"Bearer {EVENTS_TOKEN}") == 204
 
 
 def test_without_a_token_file_the_token_of_each_process_is_another() -> None:
@@ -229,13 +222,11 @@ def test_without_a_token_file_the_token_of_each_process_is_another() -> None:
     assert not EventsToken().accepts("Bearer ")
 
 
-def test_where_the_network_protects_it_anybody_may_post() -> None:
-    async def case(world: World) -> None:
-        client = world.new_client(world.app, "10.0.0.1")
-        headers = {**STRUCTURED, "authorization": ""}
-        assert (await client.post("/events", content=EMPTY, headers=headers)).status_code == 204
-
-    in_world(case, events_open=True)
+@in_world(events_open=True)
+async def test_where_the_network_protects_it_anybody_may_post(world: World) -> None:
+    client = world.new_client(world.app, "10.0.0.1")
+    headers = {**STRUCTURED, "authorization": ""}
+    assert (await client.post("/events", content=EMPTY, headers=headers)).status_code == 204
 
 
 def test_with_a_token_everybody_needs_it_and_it_may_be_rotated(tmp_path: Path) -> None:
@@ -259,14 +250,12 @@ def test_with_a_token_everybody_needs_it_and_it_may_be_rotated(tmp_path: Path) -
         assert await post("Bearer second") == 503
         assert world.requests == []
 
-    in_world(case, events_token_file=token)
+    run_in_world(case, events_token_file=token)
 
 
-def test_foreign_types_do_not_fill_the_metrics() -> None:
-    async def case(world: World) -> None:
-        for number in range(5):
-            await world.event(f"dev.made-up.{number}")
-        assert world.metric("warmhook_events_total", type="foreign", result="refused") == 5
-        assert "made-up" not in world.metrics.exposition().decode()
-
-    in_world(case)
+@in_world()
+async def test_foreign_types_do_not_fill_the_metrics(world: World) -> None:
+    for number in range(5):
+        await world.event(f"dev.made-up.{number}")
+    assert world.metric("warmhook_events_total", type="foreign", result="refused") == 5
+    assert "made-up" not in world.metrics.exposition().decode()

@@ -70,18 +70,16 @@ Divergence = Callable[[World], Awaitable[Callable[[], Awaitable[None]] | None]]
 """Makes something diverge; what it returns happens after the first sync."""
 
 
-def test_a_sync_of_what_is_as_it_should_be_writes_nothing_and_lists_each_kind_once() -> None:
-    async def case(world: World) -> None:
-        await healthy(world)
-        await world.sync()
-        assert sorted(world.requests) == [
-            ("GET", "/api/v1/namespaces/warmhook-system/configmaps"),
-            ("GET", "/api/v1/nodes"),
-            ("GET", "/apis/warmhook.dev/v1alpha1/warmimages"),
-            ("GET", "/apis/warmhook.dev/v1alpha1/warmpolicies"),
-        ]
-
-    in_world(case)
+@in_world()
+async def test_a_sync_of_what_is_as_it_should_be_writes_nothing_and_lists_each_kind_once(world: World) -> None:
+    await healthy(world)
+    await world.sync()
+    assert sorted(world.requests) == [
+        ("GET", "/api/v1/namespaces/warmhook-system/configmaps"),
+        ("GET", "/api/v1/nodes"),
+        ("GET", "/apis/warmhook.dev/v1alpha1/warmimages"),
+        ("GET", "/apis/warmhook.dev/v1alpha1/warmpolicies"),
+    ]
 
 
 async def no_configmap(world: World) -> None:
@@ -215,165 +213,147 @@ DIVERGENCES: list[Divergence] = [
 
 
 @pytest.mark.parametrize("diverge", DIVERGENCES, ids=lambda it: it.__name__)
-def test_a_sync_puts_right(diverge: Divergence) -> None:
-    async def case(world: World) -> None:
-        await healthy(world)
-        before = await look(world)
-        then = await diverge(world)
-        await asyncio.sleep(2)
+@in_world()
+async def test_a_sync_puts_right(world: World, diverge: Divergence) -> None:
+    await healthy(world)
+    before = await look(world)
+    then = await diverge(world)
+    await asyncio.sleep(2)
+    await world.sync()
+    if then is not None:
+        await then()
+    await asyncio.sleep(2)
+    await world.sync()
+    after = await look(world)
+    assert (after.lines, after.configmaps) == (before.lines, before.configmaps)
+    assert after.specs == before.specs
+    assert [(it["warm"], it["desired"]) for it in after.statuses] == [(2, 2)] * 2
+    assert after.images == [2]
+    world.requests.clear()
+    await asyncio.sleep(2)
+    await world.sync()
+    assert world.writes() == []
+
+
+@in_world()
+async def test_all_divergences_at_once_are_put_right(world: World) -> None:
+    await healthy(world)
+    before = await world.lines()
+    chosen = [it for it in DIVERGENCES if it not in {no_configmap, label_that_disagrees, of_no_policy}]
+    random.Random(4).shuffle(chosen)
+    for diverge in chosen:
+        await diverge(world)
+    await asyncio.sleep(2)
+    await world.sync()
+    assert await world.lines() == before
+
+
+@in_world()
+async def test_a_warmimage_that_was_never_projected_gets_its_lines(world: World) -> None:
+    await world.add_nodes("a", "b")
+    await world.add_warmimage("x")
+    await world.sync()
+    assert await world.lines() == {"a": [IMAGE], "b": [IMAGE]}
+
+
+@in_world()
+async def test_lines_of_a_warmimage_that_cannot_be_used_stay_as_they_are(world: World) -> None:
+    await world.add_nodes("a")
+    await world.add_warmimage("x")
+    await world.sync()
+    await world.drop_patterns()
+    await world.admin.patch(paths.warmimages(ObjectKey("shop", "x")), {"spec": {"image": "NOT AN IMAGE"}})
+    await world.sync()
+    assert await world.lines() == {"a": [IMAGE]}
+
+
+@in_world()
+async def test_a_policy_that_cannot_be_used_keeps_what_it_led_to_and_says_why(world: World) -> None:
+    await world.add_nodes("a")
+    await world.add_policy()
+    await world.push()
+    await world.drop_patterns()
+    await world.admin.patch(POLICY, {"spec": {"push": [{"repository": "**", "semver": "nonsense"}]}})
+    for _ in range(2):
         await world.sync()
-        if then is not None:
-            await then()
-        await asyncio.sleep(2)
-        await world.sync()
-        after = await look(world)
-        assert (after.lines, after.configmaps) == (before.lines, before.configmaps)
-        assert after.specs == before.specs
-        assert [(it["warm"], it["desired"]) for it in after.statuses] == [(2, 2)] * 2
-        assert after.images == [2]
-        world.requests.clear()
-        await asyncio.sleep(2)
-        await world.sync()
-        assert world.writes() == []
-
-    in_world(case)
+        await world.changed("WarmPolicy", "shop")
+    assert await world.lines() == {"a": [IMAGE]}
+    found = (await world.admin.get(POLICY))["status"]
+    assert found["images"] == 1
+    (ready,) = found["conditions"]
+    assert (ready["status"], ready["reason"]) == ("False", "Invalid")
+    assert "semver" in ready["message"]
 
 
-def test_all_divergences_at_once_are_put_right() -> None:
-    async def case(world: World) -> None:
-        await healthy(world)
-        before = await world.lines()
-        chosen = [it for it in DIVERGENCES if it not in {no_configmap, label_that_disagrees, of_no_policy}]
-        random.Random(4).shuffle(chosen)
-        for diverge in chosen:
-            await diverge(world)
-        await asyncio.sleep(2)
-        await world.sync()
-        assert await world.lines() == before
-
-    in_world(case)
-
-
-def test_a_warmimage_that_was_never_projected_gets_its_lines() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a", "b")
-        await world.add_warmimage("x")
-        await world.sync()
-        assert await world.lines() == {"a": [IMAGE], "b": [IMAGE]}
-
-    in_world(case)
+@in_world()
+async def test_a_rule_that_cannot_be_read_costs_the_other_rules_no_push(world: World) -> None:
+    await world.add_nodes("a")
+    await world.drop_patterns()
+    rules = [{"repository": f"{HOST}/shop/**"}, {"repository": "ghcr.io/**", "semver": ">=1.2 <"}]
+    await world.add_policy(push=rules)
+    await world.push()
+    await world.sync()
+    assert await world.lines() == {"a": [IMAGE]}
+    (ready,) = (await world.admin.get(POLICY))["status"]["conditions"]
+    assert (ready["status"], ready["reason"]) == ("False", "Invalid")
+    assert ready["message"].startswith("spec.push[1].semver")
 
 
-def test_lines_of_a_warmimage_that_cannot_be_used_stay_as_they_are() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        await world.add_warmimage("x")
-        await world.sync()
-        await world.drop_patterns()
-        await world.admin.patch(paths.warmimages(ObjectKey("shop", "x")), {"spec": {"image": "NOT AN IMAGE"}})
-        await world.sync()
-        assert await world.lines() == {"a": [IMAGE]}
+@in_world()
+async def test_a_limit_leaves_a_node_that_is_not_ready_for_ten_minutes_and_comes_back(world: World) -> None:
+    await world.add_nodes("a", "b", "c")
+    await world.add_policy(push=[{"repository": f"{HOST}/**"}], template={"nodes": {"limit": 1}})
+    await world.push()
+    await world.sync()
+    (first,) = (name for name, images in (await world.lines()).items() if images)
 
-    in_world(case)
+    async def ready(status: str) -> None:
+        since = world.now().isoformat().replace("+00:00", "Z")
+        condition = {"type": "Ready", "status": status, "lastTransitionTime": since}
+        await world.admin.patch(paths.status(paths.node(first)), {"status": {"conditions": [condition]}})
 
-
-def test_a_policy_that_cannot_be_used_keeps_what_it_led_to_and_says_why() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        await world.add_policy()
-        await world.push()
-        await world.drop_patterns()
-        await world.admin.patch(POLICY, {"spec": {"push": [{"repository": "**", "semver": "nonsense"}]}})
-        for _ in range(2):
-            await world.sync()
-            await world.changed("WarmPolicy", "shop")
-        assert await world.lines() == {"a": [IMAGE]}
-        found = (await world.admin.get(POLICY))["status"]
-        assert found["images"] == 1
-        (ready,) = found["conditions"]
-        assert (ready["status"], ready["reason"]) == ("False", "Invalid")
-        assert "semver" in ready["message"]
-
-    in_world(case)
+    await ready("Unknown")
+    await asyncio.sleep(599)
+    await world.sync()
+    assert (await world.lines())[first] == [IMAGE]
+    await asyncio.sleep(1)
+    await world.sync()
+    assert sorted(name for name, images in (await world.lines()).items() if images) != [first]
+    assert sum(map(len, (await world.lines()).values())) == 1
+    await ready("True")
+    await world.sync()
+    assert [name for name, images in (await world.lines()).items() if images] == [first]
 
 
-def test_a_rule_that_cannot_be_read_costs_the_other_rules_no_push() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        await world.drop_patterns()
-        rules = [{"repository": f"{HOST}/shop/**"}, {"repository": "ghcr.io/**", "semver": ">=1.2 <"}]
-        await world.add_policy(push=rules)
-        await world.push()
-        await world.sync()
-        assert await world.lines() == {"a": [IMAGE]}
-        (ready,) = (await world.admin.get(POLICY))["status"]["conditions"]
-        assert (ready["status"], ready["reason"]) == ("False", "Invalid")
-        assert ready["message"].startswith("spec.push[1].semver")
+@in_world()
+async def test_one_policy_that_cannot_be_applied_does_not_keep_the_rest_from_being_put_right(world: World) -> None:
+    await world.add_nodes("a")
+    await world.add_policy("bad", images=["nginx:1"])
+    await world.add_policy("good", images=["nginx:2"])
+    await world.add_warmimage("x")
 
-    in_world(case)
+    def refuse(method: str, path: str) -> Response | None:
+        return status(403) if method == "PATCH" and path.endswith("warmpolicies/bad/status") else None
 
-
-def test_a_limit_leaves_a_node_that_is_not_ready_for_ten_minutes_and_comes_back() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a", "b", "c")
-        await world.add_policy(push=[{"repository": f"{HOST}/**"}], template={"nodes": {"limit": 1}})
-        await world.push()
-        await world.sync()
-        (first,) = (name for name, images in (await world.lines()).items() if images)
-
-        async def ready(status: str) -> None:
-            since = world.now().isoformat().replace("+00:00", "Z")
-            condition = {"type": "Ready", "status": status, "lastTransitionTime": since}
-            await world.admin.patch(paths.status(paths.node(first)), {"status": {"conditions": [condition]}})
-
-        await ready("Unknown")
-        await asyncio.sleep(599)
-        await world.sync()
-        assert (await world.lines())[first] == [IMAGE]
-        await asyncio.sleep(1)
-        await world.sync()
-        assert sorted(name for name, images in (await world.lines()).items() if images) != [first]
-        assert sum(map(len, (await world.lines()).values())) == 1
-        await ready("True")
-        await world.sync()
-        assert [name for name, images in (await world.lines()).items() if images] == [first]
-
-    in_world(case)
+    world.faults.append(refuse)
+    await world.sync()
+    assert len((await world.lines())["a"]) == 3
 
 
-def test_one_policy_that_cannot_be_applied_does_not_keep_the_rest_from_being_put_right() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        await world.add_policy("bad", images=["nginx:1"])
-        await world.add_policy("good", images=["nginx:2"])
-        await world.add_warmimage("x")
-
-        def refuse(method: str, path: str) -> Response | None:
-            return status(403) if method == "PATCH" and path.endswith("warmpolicies/bad/status") else None
-
-        world.faults.append(refuse)
-        await world.sync()
-        assert len((await world.lines())["a"]) == 3
-
-    in_world(case)
-
-
-def test_a_copy_in_another_namespace_is_nobodys() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        await world.add_policy()
-        await world.push()
-        (obj,) = (await world.warmimages()).values()
-        await world.admin.create("/api/v1/namespaces", {"metadata": {"name": "other"}})
-        metadata = {key: obj["metadata"][key] for key in ("name", "labels")}
-        copy = {"apiVersion": obj["apiVersion"], "kind": obj["kind"], "metadata": metadata}
-        copy["spec"] = {**obj["spec"], "pull": {"priority": 5}}
-        made = await world.admin.create(paths.warmimages_in("other"), copy)
-        await world.sync()
-        now = await world.admin.get(paths.warmimages(ObjectKey("other", obj["metadata"]["name"])))
-        assert now["spec"] == made["spec"]
-
-    in_world(case)
+@in_world()
+async def test_a_copy_in_another_namespace_is_nobodys(world: World) -> None:
+    await world.add_nodes("a")
+    await world.add_policy()
+    await world.push()
+    (obj,) = (await world.warmimages()).values()
+    await world.admin.create("/api/v1/namespaces", {"metadata": {"name": "other"}})
+    metadata = {key: obj["metadata"][key] for key in ("name", "labels")}
+    copy = {"apiVersion": obj["apiVersion"], "kind": obj["kind"], "metadata": metadata}
+    copy["spec"] = {**obj["spec"], "pull": {"priority": 5}}
+    made = await world.admin.create(paths.warmimages_in("other"), copy)
+    await world.sync()
+    now = await world.admin.get(paths.warmimages(ObjectKey("other", obj["metadata"]["name"])))
+    assert now["spec"] == made["spec"]
 
 
 # --- races -----------------------------------------------------------------------------------------------------------
@@ -396,186 +376,170 @@ LISTS = [paths.configmaps(NAMESPACE), paths.warmimages(), paths.warmpolicies(), 
 
 
 @pytest.mark.parametrize("path", LISTS, ids=lambda it: it.rpartition("/")[2])
-def test_a_warmimage_that_is_made_and_projected_between_the_lists_keeps_its_lines(path: str) -> None:
-    async def case(world: World) -> None:
-        await healthy(world)
-        other = world.new_client(world.new_app())
+@in_world()
+async def test_a_warmimage_that_is_made_and_projected_between_the_lists_keeps_its_lines(
+    world: World, path: str
+) -> None:
+    await healthy(world)
+    other = world.new_client(world.new_app())
 
-        async def make() -> None:
-            await world.add_warmimage("new", "nginx:1")
-            event = {"objects": [{"kind": "WarmImage", "namespace": "shop", "name": "new"}]}
-            headers = {
-                "ce-specversion": "1.0",
-                "ce-id": "1",
-                "ce-source": "/t",
-                "ce-type": "dev.warmhook.objects.changed.v1",
-            }
-            assert (await other.post("/events", json=event, headers=headers)).status_code == 204
+    async def make() -> None:
+        await world.add_warmimage("new", "nginx:1")
+        event = {"objects": [{"kind": "WarmImage", "namespace": "shop", "name": "new"}]}
+        headers = {
+            "ce-specversion": "1.0",
+            "ce-id": "1",
+            "ce-source": "/t",
+            "ce-type": "dev.warmhook.objects.changed.v1",
+        }
+        assert (await other.post("/events", json=event, headers=headers)).status_code == 204
 
-        during(world, path, make)
-        await world.sync()
-        assert all("docker.io/library/nginx:1" in lines for lines in (await world.lines()).values())
-
-    in_world(case)
+    during(world, path, make)
+    await world.sync()
+    assert all("docker.io/library/nginx:1" in lines for lines in (await world.lines()).values())
 
 
 @pytest.mark.parametrize("path", LISTS, ids=lambda it: it.rpartition("/")[2])
-def test_a_warmimage_that_is_deleted_between_the_lists_is_gone_after_its_event_and_the_next_sync(path: str) -> None:
-    async def case(world: World) -> None:
-        await healthy(world)
-        await world.add_warmimage("new", "nginx:1")
-        await world.sync()
-        during(world, path, lambda: world.admin.delete(paths.warmimages(ObjectKey("shop", "new"))))
-        await world.sync()
-        await world.changed("WarmImage", "new", deleted=True)
-        assert not any("docker.io/library/nginx:1" in lines for lines in (await world.lines()).values())
+@in_world()
+async def test_a_warmimage_that_is_deleted_between_the_lists_is_gone_after_its_event_and_the_next_sync(
+    world: World, path: str
+) -> None:
+    await healthy(world)
+    await world.add_warmimage("new", "nginx:1")
+    await world.sync()
+    during(world, path, lambda: world.admin.delete(paths.warmimages(ObjectKey("shop", "new"))))
+    await world.sync()
+    await world.changed("WarmImage", "new", deleted=True)
+    assert not any("docker.io/library/nginx:1" in lines for lines in (await world.lines()).values())
 
-    in_world(case)
 
+@in_world()
+async def test_a_status_written_in_the_middle_saves_no_warmimage_that_nobody_wants(world: World) -> None:
+    await healthy(world)
+    await world.admin.patch(POLICY, {"spec": {"images": [], "push": []}})
+    pending = {obj["metadata"]["name"] for obj in (await world.warmimages()).values()}
 
-def test_a_status_written_in_the_middle_saves_no_warmimage_that_nobody_wants() -> None:
-    async def case(world: World) -> None:
-        await healthy(world)
-        await world.admin.patch(POLICY, {"spec": {"images": [], "push": []}})
-        pending = {obj["metadata"]["name"] for obj in (await world.warmimages()).values()}
+    async def status_first(method: str, path: str) -> None:
+        name = path.rpartition("/")[2]
+        if method == "DELETE" and name in pending:
+            pending.remove(name)
+            written = {"status": {"waiting": 7}}
+            await world.admin.patch(paths.status(paths.warmimages(ObjectKey("shop", name))), written)
 
-        async def status_first(method: str, path: str) -> None:
-            name = path.rpartition("/")[2]
-            if method == "DELETE" and name in pending:
-                pending.remove(name)
-                written = {"status": {"waiting": 7}}
-                await world.admin.patch(paths.status(paths.warmimages(ObjectKey("shop", name))), written)
-
-        world.faults.append(status_first)
-        await world.sync()
-        assert pending == set()
-        assert await world.warmimages() == {}
-
-    in_world(case)
+    world.faults.append(status_first)
+    await world.sync()
+    assert pending == set()
+    assert await world.warmimages() == {}
 
 
 @pytest.mark.parametrize("away", [0.02, 2, 290])
-def test_a_policy_that_is_deleted_and_made_again_keeps_every_push(away: float) -> None:
-    async def case(world: World) -> None:
-        await healthy(world)
-        before = await world.lines()
-        uids = {obj["metadata"]["uid"] for obj in (await world.warmimages()).values()}
-        async with world.watching():
-            await asyncio.sleep(1)
-            await world.admin.delete(POLICY)
-            await asyncio.sleep(away)
-            await world.add_policy(images=[f"{HOST}/shop/base:v1"], push=[{"repository": f"{HOST}/**"}])
-            await asyncio.sleep(900)
-        assert await world.lines() == before
-        after = (await world.warmimages()).values()
-        assert {obj["metadata"]["uid"] for obj in after} == uids
-        assert not any("warmhook.dev/policy-gone-since" in obj["metadata"].get("annotations", {}) for obj in after)
-
-    in_world(case)
-
-
-def test_a_policy_that_is_gone_for_a_sync_interval_takes_its_warmimages_with_it() -> None:
-    async def case(world: World) -> None:
-        await healthy(world)
-        async with world.watching():
-            await asyncio.sleep(1)
-            await world.admin.delete(POLICY)
-            await asyncio.sleep(290)
-            marked = await world.warmimages()
-            versions = {name: obj["metadata"]["resourceVersion"] for name, obj in marked.items()}
-            assert all("warmhook.dev/policy-gone-since" in obj["metadata"]["annotations"] for obj in marked.values())
-            await asyncio.sleep(8)
-            again = await world.warmimages()
-            assert {name: obj["metadata"]["resourceVersion"] for name, obj in again.items()} == versions
-            await asyncio.sleep(400)
-        assert await world.warmimages() == {}
-        assert await world.lines() == {"a": [], "b": []}
-
-    in_world(case)
-
-
-def test_warmimages_that_a_backup_brings_before_their_policies_stay() -> None:
-    async def case(world: World) -> None:
-        await healthy(world)
-        objects = (await world.admin.list(paths.warmimages())).items
+@in_world()
+async def test_a_policy_that_is_deleted_and_made_again_keeps_every_push(world: World, away: float) -> None:
+    await healthy(world)
+    before = await world.lines()
+    uids = {obj["metadata"]["uid"] for obj in (await world.warmimages()).values()}
+    async with world.watching():
+        await asyncio.sleep(1)
         await world.admin.delete(POLICY)
-        for obj in objects:
-            await world.admin.delete(paths.warmimages(ObjectKey("shop", obj["metadata"]["name"])))
-            kept = {key: obj["metadata"][key] for key in ("name", "labels", "annotations") if key in obj["metadata"]}
-            await world.admin.create(paths.warmimages_in("shop"), {**obj, "metadata": kept})
-        await world.sync()
-        await asyncio.sleep(200)
+        await asyncio.sleep(away)
         await world.add_policy(images=[f"{HOST}/shop/base:v1"], push=[{"repository": f"{HOST}/**"}])
-        await world.sync()
+        await asyncio.sleep(900)
+    assert await world.lines() == before
+    after = (await world.warmimages()).values()
+    assert {obj["metadata"]["uid"] for obj in after} == uids
+    assert not any("warmhook.dev/policy-gone-since" in obj["metadata"].get("annotations", {}) for obj in after)
+
+
+@in_world()
+async def test_a_policy_that_is_gone_for_a_sync_interval_takes_its_warmimages_with_it(world: World) -> None:
+    await healthy(world)
+    async with world.watching():
+        await asyncio.sleep(1)
+        await world.admin.delete(POLICY)
+        await asyncio.sleep(290)
+        marked = await world.warmimages()
+        versions = {name: obj["metadata"]["resourceVersion"] for name, obj in marked.items()}
+        assert all("warmhook.dev/policy-gone-since" in obj["metadata"]["annotations"] for obj in marked.values())
+        await asyncio.sleep(8)
+        again = await world.warmimages()
+        assert {name: obj["metadata"]["resourceVersion"] for name, obj in again.items()} == versions
         await asyncio.sleep(400)
-        await world.sync()
-        assert len(await world.warmimages()) == 2
-
-    in_world(case)
+    assert await world.warmimages() == {}
+    assert await world.lines() == {"a": [], "b": []}
 
 
-def test_a_warmimage_copied_into_another_namespace_goes_as_one_without_its_policy() -> None:
-    async def case(world: World) -> None:
-        await healthy(world)
-        await world.admin.create("/api/v1/namespaces", {"metadata": {"name": "copy"}})
-        obj = (await world.warmimages())[IMAGE]
-        metadata = {"name": obj["metadata"]["name"], "labels": obj["metadata"]["labels"]}
-        await world.admin.create(paths.warmimages_in("copy"), {**obj, "metadata": metadata})
-        await world.sync()
-        await asyncio.sleep(301)
-        await world.sync()
-        found = (await world.admin.list(paths.warmimages())).items
-        assert {it["metadata"]["namespace"] for it in found} == {"shop"}
+@in_world()
+async def test_warmimages_that_a_backup_brings_before_their_policies_stay(world: World) -> None:
+    await healthy(world)
+    objects = (await world.admin.list(paths.warmimages())).items
+    await world.admin.delete(POLICY)
+    for obj in objects:
+        await world.admin.delete(paths.warmimages(ObjectKey("shop", obj["metadata"]["name"])))
+        kept = {key: obj["metadata"][key] for key in ("name", "labels", "annotations") if key in obj["metadata"]}
+        await world.admin.create(paths.warmimages_in("shop"), {**obj, "metadata": kept})
+    await world.sync()
+    await asyncio.sleep(200)
+    await world.add_policy(images=[f"{HOST}/shop/base:v1"], push=[{"repository": f"{HOST}/**"}])
+    await world.sync()
+    await asyncio.sleep(400)
+    await world.sync()
+    assert len(await world.warmimages()) == 2
 
-    in_world(case)
+
+@in_world()
+async def test_a_warmimage_copied_into_another_namespace_goes_as_one_without_its_policy(world: World) -> None:
+    await healthy(world)
+    await world.admin.create("/api/v1/namespaces", {"metadata": {"name": "copy"}})
+    obj = (await world.warmimages())[IMAGE]
+    metadata = {"name": obj["metadata"]["name"], "labels": obj["metadata"]["labels"]}
+    await world.admin.create(paths.warmimages_in("copy"), {**obj, "metadata": metadata})
+    await world.sync()
+    await asyncio.sleep(301)
+    await world.sync()
+    found = (await world.admin.list(paths.warmimages())).items
+    assert {it["metadata"]["namespace"] for it in found} == {"shop"}
 
 
 @pytest.mark.parametrize("path", LISTS[1:3], ids=lambda it: it.rpartition("/")[2])
-def test_a_policy_that_comes_back_in_the_middle_keeps_its_warmimages(path: str) -> None:
-    async def case(world: World) -> None:
-        await healthy(world)
-        await world.admin.delete(POLICY)
+@in_world()
+async def test_a_policy_that_comes_back_in_the_middle_keeps_its_warmimages(world: World, path: str) -> None:
+    await healthy(world)
+    await world.admin.delete(POLICY)
 
-        async def again() -> None:
-            await world.add_policy(images=[f"{HOST}/shop/base:v1"], push=[{"repository": f"{HOST}/**"}])
+    async def again() -> None:
+        await world.add_policy(images=[f"{HOST}/shop/base:v1"], push=[{"repository": f"{HOST}/**"}])
 
-        during(world, path, again)
-        await world.sync()
-        assert len(await world.warmimages()) == 2
-
-    in_world(case)
+    during(world, path, again)
+    await world.sync()
+    assert len(await world.warmimages()) == 2
 
 
-def test_a_policy_that_changes_in_the_middle_is_not_overruled_by_what_it_said_before() -> None:
-    async def case(world: World) -> None:
-        await healthy(world)
+@in_world()
+async def test_a_policy_that_changes_in_the_middle_is_not_overruled_by_what_it_said_before(world: World) -> None:
+    await healthy(world)
 
-        async def change() -> None:
+    async def change() -> None:
+        await world.admin.patch(POLICY, {"spec": {"template": {"pull": {"priority": 7}}}})
+        await world.changed("WarmPolicy", "shop")
+
+    during(world, paths.warmpolicies(), change)
+    await world.sync()
+    assert {obj["spec"]["pull"]["priority"] for obj in (await world.warmimages()).values()} == {7}
+
+
+@in_world()
+async def test_a_push_that_was_accepted_under_an_old_policy_catches_up_with_the_new_one(world: World) -> None:
+    await world.add_policy()
+
+    async def change(method: str, path: str) -> None:
+        if method == "POST" and path.endswith("/warmimages") and len(world.faults) == 1:
+            world.faults.append(lambda _method, _path: None)
             await world.admin.patch(POLICY, {"spec": {"template": {"pull": {"priority": 7}}}})
             await world.changed("WarmPolicy", "shop")
 
-        during(world, paths.warmpolicies(), change)
-        await world.sync()
-        assert {obj["spec"]["pull"]["priority"] for obj in (await world.warmimages()).values()} == {7}
-
-    in_world(case)
-
-
-def test_a_push_that_was_accepted_under_an_old_policy_catches_up_with_the_new_one() -> None:
-    async def case(world: World) -> None:
-        await world.add_policy()
-
-        async def change(method: str, path: str) -> None:
-            if method == "POST" and path.endswith("/warmimages") and len(world.faults) == 1:
-                world.faults.append(lambda _method, _path: None)
-                await world.admin.patch(POLICY, {"spec": {"template": {"pull": {"priority": 7}}}})
-                await world.changed("WarmPolicy", "shop")
-
-        world.faults.append(change)
-        await world.push()
-        (obj,) = (await world.warmimages()).values()
-        await world.changed("WarmImage", obj["metadata"]["name"])
-        (obj,) = (await world.warmimages()).values()
-        assert obj["spec"]["pull"]["priority"] == 7
-
-    in_world(case)
+    world.faults.append(change)
+    await world.push()
+    (obj,) = (await world.warmimages()).values()
+    await world.changed("WarmImage", obj["metadata"]["name"])
+    (obj,) = (await world.warmimages()).values()
+    assert obj["spec"]["pull"]["priority"] == 7

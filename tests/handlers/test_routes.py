@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from handlers.settings import read_settings
-from tests.handlers.world import World, in_world
+from tests.handlers.world import World, run_in_world
 
 ROUTES = {
     "webhooks": ("POST", "/webhooks/harbor"),
@@ -26,7 +26,7 @@ def test_only_the_groups_that_are_served_answer(served: set[str]) -> None:
         for path in ("/healthz", "/readyz"):
             assert (await world.client.get(path)).status_code == 200
 
-    in_world(case, serve=frozenset(served))
+    run_in_world(case, serve=frozenset(served))
 
 
 def test_everything_is_served_by_default() -> None:

@@ -23,86 +23,76 @@ def slow(world: World, seconds: float) -> None:
     world.faults.append(fault)
 
 
-def test_a_burst_of_pushes_costs_a_few_lists_and_each_gets_what_is_its_own() -> None:
-    async def case(world: World) -> None:
-        await world.add_policy()
-        slow(world, 0.05)
-        for number, content in enumerate("ab"):
-            answers = await asyncio.gather(
-                *(world.push(repository=f"shop/app-{n}", content=digest(content), ago=5 - number) for n in range(60))
-            )
-            assert {answer.status_code for answer in answers} == {202}
-        assert lists(world) < 20
-        assert {obj["spec"]["digest"] for obj in (await world.warmimages()).values()} == {digest("b")}
-        assert len(await world.warmimages()) == 60
-
-    in_world(case)
-
-
-def test_pushes_of_one_repository_share_a_list_with_those_that_come_after_and_see_what_is_there() -> None:
-    async def case(world: World) -> None:
-        await world.add_policy(push=[{"repository": "**", "keep": 9}])
-        slow(world, 0.05)
-        await asyncio.gather(*(world.push(f"v{n}") for n in range(9)))
-        assert len(await world.warmimages()) == 9
-
-    in_world(case)
-
-
-def test_a_push_that_comes_alone_is_read_for_at_once_and_by_itself() -> None:
-    async def case(world: World) -> None:
-        await world.add_policy()
-        before = world.monotonic()
-        assert (await world.push()).status_code == 202
-        assert lists(world) == 1
-        assert world.monotonic() == before
-
-    in_world(case)
-
-
-def test_a_list_that_fails_fails_for_those_who_share_it_and_not_for_the_next() -> None:
-    async def case(world: World) -> None:
-        refusals = [status(503)]
-
-        async def fault(_method: str, path: str) -> Response | None:
-            await asyncio.sleep(0.01)
-            return refusals.pop() if refusals and path == WARMIMAGES else None
-
-        world.faults.append(fault)
-        shared = SharedLists(world.new_cluster())
-        first = [asyncio.create_task(shared.of_repository("shop", letter * 16)) for letter in "aab"]
-        await asyncio.sleep(0.001)
-        assert await shared.of_repository("shop", "a" * 16) == []
-        outcomes = await asyncio.gather(*first, return_exceptions=True)
-        assert [type(outcome) for outcome in outcomes] == [Unavailable] * 3
-
-    in_world(case)
-
-
-def test_lists_that_get_no_answer_hold_up_nobody_for_long() -> None:
-    async def case(world: World) -> None:
-        slow(world, 3600)
-        shared = SharedLists(world.new_cluster())
-        began = world.monotonic()
-        outcomes = await asyncio.gather(
-            *(shared.of_repository("shop", f"{n:016x}") for n in range(50)), return_exceptions=True
+@in_world()
+async def test_a_burst_of_pushes_costs_a_few_lists_and_each_gets_what_is_its_own(world: World) -> None:
+    await world.add_policy()
+    slow(world, 0.05)
+    for number, content in enumerate("ab"):
+        answers = await asyncio.gather(
+            *(world.push(repository=f"shop/app-{n}", content=digest(content), ago=5 - number) for n in range(60))
         )
-        assert {type(outcome) for outcome in outcomes} == {Unavailable}
-        assert world.monotonic() - began <= 6
-        world.faults.clear()
-        assert await shared.of_repository("shop", "a" * 16) == []
-
-    in_world(case)
+        assert {answer.status_code for answer in answers} == {202}
+    assert lists(world) < 20
+    assert {obj["spec"]["digest"] for obj in (await world.warmimages()).values()} == {digest("b")}
+    assert len(await world.warmimages()) == 60
 
 
-def test_one_who_gives_up_does_not_take_the_list_from_the_others() -> None:
-    async def case(world: World) -> None:
-        slow(world, 0.05)
-        shared = SharedLists(world.new_cluster())
-        others = [asyncio.create_task(shared.of_repository("shop", "a" * 16)) for _ in range(3)]
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.01):
-                await shared.of_repository("shop", "b" * 16)
-        assert await asyncio.gather(*others) == [[], [], []]
+@in_world()
+async def test_pushes_of_one_repository_share_a_list_with_those_that_come_after_and_see_what_is_there(
+    world: World,
+) -> None:
+    await world.add_policy(push=[{"repository": "**", "keep": 9}])
+    slow(world, 0.05)
+    await asyncio.gather(*(world.push(f"v{n}") for n in range(9)))
+    assert len(await world.warmimages()) == 9
 
-    in_world(case)
+
+@in_world()
+async def test_a_push_that_comes_alone_is_read_for_at_once_and_by_itself(world: World) -> None:
+    await world.add_policy()
+    before = world.monotonic()
+    assert (await world.push()).status_code == 202
+    assert lists(world) == 1
+    assert world.monotonic() == before
+
+
+@in_world()
+async def test_a_list_that_fails_fails_for_those_who_share_it_and_not_for_the_next(world: World) -> None:
+    refusals = [status(503)]
+
+    async def fault(_method: str, path: str) -> Response | None:
+        await asyncio.sleep(0.01)
+        return refusals.pop() if refusals and path == WARMIMAGES else None
+
+    world.faults.append(fault)
+    shared = SharedLists(world.new_cluster())
+    first = [asyncio.create_task(shared.of_repository("shop", letter * 16)) for letter in "aab"]
+    await asyncio.sleep(0.001)
+    assert await shared.of_repository("shop", "a" * 16) == []
+    outcomes = await asyncio.gather(*first, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [Unavailable] * 3
+
+
+@in_world()
+async def test_lists_that_get_no_answer_hold_up_nobody_for_long(world: World) -> None:
+    slow(world, 3600)
+    shared = SharedLists(world.new_cluster())
+    began = world.monotonic()
+    outcomes = await asyncio.gather(
+        *(shared.of_repository("shop", f"{n:016x}") for n in range(50)), return_exceptions=True
+    )
+    assert {type(outcome) for outcome in outcomes} == {Unavailable}
+    assert world.monotonic() - began <= 6
+    world.faults.clear()
+    assert await shared.of_repository("shop", "a" * 16) == []
+
+
+@in_world()
+async def test_one_who_gives_up_does_not_take_the_list_from_the_others(world: World) -> None:
+    slow(world, 0.05)
+    shared = SharedLists(world.new_cluster())
+    others = [asyncio.create_task(shared.of_repository("shop", "a" * 16)) for _ in range(3)]
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await shared.of_repository("shop", "b" * 16)
+    assert await asyncio.gather(*others) == [[], [], []]

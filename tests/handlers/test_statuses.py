@@ -35,208 +35,186 @@ def counts(obj: dict[str, Any]) -> dict[str, int]:
     return {name: obj[name] for name in ("warm", "pulling", "waiting", "failed", "unreachable") if obj.get(name)}
 
 
-def test_a_status_counts_the_nodes_by_what_they_report() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a", "b", "c", "d")
-        await world.add_warmimage("x")
-        await asyncio.sleep(600)
-        await say(world, "a", "warm")
-        await say(world, "b", "pulling")
-        await say(world, "c", "failed", reason="NotFound", message="no\nsuch\x1b[31m tag")
-        await world.reported("x")
-        found = await told(world)
-        assert counts(found) == {"warm": 1, "pulling": 1, "failed": 1, "unreachable": 1}
-        assert found["desired"] == 4
-        assert found["failures"] == [
-            {"node": "c", "reason": "NotFound", "message": "no such [31m tag"},
-            {"node": "d", "reason": "NoAgent", "message": "no word from its agent for 10 minutes"},
-        ]
-
-    in_world(case)
+@in_world()
+async def test_a_status_counts_the_nodes_by_what_they_report(world: World) -> None:
+    await world.add_nodes("a", "b", "c", "d")
+    await world.add_warmimage("x")
+    await asyncio.sleep(600)
+    await say(world, "a", "warm")
+    await say(world, "b", "pulling")
+    await say(world, "c", "failed", reason="NotFound", message="no\nsuch\x1b[31m tag")
+    await world.reported("x")
+    found = await told(world)
+    assert counts(found) == {"warm": 1, "pulling": 1, "failed": 1, "unreachable": 1}
+    assert found["desired"] == 4
+    assert found["failures"] == [
+        {"node": "c", "reason": "NotFound", "message": "no such [31m tag"},
+        {"node": "d", "reason": "NoAgent", "message": "no word from its agent for 10 minutes"},
+    ]
 
 
-def test_a_digest_that_a_node_says_is_not_there_is_not_published() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a", "b")
-        await world.add_policy()
-        await world.push()
-        (name,) = [obj["metadata"]["name"] for obj in (await world.warmimages()).values()]
-        await say(world, "a", "warm", name)
-        await world.reported(name)
-        assert (await told(world, name))["digest"] == DIGEST
-        await asyncio.sleep(1)
-        await say(world, "b", "warm", name, moved=digest("b"))
-        await world.reported(name)
-        found = await told(world, name)
-        assert counts(found) == {"warm": 2}
-        assert "digest" not in found
-
-    in_world(case)
+@in_world()
+async def test_a_digest_that_a_node_says_is_not_there_is_not_published(world: World) -> None:
+    await world.add_nodes("a", "b")
+    await world.add_policy()
+    await world.push()
+    (name,) = [obj["metadata"]["name"] for obj in (await world.warmimages()).values()]
+    await say(world, "a", "warm", name)
+    await world.reported(name)
+    assert (await told(world, name))["digest"] == DIGEST
+    await asyncio.sleep(1)
+    await say(world, "b", "warm", name, moved=digest("b"))
+    await world.reported(name)
+    found = await told(world, name)
+    assert counts(found) == {"warm": 2}
+    assert "digest" not in found
 
 
-def test_what_a_hostile_node_says_is_cut_and_put_into_the_closed_list() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a", "b")
-        await world.add_warmimage("x")
-        for node in ("a", "b"):
-            await say(world, node, "failed", reason="NotFound")
-        data = {"a": json.dumps({"reason": "<script>", "message": "x" * 9999}), "b": "no json"}
-        key = line_of(read_warmimage(await world.admin.get(paths.warmimages(X)))).key
-        for node, text in data.items():
-            await world.admin.patch(paths.configmaps(NAMESPACE, report_name(node)), {"data": {key: text}})
-        await world.reported("x")
-        first, second = (await told(world))["failures"]
-        assert (first["reason"], len(first["message"])) == ("RuntimeError", 200)
-        assert second["reason"] == "RuntimeError"
-
-    in_world(case)
+@in_world()
+async def test_what_a_hostile_node_says_is_cut_and_put_into_the_closed_list(world: World) -> None:
+    await world.add_nodes("a", "b")
+    await world.add_warmimage("x")
+    for node in ("a", "b"):
+        await say(world, node, "failed", reason="NotFound")
+    data = {"a": json.dumps({"reason": "<script>", "message": "x" * 9999}), "b": "no json"}
+    key = line_of(read_warmimage(await world.admin.get(paths.warmimages(X)))).key
+    for node, text in data.items():
+        await world.admin.patch(paths.configmaps(NAMESPACE, report_name(node)), {"data": {key: text}})
+    await world.reported("x")
+    first, second = (await told(world))["failures"]
+    assert (first["reason"], len(first["message"])) == ("RuntimeError", 200)
+    assert second["reason"] == "RuntimeError"
 
 
-def test_the_first_ten_failures_are_named() -> None:
-    async def case(world: World) -> None:
-        names = [f"n{i:02}" for i in range(14)]
-        await world.add_nodes(*names)
-        await world.add_warmimage("x")
-        for name in names:
-            await say(world, name, "failed", reason="Network")
-        await world.reported("x")
-        found = await told(world)
-        assert found["failed"] == 14
-        assert [failure["node"] for failure in found["failures"]] == names[:10]
-
-    in_world(case)
+@in_world()
+async def test_the_first_ten_failures_are_named(world: World) -> None:
+    names = [f"n{i:02}" for i in range(14)]
+    await world.add_nodes(*names)
+    await world.add_warmimage("x")
+    for name in names:
+        await say(world, name, "failed", reason="Network")
+    await world.reported("x")
+    found = await told(world)
+    assert found["failed"] == 14
+    assert [failure["node"] for failure in found["failures"]] == names[:10]
 
 
-def test_a_status_is_written_only_when_it_differs() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        await world.add_warmimage("x")
-        await say(world, "a", "warm")
-        await world.reported("x")
-        world.requests.clear()
-        for _ in range(3):
-            await asyncio.sleep(2)
-            await world.reported("x")
-            await world.sync()
-        assert [path for _, path in world.writes() if path.endswith("/status")] == []
-
-    in_world(case)
-
-
-def test_a_status_is_written_at_most_once_a_second() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        await world.add_warmimage("x")
-        moments: list[float] = []
-
-        def note(method: str, path: str) -> None:
-            if method == "PATCH" and path.endswith("warmimages/x/status"):
-                moments.append(world.monotonic())
-
-        world.faults.append(note)
-        for _ in range(4):
-            await say(world, "a", "pulling")
-            await world.reported("x")
-            await say(world, "a", "warm")
-            await asyncio.gather(world.reported("x"), world.sync())
-        assert len(moments) >= 4
-        assert all(later - earlier >= 1 for earlier, later in pairwise(moments))
-        assert counts(await told(world)) == {"warm": 1}
-
-    in_world(case)
-
-
-def test_a_node_that_was_not_heard_for_ten_minutes_is_unreachable_at_the_next_sync() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a", "b")
-        await world.add_warmimage("x")
-        await say(world, "a", "warm")
-        await say(world, "b", "warm", seen=world.now() + timedelta(minutes=5))
-        await world.sync()
-        assert counts(await told(world)) == {"warm": 2}
-        await asyncio.sleep(601)
-        await world.sync()
-        assert counts(await told(world)) == {"warm": 1, "unreachable": 1}
-        await say(world, "a", "warm")
-        await world.reported("x")
-        assert counts(await told(world)) == {"warm": 2}
-
-    in_world(case)
-
-
-def test_a_line_without_room_has_failed_whoever_judges() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        await world.report("a")
-        for number in range(300):
-            await world.add_warmimage(f"w{number:03}", f"{HOST}/{'x' * 240}/{number:03}:v1")
-        await world.sync()
-        await world.sync()
-        failed = [
-            obj["metadata"]["name"]
-            for obj in (await world.warmimages()).values()
-            if obj["status"]["failures"] and obj["status"]["failures"][0]["reason"] == "TooManyLines"
-        ]
-        assert failed
-        world.requests.clear()
+@in_world()
+async def test_a_status_is_written_only_when_it_differs(world: World) -> None:
+    await world.add_nodes("a")
+    await world.add_warmimage("x")
+    await say(world, "a", "warm")
+    await world.reported("x")
+    world.requests.clear()
+    for _ in range(3):
         await asyncio.sleep(2)
-        await world.reported(*failed[:3])
-        assert world.writes() == []
-
-    in_world(case)
-
-
-def test_one_status_that_is_refused_does_not_keep_the_others_from_being_written() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        for name in ("w", "x", "y"):
-            await world.add_warmimage(name, f"{HOST}/shop/{name}:v1")
-
-        def refuse(_method: str, path: str) -> Response | None:
-            return status(422) if path.endswith("/w/status") else None
-
-        world.faults.append(refuse)
-        await world.reported("w", "x", "y")
-        assert [bool(await told(world, name)) for name in ("w", "x", "y")] == [False, True, True]
-
-    in_world(case)
+        await world.reported("x")
+        await world.sync()
+    assert [path for _, path in world.writes() if path.endswith("/status")] == []
 
 
-def test_from_push_to_warm_is_measured_once_per_push() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        await world.add_policy()
-        await world.push()
-        (obj,) = (await world.warmimages()).values()
-        name = obj["metadata"]["name"]
-        await world.reported(name)
-        await asyncio.sleep(20)
-        await say(world, "a", "warm", name)
-        await world.reported(name)
-        assert world.metric("warmhook_push_to_warm_seconds_count") == 1
-        assert world.metric("warmhook_push_to_warm_seconds_sum") == 20
-        await world.add_nodes("b")
-        await asyncio.sleep(1000)
-        await world.reported(name)
-        for node in ("a", "b"):
-            await say(world, node, "warm", name)
-        await asyncio.sleep(2)
-        await world.reported(name)
-        assert counts(await told(world, name)) == {"warm": 2}
-        await world.admin.patch(paths.warmimages(ObjectKey("shop", name)), {"spec": {"pull": {"priority": 3}}})
-        for node in ("a", "b"):
-            await say(world, node, "warm", name)
-        await asyncio.sleep(2)
-        await world.reported(name)
-        assert world.metric("warmhook_push_to_warm_seconds_count") == 1
+@in_world()
+async def test_a_status_is_written_at_most_once_a_second(world: World) -> None:
+    await world.add_nodes("a")
+    await world.add_warmimage("x")
+    moments: list[float] = []
 
-    in_world(case)
+    def note(method: str, path: str) -> None:
+        if method == "PATCH" and path.endswith("warmimages/x/status"):
+            moments.append(world.monotonic())
+
+    world.faults.append(note)
+    for _ in range(4):
+        await say(world, "a", "pulling")
+        await world.reported("x")
+        await say(world, "a", "warm")
+        await asyncio.gather(world.reported("x"), world.sync())
+    assert len(moments) >= 4
+    assert all(later - earlier >= 1 for earlier, later in pairwise(moments))
+    assert counts(await told(world)) == {"warm": 1}
 
 
-def test_a_warmimage_that_is_gone_has_no_status_to_write() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        await world.reported("gone")
-        assert world.writes() == []
+@in_world()
+async def test_a_node_that_was_not_heard_for_ten_minutes_is_unreachable_at_the_next_sync(world: World) -> None:
+    await world.add_nodes("a", "b")
+    await world.add_warmimage("x")
+    await say(world, "a", "warm")
+    await say(world, "b", "warm", seen=world.now() + timedelta(minutes=5))
+    await world.sync()
+    assert counts(await told(world)) == {"warm": 2}
+    await asyncio.sleep(601)
+    await world.sync()
+    assert counts(await told(world)) == {"warm": 1, "unreachable": 1}
+    await say(world, "a", "warm")
+    await world.reported("x")
+    assert counts(await told(world)) == {"warm": 2}
 
-    in_world(case)
+
+@in_world()
+async def test_a_line_without_room_has_failed_whoever_judges(world: World) -> None:
+    await world.add_nodes("a")
+    await world.report("a")
+    for number in range(300):
+        await world.add_warmimage(f"w{number:03}", f"{HOST}/{'x' * 240}/{number:03}:v1")
+    await world.sync()
+    await world.sync()
+    failed = [
+        obj["metadata"]["name"]
+        for obj in (await world.warmimages()).values()
+        if obj["status"]["failures"] and obj["status"]["failures"][0]["reason"] == "TooManyLines"
+    ]
+    assert failed
+    world.requests.clear()
+    await asyncio.sleep(2)
+    await world.reported(*failed[:3])
+    assert world.writes() == []
+
+
+@in_world()
+async def test_one_status_that_is_refused_does_not_keep_the_others_from_being_written(world: World) -> None:
+    await world.add_nodes("a")
+    for name in ("w", "x", "y"):
+        await world.add_warmimage(name, f"{HOST}/shop/{name}:v1")
+
+    def refuse(_method: str, path: str) -> Response | None:
+        return status(422) if path.endswith("/w/status") else None
+
+    world.faults.append(refuse)
+    await world.reported("w", "x", "y")
+    assert [bool(await told(world, name)) for name in ("w", "x", "y")] == [False, True, True]
+
+
+@in_world()
+async def test_from_push_to_warm_is_measured_once_per_push(world: World) -> None:
+    await world.add_nodes("a")
+    await world.add_policy()
+    await world.push()
+    (obj,) = (await world.warmimages()).values()
+    name = obj["metadata"]["name"]
+    await world.reported(name)
+    await asyncio.sleep(20)
+    await say(world, "a", "warm", name)
+    await world.reported(name)
+    assert world.metric("warmhook_push_to_warm_seconds_count") == 1
+    assert world.metric("warmhook_push_to_warm_seconds_sum") == 20
+    await world.add_nodes("b")
+    await asyncio.sleep(1000)
+    await world.reported(name)
+    for node in ("a", "b"):
+        await say(world, node, "warm", name)
+    await asyncio.sleep(2)
+    await world.reported(name)
+    assert counts(await told(world, name)) == {"warm": 2}
+    await world.admin.patch(paths.warmimages(ObjectKey("shop", name)), {"spec": {"pull": {"priority": 3}}})
+    for node in ("a", "b"):
+        await say(world, node, "warm", name)
+    await asyncio.sleep(2)
+    await world.reported(name)
+    assert world.metric("warmhook_push_to_warm_seconds_count") == 1
+
+
+@in_world()
+async def test_a_warmimage_that_is_gone_has_no_status_to_write(world: World) -> None:
+    await world.add_nodes("a")
+    await world.reported("gone")
+    assert world.writes() == []

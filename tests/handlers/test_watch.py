@@ -21,7 +21,7 @@ from devcluster.apiserver import InProcessTransport
 from handlers.posting import Refused, RetryLater
 from handlers.watch.change_filter import ChangeFilter
 from handlers.watch.work_queue import WorkQueue
-from tests.handlers.world import HOST, NAMESPACE, World, in_world, status
+from tests.handlers.world import HOST, NAMESPACE, World, in_world, run_in_world, status
 from warmhook.events import Changed, Event
 from warmhook.node_lines import Line, desired_name, node_patch
 from warmhook.node_report import LineReport, report_name
@@ -75,7 +75,7 @@ def watched(case: Callable[[World, Told], Awaitable[None]], **more: Any) -> None
             told.posts.clear()
             await case(world, told)
 
-    in_world(run)
+    run_in_world(run)
 
 
 async def set_desired(world: World, node: str, *names: str, uid: str = "") -> None:
@@ -397,22 +397,20 @@ def test_a_key_that_changes_while_its_event_is_overdue_is_sent_again_and_never_p
 # --- errors of the watch ---------------------------------------------------------------------------------------------
 
 
-def test_with_the_api_server_unreachable_at_the_start_it_keeps_trying_under_one_line() -> None:
-    async def case(world: World) -> None:
-        told = Told(world)
-        up_at = 100
+@in_world()
+async def test_with_the_api_server_unreachable_at_the_start_it_keeps_trying_under_one_line(world: World) -> None:
+    told = Told(world)
+    up_at = 100
 
-        async def before(_method: str, _path: str) -> Response | None:
-            if world.monotonic() < up_at:
-                raise Unreachable("connection refused")
-            return None
+    async def before(_method: str, _path: str) -> Response | None:
+        if world.monotonic() < up_at:
+            raise Unreachable("connection refused")
+        return None
 
-        transport = InProcessTransport(world.server, before=before)
-        async with world.watching(told.post, transport=transport):
-            await asyncio.sleep(up_at + 10)
-            assert told.types() == [SYNC]
-
-    in_world(case)
+    transport = InProcessTransport(world.server, before=before)
+    async with world.watching(told.post, transport=transport):
+        await asyncio.sleep(up_at + 10)
+        assert told.types() == [SYNC]
 
 
 def outages() -> list[tuple[str, str]]:
@@ -421,48 +419,44 @@ def outages() -> list[tuple[str, str]]:
     return [(entry["event"], entry.get("hint", "")) for entry in entries if "interrupted" in entry["event"]]
 
 
-def test_an_outage_is_one_line_for_all_kinds_and_one_when_all_are_followed_again() -> None:
-    async def case(world: World) -> None:
-        down = False
+@in_world()
+async def test_an_outage_is_one_line_for_all_kinds_and_one_when_all_are_followed_again(world: World) -> None:
+    down = False
 
-        async def before(_method: str, path: str) -> Response | None:
-            if down or (world.monotonic() < 200 and path.startswith(paths.NODES)):
-                raise Unreachable("connection refused")
-            return None
+    async def before(_method: str, path: str) -> Response | None:
+        if down or (world.monotonic() < 200 and path.startswith(paths.NODES)):
+            raise Unreachable("connection refused")
+        return None
 
-        transport = InProcessTransport(world.server, before=before, cut_stream=lambda _path: 0 if down else None)
-        async with world.watching(Told(world).post, transport=transport):
-            await asyncio.sleep(250)
-            assert outages() == []
-            for length, lines in ((60, 1), (900, 3)):
-                down = True
-                world.server.end_watches()
-                await asyncio.sleep(length)
-                assert [event for event, _ in outages()] == ["watch-interrupted"] * lines
-                assert "KUBECONFIG" in outages()[0][1]
-                down = False
-                await asyncio.sleep(20)
-                assert [event for event, _ in outages()[lines:]] == ["watch-interrupted-over"]
-                structlog.get_config()["processors"][0].entries.clear()
-
-    in_world(case)
-
-
-def test_what_is_refused_is_told_apart_from_an_outage() -> None:
-    async def case(world: World) -> None:
-        answers = {paths.NODES: 403, paths.warmpolicies(): 404, paths.warmimages(): 404}
-
-        async def before(_method: str, path: str) -> Response | None:
-            return status(answers[path]) if path in answers else None
-
-        async with world.watching(Told(world).post, transport=InProcessTransport(world.server, before=before)):
-            await asyncio.sleep(100)
-            assert [hint.partition(" ")[0] for _, hint in outages()] == ["install", "check"]
-            answers.clear()
+    transport = InProcessTransport(world.server, before=before, cut_stream=lambda _path: 0 if down else None)
+    async with world.watching(Told(world).post, transport=transport):
+        await asyncio.sleep(250)
+        assert outages() == []
+        for length, lines in ((60, 1), (900, 3)):
+            down = True
+            world.server.end_watches()
+            await asyncio.sleep(length)
+            assert [event for event, _ in outages()] == ["watch-interrupted"] * lines
+            assert "KUBECONFIG" in outages()[0][1]
+            down = False
             await asyncio.sleep(20)
-            assert [event for event, _ in outages()[2:]] == ["watch-interrupted-over"]
+            assert [event for event, _ in outages()[lines:]] == ["watch-interrupted-over"]
+            structlog.get_config()["processors"][0].entries.clear()
 
-    in_world(case)
+
+@in_world()
+async def test_what_is_refused_is_told_apart_from_an_outage(world: World) -> None:
+    answers = {paths.NODES: 403, paths.warmpolicies(): 404, paths.warmimages(): 404}
+
+    async def before(_method: str, path: str) -> Response | None:
+        return status(answers[path]) if path in answers else None
+
+    async with world.watching(Told(world).post, transport=InProcessTransport(world.server, before=before)):
+        await asyncio.sleep(100)
+        assert [hint.partition(" ")[0] for _, hint in outages()] == ["install", "check"]
+        answers.clear()
+        await asyncio.sleep(20)
+        assert [event for event, _ in outages()[2:]] == ["watch-interrupted-over"]
 
 
 def test_a_watch_that_opens_and_breaks_by_turns_is_told_now_and_then() -> None:
@@ -484,30 +478,30 @@ async def _truth(world: World) -> set[tuple[str, str]]:
     return found
 
 
-def test_connections_that_deliver_nothing_any_more_are_noticed_within_100_seconds_and_quiet_ones_are_kept() -> None:
-    async def case(world: World) -> None:
-        told, lost, opened = Told(world), [-1.0], []
+@in_world()
+async def test_connections_that_deliver_nothing_any_more_are_noticed_within_100_seconds_and_quiet_ones_are_kept(
+    world: World,
+) -> None:
+    told, lost, opened = Told(world), [-1.0], []
 
-        async def before(_method: str, path: str) -> Response | None:
-            opened.append(path)
-            return None
+    async def before(_method: str, path: str) -> Response | None:
+        opened.append(path)
+        return None
 
-        transport = InProcessTransport(world.server, before=before, swallow=lambda since: since <= lost[0])
-        async with world.watching(told.post, transport=transport, sync_seconds=86400):
-            await asyncio.sleep(20)
-            opened.clear()
-            await asyncio.sleep(240)
-            # Nothing happens but bookmarks, and each watch goes on.
-            assert [path for path in opened if path.endswith(("/nodes", "/warmimages", "/warmpolicies"))] == []
-            lost[0] = world.monotonic()
-            told.posts.clear()
-            await world.add_nodes("n1")
-            await asyncio.sleep(100)
-            assert ("Node", "n1", False) in told.changes()
-            entries = structlog.get_config()["processors"][0].entries
-            assert [line for line in entries if line["event"] == "watch-interrupted"] == []
-
-    in_world(case)
+    transport = InProcessTransport(world.server, before=before, swallow=lambda since: since <= lost[0])
+    async with world.watching(told.post, transport=transport, sync_seconds=86400):
+        await asyncio.sleep(20)
+        opened.clear()
+        await asyncio.sleep(240)
+        # Nothing happens but bookmarks, and each watch goes on.
+        assert [path for path in opened if path.endswith(("/nodes", "/warmimages", "/warmpolicies"))] == []
+        lost[0] = world.monotonic()
+        told.posts.clear()
+        await world.add_nodes("n1")
+        await asyncio.sleep(100)
+        assert ("Node", "n1", False) in told.changes()
+        entries = structlog.get_config()["processors"][0].entries
+        assert [line for line in entries if line["event"] == "watch-interrupted"] == []
 
 
 troubles = st.sampled_from(["cut", "gone", "too-large", "throttled", "ended", "refused"])
@@ -553,7 +547,7 @@ def test_whatever_happens_to_the_watches_what_the_handlers_were_told_is_the_trut
             (known.discard if deleted else known.add)((kind, name))
         assert known == await _truth(world)
 
-    in_world(case)
+    run_in_world(case)
 
 
 async def _toggle(world: World, kind: str, name: str) -> None:
@@ -600,7 +594,7 @@ def test_a_server_that_ends_every_watch_at_once_is_not_asked_in_a_hot_loop() -> 
             await asyncio.sleep(300)
         assert asked < 600
 
-    in_world(case)
+    run_in_world(case)
 
 
 # --- crowds ----------------------------------------------------------------------------------------------------------

@@ -92,208 +92,182 @@ def certificates(
     )
 
 
-def test_it_is_made_and_trusted_once_admission_is_installed() -> None:
-    async def case(world: World) -> None:
-        async with world.watching():
-            await empty(world)
-            await asyncio.sleep(60)
-            assert "data" not in await world.admin.get(paths.secrets(NAMESPACE, SECRET))
-            await world.admin.create(CONFIGURATIONS, configuration())
-            await asyncio.sleep(60)
-            held = await secret(world.admin)
-            assert read_tokens(held["admission-tokens"]) == (await token(world.admin),)
-            assert await bundle(world.admin) == held["ca.crt"]
-            assert not wants_rotation(held["tls.crt"], [HOST, f"{HOST}.cluster.local"], world.now())
-            version = (await world.admin.get(paths.secrets(NAMESPACE, SECRET)))["metadata"]["resourceVersion"]
-            await asyncio.sleep(3600)
-            again = (await world.admin.get(paths.secrets(NAMESPACE, SECRET)))["metadata"]["resourceVersion"]
-            assert again == version
-
-    in_world(case)
-
-
-def test_it_is_renewed_when_two_thirds_of_its_life_are_over_and_the_old_authority_stays_trusted() -> None:
-    async def case(world: World) -> None:
+@in_world()
+async def test_it_is_made_and_trusted_once_admission_is_installed(world: World) -> None:
+    async with world.watching():
+        await empty(world)
+        await asyncio.sleep(60)
+        assert "data" not in await world.admin.get(paths.secrets(NAMESPACE, SECRET))
         await world.admin.create(CONFIGURATIONS, configuration())
-        await certificates(world).look()
-        first = await secret(world.admin)
-        await certificates(world, LIFETIME * 0.6).look()
-        assert await secret(world.admin) == first
-        await certificates(world, LIFETIME * 0.7).look()
-        second = await secret(world.admin)
-        assert second["tls.crt"] != first["tls.crt"]
-        assert first["ca.crt"] in second["ca.crt"]
-        assert await bundle(world.admin) == second["ca.crt"]
-        # By the next time the oldest has ended.
-        await certificates(world, LIFETIME * 1.4).look()
-        assert first["ca.crt"] not in await bundle(world.admin)
-        assert (await bundle(world.admin)).count(b"BEGIN") == 2
-
-    in_world(case)
-
-
-def test_it_is_trusted_before_it_is_used() -> None:
-    async def case(world: World) -> None:
-        await world.admin.create(CONFIGURATIONS, configuration())
-        await certificates(world, kubernetes=Kubernetes(world.transport)).look()
-        assert [path.rpartition("/")[2] for _, path in world.writes()] == ["warmhook", SECRET]
-
-    in_world(case)
-
-
-def test_a_broken_secret_a_foreign_bundle_or_another_host_is_put_right() -> None:
-    async def case(world: World) -> None:
-        await world.admin.create(CONFIGURATIONS, configuration())
-        await certificates(world).look()
-        good = await bundle(world.admin)
-        hooks = configuration()["webhooks"]
-        await world.admin.patch(paths.mutating_webhooks("warmhook"), {"webhooks": hooks})
-        await certificates(world).look()
-        assert await bundle(world.admin) == good
-        await world.admin.patch(paths.secrets(NAMESPACE, SECRET), {"data": {"tls.crt": "AAAA", "tls.key": "%"}})
-        await certificates(world).look()
-        assert wants_rotation((await secret(world.admin))["tls.crt"], [HOST], world.now()) is False
-        hooks[0]["clientConfig"] = {"url": "https://127.0.0.1:8443/"}
-        await world.admin.patch(paths.mutating_webhooks("warmhook"), {"webhooks": hooks})
-        await certificates(world).look()
-        assert not wants_rotation((await secret(world.admin))["tls.crt"], ["127.0.0.1"], world.now())
-        assert (await client_config(world.admin))["url"] == f"https://127.0.0.1:8443{path_of(ADMISSION_TOKEN)}"
-
-    in_world(case)
-
-
-def test_where_cert_manager_makes_the_certificate_the_token_alone_is_written() -> None:
-    async def case(world: World) -> None:
-        annotations = {"cert-manager.io/inject-ca-from": "warmhook-system/warmhook"}
-        made = configuration(annotations)
-        made["webhooks"][0]["clientConfig"]["caBundle"] = "QUFB"
-        await world.admin.create(CONFIGURATIONS, made)
-        data = {"data": {"tls.crt": "QkJC", "tls.key": "Q0ND", "ca.crt": "RERE", "admission-tokens": None}}
-        await world.admin.patch(paths.secrets(NAMESPACE, SECRET), data)
-        await certificates(world).look()
+        await asyncio.sleep(60)
         held = await secret(world.admin)
-        assert {name: held[name] for name in ("tls.crt", "tls.key", "ca.crt")} == {
-            "tls.crt": b"BBB",
-            "tls.key": b"CCC",
-            "ca.crt": b"DDD",
-        }
         assert read_tokens(held["admission-tokens"]) == (await token(world.admin),)
-        assert await bundle(world.admin) == b"AAA"
+        assert await bundle(world.admin) == held["ca.crt"]
+        assert not wants_rotation(held["tls.crt"], [HOST, f"{HOST}.cluster.local"], world.now())
+        version = (await world.admin.get(paths.secrets(NAMESPACE, SECRET)))["metadata"]["resourceVersion"]
+        await asyncio.sleep(3600)
+        again = (await world.admin.get(paths.secrets(NAMESPACE, SECRET)))["metadata"]["resourceVersion"]
+        assert again == version
 
-    in_world(case)
+
+@in_world()
+async def test_it_is_renewed_when_two_thirds_of_its_life_are_over_and_the_old_authority_stays_trusted(
+    world: World,
+) -> None:
+    await world.admin.create(CONFIGURATIONS, configuration())
+    await certificates(world).look()
+    first = await secret(world.admin)
+    await certificates(world, LIFETIME * 0.6).look()
+    assert await secret(world.admin) == first
+    await certificates(world, LIFETIME * 0.7).look()
+    second = await secret(world.admin)
+    assert second["tls.crt"] != first["tls.crt"]
+    assert first["ca.crt"] in second["ca.crt"]
+    assert await bundle(world.admin) == second["ca.crt"]
+    # By the next time the oldest has ended.
+    await certificates(world, LIFETIME * 1.4).look()
+    assert first["ca.crt"] not in await bundle(world.admin)
+    assert (await bundle(world.admin)).count(b"BEGIN") == 2
 
 
-def test_who_does_not_lead_writes_nothing() -> None:
-    async def case(world: World) -> None:
-        await world.admin.create(CONFIGURATIONS, configuration())
-        await certificates(world, kubernetes=Kubernetes(world.transport), leads=False).look()
-        assert world.writes() == []
+@in_world()
+async def test_it_is_trusted_before_it_is_used(world: World) -> None:
+    await world.admin.create(CONFIGURATIONS, configuration())
+    await certificates(world, kubernetes=Kubernetes(world.transport)).look()
+    assert [path.rpartition("/")[2] for _, path in world.writes()] == ["warmhook", SECRET]
 
-    in_world(case)
+
+@in_world()
+async def test_a_broken_secret_a_foreign_bundle_or_another_host_is_put_right(world: World) -> None:
+    await world.admin.create(CONFIGURATIONS, configuration())
+    await certificates(world).look()
+    good = await bundle(world.admin)
+    hooks = configuration()["webhooks"]
+    await world.admin.patch(paths.mutating_webhooks("warmhook"), {"webhooks": hooks})
+    await certificates(world).look()
+    assert await bundle(world.admin) == good
+    await world.admin.patch(paths.secrets(NAMESPACE, SECRET), {"data": {"tls.crt": "AAAA", "tls.key": "%"}})
+    await certificates(world).look()
+    assert wants_rotation((await secret(world.admin))["tls.crt"], [HOST], world.now()) is False
+    hooks[0]["clientConfig"] = {"url": "https://127.0.0.1:8443/"}
+    await world.admin.patch(paths.mutating_webhooks("warmhook"), {"webhooks": hooks})
+    await certificates(world).look()
+    assert not wants_rotation((await secret(world.admin))["tls.crt"], ["127.0.0.1"], world.now())
+    assert (await client_config(world.admin))["url"] == f"https://127.0.0.1:8443{path_of(ADMISSION_TOKEN)}"
+
+
+@in_world()
+async def test_where_cert_manager_makes_the_certificate_the_token_alone_is_written(world: World) -> None:
+    annotations = {"cert-manager.io/inject-ca-from": "warmhook-system/warmhook"}
+    made = configuration(annotations)
+    made["webhooks"][0]["clientConfig"]["caBundle"] = "QUFB"
+    await world.admin.create(CONFIGURATIONS, made)
+    data = {"data": {"tls.crt": "QkJC", "tls.key": "Q0ND", "ca.crt": "RERE", "admission-tokens": None}}
+    await world.admin.patch(paths.secrets(NAMESPACE, SECRET), data)
+    await certificates(world).look()
+    held = await secret(world.admin)
+    assert {name: held[name] for name in ("tls.crt", "tls.key", "ca.crt")} == {
+        "tls.crt": b"BBB",
+        "tls.key": b"CCC",
+        "ca.crt": b"DDD",
+    }
+    assert read_tokens(held["admission-tokens"]) == (await token(world.admin),)
+    assert await bundle(world.admin) == b"AAA"
+
+
+@in_world()
+async def test_who_does_not_lead_writes_nothing(world: World) -> None:
+    await world.admin.create(CONFIGURATIONS, configuration())
+    await certificates(world, kubernetes=Kubernetes(world.transport), leads=False).look()
+    assert world.writes() == []
 
 
 @pytest.mark.parametrize("part", ["tls.key", "ca.crt"])
-def test_a_key_or_an_authority_of_another_certificate_is_put_right(part: str) -> None:
-    async def case(world: World) -> None:
-        await world.admin.create(CONFIGURATIONS, configuration())
-        await certificates(world).look()
-        other = make_pair([HOST], world.now())
-        foreign = base64.b64encode({"tls.key": other.key, "ca.crt": other.authority}[part]).decode()
-        await world.admin.patch(paths.secrets(NAMESPACE, SECRET), {"data": {part: foreign}})
-        await certificates(world).look()
-        held = await secret(world.admin)
-        assert belong_together(held["ca.crt"], held["tls.crt"], held["tls.key"])
-        assert await bundle(world.admin) == held["ca.crt"]
-
-    in_world(case)
+@in_world()
+async def test_a_key_or_an_authority_of_another_certificate_is_put_right(world: World, part: str) -> None:
+    await world.admin.create(CONFIGURATIONS, configuration())
+    await certificates(world).look()
+    other = make_pair([HOST], world.now())
+    foreign = base64.b64encode({"tls.key": other.key, "ca.crt": other.authority}[part]).decode()
+    await world.admin.patch(paths.secrets(NAMESPACE, SECRET), {"data": {part: foreign}})
+    await certificates(world).look()
+    held = await secret(world.admin)
+    assert belong_together(held["ca.crt"], held["tls.crt"], held["tls.key"])
+    assert await bundle(world.admin) == held["ca.crt"]
 
 
-def test_a_secret_that_is_missing_is_said_once_with_the_command_that_makes_it() -> None:
-    async def case(world: World) -> None:
-        path = paths.secrets(NAMESPACE, SECRET)
-        await world.admin.delete(path)
-        await world.admin.create(CONFIGURATIONS, configuration())
-        async with world.watching():
-            await asyncio.sleep(600)
-            with pytest.raises(NotFound):
-                await world.admin.get(path)
-            entries = structlog.get_config()["processors"][0].entries
-            said = [entry for entry in entries if entry["event"] == "certificate-not-kept"]
-            assert [entry["hint"] for entry in said] == [
-                "kubectl -n warmhook-system create secret generic warmhook-tls"
-            ]
-            await world.admin.create(paths.secrets_in(NAMESPACE), {"metadata": {"name": SECRET}, "type": "Opaque"})
-            await asyncio.sleep(60)
-            assert read_tokens((await secret(world.admin))["admission-tokens"]) == (await token(world.admin),)
-
-    in_world(case)
+@in_world()
+async def test_a_secret_that_is_missing_is_said_once_with_the_command_that_makes_it(world: World) -> None:
+    path = paths.secrets(NAMESPACE, SECRET)
+    await world.admin.delete(path)
+    await world.admin.create(CONFIGURATIONS, configuration())
+    async with world.watching():
+        await asyncio.sleep(600)
+        with pytest.raises(NotFound):
+            await world.admin.get(path)
+        entries = structlog.get_config()["processors"][0].entries
+        said = [entry for entry in entries if entry["event"] == "certificate-not-kept"]
+        assert [entry["hint"] for entry in said] == ["kubectl -n warmhook-system create secret generic warmhook-tls"]
+        await world.admin.create(paths.secrets_in(NAMESPACE), {"metadata": {"name": SECRET}, "type": "Opaque"})
+        await asyncio.sleep(60)
+        assert read_tokens((await secret(world.admin))["admission-tokens"]) == (await token(world.admin),)
 
 
-def test_what_is_refused_is_told_without_the_token() -> None:
-    async def case(world: World) -> None:
-        await world.admin.create(CONFIGURATIONS, configuration())
-        # As a policy or a validation quotes what it does not like.
-        quoted = status(422, f"clientConfig.service.path: Invalid value: {path_of(ADMISSION_TOKEN)!r}: too long")
-        world.faults.append(lambda method, _path: quoted if method == "PATCH" else None)
-        async with world.watching(transport=world.transport):
-            await asyncio.sleep(60)
-        (told,) = (
-            it for it in structlog.get_config()["processors"][0].entries if it["event"] == "certificate-not-kept"
-        )
-        assert "Invalid value: '/admission/pods/<token>': too long" in told["problem"]
-        assert ADMISSION_TOKEN not in str(structlog.get_config()["processors"][0].entries)
-
-    in_world(case)
+@in_world()
+async def test_what_is_refused_is_told_without_the_token(world: World) -> None:
+    await world.admin.create(CONFIGURATIONS, configuration())
+    # As a policy or a validation quotes what it does not like.
+    quoted = status(422, f"clientConfig.service.path: Invalid value: {path_of(ADMISSION_TOKEN)!r}: too long")
+    world.faults.append(lambda method, _path: quoted if method == "PATCH" else None)
+    async with world.watching(transport=world.transport):
+        await asyncio.sleep(60)
+    (told,) = (it for it in structlog.get_config()["processors"][0].entries if it["event"] == "certificate-not-kept")
+    assert "Invalid value: '/admission/pods/<token>': too long" in told["problem"]
+    assert ADMISSION_TOKEN not in str(structlog.get_config()["processors"][0].entries)
 
 
-def test_a_new_token_is_used_once_every_web_accepts_it_and_the_old_one_stays_accepted() -> None:
-    async def case(world: World) -> None:
-        old = "20251201-" + "1" * 48
-        await world.admin.create(CONFIGURATIONS, configuration())
-        data = {name: base64.b64encode(text).decode() for name, text in token_data((old,)).items()}
-        await world.admin.patch(paths.secrets(NAMESPACE, SECRET), {"data": data})
-        web = asyncio.create_task(world.credentials.run(asyncio.sleep, world.monotonic), name="web reads the Secret")
-        used = []
-        async with world.watching():
-            await asyncio.sleep(5)
-            for _ in range(300):
-                await asyncio.sleep(1)
-                used.append(await token(world.admin))
-                assert (await world.client.post(path_of(used[-1]), content=b"{}")).status_code == 200
-        web.cancel()
-        assert used[0] == old
-        assert len(set(used)) == 2
-        # The API servers learn of a configuration at different moments.
-        assert (await world.client.post(path_of(old), content=b"{}")).status_code == 200
-        assert read_tokens((await secret(world.admin))["admission-tokens"]) == (used[-1], old)
-
-    in_world(case)
+@in_world()
+async def test_a_new_token_is_used_once_every_web_accepts_it_and_the_old_one_stays_accepted(world: World) -> None:
+    old = "20251201-" + "1" * 48
+    await world.admin.create(CONFIGURATIONS, configuration())
+    data = {name: base64.b64encode(text).decode() for name, text in token_data((old,)).items()}
+    await world.admin.patch(paths.secrets(NAMESPACE, SECRET), {"data": data})
+    web = asyncio.create_task(world.credentials.run(asyncio.sleep, world.monotonic), name="web reads the Secret")
+    used = []
+    async with world.watching():
+        await asyncio.sleep(5)
+        for _ in range(300):
+            await asyncio.sleep(1)
+            used.append(await token(world.admin))
+            assert (await world.client.post(path_of(used[-1]), content=b"{}")).status_code == 200
+    web.cancel()
+    assert used[0] == old
+    assert len(set(used)) == 2
+    # The API servers learn of a configuration at different moments.
+    assert (await world.client.post(path_of(old), content=b"{}")).status_code == 200
+    assert read_tokens((await secret(world.admin))["admission-tokens"]) == (used[-1], old)
 
 
-def test_only_path_and_authorities_of_the_configuration_change() -> None:
-    async def case(world: World) -> None:
-        before = await world.admin.create(CONFIGURATIONS, configuration())
-        await certificates(world).look()
-        after = await world.admin.get(paths.mutating_webhooks("warmhook"))
-        assert after["webhooks"] != before["webhooks"]
-        for hooks in (before["webhooks"], after["webhooks"]):
-            hooks[0]["clientConfig"].pop("caBundle", None)
-            hooks[0]["clientConfig"]["service"].pop("path", None)
-        assert after["webhooks"] == before["webhooks"]
-
-    in_world(case)
+@in_world()
+async def test_only_path_and_authorities_of_the_configuration_change(world: World) -> None:
+    before = await world.admin.create(CONFIGURATIONS, configuration())
+    await certificates(world).look()
+    after = await world.admin.get(paths.mutating_webhooks("warmhook"))
+    assert after["webhooks"] != before["webhooks"]
+    for hooks in (before["webhooks"], after["webhooks"]):
+        hooks[0]["clientConfig"].pop("caBundle", None)
+        hooks[0]["clientConfig"]["service"].pop("path", None)
+    assert after["webhooks"] == before["webhooks"]
 
 
 @pytest.mark.parametrize("path", ["/admission/pods", "/", "/admission/pods/20260101-" + "0" * 48])
-def test_a_path_that_somebody_else_wrote_is_put_right_at_once(path: str) -> None:
-    async def case(world: World) -> None:
-        made = configuration()
-        made["webhooks"][0]["clientConfig"]["service"]["path"] = path
-        await world.admin.create(CONFIGURATIONS, made)
-        await certificates(world).look()
-        assert await token(world.admin) == ADMISSION_TOKEN
-
-    in_world(case)
+@in_world()
+async def test_a_path_that_somebody_else_wrote_is_put_right_at_once(world: World, path: str) -> None:
+    made = configuration()
+    made["webhooks"][0]["clientConfig"]["service"]["path"] = path
+    await world.admin.create(CONFIGURATIONS, made)
+    await certificates(world).look()
+    assert await token(world.admin) == ADMISSION_TOKEN
 
 
 def test_what_is_no_certificate_is_said_to_be_none() -> None:
@@ -430,37 +404,35 @@ def test_without_a_place_for_files_a_certificate_is_tried_again_until_there_is_o
     with_site(case)
 
 
-def test_a_secret_that_cannot_be_read_is_logged_once_with_what_to_do_and_once_when_it_is_over() -> None:
-    async def case(world: World) -> None:
-        credentials = Credentials(Kubernetes(world.transport), NAMESPACE)
+@in_world()
+async def test_a_secret_that_cannot_be_read_is_logged_once_with_what_to_do_and_once_when_it_is_over(
+    world: World,
+) -> None:
+    credentials = Credentials(Kubernetes(world.transport), NAMESPACE)
 
-        async def logged(code: int | None, *, looks: int) -> list[tuple[str, str]]:
-            world.faults[:] = [lambda _method, _path: status(code) if code else None]
-            with structlog.testing.capture_logs() as logs:
-                for _ in range(looks):
-                    await credentials.look()
-            return [(line["event"], line.get("hint", "")) for line in logs]
-
-        right = f"the ServiceAccount must get the Secret {SECRET} in {NAMESPACE}"
-        assert await logged(403, looks=3) == [("certificate-not-read", right)]
-        assert await logged(None, looks=2) == [("certificate-not-read-over", "")]
-        # A restart of the API server is not worth a line here: others name it.
-        assert await logged(503, looks=2) == []
-        assert [event for event, _ in await logged(503, looks=5)] == ["certificate-not-read"]
-        assert await logged(None, looks=1) == [("certificate-not-read-over", "")]
-
-    in_world(case)
-
-
-def test_a_right_that_watch_misses_for_the_certificate_is_logged_with_what_to_do() -> None:
-    async def case(world: World) -> None:
-        await world.admin.create(CONFIGURATIONS, configuration())
-        world.faults[:] = [lambda _method, path: status(403) if "/secrets/" in path else None]
+    async def logged(code: int | None, *, looks: int) -> list[tuple[str, str]]:
+        world.faults[:] = [lambda _method, _path: status(code) if code else None]
         with structlog.testing.capture_logs() as logs:
-            task = asyncio.create_task(certificates(world, kubernetes=Kubernetes(world.transport)).run())
-            await asyncio.sleep(120)
-            task.cancel()
-        (line,) = [line for line in logs if line["event"] == "certificate-not-kept"]
-        assert "apply the manifests" in line["hint"]
+            for _ in range(looks):
+                await credentials.look()
+        return [(line["event"], line.get("hint", "")) for line in logs]
 
-    in_world(case)
+    right = f"the ServiceAccount must get the Secret {SECRET} in {NAMESPACE}"
+    assert await logged(403, looks=3) == [("certificate-not-read", right)]
+    assert await logged(None, looks=2) == [("certificate-not-read-over", "")]
+    # A restart of the API server is not worth a line here: others name it.
+    assert await logged(503, looks=2) == []
+    assert [event for event, _ in await logged(503, looks=5)] == ["certificate-not-read"]
+    assert await logged(None, looks=1) == [("certificate-not-read-over", "")]
+
+
+@in_world()
+async def test_a_right_that_watch_misses_for_the_certificate_is_logged_with_what_to_do(world: World) -> None:
+    await world.admin.create(CONFIGURATIONS, configuration())
+    world.faults[:] = [lambda _method, path: status(403) if "/secrets/" in path else None]
+    with structlog.testing.capture_logs() as logs:
+        task = asyncio.create_task(certificates(world, kubernetes=Kubernetes(world.transport)).run())
+        await asyncio.sleep(120)
+        task.cancel()
+    (line,) = [line for line in logs if line["event"] == "certificate-not-kept"]
+    assert "apply the manifests" in line["hint"]

@@ -1,9 +1,11 @@
-"""Where do the tests of `web` and `watch` happen? In one process: handlers over an embedded API server."""
+"""Run `web` and `watch` for tests: in one process, over an embedded API server, with a clock that jumps."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import functools
+import inspect
 import json
 import tempfile
 from collections import Counter
@@ -13,7 +15,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 import httpx
 import structlog
@@ -43,6 +45,8 @@ from warmhook.events import Event
 from warmhook.node_lines import desired_name
 from warmhook.node_report import LineReport, report_name, report_patch
 from warmhook.ports import Object, Response
+
+_Given = ParamSpec("_Given")
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 NAMESPACE = "warmhook-system"
@@ -314,7 +318,7 @@ def configuration(sources: str, environ: Mapping[str, str]) -> Configuration:
         return read_configuration(str(path), environ)
 
 
-def in_world(
+def run_in_world(
     case: Callable[[World], Coroutine[Any, Any, None]],
     *,
     sources: str = SOURCES,
@@ -334,6 +338,24 @@ def in_world(
 
     with structlog.testing.capture_logs():
         instantly(run())
+
+
+def in_world(
+    **given: Any,
+) -> Callable[[Callable[Concatenate[World, _Given], Coroutine[Any, Any, None]]], Callable[_Given, None]]:
+    """Give an asynchronous test a world as its first argument; `given` is as for `run_in_world`."""
+
+    def decorate(test: Callable[Concatenate[World, _Given], Coroutine[Any, Any, None]]) -> Callable[_Given, None]:
+        @functools.wraps(test)
+        def run(*args: _Given.args, **kwargs: _Given.kwargs) -> None:
+            run_in_world(lambda world: test(world, *args, **kwargs), **given)
+
+        # The world is no fixture.
+        signature = inspect.signature(test)
+        run.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])  # type: ignore[attr-defined]
+        return run
+
+    return decorate
 
 
 def status(code: int, message: str = "", **headers: str) -> Response:

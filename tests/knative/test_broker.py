@@ -13,7 +13,7 @@ import structlog
 from adapters.cloudevents import STRUCTURED, write_event
 from handlers.posting import SINK_SECONDS, RetryLater
 from handlers.watch.dispatcher import OVERDUE_MAX
-from tests.handlers.world import HOST, World, in_world
+from tests.handlers.world import HOST, World, in_world, run_in_world
 from tests.support.broker import Broker, Delivery, Trigger
 from tests.support.instant import until
 from warmhook.events import CHANGED, REPORTED, SYNC, Event
@@ -93,7 +93,7 @@ def behind(foreign: list[Trigger], case: Callable[[World, Sink], Awaitable[None]
             world.writes()
             await case(world, sink)
 
-    in_world(run)
+    run_in_world(run)
 
 
 async def push_many(world: World, number: int) -> None:
@@ -136,30 +136,28 @@ def test_a_burst_of_pushes_writes_a_node_as_often_as_without_a_broker() -> None:
             world.writes()
             await burst(world)
 
-    in_world(plain)
+    run_in_world(plain)
     behind([], lambda world, _sink: burst(world))
     # When rounds begin differs by the moments at which answers come.
     assert abs(writes[1] - writes[0]) <= 3
     assert max(writes) <= 17
 
 
-def test_requests_that_arrive_side_by_side_are_handled_in_common_rounds() -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        await world.add_warmimage("first", f"{HOST}/shop/first:v1")
-        await world.changed("WarmImage", "first")
-        world.faults.append(delay)
-        world.writes()
-        requests = []
-        for index in range(60):
-            await world.add_warmimage(f"x{index}", f"{HOST}/shop/app{index}:v1")
-            requests.append(asyncio.create_task(world.changed("WarmImage", f"x{index}"), name="event"))
-            await asyncio.sleep(0.05)
-        assert {(await request).status_code for request in requests} == {204}
-        assert len((await world.lines())["a"]) == 61
-        assert node_writes(world) <= 17
-
-    in_world(case)
+@in_world()
+async def test_requests_that_arrive_side_by_side_are_handled_in_common_rounds(world: World) -> None:
+    await world.add_nodes("a")
+    await world.add_warmimage("first", f"{HOST}/shop/first:v1")
+    await world.changed("WarmImage", "first")
+    world.faults.append(delay)
+    world.writes()
+    requests = []
+    for index in range(60):
+        await world.add_warmimage(f"x{index}", f"{HOST}/shop/app{index}:v1")
+        requests.append(asyncio.create_task(world.changed("WarmImage", f"x{index}"), name="event"))
+        await asyncio.sleep(0.05)
+    assert {(await request).status_code for request in requests} == {204}
+    assert len((await world.lines())["a"]) == 61
+    assert node_writes(world) <= 17
 
 
 @pytest.mark.parametrize("kind", ["", CHANGED])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import structlog
 
-from tests.handlers.world import World, in_world
+from tests.handlers.world import World, in_world, run_in_world
 from tests.knative.recordings import Message, needs_recordings, read_answer, read_request, recorded
 from tests.support.broker import Broker, Delivery, Trigger
 from tests.support.instant import instantly
@@ -31,16 +31,14 @@ def post(world: World, path: str, message: Message, **headers: str) -> Any:
 
 
 @pytest.mark.parametrize("name", recorded("delivered-"))
-def test_whatever_form_an_event_arrives_in_it_is_read(name: str) -> None:
-    async def case(world: World) -> None:
-        await world.add_nodes("a")
-        await world.add_warmimage("x")
-        answer = await post(world, "/events", read_request(name), ce_type=SYNC)
-        # An answer with a body would count as 502 and be repeated.
-        assert (answer.status_code, answer.content) == (204, b"")
-        assert list(await world.lines()) == ["a"]
-
-    in_world(case)
+@in_world()
+async def test_whatever_form_an_event_arrives_in_it_is_read(world: World, name: str) -> None:
+    await world.add_nodes("a")
+    await world.add_warmimage("x")
+    answer = await post(world, "/events", read_request(name), ce_type=SYNC)
+    # An answer with a body would count as 502 and be repeated.
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert list(await world.lines()) == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -55,13 +53,13 @@ def test_whatever_form_an_event_arrives_in_it_is_read(name: str) -> None:
         ("apiserversource-reference", 400),
     ],
 )
-def test_events_that_were_delivered_are_answered_with_an_empty_body_or_refused(name: str, status: int) -> None:
-    async def case(world: World) -> None:
-        answer = await post(world, "/events", read_request(name))
-        assert answer.status_code == status
-        assert answer.content == b"" or status == 400
-
-    in_world(case)
+@in_world()
+async def test_events_that_were_delivered_are_answered_with_an_empty_body_or_refused(
+    world: World, name: str, status: int
+) -> None:
+    answer = await post(world, "/events", read_request(name))
+    assert answer.status_code == status
+    assert answer.content == b"" or status == 400
 
 
 def test_a_ping_is_what_the_trigger_of_pings_filters() -> None:
@@ -96,7 +94,7 @@ def test_a_dead_letter_becomes_a_line_and_a_count(name: str, code: str, destinat
         assert world.metric("warmhook_dead_letters_total", type="foreign", code=code or "none") == 1
         assert world.requests == []
 
-    in_world(case, serve=frozenset({"dead-letters"}))
+    run_in_world(case, serve=frozenset({"dead-letters"}))
 
 
 # --- the stand-in -----------------------------------------------------------------------------------------------------

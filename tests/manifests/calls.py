@@ -24,7 +24,7 @@ from handlers.watch.webhook_certificate import SECRET
 from nodeagent.agent import Agent
 from nodeagent.metrics import Metrics
 from nodeagent.settings import Settings
-from tests.handlers.world import DIGEST, HOST, NAMESPACE, POLICIES, World, in_world, status
+from tests.handlers.world import DIGEST, HOST, NAMESPACE, POLICIES, World, run_in_world, status
 from tests.manifests.installation import path_of
 from tests.manifests.rendered import BASE, render
 from tests.support.runtime import MemoryRuntime
@@ -128,7 +128,7 @@ def record() -> set[Call]:
         with tempfile.TemporaryDirectory(prefix="wh", dir="/tmp") as folder:
             await _story(world, calls, Path(folder))
 
-    in_world(story)
+    run_in_world(story)
     return calls
 
 

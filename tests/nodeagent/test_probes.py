@@ -16,7 +16,7 @@ from nodeagent.health import Health
 from nodeagent.metrics import Metrics
 from nodeagent.probes import CONNECTIONS, serve_probes
 from tests.support.agents import bench
-from tests.support.instant import instantly, until
+from tests.support.instant import instant, until
 
 
 @contextlib.asynccontextmanager
@@ -119,38 +119,34 @@ def test_a_port_in_use_is_opened_as_soon_as_it_is_free() -> None:
     asyncio.run(main())
 
 
-def test_ready_means_that_the_runtime_answered_and_the_lines_are_known() -> None:
-    async def main() -> None:
-        async with bench() as b:
-            b.runtime.unreachable = b.down = True
-            async with b.agent() as agent:
-                await asyncio.sleep(60)
-                assert agent.health.sick() == ""
-                assert agent.health.unready() == "the runtime does not answer"
-                assert b.metrics.registry.get_sample_value("warmhook_runtime_up") == 0
-                assert b.metrics.registry.get_sample_value("warmhook_api_up") == 0
-                b.runtime.unreachable = False
-                await until(lambda: agent.health.unready() == "it is not known what this node should hold")
-                b.down = False
-                await until(lambda: agent.health.unready() == "")
-                assert b.metrics.registry.get_sample_value("warmhook_runtime_up") == 1
-                assert b.metrics.registry.get_sample_value("warmhook_api_up") == 1
-                checked = b.metrics.registry.get_sample_value("warmhook_last_check_timestamp_seconds")
-                assert checked
-                assert abs(checked - b.clock().utcnow().timestamp()) < 60
-
-    instantly(main())
+@instant
+async def test_ready_means_that_the_runtime_answered_and_the_lines_are_known() -> None:
+    async with bench() as b:
+        b.runtime.unreachable = b.down = True
+        async with b.agent() as agent:
+            await asyncio.sleep(60)
+            assert agent.health.sick() == ""
+            assert agent.health.unready() == "the runtime does not answer"
+            assert b.metrics.registry.get_sample_value("warmhook_runtime_up") == 0
+            assert b.metrics.registry.get_sample_value("warmhook_api_up") == 0
+            b.runtime.unreachable = False
+            await until(lambda: agent.health.unready() == "it is not known what this node should hold")
+            b.down = False
+            await until(lambda: agent.health.unready() == "")
+            assert b.metrics.registry.get_sample_value("warmhook_runtime_up") == 1
+            assert b.metrics.registry.get_sample_value("warmhook_api_up") == 1
+            checked = b.metrics.registry.get_sample_value("warmhook_last_check_timestamp_seconds")
+            assert checked
+            assert abs(checked - b.clock().utcnow().timestamp()) < 60
 
 
-def test_an_agent_that_no_longer_asks_its_runtime_is_sick() -> None:
-    async def main() -> None:
-        async with bench() as b:
-            health = Health(b.clock(), 45)
-            health.checked(runtime_up=True)
-            health.lines_known = True
-            await asyncio.sleep(100)
-            assert health.unready() == ""
-            await asyncio.sleep(100)
-            assert health.sick() == health.unready() == "the runtime was last asked 200 s ago"
-
-    instantly(main())
+@instant
+async def test_an_agent_that_no_longer_asks_its_runtime_is_sick() -> None:
+    async with bench() as b:
+        health = Health(b.clock(), 45)
+        health.checked(runtime_up=True)
+        health.lines_known = True
+        await asyncio.sleep(100)
+        assert health.unready() == ""
+        await asyncio.sleep(100)
+        assert health.sick() == health.unready() == "the runtime was last asked 200 s ago"

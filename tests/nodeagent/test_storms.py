@@ -9,7 +9,7 @@ import pytest
 
 from adapters.kubernetes.paths import configmaps
 from tests.support.agents import NAMESPACE, Bench, bench
-from tests.support.instant import instantly, until
+from tests.support.instant import instant, until
 from warmhook.node_lines import Line, desired_name
 from warmhook.node_report import report_name
 from warmhook.pull_failures import FailureReason
@@ -89,30 +89,28 @@ class Storm:
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 16))])
-def test_after_a_storm_the_report_says_warm_of_all_that_is_wanted_and_nothing_else(seed: int) -> None:
-    async def main() -> None:
-        random = Random(seed)
-        async with bench() as b:
-            storm = Storm(b, random)
-            for _ in range(3):
-                context = b.agent() if random.random() < 0.5 else b.killed_agent()
-                async with context:
-                    for _ in range(40):
-                        await storm.step()
-                        await asyncio.sleep(random.choice([0, 0.1, 1, 7, 40]))
-            async with b.agent():
-                await storm.calm()
-                versions = {line.version for line in storm.wanted.values()}
-                await until(lambda: b.report().warm == versions and not b.report().states, seconds=4500)
-                stored = b.stored_report()
-                assert stored
-                assert {key for key, text in (stored.get("data") or {}).items() if "moved" not in text} == set()
-                for line in storm.wanted.values():
-                    assert line.image in b.runtime.listed
-                pulls = len(b.runtime.pulls)
-                b.requests.clear()
-                await asyncio.sleep(3000)
-                assert len(b.runtime.pulls) == pulls
-                assert len(b.requests) < 3000 / 290 + 3000 / 225 + 2
-
-    instantly(main())
+@instant
+async def test_after_a_storm_the_report_says_warm_of_all_that_is_wanted_and_nothing_else(seed: int) -> None:
+    random = Random(seed)
+    async with bench() as b:
+        storm = Storm(b, random)
+        for _ in range(3):
+            context = b.agent() if random.random() < 0.5 else b.killed_agent()
+            async with context:
+                for _ in range(40):
+                    await storm.step()
+                    await asyncio.sleep(random.choice([0, 0.1, 1, 7, 40]))
+        async with b.agent():
+            await storm.calm()
+            versions = {line.version for line in storm.wanted.values()}
+            await until(lambda: b.report().warm == versions and not b.report().states, seconds=4500)
+            stored = b.stored_report()
+            assert stored
+            assert {key for key, text in (stored.get("data") or {}).items() if "moved" not in text} == set()
+            for line in storm.wanted.values():
+                assert line.image in b.runtime.listed
+            pulls = len(b.runtime.pulls)
+            b.requests.clear()
+            await asyncio.sleep(3000)
+            assert len(b.runtime.pulls) == pulls
+            assert len(b.requests) < 3000 / 290 + 3000 / 225 + 2

@@ -1,14 +1,16 @@
-"""How does a test of hours take no time? On an event loop whose clock jumps to the next timer when nothing is ready."""
+"""Run tests of hours at once, on an event loop whose clock jumps to the next timer when nothing is ready."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import selectors
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["InstantLoop", "instantly", "until"]
+__all__ = ["InstantLoop", "instant", "instantly", "until"]
 
+_Given = ParamSpec("_Given")
 _Result = TypeVar("_Result")
 
 
@@ -43,6 +45,16 @@ def instantly(main: Coroutine[Any, Any, _Result]) -> _Result:
     """`asyncio.run` on an `InstantLoop`."""
     with asyncio.Runner(loop_factory=InstantLoop) as runner:
         return runner.run(main)
+
+
+def instant(test: Callable[_Given, Coroutine[Any, Any, None]]) -> Callable[_Given, None]:
+    """Run an asynchronous test on an `InstantLoop`."""
+
+    @functools.wraps(test)
+    def run(*args: _Given.args, **kwargs: _Given.kwargs) -> None:
+        instantly(test(*args, **kwargs))
+
+    return run
 
 
 async def until(holds: Callable[[], bool], *, seconds: float = 120, step: float = 0.05) -> float:
