@@ -62,8 +62,12 @@ def real_clock() -> Clock:
 class Backoff:
     """How long to wait before the next try: twice as long each time, spread by chance, with an upper bound."""
 
-    def __init__(self, clock: Clock, *, first_seconds: float, longest_seconds: float) -> None:
+    def __init__(
+        self, clock: Clock, *, first_seconds: float, longest_seconds: float, longest_asked_seconds: float | None = None
+    ) -> None:
+        """A server may ask for `longest_asked_seconds` at most; `None`: for `longest_seconds`."""
         self._clock, self._first, self._longest = clock, first_seconds, longest_seconds
+        self._longest_asked = longest_seconds if longest_asked_seconds is None else longest_asked_seconds
         self._next = first_seconds
 
     def reset(self) -> None:
@@ -73,7 +77,7 @@ class Backoff:
     def seconds(self, at_least: float | None = None) -> float:
         """The next wait; not shorter than what a server asked for, within the bound."""
         seconds, self._next = self._next, min(self._longest, 2 * self._next)
-        return max(seconds * (0.5 + 0.5 * self._clock.random()), min(at_least or 0, self._longest))
+        return max(seconds * (0.5 + 0.5 * self._clock.random()), min(at_least or 0, self._longest_asked))
 
 
 class Budget:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import aclosing
 from typing import Any, Final
 
 from structlog.typing import FilteringBoundLogger
@@ -13,7 +12,7 @@ from adapters.clock import Clock
 from adapters.kubernetes.client import Kubernetes
 from adapters.outages import OutageLog
 from nodeagent.checks import Checks
-from nodeagent.desired import Desired, follow_desired
+from nodeagent.desired import Desired, DesiredStore, follow_desired
 from nodeagent.disk import free_percent
 from nodeagent.health import Health
 from nodeagent.metrics import Metrics
@@ -130,13 +129,8 @@ class Agent:
     # --- what is wanted ---
 
     async def _follow_desired(self) -> None:
-        settings = self._settings
-        following = follow_desired(
-            self._kubernetes, settings.namespace, settings.node, self._desired, self._clock, self._log
-        )
-        async with aclosing(following) as snapshots:
-            async for desired in snapshots:
-                self._take(desired)
+        settings, store = self._settings, DesiredStore(self._desired, self._take)
+        await follow_desired(self._kubernetes, settings.namespace, settings.node, store, self._clock, self._log)
 
     def _take(self, desired: Desired) -> None:
         self._desired, self.health.lines_known = desired, True

@@ -1,27 +1,24 @@
-"""What is wanted on this node? Follows the node's ConfigMap and tells only what can be believed."""
+"""Follow what is wanted on this node: its desired ConfigMap, as far as it is certain."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, Literal
 
 from structlog.typing import FilteringBoundLogger
 
 from adapters.clock import Backoff, Clock
-from adapters.kubernetes.client import Gone, Kubernetes, KubernetesError, Unavailable
+from adapters.kubernetes.client import Kubernetes, KubernetesError, Unavailable
 from adapters.kubernetes.paths import configmaps
+from adapters.kubernetes.reflector import ListWatch, Reflector
 from adapters.outages import OutageLog
 from warmhook.node_lines import desired_name
 from warmhook.ports import Object
 
-__all__ = ["Desired", "follow_desired", "read_desired"]
+__all__ = ["Desired", "DesiredStore", "follow_desired", "read_desired"]
 
 _LONGEST_BACKOFF_SECONDS: Final = 30.0
-# A watch that ends sooner was not closed by its time limit.
-_SHORT_WATCH_SECONDS: Final = 5.0
-_DOUBT_SECONDS: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,82 +44,61 @@ def read_desired(configmap: Object) -> Desired:
 
 
 async def follow_desired(
-    kubernetes: Kubernetes, namespace: str, node: str, known: Desired, clock: Clock, log: FilteringBoundLogger
-) -> AsyncGenerator[Desired, None]:
-    """The ConfigMap as it is and each time it changes, for ever; whatever goes wrong is waited out.
-
-    A ConfigMap that is missing or deleted says nothing. That lines went, or one that is older than what is `known`, is
-    believed only when a consistent read says so too: a watch may be served by an API server that lags behind.
-    """
-    trouble = OutageLog(log, clock, "api-server-trouble")
+    kubernetes: Kubernetes, namespace: str, node: str, store: DesiredStore, clock: Clock, log: FilteringBoundLogger
+) -> None:
+    """Keep the store true. Never returns: every error is waited out."""
+    fields = f"metadata.name={desired_name(node)}"
+    what: ListWatch[Literal["ConfigMap"]] = ListWatch(
+        "ConfigMap", configmaps(namespace), fields=fields, keep=lambda configmap: configmap
+    )
+    reflector = Reflector(kubernetes, what, store, clock, _Outage(OutageLog(log, clock, "api-server-trouble")))
+    store.relist = reflector.relist
     backoff = Backoff(clock, first_seconds=0.5, longest_seconds=_LONGEST_BACKOFF_SECONDS)
-    following = _Following(kubernetes, configmaps(namespace), f"metadata.name={desired_name(node)}", known)
-    while True:
-        began, wait = clock.monotonic(), None
-        resumed, reads_soon = bool(following.position), False
-        try:
-            async with aclosing(following.until_the_watch_ends()) as snapshots:
-                async for desired in snapshots:
-                    trouble.recovered()
-                    if desired is not None:
-                        yield desired
-        except Gone:
-            following.position = ""
-            # The server answers and does not remember that far, as after its restart: what was waited for is over. One
-            # that forgets what it said itself a moment ago is not asked as soon.
-            reads_soon = resumed
-        except KubernetesError as error:
-            wait = error.retry_after_seconds if isinstance(error, Unavailable) else _LONGEST_BACKOFF_SECONDS
-            trouble.failed(error=str(error)[:300], hint="the agent goes on with the lines it knows")
-        else:
-            lasted = clock.monotonic() - began >= _SHORT_WATCH_SECONDS
-            if lasted:
-                backoff.reset()
-            if not following.position:
-                # Lines went, or seem to have gone: ask soon, and once for several that go together.
-                await clock.sleep(clock.jitter(_DOUBT_SECONDS))
-                continue
-            if lasted:
-                continue
-        await clock.sleep(clock.jitter(_DOUBT_SECONDS) if reads_soon else backoff.seconds(wait))
+    await reflector.run(backoff, refused_seconds=_LONGEST_BACKOFF_SECONDS)
 
 
-class _Following:
-    """Where following has come to, over any number of watches."""
+class DesiredStore:
+    """The ConfigMap as it was last known.
 
-    def __init__(self, kubernetes: Kubernetes, path: str, fields: str, known: Desired) -> None:
-        self._kubernetes, self._path, self._fields, self._known = kubernetes, path, fields, known
-        self.position = ""
-        """The resourceVersion at which the watch continues; empty: read first."""
+    A ConfigMap that is missing or deleted says nothing. That lines went, or a version older than the known one, counts
+    only after a consistent read confirms it: a watch may be served by an API server that lags behind.
+    """
 
-    async def until_the_watch_ends(self) -> AsyncGenerator[Desired | None, None]:
-        """What can be believed, as it comes; `None` where the server answered and nothing is new."""
-        if not self.position:
-            # A list by name: an object's own resourceVersion is as old as its last change and may be forgotten
-            # (410 for ever), while a list's is of this moment. Without a resourceVersion the read is consistent.
-            listing = await self._kubernetes.list(self._path, fields=self._fields)
-            if listing.items:
-                found = read_desired(listing.items[0])
-                if not found.resource_version:
-                    raise Unavailable(f"GET {self._path}: the answer is no ConfigMap")
-                self._known = found
-            self.position = listing.resource_version
-            # Missing says nothing, but now it is known to be missing.
-            yield self._known
-        watch = self._kubernetes.watch(self._path, resource_version=self.position, fields=self._fields)
-        async with aclosing(watch) as changes:
-            async for change in changes:
-                if change.type in ("ADDED", "MODIFIED"):
-                    told = read_desired(change.object)
-                    if told.resource_version < self._known.resource_version:
-                        self.position = ""
-                        return
-                    lost = self._known.data.keys() - told.data.keys()
-                    # What came is wanted at once; what went stays until a read says so too.
-                    self._known = replace(told, data={**self._known.data, **told.data}) if lost else told
-                    yield self._known
-                    if lost:
-                        self.position = ""
-                        return
-                self.position = str(change.object["metadata"].get("resourceVersion") or self.position)
-                yield None
+    def __init__(self, known: Desired, changed: Callable[[Desired], None]) -> None:
+        self._known, self._changed = known, changed
+        self.relist: Callable[[], None] = lambda: None
+
+    def replace(self, _kind: Literal["ConfigMap"], objects: list[Object]) -> None:
+        """Take what a consistent read returned."""
+        if objects:
+            found = read_desired(objects[0])
+            if not found.resource_version:
+                raise Unavailable("the answer to a list of ConfigMaps holds none")
+            self._known = found
+        self._changed(self._known)
+
+    def seen(self, _kind: Literal["ConfigMap"], configmap: Object) -> None:
+        """Take new lines at once; lines that went stay until they are confirmed to be gone."""
+        found = read_desired(configmap)
+        if found.resource_version < self._known.resource_version:
+            self.relist()
+            return
+        lost = self._known.data.keys() - found.data.keys()
+        self._known = replace(found, data={**self._known.data, **found.data}) if lost else found
+        self._changed(self._known)
+        if lost:
+            self.relist()
+
+    def deleted(self, _kind: Literal["ConfigMap"], configmap: Object) -> None:
+        """Keep the lines: a ConfigMap that was deleted is made again."""
+
+
+class _Outage:
+    def __init__(self, log: OutageLog) -> None:
+        self._log = log
+
+    def failed(self, problem: KubernetesError, *, reached: bool) -> None:  # noqa: ARG002 - of a Reflector's interface
+        self._log.failed(error=str(problem)[:300], hint="the agent goes on with the lines it knows")
+
+    def recovered(self) -> None:
+        self._log.recovered()

@@ -1,0 +1,153 @@
+"""Keep a store true to what the API server has: list, watch, and after any error resume or list again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Final, Generic, Protocol, TypeVar
+
+from adapters.clock import Absence, Backoff, Clock
+from adapters.kubernetes.client import Gone, Kubernetes, KubernetesError, NotServed, Unavailable
+from adapters.kubernetes.nodes import FULL_PAGE
+from warmhook.ports import Object
+
+__all__ = ["ListWatch", "Outage", "Reflector", "Store"]
+
+# A watch that ends sooner was not closed by its time limit, nor given up because it was silent.
+_SHORT_WATCH_SECONDS: Final = 5.0
+_RELIST_SECONDS: Final = 0.2
+
+_Kind = TypeVar("_Kind", bound=str)
+_Kind_contra = TypeVar("_Kind_contra", bound=str, contravariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ListWatch(Generic[_Kind]):
+    """What is listed and watched."""
+
+    kind: _Kind
+    path: str
+    labels: str = ""
+    fields: str = ""
+    keep: Callable[[Object], Object] | None = None
+    """What to keep of each object. `None`: objects are read as metadata only."""
+
+
+class Store(Protocol[_Kind_contra]):
+    """What a Reflector keeps true."""
+
+    def replace(self, kind: _Kind_contra, objects: list[Object]) -> None:
+        """Take a list for the truth: an object that is missing from it is gone."""
+        ...
+
+    def seen(self, kind: _Kind_contra, obj: Object) -> None:
+        """Take an object that was added or modified."""
+        ...
+
+    def deleted(self, kind: _Kind_contra, obj: Object) -> None:
+        """Take that an object is gone."""
+        ...
+
+
+class Outage(Protocol):
+    """Where a Reflector reports that it cannot go on."""
+
+    def failed(self, problem: KubernetesError, *, reached: bool) -> None:
+        """A request failed; `reached` is whether any list succeeded before."""
+        ...
+
+    def recovered(self) -> None:
+        """A watch is open."""
+        ...
+
+
+class Reflector(Generic[_Kind]):
+    """Keeps a store true to one kind of objects."""
+
+    def __init__(
+        self, kubernetes: Kubernetes, what: ListWatch[_Kind], store: Store[_Kind], clock: Clock, outage: Outage
+    ) -> None:
+        self._kubernetes, self._what, self._store, self._clock, self._outage = kubernetes, what, store, clock, outage
+        self._version = ""
+        """The resourceVersion at which the watch resumes; empty: list first."""
+        self._relist, self._reached = False, False
+
+    def relist(self) -> None:
+        """List again soon, as what the watch brought is in doubt: it may come from a server that lags behind."""
+        self._relist = True
+
+    async def run(self, backoff: Backoff, *, refused_seconds: float = 0.0) -> None:
+        """Never return. A refused request is repeated after `refused_seconds` at the earliest."""
+        absence = Absence(self._clock.monotonic)
+        while True:
+            resumed, version, began = bool(self._version), self._version, self._clock.monotonic()
+            problem: KubernetesError | None = None
+            try:
+                if not resumed:
+                    await self._list()
+                    absence.over()
+                    version = self._version
+                await self._watch()
+            except KubernetesError as error:
+                problem = error
+            if self._version != version or self._clock.monotonic() - began >= _SHORT_WATCH_SECONDS:
+                backoff.reset()
+            if self._relist:
+                # One list answers several doubts that come together.
+                self._relist, self._version = False, ""
+                await self._clock.sleep(self._clock.jitter(_RELIST_SECONDS))
+            elif problem is not None:
+                await self._clock.sleep(self._wait(problem, resumed, backoff, absence, refused_seconds))
+            elif self._version == version and self._clock.monotonic() - began < _SHORT_WATCH_SECONDS:
+                # A watch that ends at once without a change may do so again.
+                await self._clock.sleep(backoff.seconds())
+
+    def _wait(
+        self, problem: KubernetesError, resumed: bool, backoff: Backoff, absence: Absence, refused_seconds: float
+    ) -> float:
+        """Seconds until the next request after one that failed."""
+        if isinstance(problem, Gone):
+            self._version = ""
+            if resumed:
+                # The server answers and does not remember that far, as after its restart: there is nothing to wait for.
+                backoff.reset()
+            return backoff.seconds()
+        self._outage.failed(problem, reached=self._reached)
+        if isinstance(problem, NotServed):
+            return absence.seconds(backoff.seconds())
+        return backoff.seconds(problem.retry_after_seconds if isinstance(problem, Unavailable) else refused_seconds)
+
+    async def _list(self) -> None:
+        what = self._what
+        # Without a resourceVersion the read is consistent. The resourceVersion of a list is of this moment; that of an
+        # object is as old as its last change, and a watch from there may be answered with 410 for ever.
+        if what.keep is None:
+            listing = await self._kubernetes.list(what.path, labels=what.labels, fields=what.fields, metadata_only=True)
+        else:
+            listing = await self._kubernetes.list(
+                what.path, labels=what.labels, fields=what.fields, page=FULL_PAGE, keep=what.keep
+            )
+        self._store.replace(what.kind, listing.items)
+        self._version, self._reached = listing.resource_version, True
+
+    async def _watch(self) -> None:
+        what = self._what
+        changes = self._kubernetes.watch(
+            what.path,
+            resource_version=self._version,
+            labels=what.labels,
+            fields=what.fields,
+            metadata_only=what.keep is None,
+            opened=self._outage.recovered,
+        )
+        keep = what.keep or (lambda obj: obj)
+        async with aclosing(changes):
+            async for change in changes:
+                if change.type == "DELETED":
+                    self._store.deleted(what.kind, change.object)
+                elif change.type != "BOOKMARK":
+                    self._store.seen(what.kind, keep(change.object))
+                self._version = change.object["metadata"]["resourceVersion"]
+                if self._relist:
+                    return
