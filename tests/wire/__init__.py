@@ -1,0 +1,1 @@
+"""Compare what the programs say to the outside with recordings of it."""

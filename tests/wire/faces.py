@@ -1,0 +1,168 @@
+"""Start the programs in the test's process: the only file of these tests that imports them.
+
+Each function does what a program's `__main__` does, with a transport and a clock of the caller's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from random import Random
+from typing import Any
+
+import structlog
+from starlette.types import ASGIApp
+
+from adapters.cri import open_runtime
+from adapters.kubernetes.client import Kubernetes
+from cli.main import main as cli_main
+from devcluster.apiserver import ApiServer, InProcessTransport
+from handlers.__main__ import main as web_main
+from handlers.configuration import read_configuration
+from handlers.credentials import Credentials
+from handlers.events_token import EventsToken, events_token
+from handlers.handing import open_hand_on
+from handlers.metrics import Metrics
+from handlers.posting import open_post
+from handlers.publishing import open_publisher
+from handlers.settings import read_settings
+from handlers.watch.__main__ import main as watch_main
+from handlers.watch.run import watch
+from handlers.web import build_web
+from nodeagent.__main__ import main as agent_main
+from nodeagent.agent import Agent
+from nodeagent.clock import Clock
+from nodeagent.metrics import Metrics as AgentMetrics
+from nodeagent.probes import serve_probes
+from nodeagent.settings import read_settings as read_agent_settings
+from tests.support.instant import instantly
+from warmhook.platforms import Platform
+from warmhook.ports import Response, Transport, Unreachable
+
+__all__ = [
+    "ApiServer",
+    "InProcessTransport",
+    "Response",
+    "Time",
+    "Transport",
+    "Unreachable",
+    "instantly",
+    "open_web",
+    "run_agent",
+    "run_program",
+    "run_watch",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Time:
+    """The clock of a program."""
+
+    now: Callable[[], datetime]
+    speed: int = 1
+    """Seconds of the program per second of the event loop."""
+
+    def monotonic(self) -> float:
+        """Seconds of the program."""
+        return asyncio.get_running_loop().time() * self.speed
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait for so many seconds of the program."""
+        await asyncio.sleep(seconds / self.speed)
+
+
+@contextlib.asynccontextmanager
+async def open_web(environ: Mapping[str, str], transport: Transport, time: Time) -> AsyncIterator[ASGIApp]:
+    """The application of `web`, with what runs while it is served."""
+    settings, metrics, rng = read_settings(environ), Metrics(), Random(1)
+    token = events_token(settings, rng)
+    async with open_publisher(settings, metrics.count_published) as publisher, open_hand_on(settings, token) as hand_on:
+        app = build_web(
+            settings,
+            read_configuration(settings.config, environ),
+            transport,
+            environ,
+            metrics,
+            now=time.now,
+            monotonic=time.monotonic,
+            sleep=time.sleep,
+            rng=rng,
+            publisher=publisher,
+            hand_on=hand_on,
+            credentials=Credentials(Kubernetes(transport, count=metrics.count_api_request), settings.namespace),
+            token=token,
+        )
+        async with _running(app.state.beside()):
+            yield app
+
+
+@contextlib.asynccontextmanager
+async def run_watch(environ: Mapping[str, str], transport: Transport, time: Time) -> AsyncIterator[None]:
+    """A running `watch` that posts to where `environ` says."""
+    settings = read_settings(environ)
+    async with open_post(settings, EventsToken(settings.events_token_file)) as post:
+        work = watch(
+            Kubernetes(transport),
+            post,
+            settings.namespace,
+            sync_seconds=settings.sync_seconds,
+            now=time.now,
+            sleep=time.sleep,
+            rng=Random(1),
+            monotonic=time.monotonic,
+            host="host",
+        )
+        async with _running(work):
+            yield
+
+
+@contextlib.asynccontextmanager
+async def run_agent(environ: Mapping[str, str], transport: Transport, time: Time) -> AsyncIterator[None]:
+    """A running agent, with its probes and metrics; told to stop on leaving, as SIGTERM does."""
+    settings, metrics, stop = read_agent_settings(environ), AgentMetrics(), asyncio.Event()
+    clock = Clock(time.now, time.monotonic, time.sleep, Random(1).random)
+    log = structlog.get_logger()
+    async with open_runtime(settings.runtime_endpoint) as runtime:
+        agent = Agent(
+            settings,
+            Kubernetes(transport, count=metrics.count_api_request),
+            runtime,
+            clock=clock,
+            log=log,
+            metrics=metrics,
+            platform=Platform("linux", "amd64"),
+            measure=lambda _folders, _instead: 50.0,
+        )
+        async with serve_probes(settings.metrics_port, agent.health, metrics.exposition, clock, log):
+            running = asyncio.create_task(agent.run(stop), name="agent")
+            try:
+                yield
+            finally:
+                stop.set()
+                await running
+
+
+@contextlib.asynccontextmanager
+async def _running(work: Any) -> AsyncIterator[None]:
+    task = asyncio.create_task(work, name="program")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def run_program(name: str, arguments: Sequence[str], environ: Mapping[str, str]) -> int:
+    """The exit code of a program that ends by itself; `web` and `watch` read the process's own environment."""
+    match name:
+        case "web":
+            return web_main(arguments)
+        case "watch":
+            return watch_main()
+        case "agent":
+            return agent_main(environ)
+        case _:
+            return cli_main(arguments)
