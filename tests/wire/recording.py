@@ -8,7 +8,7 @@ import difflib
 import json
 import os
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,12 +19,13 @@ from typing import Any, Final
 
 import httpx
 import pytest
+import structlog
 import yaml
 
 from tests.wire.faces import ApiServer, InProcessTransport, Response
 from warmhook.ports import Json, Stream
 
-__all__ = ["NAMESPACE", "Cluster", "Sink", "answer_of", "check", "open_sink", "until"]
+__all__ = ["NAMESPACE", "Cluster", "Sink", "answer_of", "check", "heard", "open_sink", "until"]
 
 NAMESPACE: Final = "warmhook-system"
 _ROOT: Final = Path(__file__).parents[2]
@@ -69,6 +70,16 @@ def _dump(value: Any, indent: int = 0, used: int = 0) -> str:
     keys = {key: json.dumps(key, ensure_ascii=False) + ": " for key in sorted(value)}
     parts = [pad + text + _dump(value[key], indent + 1, len(text)) for key, text in keys.items()]
     return "{\n" + ",\n".join(parts) + "\n" + pad[1:] + "}"
+
+
+def heard(run: Callable[[Any], Any], main: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+    """What `main` finds, and which events with which fields were logged meanwhile."""
+    with structlog.testing.capture_logs() as logs:
+        found: dict[str, Any] = run(main)
+    fields: dict[str, set[str]] = {}
+    for entry in logs:
+        fields.setdefault(f"{entry['log_level']} {entry['event']}", set()).update(entry.keys() - {"event", "log_level"})
+    return found | {"logged": {name: " ".join(sorted(names)) for name, names in fields.items()}}
 
 
 def answer_of(response: httpx.Response) -> dict[str, Any]:
@@ -230,9 +241,11 @@ class Sink:
 
     port: int = 0
     taken: list[dict[str, Any]] = field(default_factory=list)
+    open: list[asyncio.StreamWriter] = field(default_factory=list)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """A connection."""
+        self.open.append(writer)
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
                 lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
@@ -240,7 +253,6 @@ class Sink:
                 content = await reader.readexactly(int(headers.get("content-length", "0")))
                 self.taken.append({"request": lines[0], "headers": _headers(headers), **_body(content)})
                 writer.write(b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n")
-        writer.close()
 
     async def take(self, count: int) -> list[Any]:
         """The next requests, as soon as there are so many."""
@@ -255,7 +267,12 @@ async def open_sink() -> AsyncIterator[Sink]:
     sink = Sink()
     async with await asyncio.start_server(sink.serve, "127.0.0.1", 0) as server:
         sink.port = server.sockets[0].getsockname()[1]
-        yield sink
+        try:
+            yield sink
+        finally:
+            for writer in sink.open:
+                writer.close()
+                await writer.wait_closed()
 
 
 async def until(holds: Callable[[], bool | Awaitable[bool]], seconds: float = 20) -> None:

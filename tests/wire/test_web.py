@@ -7,126 +7,40 @@ a change of behaviour.
 from __future__ import annotations
 
 import asyncio
-import base64
-import contextlib
 import json
 import re
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import httpx
 import pytest
-import structlog
 
 from tests.adapters.registries.cases import FOLDER, RECEIVED, Case, read_cases
-from tests.wire.faces import Response, Time, Unreachable, instantly, open_web
-from tests.wire.recording import NAMESPACE, Cluster, answer_of, check
+from tests.wire.faces import Response, Unreachable, instantly
+from tests.wire.recording import NAMESPACE, answer_of, check, heard
+from tests.wire.world import (
+    CONFIGMAPS,
+    DIGEST,
+    HOST,
+    REVIEWS,
+    SECRET,
+    SHOP,
+    STRUCTURED,
+    TOKEN,
+    WARMIMAGES,
+    World,
+    changed,
+    event,
+    jumping,
+    open_world,
+    pod,
+    review,
+    source_of,
+)
 
-HOST: Final = "registry.example.com"
-SECRET: Final = "s3cret"
-TOKEN: Final = "of-the-events"
-REVIEW_TOKEN: Final = "20260301-" + "7" * 48
-REVIEWS: Final = f"/admission/pods/{REVIEW_TOKEN}"
-WARMIMAGES: Final = "/apis/warmhook.dev/v1alpha1/warmimages"
-SHOP: Final = "/apis/warmhook.dev/v1alpha1/namespaces/shop"
-SECRETS: Final = f"/api/v1/namespaces/{NAMESPACE}/secrets"
-CONFIGMAPS: Final = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
-LONG: Final = "n" * 250
 LINE: Final = "line.warmhook.dev/"
-DIGEST: Final = "sha256:" + "a" * 64
-Source = Mapping[str, Any]
-
-
-@dataclass(slots=True)
-class World:
-    """A cluster, and `web` over it."""
-
-    cluster: Cluster
-    client: httpx.AsyncClient
-
-    async def send(self, method: str, path: str, content: bytes = b"", /, **headers: str) -> dict[str, Any]:
-        """A request to `web`; its answer and what was written because of it."""
-        named = {name.replace("_", "-"): text for name, text in headers.items()}
-        answer = await self.client.request(method, path, content=content, headers=named)
-        writes = self.cluster.take_writes()
-        return {"answer": self.cluster.normal(answer_of(answer)), **({"writes": writes} if writes else {})}
-
-    async def metrics(self) -> list[str]:
-        """The lines of `/metrics`, without moments."""
-        lines = (await self.client.get("/metrics")).text.splitlines()
-        return [line for line in lines if "_created" not in line]
-
-    async def event(self, kind: str, **data: Any) -> dict[str, Any]:
-        """A CloudEvent for `/events`."""
-        return await self.send("POST", "/events", event(kind, **data), **STRUCTURED)
-
-    async def review(self, pod: Any, **request: Any) -> dict[str, Any]:
-        """An AdmissionReview as the API server sends it."""
-        return await self.send("POST", REVIEWS, review(pod, **request), content_type="application/json")
-
-
-STRUCTURED: Final = {"content_type": "application/cloudevents+json", "authorization": f"Bearer {TOKEN}"}
-
-
-def event(kind: str, **data: Any) -> bytes:
-    attributes = {"specversion": "1.0", "id": "1", "source": "/test", "type": f"dev.warmhook.{kind}.v1"}
-    return json.dumps({**attributes, "data": data}).encode()
-
-
-def changed(kind: str, name: str, **more: Any) -> dict[str, Any]:
-    namespace = {} if kind == "Node" else {"namespace": "shop"}
-    return {"kind": kind, "name": name, **namespace, **more}
-
-
-def pod(image: str, **labels: str) -> dict[str, Any]:
-    owner = {"kind": "ReplicaSet", "name": "web-5d", "uid": "u-2", "controller": True}
-    metadata = {"generateName": "web-5d-", "labels": {"pod-template-hash": "5d", **labels}, "ownerReferences": [owner]}
-    return {"kind": "Pod", "metadata": metadata, "spec": {"containers": [{"name": "web", "image": image}]}}
-
-
-def review(pod: Any, **request: Any) -> bytes:
-    kind = {"group": "", "version": "v1", "kind": "Pod"}
-    asked = {"uid": "u-1", "kind": kind, "namespace": "shop", "operation": "CREATE", "dryRun": False, "object": pod}
-    body = {"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "request": {**asked, **request}}
-    return json.dumps(body).encode()
-
-
-def source_of(kind: str, **more: Any) -> Source:
-    return {"name": kind, "kind": kind, "secret": {"env": "SECRET"}, "allowedHosts": [HOST], **more}
-
-
-@contextlib.asynccontextmanager
-async def world(
-    folder: Path,
-    sources: Sequence[Source] = (),
-    *,
-    start: datetime = datetime(2026, 3, 1, 12, tzinfo=UTC),
-    **environ: str,
-) -> AsyncIterator[World]:
-    def now() -> datetime:
-        return start + timedelta(seconds=asyncio.get_running_loop().time())
-
-    cluster = Cluster(now)
-    cluster.names[str(folder)] = "<folder>"
-    await cluster.set_up()
-    data = {"admission-tokens": base64.b64encode(REVIEW_TOKEN.encode()).decode()}
-    await cluster.ask("POST", SECRETS, {"metadata": {"name": "warmhook-tls"}, "data": data})
-    (folder / "config.yaml").write_text(json.dumps({"sources": list(sources)}))
-    (folder / "token").write_text(TOKEN)
-    settings = {
-        "WARMHOOK_CONFIG": str(folder / "config.yaml"),
-        "WARMHOOK_EVENTS_TOKEN_FILE": str(folder / "token"),
-        "SECRET": SECRET,
-        **environ,
-    }
-    async with open_web(settings, cluster.connect("web"), Time(now)) as app:
-        transport = httpx.ASGITransport(app, client=("203.0.113.1", 4711))
-        async with httpx.AsyncClient(transport=transport, base_url="http://web") as client:
-            yield World(cluster, client)
-
+LONG: Final = "n" * 250
 
 # --- webhooks --------------------------------------------------------------------------------------------------------
 
@@ -134,7 +48,7 @@ async def world(
 @pytest.mark.parametrize("kind", sorted(path.stem for path in FOLDER.glob("*.toml")))
 def test_deliveries_of_every_sender_are_answered_as_recorded(kind: str, tmp_path: Path) -> None:
     cases = [case for case in read_cases(FOLDER / f"{kind}.toml") if not case.absent and case.secret]
-    check(f"webhooks/{kind}", instantly(_deliver_all(kind, cases, tmp_path)))
+    check(f"webhooks/{kind}", heard(instantly, _deliver_all(kind, cases, tmp_path)))
 
 
 async def _deliver_all(kind: str, cases: Sequence[Case], folder: Path) -> Any:
@@ -156,12 +70,12 @@ async def _deliver_all(kind: str, cases: Sequence[Case], folder: Path) -> Any:
         for number, case in enumerate(cases)
         for place, secret in enumerate(_secrets(case))
     }
-    async with world(folder, sources, start=RECEIVED, **environ) as web:
+    async with open_world(folder, sources, now=jumping(RECEIVED), **environ) as web:
         await web.cluster.add("WarmPolicy", "all", {"push": [{"repository": "**"}]})
         return {case.name: await _deliver(web, f"{kind}-{number}", case) for number, case in enumerate(cases)}
 
 
-def _proof(case: Case, variable: str) -> Source:
+def _proof(case: Case, variable: str) -> dict[str, Any]:
     """What makes a source believe a delivery; anything, if the case is about something else."""
     if "audience" in case.options:
         return {"keys": {"file": "/dev/null"}}
@@ -199,7 +113,7 @@ def test_bad_deliveries_are_answered_as_recorded(tmp_path: Path) -> None:
             source_of("webhook", allowedOrigins=["Events.Example.com"]),
             source_of("cloudevents", allowedOrigins=["*"]),
         ]
-        async with world(tmp_path, sources) as web:
+        async with open_world(tmp_path, sources) as web:
             found: dict[str, Any] = {}
             await web.cluster.add("WarmPolicy", "all", {"push": [{"repository": "**"}]})
             push = json.dumps({"image": f"{HOST}/shop/app:v1", "digest": DIGEST}).encode()
@@ -241,7 +155,7 @@ def test_bad_deliveries_are_answered_as_recorded(tmp_path: Path) -> None:
             found["stored"] = await web.cluster.objects(WARMIMAGES)
             return found
 
-    check("bad-deliveries", _heard(main()))
+    check("bad-deliveries", heard(instantly, main()))
 
 
 # --- events, probes, dead letters ------------------------------------------------------------------------------------
@@ -249,7 +163,7 @@ def test_bad_deliveries_are_answered_as_recorded(tmp_path: Path) -> None:
 
 def test_events_are_answered_as_recorded(tmp_path: Path) -> None:
     async def main() -> dict[str, Any]:
-        async with world(tmp_path) as web:
+        async with open_world(tmp_path) as web:
             sync, bearer = event("sync"), {"authorization": f"Bearer {TOKEN}"}
             binary = {"ce_specversion": "1.0", "ce_id": "1", "ce_source": "/t", "ce_type": "dev.warmhook.sync.v1"}
             batch = {"content_type": "application/cloudevents-batch+json", **bearer}
@@ -301,12 +215,12 @@ def test_events_are_answered_as_recorded(tmp_path: Path) -> None:
             found["API server 503"] = await web.send("POST", "/events", sync, **STRUCTURED)
             return found
 
-    check("events", _heard(main()))
+    check("events", heard(instantly, main()))
 
 
 def test_probes_metrics_and_dead_letters_are_answered_as_recorded(tmp_path: Path) -> None:
     async def main() -> dict[str, Any]:
-        async with world(tmp_path, WARMHOOK_SERVE="metrics,dead-letters") as web:
+        async with open_world(tmp_path, WARMHOOK_SERVE="metrics,dead-letters") as web:
             letter = {
                 "ce_specversion": "1.0",
                 "ce_id": "1",
@@ -328,7 +242,7 @@ def test_probes_metrics_and_dead_letters_are_answered_as_recorded(tmp_path: Path
                 "metrics type": (await web.client.get("/metrics")).headers["content-type"],
             }
 
-    check("probes", _heard(main()))
+    check("probes", heard(instantly, main()))
 
 
 def _shape(exposition: str) -> list[str]:
@@ -343,7 +257,7 @@ def _shape(exposition: str) -> list[str]:
 
 def test_reviews_are_answered_as_recorded(tmp_path: Path) -> None:
     async def main() -> dict[str, Any]:
-        async with world(tmp_path) as web:
+        async with open_world(tmp_path) as web:
             app = pod("nginx:1")
             await asyncio.sleep(1)
             body = review(app)
@@ -367,7 +281,7 @@ def test_reviews_are_answered_as_recorded(tmp_path: Path) -> None:
                 "metrics": [line for line in await web.metrics() if line.startswith("warmhook_admissions_total")],
             }
 
-    check("reviews", _heard(main()))
+    check("reviews", heard(instantly, main()))
 
 
 # --- what web writes -------------------------------------------------------------------------------------------------
@@ -375,10 +289,10 @@ def test_reviews_are_answered_as_recorded(tmp_path: Path) -> None:
 
 def test_what_is_written_is_as_recorded(tmp_path: Path) -> None:
     async def main() -> dict[str, Any]:
-        async with world(tmp_path, [source_of("webhook")]) as web:
+        async with open_world(tmp_path, [source_of("webhook")]) as web:
             return {f"{number:02} {name}": found async for number, name, found in _numbered(_story(web))}
 
-    check("writes", _heard(main()))
+    check("writes", heard(instantly, main()))
 
 
 async def _numbered(steps: AsyncIterator[tuple[str, Any]]) -> AsyncIterator[tuple[int, str, Any]]:
@@ -386,16 +300,6 @@ async def _numbered(steps: AsyncIterator[tuple[str, Any]]) -> AsyncIterator[tupl
     async for name, found in steps:
         number += 1
         yield number, name, found
-
-
-def _heard(main: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
-    """What is found, and which events with which fields were logged meanwhile."""
-    with structlog.testing.capture_logs() as logs:
-        found = instantly(main)
-    fields: dict[str, set[str]] = {}
-    for entry in logs:
-        fields.setdefault(f"{entry['log_level']} {entry['event']}", set()).update(entry.keys() - {"event", "log_level"})
-    return found | {"logged": {name: " ".join(sorted(names)) for name, names in fields.items()}}
 
 
 async def _story(web: World) -> AsyncIterator[tuple[str, Any]]:
