@@ -25,7 +25,7 @@ import yaml
 from tests.wire.faces import ApiServer, InProcessTransport, Response
 from warmhook.ports import Json, Stream
 
-__all__ = ["NAMESPACE", "Cluster", "Sink", "answer_of", "check", "heard", "open_sink", "until"]
+__all__ = ["NAMESPACE", "Cluster", "Sink", "answer_of", "check", "heard", "metric_shape", "open_sink", "until"]
 
 NAMESPACE: Final = "warmhook-system"
 _ROOT: Final = Path(__file__).parents[2]
@@ -80,6 +80,13 @@ def heard(run: Callable[[Any], Any], main: Coroutine[Any, Any, dict[str, Any]]) 
     for entry in logs:
         fields.setdefault(f"{entry['log_level']} {entry['event']}", set()).update(entry.keys() - {"event", "log_level"})
     return found | {"logged": {name: " ".join(sorted(names)) for name, names in fields.items()}}
+
+
+def metric_shape(exposition: str) -> list[str]:
+    """Names, types and help of metrics, and the names of the labels that are in use; no figures."""
+    lines = exposition.splitlines()
+    labels = {re.sub(r'="[^"]*"', "", line.rpartition(" ")[0]) for line in lines if not line.startswith("#")}
+    return [line for line in lines if line.startswith("#")] + sorted(labels)
 
 
 def answer_of(response: httpx.Response) -> dict[str, Any]:

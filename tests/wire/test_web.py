@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +17,7 @@ import pytest
 
 from tests.adapters.registries.cases import FOLDER, RECEIVED, Case, read_cases
 from tests.wire.faces import Response, Unreachable, instantly
-from tests.wire.recording import NAMESPACE, answer_of, check, heard
+from tests.wire.recording import NAMESPACE, answer_of, check, heard, metric_shape
 from tests.wire.world import (
     CONFIGMAPS,
     DIGEST,
@@ -238,18 +237,11 @@ def test_probes_metrics_and_dead_letters_are_answered_as_recorded(tmp_path: Path
                 "events are not served": await web.event("sync"),
                 "webhooks are not served": await web.send("POST", "/webhooks/x"),
                 "reviews are not served": await web.send("POST", REVIEWS),
-                "metrics": _shape((await web.client.get("/metrics")).text),
+                "metrics": metric_shape((await web.client.get("/metrics")).text),
                 "metrics type": (await web.client.get("/metrics")).headers["content-type"],
             }
 
     check("probes", heard(instantly, main()))
-
-
-def _shape(exposition: str) -> list[str]:
-    """Names, types and help of metrics, and the names of the labels that are in use; no figures."""
-    lines = exposition.splitlines()
-    labels = {re.sub(r'="[^"]*"', "", line.rpartition(" ")[0]) for line in lines if not line.startswith("#")}
-    return [line for line in lines if line.startswith("#")] + sorted(labels)
 
 
 # --- reviews ---------------------------------------------------------------------------------------------------------
@@ -365,7 +357,7 @@ async def _story(web: World) -> AsyncIterator[tuple[str, Any]]:
         await asyncio.sleep({"at once": 1, "ten minutes later": 600}.get(when, 7200))
         yield f"sync {when}", await web.event("sync")
     yield "objects at the end", await _objects(web)
-    yield "metrics", _shape("\n".join(await web.metrics()))
+    yield "metrics", metric_shape("\n".join(await web.metrics()))
 
 
 async def _report(web: World, desired: Any) -> None:
