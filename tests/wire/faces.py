@@ -16,25 +16,25 @@ from typing import Any
 import structlog
 from starlette.types import ASGIApp
 
+from adapters.clock import Clock
 from adapters.cri import open_runtime
 from adapters.kubernetes.client import Kubernetes
 from cli.main import main as cli_main
 from devcluster.apiserver import ApiServer, InProcessTransport
 from handlers.__main__ import main as web_main
-from handlers.configuration import read_configuration
-from handlers.credentials import Credentials
+from handlers.admission.forward import open_forwarder
+from handlers.event_sink import open_publisher
 from handlers.events_token import EventsToken, events_token
-from handlers.handing import open_hand_on
 from handlers.metrics import Metrics
 from handlers.posting import open_post
-from handlers.publishing import open_publisher
+from handlers.serving.credentials import Credentials
 from handlers.settings import read_settings
+from handlers.sources import read_configuration
 from handlers.watch.__main__ import main as watch_main
 from handlers.watch.run import watch
-from handlers.web import build_web
+from handlers.wiring import build_web
 from nodeagent.__main__ import main as agent_main
 from nodeagent.agent import Agent
-from nodeagent.clock import Clock
 from nodeagent.metrics import Metrics as AgentMetrics
 from nodeagent.probes import serve_probes
 from nodeagent.settings import read_settings as read_agent_settings
@@ -79,7 +79,10 @@ async def open_web(environ: Mapping[str, str], transport: Transport, time: Time)
     """The application of `web`, with what runs while it is served."""
     settings, metrics, rng = read_settings(environ), Metrics(), Random(1)
     token = events_token(settings, rng)
-    async with open_publisher(settings, metrics.count_published) as publisher, open_hand_on(settings, token) as hand_on:
+    async with (
+        open_publisher(settings, metrics.count_published) as publisher,
+        open_forwarder(settings, token) as hand_on,
+    ):
         app = build_web(
             settings,
             read_configuration(settings.config, environ),
