@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import difflib
+import functools
 import json
 import os
 import re
@@ -105,6 +106,11 @@ def _body(content: bytes) -> dict[str, Any]:
         return {"text": content.decode()} if content else {}
 
 
+@functools.cache
+def _crds() -> list[Any]:
+    return [yaml.safe_load(path.read_text()) for path in sorted((_ROOT / "knative/base/crds").glob("*.yaml"))]
+
+
 # --- the API server --------------------------------------------------------------------------------------------------
 
 
@@ -125,8 +131,7 @@ class Cluster:
 
     async def set_up(self) -> None:
         """The CRDs, two namespaces, and the Secret as an administrator creates it."""
-        for path in sorted((_ROOT / "knative/base/crds").glob("*.yaml")):
-            crd = yaml.safe_load(path.read_text())
+        for crd in _crds():
             await self.ask("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd)
         for name in (NAMESPACE, "shop"):
             await self.ask("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
@@ -282,7 +287,7 @@ async def open_sink() -> AsyncIterator[Sink]:
                 await writer.wait_closed()
 
 
-async def until(holds: Callable[[], bool | Awaitable[bool]], seconds: float = 20) -> None:
+async def until(holds: Callable[[], bool | Awaitable[bool]], seconds: float = 60) -> None:
     """Wait for a condition in real time."""
     async with asyncio.timeout(seconds):
         # Nobody notifies of what is waited for here.

@@ -108,11 +108,11 @@ def test_an_agent_pulls_reports_and_counts_as_recorded() -> None:
                 "WARMHOOK_STATE_DIR": f"{folder}/state",
                 "WARMHOOK_METRICS_PORT": str(_free_port()),
                 "WARMHOOK_PARALLEL_PULLS": "1",
-                "WARMHOOK_CHECK_SECONDS": "5",
+                "WARMHOOK_CHECK_SECONDS": "10",
             }
             found: dict[str, Any] = {}
             async with serve_runtime(f"{folder}/socket") as runtime:
-                async with run_agent(environ, cluster.connect("agent"), Time(frozen, speed=20)):
+                async with run_agent(environ, cluster.connect("agent"), Time(frozen, speed=10)):
                     found["01 first pull"] = await _report(cluster, "pulling", "waiting")
                     runtime.gate.release()
                     found["02 second pull"] = await _report(cluster, "failed", "pulling")

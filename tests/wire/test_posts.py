@@ -130,7 +130,7 @@ def test_watch_posts_and_writes_as_recorded(tmp_path: Path) -> None:
             await cluster.ask("POST", SECRETS, {"metadata": {"name": "warmhook-tls"}})
             admission = yaml.safe_load((ROOT / "knative/base/admission.yaml").read_text())
             await cluster.ask("POST", WEBHOOKS, admission)
-            async with run_watch(environ, cluster.connect("watch"), Time(frozen, speed=20)):
+            async with run_watch(environ, cluster.connect("watch"), Time(frozen, speed=5)):
                 found = {"01 at the start": posted(cluster, await sink.take(1))}
                 await until(lambda: _is_certified(cluster))
                 for number, (name, step) in enumerate(_changes(cluster).items(), 2):
@@ -204,7 +204,7 @@ def test_watch_posts_to_the_sink_as_recorded() -> None:
             }
             cluster = Cluster(frozen)
             await cluster.set_up()
-            async with run_watch(environ, cluster.connect("watch"), Time(frozen, speed=20)):
+            async with run_watch(environ, cluster.connect("watch"), Time(frozen, speed=5)):
                 found = {"at the start": posted(cluster, await sink.take(1))}
                 await cluster.add_node("a")
                 return {**found, "node joins": posted(cluster, await sink.take(1))}
