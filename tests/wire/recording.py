@@ -26,7 +26,18 @@ import yaml
 from tests.wire.faces import ApiServer, InProcessTransport, Response
 from warmhook.ports import Json, Stream
 
-__all__ = ["NAMESPACE", "Cluster", "Sink", "answer_of", "check", "heard", "metric_shape", "open_sink", "until"]
+__all__ = [
+    "NAMESPACE",
+    "Cluster",
+    "Sink",
+    "answer_of",
+    "check",
+    "heard",
+    "is_recorded",
+    "metric_shape",
+    "open_sink",
+    "until",
+]
 
 NAMESPACE: Final = "warmhook-system"
 _ROOT: Final = Path(__file__).parents[2]
@@ -58,6 +69,11 @@ def check(name: str, value: Any) -> None:
     if text != recorded:
         changes = difflib.unified_diff(recorded.splitlines(), text.splitlines(), "recorded", "now", lineterm="")
         pytest.fail(f"{path.name}:\n" + "\n".join(changes), pytrace=False)
+
+
+def is_recorded(name: str) -> bool:
+    """Whether there is something to compare with, or is to be."""
+    return _RECORD or (_RECORDINGS / f"{name}.json").exists()
 
 
 def _dump(value: Any, indent: int = 0, used: int = 0) -> str:

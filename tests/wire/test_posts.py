@@ -64,10 +64,14 @@ def test_pushes_are_published_to_the_sink_as_recorded(tmp_path: Path) -> None:
                     "without a digest": {"image": f"{HOST}/shop/app:v2"},
                 }
                 found = {name: posted(web.cluster, await _publish(web, sink, body)) for name, body in bodies.items()}
-                counted = [line for line in await web.metrics() if line.startswith("warmhook_published_total")]
-                return {**found, "counted": counted}
+                await until(lambda: _counts(web, 'warmhook_published_total{result="published"} 2.0'))
+                return found
 
     check("published", heard(asyncio.run, main()))
+
+
+async def _counts(web: World, line: str) -> bool:
+    return line in await web.metrics()
 
 
 async def _publish(web: World, sink: Sink, body: Any) -> list[Any]:
@@ -206,7 +210,7 @@ def test_watch_posts_to_the_sink_as_recorded() -> None:
             await cluster.set_up()
             async with run_watch(environ, cluster.connect("watch"), Time(frozen, speed=5)):
                 found = {"at the start": posted(cluster, await sink.take(1))}
-                await cluster.add_node("a")
+                await cluster.ask("POST", "/api/v1/nodes", {"metadata": {"name": "a"}})
                 return {**found, "node joins": posted(cluster, await sink.take(1))}
 
     check("watch-sink", heard(asyncio.run, main()))
