@@ -184,7 +184,7 @@ def _check_proof(given: _Source, *, signed: bool) -> None:
 
 def _keys(given: _Keys) -> Keys:
     # Only sources whose sender signs tokens pay for importing an HTTP client.
-    from adapters.registries.common.keys import FetchedKeys, FileKeys, fetch_text
+    from adapters.registries.common.jwks import FetchedKeys, FileKeys, fetch_text
 
     if (given.file is None) == (given.url is None):
         raise BadSetting("keys: give either file or url")

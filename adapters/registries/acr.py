@@ -17,10 +17,10 @@ import json
 from typing import Final
 
 from adapters.registries import Delivery, Outcome, Reply, Source
-from adapters.registries.common.bodies import Fields, each, read_fields, read_json, shown
+from adapters.registries.common.auth import verify_header, verify_query
+from adapters.registries.common.bodies import Fields, each, quoted, read_fields, read_json
 from adapters.registries.common.cloudevents import is_cloudevent, read_cloudevent
-from adapters.registries.common.proof import by_header, by_query
-from adapters.registries.common.registry_events import read_event
+from adapters.registries.common.distribution_events import read_event
 from warmhook.events import Skip
 from warmhook.ports import Json
 
@@ -51,7 +51,7 @@ class _Validation(Fields):
 
 
 def verify(delivery: Delivery, source: Source) -> bool:
-    return by_header(delivery, source) or by_query(delivery, source)
+    return verify_header(delivery, source) or verify_query(delivery, source)
 
 
 def parse(delivery: Delivery, source: Source) -> list[Outcome]:
@@ -83,12 +83,12 @@ def _from_event_grid(kind: str, data: Json, source: Source) -> Outcome:
     if skipped := _skipped(kind):
         return skipped
     if kind != _IMAGE_PUSHED:
-        return Skip("unknown-event", shown(kind))
+        return Skip("unknown-event", quoted(kind))
     action = read_fields(_Native, data).action
-    return read_event(data, source) if action == "push" else Skip("not-a-push", f"action {shown(action)}")
+    return read_event(data, source) if action == "push" else Skip("not-a-push", f"action {quoted(action)}")
 
 
 def _skipped(kind: str) -> Skip | None:
     if kind in _CHARTS:
-        return Skip("not-runnable", shown(kind))
-    return Skip("not-a-push", shown(kind)) if kind in _OTHERS else None
+        return Skip("not-runnable", quoted(kind))
+    return Skip("not-a-push", quoted(kind)) if kind in _OTHERS else None

@@ -16,10 +16,10 @@ from typing import Final
 from pydantic import Field
 
 from adapters.registries import Delivery, Outcome, Source
-from adapters.registries.common.bodies import Fields, Text, each, read_fields, read_json, read_time, shown
+from adapters.registries.common.auth import verify_query
+from adapters.registries.common.bodies import Fields, Text, each, quoted, read_fields, read_json, read_time
 from adapters.registries.common.cloudevents import CloudEvent, is_cloudevent, read_cloudevent
 from adapters.registries.common.images import pushed
-from adapters.registries.common.proof import by_query
 from warmhook.events import Skip
 from warmhook.ports import Json
 
@@ -53,7 +53,7 @@ class _Completed(Fields):
 
 
 def verify(delivery: Delivery, source: Source) -> bool:
-    return by_query(delivery, source)
+    return verify_query(delivery, source)
 
 
 def parse(delivery: Delivery, source: Source) -> list[Outcome]:
@@ -76,7 +76,7 @@ def _events(delivery: Delivery, source: Source) -> list[Outcome]:
 def _event(event: CloudEvent, source: Source) -> Outcome:
     if event.get_type() != _COMPLETED:
         known = event.get_type().startswith(_ANY)
-        return Skip("not-a-push" if known else "unknown-event", shown(event.get_type()))
+        return Skip("not-a-push" if known else "unknown-event", quoted(event.get_type()))
     data = read_fields(_Completed, event.get_data())
     repository, pushed_at = f"{data.namespace}/{data.name}", read_time(event.get_time())
     return pushed(source, "", repository, data.tag, data.digest, pushed_at=pushed_at, delivery_id=event.get_id())

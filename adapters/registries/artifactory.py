@@ -18,10 +18,10 @@ from typing import Final, Literal
 from pydantic import Field
 
 from adapters.registries import Delivery, Outcome, Source
-from adapters.registries.common.bodies import Fields, Text, each, read_fields, read_json, shown
+from adapters.registries.common.auth import verify_header, verify_hmac
+from adapters.registries.common.bodies import Fields, Text, each, quoted, read_fields, read_json
 from adapters.registries.common.images import host_of, pushed
 from adapters.registries.common.options import SourceOptions
-from adapters.registries.common.proof import by_header, by_hmac
 from warmhook.events import Skip
 from warmhook.ports import Json
 
@@ -56,8 +56,8 @@ class _Event(Fields):
 
 def verify(delivery: Delivery, source: Source) -> bool:
     if _options(source).auth == "hmac":
-        return by_hmac(delivery, source, _HEADER)
-    return by_header(delivery, source, _HEADER)
+        return verify_hmac(delivery, source, _HEADER)
+    return verify_header(delivery, source, _HEADER)
 
 
 def parse(delivery: Delivery, source: Source) -> list[Outcome]:
@@ -73,16 +73,16 @@ def _event(body: Json, source: Source) -> Outcome:
         return Skip("unknown-event", "no domain")
     event = read_fields(_Event, body)
     if event.domain != "docker":
-        return Skip("not-a-container", f"domain {shown(event.domain)}")
+        return Skip("not-a-container", f"domain {quoted(event.domain)}")
     if event.event_type != "pushed":
         known = event.event_type in _OTHERS
-        return Skip("not-a-push" if known else "unknown-event", f"event type {shown(event.event_type)}")
+        return Skip("not-a-push" if known else "unknown-event", f"event type {quoted(event.event_type)}")
     return _pushed(read_fields(_Data, event.data), event.jpd_origin, source)
 
 
 def _pushed(data: _Data, origin: str, source: Source) -> Outcome:
     if data.image_type not in _IMAGE_TYPES:
-        return Skip("not-a-container", f"image type {shown(data.image_type)}")
+        return Skip("not-a-container", f"image type {quoted(data.image_type)}")
     if data.path and data.path.rpartition("/")[2] not in _MANIFESTS:
         return Skip("ping", "the path is not that of a manifest: a test")
     if data.repo_key.endswith("-cache"):

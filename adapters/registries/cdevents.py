@@ -15,10 +15,10 @@ from typing import Final
 from urllib.parse import parse_qs, unquote
 
 from adapters.registries import Delivery, Outcome, Source
-from adapters.registries.common.bodies import Fields, Text, Unreadable, each, read_fields, read_json, read_time, shown
+from adapters.registries.common.auth import verify_header, verify_query
+from adapters.registries.common.bodies import Fields, Text, Unreadable, each, quoted, read_fields, read_json, read_time
 from adapters.registries.common.cloudevents import is_cloudevent, read_cloudevent
 from adapters.registries.common.images import host_of, pushed
-from adapters.registries.common.proof import by_header, by_query
 from warmhook.events import Skip
 from warmhook.images import DOCKER_HUB
 
@@ -43,7 +43,7 @@ class _Event(Fields):
 
 
 def verify(delivery: Delivery, source: Source) -> bool:
-    return by_header(delivery, source) or by_query(delivery, source, "access_token")
+    return verify_header(delivery, source) or verify_query(delivery, source, "access_token")
 
 
 def parse(delivery: Delivery, source: Source) -> list[Outcome]:
@@ -59,7 +59,7 @@ def _event(delivery: Delivery, source: Source) -> Outcome:
     event = read_fields(_Event, body)
     kind = event.context.type
     if not kind.startswith(_PUBLISHED):
-        return Skip("not-a-push" if kind.startswith(_ARTIFACT) else "unknown-event", shown(kind))
+        return Skip("not-a-push" if kind.startswith(_ARTIFACT) else "unknown-event", quoted(kind))
     return _published(event.subject.id, event.context, source)
 
 
@@ -67,7 +67,7 @@ def _published(purl: str, context: _Context, source: Source) -> Outcome:
     path, _, query = purl.partition("#")[0].partition("?")
     kind, _, name = path.removeprefix(_PURL).lstrip("/").partition("/")
     if not path.startswith(_PURL) or kind.lower() not in ("oci", "docker"):
-        return Skip("not-a-container", f"package {shown(path)}")
+        return Skip("not-a-container", f"package {quoted(path)}")
     name, _, version = name.rpartition("@") if "@" in name else (name, "", "")
     name, version = unquote(name), unquote(version)
     try:

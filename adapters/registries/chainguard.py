@@ -19,12 +19,12 @@ from typing import Final
 from pydantic import BaseModel
 
 from adapters.registries import Delivery, Outcome, Source
-from adapters.registries.common.bodies import Fields, Text, each, read_fields, read_time, shown
+from adapters.registries.common.auth import verify_query
+from adapters.registries.common.bodies import Fields, Text, each, quoted, read_fields, read_time
 from adapters.registries.common.cloudevents import event_or_skip, read_content
 from adapters.registries.common.images import pushed
+from adapters.registries.common.oidc import verify_id_token
 from adapters.registries.common.options import SourceOptions
-from adapters.registries.common.proof import by_query
-from adapters.registries.common.tokens import by_token
 from warmhook.events import Skip
 from warmhook.ports import Json
 
@@ -63,8 +63,8 @@ def verify(delivery: Delivery, source: Source) -> bool | Awaitable[bool]:
     options = source.options
     if isinstance(options, Options) and options.group:
         subscription = {"sub": f"webhook:{options.group}"}
-        return by_token(delivery, source, issuers=_ISSUERS, audience=_AUDIENCE, claims=subscription)
-    return by_query(delivery, source)
+        return verify_id_token(delivery, source, issuers=_ISSUERS, audience=_AUDIENCE, claims=subscription)
+    return verify_query(delivery, source)
 
 
 def fixed_hosts(source: Source) -> list[str]:
@@ -81,10 +81,10 @@ def _event(delivery: Delivery, source: Source) -> Outcome:
         return event
     kind = event.get_type()
     if kind != _PUSHED:
-        return Skip("not-a-push" if kind.startswith(_ANY) else "unknown-event", shown(kind))
+        return Skip("not-a-push" if kind.startswith(_ANY) else "unknown-event", quoted(kind))
     push = read_fields(_Data, event.get_data()).body
     if push.type != "manifest" or push.error:
-        return Skip("not-a-push", "the push failed" if push.error else f"type {shown(push.type)}")
+        return Skip("not-a-push", "the push failed" if push.error else f"type {quoted(push.type)}")
     # The first element of a repository is the organisation, often with a dot; it is no host.
     repository = push.repository.removeprefix(f"{_HOST}/")
     pushed_at = read_time(event.get_time()) or read_time(push.when)

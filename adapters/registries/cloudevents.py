@@ -20,11 +20,11 @@ from typing import Final
 from pydantic import Field
 
 from adapters.registries import Delivery, Outcome, Source
-from adapters.registries.common.bodies import Fields, Text, each, read_fields, read_time, shown
+from adapters.registries.common.auth import verify_header, verify_query
+from adapters.registries.common.bodies import Fields, Text, each, quoted, read_fields, read_time
 from adapters.registries.common.cloudevents import CloudEvent, is_cloudevent, read_cloudevent, read_content
 from adapters.registries.common.images import host_of, is_manifest, pushed, split_reference
 from adapters.registries.common.options import SourceOptions
-from adapters.registries.common.proof import by_header, by_query
 from warmhook.events import Skip
 from warmhook.ports import Json
 
@@ -56,7 +56,7 @@ class _Data(Fields):
 
 
 def verify(delivery: Delivery, source: Source) -> bool:
-    return by_header(delivery, source) or by_query(delivery, source, "access_token")
+    return verify_header(delivery, source) or verify_query(delivery, source, "access_token")
 
 
 def parse(delivery: Delivery, source: Source) -> list[Outcome]:
@@ -75,14 +75,14 @@ def _event(delivery: Delivery, body: Json, source: Source) -> Outcome:
     kind = event.get_type()
     options = source.options if isinstance(source.options, Options) else Options()
     if kind.startswith(_OWN):
-        return Skip("replication-echo", f"our own {shown(kind)}")
+        return Skip("replication-echo", f"our own {quoted(kind)}")
     if kind.lower().rpartition(".")[2] in _NO_PUSHES:
-        return Skip("not-a-push", shown(kind))
+        return Skip("not-a-push", quoted(kind))
     if options.types and kind not in options.types:
-        return Skip("unknown-event", shown(kind))
+        return Skip("unknown-event", quoted(kind))
     data = read_fields(_Data, event.get_data()) if isinstance(event.get_data(), dict) else _Data()
     if data.mediaType.endswith("+json") and "manifest" in data.mediaType and not is_manifest(data.mediaType):
-        return Skip("not-runnable", f"media type {shown(data.mediaType)}")
+        return Skip("not-runnable", f"media type {quoted(data.mediaType)}")
     return _image(event, data, source)
 
 
@@ -93,7 +93,7 @@ def _image(event: CloudEvent, data: _Data, source: Source) -> Outcome:
     named = data.image or reference or (not repository and event.get_subject()) or ""
     host, path, tag, digest = split_reference(named or repository)
     if not path:
-        return Skip("unknown-event", f"{shown(event.get_type())} names no image")
+        return Skip("unknown-event", f"{quoted(event.get_type())} names no image")
     return pushed(
         source,
         host_of(place) or host or (host_of(event.get_source()) if "://" in event.get_source() else ""),

@@ -14,9 +14,9 @@ from __future__ import annotations
 from typing import Final
 
 from adapters.registries import Delivery, Outcome, Source
-from adapters.registries.common.bodies import Fields, Text, each, read_fields, read_json, shown
+from adapters.registries.common.auth import verify_header
+from adapters.registries.common.bodies import Fields, Text, each, quoted, read_fields, read_json
 from adapters.registries.common.images import is_manifest, pushed, split_reference
-from adapters.registries.common.proof import by_header
 from warmhook.events import Skip
 from warmhook.ports import Json
 
@@ -34,7 +34,7 @@ class _Report(Fields):
 
 
 def verify(delivery: Delivery, source: Source) -> bool:
-    return by_header(delivery, source)
+    return verify_header(delivery, source)
 
 
 def parse(delivery: Delivery, source: Source) -> list[Outcome]:
@@ -46,8 +46,8 @@ def _event(body: Json, source: Source) -> Outcome:
         return Skip("unknown-event", "no diun_version")
     report = read_fields(_Report, body)
     if report.status not in _PUSHES:
-        return Skip("not-a-push" if report.status in _OTHERS else "unknown-event", f"status {shown(report.status)}")
+        return Skip("not-a-push" if report.status in _OTHERS else "unknown-event", f"status {quoted(report.status)}")
     if report.mime_type and not is_manifest(report.mime_type):
-        return Skip("not-runnable", f"media type {shown(report.mime_type)}")
+        return Skip("not-runnable", f"media type {quoted(report.mime_type)}")
     host, repository, tag, digest = split_reference(report.image)
     return pushed(source, host, repository, tag, digest or report.digest)

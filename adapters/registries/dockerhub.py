@@ -12,9 +12,9 @@ there.
 from __future__ import annotations
 
 from adapters.registries import Delivery, Outcome, Source
+from adapters.registries.common.auth import verify_query
 from adapters.registries.common.bodies import Fields, Text, each, read_fields, read_json, read_time
 from adapters.registries.common.images import pushed
-from adapters.registries.common.proof import by_query
 from warmhook.events import Skip
 from warmhook.images import DOCKER_HUB
 from warmhook.ports import Json
@@ -40,7 +40,7 @@ class _Push(Fields):
 
 
 def verify(delivery: Delivery, source: Source) -> bool:
-    return by_query(delivery, source)
+    return verify_query(delivery, source)
 
 
 def fixed_hosts(source: Source) -> list[str]:

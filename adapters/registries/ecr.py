@@ -20,11 +20,11 @@ from typing import Final
 from pydantic import Field
 
 from adapters.registries import Delivery, Outcome, Source
-from adapters.registries.common.bodies import Fields, Text, Unreadable, each, read_fields, read_json, read_time, shown
+from adapters.registries.common.auth import verify_header
+from adapters.registries.common.bodies import Fields, Text, Unreadable, each, quoted, read_fields, read_json, read_time
 from adapters.registries.common.cloudevents import CloudEvent, is_cloudevent, read_cloudevent
 from adapters.registries.common.images import is_manifest, pushed
 from adapters.registries.common.options import SourceOptions
-from adapters.registries.common.proof import by_header
 from warmhook.events import Skip, SkipReason
 from warmhook.ports import Json
 
@@ -74,7 +74,7 @@ class _Transformed(Fields):
 
 def verify(delivery: Delivery, source: Source) -> bool:
     options = source.options if isinstance(source.options, Options) else Options()
-    return by_header(delivery, source, options.header.lower())
+    return verify_header(delivery, source, options.header.lower())
 
 
 def parse(delivery: Delivery, source: Source) -> list[Outcome]:
@@ -87,12 +87,12 @@ def _event(delivery: Delivery, source: Source) -> Outcome:
         return _transformed(read_cloudevent(delivery, body), source)
     event = read_fields(_Event, body)
     if event.detail_type != _PUSH:
-        return Skip(_OTHERS.get(event.detail_type, "unknown-event"), shown(event.detail_type))
+        return Skip(_OTHERS.get(event.detail_type, "unknown-event"), quoted(event.detail_type))
     detail = read_fields(_Detail, event.detail)
     if detail.action_type != "PUSH" or detail.result != "SUCCESS":
-        return Skip("not-a-push", f"{shown(detail.action_type)} {shown(detail.result)}")
+        return Skip("not-a-push", f"{quoted(detail.action_type)} {quoted(detail.result)}")
     if detail.manifest_media_type and not is_manifest(detail.manifest_media_type):
-        return Skip("not-runnable", f"media type {shown(detail.manifest_media_type)}")
+        return Skip("not-runnable", f"media type {quoted(detail.manifest_media_type)}")
     return pushed(
         source,
         _host(event.account, event.region),
@@ -107,7 +107,7 @@ def _event(delivery: Delivery, source: Source) -> Outcome:
 
 def _transformed(event: CloudEvent, source: Source) -> Outcome:
     if event.get_type() != _TRANSFORMED:
-        return Skip("unknown-event", shown(event.get_type()))
+        return Skip("unknown-event", quoted(event.get_type()))
     data = read_fields(_Transformed, event.get_data())
     place = _TRANSFORMED_SOURCE.fullmatch(event.get_source())
     host = _host(data.registryId or place["account"], place["region"]) if place else ""
@@ -127,5 +127,5 @@ def _host(account: str, region: str) -> str:
     if not account or not region:
         return ""
     if not _ACCOUNT.fullmatch(account) or not _REGION.fullmatch(region):
-        raise Unreadable(f"account {shown(account)} and region {shown(region)} are not AWS's")
+        raise Unreadable(f"account {quoted(account)} and region {quoted(region)} are not AWS's")
     return f"{account}.dkr.ecr.{region}.amazonaws.com" + (".cn" if region.startswith("cn-") else "")

@@ -20,11 +20,11 @@ from typing import Final, Self
 from pydantic import BaseModel, Field, model_validator
 
 from adapters.registries import Delivery, Outcome, Source
-from adapters.registries.common.bodies import Fields, Text, Unreadable, each, read_fields, read_json, read_time, shown
+from adapters.registries.common.auth import verify_query
+from adapters.registries.common.bodies import Fields, Text, Unreadable, each, quoted, read_fields, read_json, read_time
 from adapters.registries.common.images import pushed, split_reference
+from adapters.registries.common.oidc import verify_id_token
 from adapters.registries.common.options import SourceOptions
-from adapters.registries.common.proof import by_query
-from adapters.registries.common.tokens import by_token
 from warmhook.events import Skip
 from warmhook.ports import Json
 
@@ -64,8 +64,8 @@ def verify(delivery: Delivery, source: Source) -> bool | Awaitable[bool]:
     options = source.options
     if isinstance(options, Options) and options.audience:
         account = {"email": options.email, "email_verified": True}
-        return by_token(delivery, source, issuers=_ISSUERS, audience=options.audience, claims=account)
-    return by_query(delivery, source)
+        return verify_id_token(delivery, source, issuers=_ISSUERS, audience=options.audience, claims=account)
+    return verify_query(delivery, source)
 
 
 def parse(delivery: Delivery, source: Source) -> list[Outcome]:
@@ -84,7 +84,7 @@ def _event(delivery: Delivery, source: Source) -> Outcome:
     change = read_fields(_Change, body)
     if change.action != "INSERT":
         known = change.action == "DELETE"
-        return Skip("not-a-push" if known else "unknown-event", f"action {shown(change.action)}")
+        return Skip("not-a-push" if known else "unknown-event", f"action {quoted(change.action)}")
     host, repository, tag, _ = split_reference(change.tag or change.digest)
     digest = split_reference(change.digest)[3]
     return pushed(source, host, repository, tag, digest, pushed_at=read_time(time), delivery_id=delivery_id)

@@ -13,15 +13,15 @@ ALLOWED_HOST_LIST` has them.
 from __future__ import annotations
 
 from adapters.registries import Delivery, Outcome, Source
+from adapters.registries.common.auth import verify_hmac
 from adapters.registries.common.bodies import each
-from adapters.registries.common.packages import read_package
-from adapters.registries.common.proof import by_hmac
+from adapters.registries.common.gitea_packages import read_package
 
 PATIENCE_SECONDS = 4.0  # of 5; it never repeats
 
 
 def verify(delivery: Delivery, source: Source) -> bool:
-    return by_hmac(delivery, source, "x-gitea-signature")
+    return verify_hmac(delivery, source, "x-gitea-signature")
 
 
 def parse(delivery: Delivery, source: Source) -> list[Outcome]:

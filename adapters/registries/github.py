@@ -15,9 +15,9 @@ from __future__ import annotations
 from typing import Final
 
 from adapters.registries import Delivery, Outcome, Source
-from adapters.registries.common.bodies import Fields, Text, each, read_fields, read_payload, read_time, shown
+from adapters.registries.common.auth import verify_hmac
+from adapters.registries.common.bodies import Fields, Text, each, quoted, read_fields, read_payload, read_time
 from adapters.registries.common.images import pushed, split_reference
-from adapters.registries.common.proof import by_hmac
 from warmhook.events import Skip
 from warmhook.images import is_digest
 from warmhook.ports import Json
@@ -87,7 +87,7 @@ class _Event(Fields):
 
 
 def verify(delivery: Delivery, source: Source) -> bool:
-    return by_hmac(delivery, source, "x-hub-signature-256", prefix="sha256=")
+    return verify_hmac(delivery, source, "x-hub-signature-256", prefix="sha256=")
 
 
 def parse(delivery: Delivery, source: Source) -> list[Outcome]:
@@ -102,9 +102,9 @@ def _event(delivery: Delivery, source: Source) -> Outcome:
     event = read_fields(_Event, body)
     package = event.package or event.registry_package
     if (name and name not in _EVENTS) or package is None:
-        return Skip("unknown-event", shown(name or "neither package nor registry_package"))
+        return Skip("unknown-event", quoted(name or "neither package nor registry_package"))
     if event.action not in _PUSHES:
-        return Skip("not-a-push", f"action {shown(event.action)}")
+        return Skip("not-a-push", f"action {quoted(event.action)}")
     return _push(read_fields(_Package, package), delivery, source)
 
 
@@ -113,7 +113,7 @@ def _push(package: _Package, delivery: Delivery, source: Source) -> Outcome:
     container = version.container_metadata
     digest = version.version or version.name
     if container is None and not (_says_container(package) and is_digest(digest)):
-        return Skip("not-a-container", f"package type {shown(package.package_type)}")
+        return Skip("not-a-container", f"package type {quoted(package.package_type)}")
     manifest = container.manifest if container else None
     tag = container.tag if container else None
     if not is_digest(digest):

@@ -11,13 +11,13 @@ cosign's tags. A receiver must answer 2xx to pulls and layers too, or the regist
 from __future__ import annotations
 
 from adapters.registries import Delivery, Outcome, Source
+from adapters.registries.common.auth import verify_header
 from adapters.registries.common.bodies import each, read_json
-from adapters.registries.common.proof import by_header
-from adapters.registries.common.registry_events import read_envelope
+from adapters.registries.common.distribution_events import read_envelope
 
 
 def verify(delivery: Delivery, source: Source) -> bool:
-    return by_header(delivery, source)
+    return verify_header(delivery, source)
 
 
 def parse(delivery: Delivery, source: Source) -> list[Outcome]:

@@ -17,10 +17,10 @@ from datetime import datetime
 from typing import Final
 
 from adapters.registries import Delivery, Outcome, Source
-from adapters.registries.common.bodies import Fields, Text, each, read_fields, read_json, read_time, shown
+from adapters.registries.common.auth import verify_header
+from adapters.registries.common.bodies import Fields, Text, each, quoted, read_fields, read_json, read_time
 from adapters.registries.common.cloudevents import is_cloudevent, read_cloudevent
 from adapters.registries.common.images import host_of, pushed, split_reference
-from adapters.registries.common.proof import by_header
 from warmhook.events import Skip
 from warmhook.ports import Json
 
@@ -63,7 +63,7 @@ class _Resource(Fields):
 
 
 def verify(delivery: Delivery, source: Source) -> bool:
-    return by_header(delivery, source)
+    return verify_header(delivery, source)
 
 
 def parse(delivery: Delivery, source: Source) -> list[Outcome]:
@@ -84,7 +84,7 @@ def _event(
     kind: str, operator: Json, data: Json, pushed_at: datetime | None, delivery_id: str, source: Source
 ) -> list[Outcome]:
     if kind not in _PUSHES:
-        return [Skip("not-a-push" if kind in _OTHERS else "unknown-event", shown(kind))]
+        return [Skip("not-a-push" if kind in _OTHERS else "unknown-event", quoted(kind))]
     if operator == _PROXY_CACHE:
         return [Skip("proxy-cache", "stored by a pull through a proxy-cache project")]
     event = read_fields(_EventData, data)

@@ -17,10 +17,10 @@ from dataclasses import replace
 from pydantic import Field
 
 from adapters.registries import Delivery, Outcome, Source
-from adapters.registries.common.bodies import Fields, Text, each, read_fields, read_json, read_time, shown
+from adapters.registries.common.auth import verify_hmac
+from adapters.registries.common.bodies import Fields, Text, each, quoted, read_fields, read_json, read_time
 from adapters.registries.common.images import pushed
 from adapters.registries.common.options import SourceOptions
-from adapters.registries.common.proof import by_hmac
 from warmhook.events import Skip
 from warmhook.ports import Json
 
@@ -46,7 +46,7 @@ class _Event(Fields):
 
 
 def verify(delivery: Delivery, source: Source) -> bool:
-    return by_hmac(delivery, source, "x-nexus-webhook-signature", algorithm="sha1")
+    return verify_hmac(delivery, source, "x-nexus-webhook-signature", algorithm="sha1")
 
 
 def fixed_hosts(source: Source) -> list[str]:
@@ -63,9 +63,9 @@ def _event(delivery: Delivery, source: Source) -> Outcome:
         return Skip("not-a-push" if "asset" in body else "unknown-event", "no component")
     event = read_fields(_Event, body)
     if event.component.format != "docker":
-        return Skip("not-a-container", f"format {shown(event.component.format)}")
+        return Skip("not-a-container", f"format {quoted(event.component.format)}")
     if event.action not in ("CREATED", "UPDATED"):
-        return Skip("not-a-push" if event.action == "DELETED" else "unknown-event", f"action {shown(event.action)}")
+        return Skip("not-a-push" if event.action == "DELETED" else "unknown-event", f"action {quoted(event.action)}")
     return pushed(
         replace(source, registry_host=_hosts(source).get(event.repositoryName, source.registry_host)),
         "",

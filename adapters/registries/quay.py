@@ -13,9 +13,9 @@ from __future__ import annotations
 from typing import Final
 
 from adapters.registries import Delivery, Outcome, Source
+from adapters.registries.common.auth import verify_query
 from adapters.registries.common.bodies import Fields, Text, Unreadable, each, read_fields, read_json
 from adapters.registries.common.images import host_of, pushed, split_reference
-from adapters.registries.common.proof import by_query
 from warmhook.events import Skip
 from warmhook.ports import Json
 
@@ -32,7 +32,7 @@ class _Push(Fields):
 
 
 def verify(delivery: Delivery, source: Source) -> bool:
-    return by_query(delivery, source)
+    return verify_query(delivery, source)
 
 
 def parse(delivery: Delivery, source: Source) -> list[Outcome]:

@@ -15,9 +15,9 @@ from __future__ import annotations
 from pydantic import Field
 
 from adapters.registries import Delivery, Outcome, Source
+from adapters.registries.common.auth import verify_header, verify_hmac
 from adapters.registries.common.bodies import Fields, Text, Unreadable, each, read_fields, read_json
 from adapters.registries.common.images import pushed, split_reference
-from adapters.registries.common.proof import by_header, by_hmac
 from warmhook.events import Skip
 from warmhook.ports import Json
 
@@ -33,7 +33,7 @@ class _Push(Fields):
 
 
 def verify(delivery: Delivery, source: Source) -> bool:
-    return by_header(delivery, source) or by_hmac(delivery, source, "x-warmhook-signature", prefix="sha256=")
+    return verify_header(delivery, source) or verify_hmac(delivery, source, "x-warmhook-signature", prefix="sha256=")
 
 
 def parse(delivery: Delivery, source: Source) -> list[Outcome]:

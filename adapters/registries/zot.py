@@ -17,10 +17,10 @@ from typing import Final
 from pydantic import Field
 
 from adapters.registries import Delivery, Outcome, Source
-from adapters.registries.common.bodies import Fields, Text, Unreadable, each, read_fields, read_json, read_time, shown
+from adapters.registries.common.auth import verify_header
+from adapters.registries.common.bodies import Fields, Text, Unreadable, each, quoted, read_fields, read_json, read_time
 from adapters.registries.common.cloudevents import CloudEvent, event_or_skip, read_content
 from adapters.registries.common.images import host_of, is_manifest, pushed
-from adapters.registries.common.proof import by_header
 from warmhook.events import Skip
 
 PATIENCE_SECONDS = 8.0  # of 30 by default; it never repeats
@@ -48,7 +48,7 @@ class _Manifest(Fields):
 
 
 def verify(delivery: Delivery, source: Source) -> bool:
-    return by_header(delivery, source)
+    return verify_header(delivery, source)
 
 
 def parse(delivery: Delivery, source: Source) -> list[Outcome]:
@@ -61,13 +61,13 @@ def _event(delivery: Delivery, source: Source) -> Outcome:
         return event
     kind = ".".join(event.get_type().split(".")[-2:])
     if kind != _PUSHED:
-        return Skip("not-a-push" if kind in _OTHERS else "unknown-event", shown(event.get_type()))
+        return Skip("not-a-push" if kind in _OTHERS else "unknown-event", quoted(event.get_type()))
     return _pushed(event, read_fields(_Data, event.get_data()), source)
 
 
 def _pushed(event: CloudEvent, data: _Data, source: Source) -> Outcome:
     if data.mediaType and not is_manifest(data.mediaType):
-        return Skip("not-runnable", f"media type {shown(data.mediaType)}")
+        return Skip("not-runnable", f"media type {quoted(data.mediaType)}")
     return pushed(
         source,
         host_of(event.get_source()) if "://" in event.get_source() else "",

@@ -13,7 +13,7 @@ import structlog
 from adapters.env import BadSetting
 from adapters.kubernetes.client import KubernetesError, Unavailable
 from adapters.registries import Delivery, Outcome, Reply
-from adapters.registries.common.proof import sent_undecoded
+from adapters.registries.common.auth import sent_unencoded
 from handlers.event_sink import Publisher
 from handlers.intake.abuse_protection import validation_headers
 from handlers.intake.deliveries import decode_body
@@ -137,7 +137,7 @@ class Receiver:
             _log.error("keys-unreachable", source=configured.source.name, problem=str(error))
             return _later(), _Told("unavailable", "keys-unreachable")
         if not verified:
-            reason = "token-not-encoded" if sent_undecoded(delivery, source) else "bad-secret"
+            reason = "token-not-encoded" if sent_unencoded(delivery, source) else "bad-secret"
             return Answer(401), _Told("unauthorized", reason)
         try:
             decoded = decode_body(delivery)

@@ -15,7 +15,7 @@ from adapters.strictjson import decode
 from warmhook.events import Skip
 from warmhook.ports import Json
 
-__all__ = ["Fields", "Text", "Unreadable", "each", "read_fields", "read_json", "read_payload", "read_time", "shown"]
+__all__ = ["Fields", "Text", "Unreadable", "each", "quoted", "read_fields", "read_json", "read_payload", "read_time"]
 
 _FORM: Final = "application/x-www-form-urlencoded"
 # Go senders write year 1 and Unix time 0 where a time is not set.
@@ -110,6 +110,6 @@ def read_time(value: Json) -> datetime | None:
     return time if time.year >= _FIRST_YEAR else None
 
 
-def shown(text: str) -> str:
+def quoted(text: str) -> str:
     """The first 60 characters of a foreign word for a log line: quoted, one line, no more than 80 when escaped."""
     return repr(text[:60])[:80]

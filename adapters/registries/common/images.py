@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Final
 
 from adapters.registries import Source
-from adapters.registries.common.bodies import shown
+from adapters.registries.common.bodies import quoted
 from warmhook.events import Pushed, Skip
 from warmhook.images import NotAReference, from_event
 
@@ -65,9 +65,9 @@ def pushed(
     """
     for media_type in media_types:
         if media_type.lower().startswith(_NOT_RUNNABLE):
-            return Skip("not-runnable", f"media type {shown(media_type)}")
+            return Skip("not-runnable", f"media type {quoted(media_type)}")
     if _COMPANION_TAG.fullmatch(tag):
-        return Skip("not-runnable", f"tag {shown(tag)}")
+        return Skip("not-runnable", f"tag {quoted(tag)}")
     host = source.registry_host or host
     if not host:
         return Skip("no-registry-host", "the payload names no host; set registryHost")

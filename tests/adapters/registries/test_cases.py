@@ -57,11 +57,11 @@ def test_a_sender_is_added_by_one_module_and_one_file_of_cases(tmp_path: Path) -
 """Example: a registry that posts the reference as text, and the secret in a header."""
 
 from adapters.registries.common.images import pushed, split_reference
-from adapters.registries.common.proof import by_header
+from adapters.registries.common.auth import verify_header
 
 
 def verify(delivery, source):
-    return by_header(delivery, source, "x-example")
+    return verify_header(delivery, source, "x-example")
 
 
 def parse(delivery, source):

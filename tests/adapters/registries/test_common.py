@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 import pytest
 
 from adapters.registries import BadOptions, Delivery, Outcome, Source, find_adapters
+from adapters.registries.common.auth import verify_header, verify_query
 from adapters.registries.common.bodies import Unreadable, each, read_json, read_payload, read_time
 from adapters.registries.common.images import host_of, pushed, split_reference
-from adapters.registries.common.proof import by_header, by_query
 from tests.adapters.registries.cases import RECEIVED
 from warmhook.events import Pushed, Skip
 
@@ -129,9 +129,9 @@ def test_an_insecure_source_is_believed_without_a_secret() -> None:
 def test_credentials_beyond_ascii_are_compared_as_they_come() -> None:
     source = Source("s", secrets=("ü?".encode(), "ü".encode("latin-1")))
 
-    assert by_header(Delivery(b"", RECEIVED, headers={"authorization": "ü"}), source)
-    assert by_query(Delivery(b"", RECEIVED, query={"token": "ü?"}), source)
-    assert not by_query(Delivery(b"", RECEIVED, query={"token": "\ud800"}), source)
+    assert verify_header(Delivery(b"", RECEIVED, headers={"authorization": "ü"}), source)
+    assert verify_query(Delivery(b"", RECEIVED, query={"token": "ü?"}), source)
+    assert not verify_query(Delivery(b"", RECEIVED, query={"token": "\ud800"}), source)
 
 
 def test_a_source_does_not_print_its_secrets() -> None:

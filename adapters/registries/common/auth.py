@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from adapters.registries import Delivery, Source
 
-__all__ = ["by_header", "by_hmac", "by_query", "sent_undecoded"]
+__all__ = ["sent_unencoded", "verify_header", "verify_hmac", "verify_query"]
 
 _BEARER: Final = b"bearer "
 # RFC 9110, 5.5: around a header's value these are not part of it. (Python's `str.strip` would cut bytes of UTF-8 too.)
@@ -18,13 +18,13 @@ _AROUND_HEADERS: Final = b" \t"
 _RESERVED_IN_QUERY: Final = b"+&%#"
 
 
-def by_header(delivery: Delivery, source: Source, name: str = "authorization") -> bool:
+def verify_header(delivery: Delivery, source: Source, name: str = "authorization") -> bool:
     """Whether a header holds the secret. `Bearer ` in front of either of them does not count."""
     secrets = (_after_bearer(secret.strip(_AROUND_HEADERS)) for secret in source.secrets)
     return _among(_after_bearer(_header(delivery, name)), secrets)
 
 
-def by_query(delivery: Delivery, source: Source, name: str = "token") -> bool:
+def verify_query(delivery: Delivery, source: Source, name: str = "token") -> bool:
     """Whether the URL's query holds the secret: for senders that can be told nothing but a URL.
 
     A secret that begins with `Bearer `, because the same file also serves a header, matches without that word as well.
@@ -33,7 +33,7 @@ def by_query(delivery: Delivery, source: Source, name: str = "token") -> bool:
     return _among(_query_value(delivery, name), forms)
 
 
-def by_hmac(
+def verify_hmac(
     delivery: Delivery, source: Source, name: str, *, algorithm: Literal["sha1", "sha256"] = "sha256", prefix: str = ""
 ) -> bool:
     """Whether a header holds the body's HMAC in hexadecimal digits of either case, after `prefix`."""
@@ -44,7 +44,7 @@ def by_hmac(
     return _among(given.lower(), (text.encode() for text in expected))
 
 
-def sent_undecoded(delivery: Delivery, source: Source) -> bool:
+def sent_unencoded(delivery: Delivery, source: Source) -> bool:
     """Whether the query holds the secret as it is written in its file, where it has to be percent-encoded.
 
     For the log of a refused delivery only. A client keeps what follows a `#` for itself.

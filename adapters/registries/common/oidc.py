@@ -16,14 +16,14 @@ from warmhook.ports import Json
 if TYPE_CHECKING:
     from jwt import PyJWK
 
-__all__ = ["by_token"]
+__all__ = ["verify_id_token"]
 
 _ALGORITHMS: Final = ["RS256", "ES256"]
 _LEEWAY_SECONDS: Final = 60
 _TOKEN_MAX: Final = 8192
 
 
-async def by_token(
+async def verify_id_token(
     delivery: Delivery, source: Source, *, issuers: frozenset[str], audience: str, claims: Mapping[str, Json]
 ) -> bool:
     """Whether `Authorization: Bearer` holds a valid token for `audience` that has these `claims`.

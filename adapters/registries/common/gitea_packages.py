@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from adapters.registries import Delivery, Outcome, Source
-from adapters.registries.common.bodies import Fields, Text, read_fields, read_payload, shown
+from adapters.registries.common.bodies import Fields, Text, quoted, read_fields, read_payload
 from adapters.registries.common.images import host_of, pushed
 from warmhook.events import Skip
 from warmhook.ports import Json
@@ -43,13 +43,13 @@ def read_package(delivery: Delivery, source: Source, *, prefix: str) -> Outcome:
     body = read_payload(delivery)
     name = delivery.headers.get(f"{prefix}-event", "package")
     if name != "package" or (isinstance(body, dict) and "package" not in body):
-        return Skip("unknown-event", shown(name))
+        return Skip("unknown-event", quoted(name))
     event = read_fields(_Event, body)
     package = read_fields(_Package, event.package)
     if package.type != "container":
-        return Skip("not-a-container", f"type {shown(package.type)}")
+        return Skip("not-a-container", f"type {quoted(package.type)}")
     if event.action not in _CREATED:
-        return Skip("not-a-push" if event.action == "deleted" else "unknown-event", f"action {shown(event.action)}")
+        return Skip("not-a-push" if event.action == "deleted" else "unknown-event", f"action {quoted(event.action)}")
     delivery_id = delivery.headers.get(f"{prefix}-delivery", "")
     repository = f"{package.owner.login}/{package.name}"
     return pushed(source, host_of(package.html_url), repository, package.version, delivery_id=delivery_id)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from adapters.registries import Outcome, Source
-from adapters.registries.common.bodies import Fields, Text, each, read_fields, read_time, shown
+from adapters.registries.common.bodies import Fields, Text, each, quoted, read_fields, read_time
 from adapters.registries.common.images import is_manifest, pushed
 from warmhook.events import Skip
 from warmhook.ports import Json
@@ -52,12 +52,12 @@ def read_event(body: Json, source: Source) -> Outcome:
     event = read_fields(_Event, body)
     if event.action != "push":
         known = event.action in _OTHER_ACTIONS
-        return Skip("not-a-push" if known else "unknown-event", f"action {shown(event.action)}")
+        return Skip("not-a-push" if known else "unknown-event", f"action {quoted(event.action)}")
     target = event.target
     if not is_manifest(target.mediaType):
         # A layer is a part of a push; an artifact manifest or Docker's schema 1 is pushed whole but cannot be run.
         layer = "manifest" not in target.mediaType
-        return Skip("not-a-push" if layer else "not-runnable", f"media type {shown(target.mediaType)}")
+        return Skip("not-a-push" if layer else "not-runnable", f"media type {quoted(target.mediaType)}")
     return pushed(
         source,
         event.request.host if event.request else "",

@@ -16,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from adapters.registries import Delivery, Source, find_adapters
-from adapters.registries.common.keys import FetchedKeys, FileKeys, fetch_text
+from adapters.registries.common.jwks import FetchedKeys, FileKeys, fetch_text
 from tests.adapters.registries.cases import RECEIVED
 
 GAR, CHAINGUARD = (find_adapters()[kind] for kind in ("gar", "chainguard"))
