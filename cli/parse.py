@@ -17,7 +17,8 @@ from typing import Final, TypeAlias
 import click
 
 from adapters.registries import Adapter, Delivery, Reply, Source, find_adapters
-from adapters.registries.common.bodies import Unreadable, read_json
+from adapters.registries.common.bodies import read_json
+from adapters.registries.common.delivery import Unreadable
 from cli.problems import Unusable
 from warmhook.admission_review import Admitted, read_review
 from warmhook.events import Pushed
@@ -144,7 +145,7 @@ def _read_reviews(body: Body) -> Found:
 
 def _deliveries(adapter: Adapter, content: bytes) -> list[bytes]:
     """The bodies in `content`; what is no JSON is left to the adapter, which says so."""
-    if adapter.lists:
+    if adapter.batched:
         return [content]
     try:
         several = read_json(content)

@@ -129,15 +129,11 @@ def _configured(given: _Source, environ: Mapping[str, str]) -> ConfiguredSource:
         options = adapter.read_options(given.options)
     except BadOptions as error:
         raise BadSetting(str(error)) from error
+    source = Source(given.name, registry_host=registry_host, insecure=given.insecure, options=options)
     if not given.insecure:
-        _check_proof(given, signed=adapter.takes_tokens(options))
-    source = Source(
-        name=given.name,
-        registry_host=registry_host,
-        insecure=given.insecure,
-        options=options,
-        keys=_keys(given.keys) if given.keys else None,
-    )
+        _check_proof(given, signed=adapter.takes_tokens(source))
+    if given.keys:
+        source = replace(source, keys=_keys(given.keys))
     _check_hosts(adapter, source, allowed)
     configured = ConfiguredSource(
         adapter, source, allowed, secrets, frozenset(origin.lower() for origin in given.allowed_origins)

@@ -1,9 +1,9 @@
-"""Azure Container Registry: its own webhooks, or Event Grid in either of its schemas.
+"""Read pushes from Azure Container Registry: its own webhooks, or Event Grid in either of its schemas.
 
 Sources: https://learn.microsoft.com/azure/container-registry/container-registry-webhook-reference,
 https://learn.microsoft.com/azure/event-grid/event-schema-container-registry and, for the handshake,
 https://learn.microsoft.com/azure/event-grid/end-point-validation-event-grid-events-schema. The CloudEvents schema is
-validated by `OPTIONS`, which is not an adapter's matter.
+validated by `OPTIONS`, which the receiver answers.
 Authentication: a custom header (`Authorization`), or `?token=<secret>` in the URL, which is what Event Grid offers.
 Host: `request.host` is the registry's login server.
 Told apart: repeats by the event's `id`, order by `timestamp`, charts by their action, artifacts of other kinds by the
@@ -16,15 +16,13 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from adapters.registries import Delivery, Outcome, Reply, Source
+from adapters.registries import Adapter, Delivery, Outcome, Reply, Source
 from adapters.registries.common.auth import verify_header, verify_query
-from adapters.registries.common.bodies import Fields, each, quoted, read_fields, read_json
-from adapters.registries.common.cloudevents import is_cloudevent, read_cloudevent
+from adapters.registries.common.bodies import Fields, each_in_batch, quoted, read_fields, read_json
+from adapters.registries.common.cloudevents import find_cloudevent
 from adapters.registries.common.distribution_events import read_event
 from warmhook.events import Skip
 from warmhook.ports import Json
-
-LISTS = True  # Event Grid posts a list of events
 
 _CHARTS: Final = frozenset({"chart_push", "Microsoft.ContainerRegistry.ChartPushed"})
 _OTHERS: Final = frozenset(
@@ -50,25 +48,20 @@ class _Validation(Fields):
     validationCode: str  # noqa: N815 - the sender's name
 
 
-def verify(delivery: Delivery, source: Source) -> bool:
+def _authenticate(delivery: Delivery, source: Source) -> bool:
     return verify_header(delivery, source) or verify_query(delivery, source)
 
 
-def parse(delivery: Delivery, source: Source) -> list[Outcome]:
-    def events(body: bytes) -> list[Outcome]:
-        read = read_json(body)
-        parts = read if isinstance(read, list) else [read]
-        return each(parts, lambda part: [_event(delivery, part, source)]) or [Skip("unknown-event", "an empty list")]
-
-    return each([delivery.body], events)
+def _read(delivery: Delivery, source: Source) -> list[Outcome]:
+    return each_in_batch(read_json(delivery.body), lambda body: _event(delivery, body, source))
 
 
 def _event(delivery: Delivery, body: Json, source: Source) -> Outcome:
     if isinstance(body, dict) and "eventType" in body:
         grid = read_fields(_EventGrid, body)
         return _from_event_grid(grid.eventType, grid.data, source)
-    if is_cloudevent(delivery, body):
-        event = read_cloudevent(delivery, body)
+    event = find_cloudevent(delivery, body)
+    if event is not None:
         return _from_event_grid(event.get_type(), event.get_data(), source)
     action = read_fields(_Native, body).action
     if action == "ping":
@@ -92,3 +85,6 @@ def _skipped(kind: str) -> Skip | None:
     if kind in _CHARTS:
         return Skip("not-runnable", quoted(kind))
     return Skip("not-a-push", quoted(kind)) if kind in _OTHERS else None
+
+
+ADAPTER = Adapter(__name__, _authenticate, _read, batched=True)  # Event Grid posts a list of events

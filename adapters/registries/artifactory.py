@@ -1,4 +1,4 @@
-"""JFrog Artifactory: webhooks of the domain `docker`.
+"""Read pushes from JFrog Artifactory: webhooks of the domain `docker`.
 
 Source of the format: https://jfrog.com/help/r/jfrog-platform-administration-documentation/docker-event-payload.
 Authentication: `X-JFrog-Event-Auth` holds the secret, or with payload signing the HMAC-SHA256 of the body; the two
@@ -17,11 +17,10 @@ from typing import Final, Literal
 
 from pydantic import Field
 
-from adapters.registries import Delivery, Outcome, Source
+from adapters.registries import Adapter, Delivery, Outcome, Source, SourceOptions
 from adapters.registries.common.auth import verify_header, verify_hmac
-from adapters.registries.common.bodies import Fields, Text, each, quoted, read_fields, read_json
-from adapters.registries.common.images import host_of, pushed
-from adapters.registries.common.options import SourceOptions
+from adapters.registries.common.bodies import Fields, Text, quoted, read_fields, read_json
+from adapters.registries.common.images import LooseReference, host_of, pushed
 from warmhook.events import Skip
 from warmhook.ports import Json
 
@@ -54,24 +53,13 @@ class _Event(Fields):
     jpd_origin: Text = ""
 
 
-def verify(delivery: Delivery, source: Source) -> bool:
-    if _options(source).auth == "hmac":
-        return verify_hmac(delivery, source, _HEADER)
-    return verify_header(delivery, source, _HEADER)
+def _authenticate(delivery: Delivery, source: Source) -> bool:
+    verify = verify_hmac if source.options_as(Options).auth == "hmac" else verify_header
+    return verify(delivery, source, _HEADER)
 
 
-def parse(delivery: Delivery, source: Source) -> list[Outcome]:
-    return each([delivery.body], lambda body: [_event(read_json(body), source)])
-
-
-def _options(source: Source) -> Options:
-    return source.options if isinstance(source.options, Options) else Options()
-
-
-def _event(body: Json, source: Source) -> Outcome:
-    if isinstance(body, dict) and "domain" not in body:
-        return Skip("unknown-event", "no domain")
-    event = read_fields(_Event, body)
+def _read(delivery: Delivery, source: Source) -> Outcome:
+    event = read_fields(_Event, read_json(delivery.body), key="domain")
     if event.domain != "docker":
         return Skip("not-a-container", f"domain {quoted(event.domain)}")
     if event.event_type != "pushed":
@@ -89,9 +77,12 @@ def _pushed(data: _Data, origin: str, source: Source) -> Outcome:
         return Skip("remote-cache", "cached by a remote repository")
     # image_name may be the last element only; path is <image>/<tag>/manifest.json or .../list.manifest.json.
     image = "/".join(data.path.strip("/").split("/")[:-2]) or data.image_name
-    options = _options(source)
+    options = source.options_as(Options)
     if options.repo_key_in_path:
         image = f"{options.rename.get(data.repo_key, data.repo_key)}/{image}"
     tag = data.tag.replace("__", ":", 1) if data.tag.startswith("sha256__") else data.tag
     digest = f"sha256:{data.sha256}" if data.sha256 else ""
-    return pushed(source, host_of(origin), image, tag, digest)
+    return pushed(source, LooseReference(host_of(origin), image, tag, digest))
+
+
+ADAPTER = Adapter(__name__, _authenticate, _read, options=Options)

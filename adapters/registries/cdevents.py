@@ -1,4 +1,4 @@
-"""Any sender of CDEvents: `dev.cdevents.artifact.published.*`, as a CloudEvent or bare.
+"""Read pushes from any sender of CDEvents: `dev.cdevents.artifact.published.*`, as a CloudEvent or bare.
 
 Source of the format: https://github.com/cdevents/spec/blob/main/continuous-integration.md and, for the package URL in
 `subject.id`, https://github.com/package-url/purl-spec (types oci and docker).
@@ -14,11 +14,12 @@ from __future__ import annotations
 from typing import Final
 from urllib.parse import parse_qs, unquote
 
-from adapters.registries import Delivery, Outcome, Source
+from adapters.registries import Adapter, Delivery, Outcome, Source
 from adapters.registries.common.auth import verify_header, verify_query
-from adapters.registries.common.bodies import Fields, Text, Unreadable, each, quoted, read_fields, read_json, read_time
-from adapters.registries.common.cloudevents import is_cloudevent, read_cloudevent
-from adapters.registries.common.images import host_of, pushed
+from adapters.registries.common.bodies import Fields, Text, quoted, read_fields, read_json, read_time
+from adapters.registries.common.cloudevents import find_cloudevent
+from adapters.registries.common.delivery import Unreadable
+from adapters.registries.common.images import LooseReference, host_of, pushed
 from warmhook.events import Skip
 from warmhook.images import DOCKER_HUB
 
@@ -42,18 +43,15 @@ class _Event(Fields):
     subject: _Subject
 
 
-def verify(delivery: Delivery, source: Source) -> bool:
+def _authenticate(delivery: Delivery, source: Source) -> bool:
     return verify_header(delivery, source) or verify_query(delivery, source, "access_token")
 
 
-def parse(delivery: Delivery, source: Source) -> list[Outcome]:
-    return each([delivery], lambda one: [_event(one, source)])
-
-
-def _event(delivery: Delivery, source: Source) -> Outcome:
+def _read(delivery: Delivery, source: Source) -> Outcome:
     body = read_json(delivery.body)
-    if is_cloudevent(delivery, body):
-        body = read_cloudevent(delivery, body).get_data()
+    envelope = find_cloudevent(delivery, body)
+    if envelope is not None:
+        body = envelope.get_data()
     if isinstance(body, dict) and "context" not in body:
         return Skip("unknown-event", "no CDEvent")
     event = read_fields(_Event, body)
@@ -76,9 +74,8 @@ def _published(purl: str, context: _Context, source: Source) -> Outcome:
         raise Unreadable("subject.id: the package URL's qualifiers cannot be read") from None
     tag = qualifiers.get("tag", [""])[0] or ("" if ":" in version else version)
     host, repository = _place(qualifiers.get("repository_url", [""])[0], kind.lower(), name)
-    digest = version if ":" in version else ""
-    pushed_at = read_time(context.timestamp)
-    return pushed(source, host, repository, tag, digest, pushed_at=pushed_at, delivery_id=context.id)
+    image = LooseReference(host, repository, tag, digest=version if ":" in version else "")
+    return pushed(source, image, pushed_at=read_time(context.timestamp), delivery_id=context.id)
 
 
 def _place(repository_url: str, kind: str, name: str) -> tuple[str, str]:
@@ -87,3 +84,6 @@ def _place(repository_url: str, kind: str, name: str) -> tuple[str, str]:
     if not path or path.rpartition("/")[2] != name.rpartition("/")[2]:
         path = f"{path}/{name}" if path else name
     return host_of(repository_url) or (DOCKER_HUB if kind == "docker" else ""), path
+
+
+ADAPTER = Adapter(__name__, _authenticate, _read)

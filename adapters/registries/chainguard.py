@@ -1,4 +1,4 @@
-"""Chainguard's registry, cgr.dev: a subscription to the events of an organisation.
+"""Read pushes from Chainguard's registry, cgr.dev: a subscription to the events of an organisation.
 
 Source of the format: https://edu.chainguard.dev/chainguard/administration/cloudevents/ and chainguard-dev/sdk
 `events/registry`. The events are CloudEvents in binary mode.
@@ -13,22 +13,15 @@ organisation, also pulls and changes of its members, which are skipped.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
 from typing import Final
 
-from pydantic import BaseModel
-
-from adapters.registries import Delivery, Outcome, Source
+from adapters.registries import Adapter, Delivery, IdToken, Outcome, Source, SourceOptions
 from adapters.registries.common.auth import verify_query
-from adapters.registries.common.bodies import Fields, Text, each, quoted, read_fields, read_time
-from adapters.registries.common.cloudevents import event_or_skip, read_content
-from adapters.registries.common.images import pushed
-from adapters.registries.common.oidc import verify_id_token
-from adapters.registries.common.options import SourceOptions
+from adapters.registries.common.bodies import Fields, Text, quoted, read_fields, read_time
+from adapters.registries.common.cloudevents import read_content, require_cloudevent, source_and_id
+from adapters.registries.common.images import LooseReference, pushed
 from warmhook.events import Skip
 from warmhook.ports import Json
-
-PATIENCE_SECONDS = 4.0  # neither how long it waits nor a repeat is documented
 
 _HOST: Final = "cgr.dev"
 _ISSUERS: Final = frozenset({"https://issuer.enforce.dev"})
@@ -55,38 +48,31 @@ class _Data(Fields):
     body: _Push
 
 
-def takes_tokens(options: BaseModel | None) -> bool:
-    return isinstance(options, Options) and bool(options.group)
+def _id_token(source: Source) -> IdToken | None:
+    group = source.options_as(Options).group
+    return IdToken(_ISSUERS, _AUDIENCE, {"sub": f"webhook:{group}"}) if group else None
 
 
-def verify(delivery: Delivery, source: Source) -> bool | Awaitable[bool]:
-    options = source.options
-    if isinstance(options, Options) and options.group:
-        subscription = {"sub": f"webhook:{options.group}"}
-        return verify_id_token(delivery, source, issuers=_ISSUERS, audience=_AUDIENCE, claims=subscription)
-    return verify_query(delivery, source)
-
-
-def fixed_hosts(source: Source) -> list[str]:
-    return [] if source.registry_host else [_HOST]
-
-
-def parse(delivery: Delivery, source: Source) -> list[Outcome]:
-    return each([delivery], lambda one: [_event(one, source)])
-
-
-def _event(delivery: Delivery, source: Source) -> Outcome:
-    event = event_or_skip(delivery, read_content(delivery))
-    if isinstance(event, Skip):
-        return event
+def _read(delivery: Delivery, source: Source) -> Outcome:
+    event = require_cloudevent(delivery, read_content(delivery))
     kind = event.get_type()
     if kind != _PUSHED:
         return Skip("not-a-push" if kind.startswith(_ANY) else "unknown-event", quoted(kind))
     push = read_fields(_Data, event.get_data()).body
     if push.type != "manifest" or push.error:
         return Skip("not-a-push", "the push failed" if push.error else f"type {quoted(push.type)}")
-    # The first element of a repository is the organisation, often with a dot; it is no host.
-    repository = push.repository.removeprefix(f"{_HOST}/")
+    # The first element of a repository is the organisation. It often has a dot, but is not a host.
+    image = LooseReference(_HOST, push.repository.removeprefix(f"{_HOST}/"), push.tag, push.digest)
     pushed_at = read_time(event.get_time()) or read_time(push.when)
-    delivery_id = f"{event.get_source()} {event.get_id()}"
-    return pushed(source, _HOST, repository, push.tag, push.digest, pushed_at=pushed_at, delivery_id=delivery_id)
+    return pushed(source, image, pushed_at=pushed_at, delivery_id=source_and_id(event))
+
+
+ADAPTER = Adapter(
+    __name__,
+    verify_query,
+    _read,
+    options=Options,
+    id_token=_id_token,
+    fixed_hosts=lambda source: [] if source.registry_host else [_HOST],
+    ack_timeout_seconds=4.0,  # neither its timeout nor a retry is documented
+)

@@ -1,4 +1,4 @@
-"""Any sender of CloudEvents that name an image, structured, binary or batched; for what has no adapter of its own.
+"""Read pushes from any sender of CloudEvents that name an image: structured, binary or batched.
 
 Source of the format: https://github.com/cloudevents/spec. There is no common event type for pushes, so the image is
 looked for in this order, and other types can be shut out with the option `types`:
@@ -19,16 +19,19 @@ from typing import Final
 
 from pydantic import Field
 
-from adapters.registries import Delivery, Outcome, Source
+from adapters.registries import Adapter, Delivery, Outcome, Source, SourceOptions
 from adapters.registries.common.auth import verify_header, verify_query
-from adapters.registries.common.bodies import Fields, Text, each, quoted, read_fields, read_time
-from adapters.registries.common.cloudevents import CloudEvent, is_cloudevent, read_cloudevent, read_content
-from adapters.registries.common.images import host_of, is_manifest, pushed, split_reference
-from adapters.registries.common.options import SourceOptions
+from adapters.registries.common.bodies import Fields, Text, each_in_batch, quoted, read_fields, read_time
+from adapters.registries.common.cloudevents import (
+    CloudEvent,
+    read_content,
+    require_cloudevent,
+    source_and_id,
+    source_host,
+)
+from adapters.registries.common.images import LooseReference, host_of, is_manifest, pushed, split_reference
 from warmhook.events import Skip
 from warmhook.ports import Json
-
-LISTS = True  # batched mode
 
 _OWN: Final = "dev.warmhook."
 _NO_PUSHES: Final = ("delete", "deleted", "remove", "removed", "pull", "pulled")
@@ -55,30 +58,23 @@ class _Data(Fields):
     artifactType: Text = ""  # noqa: N815 - the sender's name
 
 
-def verify(delivery: Delivery, source: Source) -> bool:
+def _authenticate(delivery: Delivery, source: Source) -> bool:
     return verify_header(delivery, source) or verify_query(delivery, source, "access_token")
 
 
-def parse(delivery: Delivery, source: Source) -> list[Outcome]:
-    def events(one: Delivery) -> list[Outcome]:
-        read = read_content(one)
-        parts = read if isinstance(read, list) else [read]
-        return each(parts, lambda part: [_event(one, part, source)]) or [Skip("unknown-event", "an empty list")]
-
-    return each([delivery], events)
+def _read(delivery: Delivery, source: Source) -> list[Outcome]:
+    return each_in_batch(read_content(delivery), lambda body: _event(delivery, body, source))
 
 
 def _event(delivery: Delivery, body: Json, source: Source) -> Outcome:
-    if isinstance(body, dict) and not is_cloudevent(delivery, body):
-        return Skip("unknown-event", "no CloudEvent")
-    event = read_cloudevent(delivery, body)
+    event = require_cloudevent(delivery, body)
     kind = event.get_type()
-    options = source.options if isinstance(source.options, Options) else Options()
+    types = source.options_as(Options).types
     if kind.startswith(_OWN):
         return Skip("replication-echo", f"our own {quoted(kind)}")
     if kind.lower().rpartition(".")[2] in _NO_PUSHES:
         return Skip("not-a-push", quoted(kind))
-    if options.types and kind not in options.types:
+    if types and kind not in types:
         return Skip("unknown-event", quoted(kind))
     data = read_fields(_Data, event.get_data()) if isinstance(event.get_data(), dict) else _Data()
     if data.mediaType.endswith("+json") and "manifest" in data.mediaType and not is_manifest(data.mediaType):
@@ -91,16 +87,22 @@ def _image(event: CloudEvent, data: _Data, source: Source) -> Outcome:
     repository = data.repository or data.repositoryName
     reference, version = (data.reference, "") if "/" in data.reference else ("", data.reference)
     named = data.image or reference or (not repository and event.get_subject()) or ""
-    host, path, tag, digest = split_reference(named or repository)
-    if not path:
+    image = split_reference(named or repository)
+    if not image.repository:
         return Skip("unknown-event", f"{quoted(event.get_type())} names no image")
+    image = LooseReference(
+        host_of(place) or image.host or source_host(event),
+        image.repository,
+        image.tag or data.tag or data.imageTag or version,
+        image.digest or data.digest or data.imageDigest,
+    )
     return pushed(
         source,
-        host_of(place) or host or (host_of(event.get_source()) if "://" in event.get_source() else ""),
-        path,
-        tag or data.tag or data.imageTag or version,
-        digest or data.digest or data.imageDigest,
+        image,
         pushed_at=read_time(event.get_time()),
-        delivery_id=f"{event.get_source()} {event.get_id()}",
+        delivery_id=source_and_id(event),
         media_types=[data.mediaType, data.artifactType],
     )
+
+
+ADAPTER = Adapter(__name__, _authenticate, _read, options=Options, batched=True)

@@ -1,4 +1,4 @@
-"""CNCF Distribution (`registry:2`, `registry:3`) and others that send its notifications.
+"""Read pushes from CNCF Distribution (`registry:2`, `registry:3`) and from others that send its notifications.
 
 Source of the format: https://distribution.github.io/distribution/about/notifications/.
 Authentication: a static header from the registry's configuration, `notifications.endpoints[].headers`, usually
@@ -11,15 +11,8 @@ manifests like images; only cosign's tags show.
 
 from __future__ import annotations
 
-from adapters.registries import Delivery, Outcome, Source
+from adapters.registries import Adapter
 from adapters.registries.common.auth import verify_header
-from adapters.registries.common.bodies import each, read_json
 from adapters.registries.common.distribution_events import read_envelope
 
-
-def verify(delivery: Delivery, source: Source) -> bool:
-    return verify_header(delivery, source)
-
-
-def parse(delivery: Delivery, source: Source) -> list[Outcome]:
-    return each([delivery.body], lambda body: read_envelope(read_json(body), source))
+ADAPTER = Adapter(__name__, verify_header, read_envelope)

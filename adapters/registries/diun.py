@@ -1,4 +1,4 @@
-"""Diun, which looks at any registry from time to time and tells what is new: its notifier `webhook`.
+"""Read pushes from Diun, which polls any registry and reports changes: its notifier `webhook`.
 
 Source of the format: https://crazymax.dev/diun/notif/webhook/ and crazy-max/diun `internal/notif/webhook`.
 Authentication: one of the notifier's `headers`, `Authorization`.
@@ -13,14 +13,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from adapters.registries import Delivery, Outcome, Source
+from adapters.registries import Adapter, Delivery, Outcome, Source
 from adapters.registries.common.auth import verify_header
-from adapters.registries.common.bodies import Fields, Text, each, quoted, read_fields, read_json
+from adapters.registries.common.bodies import Fields, Text, quoted, read_fields, read_json
 from adapters.registries.common.images import is_manifest, pushed, split_reference
 from warmhook.events import Skip
-from warmhook.ports import Json
-
-PATIENCE_SECONDS = 8.0  # of 10 by default; it never repeats
 
 _PUSHES: Final = frozenset({"new", "update"})
 _OTHERS: Final = frozenset({"unchange", "skip", "error"})
@@ -33,21 +30,14 @@ class _Report(Fields):
     digest: Text = ""
 
 
-def verify(delivery: Delivery, source: Source) -> bool:
-    return verify_header(delivery, source)
-
-
-def parse(delivery: Delivery, source: Source) -> list[Outcome]:
-    return each([delivery.body], lambda body: [_event(read_json(body), source)])
-
-
-def _event(body: Json, source: Source) -> Outcome:
-    if isinstance(body, dict) and "diun_version" not in body:
-        return Skip("unknown-event", "no diun_version")
-    report = read_fields(_Report, body)
+def _read(delivery: Delivery, source: Source) -> Outcome:
+    report = read_fields(_Report, read_json(delivery.body), key="diun_version")
     if report.status not in _PUSHES:
         return Skip("not-a-push" if report.status in _OTHERS else "unknown-event", f"status {quoted(report.status)}")
     if report.mime_type and not is_manifest(report.mime_type):
         return Skip("not-runnable", f"media type {quoted(report.mime_type)}")
-    host, repository, tag, digest = split_reference(report.image)
-    return pushed(source, host, repository, tag, digest or report.digest)
+    image = split_reference(report.image)
+    return pushed(source, image._replace(digest=image.digest or report.digest))
+
+
+ADAPTER = Adapter(__name__, verify_header, _read, ack_timeout_seconds=8.0)  # of 10 by default; no retry

@@ -1,4 +1,4 @@
-"""Docker Hub: a repository's webhook.
+"""Read pushes from Docker Hub: a repository's webhook.
 
 Source of the format: https://docs.docker.com/docker-hub/repos/manage/webhooks/.
 Authentication: none but the URL, so the secret goes there: `/webhooks/<source>?token=<secret>`. The payload's
@@ -11,15 +11,12 @@ there.
 
 from __future__ import annotations
 
-from adapters.registries import Delivery, Outcome, Source
+from adapters.registries import Adapter, Delivery, Outcome, Source
 from adapters.registries.common.auth import verify_query
-from adapters.registries.common.bodies import Fields, Text, each, read_fields, read_json, read_time
-from adapters.registries.common.images import pushed
-from warmhook.events import Skip
+from adapters.registries.common.bodies import Fields, Text, read_fields, read_json, read_time
+from adapters.registries.common.images import LooseReference, pushed
 from warmhook.images import DOCKER_HUB
 from warmhook.ports import Json
-
-PATIENCE_SECONDS = 4.0  # neither its patience nor a repeat is documented
 
 
 class _PushData(Fields):
@@ -39,23 +36,18 @@ class _Push(Fields):
     repository: _Repository
 
 
-def verify(delivery: Delivery, source: Source) -> bool:
-    return verify_query(delivery, source)
-
-
-def fixed_hosts(source: Source) -> list[str]:
-    return [] if source.registry_host else [DOCKER_HUB]
-
-
-def parse(delivery: Delivery, source: Source) -> list[Outcome]:
-    return each([delivery.body], lambda body: _events(read_json(body), source))
-
-
-def _events(body: Json, source: Source) -> list[Outcome]:
-    if isinstance(body, dict) and "push_data" not in body:
-        return [Skip("unknown-event", "no push_data")]
-    push = read_fields(_Push, body)
+def _read(delivery: Delivery, source: Source) -> Outcome:
+    push = read_fields(_Push, read_json(delivery.body), key="push_data")
     data, repository = push.push_data, push.repository
     name = repository.repo_name or "/".join(filter(None, (repository.namespace, repository.name)))
-    pushed_at = read_time(data.pushed_at)
-    return [pushed(source, DOCKER_HUB, name, data.tag, pushed_at=pushed_at, media_types=[data.media_type])]
+    image = LooseReference(DOCKER_HUB, name, data.tag)
+    return pushed(source, image, pushed_at=read_time(data.pushed_at), media_types=[data.media_type])
+
+
+ADAPTER = Adapter(
+    __name__,
+    verify_query,
+    _read,
+    fixed_hosts=lambda source: [] if source.registry_host else [DOCKER_HUB],
+    ack_timeout_seconds=4.0,  # neither its timeout nor a retry is documented
+)

@@ -1,4 +1,4 @@
-"""Amazon ECR: EventBridge with an API destination, or a CloudEvent made by an input transformer.
+"""Read pushes from Amazon ECR: EventBridge with an API destination, or a CloudEvent made by an input transformer.
 
 Source of the format: https://docs.aws.amazon.com/AmazonECR/latest/userguide/ecr-eventbridge.html. The CloudEvent
 `com.amazon.ecr.image.push` is no format of AWS's; it has `data.{repositoryName, imageTag, imageDigest, registryId}` and
@@ -19,12 +19,12 @@ from typing import Final
 
 from pydantic import Field
 
-from adapters.registries import Delivery, Outcome, Source
+from adapters.registries import Adapter, Delivery, Outcome, Source, SourceOptions
 from adapters.registries.common.auth import verify_header
-from adapters.registries.common.bodies import Fields, Text, Unreadable, each, quoted, read_fields, read_json, read_time
-from adapters.registries.common.cloudevents import CloudEvent, is_cloudevent, read_cloudevent
-from adapters.registries.common.images import is_manifest, pushed
-from adapters.registries.common.options import SourceOptions
+from adapters.registries.common.bodies import Fields, Text, quoted, read_fields, read_json, read_time
+from adapters.registries.common.cloudevents import CloudEvent, find_cloudevent
+from adapters.registries.common.delivery import Unreadable
+from adapters.registries.common.images import LooseReference, is_manifest, pushed
 from warmhook.events import Skip, SkipReason
 from warmhook.ports import Json
 
@@ -72,19 +72,15 @@ class _Transformed(Fields):
     registryId: Text = ""  # noqa: N815 - the sender's name
 
 
-def verify(delivery: Delivery, source: Source) -> bool:
-    options = source.options if isinstance(source.options, Options) else Options()
-    return verify_header(delivery, source, options.header.lower())
+def _authenticate(delivery: Delivery, source: Source) -> bool:
+    return verify_header(delivery, source, source.options_as(Options).header.lower())
 
 
-def parse(delivery: Delivery, source: Source) -> list[Outcome]:
-    return each([delivery], lambda one: [_event(one, source)])
-
-
-def _event(delivery: Delivery, source: Source) -> Outcome:
+def _read(delivery: Delivery, source: Source) -> Outcome:
     body = read_json(delivery.body)
-    if is_cloudevent(delivery, body):
-        return _transformed(read_cloudevent(delivery, body), source)
+    transformed = find_cloudevent(delivery, body)
+    if transformed is not None:
+        return _transformed(transformed, source)
     event = read_fields(_Event, body)
     if event.detail_type != _PUSH:
         return Skip(_OTHERS.get(event.detail_type, "unknown-event"), quoted(event.detail_type))
@@ -93,16 +89,9 @@ def _event(delivery: Delivery, source: Source) -> Outcome:
         return Skip("not-a-push", f"{quoted(detail.action_type)} {quoted(detail.result)}")
     if detail.manifest_media_type and not is_manifest(detail.manifest_media_type):
         return Skip("not-runnable", f"media type {quoted(detail.manifest_media_type)}")
-    return pushed(
-        source,
-        _host(event.account, event.region),
-        detail.repository,
-        detail.tag,
-        detail.digest,
-        pushed_at=read_time(event.time),
-        delivery_id=event.id,
-        media_types=[detail.artifact_media_type],
-    )
+    image = LooseReference(_host(event.account, event.region), detail.repository, detail.tag, detail.digest)
+    media_types = [detail.artifact_media_type]
+    return pushed(source, image, pushed_at=read_time(event.time), delivery_id=event.id, media_types=media_types)
 
 
 def _transformed(event: CloudEvent, source: Source) -> Outcome:
@@ -111,16 +100,8 @@ def _transformed(event: CloudEvent, source: Source) -> Outcome:
     data = read_fields(_Transformed, event.get_data())
     place = _TRANSFORMED_SOURCE.fullmatch(event.get_source())
     host = _host(data.registryId or place["account"], place["region"]) if place else ""
-    pushed_at = read_time(event.get_time())
-    return pushed(
-        source,
-        host,
-        data.repositoryName,
-        data.imageTag,
-        data.imageDigest,
-        pushed_at=pushed_at,
-        delivery_id=event.get_id(),
-    )
+    image = LooseReference(host, data.repositoryName, data.imageTag, data.imageDigest)
+    return pushed(source, image, pushed_at=read_time(event.get_time()), delivery_id=event.get_id())
 
 
 def _host(account: str, region: str) -> str:
@@ -129,3 +110,6 @@ def _host(account: str, region: str) -> str:
     if not _ACCOUNT.fullmatch(account) or not _REGION.fullmatch(region):
         raise Unreadable(f"account {quoted(account)} and region {quoted(region)} are not AWS's")
     return f"{account}.dkr.ecr.{region}.amazonaws.com" + (".cn" if region.startswith("cn-") else "")
+
+
+ADAPTER = Adapter(__name__, _authenticate, _read, options=Options)

@@ -1,4 +1,4 @@
-"""Google Artifact Registry: the Pub/Sub topic `gcr` of its project, by a push subscription, wrapped or unwrapped.
+"""Read pushes from Google Artifact Registry: a push subscription, wrapped or unwrapped, to the Pub/Sub topic `gcr`.
 
 Source of the format: https://cloud.google.com/artifact-registry/docs/configure-notifications and, for the envelope
 and its tokens, https://cloud.google.com/pubsub/docs/push and .../authenticate-push-subscriptions.
@@ -14,17 +14,15 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Awaitable
 from typing import Final, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
-from adapters.registries import Delivery, Outcome, Source
+from adapters.registries import Adapter, Delivery, IdToken, Outcome, Source, SourceOptions
 from adapters.registries.common.auth import verify_query
-from adapters.registries.common.bodies import Fields, Text, Unreadable, each, quoted, read_fields, read_json, read_time
+from adapters.registries.common.bodies import Fields, Text, quoted, read_fields, read_json, read_time
+from adapters.registries.common.delivery import Unreadable
 from adapters.registries.common.images import pushed, split_reference
-from adapters.registries.common.oidc import verify_id_token
-from adapters.registries.common.options import SourceOptions
 from warmhook.events import Skip
 from warmhook.ports import Json
 
@@ -56,38 +54,25 @@ class _Change(Fields):
     digest: Text = ""
 
 
-def takes_tokens(options: BaseModel | None) -> bool:
-    return isinstance(options, Options) and bool(options.audience)
+def _id_token(source: Source) -> IdToken | None:
+    options = source.options_as(Options)
+    claims = {"email": options.email, "email_verified": True}
+    return IdToken(_ISSUERS, options.audience, claims) if options.audience else None
 
 
-def verify(delivery: Delivery, source: Source) -> bool | Awaitable[bool]:
-    options = source.options
-    if isinstance(options, Options) and options.audience:
-        account = {"email": options.email, "email_verified": True}
-        return verify_id_token(delivery, source, issuers=_ISSUERS, audience=options.audience, claims=account)
-    return verify_query(delivery, source)
-
-
-def parse(delivery: Delivery, source: Source) -> list[Outcome]:
-    return each([delivery], lambda one: [_event(one, source)])
-
-
-def _event(delivery: Delivery, source: Source) -> Outcome:
+def _read(delivery: Delivery, source: Source) -> Outcome:
     body = read_json(delivery.body)
     delivery_id = delivery.headers.get("x-goog-pubsub-message-id", "")
     time: Json = delivery.headers.get("x-goog-pubsub-publish-time", "")
     if isinstance(body, dict) and "message" in body:
         message = read_fields(_Message, body["message"])
         delivery_id, time, body = message.id, message.time, _decoded(message.data)
-    if isinstance(body, dict) and "action" not in body:
-        return Skip("unknown-event", "no action")
-    change = read_fields(_Change, body)
+    change = read_fields(_Change, body, key="action")
     if change.action != "INSERT":
         known = change.action == "DELETE"
         return Skip("not-a-push" if known else "unknown-event", f"action {quoted(change.action)}")
-    host, repository, tag, _ = split_reference(change.tag or change.digest)
-    digest = split_reference(change.digest)[3]
-    return pushed(source, host, repository, tag, digest, pushed_at=read_time(time), delivery_id=delivery_id)
+    image = split_reference(change.tag or change.digest)._replace(digest=split_reference(change.digest).digest)
+    return pushed(source, image, pushed_at=read_time(time), delivery_id=delivery_id)
 
 
 def _decoded(data: str) -> Json:
@@ -95,3 +80,6 @@ def _decoded(data: str) -> Json:
         return read_json(base64.b64decode(data, validate=True))
     except (binascii.Error, ValueError) as error:
         raise Unreadable(f"message.data: {error}"[:120]) from None
+
+
+ADAPTER = Adapter(__name__, verify_query, _read, options=Options, id_token=_id_token)

@@ -1,4 +1,4 @@
-"""Gitea: a webhook of an organisation, user or repository with the event Package; bodies are JSON or a form.
+"""Read pushes from Gitea: a webhook of an organisation, user or repository with the event Package, as JSON or a form.
 
 Source of the format: https://docs.gitea.com/usage/webhooks and go-gitea/gitea `services/webhook`.
 Authentication: `X-Gitea-Signature`, HMAC-SHA256 of the body as sent. Gitea signs with an empty secret too; an empty
@@ -12,17 +12,18 @@ ALLOWED_HOST_LIST` has them.
 
 from __future__ import annotations
 
-from adapters.registries import Delivery, Outcome, Source
+from adapters.registries import Adapter, Delivery, Source
 from adapters.registries.common.auth import verify_hmac
-from adapters.registries.common.bodies import each
 from adapters.registries.common.gitea_packages import read_package
 
-PATIENCE_SECONDS = 4.0  # of 5; it never repeats
 
-
-def verify(delivery: Delivery, source: Source) -> bool:
+def _authenticate(delivery: Delivery, source: Source) -> bool:
     return verify_hmac(delivery, source, "x-gitea-signature")
 
 
-def parse(delivery: Delivery, source: Source) -> list[Outcome]:
-    return each([delivery], lambda one: [read_package(one, source, prefix="x-gitea")])
+ADAPTER = Adapter(
+    __name__,
+    _authenticate,
+    lambda delivery, source: read_package(delivery, source, prefix="x-gitea"),
+    ack_timeout_seconds=4.0,  # of 5; no retry
+)

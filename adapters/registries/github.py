@@ -1,4 +1,4 @@
-"""GitHub Container Registry, also of GitHub Enterprise Server: webhooks for `package` or `registry_package`.
+"""Read pushes from GitHub Container Registry: webhooks for `package` or `registry_package`, also of Enterprise Server.
 
 Source of the format: https://docs.github.com/webhooks/webhook-events-and-payloads#package; bodies are JSON or a form.
 Authentication: `X-Hub-Signature-256`, HMAC-SHA256 of the body as sent. The older SHA-1 header is ignored.
@@ -14,15 +14,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from adapters.registries import Delivery, Outcome, Source
+from adapters.registries import Adapter, Delivery, Outcome, Source
 from adapters.registries.common.auth import verify_hmac
-from adapters.registries.common.bodies import Fields, Text, each, quoted, read_fields, read_payload, read_time
-from adapters.registries.common.images import pushed, split_reference
+from adapters.registries.common.bodies import Fields, Text, quoted, read_fields, read_payload, read_time
+from adapters.registries.common.images import LooseReference, pushed, split_reference
 from warmhook.events import Skip
 from warmhook.images import is_digest
 from warmhook.ports import Json
-
-PATIENCE_SECONDS = 8.0  # of 10; a refused delivery is only repeated by hand
 
 _HOST: Final = "ghcr.io"
 _EVENTS: Final = ("package", "registry_package")
@@ -86,15 +84,11 @@ class _Event(Fields):
     registry_package: Json = None
 
 
-def verify(delivery: Delivery, source: Source) -> bool:
+def _authenticate(delivery: Delivery, source: Source) -> bool:
     return verify_hmac(delivery, source, "x-hub-signature-256", prefix="sha256=")
 
 
-def parse(delivery: Delivery, source: Source) -> list[Outcome]:
-    return each([delivery], lambda one: [_event(one, source)])
-
-
-def _event(delivery: Delivery, source: Source) -> Outcome:
+def _read(delivery: Delivery, source: Source) -> Outcome:
     body = read_payload(delivery)
     name = delivery.headers.get("x-github-event", "")
     if name == "ping" or (not name and isinstance(body, dict) and "zen" in body and "hook_id" in body):
@@ -112,33 +106,33 @@ def _push(package: _Package, delivery: Delivery, source: Source) -> Outcome:
     version = package.package_version or _Version()
     container = version.container_metadata
     digest = version.version or version.name
-    if container is None and not (_says_container(package) and is_digest(digest)):
+    if container is None and not (_is_container(package) and is_digest(digest)):
         return Skip("not-a-container", f"package type {quoted(package.package_type)}")
     manifest = container.manifest if container else None
     tag = container.tag if container else None
     if not is_digest(digest):
         digest = (manifest.digest if manifest else "") or (tag.digest if tag else "")
-    host, repository, url_tag, _ = split_reference(version.package_url)
-    if not repository:
+    image = split_reference(version.package_url)
+    if not image.repository:
         enterprise = "x-github-enterprise-host" in delivery.headers
         owner = package.owner.login or package.namespace.partition("/")[0]
-        host, repository = "" if enterprise else _HOST, f"{owner}/{package.name}"
+        image = LooseReference("" if enterprise else _HOST, f"{owner}/{package.name}", image.tag)
     ids = (package.id, version.id)
     media_types = [part.media_type for part in ((manifest.layers or []) if manifest else [])]
     if manifest and manifest.config:
         media_types.append(manifest.config.media_type)
     return pushed(
         source,
-        host,
-        repository,
-        tag.name if tag else url_tag,
-        digest,
+        image._replace(tag=tag.name if tag else image.tag, digest=digest),
         pushed_at=read_time(version.updated_at) or read_time(version.created_at),
         delivery_id="/".join(map(str, ids)) if all(ids) else delivery.headers.get("x-github-delivery", ""),
         media_types=media_types,
     )
 
 
-def _says_container(package: _Package) -> bool:
-    said = (package.package_type, package.ecosystem, package.registry.type if package.registry else "")
-    return any(word.lower() in _CONTAINER for word in said)
+def _is_container(package: _Package) -> bool:
+    types = (package.package_type, package.ecosystem, package.registry.type if package.registry else "")
+    return any(name.lower() in _CONTAINER for name in types)
+
+
+ADAPTER = Adapter(__name__, _authenticate, _read, ack_timeout_seconds=8.0)  # of 10; no retry except by hand

@@ -1,4 +1,4 @@
-"""GitLab's container registry, self-managed only: `registry['notifications']` in `gitlab.rb`.
+"""Read pushes from GitLab's container registry, self-managed only: `registry['notifications']` in `gitlab.rb`.
 
 Source: https://docs.gitlab.com/administration/packages/container_registry/#configure-container-registry-notifications;
 the registry is a fork of CNCF Distribution and sends that format. gitlab.com offers no registry webhook.
@@ -10,15 +10,8 @@ cosign's tags. A receiver must answer 2xx to pulls and layers too, or the regist
 
 from __future__ import annotations
 
-from adapters.registries import Delivery, Outcome, Source
+from adapters.registries import Adapter
 from adapters.registries.common.auth import verify_header
-from adapters.registries.common.bodies import each, read_json
 from adapters.registries.common.distribution_events import read_envelope
 
-
-def verify(delivery: Delivery, source: Source) -> bool:
-    return verify_header(delivery, source)
-
-
-def parse(delivery: Delivery, source: Source) -> list[Outcome]:
-    return each([delivery.body], lambda body: read_envelope(read_json(body), source))
+ADAPTER = Adapter(__name__, verify_header, read_envelope)

@@ -1,4 +1,4 @@
-"""Harbor: a project's webhook policy, payload format Default or CloudEvents (since 2.8).
+"""Read pushes from Harbor: a project's webhook policy, payload format Default or CloudEvents (since 2.8).
 
 Source of the format: goharbor/harbor `src/pkg/notifier/model/event.go` and `formats/cloudevents.go`;
 https://goharbor.io/docs/main/working-with-projects/project-configuration/configure-webhooks/.
@@ -13,14 +13,15 @@ into this Harbor is an ordinary push (operator `harbor-jobservice`) and is warme
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from adapters.registries import Delivery, Outcome, Source
+from adapters.registries import Adapter, Delivery, Outcome, Source
 from adapters.registries.common.auth import verify_header
 from adapters.registries.common.bodies import Fields, Text, each, quoted, read_fields, read_json, read_time
-from adapters.registries.common.cloudevents import is_cloudevent, read_cloudevent
-from adapters.registries.common.images import host_of, pushed, split_reference
+from adapters.registries.common.cloudevents import find_cloudevent
+from adapters.registries.common.images import LooseReference, host_of, pushed, split_reference
 from warmhook.events import Skip
 from warmhook.ports import Json
 
@@ -62,39 +63,51 @@ class _Resource(Fields):
     digest: Text = ""
 
 
-def verify(delivery: Delivery, source: Source) -> bool:
-    return verify_header(delivery, source)
+@dataclass(frozen=True, slots=True)
+class _Event:
+    """What both payload formats say about an event."""
+
+    type: str
+    operator: Json
+    data: Json
+    time: datetime | None
+    id: str = ""
 
 
-def parse(delivery: Delivery, source: Source) -> list[Outcome]:
-    return each([delivery], lambda one: _events(one, source))
+def _read(delivery: Delivery, source: Source) -> Outcome | list[Outcome]:
+    event = _event(delivery)
+    if event.type not in _PUSHES:
+        return Skip("not-a-push" if event.type in _OTHERS else "unknown-event", quoted(event.type))
+    if event.operator == _PROXY_CACHE:
+        return Skip("proxy-cache", "stored by a pull through a proxy-cache project")
+    data = read_fields(_EventData, event.data)
+
+    def push(part: Json) -> Outcome:
+        resource = read_fields(_Resource, part)
+        image = LooseReference(
+            host_of(resource.resource_url), _repository(data.repository, resource), resource.tag, resource.digest
+        )
+        return pushed(source, image, pushed_at=event.time, delivery_id=event.id)
+
+    return each(data.resources, push) or [Skip("no-tag-no-digest", "no resources")]
 
 
-def _events(delivery: Delivery, source: Source) -> list[Outcome]:
+def _event(delivery: Delivery) -> _Event:
     body = read_json(delivery.body)
-    if is_cloudevent(delivery, body):
-        event = read_cloudevent(delivery, body)
-        operator, pushed_at = event.get_extension("operator"), read_time(event.get_time())
-        return _event(event.get_type(), operator, event.get_data(), pushed_at, event.get_id(), source)
+    event = find_cloudevent(delivery, body)
+    if event is not None:
+        operator, time = event.get_extension("operator"), read_time(event.get_time())
+        return _Event(event.get_type(), operator, event.get_data(), time, event.get_id())
     default = read_fields(_Default, body)
-    return _event(default.type, default.operator, default.event_data, read_time(default.occur_at), "", source)
+    return _Event(default.type, default.operator, default.event_data, read_time(default.occur_at))
 
 
-def _event(
-    kind: str, operator: Json, data: Json, pushed_at: datetime | None, delivery_id: str, source: Source
-) -> list[Outcome]:
-    if kind not in _PUSHES:
-        return [Skip("not-a-push" if kind in _OTHERS else "unknown-event", quoted(kind))]
-    if operator == _PROXY_CACHE:
-        return [Skip("proxy-cache", "stored by a pull through a proxy-cache project")]
-    event = read_fields(_EventData, data)
+def _repository(repository: _Repository, resource: _Resource) -> str:
+    return (
+        repository.repo_full_name
+        or split_reference(resource.resource_url).repository
+        or "/".join(filter(None, (repository.namespace, repository.name)))
+    )
 
-    def resource(value: Json) -> list[Outcome]:
-        given = read_fields(_Resource, value)
-        repository = event.repository.repo_full_name or split_reference(given.resource_url)[1]
-        if not repository:
-            repository = "/".join(filter(None, (event.repository.namespace, event.repository.name)))
-        host = host_of(given.resource_url)
-        return [pushed(source, host, repository, given.tag, given.digest, pushed_at=pushed_at, delivery_id=delivery_id)]
 
-    return each(event.resources, resource) or [Skip("no-tag-no-digest", "no resources")]
+ADAPTER = Adapter(__name__, verify_header, _read)

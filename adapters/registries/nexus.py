@@ -1,4 +1,4 @@
-"""Sonatype Nexus Repository: the webhook capability "Repository" with the event type component.
+"""Read pushes from Sonatype Nexus Repository: the webhook capability "Repository" with the event type component.
 
 Source of the format: https://help.sonatype.com/en/example-headers-and-payloads.html.
 Authentication: `X-Nexus-Webhook-Signature`, HMAC-SHA1 of the body as sent; Nexus has nothing stronger, so restrict
@@ -16,15 +16,12 @@ from dataclasses import replace
 
 from pydantic import Field
 
-from adapters.registries import Delivery, Outcome, Source
+from adapters.registries import Adapter, Delivery, Outcome, Source, SourceOptions
 from adapters.registries.common.auth import verify_hmac
-from adapters.registries.common.bodies import Fields, Text, each, quoted, read_fields, read_json, read_time
-from adapters.registries.common.images import pushed
-from adapters.registries.common.options import SourceOptions
+from adapters.registries.common.bodies import Fields, Text, quoted, read_fields, read_json, read_time
+from adapters.registries.common.images import LooseReference, pushed
 from warmhook.events import Skip
 from warmhook.ports import Json
-
-PATIENCE_SECONDS = 4.0  # how long it waits is not documented; it never repeats
 
 
 class Options(SourceOptions):
@@ -45,19 +42,11 @@ class _Event(Fields):
     component: _Component
 
 
-def verify(delivery: Delivery, source: Source) -> bool:
+def _authenticate(delivery: Delivery, source: Source) -> bool:
     return verify_hmac(delivery, source, "x-nexus-webhook-signature", algorithm="sha1")
 
 
-def fixed_hosts(source: Source) -> list[str]:
-    return list(_hosts(source).values())
-
-
-def parse(delivery: Delivery, source: Source) -> list[Outcome]:
-    return each([delivery], lambda one: [_event(one, source)])
-
-
-def _event(delivery: Delivery, source: Source) -> Outcome:
+def _read(delivery: Delivery, source: Source) -> Outcome:
     body = read_json(delivery.body)
     if isinstance(body, dict) and "component" not in body:
         return Skip("not-a-push" if "asset" in body else "unknown-event", "no component")
@@ -66,15 +55,20 @@ def _event(delivery: Delivery, source: Source) -> Outcome:
         return Skip("not-a-container", f"format {quoted(event.component.format)}")
     if event.action not in ("CREATED", "UPDATED"):
         return Skip("not-a-push" if event.action == "DELETED" else "unknown-event", f"action {quoted(event.action)}")
+    hosts = source.options_as(Options).hosts
     return pushed(
-        replace(source, registry_host=_hosts(source).get(event.repositoryName, source.registry_host)),
-        "",
-        event.component.name,
-        event.component.version,
+        replace(source, registry_host=hosts.get(event.repositoryName, source.registry_host)),
+        LooseReference("", event.component.name, event.component.version),
         pushed_at=read_time(event.timestamp),
         delivery_id=delivery.headers.get("x-nexus-webhook-delivery", ""),
     )
 
 
-def _hosts(source: Source) -> dict[str, str]:
-    return source.options.hosts if isinstance(source.options, Options) else {}
+ADAPTER = Adapter(
+    __name__,
+    _authenticate,
+    _read,
+    options=Options,
+    fixed_hosts=lambda source: source.options_as(Options).hosts.values(),
+    ack_timeout_seconds=4.0,  # its timeout is not documented; no retry
+)

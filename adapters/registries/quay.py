@@ -1,4 +1,4 @@
-"""Quay and quay.io: a repository notification "push to repository" of method "webhook POST".
+"""Read pushes from Quay and quay.io: a repository notification "push to repository" of method "webhook POST".
 
 Source of the format: quay/quay `notifications/notificationevent.py` (RepoPushEvent).
 Authentication: none but the URL: `/webhooks/<source>?token=<secret>`.
@@ -12,14 +12,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from adapters.registries import Delivery, Outcome, Source
+from adapters.registries import Adapter, Delivery, Outcome, Source
 from adapters.registries.common.auth import verify_query
-from adapters.registries.common.bodies import Fields, Text, Unreadable, each, read_fields, read_json
-from adapters.registries.common.images import host_of, pushed, split_reference
+from adapters.registries.common.bodies import Fields, Text, each, read_fields, read_json
+from adapters.registries.common.delivery import Unreadable
+from adapters.registries.common.images import LooseReference, host_of, pushed, split_reference
 from warmhook.events import Skip
 from warmhook.ports import Json
-
-PATIENCE_SECONDS = 8.0  # of 10, and three refusals in a row switch the notification off
 
 # What Quay's other notifications have: every one names its repository this way.
 _ANY_EVENT: Final = "docker_url"
@@ -31,23 +30,24 @@ class _Push(Fields):
     updated_tags: list[Json] | None = None
 
 
-def verify(delivery: Delivery, source: Source) -> bool:
-    return verify_query(delivery, source)
-
-
-def parse(delivery: Delivery, source: Source) -> list[Outcome]:
-    return each([delivery.body], lambda body: _events(read_json(body), source))
-
-
-def _events(body: Json, source: Source) -> list[Outcome]:
+def _read(delivery: Delivery, source: Source) -> Outcome | list[Outcome]:
+    body = read_json(delivery.body)
     push = read_fields(_Push, body)
     if not push.updated_tags:
-        return [Skip("not-a-push" if _ANY_EVENT in body else "unknown-event", "no updated_tags")]
-    host, repository = host_of(push.docker_url), push.repository or split_reference(push.docker_url)[1]
+        return Skip("not-a-push" if _ANY_EVENT in body else "unknown-event", "no updated_tags")
+    repository = push.repository or split_reference(push.docker_url).repository
 
-    def tagged(tag: Json) -> list[Outcome]:
+    def push_of(tag: Json) -> Outcome:
         if not isinstance(tag, str):
             raise Unreadable("updated_tags: an element is no text")
-        return [pushed(source, host, repository, tag)]
+        return pushed(source, LooseReference(host_of(push.docker_url), repository, tag))
 
-    return each(push.updated_tags, tagged)
+    return each(push.updated_tags, push_of)
+
+
+ADAPTER = Adapter(
+    __name__,
+    verify_query,
+    _read,
+    ack_timeout_seconds=8.0,  # of 10; three refusals in a row disable the notification
+)

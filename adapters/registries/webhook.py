@@ -1,4 +1,4 @@
-"""Anything that can post JSON: a job of a CI system after its push, a script, a registry without webhooks of its own.
+"""Read pushes from anything that can post JSON: a CI job after its push, or a script.
 
 Source of the format: this page. One of `{"image": "registry.example.com/shop/web:1.4"}`, the same with `@sha256:...`,
 `{"images": ["...", "..."]}`, or as Keel's native webhook has it (https://keel.sh/docs/#native-webhooks)
@@ -14,14 +14,13 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from adapters.registries import Delivery, Outcome, Source
+from adapters.registries import Adapter, Delivery, Outcome, Source
 from adapters.registries.common.auth import verify_header, verify_hmac
-from adapters.registries.common.bodies import Fields, Text, Unreadable, each, read_fields, read_json
+from adapters.registries.common.bodies import Fields, Text, each, read_fields, read_json
+from adapters.registries.common.delivery import Unreadable
 from adapters.registries.common.images import pushed, split_reference
 from warmhook.events import Skip
 from warmhook.ports import Json
-
-PATIENCE_SECONDS = 4.0  # a job that posts by curl does not repeat unless it is told to
 
 
 class _Push(Fields):
@@ -32,27 +31,31 @@ class _Push(Fields):
     digest: Text = ""
 
 
-def verify(delivery: Delivery, source: Source) -> bool:
+def _authenticate(delivery: Delivery, source: Source) -> bool:
     return verify_header(delivery, source) or verify_hmac(delivery, source, "x-warmhook-signature", prefix="sha256=")
 
 
-def parse(delivery: Delivery, source: Source) -> list[Outcome]:
-    return each([delivery.body], lambda body: _events(read_json(body), source))
+def _read(delivery: Delivery, source: Source) -> list[Outcome]:
+    push = read_fields(_Push, read_json(delivery.body))
 
-
-def _events(body: Json, source: Source) -> list[Outcome]:
-    push = read_fields(_Push, body)
-
-    def listed(image: Json) -> list[Outcome]:
+    def push_of(image: Json) -> Outcome:
         if not isinstance(image, str):
             raise Unreadable("images: an element is no text")
-        return [_pushed(image, source)]
+        return _pushed(image, source)
 
-    one = push.image or push.name
-    outcomes = [_pushed(one, source, push.tag, push.digest)] if one else []
-    return outcomes + each(push.images, listed) or [Skip("unknown-event", "neither image, images nor name")]
+    reference = push.image or push.name
+    outcomes = [_pushed(reference, source, push.tag, push.digest)] if reference else []
+    return outcomes + each(push.images, push_of) or [Skip("unknown-event", "neither image, images nor name")]
 
 
 def _pushed(reference: str, source: Source, tag: str = "", digest: str = "") -> Outcome:
-    host, repository, own_tag, own_digest = split_reference(reference)
-    return pushed(source, host, repository, own_tag or tag, own_digest or digest)
+    image = split_reference(reference)
+    return pushed(source, image._replace(tag=image.tag or tag, digest=image.digest or digest))
+
+
+ADAPTER = Adapter(
+    __name__,
+    _authenticate,
+    _read,
+    ack_timeout_seconds=4.0,  # a job that posts with curl does not retry by default
+)

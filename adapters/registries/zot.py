@@ -1,4 +1,4 @@
-"""zot: the extension `events` with a sink of type http (since 2.1.3), which sends CloudEvents in binary mode.
+"""Read pushes from zot: the extension `events` with a sink of type http (since 2.1.3), as CloudEvents in binary mode.
 
 Source of the format: https://zotregistry.dev/latest/articles/events/ and project-zot/zot `pkg/extensions/events`.
 Authentication: the sink's `credentials.token`, or `credentials.username` and `password`, or one of its `headers`, all
@@ -16,14 +16,19 @@ from typing import Final
 
 from pydantic import Field
 
-from adapters.registries import Delivery, Outcome, Source
+from adapters.registries import Adapter, Delivery, Outcome, Source
 from adapters.registries.common.auth import verify_header
-from adapters.registries.common.bodies import Fields, Text, Unreadable, each, quoted, read_fields, read_json, read_time
-from adapters.registries.common.cloudevents import CloudEvent, event_or_skip, read_content
-from adapters.registries.common.images import host_of, is_manifest, pushed
+from adapters.registries.common.bodies import Fields, Text, quoted, read_fields, read_json, read_time
+from adapters.registries.common.cloudevents import (
+    CloudEvent,
+    read_content,
+    require_cloudevent,
+    source_and_id,
+    source_host,
+)
+from adapters.registries.common.delivery import Unreadable
+from adapters.registries.common.images import LooseReference, is_manifest, pushed
 from warmhook.events import Skip
-
-PATIENCE_SECONDS = 8.0  # of 30 by default; it never repeats
 
 _PUSHED: Final = "image.updated"
 _OTHERS: Final = ("image.deleted", "image.lint_failed", "image.scanned", "repository.created")
@@ -47,18 +52,8 @@ class _Manifest(Fields):
     layers: list[_Descriptor] = Field(default_factory=list)
 
 
-def verify(delivery: Delivery, source: Source) -> bool:
-    return verify_header(delivery, source)
-
-
-def parse(delivery: Delivery, source: Source) -> list[Outcome]:
-    return each([delivery], lambda one: [_event(one, source)])
-
-
-def _event(delivery: Delivery, source: Source) -> Outcome:
-    event = event_or_skip(delivery, read_content(delivery))
-    if isinstance(event, Skip):
-        return event
+def _read(delivery: Delivery, source: Source) -> Outcome:
+    event = require_cloudevent(delivery, read_content(delivery))
     kind = ".".join(event.get_type().split(".")[-2:])
     if kind != _PUSHED:
         return Skip("not-a-push" if kind in _OTHERS else "unknown-event", quoted(event.get_type()))
@@ -70,20 +65,20 @@ def _pushed(event: CloudEvent, data: _Data, source: Source) -> Outcome:
         return Skip("not-runnable", f"media type {quoted(data.mediaType)}")
     return pushed(
         source,
-        host_of(event.get_source()) if "://" in event.get_source() else "",
-        data.name,
-        data.reference,
-        data.digest,
+        LooseReference(source_host(event), data.name, data.reference, data.digest),
         pushed_at=read_time(event.get_time()),
-        delivery_id=f"{event.get_source()} {event.get_id()}",
+        delivery_id=source_and_id(event),
         media_types=_media_types(data.manifest),
     )
 
 
 def _media_types(manifest: str) -> list[str]:
-    """What the manifest says its parts are; empty where it cannot be read, because the push is none the worse."""
+    """The media types in a manifest; empty if it cannot be read, which does not affect the push."""
     try:
         read = read_fields(_Manifest, read_json(manifest))
     except Unreadable:
         return []
     return [read.artifactType, read.config.mediaType, *(layer.mediaType for layer in read.layers)]
+
+
+ADAPTER = Adapter(__name__, verify_header, _read, ack_timeout_seconds=8.0)  # of 30 by default; no retry

@@ -171,7 +171,7 @@ class Receiver:
         if self._publisher is not None:
             self._publisher.publish(events)
         try:
-            waits = max(_ACCEPT_SECONDS, configured.adapter.patience_seconds)
+            waits = max(_ACCEPT_SECONDS, configured.adapter.ack_timeout_seconds)
             results = await retry_until(accept, at_least_seconds=_ACCEPT_SECONDS, seconds=waits, sleep=self._sleep)
         except TimeoutError:
             return _later(), _Told("unavailable", "slow-api-server", images, ids)

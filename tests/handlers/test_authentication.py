@@ -30,7 +30,7 @@ def _cases(kind: str) -> list[Case]:
         for case in read_cases(FOLDER / f"{kind}.toml")
         if case.verified is not None
         and all([case.secret] if isinstance(case.secret, str) else case.secret)
-        and not adapter.takes_tokens(case.source(adapter).options)
+        and not adapter.takes_tokens(case.source(adapter))
     ]
 
 

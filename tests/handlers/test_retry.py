@@ -58,7 +58,7 @@ def test_it_is_tried_until_it_is_accepted_or_time_is_up(
 
 
 def test_only_senders_that_do_not_simply_repeat_are_kept_waiting() -> None:
-    patient = {kind for kind, adapter in find_adapters().items() if adapter.patience_seconds}
+    patient = {kind for kind, adapter in find_adapters().items() if adapter.ack_timeout_seconds}
 
     assert patient == {
         *("aliyun", "chainguard", "diun", "dockerhub", "forgejo", "gitea", "github", "nexus", "quay", "webhook", "zot"),

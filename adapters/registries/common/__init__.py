@@ -1,1 +1,1 @@
-"""What several senders share: reading bodies, checking secrets, naming images, and formats with more than one user."""
+"""Share between senders: the types of an adapter, authentication, bodies, image names, and common formats."""

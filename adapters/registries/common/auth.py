@@ -1,4 +1,4 @@
-"""Check that the sender knows a configured secret: in constant time, on the bytes as they came."""
+"""Check in constant time that the sender knows a configured secret, on the bytes as received."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ import hmac
 from collections.abc import Iterable
 from typing import Final, Literal
 
-from adapters.registries import Delivery, Source
+from adapters.registries.common.delivery import Delivery, Source
 
 __all__ = ["sent_unencoded", "verify_header", "verify_hmac", "verify_query"]
 
 _BEARER: Final = b"bearer "
-# RFC 9110, 5.5: around a header's value these are not part of it. (Python's `str.strip` would cut bytes of UTF-8 too.)
+# RFC 9110, 5.5: these are not part of a header's value. (Python's `str.strip` would cut bytes of UTF-8 too.)
 _AROUND_HEADERS: Final = b" \t"
-# What a URL's query means something else by than itself.
+# A URL's query gives these a meaning of their own.
 _RESERVED_IN_QUERY: Final = b"+&%#"
 
 
 def verify_header(delivery: Delivery, source: Source, name: str = "authorization") -> bool:
-    """Whether a header holds the secret. `Bearer ` in front of either of them does not count."""
+    """Whether a header holds the secret. A `Bearer ` in front of the header's value or of the secret is ignored."""
     secrets = (_after_bearer(secret.strip(_AROUND_HEADERS)) for secret in source.secrets)
     return _among(_after_bearer(_header(delivery, name)), secrets)
 
 
 def verify_query(delivery: Delivery, source: Source, name: str = "token") -> bool:
-    """Whether the URL's query holds the secret: for senders that can be told nothing but a URL.
+    """Whether the URL's query holds the secret, for senders that can be configured with a URL only.
 
-    A secret that begins with `Bearer `, because the same file also serves a header, matches without that word as well.
+    A secret that begins with `Bearer `, because the same file is also used for a header, matches without that word too.
     """
     forms = (form for secret in source.secrets for form in (secret, _after_bearer(secret)))
     return _among(_query_value(delivery, name), forms)
@@ -45,9 +45,9 @@ def verify_hmac(
 
 
 def sent_unencoded(delivery: Delivery, source: Source) -> bool:
-    """Whether the query holds the secret as it is written in its file, where it has to be percent-encoded.
+    """Whether the query holds the secret as its file has it, although it must be percent-encoded.
 
-    For the log of a refused delivery only. A client keeps what follows a `#` for itself.
+    For the log of a refused delivery only. A client does not send the part after a `#`.
     """
     given = delivery.query_string.partition(b"token=")[2]
     reserved = [secret for secret in source.secrets if any(byte in _RESERVED_IN_QUERY for byte in secret)]
@@ -75,5 +75,5 @@ def _query_value(delivery: Delivery, name: str) -> bytes:
 
 
 def _among(given: bytes, accepted: Iterable[bytes]) -> bool:
-    # Every candidate is compared, so the time does not tell which of them came close. An empty one proves nothing.
+    # All candidates are compared, so the time does not depend on which one matches. An empty one matches nothing.
     return sum(hmac.compare_digest(given, candidate) for candidate in accepted if candidate) > 0

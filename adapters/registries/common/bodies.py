@@ -1,4 +1,4 @@
-"""Read a body nobody has vouched for: JSON, forms, times. Everything that can be wrong with it is `Unreadable`."""
+"""Read untrusted bodies: JSON, forms, times. Everything that can be wrong with them is `Unreadable`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from urllib.parse import parse_qs
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from adapters.mistakes import in_plain_words
-from adapters.registries import Delivery, Outcome
+from adapters.registries.common.delivery import Delivery, Outcome, UnknownEvent, Unreadable
 from adapters.strictjson import decode
 from warmhook.events import Skip
 from warmhook.ports import Json
 
-__all__ = ["Fields", "Text", "Unreadable", "each", "quoted", "read_fields", "read_json", "read_payload", "read_time"]
+__all__ = ["Fields", "Text", "each", "each_in_batch", "quoted", "read_fields", "read_json", "read_payload", "read_time"]
 
 _FORM: Final = "application/x-www-form-urlencoded"
 # Go senders write year 1 and Unix time 0 where a time is not set.
@@ -25,10 +25,6 @@ _MOST_PARTS: Final = 10_000
 
 Part = TypeVar("Part")
 Model = TypeVar("Model", bound="Fields")
-
-
-class Unreadable(ValueError):
-    """The body, or one event of it, is not what its sender documents. The message never quotes more than a name."""
 
 
 class Fields(BaseModel):
@@ -51,7 +47,7 @@ def read_json(body: bytes | str) -> Json:
 
 def read_payload(delivery: Delivery) -> Json:
     """The JSON of a delivery that may be a form with the field `payload` (GitHub, Gitea). Raises `Unreadable`."""
-    # Whoever posts a recorded delivery with curl says that JSON is a form, without meaning it.
+    # curl labels JSON as a form unless it is given a content type.
     form = delivery.media_type() == _FORM and not delivery.body.lstrip().startswith(b"{")
     if not form and not delivery.body.startswith(b"payload="):
         return read_json(delivery.body)
@@ -65,8 +61,13 @@ def read_payload(delivery: Delivery) -> Json:
     return read_json(values[0])
 
 
-def read_fields(model: type[Model], value: Json) -> Model:
-    """Check a decoded object against the fields an adapter uses. Raises `Unreadable`."""
+def read_fields(model: type[Model], value: Json, *, key: str = "") -> Model:
+    """Check a decoded object against the fields an adapter uses. Raises `Unreadable`.
+
+    `key` is one that all events of the sender have; an object without it raises `UnknownEvent`.
+    """
+    if key and isinstance(value, dict) and key not in value:
+        raise UnknownEvent(f"no {key}")
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -75,27 +76,32 @@ def read_fields(model: type[Model], value: Json) -> Model:
         raise Unreadable(f"{where}: {in_plain_words(first['type'], first['msg'])}"[:120]) from None
 
 
-def each(parts: Iterable[Part], read: Callable[[Part], list[Outcome]]) -> list[Outcome]:
-    """Read part by part: one that is unreadable is skipped as `malformed` and leaves the others alone."""
+def each(parts: Iterable[Part], read: Callable[[Part], Outcome | list[Outcome]]) -> list[Outcome]:
+    """Read part by part. An unreadable part is skipped and does not affect the others."""
     outcomes: list[Outcome] = []
     for number, part in enumerate(parts):
         if number == _MOST_PARTS:
             outcomes.append(Skip("malformed", f"more than {_MOST_PARTS} events in one delivery"))
             break
         try:
-            outcomes += read(part)
+            found = read(part)
         except Unreadable as error:
-            outcomes.append(Skip("malformed", str(error)))
+            found = Skip(error.reason, str(error))
+        outcomes += found if isinstance(found, list) else [found]
     return outcomes
 
 
+def each_in_batch(body: Json, read: Callable[[Json], Outcome]) -> list[Outcome]:
+    """Read a body that is one event, or a JSON list of events."""
+    events = body if isinstance(body, list) else [body]
+    return each(events, read) or [Skip("unknown-event", "an empty list")]
+
+
 def read_time(value: Json) -> datetime | None:
-    """A sender's time: RFC 3339 text, Unix seconds, or one already read.
+    """A sender's time: RFC 3339 text, Unix seconds, or a `datetime`. `None` if it is not set or not readable.
 
-    `None` for one that is not set or that nobody can read.
-
-    A text without an offset is taken as UTC. From a sender east of Greenwich it then lies ahead, which counts as the
-    time of receipt; the other guess could make a fresh push look hours old, and expired.
+    A text without an offset is read as UTC. If the sender is east of Greenwich, the result is in the future and counts
+    as the time of receipt. Any other offset could make a new push look hours old, and expired.
     """
     try:
         if isinstance(value, str | datetime):
@@ -111,5 +117,5 @@ def read_time(value: Json) -> datetime | None:
 
 
 def quoted(text: str) -> str:
-    """The first 60 characters of a foreign word for a log line: quoted, one line, no more than 80 when escaped."""
+    """The first 60 characters of an untrusted text for a log line: in quotes, on one line, at most 80 when escaped."""
     return repr(text[:60])[:80]

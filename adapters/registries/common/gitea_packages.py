@@ -1,4 +1,4 @@
-"""Read the package events of Gitea and of Forgejo, its fork: the same body under different headers.
+"""Read the package events of Gitea and of its fork Forgejo: the same body with different headers.
 
 go-gitea/gitea `modules/structs/package.go` and `services/webhook`.
 """
@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from adapters.registries import Delivery, Outcome, Source
 from adapters.registries.common.bodies import Fields, Text, quoted, read_fields, read_payload
-from adapters.registries.common.images import host_of, pushed
+from adapters.registries.common.delivery import Delivery, Outcome, Source
+from adapters.registries.common.images import LooseReference, host_of, pushed
 from warmhook.events import Skip
 from warmhook.ports import Json
 
@@ -36,9 +36,9 @@ class _Event(Fields):
 
 
 def read_package(delivery: Delivery, source: Source, *, prefix: str) -> Outcome:
-    """The event of one delivery whose headers begin with `prefix`. Raises `Unreadable`.
+    """The event of a delivery whose headers begin with `prefix`. Raises `Unreadable`.
 
-    `package.created_at` is when the package version was first made, not when this tag was pushed: it is no event time.
+    `package.created_at` is the time of the package's first version, not of this push, so there is no event time.
     """
     body = read_payload(delivery)
     name = delivery.headers.get(f"{prefix}-event", "package")
@@ -52,4 +52,5 @@ def read_package(delivery: Delivery, source: Source, *, prefix: str) -> Outcome:
         return Skip("not-a-push" if event.action == "deleted" else "unknown-event", f"action {quoted(event.action)}")
     delivery_id = delivery.headers.get(f"{prefix}-delivery", "")
     repository = f"{package.owner.login}/{package.name}"
-    return pushed(source, host_of(package.html_url), repository, package.version, delivery_id=delivery_id)
+    image = LooseReference(host_of(package.html_url), repository, package.version)
+    return pushed(source, image, delivery_id=delivery_id)

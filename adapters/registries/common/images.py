@@ -1,18 +1,18 @@
-"""Turn what an event says about an image into a push, or into the reason why there is nothing to warm."""
+"""Turn the image that an event names into a push, or into the reason to skip it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
-from adapters.registries import Source
 from adapters.registries.common.bodies import quoted
+from adapters.registries.common.delivery import Source
 from warmhook.events import Pushed, Skip
 from warmhook.images import NotAReference, from_event
 
-__all__ = ["host_of", "is_manifest", "pushed", "split_reference"]
+__all__ = ["LooseReference", "host_of", "is_manifest", "pushed", "split_reference"]
 
 _MANIFESTS: Final = frozenset(
     {
@@ -22,10 +22,10 @@ _MANIFESTS: Final = frozenset(
         "application/vnd.oci.image.index.v1+json",
     }
 )
-"""What a runtime can pull. Docker's schema 1 is not among them: containerd dropped it."""
+"""The manifests that a runtime can pull. containerd no longer supports Docker's schema 1."""
 
-# Media types of configurations, artifacts and layers that no container can be made of: Helm charts, cosign signatures
-# and attestations, in-toto statements, SBOMs, BuildKit's cache, the empty configuration of other artifacts, Wasm.
+# Media types of configurations, artifacts and layers that no container can run: Helm charts, cosign signatures and
+# attestations, in-toto statements, SBOMs, BuildKit's cache, the empty configuration of other artifacts, Wasm.
 _NOT_RUNNABLE: Final = (
     "application/vnd.cncf.helm.",
     "application/vnd.acr.helm.",
@@ -48,36 +48,42 @@ _COMPANION_TAG: Final = re.compile(r"sha256-[0-9a-f]{64}(?:\.(?:sig|att|sbom))?"
 _DIGEST_END: Final = re.compile(r"[:@](sha(?:256|512):[^/]*)$")
 
 
+class LooseReference(NamedTuple):
+    """An image as a sender names it. Nothing is checked, and every part may be empty."""
+
+    host: str
+    repository: str
+    tag: str = ""
+    digest: str = ""
+
+
 def pushed(
     source: Source,
-    host: str,
-    repository: str,
-    tag: str = "",
-    digest: str = "",
+    image: LooseReference,
     *,
     pushed_at: datetime | None = None,
     delivery_id: str = "",
     media_types: Iterable[str] = (),
 ) -> Pushed | Skip:
-    """The push of one image, under the host the configuration gives the source, else the payload's `host`.
+    """The push of one image, under the source's `registry_host` or else under the image's host.
 
-    `media_types` are those of the configuration, artifact and layers, where the sender tells; empty ones say nothing.
+    `media_types` are those of the configuration, artifact and layers, if the sender reports them.
     """
     for media_type in media_types:
         if media_type.lower().startswith(_NOT_RUNNABLE):
             return Skip("not-runnable", f"media type {quoted(media_type)}")
-    if _COMPANION_TAG.fullmatch(tag):
-        return Skip("not-runnable", f"tag {quoted(tag)}")
-    host = source.registry_host or host
+    if _COMPANION_TAG.fullmatch(image.tag):
+        return Skip("not-runnable", f"tag {quoted(image.tag)}")
+    host = source.registry_host or image.host
     if not host:
         return Skip("no-registry-host", "the payload names no host; set registryHost")
     try:
-        image = from_event(host, repository, tag, digest)
+        reference = from_event(host, image.repository, image.tag, image.digest)
     except NotAReference as error:
         return Skip("malformed", str(error)[:120])
-    if image is None:
+    if reference is None:
         return Skip("no-tag-no-digest")
-    return Pushed(image, pushed_at=pushed_at, delivery_id=delivery_id)
+    return Pushed(reference, pushed_at=pushed_at, delivery_id=delivery_id)
 
 
 def is_manifest(media_type: str) -> bool:
@@ -90,22 +96,22 @@ def host_of(text: str) -> str:
     return re.split(r"[/?#]", text.partition("://")[2] or text, maxsplit=1)[0].rpartition("@")[2]
 
 
-def split_reference(text: str) -> tuple[str, str, str, str]:
-    """Host, repository, tag and digest of what a sender calls a reference; nothing is checked, parts may be empty.
+def split_reference(text: str) -> LooseReference:
+    """The parts of a text that a sender calls a reference.
 
-    A scheme or a user name in front, an empty tag at the end and Harbor 2.0's `repository:sha256:...` are taken in
-    stride. The first element is the host only if it looks like one.
+    A scheme or a user name in front, an empty tag at the end and Harbor 2.0's `repository:sha256:...` are accepted.
+    The first element is the host only if it looks like one.
     """
     rest, digest = text.partition("://")[2] or text, ""
     if found := _DIGEST_END.search(rest):
         rest, digest = rest[: found.start()], found[1]
     before, _, after = rest.partition("@")
-    # A user name and a password stand before the host; else what follows is a digest of a kind nobody knows.
+    # A user name and a password come before the host. Otherwise the text after `@` is a digest of an unknown kind.
     rest = after if "/" in after and "/" not in before else before
     tag, colon = "", rest.rfind(":")
     if colon > rest.rfind("/"):
         rest, tag = rest[:colon], rest[colon + 1 :]
     host, slash, repository = rest.partition("/")
     if slash and ("." in host or ":" in host or host == "localhost"):
-        return host, repository, tag, digest
-    return "", rest, tag, digest
+        return LooseReference(host, repository, tag, digest)
+    return LooseReference("", rest, tag, digest)

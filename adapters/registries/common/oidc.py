@@ -1,64 +1,62 @@
-"""Check that a bearer token is one that the configured sender signed for this receiver: OpenID Connect.
+"""Verify OpenID Connect tokens: the configured sender signed the bearer token for this receiver.
 
-The keys come from where the configuration says; nothing in a token (`jku`, `x5u`, `iss`) is ever fetched.
+The configuration names the keys; no address in a token (`jku`, `x5u`, `iss`) is ever fetched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from adapters.registries import Delivery, Source
+from adapters.registries.common.delivery import Delivery, IdToken, Keys
 from adapters.strictjson import decode
 from warmhook.ports import Json
 
 if TYPE_CHECKING:
     from jwt import PyJWK
+    from jwt.types import Options
 
 __all__ = ["verify_id_token"]
 
 _ALGORITHMS: Final = ["RS256", "ES256"]
 _LEEWAY_SECONDS: Final = 60
 _TOKEN_MAX: Final = 8192
+# The time of receipt decides, so the library's own checks of times are off.
+_WITHOUT_TIMES: Final[Options] = {
+    "verify_exp": False,
+    "verify_iat": False,
+    "verify_nbf": False,
+    "require": ["exp", "iat", "aud"],
+}
 
 
-async def verify_id_token(
-    delivery: Delivery, source: Source, *, issuers: frozenset[str], audience: str, claims: Mapping[str, Json]
-) -> bool:
-    """Whether `Authorization: Bearer` holds a valid token for `audience` that has these `claims`.
+async def verify_id_token(delivery: Delivery, keys: Keys | None, expected: IdToken) -> bool:
+    """Whether `Authorization: Bearer` holds the `expected` token, signed by one of `keys` and valid at receipt.
 
-    Raises `OSError` where the keys cannot be read at present.
+    Raises `OSError` if the keys cannot be read now.
     """
     # Only sources with OpenID Connect pay for importing the cryptography.
     import jwt
 
     scheme, _, token = delivery.headers.get("authorization", "").strip().partition(" ")
-    # The library raises errors of its own for what is no token, but not for what is no ASCII.
+    # The library raises its own errors for malformed tokens, but not for tokens that are not ASCII.
     if scheme.lower() != "bearer" or len(token) > _TOKEN_MAX or not token.isascii():
         return False
-    if source.keys is None or not audience or not all(claims.values()):
+    if keys is None or not expected.audience or not all(expected.claims.values()):
         return False
     try:
         key_id = _header(token).get("kid")
         if not isinstance(key_id, str):
             return False
-        key = _key(await source.keys.read(key_id), key_id)
+        key = _key(await keys.read(key_id), key_id)
         if key is None or key.algorithm_name not in _ALGORITHMS:
             return False
-        # The clock is the delivery's, so the library's own checks of time are off.
-        without_times = {
-            "verify_exp": False,
-            "verify_iat": False,
-            "verify_nbf": False,
-            "require": ["exp", "iat", "aud"],
-        }
-        found = jwt.decode(token, key, algorithms=_ALGORITHMS, audience=audience, options=without_times)  # type: ignore[arg-type]  # a TypedDict
+        found = jwt.decode(token, key, algorithms=_ALGORITHMS, audience=expected.audience, options=_WITHOUT_TIMES)
     except jwt.PyJWTError:
         return False
     return (
-        found.get("iss") in issuers
-        and all(_equal(found.get(name), value) for name, value in claims.items())
+        found.get("iss") in expected.issuers
+        and all(_equal(found.get(name), value) for name, value in expected.claims.items())
         and _valid_at(found, delivery.received)
     )
 
@@ -73,7 +71,7 @@ def _header(token: str) -> dict[str, Any]:
 
 
 def _key(key_set: str, key_id: str) -> PyJWK | None:
-    """The key of that id; `None` where there is none, or none that can be used."""
+    """The key with that id; `None` if there is none, or if it cannot be used."""
     import jwt
 
     read: Any = decode(key_set)
@@ -85,7 +83,7 @@ def _key(key_set: str, key_id: str) -> PyJWK | None:
 
 
 def _equal(found: Json, value: Json) -> bool:
-    # 1 equals True otherwise.
+    # In Python 1 equals True.
     return type(found) is type(value) and found == value
 
 

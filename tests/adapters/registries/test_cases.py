@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 import pytest
 
@@ -49,39 +48,3 @@ def test_every_file_shows_the_same_situations_or_says_why_not(kind: str) -> None
     assert set(REQUIRED) <= set(names)
     assert len(names) == len(set(names))
     assert {case.verified for case in CASES[kind]} >= {True, False}
-
-
-def test_a_sender_is_added_by_one_module_and_one_file_of_cases(tmp_path: Path) -> None:
-    (tmp_path / "example.py").write_text(
-        '''
-"""Example: a registry that posts the reference as text, and the secret in a header."""
-
-from adapters.registries.common.images import pushed, split_reference
-from adapters.registries.common.auth import verify_header
-
-
-def verify(delivery, source):
-    return verify_header(delivery, source, "x-example")
-
-
-def parse(delivery, source):
-    return [pushed(source, *split_reference(delivery.body.decode(errors="replace")))]
-'''
-    )
-    (tmp_path / "example.toml").write_text(
-        """
-[[case]]
-name = "push"
-secret = "s3cret"
-headers = {x-example = "s3cret"}
-verified = true
-body = "registry.example.com/shop/web:1"
-expect = ["registry.example.com/shop/web:1"]
-"""
-    )
-
-    adapter = find_adapters(tmp_path)["example"]
-    (case,) = read_cases(tmp_path / "example.toml")
-
-    test_a_delivery_becomes_what_its_case_says(adapter, case)
-    test_a_sender_is_believed_only_with_the_secret(adapter, case)

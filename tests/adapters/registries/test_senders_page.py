@@ -53,7 +53,7 @@ def test_the_page_says_of_every_patient_kind_what_is_lost() -> None:
     names = {"dockerhub": "Docker Hub", "github": "GitHub", "webhook": "`webhook`", "zot": "| zot |"}
 
     for kind, adapter in find_adapters().items():
-        if adapter.patience_seconds:
+        if adapter.ack_timeout_seconds:
             assert names.get(kind, kind.capitalize()) in rows
 
 
