@@ -2,13 +2,12 @@
 
 Sources: https://learn.microsoft.com/azure/container-registry/container-registry-webhook-reference,
 https://learn.microsoft.com/azure/event-grid/event-schema-container-registry and, for the handshake,
-https://learn.microsoft.com/azure/event-grid/end-point-validation-event-grid-events-schema. The CloudEvents schema is
-validated by `OPTIONS`, which the receiver answers.
-Authentication: a custom header (`Authorization`), or `?token=<secret>` in the URL, which is what Event Grid offers.
+https://learn.microsoft.com/azure/event-grid/end-point-validation-event-grid-events-schema. Event Grid validates the
+CloudEvents schema with `OPTIONS`, which the receiver answers. The `validationUrl` of a handshake is never called.
+Authentication: a custom header (`Authorization`), or `?token=<secret>` in the URL, which Event Grid supports.
 Host: `request.host` is the registry's login server.
-Told apart: repeats by the event's `id`, order by `timestamp`, charts by their action, artifacts of other kinds by the
-manifest's media type; the digest is always there. Removing a tag is not reported.
-The `validationUrl` of a handshake is never called.
+Told apart: repeats by the event's `id`, order by `timestamp`, charts by their action, other artifacts by the manifest's
+media type. The digest is always present. The removal of a tag is not reported.
 """
 
 from __future__ import annotations
@@ -48,10 +47,6 @@ class _Validation(Fields):
     validationCode: str  # noqa: N815 - the sender's name
 
 
-def _authenticate(delivery: Delivery, source: Source) -> bool:
-    return verify_header(delivery, source) or verify_query(delivery, source)
-
-
 def _read(delivery: Delivery, source: Source) -> list[Outcome]:
     return each_in_batch(read_json(delivery.body), lambda body: _event(delivery, body, source))
 
@@ -87,4 +82,9 @@ def _skipped(kind: str) -> Skip | None:
     return Skip("not-a-push", quoted(kind)) if kind in _OTHERS else None
 
 
-ADAPTER = Adapter(__name__, _authenticate, _read, batched=True)  # Event Grid posts a list of events
+ADAPTER = Adapter(
+    __name__,
+    authenticate=lambda delivery, source: verify_header(delivery, source) or verify_query(delivery, source),
+    read=_read,
+    batched=True,  # Event Grid posts a list of events
+)

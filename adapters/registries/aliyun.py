@@ -2,11 +2,12 @@
 
 Source of the format: https://www.alibabacloud.com/help/en/acr/user-guide/manage-webhooks and, for the CloudEvent
 `cr:Artifact:PushCompleted`, https://www.alibabacloud.com/help/en/eventbridge/user-guide/container-registry-events.
-Authentication: none but the URL: `/webhooks/<source>?token=<secret>`.
-Host: `registry.<region>.aliyuncs.com` of a personal instance; enterprise instances have names of their own, which
+Authentication: the URL only: `/webhooks/<source>?token=<secret>`.
+Host: `registry.<region>.aliyuncs.com` of a personal instance. Enterprise instances have hosts of their own, which
 EventBridge does not name either: set `registryHost`.
-Told apart: repeats and order by `pushed_at` (it has no offset and is read as UTC) and by the digest, of EventBridge by
-the event's id and time. Not told apart: what was pushed, except for cosign's tags. A trigger has no event but a push.
+Told apart: for a trigger, repeats and order by `pushed_at` (without an offset, read as UTC) and by the digest; for
+EventBridge, by the event's id and time. A trigger has no event but a push. Not told apart: artifacts that are no
+images, except by cosign's tags.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def _completed(event: CloudEvent, source: Source) -> Outcome:
 
 ADAPTER = Adapter(
     __name__,
-    verify_query,
-    _read,
+    authenticate=verify_query,
+    read=_read,
     ack_timeout_seconds=4.0,  # neither its timeout nor a retry is documented
 )

@@ -1,14 +1,14 @@
 """Read pushes from JFrog Artifactory: webhooks of the domain `docker`.
 
 Source of the format: https://jfrog.com/help/r/jfrog-platform-administration-documentation/docker-event-payload.
-Authentication: `X-JFrog-Event-Auth` holds the secret, or with payload signing the HMAC-SHA256 of the body; the two
-look alike, so the option `auth` says which: `token` (default) or `hmac`.
-Host: `jpd_origin`, which is missing without a Custom Base URL. `repo_key` is the local repository while nodes usually
-pull from a virtual one: the option `rename` maps local names to those in references, and `repoKeyInPath: false`
-leaves them out, for access by sub-domain or port; then set `registryHost`.
-Told apart: promotions and deletions, images by `image_type`, what the button *Test* sends by its `path`, which is not
-that of a manifest; repeats only by the digest. There is neither id nor time. What a remote repository cached because it
-was pulled (`*-cache`) is skipped. Not told apart: charts and signatures, except by cosign's tags.
+Authentication: `X-JFrog-Event-Auth` holds the secret or, with payload signing, the HMAC-SHA256 of the body. The two
+look alike, so the option `auth` selects one: `token` (default) or `hmac`.
+Host: `jpd_origin`, which is missing without a Custom Base URL. `repo_key` is the local repository, while nodes usually
+pull from a virtual one: the option `rename` maps local names to the names in references. `repoKeyInPath: false` omits
+them, for access by sub-domain or port; then set `registryHost`.
+Told apart: promotions and deletions, images by `image_type`, the button *Test* by a `path` that is not a manifest's,
+repeats by the digest only. There is neither id nor time. Images that a remote repository cached because they were
+pulled (`*-cache`) are skipped. Not told apart: charts and signatures, except by cosign's tags.
 """
 
 from __future__ import annotations
@@ -85,4 +85,4 @@ def _pushed(data: _Data, origin: str, source: Source) -> Outcome:
     return pushed(source, LooseReference(host_of(origin), image, tag, digest))
 
 
-ADAPTER = Adapter(__name__, _authenticate, _read, options=Options)
+ADAPTER = Adapter(__name__, authenticate=_authenticate, read=_read, options=Options)

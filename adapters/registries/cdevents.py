@@ -2,11 +2,10 @@
 
 Source of the format: https://github.com/cdevents/spec/blob/main/continuous-integration.md and, for the package URL in
 `subject.id`, https://github.com/package-url/purl-spec (types oci and docker).
-Authentication: `Authorization`, or `?access_token=<secret>` as the CloudEvents webhook specification has it.
-Host: from the package URL's `repository_url`; type docker without one means Docker Hub.
-Told apart: images from other packages by the type of the package URL; repeats by the event's id, order by its time.
-Of type oci the digest is there, the tag only as a qualifier. Not told apart: charts and signatures, except by
-cosign's tags.
+Authentication: `Authorization`, or `?access_token=<secret>` as in the CloudEvents webhook specification.
+Host: `repository_url` of the package URL; type docker without one means Docker Hub.
+Told apart: images by the type of the package URL, repeats by the event's id, order by its time. Type oci has the
+digest, and the tag as a qualifier only. Not told apart: charts and signatures, except by cosign's tags.
 """
 
 from __future__ import annotations
@@ -41,10 +40,6 @@ class _Subject(Fields):
 class _Event(Fields):
     context: _Context
     subject: _Subject
-
-
-def _authenticate(delivery: Delivery, source: Source) -> bool:
-    return verify_header(delivery, source) or verify_query(delivery, source, "access_token")
 
 
 def _read(delivery: Delivery, source: Source) -> Outcome:
@@ -86,4 +81,10 @@ def _place(repository_url: str, kind: str, name: str) -> tuple[str, str]:
     return host_of(repository_url) or (DOCKER_HUB if kind == "docker" else ""), path
 
 
-ADAPTER = Adapter(__name__, _authenticate, _read)
+ADAPTER = Adapter(
+    __name__,
+    authenticate=lambda delivery, source: (
+        verify_header(delivery, source) or verify_query(delivery, source, "access_token")
+    ),
+    read=_read,
+)

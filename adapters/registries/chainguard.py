@@ -2,13 +2,12 @@
 
 Source of the format: https://edu.chainguard.dev/chainguard/administration/cloudevents/ and chainguard-dev/sdk
 `events/registry`. The events are CloudEvents in binary mode.
-Authentication: an OpenID Connect token of `https://issuer.enforce.dev` for the audience `customer`, whose subject is
-`webhook:<group>`, when the option `group` (the UIDP of the group that has the subscription) is set; otherwise
-`?token=<secret>` in the URL.
+Authentication: if the option `group` is set, an OpenID Connect token of `https://issuer.enforce.dev` for the audience
+`customer` with the subject `webhook:<group>`; otherwise `?token=<secret>` in the URL.
 Host: always cgr.dev.
-Told apart: repeats by the event's source and id, order by its time; layers and pushes that failed; the digest is always
-there. Not told apart: signatures and attestations, except by cosign's tags. A subscription brings every event of the
-organisation, also pulls and changes of its members, which are skipped.
+Told apart: repeats by the event's source and id, order by its time, layers, and pushes that failed. The digest is
+always present. Not told apart: signatures and attestations, except by cosign's tags. A subscription delivers every
+event of the organisation, also pulls and changes of members, which are skipped.
 """
 
 from __future__ import annotations
@@ -69,8 +68,8 @@ def _read(delivery: Delivery, source: Source) -> Outcome:
 
 ADAPTER = Adapter(
     __name__,
-    verify_query,
-    _read,
+    authenticate=verify_query,
+    read=_read,
     options=Options,
     id_token=_id_token,
     fixed_hosts=lambda source: [] if source.registry_host else [_HOST],

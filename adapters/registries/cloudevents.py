@@ -1,16 +1,16 @@
 """Read pushes from any sender of CloudEvents that name an image: structured, binary or batched.
 
-Source of the format: https://github.com/cloudevents/spec. There is no common event type for pushes, so the image is
-looked for in this order, and other types can be shut out with the option `types`:
+Source of the format: https://github.com/cloudevents/spec. There is no common event type for pushes. The option `types`
+excludes other types. The image is, in this order:
 1. `data.image`, else `data.reference`: a complete reference (`data.tag` and `data.digest` complete it);
-2. `data.repository`, `data.tag`, `data.digest`, or as argocd-image-updater has them `data.repositoryName`,
+2. `data.repository`, `data.tag`, `data.digest`, or the names of argocd-image-updater, `data.repositoryName`,
    `data.imageTag`, `data.imageDigest`, under `data.registry`, `data.registryUrl` or `data.host`;
 3. `subject`: a reference, with or without its host.
-A `data.reference` without `/` names no image: in the words of the OCI specification it is the tag or digest of (2).
-Host: from `data` as in (2), else from the reference, else that of `source` where this is a URL.
-Authentication: `Authorization`, or `?access_token=<secret>` as the CloudEvents webhook specification has it.
-Told apart: repeats by `source` and `id`, order by `time`; deletions and pulls by the type's last word; media types in
-`data.mediaType` or `data.artifactType`. Warmhook's own events are skipped, or a Broker would send them round for ever.
+A `data.reference` without `/` names no image: in the OCI specification it is the tag or digest of (2).
+Host: from `data` as in (2), else from the reference, else that of `source` if it is a URL.
+Authentication: `Authorization`, or `?access_token=<secret>` as in the CloudEvents webhook specification.
+Told apart: repeats by `source` and `id`, order by `time`, deletions and pulls by the type's last word, artifacts by
+`data.mediaType` or `data.artifactType`. Warmhook's own events are skipped, or a Broker would deliver them in a loop.
 """
 
 from __future__ import annotations
@@ -58,10 +58,6 @@ class _Data(Fields):
     artifactType: Text = ""  # noqa: N815 - the sender's name
 
 
-def _authenticate(delivery: Delivery, source: Source) -> bool:
-    return verify_header(delivery, source) or verify_query(delivery, source, "access_token")
-
-
 def _read(delivery: Delivery, source: Source) -> list[Outcome]:
     return each_in_batch(read_content(delivery), lambda body: _event(delivery, body, source))
 
@@ -105,4 +101,12 @@ def _image(event: CloudEvent, data: _Data, source: Source) -> Outcome:
     )
 
 
-ADAPTER = Adapter(__name__, _authenticate, _read, options=Options, batched=True)
+ADAPTER = Adapter(
+    __name__,
+    authenticate=lambda delivery, source: (
+        verify_header(delivery, source) or verify_query(delivery, source, "access_token")
+    ),
+    read=_read,
+    options=Options,
+    batched=True,
+)

@@ -3,10 +3,10 @@
 Source of the format: https://distribution.github.io/distribution/about/notifications/.
 Authentication: a static header from the registry's configuration, `notifications.endpoints[].headers`, usually
 `Authorization`.
-Host: `request.host` is whatever the pusher called the registry, often a name no node knows: set `registryHost`.
-Told apart: repeats by the event's `id`, order by `timestamp`; the digest is always there; one delivery may hold many
-events, and layers, pulls, mounts and deletions are events too. Not told apart: charts and signatures are pushed as OCI
-manifests like images; only cosign's tags show.
+Host: `request.host` is the name that the pusher used, often unknown to nodes: set `registryHost`.
+Told apart: repeats by the event's `id`, order by `timestamp`. The digest is always present. A delivery may hold many
+events; layers, pulls, mounts and deletions are events too. Not told apart: charts and signatures, except by cosign's
+tags, because they are OCI manifests like images.
 """
 
 from __future__ import annotations
@@ -15,4 +15,4 @@ from adapters.registries import Adapter
 from adapters.registries.common.auth import verify_header
 from adapters.registries.common.distribution_events import read_envelope
 
-ADAPTER = Adapter(__name__, verify_header, read_envelope)
+ADAPTER = Adapter(__name__, authenticate=verify_header, read=read_envelope)

@@ -3,10 +3,9 @@
 Source of the format: https://crazymax.dev/diun/notif/webhook/ and crazy-max/diun `internal/notif/webhook`.
 Authentication: one of the notifier's `headers`, `Authorization`.
 Host: `image` is a complete reference.
-Told apart: what is new or updated from other reports, images from other manifests by `mime_type`, repeats by the
-digest. There is neither an id nor the time of the push: `created` is when the image was built. Not told apart: charts
-and signatures, except by cosign's tags; which tags are watched is Diun's configuration.
-Diun does not repeat a delivery.
+Told apart: new and updated images by `status`, images by `mime_type`, repeats by the digest. There is neither an id nor
+the time of the push: `created` is the time of the build. Not told apart: charts and signatures, except by cosign's
+tags. Diun's configuration selects the tags. Diun does not repeat a delivery.
 """
 
 from __future__ import annotations
@@ -40,4 +39,9 @@ def _read(delivery: Delivery, source: Source) -> Outcome:
     return pushed(source, image._replace(digest=image.digest or report.digest))
 
 
-ADAPTER = Adapter(__name__, verify_header, _read, ack_timeout_seconds=8.0)  # of 10 by default; no retry
+ADAPTER = Adapter(
+    __name__,
+    authenticate=verify_header,
+    read=_read,
+    ack_timeout_seconds=8.0,  # of 10 by default; no retry
+)

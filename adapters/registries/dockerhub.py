@@ -1,12 +1,12 @@
 """Read pushes from Docker Hub: a repository's webhook.
 
 Source of the format: https://docs.docker.com/docker-hub/repos/manage/webhooks/.
-Authentication: none but the URL, so the secret goes there: `/webhooks/<source>?token=<secret>`. The payload's
-`callback_url` is a relic and is never called.
+Authentication: the URL only: `/webhooks/<source>?token=<secret>`. The payload's `callback_url` is obsolete and is never
+called.
 Host: always docker.io.
-Told apart: order and repeats by `pushed_at` (seconds); a multi-platform push comes as several equal deliveries. There
-is no id, no digest and no event but a push. Not told apart: what was pushed, unless the undocumented `media_type` is
-there.
+Told apart: order and repeats by `pushed_at` (seconds). A multi-platform push is several equal deliveries. There is no
+id, no digest and no event but a push. Not told apart: artifacts that are no images, unless the undocumented
+`media_type` is present.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def _read(delivery: Delivery, source: Source) -> Outcome:
 
 ADAPTER = Adapter(
     __name__,
-    verify_query,
-    _read,
+    authenticate=verify_query,
+    read=_read,
     fixed_hosts=lambda source: [] if source.registry_host else [DOCKER_HUB],
     ack_timeout_seconds=4.0,  # neither its timeout nor a retry is documented
 )

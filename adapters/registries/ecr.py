@@ -1,15 +1,15 @@
 """Read pushes from Amazon ECR: EventBridge with an API destination, or a CloudEvent made by an input transformer.
 
 Source of the format: https://docs.aws.amazon.com/AmazonECR/latest/userguide/ecr-eventbridge.html. The CloudEvent
-`com.amazon.ecr.image.push` is no format of AWS's; it has `data.{repositoryName, imageTag, imageDigest, registryId}` and
-the region in `source` (`urn:aws:ecr:<region>:<account>:repository/<name>`), as other receivers expect it.
-Authentication: the connection's API key header (option `header`, default `Authorization`), also as basic or bearer
-credentials, which are then the secret with their scheme in front.
+`com.amazon.ecr.image.push` is not a format of AWS. It has `data.{repositoryName, imageTag, imageDigest, registryId}`
+and the region in `source` (`urn:aws:ecr:<region>:<account>:repository/<name>`), as other receivers expect it.
+Authentication: the connection's API key header (option `header`, default `Authorization`). For basic or bearer
+credentials the secret includes their scheme.
 Host: `<account>.dkr.ecr.<region>.amazonaws.com`, `.com.cn` in China; for other partitions and for FIPS or dual-stack
 names set `registryHost`.
-Told apart: repeats by the event's `id`, order by `time`, charts and artifacts by `artifact-media-type`; one event per
-tag, children of an index come untagged; the digest is always there. A pull-through cache's fills and replication have
-detail types of their own and are skipped: what was just pulled or copied here is no release.
+Told apart: repeats by the event's `id`, order by `time`, charts and artifacts by `artifact-media-type`. There is one
+event per tag; children of an index have no tag. The digest is always present. A pull-through cache's fills and
+replication have their own detail types and are skipped: an image that was pulled or copied is not a release.
 """
 
 from __future__ import annotations
@@ -72,10 +72,6 @@ class _Transformed(Fields):
     registryId: Text = ""  # noqa: N815 - the sender's name
 
 
-def _authenticate(delivery: Delivery, source: Source) -> bool:
-    return verify_header(delivery, source, source.options_as(Options).header.lower())
-
-
 def _read(delivery: Delivery, source: Source) -> Outcome:
     body = read_json(delivery.body)
     transformed = find_cloudevent(delivery, body)
@@ -112,4 +108,9 @@ def _host(account: str, region: str) -> str:
     return f"{account}.dkr.ecr.{region}.amazonaws.com" + (".cn" if region.startswith("cn-") else "")
 
 
-ADAPTER = Adapter(__name__, _authenticate, _read, options=Options)
+ADAPTER = Adapter(
+    __name__,
+    authenticate=lambda delivery, source: verify_header(delivery, source, source.options_as(Options).header.lower()),
+    read=_read,
+    options=Options,
+)

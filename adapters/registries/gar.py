@@ -1,13 +1,13 @@
 """Read pushes from Google Artifact Registry: a push subscription, wrapped or unwrapped, to the Pub/Sub topic `gcr`.
 
-Source of the format: https://cloud.google.com/artifact-registry/docs/configure-notifications and, for the envelope
-and its tokens, https://cloud.google.com/pubsub/docs/push and .../authenticate-push-subscriptions.
-Authentication: an OpenID Connect token when the options `audience` and `email` (the subscription's service account)
-are set, checked against the source's keys; otherwise `?token=<secret>` in the URL.
+Source of the format: https://cloud.google.com/artifact-registry/docs/configure-notifications and, for the envelope and
+its tokens, https://cloud.google.com/pubsub/docs/push and .../authenticate-push-subscriptions.
+Authentication: an OpenID Connect token if the options `audience` and `email` (the subscription's service account) are
+set, verified with the source's keys; otherwise `?token=<secret>` in the URL.
 Host: the payload holds complete references.
-Told apart: repeats by Pub/Sub's message id (with an unwrapped payload only from its headers), order by the publishing
+Told apart: repeats by Pub/Sub's message id (for an unwrapped payload, from its headers only), order by the publish
 time. A tagged push is one message for the digest and one for each tag; the digest may be missing. Not told apart:
-charts and artifacts of other kinds, except by cosign's tags.
+charts and other artifacts, except by cosign's tags.
 """
 
 from __future__ import annotations
@@ -82,4 +82,4 @@ def _decoded(data: str) -> Json:
         raise Unreadable(f"message.data: {error}"[:120]) from None
 
 
-ADAPTER = Adapter(__name__, verify_query, _read, options=Options, id_token=_id_token)
+ADAPTER = Adapter(__name__, authenticate=verify_query, read=_read, options=Options, id_token=_id_token)

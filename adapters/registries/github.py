@@ -2,12 +2,11 @@
 
 Source of the format: https://docs.github.com/webhooks/webhook-events-and-payloads#package; bodies are JSON or a form.
 Authentication: `X-Hub-Signature-256`, HMAC-SHA256 of the body as sent. The older SHA-1 header is ignored.
-Host: from `package_url`; without one ghcr.io, except under GitHub Enterprise Server, where `registryHost` is needed.
-Told apart: one publication by the ids of package and version, which are the same in both events and in a redelivery;
-order by the version's time; media types of configuration and layers, so charts, signatures and attestations are known.
-Each manifest is an event: children of an index come untagged. The kind of package is written in four places that
-contradict each other, also in GitHub's samples; `container_metadata` decides.
-GitHub never repeats a delivery by itself.
+Host: from `package_url`, else ghcr.io; GitHub Enterprise Server then needs `registryHost`.
+Told apart: repeats by the ids of package and version, which are the same in both events and in a redelivery; order by
+the version's time; charts, signatures and attestations by the media types of configuration and layers. Each manifest is
+an event; children of an index have no tag. Four fields name the kind of package and contradict each other, also in
+GitHub's samples; `container_metadata` decides. GitHub does not repeat a delivery.
 """
 
 from __future__ import annotations
@@ -84,10 +83,6 @@ class _Event(Fields):
     registry_package: Json = None
 
 
-def _authenticate(delivery: Delivery, source: Source) -> bool:
-    return verify_hmac(delivery, source, "x-hub-signature-256", prefix="sha256=")
-
-
 def _read(delivery: Delivery, source: Source) -> Outcome:
     body = read_payload(delivery)
     name = delivery.headers.get("x-github-event", "")
@@ -135,4 +130,9 @@ def _is_container(package: _Package) -> bool:
     return any(name.lower() in _CONTAINER for name in types)
 
 
-ADAPTER = Adapter(__name__, _authenticate, _read, ack_timeout_seconds=8.0)  # of 10; no retry except by hand
+ADAPTER = Adapter(
+    __name__,
+    authenticate=lambda delivery, source: verify_hmac(delivery, source, "x-hub-signature-256", prefix="sha256="),
+    read=_read,
+    ack_timeout_seconds=8.0,  # of 10; no retry except by hand
+)

@@ -2,19 +2,17 @@
 
 Source of the format: goharbor/harbor `src/pkg/notifier/model/event.go` and `formats/cloudevents.go`;
 https://goharbor.io/docs/main/working-with-projects/project-configuration/configure-webhooks/.
-Authentication: the policy's "auth header" comes verbatim as `Authorization`. There is no signature and no time stamp.
-Host: from `resource_url`, that is Harbor's `external_url`, often not the name nodes use: set `registryHost`.
-Told apart: repeats by the CloudEvents id, in the Default format by `occur_at` (seconds). Every manifest is an event of
-its own, so a multi-platform push is several untagged ones and a tagged one. The digest is always there.
-Not told apart: charts, signatures and SBOMs have no media type here; only cosign's tags show.
-Pulling through a proxy-cache project makes a push event by an operator of Harbor's own, which is skipped. Replication
-into this Harbor is an ordinary push (operator `harbor-jobservice`) and is warmed; `REPLICATION` events name no image.
+Authentication: the policy's "auth header", verbatim as `Authorization`. There is no signature and no time stamp.
+Host: from `resource_url`, which is Harbor's `external_url`, often not the name that nodes use: set `registryHost`.
+Told apart: repeats by the CloudEvents id, in the Default format by `occur_at` (seconds). Every manifest is an event, so
+a multi-platform push is several untagged events and a tagged one. The digest is always present. Not told apart: charts,
+signatures and SBOMs, except by cosign's tags, because there is no media type. A pull through a proxy-cache project is a
+push event of a fixed operator and is skipped. Replication into this Harbor is an ordinary push (operator
+`harbor-jobservice`) and is warmed; `REPLICATION` events name no image.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Final
 
 from adapters.registries import Adapter, Delivery, Outcome, Source
@@ -39,7 +37,7 @@ _OTHERS: Final = frozenset(
 _PROXY_CACHE: Final = "harbor#proxy-cache-service"
 
 
-class _Default(Fields):
+class _Event(Fields):
     type: str
     occur_at: Json = None
     operator: Text = ""
@@ -63,43 +61,35 @@ class _Resource(Fields):
     digest: Text = ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Event:
-    """What both payload formats say about an event."""
-
-    type: str
-    operator: Json
-    data: Json
-    time: datetime | None
-    id: str = ""
-
-
 def _read(delivery: Delivery, source: Source) -> Outcome | list[Outcome]:
-    event = _event(delivery)
+    event, delivery_id = _event(delivery)
     if event.type not in _PUSHES:
         return Skip("not-a-push" if event.type in _OTHERS else "unknown-event", quoted(event.type))
     if event.operator == _PROXY_CACHE:
         return Skip("proxy-cache", "stored by a pull through a proxy-cache project")
-    data = read_fields(_EventData, event.data)
+    data = read_fields(_EventData, event.event_data)
 
     def push(part: Json) -> Outcome:
         resource = read_fields(_Resource, part)
-        image = LooseReference(
-            host_of(resource.resource_url), _repository(data.repository, resource), resource.tag, resource.digest
-        )
-        return pushed(source, image, pushed_at=event.time, delivery_id=event.id)
+        repository = _repository(data.repository, resource)
+        image = LooseReference(host_of(resource.resource_url), repository, resource.tag, resource.digest)
+        return pushed(source, image, pushed_at=read_time(event.occur_at), delivery_id=delivery_id)
 
     return each(data.resources, push) or [Skip("no-tag-no-digest", "no resources")]
 
 
-def _event(delivery: Delivery) -> _Event:
+def _event(delivery: Delivery) -> tuple[_Event, str]:
+    """The event in either payload format, and its id, which the Default format does not have."""
     body = read_json(delivery.body)
     event = find_cloudevent(delivery, body)
-    if event is not None:
-        operator, time = event.get_extension("operator"), read_time(event.get_time())
-        return _Event(event.get_type(), operator, event.get_data(), time, event.get_id())
-    default = read_fields(_Default, body)
-    return _Event(default.type, default.operator, default.event_data, read_time(default.occur_at))
+    if event is None:
+        return read_fields(_Event, body), ""
+    return _Event.model_construct(
+        type=event.get_type(),
+        occur_at=event.get_time(),
+        operator=event.get_extension("operator"),
+        event_data=event.get_data(),
+    ), event.get_id()
 
 
 def _repository(repository: _Repository, resource: _Resource) -> str:
@@ -110,4 +100,4 @@ def _repository(repository: _Repository, resource: _Resource) -> str:
     )
 
 
-ADAPTER = Adapter(__name__, verify_header, _read)
+ADAPTER = Adapter(__name__, authenticate=verify_header, read=_read)

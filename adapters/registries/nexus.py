@@ -1,13 +1,13 @@
 """Read pushes from Sonatype Nexus Repository: the webhook capability "Repository" with the event type component.
 
 Source of the format: https://help.sonatype.com/en/example-headers-and-payloads.html.
-Authentication: `X-Nexus-Webhook-Signature`, HMAC-SHA1 of the body as sent; Nexus has nothing stronger, so restrict
-who can reach the receiver as well.
-Host: the payload names a repository but no host, because each has a port or name of its own: the option `hosts` maps
-`repositoryName` to it, and `registryHost` stands for all others.
-Told apart: images by `format`, order by `timestamp`; repeats by `X-Nexus-Webhook-Delivery`. There is no digest. Not
-told apart: charts and signatures, except by cosign's tags. Events about assets say the same again and are skipped.
-Nexus does not repeat a delivery.
+Authentication: `X-Nexus-Webhook-Signature`, HMAC-SHA1 of the body as sent. Nexus has no stronger signature, so restrict
+access to the receiver as well.
+Host: the payload names a repository but no host, because each repository has its own port or name. The option `hosts`
+maps `repositoryName` to a host; `registryHost` is the host of all others.
+Told apart: images by `format`, order by `timestamp`, repeats by `X-Nexus-Webhook-Delivery`. There is no digest. Not
+told apart: charts and signatures, except by cosign's tags. Events about assets repeat those about components and are
+skipped. Nexus does not repeat a delivery.
 """
 
 from __future__ import annotations
@@ -42,10 +42,6 @@ class _Event(Fields):
     component: _Component
 
 
-def _authenticate(delivery: Delivery, source: Source) -> bool:
-    return verify_hmac(delivery, source, "x-nexus-webhook-signature", algorithm="sha1")
-
-
 def _read(delivery: Delivery, source: Source) -> Outcome:
     body = read_json(delivery.body)
     if isinstance(body, dict) and "component" not in body:
@@ -66,8 +62,8 @@ def _read(delivery: Delivery, source: Source) -> Outcome:
 
 ADAPTER = Adapter(
     __name__,
-    _authenticate,
-    _read,
+    authenticate=lambda delivery, source: verify_hmac(delivery, source, "x-nexus-webhook-signature", algorithm="sha1"),
+    read=_read,
     options=Options,
     fixed_hosts=lambda source: source.options_as(Options).hosts.values(),
     ack_timeout_seconds=4.0,  # its timeout is not documented; no retry

@@ -1,11 +1,11 @@
 """Read pushes from Quay and quay.io: a repository notification "push to repository" of method "webhook POST".
 
 Source of the format: quay/quay `notifications/notificationevent.py` (RepoPushEvent).
-Authentication: none but the URL: `/webhooks/<source>?token=<secret>`.
-Host: from `docker_url`, that is Quay's `SERVER_HOSTNAME`.
-Told apart: almost nothing: neither id, time, digest nor the event's name is in the body. A push is what has
-`updated_tags`, and every delivery counts as one. Not told apart: what was pushed, except for cosign's tags.
-Quay disables a notification silently after three deliveries in a row that got no 2xx.
+Authentication: the URL only: `/webhooks/<source>?token=<secret>`.
+Host: from `docker_url`, which is Quay's `SERVER_HOSTNAME`.
+Told apart: pushes by `updated_tags`. The body has no id, time, digest or event name, so every delivery counts as a
+push. Not told apart: artifacts that are no images, except by cosign's tags.
+Quay disables a notification silently after three deliveries in a row without a 2xx answer.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _read(delivery: Delivery, source: Source) -> Outcome | list[Outcome]:
 
 ADAPTER = Adapter(
     __name__,
-    verify_query,
-    _read,
+    authenticate=verify_query,
+    read=_read,
     ack_timeout_seconds=8.0,  # of 10; three refusals in a row disable the notification
 )

@@ -4,7 +4,7 @@ Source of the format: this page. One of `{"image": "registry.example.com/shop/we
 `{"images": ["...", "..."]}`, or as Keel's native webhook has it (https://keel.sh/docs/#native-webhooks)
 `{"name": "registry.example.com/shop/web", "tag": "1.4"}`; `digest` may complete the first and the last.
 Authentication: `Authorization: Bearer <secret>`, or `X-Warmhook-Signature: sha256=<HMAC-SHA256 of the body in
-hexadecimal digits>`, so that the secret does not travel.
+hexadecimal digits>`, which does not send the secret.
 Host: from the reference, which must name it.
 Told apart: repeats by the digest; without one every delivery is a push. There is neither id nor time. Not told apart:
 charts and signatures, except by cosign's tags.
@@ -31,10 +31,6 @@ class _Push(Fields):
     digest: Text = ""
 
 
-def _authenticate(delivery: Delivery, source: Source) -> bool:
-    return verify_header(delivery, source) or verify_hmac(delivery, source, "x-warmhook-signature", prefix="sha256=")
-
-
 def _read(delivery: Delivery, source: Source) -> list[Outcome]:
     push = read_fields(_Push, read_json(delivery.body))
 
@@ -55,7 +51,9 @@ def _pushed(reference: str, source: Source, tag: str = "", digest: str = "") -> 
 
 ADAPTER = Adapter(
     __name__,
-    _authenticate,
-    _read,
+    authenticate=lambda delivery, source: (
+        verify_header(delivery, source) or verify_hmac(delivery, source, "x-warmhook-signature", prefix="sha256=")
+    ),
+    read=_read,
     ack_timeout_seconds=4.0,  # a job that posts with curl does not retry by default
 )

@@ -1,13 +1,13 @@
 """Read pushes from zot: the extension `events` with a sink of type http (since 2.1.3), as CloudEvents in binary mode.
 
 Source of the format: https://zotregistry.dev/latest/articles/events/ and project-zot/zot `pkg/extensions/events`.
-Authentication: the sink's `credentials.token`, or `credentials.username` and `password`, or one of its `headers`, all
-as `Authorization`; of basic credentials the secret is the whole value, with `Basic ` in front.
+Authentication: the sink's `credentials.token`, `credentials.username` and `password`, or one of its `headers`, all as
+`Authorization`. For basic credentials the secret is the whole value, including `Basic `.
 Host: the events name none: set `registryHost`, or in zot a `source` that is the registry's URL.
-Told apart: repeats by the event's source and id, order by its time; images from charts, signatures and other artifacts
-by the media types in the manifest, which comes along. The digest is always there. The first word of the event types can
-be configured in zot, so only what comes after it counts. `image.lint_failed` means that zot refused the push.
-zot does not repeat a delivery.
+Told apart: repeats by the event's source and id, order by its time, charts, signatures and other artifacts by the media
+types in the manifest, which is part of the event. The digest is always present. zot can configure the first word of the
+event types, so only the rest counts. `image.lint_failed` means that zot refused the push. zot does not repeat a
+delivery.
 """
 
 from __future__ import annotations
@@ -81,4 +81,9 @@ def _media_types(manifest: str) -> list[str]:
     return [read.artifactType, read.config.mediaType, *(layer.mediaType for layer in read.layers)]
 
 
-ADAPTER = Adapter(__name__, verify_header, _read, ack_timeout_seconds=8.0)  # of 30 by default; no retry
+ADAPTER = Adapter(
+    __name__,
+    authenticate=verify_header,
+    read=_read,
+    ack_timeout_seconds=8.0,  # of 30 by default; no retry
+)

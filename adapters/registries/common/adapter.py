@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from pydantic import ValidationError
 
@@ -25,6 +25,7 @@ class Adapter:
 
     module: str
     """`__name__` of the module; its last part is the `kind` of sources."""
+    _: KW_ONLY
     authenticate: Callable[[Delivery, Source], bool]
     """Whether the delivery proves that its sender knows a secret of the source."""
     read: Callable[[Delivery, Source], Outcome | list[Outcome]]
