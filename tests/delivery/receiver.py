@@ -1,4 +1,4 @@
-"""Where do the simulated senders deliver to? A `web` that is killed now and then, over an API server with faults."""
+"""Receive the deliveries of the simulated senders: a `web` that can be killed, over an API server with faults."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
-from typing import Any, Final, Literal
+from typing import Final, Literal
+
+import httpx
 
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes
@@ -38,11 +40,11 @@ KINDS: Final = {
 }
 ECR_HOST: Final = f"{EventBridge.account}.dkr.ecr.eu-central-1.amazonaws.com"
 Fault = Literal["", "429", "503", "timeout", "lost", "down"]
-"""What the API server does: `lost` does what is asked and then does not say so."""
+"""How the API server fails: `lost` performs the request, but its answer does not arrive."""
 
 
 class Receiver:
-    """One `web`, its API server, and what goes wrong with both."""
+    """One `web`, its API server, and the faults of both."""
 
     def __init__(self, rng: Random) -> None:
         self._rng = rng
@@ -50,15 +52,15 @@ class Receiver:
         self._transport = InProcessTransport(self._server, before=self._before, after=self._after)
         self._admin = Kubernetes(InProcessTransport(self._server))
         self._configuration = _configuration()
-        self._app: Any = None
-        self._requests: set[asyncio.Task[None]] = set()
+        self._web: httpx.AsyncClient | None = None
+        self._requests: set[asyncio.Task[httpx.Response]] = set()
         self.fault: Fault = ""
 
     def now(self) -> datetime:
         return EPOCH + timedelta(seconds=asyncio.get_running_loop().time())
 
     async def set_up(self) -> None:
-        """A policy that wants everything."""
+        """Create a policy that matches every push, and start `web`."""
         for crd in (warmimage_crd(), warmpolicy_crd()):
             await self._admin.create(paths.CRDS, crd)
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}}
@@ -73,8 +75,8 @@ class Receiver:
         self.start()
 
     def start(self) -> None:
-        """A new process: nothing is remembered."""
-        self._app = build_web(
+        """Start a new process, without any state."""
+        app = build_web(
             Settings(),
             self._configuration,
             self._transport,
@@ -84,35 +86,31 @@ class Receiver:
             monotonic=asyncio.get_running_loop().time,
             rng=Random(3),
         )
+        self._web = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://web")
 
     def kill(self) -> None:
-        """End it, and with it every request that it had not answered."""
-        self._app = None
+        """End the process and all requests that it had not answered."""
+        self._web = None
         for request in self._requests:
             request.cancel()
 
     async def wanted(self) -> dict[str, Object]:
-        """Every WarmImage's spec by its image."""
+        """The spec of every WarmImage by its image."""
         return {obj["spec"]["image"]: obj["spec"] for obj in (await self._admin.list(paths.warmimages())).items}
 
     async def post(self, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        """What senders call. Raises `ConnectionError`."""
-        if self._app is None:
+        """One request of a sender. Raises `ConnectionError`."""
+        if self._web is None:
             raise ConnectionRefusedError
-        request = _Request(path, headers, body)
-        task = asyncio.create_task(self._app(request.scope, request.receive, request.send), name=f"request {path}")
-        self._requests.add(task)
-        task.add_done_callback(self._requests.discard)
-        try:
-            # Whoever no longer waits for the answer does not end what was begun.
-            await asyncio.wait((task,))
-        except asyncio.CancelledError:
-            request.disconnected = True
-            raise
-        if task.cancelled():
+        request = asyncio.create_task(self._web.post(path, headers=headers, content=body), name=f"request {path}")
+        self._requests.add(request)
+        request.add_done_callback(self._requests.discard)
+        # If the sender stops waiting, `web` still completes what it began.
+        await asyncio.wait((request,))
+        if request.cancelled():
             raise ConnectionResetError
-        task.result()
-        return Answer(request.status, bytes(request.body), request.headers)
+        answer = request.result()
+        return Answer(answer.status_code, answer.content, answer.headers)
 
     async def _before(self, _method: str, _path: str) -> Response | None:
         await asyncio.sleep(self._rng.random() ** 3 * 0.02)
@@ -130,45 +128,6 @@ class Receiver:
         if self.fault == "lost":
             raise Unreachable("cut off")
         return answer
-
-
-class _Request:
-    """One ASGI request."""
-
-    def __init__(self, path: str, headers: Mapping[str, str], body: bytes) -> None:
-        where, _, query = path.partition("?")
-        self.scope = {
-            "type": "http",
-            "asgi": {"version": "3.0"},
-            "http_version": "1.1",
-            "method": "POST",
-            "path": where,
-            "raw_path": where.encode(),
-            "root_path": "",
-            "scheme": "http",
-            "query_string": query.encode(),
-            "headers": [(name.encode(), text.encode()) for name, text in headers.items()],
-            "client": ("203.0.113.1", 1),
-            "server": ("web", 80),
-        }
-        self.status = 0
-        self.headers: dict[str, str] = {}
-        self.body = bytearray()
-        self.disconnected = False
-        self._sent: bytes | None = body
-
-    async def receive(self) -> dict[str, Any]:
-        if self._sent is None:
-            return {"type": "http.disconnect"}
-        body, self._sent = self._sent, None
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    async def send(self, message: Any) -> None:
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            self.headers = {name.decode(): text.decode() for name, text in message["headers"]}
-        else:
-            self.body += message.get("body", b"")
 
 
 def _configuration() -> Configuration:
