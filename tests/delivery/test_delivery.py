@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import hashlib
-import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Iterator
 from random import Random
-from typing import Any, Final, TypeVar, get_args
+from typing import Final, TypeVar, get_args
 
 import pytest
 import structlog
 
 from tests.delivery.receiver import ECR_HOST, HOST, SECRET, Fault, Receiver
 from tests.delivery.senders import ALL, Distribution, EventBridge, GitHub, Harbor, Image, PubSub, Quay, Sender, Trigger
-from tests.support.instant import instantly, until
+from tests.support.instant import instant, until
 
 FAULTS: Final[tuple[Fault, ...]] = tuple(fault for fault in get_args(Fault) if fault)
 # The API server of a cluster with one control plane node takes as long to restart; Quay and GitHub wait longer.
@@ -73,25 +71,20 @@ class Story:
             self.receiver.start()
 
 
-def with_story(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """Run a test on an instant event loop, with a story whose seed is the parameter `seed` (default 1)."""
-
-    async def run(**parameters: Any) -> None:
-        story = Story(parameters.get("seed", 1))
-        await story.receiver.set_up()
-        await test(story, **parameters)
-
-    @functools.wraps(test)
-    def wrapped(**parameters: Any) -> None:
-        with structlog.testing.capture_logs():
-            instantly(run(**parameters))
-
-    signature = inspect.signature(test)
-    wrapped.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])  # type: ignore[attr-defined]
-    return wrapped
+@pytest.fixture(autouse=True)
+def _captured_logs() -> Iterator[None]:
+    with structlog.testing.capture_logs():
+        yield
 
 
-async def _send_through_trouble(story: Story, *, events: int, restarts: bool) -> None:
+async def _begin(seed: int = 1) -> Story:
+    story = Story(seed)
+    await story.receiver.set_up()
+    return story
+
+
+async def _send_through_trouble(seed: int, *, events: int, restarts: bool) -> None:
+    story = await _begin(seed)
     coroutines = [story.fail(), story.restart()] if restarts else [story.fail()]
     troubles = [asyncio.create_task(coroutine) for coroutine in coroutines]
     for number in range(events):
@@ -122,22 +115,21 @@ async def _send_through_trouble(story: Story, *, events: int, restarts: bool) ->
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-@with_story
-async def test_no_accepted_push_is_lost_and_no_sender_is_blocked_while_the_api_server_fails(
-    story: Story, seed: int
-) -> None:
-    await _send_through_trouble(story, events=105, restarts=False)
+@instant
+async def test_no_accepted_push_is_lost_and_no_sender_is_blocked_while_the_api_server_fails(seed: int) -> None:
+    await _send_through_trouble(seed, events=105, restarts=False)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3])
-@with_story
-async def test_no_accepted_push_of_a_thousand_is_lost_through_faults_and_restarts(story: Story, seed: int) -> None:
-    await _send_through_trouble(story, events=1050, restarts=True)
+@instant
+async def test_no_accepted_push_of_a_thousand_is_lost_through_faults_and_restarts(seed: int) -> None:
+    await _send_through_trouble(seed, events=1050, restarts=True)
 
 
-@with_story
-async def test_distribution_keeps_its_order_and_catches_up_in_seconds(story: Story) -> None:
+@instant
+async def test_distribution_keeps_its_order_and_catches_up_in_seconds() -> None:
+    story = await _begin()
     registry = story.sender(Distribution)
     story.receiver.fault = "down"
     story.push(registry, images=20)
@@ -153,10 +145,11 @@ async def test_distribution_keeps_its_order_and_catches_up_in_seconds(story: Sto
 
 @pytest.mark.parametrize("kind", [Quay, GitHub])
 @pytest.mark.parametrize("fault", FAULTS)
-@with_story
+@instant
 async def test_a_sender_that_does_not_repeat_waits_while_the_api_server_restarts(
-    story: Story, kind: type[Sender], fault: Fault
+    kind: type[Sender], fault: Fault
 ) -> None:
+    story = await _begin()
     sender = story.sender(kind)
     story.receiver.fault = fault
     story.push(sender, images=3)
@@ -170,8 +163,9 @@ async def test_a_sender_that_does_not_repeat_waits_while_the_api_server_restarts
 
 
 @pytest.mark.parametrize("kind", [Distribution, Harbor, PubSub, EventBridge, Trigger])
-@with_story
-async def test_a_sender_that_repeats_is_refused_within_a_second(story: Story, kind: type[Sender]) -> None:
+@instant
+async def test_a_sender_that_repeats_is_refused_within_a_second(kind: type[Sender]) -> None:
+    story = await _begin()
     sender = story.sender(kind)
     story.receiver.fault = "timeout"
     began = asyncio.get_running_loop().time()
@@ -182,8 +176,9 @@ async def test_a_sender_that_repeats_is_refused_within_a_second(story: Story, ki
     assert asyncio.get_running_loop().time() - began < 1
 
 
-@with_story
-async def test_a_long_outage_disables_quay_because_a_refused_push_is_never_acknowledged(story: Story) -> None:
+@instant
+async def test_a_long_outage_disables_quay_because_a_refused_push_is_never_acknowledged() -> None:
+    story = await _begin()
     quay = story.sender(Quay)
     story.receiver.fault = "down"
     story.push(quay, images=3)
