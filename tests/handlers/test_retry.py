@@ -7,7 +7,6 @@ import asyncio
 import pytest
 
 from adapters.kubernetes.client import Unavailable
-from adapters.registries import find_adapters
 from handlers.intake.retry import retry_until
 from tests.support.instant import instantly
 
@@ -55,11 +54,3 @@ def test_it_is_tried_until_it_is_accepted_or_time_is_up(
 
     assert (result, tries) == (expected[0], expected[2])
     assert took == pytest.approx(expected[1], abs=0.001)
-
-
-def test_only_senders_that_do_not_simply_repeat_are_kept_waiting() -> None:
-    patient = {kind for kind, adapter in find_adapters().items() if adapter.ack_timeout_seconds}
-
-    assert patient == {
-        *("aliyun", "chainguard", "diun", "dockerhub", "forgejo", "gitea", "github", "nexus", "quay", "webhook", "zot"),
-    }

@@ -1,1 +1,1 @@
-"""Is what registries send understood?"""
+"""Tests of the registry adapters: every sender's cases, any input, tokens, and the page about senders."""

@@ -1,4 +1,4 @@
-"""The files of cases beside the adapters, read: one file for each sender, one value for each case."""
+"""Read the cases of each sender: one file for each adapter, one value for each delivery."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from warmhook.events import Pushed
 
 FOLDER: Final = Path(__file__).parents[2] / "data" / "registries"
 RECEIVED: Final = datetime(2025, 10, 9, 9, 0, tzinfo=UTC)
-# What every file shows, or says why its sender has no such thing.
+# The situations that every file shows, or says why its sender has no such delivery.
 REQUIRED: Final = (
     *("push", "several tags", "untagged child", "delete", "non-image artefact", "malformed digest", "wrong secret"),
     "alternative body",
@@ -24,7 +24,7 @@ REQUIRED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One delivery and what becomes of it."""
+    """One delivery and its outcome."""
 
     name: str
     absent: str = ""
@@ -40,6 +40,8 @@ class Case:
     verified: bool | None = None
     delivery_id: str | None = None
     pushed_at: str | None = None
+    ack_timeout_seconds: float = 0.0
+    """That of the adapter, the same in all cases of a file."""
 
     @property
     def delivery(self) -> Delivery:
@@ -56,7 +58,7 @@ class Case:
 
 
 def read_cases(path: Path) -> list[Case]:
-    """The cases of one sender; a value before the first case holds for all that do not give their own."""
+    """The cases of one sender. A value before the first case is the default of all cases."""
     content = tomllib.loads(path.read_text())
     cases = content.pop("case")
     return [Case(**{**content, **case}) for case in cases]

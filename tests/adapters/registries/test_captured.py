@@ -1,4 +1,4 @@
-"""Are deliveries captured from real senders understood? They are read from `WARMHOOK_TEST_PAYLOADS`."""
+"""Deliveries captured from real senders give the expected images; `WARMHOOK_TEST_PAYLOADS` names their folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does every sender's file of cases hold?"""
+"""Every delivery in the senders' files of cases has the outcome that its case states."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _names(pairs: list[tuple[Adapter, Case]]) -> list[str]:
 
 
 @pytest.mark.parametrize(("adapter", "case"), SENT, ids=_names(SENT))
-def test_a_delivery_becomes_what_its_case_says(adapter: Adapter, case: Case) -> None:
+def test_a_delivery_has_the_outcome_of_its_case(adapter: Adapter, case: Case) -> None:
     outcomes = adapter.parse(case.delivery, case.source(adapter))
 
     assert [written(outcome) for outcome in outcomes] == case.expect
@@ -33,7 +33,7 @@ def test_a_delivery_becomes_what_its_case_says(adapter: Adapter, case: Case) -> 
 
 
 @pytest.mark.parametrize(("adapter", "case"), VERIFIED, ids=_names(VERIFIED))
-def test_a_sender_is_believed_only_with_the_secret(adapter: Adapter, case: Case) -> None:
+def test_a_delivery_is_authenticated_by_its_secret_only(adapter: Adapter, case: Case) -> None:
     assert asyncio.run(adapter.verify(case.delivery, case.source(adapter))) is case.verified
 
 
@@ -42,9 +42,14 @@ def test_every_sender_has_a_file_of_cases() -> None:
 
 
 @pytest.mark.parametrize("kind", CASES)
-def test_every_file_shows_the_same_situations_or_says_why_not(kind: str) -> None:
+def test_every_file_shows_the_required_situations_or_says_why_not(kind: str) -> None:
     names = [case.name for case in CASES[kind]]
 
     assert set(REQUIRED) <= set(names)
     assert len(names) == len(set(names))
     assert {case.verified for case in CASES[kind]} >= {True, False}
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_an_adapter_states_the_timeout_of_its_sender_if_a_refusal_would_lose_the_push(kind: str) -> None:
+    assert {case.ack_timeout_seconds for case in CASES[kind]} == {ADAPTERS[kind].ack_timeout_seconds}

@@ -1,10 +1,9 @@
-"""Do the parts that several adapters share keep their word?"""
+"""The parts that several adapters share read loose input and refuse untrusted input."""
 
 from __future__ import annotations
 
 import asyncio
 import importlib
-import re
 from datetime import UTC, datetime
 
 import pytest
@@ -51,7 +50,7 @@ def test_a_loose_reference_is_split(text: str, parts: tuple[str, str, str, str])
         ("", ""),
     ],
 )
-def test_the_host_is_found(text: str, host: str) -> None:
+def test_the_host_of_a_url_or_reference_is_found(text: str, host: str) -> None:
     assert host_of(text) == host
 
 
@@ -70,12 +69,12 @@ def test_the_host_is_found(text: str, host: str) -> None:
         ([], None),
     ],
 )
-def test_times_are_read_or_left_out(value: object, time: datetime | None) -> None:
+def test_a_time_is_read_or_left_out(value: object, time: datetime | None) -> None:
     assert read_time(value) == time
 
 
 @pytest.mark.parametrize("body", [b"", b'{"a":1,"a":2}', b"NaN", b"\xff", b"[" * 50_000, b"9" * 5000])
-def test_what_is_no_plain_json_is_unreadable(body: bytes) -> None:
+def test_malformed_or_ambiguous_json_is_unreadable(body: bytes) -> None:
     with pytest.raises(Unreadable):
         read_json(body)
 
@@ -86,7 +85,7 @@ def test_a_form_without_one_readable_payload_is_unreadable(body: bytes) -> None:
         read_payload(Delivery(body, RECEIVED, headers={"content-type": "application/x-www-form-urlencoded"}))
 
 
-def test_json_that_is_said_to_be_a_form_is_read() -> None:
+def test_json_with_the_content_type_of_a_form_is_read() -> None:
     headers = {"content-type": "application/x-www-form-urlencoded"}
 
     assert read_payload(Delivery(b' {"a": "1&2"}', RECEIVED, headers=headers)) == {"a": "1&2"}
@@ -101,7 +100,7 @@ def test_one_unreadable_event_does_not_hide_the_others() -> None:
     assert each([1, 2, 3], read) == [Skip("ping"), Skip("malformed", "two"), Skip("ping")]
 
 
-def test_a_delivery_cannot_hold_events_without_end() -> None:
+def test_a_delivery_has_at_most_ten_thousand_events() -> None:
     outcomes = each(range(1_000_000), lambda _: Skip("ping"))
 
     assert len(outcomes) == 10_001
@@ -116,20 +115,20 @@ def test_the_configured_host_replaces_that_of_the_payload() -> None:
 
 
 @pytest.mark.parametrize("tag", [f"sha256-{'a1' * 32}{end}" for end in ("", ".sig", ".att", ".sbom")])
-def test_companions_of_an_image_are_told_by_their_tag(tag: str) -> None:
+def test_a_tag_of_cosign_is_skipped(tag: str) -> None:
     assert pushed(Source("s"), LooseReference("h.example", "a", tag, DIGEST)) == Skip(
         "not-runnable", f"tag {tag[:60]!r}"
     )
 
 
-def test_an_insecure_source_is_believed_without_a_secret() -> None:
+def test_an_insecure_source_needs_no_secret() -> None:
     adapter = ADAPTERS["harbor"]
 
     assert asyncio.run(adapter.verify(Delivery(b"", RECEIVED), Source("s", insecure=True)))
     assert not asyncio.run(adapter.verify(Delivery(b"", RECEIVED), Source("s")))
 
 
-def test_credentials_beyond_ascii_are_compared_as_they_come() -> None:
+def test_credentials_beyond_ascii_are_compared_byte_by_byte() -> None:
     source = Source("s", secrets=("ü?".encode(), "ü".encode("latin-1")))
 
     assert verify_header(Delivery(b"", RECEIVED, headers={"authorization": "ü"}), source)
@@ -151,7 +150,7 @@ def test_a_source_does_not_print_its_secrets() -> None:
         ("gar", {"audience": "s3cret"}, "options: audience and email are given together or not at all"),
     ],
 )
-def test_options_that_cannot_be_used_are_named_without_their_value(
+def test_a_wrong_option_is_refused_by_its_name_without_its_value(
     kind: str, options: dict[str, object], message: str
 ) -> None:
     with pytest.raises(BadOptions) as refused:
@@ -161,17 +160,7 @@ def test_options_that_cannot_be_used_are_named_without_their_value(
 
 
 @pytest.mark.parametrize("kind", ADAPTERS)
-@pytest.mark.parametrize("body", [b"[]", b'"text"', b"5", b"null", b'{"event_data": 5, "type": "PUSH_ARTIFACT"}'])
-def test_a_body_of_another_form_is_skipped_in_words_that_name_no_class(kind: str, body: bytes) -> None:
-    skips = ADAPTERS[kind].parse(Delivery(body, RECEIVED), Source("s", registry_host="r.example.com"))
-
-    for skip in skips:
-        assert isinstance(skip, Skip)
-        assert not re.search(r"instance of|Input should|Field required|\b_[A-Z]", skip.detail)
-
-
-@pytest.mark.parametrize("kind", ADAPTERS)
-def test_every_adapter_says_who_sends_and_what_can_be_told_apart(kind: str) -> None:
+def test_the_docstring_of_every_adapter_states_authentication_host_and_what_is_told_apart(kind: str) -> None:
     doc = importlib.import_module(f"adapters.registries.{kind}").__doc__ or ""
 
     for word in ("Source", "Authentication:", "Host"):

@@ -1,4 +1,4 @@
-"""Only a token is believed that the configured account signed for us, and that is valid at the time of receipt."""
+"""A token authenticates a sender if the configured account signed it for this receiver and it is valid at receipt."""
 
 from __future__ import annotations
 
@@ -6,36 +6,41 @@ import asyncio
 import base64
 import contextlib
 import json
-from collections.abc import Mapping
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from adapters.registries import Delivery, Source, find_adapters
+from adapters.registries import Delivery, Keys, Source, find_adapter
 from adapters.registries.common.jwks import FetchedKeys, FileKeys, fetch_text
 from tests.adapters.registries.cases import RECEIVED
+from tests.support.instant import instant
 
-GAR, CHAINGUARD = (find_adapters()[kind] for kind in ("gar", "chainguard"))
-AUDIENCE, ACCOUNT = "https://hooks.example.com/webhooks/gar", "push@acme.iam.gserviceaccount.com"
+NOW: Final = int(RECEIVED.timestamp())
 KEY, OTHER_KEY = (rsa.generate_private_key(public_exponent=65537, key_size=2048) for _ in range(2))
-NOW = int(RECEIVED.timestamp())
-CLAIMS = {
-    "iss": "https://accounts.google.com",
-    "aud": AUDIENCE,
-    "email": ACCOUNT,
-    "email_verified": True,
-    "iat": NOW - 10,
-    "exp": NOW + 3590,
+AUDIENCE, ACCOUNT = "https://hooks.example.com/webhooks/gar", "push@acme.iam.gserviceaccount.com"
+TIMES: Final = {"iat": NOW - 10, "exp": NOW + 3590}
+OPTIONS: Final[dict[str, dict[str, object]]] = {
+    "gar": {"audience": AUDIENCE, "email": ACCOUNT},
+    "chainguard": {"group": "0475f6ba"},
+}
+CLAIMS: Final[dict[str, dict[str, object]]] = {
+    "gar": {
+        "iss": "https://accounts.google.com",
+        "aud": AUDIENCE,
+        "email": ACCOUNT,
+        "email_verified": True,
+        **TIMES,
+    },
+    "chainguard": {"iss": "https://issuer.enforce.dev", "aud": "customer", "sub": "webhook:0475f6ba", **TIMES},
 }
 
 
 def _key_set(**keys: rsa.RSAPrivateKey) -> str:
-    rendered = [jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key(), as_dict=True) for key in keys.values()]
-    return json.dumps({"keys": [{**key, "kid": kid} for kid, key in zip(keys, rendered, strict=True)]})
+    public = {kid: jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key(), as_dict=True) for kid, key in keys.items()}
+    return json.dumps({"keys": [{**key, "kid": kid} for kid, key in public.items()]})
 
 
 @pytest.fixture
@@ -44,197 +49,161 @@ def keys(tmp_path: Path) -> FileKeys:
     return FileKeys(tmp_path / "jwks.json")
 
 
-def _believed(token: str, keys: Any, *, options: Mapping[str, object] | None = None) -> bool:
-    given = {"audience": AUDIENCE, "email": ACCOUNT} if options is None else options
-    source = Source("gar", secrets=(b"s3cret",), options=GAR.read_options(given), keys=keys)
+def _accepted(token: str, keys: Keys | None, kind: str = "gar") -> bool:
+    adapter = find_adapter(kind)
+    source = Source(kind, secrets=(b"s3cret",), options=adapter.read_options(OPTIONS[kind]), keys=keys)
     headers = {"authorization": f"Bearer {token}"}
-    return asyncio.run(GAR.verify(Delivery(b"{}", RECEIVED, headers=headers), source))
+    return asyncio.run(adapter.verify(Delivery(b"{}", RECEIVED, headers=headers), source))
 
 
-def _token(key: rsa.RSAPrivateKey = KEY, kid: str = "k1", **claims: Any) -> str:
-    return jwt.encode({**CLAIMS, **claims}, key, algorithm="RS256", headers={"kid": kid})
+def _token(kind: str = "gar", key: rsa.RSAPrivateKey = KEY, kid: str = "k1", **claims: Any) -> str:
+    return jwt.encode({**CLAIMS[kind], **claims}, key, algorithm="RS256", headers={"kid": kid})
 
 
-def test_a_token_of_the_account_for_us_is_believed(keys: FileKeys) -> None:
-    assert _believed(_token(), keys)
-
-
-@pytest.mark.parametrize(
-    "claims",
-    [
-        {"aud": "https://other.example.com"},
-        {"iss": "https://evil.example.com"},
-        {"email": "other@acme.iam.gserviceaccount.com"},
-        {"email_verified": False},
-        {"exp": NOW - 61},
-        {"iat": NOW + 61},
-        {"nbf": NOW + 61},
-        {"exp": None},
-    ],
-    ids=str,
-)
-def test_a_token_with_a_wrong_claim_is_not_believed(keys: FileKeys, claims: dict[str, Any]) -> None:
-    assert not _believed(_token(**claims), keys)
+@pytest.mark.parametrize("kind", CLAIMS)
+def test_a_token_of_the_configured_account_is_accepted(keys: FileKeys, kind: str) -> None:
+    assert _accepted(_token(kind), keys, kind)
 
 
 @pytest.mark.parametrize(
-    ("claims", "believed"),
+    ("kind", "claims"),
     [
-        ({}, True),
-        ({"sub": "webhook:0475f6ba/1a2b"}, False),
-        ({"sub": "0475f6ba"}, False),
-        ({"sub": "webhook:"}, False),
-        ({"aud": "cgr.dev"}, False),
-        ({"iss": "https://accounts.google.com"}, False),
-        ({"exp": NOW - 61}, False),
+        ("gar", {"aud": "https://other.example.com"}),
+        ("gar", {"iss": "https://evil.example.com"}),
+        ("gar", {"email": "other@acme.iam.gserviceaccount.com"}),
+        ("gar", {"email_verified": False}),
+        ("gar", {"exp": NOW - 61}),
+        ("gar", {"iat": NOW + 61}),
+        ("gar", {"nbf": NOW + 61}),
+        ("gar", {"exp": None}),
+        ("chainguard", {"sub": "webhook:0475f6ba/1a2b"}),
+        ("chainguard", {"sub": "0475f6ba"}),
+        ("chainguard", {"sub": "webhook:"}),
+        ("chainguard", {"aud": "cgr.dev"}),
+        ("chainguard", {"iss": "https://accounts.google.com"}),
+        ("chainguard", {"exp": NOW - 61}),
     ],
     ids=str,
 )
-def test_a_token_of_chainguard_is_believed_for_its_group_only(
-    keys: FileKeys, claims: dict[str, Any], believed: bool
-) -> None:
-    given = {"iss": "https://issuer.enforce.dev", "aud": "customer", "sub": "webhook:0475f6ba"} | claims
-    token = jwt.encode({"iat": NOW - 10, "exp": NOW + 3590} | given, KEY, algorithm="RS256", headers={"kid": "k1"})
-    source = Source("chainguard", options=CHAINGUARD.read_options({"group": "0475f6ba"}), keys=keys)
-    delivery = Delivery(b"{}", RECEIVED, headers={"authorization": f"Bearer {token}"})
-
-    assert asyncio.run(CHAINGUARD.verify(delivery, source)) is believed
+def test_a_token_with_a_wrong_claim_is_refused(keys: FileKeys, kind: str, claims: dict[str, Any]) -> None:
+    assert not _accepted(_token(kind, **claims), keys, kind)
 
 
-def test_a_token_of_another_key_is_not_believed(keys: FileKeys) -> None:
-    assert not _believed(_token(OTHER_KEY), keys)
-    assert not _believed(_token(OTHER_KEY, kid="k2"), keys)
+NESTED: Final = base64.urlsafe_b64encode(b"[" * 6000).decode().rstrip("=")
+HMAC_KEY: Final = b"public key bytes as a common secret"
 
 
-def test_a_token_that_chooses_its_own_algorithm_is_not_believed(keys: FileKeys) -> None:
-    unsigned = jwt.encode(CLAIMS, "", algorithm="none", headers={"kid": "k1"})
-    symmetric = jwt.encode(CLAIMS, b"public key bytes as a common secret", algorithm="HS256", headers={"kid": "k1"})
-
-    assert not _believed(unsigned, keys)
-    assert not _believed(symmetric, keys)
-
-
-NESTED = base64.urlsafe_b64encode(b"[" * 6000).decode().rstrip("=")
-
-
-@pytest.mark.parametrize("token", ["", "x", "a.b.c", "s3cret", "x" * 10_000, "à.b.c", "\xff", f"{NESTED}.b.c"])
-def test_what_is_no_token_is_not_believed(keys: FileKeys, token: str) -> None:
-    assert not _believed(token, keys)
-
-
-def test_without_keys_nothing_is_believed() -> None:
-    assert not _believed(_token(), None)
+@pytest.mark.parametrize(
+    "token",
+    [
+        pytest.param(_token(key=OTHER_KEY), id="another key"),
+        pytest.param(_token(key=OTHER_KEY, kid="k2"), id="a key that is not in the set"),
+        pytest.param(jwt.encode(CLAIMS["gar"], "", algorithm="none", headers={"kid": "k1"}), id="unsigned"),
+        pytest.param(jwt.encode(CLAIMS["gar"], HMAC_KEY, algorithm="HS256", headers={"kid": "k1"}), id="symmetric"),
+        *("", "x", "a.b.c", "s3cret", "x" * 10_000, "à.b.c", "\xff"),
+        pytest.param(f"{NESTED}.b.c", id="nested"),
+    ],
+)
+def test_a_token_that_no_key_of_the_set_signed_is_refused(keys: FileKeys, token: str) -> None:
+    assert not _accepted(token, keys)
 
 
-def test_keys_that_cannot_be_read_are_not_a_wrong_token(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match=r"jwks\.json"):
-        _believed(_token(), FileKeys(tmp_path / "jwks.json"))
+def test_without_keys_every_token_is_refused() -> None:
+    assert not _accepted(_token(), None)
+
+
+def test_a_key_that_cannot_be_used_does_not_affect_the_others(tmp_path: Path) -> None:
+    good = json.loads(_key_set(k1=KEY))["keys"]
+    (tmp_path / "keys").write_text(json.dumps({"keys": [7, {"kid": "k2", "kty": "RSA", "n": 1, "e": []}, *good]}))
+
+    assert _accepted(_token(), FileKeys(tmp_path / "keys"))
+    assert not _accepted(_token(kid="k2"), FileKeys(tmp_path / "keys"))
 
 
 class Address:
-    """An address of keys that can fail and change, and a clock."""
+    """An address of keys that can fail and change."""
 
-    def __init__(self) -> None:
-        self.now = 1000.0
-        self.asked = 0
-        self.answer: str | OSError = _key_set(k1=KEY)
+    def __init__(self, answer: str | OSError = "") -> None:
+        self.answer = answer or _key_set(k1=KEY)
+        self.requests = 0
 
     async def fetch(self, url: str) -> str:
-        self.asked += 1
+        self.requests += 1
         if isinstance(self.answer, OSError):
             raise self.answer
         return self.answer
 
     def keys(self) -> FetchedKeys:
-        return FetchedKeys("https://keys.example.com/certs", fetch=self.fetch, monotonic=lambda: self.now)
+        def monotonic() -> float:
+            return asyncio.get_running_loop().time()
+
+        return FetchedKeys("https://keys.example.com/certs", fetch=self.fetch, monotonic=monotonic)
 
 
-def test_fetched_keys_are_kept_for_an_hour() -> None:
-    address = Address()
-    keys = address.keys()
-
-    async def read_twice_and_later() -> None:
-        await asyncio.gather(keys.read("k1"), keys.read("k1"))
-        assert address.asked == 1
-        address.now += timedelta(hours=1).total_seconds()
-        await keys.read("k1")
-
-    asyncio.run(read_twice_and_later())
-    assert address.asked == 2
+ERROR_PAGES: Final = ["<html>502", "", "null", "[]", "{}", '{"keys": []}', '{"keys": {}}', "[" * 100_000]
 
 
-def test_an_unknown_key_makes_them_fetched_again_but_once_a_minute() -> None:
-    address = Address()
-    keys = address.keys()
-
-    async def read_unknown_ones() -> str:
-        for number in range(5):
-            await keys.read(f"unknown-{number}")
-        assert address.asked == 1
-        address.now += 60
-        address.answer = _key_set(k2=OTHER_KEY)
-        return await keys.read("k2")
-
-    assert asyncio.run(read_unknown_ones()) == address.answer
-    assert address.asked == 2
-
-
-def test_kept_keys_serve_while_their_address_does_not_answer() -> None:
-    address = Address()
-    keys = address.keys()
-
-    async def read_through_an_outage() -> str:
-        await keys.read("k1")
-        address.now += 7200
-        address.answer = OSError("no route")
-        return await keys.read("k1")
-
-    assert '"k1"' in asyncio.run(read_through_an_outage())
-
-
-ERROR_PAGES = ["<html>502 Bad Gateway</html>", "", "null", "[]", "{}", '{"keys": []}', '{"keys": {}}', "[" * 100_000]
+def test_a_missing_key_file_is_an_error_and_not_a_wrong_token(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"jwks\.json"):
+        _accepted(_token(), FileKeys(tmp_path / "jwks.json"))
 
 
 @pytest.mark.parametrize("page", ERROR_PAGES, ids=lambda page: page[:12])
-def test_a_page_that_is_no_key_set_does_not_replace_the_keys_that_are_kept(page: str) -> None:
-    address = Address()
-    keys = address.keys()
-
-    async def read_through_error_pages() -> str:
-        await keys.read("k1")
-        address.now += 7200
-        address.answer = page
-        return await keys.read("k1")
-
-    assert '"k1"' in asyncio.run(read_through_error_pages())
-    assert address.asked == 2
-
-
-@pytest.mark.parametrize("page", ERROR_PAGES, ids=lambda page: page[:12])
-def test_without_any_keys_a_page_that_is_no_key_set_is_not_a_wrong_token(page: str, tmp_path: Path) -> None:
+def test_a_page_that_is_not_a_key_set_is_an_error_and_not_a_wrong_token(page: str, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(page)
     address = Address()
     address.answer = page
-    (tmp_path / "keys").write_text(page)
 
     for keys in (address.keys(), FileKeys(tmp_path / "keys")):
         with pytest.raises(OSError, match="keys"):
-            _believed(_token(), keys)
+            _accepted(_token(), keys)
 
 
-def test_a_key_that_cannot_be_used_leaves_the_others_alone(tmp_path: Path) -> None:
-    good = json.loads(_key_set(k1=KEY))["keys"]
-    (tmp_path / "keys").write_text(json.dumps({"keys": [7, {"kid": "k2", "kty": "RSA", "n": 1, "e": []}, *good]}))
-
-    assert _believed(_token(), FileKeys(tmp_path / "keys"))
-    assert not _believed(_token(kid="k2"), FileKeys(tmp_path / "keys"))
-
-
-def test_keys_never_fetched_say_why() -> None:
-    address = Address()
-    address.answer = OSError("no route")
-
+def test_an_address_that_never_answered_is_an_error_with_its_reason() -> None:
     with pytest.raises(OSError, match="no route"):
-        asyncio.run(address.keys().read("k1"))
+        _accepted(_token(), Address(OSError("no route")).keys())
+
+
+@instant
+async def test_fetched_keys_are_cached_for_an_hour() -> None:
+    address = Address()
+    keys = address.keys()
+
+    await asyncio.gather(keys.read("k1"), keys.read("k1"))
+    assert address.requests == 1
+    await asyncio.sleep(3600)
+    await keys.read("k1")
+
+    assert address.requests == 2
+
+
+@instant
+async def test_unknown_keys_cause_at_most_one_request_a_minute() -> None:
+    address = Address()
+    keys = address.keys()
+
+    for number in range(5):
+        await keys.read(f"unknown-{number}")
+    assert address.requests == 1
+    await asyncio.sleep(60)
+    address.answer = _key_set(k2=OTHER_KEY)
+
+    assert await keys.read("k2") == address.answer
+    assert address.requests == 2
+
+
+@pytest.mark.parametrize("answer", [OSError("no route"), *ERROR_PAGES], ids=lambda answer: str(answer)[:12])
+@instant
+async def test_cached_keys_stay_in_use_while_their_address_fails(answer: str | OSError) -> None:
+    address = Address()
+    keys = address.keys()
+
+    await keys.read("k1")
+    await asyncio.sleep(7200)
+    address.answer = answer
+
+    assert '"k1"' in await keys.read("k1")
+    assert address.requests == 2
 
 
 def test_keys_are_fetched_by_https_only() -> None:
@@ -252,7 +221,7 @@ def test_keys_are_fetched_by_https_only() -> None:
     ],
     ids=["found", "moved", "broken", "endless"],
 )
-def test_keys_are_read_from_their_own_address_and_in_bounds(answer: str, outcome: str) -> None:
+def test_keys_are_read_without_redirects_and_within_a_size_limit(answer: str, outcome: str) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(f"HTTP/1.1 {answer}".encode())
