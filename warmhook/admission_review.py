@@ -1,6 +1,6 @@
-"""What does an AdmissionReview say? The Pod's images and where its siblings can land, or why it asks for nothing.
+"""Read an AdmissionReview: the images of the Pod and the nodes for such Pods, or why nothing follows from it.
 
-Any JSON is answered: what a Pod's author wrote is foreign, and a Pod's creation must never wait for us or fail.
+Every JSON document gets an answer: the content of a Pod is foreign, and its creation must never wait or fail.
 https://kubernetes.io/docs/reference/access-authn-authz/extensible-admission-controllers/#request
 """
 
@@ -41,7 +41,7 @@ _API_VERSION: Final = "admission.k8s.io/v1"
 # A CronJob names its Jobs by the minute they are for, in minutes since 1970.
 _OF_CRONJOB: Final = re.compile(r"(.+)-[0-9]{8,10}")
 
-# What an event may carry; no Pod that a person wrote comes near.
+# An event must be able to carry them; no Pod that a person wrote comes near this number.
 _IMAGES_MAX: Final = 128
 _LABELS_MAX: Final = 128
 _CONSTRAINTS_MAX: Final = 16 * 1024
@@ -50,28 +50,28 @@ _CONSTRAINTS_MAX: Final = 16 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A Pod is being created: its siblings will need the same images wherever they land."""
+    """A new Pod: other Pods of its owner will need the same images on every node where they can be scheduled."""
 
     namespace: str
     owner: str
-    """Kind and name of what keeps making such Pods: `Deployment/web`; of a Pod without an owner its own."""
+    """Kind and name of the object that creates such Pods: `Deployment/web`; for a Pod without an owner its own."""
     images: tuple[Reference, ...]
     """Init containers and sidecars, containers, ephemeral containers, image volumes; each once."""
     containers: tuple[tuple[str, Reference], ...] = ()
-    """Names of containers, or `volume/` and the name of an image volume, and what each runs."""
+    """Names of containers, or `volume/` and the name of an image volume, with the image of each."""
     owner_uid: str = ""
-    """Of the Pod's controller itself; empty where it has none."""
+    """The uid of the Pod's controller; empty if it has none."""
     labels: Mapping[str, str] = field(default_factory=dict)
-    """The Pod's."""
+    """The labels of the Pod."""
     node_selector: Mapping[str, str] = field(default_factory=dict)
     affinity: Affinity | None = None
-    """What is required; preferences do not keep Pods away."""
+    """The required part only; preferences do not exclude nodes."""
     tolerations: tuple[Toleration, ...] = ()
     pull_secrets: tuple[str, ...] = ()
 
     @property
     def constraints(self) -> Constraints:
-        """Where such Pods can land. Raises `TooManyTerms`."""
+        """The nodes where such Pods can be scheduled. Raises `TooManyTerms`."""
         return _constraints(self.node_selector, self.affinity, self.tolerations)
 
 
@@ -80,16 +80,16 @@ class Review:
     """An AdmissionReview, as far as it could be read."""
 
     uid: str = ""
-    """Empty where the body has none."""
+    """Empty if the body has none."""
     api_version: str = _API_VERSION
     pod: Mapping[str, Any] | None = None
-    """The Pod as it is now; `None` where the request is about something else, or the Pod is none of ours to change."""
+    """The Pod as it is now; `None` if the request is about something else, or the Pod must not be changed."""
     namespace: str = ""
     outcome: Admitted | AdmissionSkip = "malformed"
 
 
 def answer_object(review: Review, patch: str = "") -> dict[str, Any]:
-    """The AdmissionReview that allows it, whatever it was; `patch` is a JSON patch in base64."""
+    """The AdmissionReview that allows the request, whatever it was; `patch` is a JSON patch in base64."""
     response: dict[str, Any] = {"uid": review.uid, "allowed": True}
     if patch:
         response |= {"patchType": "JSONPatch", "patch": patch}
@@ -97,9 +97,9 @@ def answer_object(review: Review, patch: str = "") -> dict[str, Any]:
 
 
 def read_review(body: object, own_namespace: str) -> Review:
-    """Read what JSON made of the body; anything at all can be read.
+    """Read the decoded body; every value can be read.
 
-    `own_namespace` is where Warmhook's own Pods are.
+    `own_namespace` is the namespace of the Pods of Warmhook.
     """
     review, request = _map(body), _map(_map(body).get("request"))
     given = request.get("uid")
@@ -125,7 +125,7 @@ def read_review(body: object, own_namespace: str) -> Review:
 
 
 def read_pod(pod: Mapping[str, Any], namespace: str) -> Admitted | None:
-    """What a Pod asks for; `None` where nothing can be read from it or it has too many parts to follow."""
+    """The images and constraints of a Pod; `None` if it cannot be read or has too many parts."""
     try:
         return _admitted(pod, _map(pod.get("metadata")), namespace)
     except TooManyTerms:
@@ -205,7 +205,7 @@ def _containers(spec: Mapping[str, Any]) -> Iterator[tuple[str, Reference]]:
             try:
                 yield name, parse_reference(text, default_tag="latest")
             except NotAReference:
-                continue  # the kubelet will say so to the one who wrote it
+                continue  # the kubelet reports it to the author of the Pod
 
 
 def _owner(metadata: Mapping[str, Any], labels: Mapping[str, str]) -> tuple[str, str]:
@@ -214,7 +214,7 @@ def _owner(metadata: Mapping[str, Any], labels: Mapping[str, str]) -> tuple[str,
     controller = next((owner for owner in owners if owner.get("controller") is True), _map(owners[0]) if owners else {})
     kind, name, uid = (_text(controller.get(key)) for key in ("kind", "name", "uid"))
     if not kind or not name:
-        # A Pod by itself: those made from one manifest share the beginning of their generated names.
+        # A Pod without an owner: Pods from one manifest share the beginning of their generated names.
         return f"Pod/{_text(metadata.get('generateName')) or _text(metadata.get('name'))}", ""
     template_hash = labels.get(_HASH_LABEL, "")
     if kind == "ReplicaSet" and template_hash and name.endswith(f"-{template_hash}"):
@@ -246,7 +246,7 @@ def _list(value: object) -> list[Any]:
 
 
 def _text(value: object) -> str:
-    # All names in Kubernetes are ASCII; what is not cannot be one.
+    # All names in Kubernetes are ASCII.
     return value if isinstance(value, str) and value.isascii() else ""
 
 
@@ -255,5 +255,5 @@ def _texts(value: object) -> dict[str, str]:
 
 
 def is_namespace(text: str) -> bool:
-    """Whether a namespace can be called so (an RFC 1123 label). It becomes part of paths."""
+    """Whether `text` can be the name of a namespace (an RFC 1123 label). It becomes part of paths."""
     return _NAMESPACE.fullmatch(text) is not None

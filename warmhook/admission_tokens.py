@@ -1,7 +1,7 @@
 """Decide which tokens the path of the admission webhook may carry, and when a new one is made.
 
-Whoever knows the path is taken for the API server, so a token is random and is replaced in time. The one before stays
-accepted: webs learn of a new token at different moments, and so do API servers.
+A client that knows the path is treated as the API server, so a token is random and is replaced in time. The previous
+token stays valid: the replicas of `web` and the API servers notice a new token at different times.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ _TOKEN: Final = re.compile(r"(\d{8})-[0-9a-f]{32,128}")
 _ACCEPTED: Final = 2
 
 Tokens = tuple[str, ...]
-"""`<day it was made>-<random>`, newest first, at most two."""
+"""`<day of creation>-<random>`, newest first, at most two."""
 
 
 def read_tokens(content: bytes) -> Tokens:
-    """The tokens of several lines; lines that are none are left out."""
+    """The tokens of several lines; invalid lines are skipped."""
     lines = content.decode("ascii", errors="replace").split()
     return tuple(line for line in lines if _made(line) is not None)[:_ACCEPTED]
 
 
 def print_tokens(tokens: Tokens) -> bytes:
-    """What `read_tokens` reads."""
+    """The content that `read_tokens` reads."""
     return "".join(f"{token}\n" for token in tokens).encode()
 
 
 def renew(tokens: Tokens, now: datetime, random_bits: int) -> Tokens:
-    """The tokens to accept from now on: the same, or a new one first where there is none or the newest is old.
+    """The tokens to accept from now on: the same, or a new one first if there is none or the newest is old.
 
     `random_bits` is a random number of `RANDOM_BITS` bits.
     """
@@ -59,9 +59,9 @@ def renew(tokens: Tokens, now: datetime, random_bits: int) -> Tokens:
 
 
 def accepts(tokens: Sequence[str], given: str) -> bool:
-    """Whether `given` is one of `tokens`. The time it takes says nothing about them."""
+    """Whether `given` is one of `tokens`, in constant time."""
     read = given.encode("utf-8", errors="surrogatepass")
-    # Every token is compared, also after one that is equal.
+    # Every token is compared, also after a match.
     return sum(hmac.compare_digest(token.encode(), read) for token in tokens) > 0
 
 
@@ -71,17 +71,17 @@ def path_of(token: str) -> str:
 
 
 def token_of(path: str) -> str:
-    """The token in a path of the webhook configuration; empty where there is none."""
+    """The token in a path of the webhook configuration; empty if there is none."""
     return path.removeprefix(_PATH) if path.startswith(_PATH) else ""
 
 
 def without_tokens(text: str) -> str:
-    """A text that may quote a path, for logs."""
+    """`text`, which may quote a path, with the tokens removed, for logs."""
     return _TOKEN.sub("<token>", text)
 
 
 def _made(token: str) -> datetime | None:
-    """The day a token was made; `None` for what is no token."""
+    """The day a token was created; `None` if `token` is not a token."""
     match = _TOKEN.fullmatch(token)
     try:
         return datetime.strptime(match[1], "%Y%m%d").replace(tzinfo=UTC) if match else None

@@ -28,28 +28,28 @@ __all__ = [
 
 FIRST_RETRY_SECONDS: Final = 5.0
 RETRY_SECONDS: Final = 300.0
-"""The longest back-off before a line is failed, and the first interval at which a failed line is tried again."""
+"""The longest back-off before a line is failed, and the first retry interval of a failed line."""
 LASTING_RETRY_SECONDS: Final = 3600.0
-"""The longest interval where only somebody's action makes the pull work."""
+"""The longest retry interval of failures that only a person can fix."""
 RETRY_STEP_SECONDS: Final = 60.0
-"""Retries of failed lines start at multiples of this, so that they come together."""
+"""Retries of failed lines start at multiples of this, so that they start together."""
 EVICTIONS: Final = 3
-"""A line found removed so many times within `EVICTED_SECONDS` waits as long: something on the node needs the space."""
+"""A line that was removed so many times within `EVICTED_SECONDS` waits as long: another program needs the space."""
 EVICTED_SECONDS: Final = 3600.0
 _NO_ROOM: Final = frozenset({"DiskFull", "Evicted"})
 
 
 @dataclass(frozen=True, slots=True)
 class Attempts:
-    """How the pulls for one version of a line have gone since it was last warm."""
+    """The results of the pulls for one version of a line since it was last warm."""
 
     failed: int = 0
     due_at: float = 0.0
-    """When it may be pulled again."""
+    """The earliest time of the next pull."""
     reason: FailureReason | Literal[""] = ""
     message: str = ""
     removed_at: tuple[float, ...] = ()
-    """When the image was found removed by another program, within the last hour."""
+    """When another program was found to have removed the image, within the last hour."""
     slow: bool = False
     """Whether one of the failed pulls timed out, or held its slot for long."""
 
@@ -71,10 +71,10 @@ def with_failure(
     *,
     slow: bool = False,
 ) -> Attempts:
-    """One more failed pull: wait twice as long, and five minutes once the line's limit is passed.
+    """Add one failed pull: wait twice as long, and five minutes after the limit of the line.
 
-    Where the registry refuses the image or does not have it, the wait goes on doubling up to an hour; where the disk
-    is full it is an hour at once. `random` (0 to 1) spreads nodes that failed together.
+    If the registry refuses the image or does not have it, the wait doubles up to an hour; if the disk is full, it is
+    an hour at once. `random` (0 to 1) spreads nodes that failed together.
     """
     failed = attempts.failed + 1
     over = failed - wanted.line.pull.backoff_limit
@@ -94,7 +94,7 @@ def with_failure(
 
 
 def after_removal(attempts: Attempts, now: float, until: str) -> Attempts:
-    """A warm line's image is gone from the runtime: pull it again, unless that keeps happening.
+    """Add one removal of a warm image from the runtime: pull it again, unless removals repeat.
 
     `until` is the time of day, for people, at which a wait that begins now will end.
     """
@@ -106,7 +106,7 @@ def after_removal(attempts: Attempts, now: float, until: str) -> Attempts:
 
 
 def line_report(wanted: DesiredLine, attempts: Attempts, *, warm: bool, pulling: bool, moved: str) -> LineReport:
-    """What the agent says of a line. A failed line stays failed while it is tried again."""
+    """The report of a line. A failed line stays failed while it is tried again."""
     if warm:
         return LineReport(wanted.version, "warm", moved=moved)
     if attempts.exhausted(wanted):

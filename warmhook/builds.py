@@ -17,10 +17,10 @@ _PARTS_PER_BUILD: Final = 32
 
 
 def beyond(keep: int, pushed: Collection[WarmImage]) -> list[WarmImage]:
-    """Which WarmImages of one repository are beyond its newest `keep` builds: a pure function of the set."""
+    """The WarmImages of one repository beyond its newest `keep` builds: a pure function of the set."""
     builds = _builds([it for it in pushed if it.image.tag])
     over = [warmimage for build in builds[keep:] for warmimage in build]
-    # The parts of an image are pushed before its tag is: none goes while its tag may be on its way.
+    # The parts of an image are pushed before its tag: none is removed while its tag may still arrive.
     kept_since = min(map(_moment, builds[keep - 1]), default=_NEVER) - _PARTS_SECONDS if builds[keep - 1 :] else _NEVER
     parts = sorted((it for it in pushed if not it.image.tag), key=_newest_last, reverse=True)
     return over + [
@@ -29,10 +29,10 @@ def beyond(keep: int, pushed: Collection[WarmImage]) -> list[WarmImage]:
 
 
 def _builds(tagged: Iterable[WarmImage]) -> list[list[WarmImage]]:
-    """Those that one build brought, the newest build first.
+    """The WarmImages of each build, the newest build first.
 
-    They have the same digest, or were pushed within the same second: one build may push an image under several tags,
-    and several images, such as `1.4` and `1.4-debug`.
+    WarmImages of one build have the same digest, or were pushed within the same second: one build may push an image
+    under several tags, and several images, such as `1.4` and `1.4-debug`.
     """
     builds: list[tuple[set[object], list[WarmImage]]] = []
     for warmimage in tagged:

@@ -24,13 +24,13 @@ class DesiredLine:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What became of the lines of a ConfigMap, by key."""
+    """The lines of a ConfigMap, by key."""
 
     lines: Mapping[str, DesiredLine]
     surplus: Mapping[str, DesiredLine]
     """Lines beyond the limit; they are reported, never pulled."""
     malformed: Mapping[str, str]
-    """What is no line, and why."""
+    """Values that are not lines, with the reason."""
 
 
 def select_lines(data: Mapping[str, str], before: Mapping[str, DesiredLine], now: float) -> Selection:

@@ -12,7 +12,7 @@ from typing import Final
 __all__ = ["EMPTY", "FIRST_HOLD_SECONDS", "LONGEST_HOLD_SECONDS", "SPACED_SECONDS", "Hold", "after_loss", "is_low"]
 
 LOSSES: Final = 3
-"""So many losses within an hour hold all pulls of the node back."""
+"""So many losses within an hour stop all pulls of the node."""
 FIRST_HOLD_SECONDS: Final = 3600.0
 LONGEST_HOLD_SECONDS: Final = 4 * 3600.0
 SPACED_SECONDS: Final = 300.0
@@ -23,18 +23,18 @@ _HYSTERESIS_PERCENT: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Until when the node starts no pulls."""
+    """The node starts no pulls before this time."""
 
     losses: tuple[float, ...] = ()
-    """When images were found removed or a pull found the disk full, within the last hour."""
+    """Times within the last hour when images were found removed or a pull failed on a full disk."""
     until: float = 0.0
     seconds: float = 0.0
-    """How long the last hold was."""
+    """The length of the last hold."""
     probation_until: float = 0.0
-    """Until then pulls are spaced, and one more loss begins a hold of twice the length."""
+    """Before this time pulls are spaced, and one more loss starts a hold of twice the length."""
 
     def next_start(self, last_start: float, now: float) -> float:
-        """When the next pull may start."""
+        """The earliest time of the next pull."""
         if now < self.probation_until:
             return max(self.until, last_start + SPACED_SECONDS)
         return self.until
@@ -44,7 +44,7 @@ EMPTY: Final = Hold()
 
 
 def after_loss(hold: Hold, now: float) -> Hold:
-    """One more check that found images removed by another program, however many, or one more full disk."""
+    """Add one loss: a check that found removed images, whatever their number, or a full disk."""
     if now < hold.until:
         return hold
     losses = (*(time for time in hold.losses if now - time < FIRST_HOLD_SECONDS), now)
@@ -57,7 +57,7 @@ def after_loss(hold: Hold, now: float) -> Hold:
 
 
 def is_low(free_percent: float | None, min_free_percent: int, *, was_low: bool) -> bool:
-    """Whether no pull may start for want of free space; never where it cannot be seen or 0 is asked for."""
+    """Whether too little space is free for a pull; never if the space is unknown or the minimum is 0."""
     if free_percent is None or min_free_percent == 0:
         return False
     return free_percent < min_free_percent + (_HYSTERESIS_PERCENT if was_low else 0)

@@ -1,8 +1,8 @@
-"""Leave the registry's own words out of a runtime's error.
+"""Remove the text of the registry from an error of the runtime.
 
-A registry is whatever server an image's name points at, so its answers may hold what only the node can read. What is
-left are the runtime's words and the number of an HTTP status. Bodies, reason phrases, redirects and the names in a
-certificate go.
+The name of an image decides which server is its registry, so the answer may contain data that only the node can read.
+The text of the runtime and the number of an HTTP status stay. Bodies, reason phrases, redirects and the names in a
+certificate are removed.
 
 The forms of containerd: core/remotes/docker/errcode.go and pusher.go, core/remotes/errors/errors.go; of CRI-O:
 containers/image docker/errors.go and docker/body_reader.go.
@@ -16,7 +16,7 @@ from typing import Final
 
 __all__ = ["without_server_words"]
 
-# A status comes as `: 403 Forbidden`; the phrase is the server's as well, and all that follows may be.
+# A status comes as `: 403 Forbidden`; the phrase is from the server as well, and all that follows may be.
 _STATUS: Final = re.compile(r"(?:: |status code |status |http )([1-5]\d\d)(?=$|[^\d.])", re.IGNORECASE)
 # All that follows one of these is from the server.
 _SERVER_WORDS: Final = re.compile(
@@ -32,7 +32,7 @@ _URL: Final = re.compile(r"https?://[^\s\"]*[^\s\":]", re.IGNORECASE)
 
 
 def without_server_words(text: str) -> str:
-    """`text` up to where a registry's words begin, with quoted parts and URLs elided."""
+    """`text` up to the text of the registry, with quoted parts and URLs elided."""
     ends = []
     if status := _STATUS.search(text):
         ends.append((status.start(1), _status_line(int(status[1]))))

@@ -1,6 +1,6 @@
-"""What happened: the events that handlers act on, and their identity.
+"""Encode and decode the CloudEvents that handlers act on, and identify pushes.
 
-An event that is delivered again has the same id, so a repeat can be told from a second push.
+An event that is delivered again has the same id, which distinguishes a repeat from a second push.
 """
 
 from __future__ import annotations
@@ -76,29 +76,29 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """A registry took a new image, as its webhook says."""
+    """A push of a new image, as the webhook of the registry reports it."""
 
     image: Reference
     pushed_at: datetime | None = None
-    """The sender's event time (aware); `None`, or 1970 and before (a Go or Unix zero), where the sender gives none."""
+    """The sender's event time (aware); `None`, or 1970 and before (a Go or Unix zero), if the sender gives none."""
     delivery_id: str = ""
-    """The sender's id of this event, the same when it is delivered again; empty where there is none."""
+    """The sender's id of this event, the same when it is delivered again; empty if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """A delivery, or one part of it, that asks for nothing."""
+    """A delivery, or one part of it, that needs no work."""
 
     reason: SkipReason
     detail: str = ""
-    """For the log: what was seen, never a secret and never the body."""
+    """The unexpected value, for the log; never a secret and never the body."""
 
 
 def pushed_id(source: str, pushed: Pushed, received: datetime) -> str:
     """The CloudEvent id of a push: 32 hex digits, equal for every delivery of one event by one source.
 
-    Where a sender gives neither time, delivery id nor digest, the moment of receipt stands in, so every delivery is a
-    push of its own: a repeat costs one manifest request per node, a push that is taken for a repeat costs the image.
+    If a sender gives neither time, delivery id nor digest, the time of receipt replaces them, so every delivery is a
+    separate push: a repeat costs one manifest request per node, a push that is treated as a repeat costs the image.
     """
     pushed_at = _given(pushed.pushed_at)
     identity = pushed.delivery_id or (pushed_at.isoformat() if pushed_at else "")
@@ -108,7 +108,7 @@ def pushed_id(source: str, pushed: Pushed, received: datetime) -> str:
 
 
 def push_time(pushed_at: datetime | None, received: datetime) -> datetime:
-    """When the image counts as pushed, in UTC: the sender's time or the receipt, whichever is earlier.
+    """The time of the push in UTC: the sender's time or the receipt, whichever is earlier.
 
     A sender's clock that runs ahead, by however little, would win against every push until ours has caught up.
     """
@@ -122,7 +122,7 @@ def is_timed(pushed: Pushed) -> bool:
 
 
 def _given(pushed_at: datetime | None) -> datetime | None:
-    """The sender's time in UTC; `None` where there is none, or a zero that stands for none."""
+    """The sender's time in UTC; `None` if there is none, or a zero."""
     if pushed_at is None or pushed_at <= _EPOCH:
         return None
     try:
@@ -138,7 +138,7 @@ ADMITTED: Final = "dev.warmhook.pod.admitted.v1"
 CHANGED: Final = "dev.warmhook.objects.changed.v1"
 REPORTED: Final = "dev.warmhook.report.changed.v1"
 SYNC: Final = "dev.warmhook.sync.v1"
-# What Knative's PingSource sends; read as a sync.
+# The event of Knative's PingSource; read as a sync.
 PING: Final = "dev.knative.sources.ping"
 
 
@@ -160,7 +160,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """A WarmPolicy, WarmImage or Node is not what it was."""
+    """A changed WarmPolicy, WarmImage or Node."""
 
     kind: Literal["WarmPolicy", "WarmImage", "Node"]
     namespace: str
@@ -172,7 +172,7 @@ class Changed:
 
 
 def pushed_event(source: str, pushed: Pushed, received: datetime) -> Event:
-    """The CloudEvent of a push that the configured source `source` told of."""
+    """The CloudEvent of a push that the configured source `source` reported."""
     image = pushed.image.without_digest()
     data = {"image": str(image), "source": source}
     if pushed.image.digest:
@@ -186,7 +186,7 @@ def pushed_event(source: str, pushed: Pushed, received: datetime) -> Event:
 
 
 def read_pushed(event: Event) -> tuple[str, Pushed]:
-    """The configured source and the push that an event carries. Raises `NotAnEvent`."""
+    """The configured source and the push in an event. Raises `NotAnEvent`."""
     data = event.data
     try:
         image = parse_reference(data["image"]).canonical
@@ -208,7 +208,7 @@ def read_pushed(event: Event) -> tuple[str, Pushed]:
 
 
 def admitted_event(admitted: Admitted, now: datetime) -> Event:
-    """The CloudEvent of a Pod that is being created."""
+    """The CloudEvent of a new Pod."""
     data: dict[str, Any] = {
         "namespace": admitted.namespace,
         "owner": admitted.owner,
@@ -226,7 +226,7 @@ def admitted_event(admitted: Admitted, now: datetime) -> Event:
 
 
 def read_admitted(event: Event) -> Admitted:
-    """The Pod that an event carries. Raises `NotAnEvent`."""
+    """The Pod in an event. Raises `NotAnEvent`."""
     data = event.data
     namespace, owner = data.get("namespace"), data.get("owner")
     if not (_is_name(namespace) and isinstance(owner, str) and owner):
@@ -272,7 +272,7 @@ _VERSION_MAX: Final = 64
 
 
 CHANGES_MAX: Final = 500
-"""Objects or WarmImages that one event may name: of the longest names about 250 KB, and `/events` takes 1 MiB."""
+"""Objects or WarmImages that one event may name: with the longest names about 250 KB, and `/events` accepts 1 MiB."""
 
 
 def changed_event(changes: Iterable[Changed], now: datetime) -> Event:
@@ -318,7 +318,7 @@ def read_change(named: object) -> Changed:
         raise NotAnEvent("each of data.objects must be a JSON object")
     kind, namespace, name = named.get("kind"), named.get("namespace", ""), named.get("name")
     version = named.get("resourceVersion", "")
-    # A tuple, because what is foreign need not be hashable.
+    # A tuple, because a foreign value may not be hashable.
     if kind not in _KINDS or not _is_name(name) or not (namespace == "" or _is_name(namespace)):
         raise NotAnEvent("data.objects must name kind (WarmPolicy, WarmImage or Node), namespace and name of objects")
     if not isinstance(version, str) or len(version) > _VERSION_MAX or (kind != "Node" and not namespace):
@@ -327,14 +327,14 @@ def read_change(named: object) -> Changed:
 
 
 def reported_event(warmimages: Iterable[str], now: datetime) -> Event:
-    """The CloudEvent that names the WarmImages (`namespace/name`) whose nodes said something new."""
+    """The CloudEvent that names the WarmImages (`namespace/name`) with new reports."""
     names = sorted(warmimages)
     second = now.replace(microsecond=0).isoformat()
     return Event(REPORTED, "/watch", _digest(*names, second), now, data={"warmimages": names})
 
 
 def read_reported(event: Event) -> list[str]:
-    """`namespace/name` of the WarmImages concerned. Raises `NotAnEvent`."""
+    """`namespace/name` of the WarmImages in an event. Raises `NotAnEvent`."""
     names = event.data.get("warmimages")
     if not isinstance(names, list) or len(names) > CHANGES_MAX:
         raise NotAnEvent(f"data.warmimages must be a list of at most {CHANGES_MAX} names")
@@ -344,12 +344,12 @@ def read_reported(event: Event) -> list[str]:
 
 
 def sync_event(interval: int, now: datetime) -> Event:
-    """The CloudEvent that asks to compare everything; `interval` is the number of this sync."""
+    """The CloudEvent that requests a sync; `interval` is the number of this sync."""
     return Event(SYNC, "/watch", _digest("sync", str(interval)), now)
 
 
 def _is_name(value: object) -> TypeGuard[str]:
-    """Whether an object can be called so. Names become parts of paths, and `..` would lead to another object."""
+    """Whether `value` is a valid object name. Names become parts of paths, and `..` would lead to another object."""
     return isinstance(value, str) and _NAME.fullmatch(value) is not None
 
 

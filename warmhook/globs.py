@@ -1,10 +1,10 @@
 """Match names against globs: repositories and tags against the patterns of a policy.
 
-`*` is any run of characters without `/`, `?` one character but `/`, `**` any run of characters, `/` included;
-`[...]` is a set as in `fnmatch` (ranges, `[!...]`, a `]` that stands first). The whole text must match, upper and
+`*` is any sequence of characters without `/`, `?` one character but `/`, `**` any sequence of characters including
+`/`; `[...]` is a set as in `fnmatch` (ranges, `[!...]`, a `]` in first place). The whole text must match, upper and
 lower case differ, and there is no escape: `[*]` is a star.
 
-A `**/` that starts a pattern or follows a `/` may also stand for nothing, as in .gitignore: `shop/**/x` matches
+A `**/` that starts a pattern or follows a `/` may also be empty, as in .gitignore: `shop/**/x` matches
 `shop/x`, `shop/a/x` and `shop/a/b/x`. `shop/**` matches what is below `shop/`, not `shop` itself.
 
 Patterns come from policy authors, and regular expressions with many stars can take exponential time, so patterns
@@ -21,7 +21,7 @@ __all__ = ["Globs"]
 
 @dataclass(frozen=True, slots=True)
 class _Set:
-    """What stands between `[` and `]`."""
+    """The content between `[` and `]`."""
 
     negated: bool
     ranges: tuple[tuple[str, str], ...]
@@ -34,21 +34,21 @@ class _Set:
 class Globs:
     """Patterns as one automaton, which reads a text once for all of them.
 
-    The patterns stand one behind the other; state n of one means that its first n tokens have matched.
+    The patterns follow each other; state n of a pattern means that its first n tokens have matched.
     """
 
     def __init__(self, patterns: Iterable[str]) -> None:
-        """Every string is a pattern, so nothing is raised."""
+        """Every string is a valid pattern, so this raises nothing."""
         self._literals: dict[str, int] = {}
-        """For a character the tokens that are it."""
+        """By character: the tokens that equal it."""
         self._sets: list[tuple[int, _Set]] = []
         self._question_marks = self._stars = self._double_stars = self._skippable = 0
         """`_stars` are `*` and `**`; `_skippable` is each `**` that may vanish together with the `/` after it."""
         self._starts = 0
         self._ends: dict[int, int] = {}
-        """Place of the last state of a pattern, and the pattern's number."""
+        """The position of the last state of a pattern, and the number of the pattern."""
         self._moving: dict[str, int] = {}
-        """For an ASCII character all tokens that take it, as far as they were asked for."""
+        """By ASCII character: all tokens that accept it, computed on first use."""
         place = 0
         for number, pattern in enumerate(patterns):
             tokens = _tokens(pattern)
@@ -113,7 +113,7 @@ class Globs:
 def _tokens(pattern: str) -> list[str | _Set]:
     """`*`, `**`, `?`, sets, and other characters with a `=` before them so that no set or star is mistaken for one.
 
-    Stars side by side become one, `**` where there are two or more.
+    Adjacent stars become one, `**` if there are two or more.
     """
     tokens: list[str | _Set] = []
     at = 0
@@ -132,7 +132,7 @@ def _tokens(pattern: str) -> list[str | _Set]:
 
 
 def _set_end(pattern: str, start: int) -> int:
-    """Where the `]` is that ends the set opened at `start`; 0 where none does, and the `[` stands for itself."""
+    """The position of the `]` that ends the set opened at `start`; 0 if none does, and the `[` is literal."""
     first = start + 1
     if pattern[first : first + 1] == "!":
         first += 1

@@ -1,7 +1,7 @@
 """Name a container image: parse, normalise and print image references.
 
-A runtime keeps the name that a Pod's author wrote, so a reference is normalised as containerd and CRI-O do it and no
-further; what is compared across authors is its `canonical` form.
+A runtime keeps the name that the author of a Pod wrote, so a reference is normalised as containerd and CRI-O do it
+and no further. Comparisons across authors use its `canonical` form.
 
 The grammar is that of the OCI distribution specification as Docker writes it
 (https://github.com/distribution/reference/blob/main/regexp.go), narrowed to what a node can pull:
@@ -41,7 +41,7 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 
 
 class NotAReference(ValueError):
-    """The text names no image; the message quotes it and says what is wrong."""
+    """The text names no image; the message quotes it and names the problem."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -49,20 +49,20 @@ class Reference:
     """An image reference as runtimes list it; build it with `parse_reference` or `from_event`, which check it."""
 
     host: str
-    """Registry host with its port where it has one, as it was written: `docker.io`, `Reg.Example.com`, `[::1]:5000`."""
+    """Registry host with its port, if any, as it was written: `docker.io`, `Reg.Example.com`, `[::1]:5000`."""
     repository: str
     """Path below the host: `library/nginx`."""
     tag: str = ""
-    """Empty where the reference has none."""
+    """Empty if the reference has none."""
     digest: str = ""
-    """`sha256:<64 hex>` or `sha512:<128 hex>`; empty where the reference has none."""
+    """`sha256:<64 hex>` or `sha512:<128 hex>`; empty if the reference has none."""
 
     def __str__(self) -> str:
         return self.name + (f":{self.tag}" if self.tag else "") + (f"@{self.digest}" if self.digest else "")
 
     @property
     def name(self) -> str:
-        """Host and repository: what tags and digests belong to; of the `canonical` form, what policies match."""
+        """Host and repository. Policies match this name of the `canonical` form."""
         return f"{self.host}/{self.repository}"
 
     @property
@@ -77,7 +77,7 @@ class Reference:
 
     @property
     def pull_name(self) -> str:
-        """What to ask a runtime for: by tag where there is one.
+        """The name for a pull: by tag if there is one.
 
         containerd's CRI drops the tag of `repo:tag@digest`, and a Pod that names the tag would still have to pull.
         """
@@ -85,11 +85,11 @@ class Reference:
 
     @property
     def as_run(self) -> Reference:
-        """What a kubelet runs: with a digest the tag means nothing, wherever it has moved."""
+        """The reference that a kubelet runs: with a digest the tag has no effect."""
         return replace(self, tag="") if self.digest else self
 
     def without_digest(self) -> Reference:
-        """The same image by its tag alone; unchanged where there is no tag to name it by."""
+        """The same image by its tag alone; unchanged if there is no tag."""
         return replace(self, digest="") if self.tag else self
 
 
@@ -101,7 +101,7 @@ def is_digest(text: str) -> bool:
 def parse_reference(text: str, *, default_tag: str = "") -> Reference:
     """Read a reference as a Pod's author writes it: `nginx`, `ghcr.io/a/b:1`, `[::1]:5000/a@sha256:...`.
 
-    `default_tag` is added where the text has neither tag nor digest: `latest` for Pods, nothing for events.
+    `default_tag` is added if the text has neither tag nor digest: `latest` for Pods, nothing for events.
     Raises `NotAReference`.
     """
     if len(text) > _REFERENCE_MAX:
@@ -129,9 +129,9 @@ def parse_reference(text: str, *, default_tag: str = "") -> Reference:
 
 
 def from_event(host: str, repository: str, tag: str = "", digest: str = "") -> Reference | None:
-    """Put together what a registry's event says about one image; `None` where neither tag nor digest names it.
+    """The image in the event of a registry; `None` if neither tag nor digest names it.
 
-    Senders are sloppy where nodes are not, so the reference is canonical: host and repository may be in mixed case, a
+    Senders are less strict than nodes, so the reference is canonical: host and repository may be in mixed case, a
     "tag" may be the digest again and a digest may be cut or elided (published samples of AWS, Distribution and GitHub
     have such ones). A malformed digest is dropped and the tag kept; `latest` is never invented. Raises `NotAReference`.
     """
@@ -169,7 +169,7 @@ def _checked(host: str, repository: str, tag: str, digest: str) -> Reference:
     if not match or len(host) > _HOST_MAX or not (0 < int(match["port"] or 443) < 65536):
         raise NotAReference(f"{host[:_QUOTED]!r} is no registry host (name or [IPv6], with an optional port)")
     if not _looks_like_host(host.lower()):
-        # `registry/shop` names Docker Hub's user "registry": a node would pull another image than was meant.
+        # `registry/shop` names the Docker Hub user "registry": a node would pull the wrong image.
         raise NotAReference(f"{host!r} is no registry host: without '.' or port it reads as a path of Docker Hub")
     if host == _LEGACY_DOCKER_HUB:
         host = DOCKER_HUB

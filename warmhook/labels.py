@@ -1,6 +1,6 @@
-"""Do these labels satisfy that selector?
+"""Match labels against label selectors.
 
-Label selectors as Kubernetes objects hold them (`matchLabels`, `matchExpressions`), with the meaning that
+The selectors are those of Kubernetes objects (`matchLabels`, `matchExpressions`), with the meaning that
 k8s.io/apimachinery/pkg/labels gives them: NotIn and DoesNotExist also match where the label is absent.
 """
 
@@ -26,9 +26,9 @@ __all__ = [
 
 Operator: TypeAlias = Literal["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"]
 NODE_OPERATORS: Final[tuple[Operator, ...]] = get_args(Operator)
-"""What node affinity knows; `Gt` and `Lt` compare the label as an integer and have no query-string form."""
+"""The operators of node affinity; `Gt` and `Lt` compare the label as an integer and have no query-string form."""
 LABEL_OPERATORS: Final = NODE_OPERATORS[:4]
-"""What label selectors know."""
+"""The operators of label selectors."""
 
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
@@ -43,7 +43,7 @@ class TooManyTerms(ValueError):
 
 
 class NotASelector(ValueError):
-    """The object is no selector, or one without the form asked for; the message says where and what is wrong."""
+    """The object is not a selector, or has no such form; the message names the place and the problem."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Requirement:
     """At least one for In and NotIn, none for Exists and DoesNotExist, one integer for Gt and Lt."""
 
     def matches(self, labels: Mapping[str, str]) -> bool:
-        """Whether these labels satisfy the condition; for Gt and Lt a label that is no integer does not."""
+        """Whether these labels satisfy the condition; for Gt and Lt the label must be an integer."""
         value = labels.get(self.key)
         match self.operator:
             case "In":
@@ -91,7 +91,7 @@ class Requirement:
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """Conditions that must all hold; none at all match everything."""
+    """Conditions that must all hold; an empty selector matches everything."""
 
     requirements: tuple[Requirement, ...] = ()
 
@@ -100,18 +100,18 @@ class Selector:
         return all(requirement.matches(labels) for requirement in self.requirements)
 
     def query(self) -> str:
-        """The value of the query parameter `labelSelector`, not yet percent-encoded; empty where everything matches.
+        """The value of the query parameter `labelSelector`, not yet percent-encoded; empty if everything matches.
 
-        Raises `NotASelector` where a condition has no such form.
+        Raises `NotASelector` if a condition has no such form.
         """
         return ",".join(requirement.query() for requirement in self.requirements)
 
 
 def parse_selector(obj: Mapping[str, Any]) -> Selector:
-    """Read a `metav1.LabelSelector`; what it leaves out or has as null asks for nothing. Raises `NotASelector`."""
+    """Read a `metav1.LabelSelector`; a missing or null field is no condition. Raises `NotASelector`."""
     unknown = set(obj) - {"matchLabels", "matchExpressions"}
     if unknown:
-        # Read past, a misspelt `matchLabel` would select every node.
+        # If it were ignored, a misspelt `matchLabel` would select every node.
         raise NotASelector(f"{min(map(str, unknown))}: unknown field (matchLabels and matchExpressions are known)")
     labels, expressions = obj.get("matchLabels"), obj.get("matchExpressions")
     if not isinstance(labels, Mapping | None):
@@ -157,7 +157,7 @@ def parse_requirement(
 
 
 def requirement_object(requirement: Requirement) -> dict[str, Any]:
-    """The `{key, operator, values}` that `parse_requirement` reads back; values only where there are any."""
+    """The `{key, operator, values}` that `parse_requirement` reads; `values` only if there are any."""
     values = {"values": list(requirement.values)} if requirement.values else {}
     return {"key": requirement.key, "operator": requirement.operator, **values}
 
@@ -180,8 +180,8 @@ def _value(value: object, where: str) -> str:
 
 
 def _integer(text: str | None) -> int | None:
-    """What Go's ParseInt makes of it: a signed 64-bit decimal; `None` where it is none."""
-    # The length keeps a hostile label from Python's slow conversion; leading zeros beyond it are no real label.
+    """The result of Go's ParseInt: a signed 64-bit decimal; `None` if the text is not one."""
+    # The limit protects Python's slow conversion from a hostile label.
     if text is None or len(text) > 63 or not _INTEGER.fullmatch(text):
         return None
     number = int(text)

@@ -1,7 +1,7 @@
-"""Tell the hosts of images that a node reaches without leaving itself: loopback, link-local, cloud metadata.
+"""Recognise image hosts that are the node itself or next to it: loopback, link-local, cloud metadata.
 
-A runtime that pulls from such a host asks on behalf of whoever wrote the image's name, with the node's own address.
-A name that DNS resolves to such an address is not recognized: nothing is resolved here.
+A runtime that pulls from such a host sends requests for the author of the image name, with the address of the node.
+Names are not resolved, so a DNS name of such an address is not recognised.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _without_port(host: str) -> str:
 
 
 def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The address that `name` spells; the IPv4 one where an IPv6 address embeds it."""
+    """The address in `name`; the IPv4 address if an IPv6 address embeds one."""
     if ":" not in name:
         return _ipv4(name)
     try:
@@ -85,7 +85,7 @@ def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def _ipv4(name: str) -> ipaddress.IPv4Address | None:
-    """As inet_aton(3) reads it: one to four parts, decimal, octal or hexadecimal, the last fills what is left."""
+    """The address that inet_aton(3) reads: one to four parts, decimal, octal or hexadecimal, the last fills the rest."""
     parts = name.split(".")
     if len(parts) > 4:
         return None

@@ -27,10 +27,10 @@ __all__ = [
 ]
 
 TERMS_MAX: Final = 64
-"""Terms of an affinity, and requirements of a term; what a Pod asks beyond that is not followed."""
+"""Terms of an affinity, and requirements of a term; a Pod with more is ignored."""
 VALUES_MAX: Final = 256
 PARTS_MAX: Final = 1024
-"""Requirements of an affinity and their values, all together: each is compared with each node."""
+"""Requirements of an affinity and their values together: each is compared with each node."""
 
 _NAME_FIELD: Final = "metadata.name"
 _FIELD_OPERATORS: Final[tuple[Operator, ...]] = ("In", "NotIn")
@@ -41,9 +41,9 @@ class Term:
     """Conditions on one node, all of which must hold; a term without any matches no node."""
 
     expressions: tuple[Requirement, ...] = ()
-    """On its labels."""
+    """Conditions on its labels."""
     fields: tuple[Requirement, ...] = ()
-    """On its name: `metadata.name` with In or NotIn."""
+    """Conditions on its name: `metadata.name` with In or NotIn."""
 
     def matches(self, name: str, labels: Mapping[str, str]) -> bool:
         """Whether the node of that name, with these labels, satisfies the term."""
@@ -55,12 +55,12 @@ class Term:
 
 
 Affinity: TypeAlias = tuple[Term, ...]
-"""A `v1.NodeSelector`: one of the terms must match. None at all match no node."""
+"""A `v1.NodeSelector`: one of the terms must match. Without terms it matches no node."""
 
 
 @dataclass(frozen=True, slots=True)
 class Constraints:
-    """Where the Pods of an owner can land, as their spec says it."""
+    """The constraints of the Pods of an owner on nodes, from their spec."""
 
     affinity: Affinity | None = None
     """`nodeSelector`, `nodeName` and required node affinity together; `None`: any node."""
@@ -79,12 +79,12 @@ def matches_node(affinity: Affinity, name: str, labels: Mapping[str, str]) -> bo
 
 
 def intersect(first: Affinity | None, second: Affinity | None) -> Affinity | None:
-    """The affinity that both allow. Raises `TooManyTerms`."""
+    """The affinity that matches the nodes of both. Raises `TooManyTerms`."""
     if first is None or second is None:
         return second if first is None else first
     if len(first) * len(second) > TERMS_MAX:
         raise TooManyTerms(f"more than {TERMS_MAX} node selector terms together")
-    # A term without conditions matches nothing, and so does everything joined with it.
+    # A term without conditions matches nothing, and so does every combination with it.
     terms = {
         Term(_sorted(a.expressions + b.expressions), _sorted(a.fields + b.fields))
         for a in first
@@ -166,7 +166,7 @@ def _field(obj: object, where: str) -> Requirement:
 
 
 def affinity_object(affinity: Affinity) -> dict[str, Any]:
-    """The `v1.NodeSelector` that `parse_affinity` reads back."""
+    """The `v1.NodeSelector` that `parse_affinity` reads."""
     return {
         "nodeSelectorTerms": [
             {

@@ -1,7 +1,7 @@
-"""A line: one WarmImage as one node sees it, and the ConfigMap `warmhook-desired-<node>` that holds a node's lines.
+"""Encode the lines of a node, one per WarmImage, and its ConfigMap `warmhook-desired-<node>`.
 
-Every patch of a ConfigMap rewrites the whole object in etcd, so a line is as short as it can be: one-letter keys,
-options only where they differ from their default.
+Every patch of a ConfigMap rewrites the whole object in etcd, so a line is as short as possible: one-letter keys,
+and options only if they differ from their default.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ __all__ = [
 REFUSED_MAX: Final = 4096
 """70 KB of the 256 KiB that all annotations of an object may have."""
 MAX_LINES: Final = 256
-"""What handlers write on one node and its agent takes; namespaces share them, and the rest is TooManyLines."""
+"""Lines that handlers write for one node and its agent accepts; namespaces share them, the rest is TooManyLines."""
 MAX_BYTES: Final = 96 * 1024
-"""What handlers write on one node: etcd stores every version of the whole object."""
+"""Bytes that handlers write for one node: etcd stores every version of the whole object."""
 
 _DESIRED: Final = "warmhook-desired-"
 # One-letter names of the pull options, for the wire only.
@@ -52,20 +52,20 @@ _OPTIONS: Final = {"P": "policy", "t": "timeout_seconds", "b": "backoff_limit", 
 
 
 class NotALine(ValueError):
-    """The text is no line; the message says why."""
+    """The text is not a line; the message has the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What one node is asked to hold."""
+    """The image that one node should hold."""
 
     warmimage: ObjectKey
     image: str
-    """What to pull and what a Pod would use: `host/repository:tag`, or `host/repository@digest` without a tag."""
+    """The image to pull, as a Pod would name it: `host/repository:tag`, or `host/repository@digest` without a tag."""
     digest: str = ""
-    """What the tag is expected to point at; for an index the digest of the index."""
+    """The expected digest of the tag; for an index the digest of the index."""
     pushed_at: str = ""
-    """Only where there is no digest: makes a second push of one tag a new version of the line."""
+    """Only without a digest: makes a second push of one tag a new version of the line."""
     pull: Pull = field(default_factory=Pull)
     since: float = field(default=0.0, compare=False)
     """Seconds since the epoch of the push, the last admission or the creation. Decides who has room; never sent."""
@@ -101,7 +101,7 @@ def line_key(warmimage: ObjectKey) -> str:
 
 def line_of(warmimage: WarmImage) -> Line:
     """The line that `warmimage` puts on each of its nodes."""
-    # That a Pod was created says nothing new about the image: the line stays as it is, and nobody pulls again.
+    # A new Pod changes nothing about the image: the line stays unchanged, and nothing is pulled again.
     moved = not warmimage.digest and warmimage.pod_origin is None
     since = warmimage.pushed_at or warmimage.created_at
     return Line(
@@ -125,7 +125,7 @@ def read_line(key: str, text: str) -> Line:
         options = {name: fields[letter] for letter, name in _OPTIONS.items() if letter in fields}
         line = Line(ObjectKey(namespace, name), fields["i"], fields.get("d", ""), fields.get("p", ""), Pull(**options))
         parse_reference(line.image)
-        # A name with half a surrogate pair is no UTF-8, so it has no key.
+        # A name with half a surrogate pair is not UTF-8, so it has no key.
         belongs = bool(slash) and line.key == key
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise NotALine(f"line {key}: {error}") from error
@@ -140,12 +140,12 @@ def read_line(key: str, text: str) -> Line:
 
 
 def versions(labels: Mapping[str, str]) -> dict[str, str]:
-    """Which lines an object's labels index: key to version."""
+    """The lines in the labels of an object: key to version."""
     return {name.removeprefix(LINE_LABEL): value for name, value in labels.items() if name.startswith(LINE_LABEL)}
 
 
 def diff(have: Mapping[str, str], want: Mapping[str, Line]) -> dict[str, Line | None]:
-    """What must change on a node that has lines in these versions; `None` stands for a line to remove."""
+    """The changes for a node that has lines in these versions; `None` removes a line."""
     changes: dict[str, Line | None] = {key: None for key in have if key not in want}
     changes.update((key, line) for key, line in want.items() if have.get(key) != line.version)
     return changes
@@ -157,19 +157,19 @@ def desired_name(node: str) -> str:
 
 
 def desired_node(name: str) -> str:
-    """The node that a ConfigMap of this name belongs to; empty where it is no desired ConfigMap."""
+    """The node that a ConfigMap of this name belongs to; empty if it is no desired ConfigMap."""
     return name.removeprefix(_DESIRED) if name.startswith(_DESIRED) else ""
 
 
 def noted_refusals(refused: Collection[str]) -> list[str]:
-    """The keys that the note on a ConfigMap names, sorted. Lines beyond them count as waiting, not as failed."""
+    """The keys in the annotation `DROPPED_ANNOTATION`, sorted. Lines beyond them count as waiting, not as failed."""
     return sorted(refused)[:REFUSED_MAX]
 
 
 def over_budget(lines: Iterable[Line]) -> frozenset[str]:
-    """Keys of the lines beyond `MAX_LINES` and `MAX_BYTES`: of each namespace the least important and the oldest.
+    """Keys of the lines beyond `MAX_LINES` and `MAX_BYTES`: in each namespace the lowest priority and the oldest.
 
-    What a namespace has room for does not depend on how much others want.
+    The room of a namespace does not depend on the number of lines of others.
     """
     claims = [
         # The value as a JSON string, the key in data and labels, the label's prefix, version and punctuation.
@@ -192,10 +192,10 @@ def node_patch(
 ) -> dict[str, Any]:
     """The JSON merge patch that makes `changes` in a node's ConfigMap; patches of different lines commute.
 
-    `refused` are the keys of all lines of the node that have no room; `None` leaves that note as it is.
+    `refused` are the keys of all lines of the node that have no room; `None` leaves that annotation unchanged.
 
-    It always names the Node as it is now as the owner: a Node registered again under its name adopts its ConfigMap
-    before the garbage collector, which compares uids, takes it with its new lines.
+    The current Node is always the owner: if a Node is registered again under its name, it adopts its ConfigMap before
+    the garbage collector, which compares uids, deletes it with its new lines.
     """
     labels: dict[str, str | None] = {KIND_LABEL: "desired"}
     data: dict[str, str | None] = {}
@@ -212,7 +212,7 @@ def node_patch(
 
 
 def node_metadata(node: str, node_uid: str, labels: Mapping[str, str | None]) -> dict[str, Any]:
-    """What every write of a node's two ConfigMaps carries in its metadata.
+    """The metadata of every write of the two ConfigMaps of a node.
 
     `managedFields: [{}]` makes the API server track no fields of an existing object, which halves its size; on create
     it has no effect (measured on kube-apiserver 1.36).
@@ -226,7 +226,7 @@ def node_metadata(node: str, node_uid: str, labels: Mapping[str, str | None]) ->
 
 
 def new_configmap(name: str, patch: Mapping[str, Any]) -> dict[str, Any]:
-    """The ConfigMap to create where a merge patch of a node's ConfigMap finds none: what it says, without nulls."""
+    """The ConfigMap to create if a merge patch finds none: the content of the patch, without nulls."""
     metadata = {field: value for field, value in patch["metadata"].items() if field != "managedFields"}
     for index in ("labels", "annotations"):
         metadata[index] = _without_nulls(metadata[index])
@@ -239,5 +239,5 @@ def _without_nulls(values: Mapping[str, str | None]) -> dict[str, str]:
 
 
 def version_of(text: str) -> str:
-    """The version of an encoded line, also of one with fields that only a newer program knows."""
+    """The version of an encoded line, also with fields of a newer program."""
     return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -1,7 +1,7 @@
-"""What a node says of its lines: the ConfigMap `warmhook-report-<node>`, which that node's agent alone writes.
+"""Encode and read the report of a node: the ConfigMap `warmhook-report-<node>`, which only its agent writes.
 
-The annotation `warmhook.dev/warm` lists the versions of all warm lines, with a `~` behind those whose tag brought
-another digest than the line has; every other line has a label with its state and version. So the metadata of a
+The annotation `warmhook.dev/warm` lists the versions of all warm lines, with a `~` behind a version whose tag
+brought another digest than the line has. Every other line has a label with its state and version. So the metadata of a
 report names every line that the agent has seen, in a few hundred bytes.
 """
 
@@ -36,14 +36,14 @@ __all__ = [
 ]
 
 
-# An agent refreshes `seen` every 4 minutes; one that missed two refreshes says nothing about the node any more.
+# An agent refreshes `seen` every 4 minutes; a report that missed two refreshes is stale.
 REACHABLE_FOR: Final = timedelta(minutes=10)
 _MESSAGE_MAX: Final = 200
 _MOVED: Final = "~"
 _REPORT: Final = "warmhook-report-"
 _MESSAGE_BYTES: Final = 256
 TEXT_BYTES: Final = 32 * 1024
-"""Of all messages of a report together, as etcd stores them."""
+"""The limit for all messages of a report together, as etcd stores them."""
 _SHORTEST_BYTES: Final = 32
 
 LineState: TypeAlias = Literal["warm", "waiting", "pulling", "failed"]
@@ -52,19 +52,19 @@ _LABELLED: Final = frozenset({"waiting", "pulling", "failed"})
 
 @dataclass(frozen=True, slots=True)
 class LineReport:
-    """What an agent says of one line."""
+    """The state of one line."""
 
     version: str
-    """8 hex digits; of the line as the agent read it."""
+    """8 hex digits: the version of the line that the agent read."""
     state: LineState
     reason: FailureReason | Literal[""] = ""
     attempts: int = 0
     message: str = ""
     moved: str = ""
-    """The digest that the tag's pull brought where the line expected another one."""
+    """The digest that the pull of the tag brought, if the line expected another one."""
 
     def detail(self) -> str | None:
-        """The value in the report's data; `None` where version and state say it all."""
+        """The value in the data of the report; `None` if version and state are enough."""
         fields: dict[str, object] = {}
         if self.reason:
             fields["reason"] = self.reason
@@ -85,7 +85,7 @@ class Report:
 
     node: str
     seen: datetime | None = None
-    """When the agent last said it is there."""
+    """The last sign of life of the agent."""
     warm: frozenset[str] = frozenset()
     """Versions of warm lines."""
     states: Mapping[str, tuple[LineState, str]] = field(default_factory=dict)
@@ -94,10 +94,10 @@ class Report:
     """Versions of those warm lines whose tag brought another digest than the line has."""
 
     def reachable(self, now: datetime) -> bool:
-        """Whether this report still speaks for its node.
+        """Whether this report is recent enough to be valid for its node.
 
-        A time in the future counts like one in the past: a node whose clock is wrong by hours says nothing about when
-        its agent was there.
+        A time in the future counts like one in the past: if the clock of a node is wrong by hours, its times do not
+        show that its agent is alive.
         """
         return self.seen is not None and abs(now - self.seen) < REACHABLE_FOR
 
@@ -106,7 +106,7 @@ class Report:
         return version in self.warm or self.states.get(key, ("", ""))[1] == version
 
     def state(self, key: str, version: str) -> LineState:
-        """The state of a line; one that the agent has not seen in this version is waiting."""
+        """The state of a line; waiting if the agent has not seen it in this version."""
         if version in self.warm:
             return "warm"
         state, reported = self.states.get(key, ("waiting", ""))
@@ -119,14 +119,14 @@ def report_name(node: str) -> str:
 
 
 def report_node(name: str) -> str:
-    """The node that a ConfigMap of this name belongs to; empty where it is no report."""
+    """The node that a ConfigMap of this name belongs to; empty if it is not a report."""
     return name.removeprefix(_REPORT) if name.startswith(_REPORT) else ""
 
 
 def read_report(metadata: Mapping[str, Any]) -> Report:
-    """A report from an object's metadata. Nodes are hostile input too: what cannot be read counts as not said.
+    """A report from an object's metadata. Nodes are hostile input too: unreadable values are ignored.
 
-    Whose report it is says its name, which the API server keeps unique; an object under another name has an empty node.
+    The name, which the API server keeps unique, identifies the node; an object with another name has an empty node.
     """
     annotations = metadata.get("annotations") or {}
     states: dict[str, tuple[LineState, str]] = {}
@@ -157,8 +157,8 @@ def read_detail(text: str) -> tuple[FailureReason, str]:
 def bounded(reports: Mapping[str, LineReport]) -> dict[str, LineReport]:
     """`reports` with their messages cut so that all together take at most `TEXT_BYTES`; only text is ever cut.
 
-    The more messages there are the shorter is each, by halves, so that one message more seldom changes the others;
-    where too many are left even so, the last by key say nothing.
+    With more messages each is shorter, by halves, so that one more message seldom changes the others. If even that is
+    too much, the last by key are empty.
     """
     texts = {key: clean_message(line.message) for key, line in sorted(reports.items()) if line.message}
     limit_bytes = _MESSAGE_BYTES
@@ -172,7 +172,7 @@ def bounded(reports: Mapping[str, LineReport]) -> dict[str, LineReport]:
 
 
 def reads_the_same(one: LineReport | None, other: LineReport | None) -> bool:
-    """Whether both say the same state: a change of reason, attempts or message alone may wait for the next renewal."""
+    """Whether both have the same state: a change of only reason, attempts or message may wait for the next renewal."""
     if one is None or other is None:
         return one is other
     return replace(one, reason="", attempts=0, message="") == replace(other, reason="", attempts=0, message="")
@@ -185,7 +185,7 @@ def report_patch(
     have: Mapping[str, LineReport],
     want: Mapping[str, LineReport],
 ) -> dict[str, Any]:
-    """The JSON merge patch from what the report says to what it should say."""
+    """The JSON merge patch from the current to the new content of the report."""
     labels: dict[str, str | None] = {KIND_LABEL: "report"}
     data: dict[str, str | None] = {}
     for key in have.keys() | want.keys():
@@ -206,7 +206,7 @@ def report_patch(
 
 
 def seen_patch(node: str, node_uid: str, seen: datetime) -> dict[str, Any]:
-    """The patch of an agent that has nothing new to say."""
+    """The patch of an agent without news."""
     metadata = node_metadata(node, node_uid, {})
     metadata["annotations"][SEEN_ANNOTATION] = format_time(seen)
     return {"metadata": metadata}

@@ -15,37 +15,37 @@ from warmhook.warmimages import Nodes, WarmImage
 
 __all__ = ["ANY_LINUX_NODE", "NODE_NAME_MAX", "Node", "is_away", "node_selector", "place", "place_each", "reads_taints"]
 
-# What a policy without a selector means. The kubelet sets both labels; virtual kubelets run no containers of their own.
+# The default selector of a policy. The kubelet sets both labels; virtual kubelets run no containers of their own.
 ANY_LINUX_NODE: Final = Selector(
     (Requirement("kubernetes.io/os", "In", ("linux",)), Requirement("type", "NotIn", ("virtual-kubelet",)))
 )
 
 # Object names have at most 253 characters and "warmhook-desired-" takes 17 of them.
 NODE_NAME_MAX: Final = 236
-# A restart takes minutes; placements that moved for each would pull for nothing.
+# A restart takes minutes; moving placements for each one would waste pulls.
 _NOT_READY: Final = timedelta(minutes=10)
-# Of what Pods ask so much goes into a query string; the rest is compared here.
+# Requirements of Pods up to this size go into a query string; the rest is compared here.
 _SHORT: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What placement reads of a Node."""
+    """The fields of a Node that placement reads."""
 
     name: str
     uid: str
     labels: Mapping[str, str]
     taints: tuple[Taint, ...] = ()
-    """Empty as well where they were not read."""
+    """Also empty if they were not read."""
     unschedulable: bool = False
     away: bool = False
-    """Not to be counted on: a limit takes it last. False as well where that was not looked at."""
+    """Whether a limit takes the node last. Also False if that was not read."""
     created_at: datetime | None = None
-    """When it was registered; `None` where that is not known."""
+    """The time of its registration; `None` if unknown."""
 
 
 def is_away(unschedulable: bool, not_ready_since: datetime | None, now: datetime) -> bool:
-    """Whether a node is cordoned, or has been not Ready for so long that this is no restart.
+    """Whether a node is cordoned, or has not been Ready for longer than a restart takes.
 
     `not_ready_since` is `None` for a node that is Ready.
     """
@@ -64,7 +64,7 @@ def node_selector(nodes: Nodes) -> Selector:
 
 
 def reads_taints(warmimages: Iterable[WarmImage]) -> bool:
-    """Whether placing these needs more of a Node than its metadata."""
+    """Whether the placement of these needs more of a Node than its metadata."""
     asked = (warmimage.template.nodes for warmimage in warmimages)
     return any(nodes.tolerations is not None or nodes.limit is not None for nodes in asked)
 
@@ -72,9 +72,9 @@ def reads_taints(warmimages: Iterable[WarmImage]) -> bool:
 def place(image: str, wanted: Nodes, nodes: Iterable[Node]) -> list[Node]:
     """The nodes that should hold `image`, a canonical reference.
 
-    A limit takes the nodes whose SHA-256 over image and name is lowest (rendezvous hashing): different images land on
-    different nodes, and a node that joins or leaves moves no more than one placement. Nodes that are away come last,
-    and come back to their rank when they are Ready.
+    A limit takes the nodes whose SHA-256 over image and name is lowest (rendezvous hashing): different images are
+    placed on different nodes, and a node that joins or leaves moves no more than one placement. Nodes that are away
+    come last, and return to their rank when they are Ready.
     """
     selector, names = node_selector(wanted), frozenset(wanted.names)
     chosen = [node for node in nodes if (not names or node.name in names) and selector.matches(node.labels)]
@@ -93,7 +93,7 @@ def place(image: str, wanted: Nodes, nodes: Iterable[Node]) -> list[Node]:
 def place_each(warmimages: Iterable[WarmImage], nodes: Iterable[Node]) -> Iterator[tuple[WarmImage, list[Node]]]:
     """Each WarmImage and the nodes that should hold its image.
 
-    WarmImages of one policy ask for the same nodes, and only a limit depends on the image, so labels are compared once.
+    WarmImages of one policy select the same nodes, and only a limit depends on the image, so labels are compared once.
     """
     nodes = list(nodes)
     matching: dict[Nodes, list[Node]] = {}

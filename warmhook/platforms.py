@@ -1,4 +1,4 @@
-"""A platform as images and nodes name it, and which images run on which platform."""
+"""Compare the platforms of images and nodes."""
 
 from __future__ import annotations
 
@@ -24,35 +24,35 @@ _ARCHITECTURES: Final = {
     "i686": "386",
     "loongarch64": "loong64",
 }
-# What a 64-bit node also runs, and containerd also takes from an index for it:
+# Platforms that a 64-bit node also runs, and that containerd also selects from an index:
 # https://github.com/containerd/platforms/blob/main/compare.go
 _ALSO_RUNS: Final = {"amd64": "386", "arm64": "arm"}
 
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """Operating system and architecture; variants of an architecture are not told apart."""
+    """Operating system and architecture; variants of an architecture are ignored."""
 
     os: str = ""
-    """`linux`; empty where it is not known."""
+    """`linux`; empty if unknown."""
     architecture: str = ""
-    """`amd64`; empty where it is not known."""
+    """`amd64`; empty if unknown."""
 
     def __str__(self) -> str:
         return f"{self.os or '?'}/{self.architecture or '?'}"
 
 
 def platform_of(os: str, machine: str) -> Platform:
-    """The platform that `uname` or an image's configuration names, in the words of the image specification.
+    """The platform from `uname` or an image configuration, in the terms of the image specification.
 
-    `unknown` is what BuildKit writes into attestations: https://docs.docker.com/build/metadata/attestations/
+    BuildKit writes `unknown` into attestations: https://docs.docker.com/build/metadata/attestations/
     """
     os, machine = (text.lower() if text.lower() != "unknown" else "" for text in (os, machine))
     return Platform(os, _ARCHITECTURES.get(machine, machine))
 
 
 def runs_on(image: Platform, node: Platform) -> bool:
-    """Whether an image of that platform runs on that node. What either side does not say is no obstacle."""
+    """Whether an image of that platform runs on that node. An unknown value matches everything."""
     same_os = not image.os or not node.os or image.os == node.os
     runs = {node.architecture, _ALSO_RUNS.get(node.architecture)}
     return same_os and (not image.architecture or not node.architecture or image.architecture in runs)

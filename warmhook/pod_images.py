@@ -1,4 +1,4 @@
-"""Decide what a Pod's creation leads to: which WarmImages a policy has for it, and when they are written again."""
+"""Decide which WarmImages a policy has for a new Pod, and when they are written again."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["OWNERS_MAX", "AdmissionRefusal", "decide_admission", "takes_pod", "w
 
 AdmissionRefusal: TypeAlias = Literal["duplicate"]
 
-# A WarmImage is written again when so much of its lifetime has passed since its last admission: often enough that it
-# outlives the Pods that need it, and seldom enough that a crowd of Pods costs nothing.
+# A WarmImage is written again after this part of its lifetime since its last admission: often enough to outlive the
+# Pods that need it, and seldom enough that many Pods cost nothing.
 _REFRESH_PART: Final = 10
 _LONGEST_REFRESH: Final = timedelta(days=1)
 
 OWNERS_MAX: Final = 8
-"""Owners that a WarmImage remembers: enough for what services share, and bounded for what everybody has."""
-# Labels that differ between the rollouts and Pods of one owner; that they differ is not worth a write.
+"""Owners that a WarmImage stores: enough for images that services share, and bounded for images that all have."""
+# Labels that differ between the rollouts and Pods of one owner; their changes are not worth a write.
 _OF_ONE_ROLLOUT: Final = frozenset(
     {
         "pod-template-hash",
@@ -41,7 +41,7 @@ _OF_ONE_ROLLOUT: Final = frozenset(
 
 
 def takes_pod(policy: Policy, admitted: Admitted) -> bool:
-    """Whether the policy's rule for Pods selects this one; only those of its own namespace."""
+    """Whether the rule of the policy for Pods selects this Pod; only Pods of its own namespace."""
     return (
         policy.pods is not None
         and policy.key.namespace == admitted.namespace
@@ -51,9 +51,9 @@ def takes_pod(policy: Policy, admitted: Admitted) -> bool:
 
 
 def warmimages_for_pod(policy: Policy, admitted: Admitted, moment: datetime, event_id: str) -> Iterator[WarmImage]:
-    """The WarmImages of a policy that takes the Pod, one per image.
+    """The WarmImages of a policy that selects the Pod, one per image.
 
-    None where no node can ever take such a Pod, and where its constraints and the policy's together are too many.
+    Empty if no node can ever run such a Pod, or if its constraints and those of the policy are too many together.
     """
     try:
         constraints = admitted.constraints
@@ -63,7 +63,7 @@ def warmimages_for_pod(policy: Policy, admitted: Admitted, moment: datetime, eve
     template = restrict(policy.template, constraints)
     if template is None or template.nodes.affinity == ():
         return
-    # A Pod by itself has no template of which it could be a version: each may run something else.
+    # A Pod without an owner has no versions: each may run something else.
     named = () if admitted.owner.startswith("Pod/") else admitted.containers
     for image in dict.fromkeys(image.as_run for image in admitted.images):
         containers = tuple(sorted({name for name, run in named if run.as_run == image}))
@@ -81,10 +81,10 @@ def warmimages_for_pod(policy: Policy, admitted: Admitted, moment: datetime, eve
 
 
 def decide_admission(wanted: WarmImage, stored: WarmImage | None) -> Upsert | AdmissionRefusal:
-    """What to write where the object of that name is now `stored`.
+    """The write that `wanted` needs if the object of that name is now `stored`.
 
-    Nothing as long as the last admission that was written is recent, of the image and of the Pod's owner: one tenth of
-    the lifetime, at most a day.
+    None while the last admission that was written is recent, of the image and of the owner: one tenth of the lifetime,
+    at most a day.
     """
     if stored is None or wanted.pod_origin is None:
         return Upsert(wanted, stored)
@@ -109,7 +109,7 @@ def _outdated(now: datetime | None, before: datetime | None, refresh: timedelta)
 def _is_known(asker: PodOwner, asked: PodOrigin, refresh: timedelta) -> bool:
     known = next((it for it in asked.owners if it.owner == asker.owner), None)
     if known is None:
-        # Of a crowd the first stand for all, so that each of a thousand Jobs costs no write.
+        # The first owners represent all others, so that each of a thousand Jobs costs no write.
         return asked.more and len(asked.owners) >= OWNERS_MAX
     same = known.containers == asker.containers and _enduring(known) == _enduring(asker)
     return same and not _outdated(asker.at, known.at, refresh)

@@ -1,4 +1,4 @@
-"""Decide which WarmImages a policy has: what it names, what pushes added, what it no longer wants."""
+"""Decide which WarmImages a policy has: images that it names, images from pushes, and those to delete."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 POD_LIFETIME_SECONDS: Final = 7 * 86400
-"""For so long after the last Pod that needs it an image stays where the policy gives no `expireAfterSeconds`."""
+"""The time that an image stays after its last Pod if the policy has no `expireAfterSeconds`."""
 
 
 Part: TypeAlias = Literal["images", "pods", "template"]
@@ -48,27 +48,27 @@ Part: TypeAlias = Literal["images", "pods", "template"]
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A WarmPolicy: the rules a person writes."""
+    """A WarmPolicy."""
 
     key: PolicyKey
     images: tuple[Reference, ...] = ()
     """Wanted as long as the policy exists."""
     push: tuple[PushRule, ...] = ()
     pods: Selector | None = None
-    """Pods of the policy's namespace whose images are wanted wherever their siblings can land; `None`: none."""
+    """Pods of the policy's namespace whose images are wanted on all nodes for such Pods; `None`: none."""
     prefer_warm: bool = False
-    """Pods that this policy concerns should rather go where their images are."""
+    """Pods of this policy prefer nodes that have their images."""
     template: Template = field(default_factory=Template)
-    """Where it cannot be read: no node, for what is new."""
+    """If it cannot be read: no node, for new images."""
     generation: int = 0
     problems: tuple[str, ...] = ()
-    """What cannot be read of it, each beginning with the field; the rest of the policy works."""
+    """Its unreadable parts, each beginning with the field; the rest of the policy works."""
     unread: frozenset[Part] = frozenset()
-    """Parts of which something cannot be read, beside the rules for pushes: what they led to before stays."""
+    """Unreadable parts other than the rules for pushes; their earlier effects stay."""
     _rules: PushRules = field(init=False, repr=False, compare=False)
     _named: frozenset[Reference] = field(init=False, repr=False, compare=False)
     _written: Mapping[Reference, tuple[Reference, ...]] = field(init=False, repr=False, compare=False)
-    """Canonical name to how `spec.images` writes it."""
+    """Canonical name to the spellings in `spec.images`."""
 
     def __post_init__(self) -> None:
         written: dict[Reference, tuple[Reference, ...]] = {}
@@ -80,13 +80,13 @@ class Policy:
         object.__setattr__(self, "_written", written)
 
     def names(self, image: Reference) -> bool:
-        """Whether `spec.images` names it: by its tag, whatever that points at, or by the digest that is given there."""
+        """Whether `spec.images` names the image: by its tag, whatever its digest, or by the digest that is there."""
         return image.without_digest() in self._named
 
     def spellings(self, pushed: Reference) -> tuple[Reference, ...]:
-        """The names under which this policy wants a push: as `spec.images` writes them, and its own if a rule takes it.
+        """The names under which this policy wants a push: those in `spec.images`, and its own if a rule matches.
 
-        Empty where it does not want the push.
+        Empty if it does not want the push.
         """
         written = [pushed.written_as(it) for it in self._written.get(pushed.without_digest(), ())]
         own = [pushed] if self._takes(pushed) else []
@@ -97,18 +97,18 @@ class Policy:
         return self.names(image) or self._takes(image)
 
     def _takes(self, image: Reference) -> bool:
-        """Whether one of the rules for pushes wants it."""
+        """Whether one of the rules for pushes matches."""
         return any(not rule.unread for rule in self._rules.matching(image))
 
     def may_have_wanted(self, image: Reference) -> bool:
-        """Whether what cannot be read of the policy may be what led to a WarmImage for `image`."""
+        """Whether an unreadable part of the policy may have created a WarmImage for `image`."""
         return "images" in self.unread or any(rule.unread for rule in self._rules.matching(image))
 
     def keep(self, image: Reference) -> int:
-        """How many builds of the image's repository are kept.
+        """The number of builds of the image's repository to keep.
 
-        The largest of all rules for the *repository*, whatever their tags: were it that of the tags at hand, the
-        outcome would depend on the order in which pushes arrive.
+        The largest of all rules for the *repository*, whatever their tags. If it depended on the tags that exist, the
+        result would depend on the order of pushes.
         """
         return max((rule.keep for rule in self._rules.of_repository(image)), default=1)
 
@@ -122,12 +122,12 @@ class Upsert:
 
     warmimage: WarmImage
     replaces: WarmImage | None = None
-    """As it was read; the write must fail if it is no longer so."""
+    """The object as it was read; the write must fail if it has changed."""
 
 
 PushRefusal: TypeAlias = Literal["superseded", "expired", "duplicate"]
 
-# Clocks of replicas; without a bound one that is wrong by years would drag all later pushes along.
+# Difference of the clocks of replicas; without a bound one wrong clock would move all later pushes.
 _CLOCKS_DIFFER: Final = timedelta(minutes=1)
 
 
@@ -141,10 +141,10 @@ def decide_push(
     *,
     timed: bool = True,
 ) -> Upsert | PushRefusal:
-    """What a push that `policy` wants leads to, given the policy's WarmImages of the same repository.
+    """The write for a push that `policy` wants, given its WarmImages of the same repository.
 
-    Those that Pods asked for have names of their own and are not counted. If the push is not `timed`, `pushed_at` is
-    when a replica received it, and a push that another replica, whose clock is ahead, received before counts as older.
+    WarmImages for Pods have other names and do not count. If the push is not `timed`, `pushed_at` is when a replica
+    received it, and an earlier push at a replica whose clock is ahead counts as older.
 
     A repeated, late or replayed event changes nothing: the greater `(pushed_at, digest)` of one image wins, and a push
     older than all that `keep` retains does not come back.
@@ -173,14 +173,14 @@ def decide_push(
         if is_expired(wanted, now):
             return "expired"
         others = [other for other in existing if other.key != wanted.key and policy.wants(other.image)]
-        # One that is stored is what its tag no longer is, so it is replaced whether or not it may stay.
+        # A stored one has an outdated digest of its tag, so it is replaced whether or not it may stay.
         if stored is None and wanted in surplus(policy, [*others, wanted]):
             return "superseded"
     return Upsert(wanted, stored)
 
 
 def _after_those_received(received: datetime, existing: Iterable[WarmImage]) -> datetime:
-    """The receipt, or just after what was received before by a clock that is ahead, as far as clocks differ."""
+    """The receipt, or just after earlier receipts by a clock that is ahead, within the difference of clocks."""
     moments = [it.pushed_at for it in existing if it.pushed_at is not None and it.pushed_at - received < _CLOCKS_DIFFER]
     return max([received, *(moment + timedelta(microseconds=1) for moment in moments)])
 
@@ -190,9 +190,9 @@ def _push_order(warmimage: WarmImage) -> tuple[float, str]:
 
 
 def surplus(policy: Policy, same_repository: Collection[WarmImage]) -> list[WarmImage]:
-    """Which WarmImages of one policy and one repository are beyond `keep`: a pure function of the set.
+    """The WarmImages of one policy and one repository beyond `keep`: a pure function of the set.
 
-    What `spec.images` names and what Pods asked for is neither counted nor removed.
+    Images in `spec.images` and images for Pods are neither counted nor removed.
     """
     pushed = [it for it in same_repository if it.pod_origin is None and not policy.names(it.image)]
     if not pushed:
@@ -211,14 +211,14 @@ def is_expired(warmimage: WarmImage, now: datetime) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class PolicyChanges:
-    """What makes the WarmImages of a policy be as it says."""
+    """The changes that make the WarmImages of a policy match it."""
 
     upserts: tuple[Upsert, ...] = ()
     deletes: tuple[WarmImage, ...] = ()
 
 
 def policy_changes(policy: Policy, existing: Collection[WarmImage], now: datetime) -> PolicyChanges:
-    """What must change among the WarmImages that carry the policy's label."""
+    """The changes among the WarmImages that carry the policy's label."""
     unwanted = _unwanted(policy, existing, now)
     gone = {warmimage.key for warmimage in unwanted}
     present = {warmimage.key for warmimage in existing}
@@ -253,7 +253,7 @@ def _unwanted(policy: Policy, existing: Collection[WarmImage], now: datetime) ->
 
 
 def _named(policy: Policy) -> list[WarmImage]:
-    """What `spec.images` asks for, as it is before any push is known."""
+    """The WarmImages of `spec.images` before any push."""
     return [
         WarmImage(
             key=ObjectKey(policy.key.namespace, warmimage_name(policy.key, image)),
@@ -267,7 +267,7 @@ def _named(policy: Policy) -> list[WarmImage]:
 
 
 def _still_asked(policy: Policy, warmimage: WarmImage, asked: PodOrigin, now: datetime) -> bool:
-    """Whether the policy still takes such Pods, and one came lately."""
+    """Whether the policy still selects such Pods, and one was created lately."""
     pods = policy.pods
     selected = pods is not None and (asked.more or any(pods.matches(dict(asker.labels)) for asker in asked.owners))
     if not selected and "pods" not in policy.unread:
@@ -281,10 +281,10 @@ def _still_asked(policy: Policy, warmimage: WarmImage, asked: PodOrigin, now: da
 
 
 def restrict(template: Template, constraints: Constraints) -> Template | None:
-    """The policy's template for those of its nodes where such Pods can land; `None` where that is too much to say.
+    """The policy's template restricted to nodes for such Pods; `None` if the constraints are too many.
 
-    Whether taints are tolerated is the Pod's to say: what the policy says of that is for its pushes. No event says that
-    an image is no longer run, so it ends some days after the last Pod unless the policy says when.
+    The tolerations are those of the Pod: those of the policy are for its pushes. No event reports that an image is no
+    longer used, so it expires some days after the last Pod unless the policy sets a lifetime.
     """
     try:
         affinity = intersect(template.nodes.affinity, constraints.affinity)
@@ -296,10 +296,10 @@ def restrict(template: Template, constraints: Constraints) -> Template | None:
 
 
 def decide_orphan(warmimage: WarmImage, now: datetime, grace: timedelta) -> Upsert | Literal["wait", "delete"]:
-    """What becomes of a WarmImage whose policy is missing: it is marked, and goes when `grace` has passed since.
+    """Decide about a WarmImage whose policy is missing: it is marked, and deleted `grace` later.
 
-    A tool may delete a policy and make it again, and a backup may bring WarmImages before their policies. A mark in the
-    future, of a clock that is ahead or of a person, counts for none: it would keep the WarmImage for as long.
+    A tool may delete a policy and create it again, and a backup may restore WarmImages before their policies. A mark in
+    the future, from a wrong clock or a person, is ignored: it would keep the WarmImage for as long.
     """
     if warmimage.policy_gone_since is None or warmimage.policy_gone_since > now:
         return Upsert(replace(warmimage, policy_gone_since=now), warmimage)
@@ -307,7 +307,7 @@ def decide_orphan(warmimage: WarmImage, now: datetime, grace: timedelta) -> Upse
 
 
 def _as_wanted(policy: Policy, warmimage: WarmImage) -> WarmImage:
-    """The WarmImage under the policy's present template."""
+    """The WarmImage with the current template of the policy."""
     warmimage = replace(warmimage, policy_gone_since=None)
     if "template" in policy.unread:
         return warmimage

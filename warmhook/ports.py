@@ -1,4 +1,4 @@
-"""Everything outside the programs, one page: what Warmhook asks of a cluster, a runtime and a clock.
+"""Define the interfaces to everything outside the programs: cluster, runtime and clock.
 
 Each port has a real adapter in `adapters/`, a twin in `devcluster/`, and one contract suite that both pass.
 """
@@ -33,9 +33,9 @@ __all__ = [
 ]
 
 Json: TypeAlias = Any
-"""A value that JSON can carry; foreign, so nothing about it is known before it is read."""
+"""A value from JSON; foreign, so its type is not known before it is read."""
 Object: TypeAlias = dict[str, Any]
-"""A Kubernetes object as the API server writes it."""
+"""A Kubernetes object in the form of the API server."""
 
 Utcnow: TypeAlias = Callable[[], datetime]
 """The present time, aware, in UTC."""
@@ -47,7 +47,7 @@ Sleep: TypeAlias = Callable[[float], Awaitable[None]]
 
 
 class Unreachable(Exception):
-    """No answer came from the API server: connection refused, reset or timed out. Trying later may help."""
+    """The API server did not answer: connection refused, reset or timed out. A later attempt may succeed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class Transport(Protocol):
         body: Json | None = None,
         timeout_seconds: float = 10,
     ) -> Response:
-        """Send `body` as JSON and return the answer. `content-type` comes in `headers`. Raises `Unreachable`."""
+        """Send `body` as JSON and return the answer. `content-type` is in `headers`. Raises `Unreachable`."""
         ...
 
     def stream(
@@ -95,7 +95,7 @@ class Transport(Protocol):
         headers: Mapping[str, str] = ...,
         timeout_seconds: float = 330,
     ) -> AbstractAsyncContextManager[Stream]:
-        """GET `path` and read the answer as it comes; leaving the context closes it. Raises `Unreachable`."""
+        """GET `path` and read the answer as it arrives; leaving the context closes it. Raises `Unreachable`."""
         ...
 
 
@@ -103,11 +103,11 @@ class Transport(Protocol):
 
 
 class RuntimeUnreachable(Exception):
-    """The runtime's socket does not answer; the message names the endpoint and what to check."""
+    """The socket of the runtime does not answer; the message names the endpoint and what to check."""
 
 
 class PullFailed(Exception):
-    """The runtime could not pull; it may be tried again."""
+    """The runtime could not pull; a later attempt may succeed."""
 
     def __init__(self, reason: FailureReason, message: str) -> None:
         super().__init__(f"{reason}: {message}")
@@ -131,18 +131,18 @@ class RuntimeImage:
 
 @dataclass(frozen=True, slots=True)
 class ImageConfig:
-    """What the configuration of an image says, as the runtime has read it."""
+    """The configuration of an image, as the runtime has read it."""
 
     platform: Platform = field(default_factory=Platform)
     layers: int = 0
-    """Layers of the root file system; 0 for what is no container image: a chart, a signature, another artefact."""
+    """Layers of the root file system; 0 if it is not a container image but a chart, a signature, another artefact."""
     oversized: bool = False
-    """Whether the configuration is too large to be read; then nothing else is known."""
+    """Whether the configuration is too large to be read; then the other fields are unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFilesystem:
-    """Where the runtime keeps images."""
+    """A file system with images of the runtime."""
 
     mountpoint: str
     used_bytes: int
@@ -159,7 +159,7 @@ class Credentials:
 
 
 class Runtime(Protocol):
-    """A container runtime's images, as CRI offers them. Every call raises `RuntimeUnreachable` when nobody answers."""
+    """The images of a container runtime over CRI. Every call raises `RuntimeUnreachable` if it does not answer."""
 
     async def version(self) -> str:
         """Name and version, for logs: `containerd 1.6.20`."""
@@ -170,11 +170,11 @@ class Runtime(Protocol):
         ...
 
     async def image(self, reference: str) -> RuntimeImage | None:
-        """One image by tag, digest or ID; `None` where the runtime does not have it."""
+        """One image by tag, digest or ID; `None` if the runtime does not have it."""
         ...
 
     async def config(self, reference: str) -> ImageConfig | None:
-        """The configuration of one image by tag, digest or ID; `None` where the runtime cannot say."""
+        """The configuration of one image by tag, digest or ID; `None` if the runtime does not report it."""
         ...
 
     async def pull(self, reference: str, *, timeout_seconds: float, credentials: Credentials | None = None) -> str:

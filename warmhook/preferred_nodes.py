@@ -1,4 +1,4 @@
-"""Which nodes should a Pod rather go to? Those that have its images, said as preferences that keep it from none."""
+"""Decide which nodes a Pod prefers: nodes that have its images, as preferences that exclude no node."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def preferred_nodes(
 ) -> list[tuple[str, int]]:
     """Up to ten names of nodes that have images of the Pod and can take it, each with a weight from 1 to 100.
 
-    `held` says how many of the images a node has. Most images first, then by rendezvous over owner, images and node:
-    Pods of one owner prefer the same nodes, those of others with the same images prefer others. None at all where every
-    node has as many as any other; and what more than ten, and more than half, of the nodes have is no reason to prefer
-    ten of them, which would only crowd those.
+    `held` is the number of the images that each node has. Most images first, then by rendezvous over owner, images and
+    node: Pods of one owner prefer the same nodes, Pods of other owners with the same images prefer others. Empty if
+    every node has the same number of images. An image that more than ten, and more than half, of the nodes have gives
+    no preference, because it would only crowd ten of them.
     """
     feasible = [(held(node), node.name) for node in nodes if _can_take(node, constraints)]
     counts = Counter(count for count, _ in feasible if count)
@@ -40,7 +40,7 @@ def preferred_nodes(
 
 
 def _rare(counts: Counter[int], nodes: int) -> float:
-    """The least number of images that is worth a preference; infinite where none is."""
+    """The least number of images that is worth a preference; infinite if none is."""
     least, holders = math.inf, 0
     for count in sorted(counts, reverse=True):
         holders += counts[count]
@@ -64,7 +64,7 @@ def _can_take(node: Node, constraints: Constraints) -> bool:
 
 
 def prefers_nodes(pod: Mapping[str, Any]) -> bool:
-    """Whether the Pod names nodes that it prefers: our own terms, put there before, or a person's that are as exact."""
+    """Whether the Pod names preferred nodes: terms from an earlier review, or equally exact terms of a person."""
     for entry in _node_affinity(pod).get(_PREFERRED) or ():
         term = entry.get("preference") if isinstance(entry, dict) else None
         if isinstance(term, dict) and term.get("matchFields"):
@@ -73,7 +73,7 @@ def prefers_nodes(pod: Mapping[str, Any]) -> bool:
 
 
 def affinity_patch(pod: Mapping[str, Any], preferred: Iterable[tuple[str, int]]) -> list[dict[str, Any]]:
-    """The JSON patch (RFC 6902) that adds these preferences behind those the Pod has; it touches nothing else."""
+    """The JSON patch (RFC 6902) that adds these preferences after those of the Pod and changes nothing else."""
     terms = [
         {
             "weight": weight,
@@ -86,7 +86,7 @@ def affinity_patch(pod: Mapping[str, Any], preferred: Iterable[tuple[str, int]])
     path, value = "/spec/affinity", pod["spec"].get("affinity")
     for name in ("nodeAffinity", _PREFERRED):
         if not value:
-            # The outermost part that is missing, with everything inside it.
+            # The outermost missing part, with its content.
             inner: Any = terms
             for outer in ("nodeAffinity", _PREFERRED)[("nodeAffinity", _PREFERRED).index(name) :][::-1]:
                 inner = {outer: inner}

@@ -1,4 +1,4 @@
-"""Judge whether a line is warm: what the runtime lists, held against what the line expects."""
+"""Decide whether a line is warm: compare the images of the runtime with the line."""
 
 from __future__ import annotations
 
@@ -27,33 +27,33 @@ __all__ = [
 ]
 
 Images: TypeAlias = Mapping[str, RuntimeImage]
-"""What the runtime lists, under every name it lists: `host/repository:tag` and `host/repository@digest`."""
+"""The images that the runtime lists, under each of their names: `host/repository:tag` and `host/repository@digest`."""
 Pulled: TypeAlias = Mapping[str, str]
-"""Version of a line to the digest that a pull brought since that version was first seen; empty where none was told."""
+"""Version of a line to the digest that its pull brought; an empty digest if the runtime reported none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unusable:
-    """Why no container of the node can be made from an image that the runtime lists."""
+    """Why the node cannot run a listed image."""
 
     reason: FailureReason
     message: str
 
 
-# containerd 1.6 goes on listing what it could not unpack, by tag and without a digest.
+# containerd 1.6 goes on listing images that it could not unpack, by tag and without a digest.
 NO_DIGEST: Final = Unusable("RuntimeError", "the runtime lists the image without a digest, so it is perhaps not whole")
 
 UNTOLD: Final = Unusable("RuntimeError", "the runtime does not say what kind of image this is")
 
 
 def unusable(config: ImageConfig, node: Platform) -> Unusable | None:
-    """What keeps a node of this platform from running an image with this configuration; `None`: nothing.
+    """Why a node of this platform cannot run an image with this configuration; `None` if it can.
 
     containerd 1.7 and later and CRI-O pull charts, signatures and images of other platforms without an error.
     """
     if config.oversized:
         return Unusable("NotRunnable", "the image's configuration is larger than 1 MiB and is not read")
-    # Signatures have layers and, other than images, no platform.
+    # Signatures have layers but, unlike images, no platform.
     if not config.layers or config.platform == Platform():
         return Unusable("NotRunnable", "no container image but a chart, a signature or another artefact")
     if not runs_on(config.platform, node):
@@ -62,12 +62,12 @@ def unusable(config: ImageConfig, node: Platform) -> Unusable | None:
 
 
 def images_by_name(images: Iterable[RuntimeImage]) -> dict[str, RuntimeImage]:
-    """The runtime's answer as `Images`."""
+    """The answer of the runtime as `Images`."""
     return {name: image for image in images for name in (*image.tags, *image.digests)}
 
 
 def is_warm(wanted: DesiredLine, images: Images, usable: Collection[str], pulled: Pulled) -> bool:
-    """Whether a Pod that names the line's image would find it, in the expected version, without a pull.
+    """Whether a Pod with the image of the line would find it, in the expected version, without a pull.
 
     `usable` are the IDs of images that were found to run on the node.
     """
@@ -77,13 +77,13 @@ def is_warm(wanted: DesiredLine, images: Images, usable: Collection[str], pulled
         return False
     if _wants_a_pull(line) and version not in pulled:
         return False
-    # Only a line that names a digest expects one. Where the tag has moved since, what its pull brought is right.
+    # Only a line with a digest expects one. If the tag has moved since, the digest of its pull is right.
     expected = line.digest and (pulled.get(version) or line.digest)
     return not expected or f"{parse_reference(line.image).name}@{expected}" in image.digests
 
 
 def replaced_digest(wanted: DesiredLine, pulled: Pulled) -> str:
-    """The digest that the tag's pull brought in place of the line's; empty where they are the same."""
+    """The digest that the tag's pull brought in place of the line's; empty if they are the same."""
     digest = pulled.get(wanted.version, "")
     return digest if wanted.line.digest and digest != wanted.line.digest else ""
 
@@ -92,7 +92,7 @@ def pulled_digest(reference: str, before: Images, after: Images, expected: str =
     """The digest that a pull of `reference` brought, from what the runtime listed before and after it.
 
     A runtime lists digests by image, not by tag, and one image can have several. The expected one counts if it is
-    among them, else one that is new, else any: all of them are the image that the tag names now. Empty where the
+    among them, else one that is new, else any: all of them are the image that the tag names now. Empty if the
     runtime lists none.
     """
     image = after.get(reference)
@@ -107,5 +107,5 @@ def pulled_digest(reference: str, before: Images, after: Images, expected: str =
 
 
 def _wants_a_pull(line: Line) -> bool:
-    """Whether presence is not enough: a tag was pushed and nobody said what it points at, or its author wants it."""
+    """Whether the line needs a pull of its own: a tag was pushed without its digest, or the policy is Always."""
     return line.pull.policy == "Always" or (bool(line.pushed_at) and not line.digest)

@@ -1,9 +1,9 @@
 """Decide which pulls start now, and which running one gives way to another.
 
 A runtime shows no progress of a pull over CRI, so time decides. A pull is *slow* from its 60th second on, and from its
-start where the image was slow before. A node runs at most `parallel` pulls that are not slow and as many again that
-are, so an image that has not been slow finds a slot although others hang. Priority is for each namespace to choose, so
-a namespace that has waited for a minute goes before it, once. All times are monotonic seconds.
+start if the image was slow before. A node runs at most `parallel` pulls that are not slow and as many again that
+are, so an image that has not been slow finds a slot although others hang. Each namespace chooses its own priorities,
+so a namespace that has waited for a minute goes before priority, once. All times are monotonic seconds.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ __all__ = [
 
 SLOW_SECONDS: Final = 60.0
 GIVE_WAY_SECONDS: Final = 600.0
-"""A pull has this long for itself; then it is stopped if an image that was not slow finds no slot."""
+"""After this time a pull is stopped if an image that was not slow finds no slot."""
 NEGLECTED_SECONDS: Final = 60.0
-"""A namespace that waits for so long, and no pull of which has started for so long, goes before priority."""
+"""A namespace that has waited for so long, without a started pull, goes before priority."""
 
 Served: TypeAlias = Mapping[tuple[str, bool], float]
-"""By namespace and whether the image was slow before: when a pull of the namespace last started."""
+"""By namespace and whether the image was slow before: the last start of a pull of the namespace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +46,9 @@ class ImagePull:
 
     image: str
     versions: frozenset[str]
-    """The lines, warm ones too, that are judged by what this pull brings."""
+    """The lines, also warm ones, that the result of this pull decides."""
     namespaces: frozenset[str]
-    """Of the lines that are not warm."""
+    """The namespaces of the lines that are not warm."""
     priority: int
     since: float
     timeout_seconds: int
@@ -61,12 +61,12 @@ class ImagePull:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A pull under way."""
+    """A running pull."""
 
     pull: ImagePull
     began: float
     stopping: bool = False
-    """Whether it was told to give way; it holds its slot until it has ended."""
+    """Whether it is giving way; it holds its slot until it has ended."""
 
     def slow(self, now: float) -> bool:
         """Whether it holds its slot for long, or is expected to."""
@@ -75,11 +75,11 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """What to do now."""
+    """The pulls to start and to stop now."""
 
     start: list[ImagePull]
     stop: list[str]
-    """Images whose pulls give way; what waits for their slots starts when they have ended."""
+    """Images whose pulls give way; the pulls that wait for their slots start when they have ended."""
 
 
 def schedule(
@@ -124,7 +124,7 @@ def next_due(
     running: Iterable[Running],
     now: float,
 ) -> float | None:
-    """When the schedule may change by itself: a back-off ends or a pull becomes slow; `None` where neither will."""
+    """When the schedule may change by itself: a back-off ends or a pull becomes slow; `None` if neither will."""
     times = [attempts.get(wanted.version, NO_ATTEMPTS).due_at for wanted in lines if wanted.version not in warm]
     times += [each.began + seconds for each in running for seconds in (SLOW_SECONDS, GIVE_WAY_SECONDS)]
     return min((time for time in times if time > now), default=None)
@@ -142,7 +142,7 @@ def _turns(pulls: Iterable[ImagePull], served: Served, now: float) -> dict[tuple
 
 
 class _Slots:
-    """Who holds the slots of a node while pulls are being chosen."""
+    """The slots of a node while pulls are chosen."""
 
     def __init__(
         self, running: Iterable[Running], now: float, parallel: int, turns: dict[tuple[str, bool], float]
@@ -169,7 +169,7 @@ class _Slots:
             self._turns.pop((namespace, pull.slow), None)
 
     def give_way(self, pull: ImagePull) -> str | None:
-        """The image whose pull must end for this one; `None` where nothing gives way, or something does already."""
+        """The image whose pull must end for this one; `None` if nothing gives way, or a pull is ending already."""
         if pull.slow:
             return None
         if self._promised:
@@ -204,7 +204,7 @@ class _Slots:
         return sum(1 for each in self._running.values() if not each.slow(self._now))
 
     def _slow_of(self, pull: ImagePull) -> int:
-        """How many slow pulls its namespace has; the least where lines of several namespaces share the image."""
+        """The number of slow pulls of its namespace; the least if lines of several namespaces share the image."""
         slow = [each for each in self._running.values() if each.slow(self._now) and not each.stopping]
         return min(sum(1 for each in slow if namespace in each.pull.namespaces) for namespace in pull.namespaces)
 

@@ -14,20 +14,20 @@ __all__ = ["PushRule", "PushRules"]
 
 @dataclass(frozen=True, slots=True)
 class PushRule:
-    """Which pushes a policy takes."""
+    """One rule for pushes of a policy."""
 
     repository: str
-    """Glob over host and repository: `harbor.example.com/shop/**`."""
+    """Glob for host and repository: `harbor.example.com/shop/**`."""
     tags: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
-    """Globs over tags; these win over `tags`."""
+    """Globs for tags; these win over `tags`."""
     semver: Range | None = None
     untagged: bool = False
-    """Take pushes without a tag: the children of a multi-platform index arrive so."""
+    """Whether to take pushes without a tag: those of the children of a multi-platform index."""
     keep: int = 1
     """Newest builds kept per repository; all tags that one build pushed count as one."""
     unread: bool = False
-    """A part of the rule cannot be read: it takes no push, and what it may have taken before stays."""
+    """Whether a part of the rule cannot be read: then it takes no push, and its earlier images stay."""
 
 
 class PushRules:
@@ -37,7 +37,7 @@ class PushRules:
         self._rules = tuple(rules)
         self._repositories = Globs(rule.repository for rule in self._rules)
         self._wanted = [at for at, rule in enumerate(self._rules) for _ in rule.tags]
-        """Per glob over tags the rule that it belongs to; those of `exclude` come after all of `tags`."""
+        """The rule of each glob for tags; those of `exclude` come after all of `tags`."""
         self._excluded = [at for at, rule in enumerate(self._rules) for _ in rule.exclude]
         tags = [glob for rule in self._rules for glob in rule.tags]
         self._tags = Globs([*tags, *(glob for rule in self._rules for glob in rule.exclude)])

@@ -1,17 +1,17 @@
-"""Is this tag a semantic version within that range?
+"""Match tags against ranges of semantic versions.
 
 Versions are those of https://semver.org/spec/v2.0.0.html, a leading `v` ignored. Ranges are written as for npm
 (https://github.com/npm/node-semver#ranges) and Masterminds/semver, which Helm and Flux use:
 
 - `= != > >= < <= ~ ^` before a version, no operator meaning `=`; comma or space for and, `||` for or.
 - A partial version (`1`, `1.2`, `1.x`, `*`) stands for all versions that begin so: `<3` is below 3.0.0,
-  `>1.2` starts at 1.3.0, `<=1.2` takes in all of 1.2, `!=1.2` leaves all of it out.
-- `~` keeps the minor version, or the major one where only that is given: `~1.2.3` is `>=1.2.3 <1.3.0`, `~1` is `1.x`.
+  `>1.2` starts at 1.3.0, `<=1.2` includes all of 1.2, `!=1.2` excludes all of it.
+- `~` keeps the minor version, or the major version if only that is given: `~1.2.3` is `>=1.2.3 <1.3.0`, `~1` is `1.x`.
 - `^` keeps the leftmost number that is not 0, because 0.x versions break with their minor version:
   `^1.2.3` is `>=1.2.3 <2.0.0`, `^0.2.3` is `>=0.2.3 <0.3.0`, `^0.0.3` is `0.0.3`; numbers left out are free:
   `^0.0` is `0.0.x`, `^0` is `0.x`.
-- A pre-release matches only where one of the comparators that apply to it (those between two `||`, `!=` aside, for
-  what leaves out lets nothing in) names a pre-release of the same x.y.z.
+- A pre-release matches only if one of the comparators that apply to it (those between two `||`, except `!=`) names a
+  pre-release of the same x.y.z.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _COMPARATOR = re.compile(r"(?P<operator>[<>!]=|[=<>~^])?\s*(?P<version>[^\s,|<>=
 
 
 class NotARange(ValueError):
-    """The text is no range of versions; the message quotes it and says what is wrong."""
+    """The text is not a range of versions; the message quotes it and names the problem."""
 
 
 _Precedence: TypeAlias = tuple[tuple[int, int, int], bool, tuple[tuple[bool, int, str], ...]]
@@ -62,7 +62,7 @@ class Version:
     """`1.0.0-rc.1` has `("rc", 1)`; empty for a release."""
     build: str = field(default="", compare=False)
     _precedence: _Precedence = field(init=False, repr=False, compare=False)
-    """Worked out once: a push is held against thousands of conditions."""
+    """Computed once: a push is compared with thousands of conditions."""
 
     def __post_init__(self) -> None:
         parts = tuple((False, part, "") if isinstance(part, int) else (True, 0, part) for part in self.prerelease)
@@ -92,9 +92,9 @@ class Comparator:
     numbers: tuple[int, ...]
     """The numbers that were given: `(1, 2)` for `1.2` and `1.2.x`, none for `*`."""
     prerelease: tuple[int | str, ...] = ()
-    """Only beside three numbers."""
+    """Only with three numbers."""
     _lowest: Version = field(init=False, repr=False, compare=False)
-    """That the text stands for."""
+    """The lowest version that the text includes."""
 
     def __post_init__(self) -> None:
         major, minor, patch = (*self.numbers, 0, 0, 0)[:3]
@@ -109,7 +109,7 @@ class Comparator:
     def holds(self, version: Version) -> bool:
         """Whether `version` satisfies this condition, a pre-release in its place in the order."""
         given = len(self.numbers)
-        # Neither below nor above all that the text stands for.
+        # Neither below nor above all versions that the text includes.
         not_below = not version < self._lowest
         not_above = not self._lowest < version if given == 3 else version.numbers[:given] <= self.numbers
         match self.operator:
@@ -126,7 +126,7 @@ class Comparator:
         return not_below and version.numbers[:kept] == self.numbers[:kept]
 
     def names_prerelease_of(self, numbers: tuple[int, int, int]) -> bool:
-        """Whether this condition lets pre-releases of that version in."""
+        """Whether this condition allows pre-releases of that version."""
         return bool(self.prerelease) and self.numbers == numbers and self.operator != "!="
 
 
@@ -147,7 +147,7 @@ class Range:
 
 
 def parse_version(text: str) -> Version | None:
-    """Read a complete version, with or without a leading `v`; `None` where it is none, or has over 512 characters."""
+    """Read a complete version, with or without a leading `v`; `None` if it is none, or has over 512 characters."""
     match = _VERSION.fullmatch(text) if len(text) <= _TEXT_MAX else None
     if not match:
         return None

@@ -1,4 +1,4 @@
-"""Share a node's room between namespaces, so that none takes what another one needs."""
+"""Share the room of a node between namespaces, so that no namespace takes all of it."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ __all__ = ["Claim", "Room", "served"]
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One line that wants room."""
+    """One line that needs room."""
 
     key: str
     namespace: str
     priority: int
     """Compared with the namespace's own lines only."""
     since: float
-    """Of equal priority the newest is first; seconds on any clock."""
+    """With equal priority the newest goes first; seconds of any clock."""
     size_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What there is for all namespaces together."""
+    """The room for all namespaces together."""
 
     lines: int
     size_bytes: int
@@ -36,7 +36,7 @@ def served(claims: Iterable[Claim], room: Room) -> frozenset[str]:
 
     The next line is always one of the namespace that uses the smallest share so far, of the lines or of the bytes,
     whichever share of it is larger (dominant resource fairness, Ghodsi et al., NSDI 2011). So n namespaces have an nth
-    of the room each, and what one does not use goes to the others.
+    of the room each, and unused room goes to the others.
     """
     queues: dict[str, list[Claim]] = defaultdict(list)
     for claim in claims:

@@ -1,4 +1,4 @@
-"""Count how far a WarmImage has come: what its nodes say, added up, and the conditions that follow from it."""
+"""Compute the status of a WarmImage: the sums over its nodes, and its conditions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 FAILURES_MAX: Final = 10
-"""How many failing nodes a status names."""
+"""The number of failing nodes that a status names."""
 _MESSAGE_MAX: Final = 1000
 """Less than the CRD allows."""
 _NO_NODES: Final = "no node of the cluster is selected; look at spec.nodes and at the labels of the nodes"
@@ -44,7 +44,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many nodes are in which state; `unreachable` ones count in no other state."""
+    """The number of nodes in each state; `unreachable` nodes count in no other state."""
 
     warm: int = 0
     pulling: int = 0
@@ -65,7 +65,7 @@ class Counts:
 
     @property
     def ready(self) -> bool:
-        """Whether every node that is heard of is warm, and there is one."""
+        """Whether every reachable node is warm, and there is one."""
         return 0 < self.warm == self.desired - self.unreachable
 
 
@@ -76,9 +76,9 @@ def count(
     now: datetime,
     refused: Collection[str] = (),
 ) -> Counts:
-    """Add up what `reports` (by node name) say of `line` on the nodes that should hold it.
+    """Count the states of `line` in `reports` (by node name) on the nodes that should hold it.
 
-    A node whose agent has not been heard for 10 minutes is unreachable whatever its report says; without any report it
+    A node whose agent has been silent for 10 minutes is unreachable whatever its report says. A node without a report
     is waiting until it is 10 minutes old. `refused` names nodes whose ConfigMap has no room for the line.
     """
     key, version = line.key, line.version
@@ -116,10 +116,10 @@ def _is_silent(node: Node, report: Report | None, now: datetime) -> bool:
 def status_object(
     before: Mapping[str, Any], generation: int, digest: str, counts: Counts, failures: Iterable[Failure], now: datetime
 ) -> dict[str, Any]:
-    """`WarmImage.status` for these counts; equal to `before` when nothing of it changed.
+    """`WarmImage.status` for these counts; equal to `before` if nothing has changed.
 
-    `digest` is published unless a node says that the tag brought another one: then it is not there.
-    Times are kept from `before` as long as what they date still holds: for the generation `startedAt` and `completedAt`
+    `digest` is absent if a node reports that the tag brought another one.
+    Times are kept from `before` as long as they are still true: for the generation `startedAt` and `completedAt`
     (when all nodes were warm for the first time; a node that joins later does not change that), and a condition's
     `lastTransitionTime` while its status is the same.
     """
@@ -161,27 +161,27 @@ def status_object(
 
 
 def invalid_status(before: Mapping[str, Any], generation: int, problem: str, now: datetime) -> dict[str, Any]:
-    """The status of a WarmImage that cannot be used; what its nodes hold stays, and so do the counts."""
+    """The status of a WarmImage that cannot be used; its lines stay, and so do the counts."""
     ready = condition(before, "Ready", False, "Invalid", problem, now, generation)
     return {**before, "observedGeneration": generation, "conditions": with_conditions(before, ready)}
 
 
 def with_conditions(before: Mapping[str, Any], *ours: dict[str, Any]) -> list[dict[str, Any]]:
-    """The conditions of a status that was `before`: these, and those of others as they are."""
+    """The conditions of a status that was `before`: these, and those of others unchanged."""
     left = {it["type"]: it for it in ours}
     kept = [left.pop(it.get("type"), it) for it in before.get("conditions") or []]
     return [*kept, *left.values()]
 
 
 def find_condition(status: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
-    """The condition of that type; empty where there is none."""
+    """The condition of that type; empty if there is none."""
     return next((it for it in status.get("conditions") or [] if it.get("type") == kind), {})
 
 
 def condition(
     before: Mapping[str, Any], kind: str, holds: bool, reason: str, message: str, now: datetime, generation: int
 ) -> dict[str, Any]:
-    """A condition of a status that was `before`; it keeps its transition time as long as it says the same."""
+    """A condition of a status that was `before`; it keeps its transition time as long as its status is the same."""
     status = "True" if holds else "False"
     earlier = find_condition(before, kind)
     since = earlier.get("lastTransitionTime") if earlier.get("status") == status else None

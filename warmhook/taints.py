@@ -25,9 +25,9 @@ __all__ = [
 ]
 
 TOLERATIONS_MAX: Final = 64
-# What a cordoned node has, whether or not its taint was added yet.
+# The taint of a cordoned node, which may not have been added yet.
 _CORDONED: Final = "node.kubernetes.io/unschedulable"
-# States of a node that pass by themselves: Pods land there again, and an image that is wanted then should be there.
+# Transient states of a node: Pods are scheduled there again later, and should find their images.
 _PASSING: Final = frozenset(
     f"node.kubernetes.io/{state}"
     for state in ("not-ready", "unreachable", "network-unavailable", "memory-pressure", "pid-pressure")
@@ -39,7 +39,7 @@ _STARTUP_PREFIXES: Final = (
     "startup-taint.cluster-autoscaler.kubernetes.io/",
     "ignore-taint.cluster-autoscaler.kubernetes.io/",
 )
-# What Gt and Lt compare (k8s.io/apimachinery/pkg/api/validate/content.IsDecimalInteger).
+# The values that Gt and Lt compare (k8s.io/apimachinery/pkg/api/validate/content.IsDecimalInteger).
 _DECIMAL: Final = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
 TolerationOperator: TypeAlias = Literal["Equal", "Exists", "Gt", "Lt"]
@@ -47,28 +47,28 @@ TolerationOperator: TypeAlias = Literal["Equal", "Exists", "Gt", "Lt"]
 
 @dataclass(frozen=True, slots=True, order=True)
 class Taint:
-    """What keeps Pods off a node."""
+    """A taint of a node."""
 
     key: str
     value: str = ""
     effect: str = "NoSchedule"
-    """`NoSchedule`, `NoExecute`, or `PreferNoSchedule`, which keeps nothing off."""
+    """`NoSchedule`, `NoExecute`, or `PreferNoSchedule`, which excludes no Pod."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Toleration:
-    """Which taints do not keep a Pod off."""
+    """A toleration of a Pod."""
 
     key: str = ""
     """Empty: any key."""
     operator: TolerationOperator = "Equal"
     value: str = ""
-    """Empty for Exists; for Gt and Lt an integer, than which the taint's is greater or less."""
+    """Empty for Exists; for Gt and Lt an integer: the value of the taint must be greater or less."""
     effect: str = ""
     """Empty: any effect."""
 
     def tolerates(self, taint: Taint) -> bool:
-        """Whether this taint does not keep the Pod off."""
+        """Whether the toleration matches this taint."""
         if self.effect not in {"", taint.effect} or self.key not in {"", taint.key}:
             return False
         match self.operator:
@@ -84,7 +84,7 @@ class Toleration:
 
 
 def tolerates(taints: Iterable[Taint], unschedulable: bool, tolerations: Iterable[Toleration]) -> bool:
-    """Whether a node with these taints takes Pods with these tolerations, as soon as passing troubles have passed."""
+    """Whether Pods with these tolerations can be scheduled on a node with these taints, transient taints aside."""
     lasting = blocking_taints(taints, unschedulable)
     if not lasting:
         return True
@@ -93,20 +93,20 @@ def tolerates(taints: Iterable[Taint], unschedulable: bool, tolerations: Iterabl
 
 
 def blocking_taints(taints: Iterable[Taint], unschedulable: bool) -> list[Taint]:
-    """What of a node has to be tolerated by a Pod that is to land there some day."""
+    """The taints that a Pod must tolerate; transient taints are left out."""
     lasting = [it for it in taints if it.effect in {"NoSchedule", "NoExecute"} and not _passes(it.key)]
     return [*lasting, Taint(_CORDONED)] if unschedulable else lasting
 
 
 def _passes(key: str) -> bool:
-    """Whether a taint goes by itself."""
+    """Whether a taint is transient."""
     return key in _PASSING or key.endswith(_STARTUP_NAME) or key.startswith(_STARTUP_PREFIXES)
 
 
 def parse_tolerations(obj: object) -> tuple[Toleration, ...]:
-    """Read a Pod's tolerations in canonical order; one that cannot be read tolerates nothing.
+    """Read the tolerations of a Pod in canonical order; an invalid one tolerates nothing.
 
-    Left out are those of passing troubles, which every Pod is given. Raises `TooManyTerms`.
+    Tolerations of transient taints, which every Pod gets, are left out. Raises `TooManyTerms`.
     """
     found = set()
     for one in obj if isinstance(obj, list | tuple) else ():

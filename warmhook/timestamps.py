@@ -1,4 +1,4 @@
-"""Write and read points in time as Kubernetes does, RFC 3339 in UTC, and the waits that HTTP servers ask for."""
+"""Write and read times in the form of Kubernetes (RFC 3339 in UTC), and read `Retry-After`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["format_time", "parse_retry_after", "parse_time"]
 
 
 def format_time(moment: datetime) -> str:
-    """`2026-01-31T09:30:00Z`, with microseconds only where there are any. Raises `ValueError` for a naive time."""
+    """`2026-01-31T09:30:00Z`, with microseconds only if there are any. Raises `ValueError` for a naive time."""
     if moment.tzinfo is None:
         raise ValueError(f"{moment!r} has no time zone")
     return moment.astimezone(UTC).isoformat().removesuffix("+00:00") + "Z"
@@ -26,13 +26,13 @@ def parse_time(text: str) -> datetime:
 
 
 def parse_retry_after(text: str | None) -> float | None:
-    """The seconds of a `Retry-After` (RFC 9110, 10.2.3); `None` for a date, for what is neither, and without one."""
+    """The seconds of a `Retry-After` (RFC 9110, 10.2.3); `None` for a date, an invalid value, and without one."""
     # `isdigit` alone also takes superscripts, which `float` does not.
     return float(text) if text and len(text) <= 9 and text.isascii() and text.isdigit() else None
 
 
 def _cut_to_microseconds(text: str) -> str:
-    """Go programs write nanoseconds, which `datetime` refuses to read in any number other than 3 or 6 digits."""
+    """Cut the nanoseconds of Go programs: `datetime` reads only 3 or 6 digits."""
     head, dot, tail = text.partition(".")
     if not dot:
         return text

@@ -25,7 +25,7 @@ class Transition:
 
 
 def transitions(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Transition]:
-    """What changed from one status to the next: an image became warm, failed or invalid, a policy cannot be served."""
+    """The changes from one status to the next: an image became warm, failed or invalid, a policy cannot be served."""
     for now in after.get("conditions") or []:
         earlier = find_condition(before, now["type"])
         if now["type"] == "Ready" and now["reason"] in _WARM and earlier.get("status") != "True":

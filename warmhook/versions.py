@@ -1,4 +1,4 @@
-"""Decide which images no current version of any owner's containers runs."""
+"""Decide which images of Pods belong only to old versions of their owners."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from warmhook.warmimages import WarmImage
 __all__ = ["old_versions"]
 
 _NEVER: Final = float("-inf")
-# Of an owner's container: what it runs, and what a rollback would bring back.
+# Of each container of an owner: the running image, and that of a rollback.
 _VERSIONS: Final = 2
 
 
 def old_versions(existing: Iterable[WarmImage]) -> list[WarmImage]:
-    """What Pods asked for and only older versions of their owners' containers run: two of each stay.
+    """The WarmImages for Pods that only older versions of their owners' containers use: two of each stay.
 
-    Of one that has more owners than it remembers, nobody knows. Versions are counted by image: an owner may pin each of
+    A WarmImage with more owners than it stores is never old. Versions are counted by image: an owner may pin each of
     its Pods to another node, and then has several WarmImages of one image.
     """
     asked = [(warmimage, warmimage.pod_origin) for warmimage in existing if warmimage.pod_origin is not None]
