@@ -85,7 +85,7 @@ def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def _ipv4(name: str) -> ipaddress.IPv4Address | None:
-    """The address that inet_aton(3) reads: one to four parts, decimal, octal or hexadecimal, the last fills the rest."""
+    """The address that inet_aton(3) reads: one to four parts, decimal, octal or hex, the last fills the rest."""
     parts = name.split(".")
     if len(parts) > 4:
         return None
