@@ -1,1 +1,1 @@
-"""One outside thing per module: registries, the API server, the runtime. Libraries are translated here, once."""
+"""Wrap everything outside the programs, one thing per module: registries, the API server, the runtime."""

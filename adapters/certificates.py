@@ -1,4 +1,4 @@
-"""Make and read the certificate that the API server trusts when it calls `web`."""
+"""Create and read the certificate that the API server trusts when it calls `web`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 __all__ = ["LIFETIME", "NotACertificate", "Pair", "belong_together", "make_pair", "still_valid", "wants_rotation"]
 
 LIFETIME: Final = timedelta(days=90)
-# Clocks of nodes differ a little, and a certificate that is not valid yet is refused.
+# Clocks of nodes differ a little, and a certificate that is not valid yet is rejected.
 _EARLIER: Final = timedelta(hours=1)
 
 
@@ -27,7 +27,7 @@ class NotACertificate(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A certificate with its key and the authority that signed it, all in PEM."""
+    """A certificate with its key and the CA that signed it, all in PEM."""
 
     authority: bytes
     certificate: bytes
@@ -35,12 +35,12 @@ class Pair:
 
 
 def make_pair(names: Sequence[str], now: datetime) -> Pair:
-    """A certificate for these hosts (DNS names or IP addresses), signed by an authority of its own.
+    """A certificate for these hosts (DNS names or IP addresses), signed by its own CA.
 
-    The authority signs nothing else: its key is forgotten at once, so nobody can steal it.
+    The CA signs nothing else: its key is discarded at once, so nobody can steal it.
     """
     authority_key = ec.generate_private_key(ec.SECP256R1())
-    # Authorities differ in name, or a verifier that is given two of them may take the wrong one.
+    # CAs differ in name; otherwise a verifier with two of them may use the wrong one.
     serial = x509.random_serial_number()
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"warmhook {serial % 2**32:08x}")])
     authority = (
@@ -73,7 +73,7 @@ def make_pair(names: Sequence[str], now: datetime) -> Pair:
 
 
 def wants_rotation(certificate: bytes, names: Sequence[str], now: datetime) -> bool:
-    """Whether two thirds of its life are over, or it does not name all hosts. Raises `NotACertificate`."""
+    """Whether two thirds of its lifetime are over, or it does not name all hosts. Raises `NotACertificate`."""
     leaf = _read(certificate)[0]
     begin, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
     try:
@@ -84,7 +84,7 @@ def wants_rotation(certificate: bytes, names: Sequence[str], now: datetime) -> b
 
 
 def belong_together(authorities: bytes, certificate: bytes, key: bytes) -> bool:
-    """Whether the key is the certificate's, and an authority or another of its chain signed it.
+    """Whether the key belongs to the certificate, and a CA or another certificate of its chain signed it.
 
     Raises `NotACertificate`.
     """
@@ -97,7 +97,7 @@ def belong_together(authorities: bytes, certificate: bytes, key: bytes) -> bool:
 
 
 def still_valid(authorities: bytes, now: datetime) -> bytes:
-    """Those of several authorities that have not ended; nothing where none is readable."""
+    """The CAs that have not expired; empty if none is readable."""
     try:
         kept = [one for one in _read(authorities) if one.not_valid_after_utc > now]
     except NotACertificate:

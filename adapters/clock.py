@@ -1,4 +1,4 @@
-"""Time and chance: everything that waits is given a clock, so that its tests are instant."""
+"""Provide time and randomness by argument, with back-off, so that tests are instant."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from warmhook.ports import Sleep, Utcnow
 __all__ = ["LONGEST_ABSENCE_SECONDS", "Absence", "Backoff", "Budget", "Clock", "real_clock", "utcnow"]
 
 LONGEST_ABSENCE_SECONDS: Final = 300.0
-"""Within this time, what was installed is noticed."""
+"""A later installation is noticed within this time."""
 _SHARE: Final = 0.1
 _SPREAD: Final = 0.05
 _SHORTEST_SECONDS: Final = 0.001
@@ -23,7 +23,7 @@ _SHORTEST_SECONDS: Final = 0.001
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """Time and chance."""
+    """Time and randomness."""
 
     utcnow: Utcnow
     monotonic: Callable[[], float]
@@ -33,13 +33,13 @@ class Clock:
     """From 0 to below 1."""
 
     def jitter(self, seconds: float) -> float:
-        """`seconds`, give or take a twentieth of them, so that agents that started together drift apart."""
+        """`seconds` plus or minus a twentieth, so that agents that started together drift apart."""
         return seconds * (1 + _SPREAD * (2 * self.random() - 1))
 
     async def wait(self, event: asyncio.Event, seconds: float) -> None:
-        """Until the event is set, but at most so long, or a millisecond; the event is cleared."""
+        """Wait until the event is set, at most `seconds`, at least a millisecond; the event is cleared."""
         heard = asyncio.create_task(event.wait(), name="event")
-        # What is left of a difference of floats can be too little to move a clock by.
+        # A difference of floats can be too small to move a clock.
         over = asyncio.ensure_future(self.sleep(max(seconds, _SHORTEST_SECONDS)))
         try:
             await asyncio.wait((heard, over), return_when=asyncio.FIRST_COMPLETED)
@@ -50,17 +50,17 @@ class Clock:
 
 
 def utcnow() -> datetime:
-    """The present time, aware, in UTC."""
+    """The current time, aware, in UTC."""
     return datetime.now(UTC)
 
 
 def real_clock() -> Clock:
-    """The machine's."""
+    """The clock of the machine."""
     return Clock(utcnow, monotonic, asyncio.sleep, chance.random)
 
 
 class Backoff:
-    """How long to wait before the next try: twice as long each time, spread by chance, with an upper bound."""
+    """The wait before the next attempt: twice as long each time, with jitter and an upper bound."""
 
     def __init__(
         self, clock: Clock, *, first_seconds: float, longest_seconds: float, longest_asked_seconds: float | None = None
@@ -71,24 +71,24 @@ class Backoff:
         self._next = first_seconds
 
     def reset(self) -> None:
-        """It worked: begin again."""
+        """Start again with the shortest wait, after a success."""
         self._next = self._first
 
     def seconds(self, at_least: float | None = None) -> float:
-        """The next wait; not shorter than what a server asked for, within the bound."""
+        """The next wait; at least `at_least`, the request of a server, within the bound."""
         seconds, self._next = self._next, min(self._longest, 2 * self._next)
         return max(seconds * (0.5 + 0.5 * self._clock.random()), min(at_least or 0, self._longest_asked))
 
 
 class Budget:
-    """How soon something may be done again that may be done `burst` times closely, then once each `seconds`."""
+    """A limit on an action: `burst` times without a wait, then once every `seconds`."""
 
     def __init__(self, clock: Clock, burst: int, seconds: float) -> None:
         self._clock, self._burst, self._seconds = clock, burst, seconds
         self._left, self._at = float(burst), clock.monotonic()
 
     def spend(self) -> float:
-        """It was done now; returns the seconds to wait before the next time."""
+        """Count one action; returns the seconds to wait before the next one."""
         now = self._clock.monotonic()
         self._left = min(self._burst, self._left + (now - self._at) / self._seconds) - 1
         self._at = now
@@ -96,19 +96,19 @@ class Budget:
 
 
 class Absence:
-    """How often to look for what is not installed: the longer it has been missing, the more rarely."""
+    """The interval of checks for something that is not installed: it grows with the time of absence."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
-        """`monotonic` gives seconds."""
+        """`monotonic` returns seconds."""
         self._monotonic = monotonic
         self._since: float | None = None
 
     def over(self) -> None:
-        """It is there."""
+        """It is installed."""
         self._since = None
 
     def seconds(self, least: float) -> float:
-        """It is missing: when to ask again, which is after `least` or a tenth of the time that it has been missing."""
+        """The seconds until the next check: `least`, or a tenth of the time that it has been missing."""
         now = self._monotonic()
         self._since = now if self._since is None else self._since
         return max(least, min(_SHARE * (now - self._since), LONGEST_ABSENCE_SECONDS))

@@ -1,9 +1,9 @@
-"""Write and read one CloudEvent per HTTP request: structured or binary, decided by the content type.
+"""Write and read one CloudEvent per HTTP request: structured or binary, according to the content type.
 
-https://github.com/cloudevents/spec/blob/main/cloudevents/bindings/http-protocol-binding.md. The SDK takes any `ce-`
-header for binary mode, and invents an id where there is none, which would make every repeat a new event; so mode and
-required attributes are settled here, and the SDK is given attributes to check, never a request. Batched mode is
-refused, as Knative's Brokers refuse it.
+https://github.com/cloudevents/spec/blob/main/cloudevents/bindings/http-protocol-binding.md. The SDK treats any
+`ce-` header as binary mode, and invents a missing id, which would make every repeat a new event. So this module
+decides mode and required attributes, and gives the SDK only attributes to check. Batched mode is rejected, as Knative
+Brokers reject it.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ def write_event(event: Event, extensions: Mapping[str, str] = _NONE) -> bytes:
 
 
 def read_event(headers: Mapping[str, str], body: bytes, received: datetime) -> Event:
-    """The event of a request; header names in lower case. `received` stands in for a missing time.
+    """The event of a request; header names in lower case. `received` replaces a missing time.
 
-    In binary mode the body is JSON whatever its content type, which Knative leaves out where the sender gave none.
-    Raises `NotAnEvent`, also for a batch and for data that is no JSON object: Warmhook has no other.
+    In binary mode the body is JSON whatever its content type, which Knative omits if the sender gave none.
+    Raises `NotAnEvent`, also for a batch and for data that is not a JSON object.
     """
     content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type.startswith(_BATCHED):
@@ -59,7 +59,7 @@ def read_event(headers: Mapping[str, str], body: bytes, received: datetime) -> E
 
 
 def read_structured(fields: Json) -> CloudEvent:
-    """The event that a decoded JSON object is. Raises `NotAnEvent`."""
+    """The event in a decoded JSON object. Raises `NotAnEvent`."""
     if not isinstance(fields, dict):
         raise NotAnEvent("a structured CloudEvent is a JSON object")
     attributes = {name: value for name, value in fields.items() if name not in ("data", "data_base64")}
@@ -72,20 +72,20 @@ def read_binary(headers: Mapping[str, str], data: Json) -> CloudEvent:
 
 
 def is_json(media_type: str) -> bool:
-    """Whether data of that type is JSON; a type that is not given is."""
+    """Whether data of that type is JSON; without a type it is."""
     plain = media_type.partition(";")[0].strip().lower()
     return plain in ("", "application/json", "text/json") or plain.endswith("+json")
 
 
 def _attribute(text: str) -> str:
-    """The value of a header: a quoted string may be one, and all are percent-encoded (HTTP binding, 3.1.3.2)."""
+    """The value of a header: possibly a quoted string, always percent-encoded (HTTP binding, 3.1.3.2)."""
     if quoted := _QUOTED.fullmatch(text):
         text = _ESCAPED.sub(r"\1", quoted[1])
     return unquote(text)
 
 
 def _data(fields: Mapping[str, Json]) -> Json:
-    """JSON, wherever the sender put it: as it is, as a text that holds JSON, or as Base64 of one; `None` for bytes."""
+    """The JSON data, given as a value, as a text with JSON, or as Base64 of such a text; `None` for bytes."""
     data: Json = fields.get("data")
     content_type = fields.get("datacontenttype")
     try:
@@ -101,7 +101,7 @@ def _data(fields: Mapping[str, Json]) -> Json:
 
 
 def _checked(attributes: Mapping[str, Json], data: Json) -> CloudEvent:
-    """An event with the attributes that are needed; those that nobody can use are left out rather than refused."""
+    """An event with the required attributes; invalid optional ones are omitted, not rejected."""
     missing = [name for name in _REQUIRED if not isinstance(attributes.get(name), str) or not attributes[name]]
     if missing:
         raise NotAnEvent(f"the event has no {', '.join(missing)}")
@@ -115,7 +115,7 @@ def _checked(attributes: Mapping[str, Json], data: Json) -> CloudEvent:
     except CloudEventValidationError as error:
         raise NotAnEvent(f"no CloudEvent 1.0: {', '.join(sorted(error.errors))[:80]}") from None
     if time is None:
-        event.get_attributes().pop("time")  # the SDK's own clock is not the sender's
+        event.get_attributes().pop("time")  # the SDK would use its own clock
     return event
 
 

@@ -1,4 +1,4 @@
-"""Ask a container runtime for its images: CRI v1 over gRPC, the only file of the programs that speaks it.
+"""List and pull images at a container runtime, over CRI v1 and gRPC. No other file of the programs uses CRI.
 
 The API: https://github.com/kubernetes/cri-api/blob/master/pkg/apis/runtime/v1/api.proto.
 """
@@ -32,15 +32,15 @@ from warmhook.pull_failures import failure_reason
 
 __all__ = ["open_runtime", "sanitize"]
 
-# What kubelet allows; a list of thousands of images passes gRPC's 4 MiB.
+# The limit of the kubelet; a list of thousands of images exceeds gRPC's 4 MiB.
 _RECEIVE_BYTES: Final = 16 * 1024 * 1024
 _QUERY_SECONDS: Final = 30
-# For one image of many: a runtime that hangs at one must not hold up the others for long.
+# For one image of many: a runtime that hangs at one must not delay the others for long.
 _CONFIG_SECONDS: Final = 10
 _REMOVE_SECONDS: Final = 120
 _MESSAGE_MAX: Final = 200
 _NAME_MAX: Final = 32
-# Of a configuration as JSON; parsed it takes up to thirty times as much memory. Those of real images have a few KiB.
+# A configuration as JSON; parsed it takes up to thirty times as much memory. Real images have a few KiB.
 _CONFIG_BYTES: Final = 1024 * 1024
 
 _C = grpc.StatusCode
@@ -53,7 +53,7 @@ _WRAPPERS: Final = re.compile(
     r"rpc error: code = \w+ desc = |failed to (?:pull and unpack image|resolve reference) \"[^\"]*\": "
     r"|failed to resolve image: |unable to pull image or OCI artifact: pull image err: "
 )
-# containerd, CRI-O, and CRI-O in the words that kubelets know.
+# containerd, CRI-O, and CRI-O in the terms of kubelets.
 _OF_A_PULL: Final = re.compile(r"failed to pull|unable to pull|RegistryUnavailable|SignatureValidationFailed")
 _USERINFO: Final = re.compile(r"//[^/\s@\"']+@")
 _QUERY: Final = re.compile(r"\?[\w.%~-]+=[^\s\"']*")
@@ -62,12 +62,12 @@ _DIGEST: Final = re.compile(r"(sha(?:256|512):[0-9a-f]{12})[0-9a-f]+")
 
 _CHANNEL_OPTIONS: Final = (
     ("grpc.max_receive_message_length", _RECEIVE_BYTES),
-    # A runtime that comes back after a restart is found again within seconds, not minutes.
+    # The agent finds a restarted runtime within seconds, not minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    # How long one attempt may take, whatever its name: a busy runtime accepts late.
+    # The limit for one attempt, despite its name: a busy runtime accepts late.
     ("grpc.min_reconnect_backoff_ms", 5000),
     ("grpc.max_reconnect_backoff_ms", 3000),
-    # A retry would be a second pull that nobody asked for.
+    # A retry would be a second, unwanted pull.
     ("grpc.enable_retries", 0),
     ("grpc.use_local_subchannel_pool", 1),
 )
@@ -75,9 +75,9 @@ _CHANNEL_OPTIONS: Final = (
 
 @contextlib.asynccontextmanager
 async def open_runtime(endpoint: str) -> AsyncIterator[Runtime]:
-    """The runtime at `endpoint` (`unix:///run/containerd/containerd.sock`, or a path). Opening asks it nothing yet.
+    """The runtime at `endpoint` (`unix:///run/containerd/containerd.sock`, or a path). Opening sends no request.
 
-    Raises `ValueError` where `endpoint` is empty.
+    Raises `ValueError` if `endpoint` is empty.
     """
     if not endpoint:
         raise ValueError("the runtime's endpoint is empty; give its socket: unix:///run/containerd/containerd.sock")
@@ -102,7 +102,7 @@ class _CriRuntime:
 
     async def image(self, reference: str) -> RuntimeImage | None:
         if not reference:
-            return None  # containerd takes "" for the beginning of every ID
+            return None  # containerd treats "" as the beginning of every ID
         request = cri.ImageStatusRequest(image=cri.ImageSpec(image=reference))
         answer = await self._ask(self._images.ImageStatus, request)
         return _image(answer.image) if answer.HasField("image") else None
@@ -125,7 +125,7 @@ class _CriRuntime:
     async def pull(self, reference: str, *, timeout_seconds: float, credentials: Credentials | None = None) -> str:
         request = cri.PullImageRequest(
             image=cri.ImageSpec(image=reference),
-            # Runtimes read it without asking whether it is there.
+            # Runtimes read it without checking whether it is present.
             sandbox_config=cri.PodSandboxConfig(metadata=cri.PodSandboxMetadata(name="warmhook", namespace="warmhook")),
         )
         if credentials:
@@ -134,7 +134,7 @@ class _CriRuntime:
             answer = await self._images.PullImage(request, timeout=timeout_seconds)
         except grpc.aio.AioRpcError as error:
             text = error.details() or ""
-            # containerd 2 hands a registry's 503 on as UNAVAILABLE, so the code alone does not tell who is away.
+            # containerd 2 forwards the 503 of a registry as UNAVAILABLE, so the code alone is ambiguous.
             if not _OF_A_PULL.search(text) and (unreachable := self._unreachable(error)):
                 raise unreachable from error
             message = sanitize(without_server_words(text), secrets=_secrets(credentials) if credentials else ())
@@ -164,7 +164,7 @@ class _CriRuntime:
             raise self._unreachable(error) or failed from error
 
     def _unreachable(self, error: grpc.aio.AioRpcError) -> RuntimeUnreachable | None:
-        """What to check, where the error says that no runtime answered; `None` where one did."""
+        """The error with a hint, if no runtime answered; `None` if one did."""
         details = error.details() or ""
         text = details.lower()
         if error.code() == _C.UNIMPLEMENTED:
@@ -177,10 +177,10 @@ class _CriRuntime:
 
 
 def sanitize(text: str, *, secrets: tuple[str, ...] = ()) -> str:
-    """A runtime's text as one line of at most 200 characters that can be shown and stored.
+    """The text of a runtime as one line of at most 200 characters that is safe to show and store.
 
-    Runtimes repeat what registries and redirects say, so it is hostile: control characters go, and so do user names
-    in URLs, query strings (signed URLs), tokens and the given `secrets`. Of a longer text both ends stay.
+    Runtimes repeat text of registries and redirects, so it is hostile. Control characters are removed, and so are user
+    names in URLs, query strings (signed URLs), tokens and the given `secrets`. A longer text keeps both ends.
     """
     for secret in secrets:
         text = text.replace(secret, "***")
@@ -218,16 +218,16 @@ def _image(image: Any) -> RuntimeImage:
 
 
 def _config(info: Mapping[str, str]) -> ImageConfig:
-    """What `ImageStatusResponse.info` says. It is not specified: containerd and CRI-O put JSON under "info".
+    """The configuration in `ImageStatusResponse.info`. It is not specified: containerd and CRI-O put JSON under "info".
 
-    Both write the image's OCI configuration as `imageSpec`. CRI-O has no info at all of what is no container image.
+    Both write the image's OCI configuration as `imageSpec`. CRI-O has no info for other artefacts.
     """
     if len(info.get("info", "")) > _CONFIG_BYTES:
         return ImageConfig(oversized=True)
     try:
         spec = json.loads(info["info"])["imageSpec"]
         layers = (spec.get("rootfs") or {}).get("diff_ids") or ()
-        # Whoever built the image wrote these, and they are shown.
+        # The author of the image wrote these, and they are shown.
         system, machine = (sanitize(str(spec.get(name) or ""))[:_NAME_MAX] for name in ("os", "architecture"))
         return ImageConfig(platform_of(system, machine), len(layers))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -1,4 +1,4 @@
-"""How are settings read from the environment? One typed reader per form; a bad value names its variable."""
+"""Read settings from the environment: one typed reader per form, with errors that name the variable."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _Choice = TypeVar("_Choice", bound=str)
 
 
 class BadSetting(ValueError):
-    """A setting cannot be used; the message names the variable and the expected form. Programs exit with 2."""
+    """An invalid setting; the message names the variable and the expected form. Programs exit with 2."""
 
 
 def text(environ: Mapping[str, str], name: str, default: str | None = None) -> str:
-    """The variable's value; where it is unset or empty the default, and without one `BadSetting`."""
+    """The value of the variable; the default if it is unset or empty. Raises `BadSetting` without a default."""
     value = environ.get(name) or default
     if value is None:
         raise BadSetting(f"{name} is not set, and there is no default")
@@ -25,7 +25,7 @@ def text(environ: Mapping[str, str], name: str, default: str | None = None) -> s
 def number(environ: Mapping[str, str], name: str, default: int, *, minimum: int, maximum: int) -> int:
     """A whole number within both bounds. Raises `BadSetting`."""
     value = environ.get(name) or str(default)
-    # `int` would also take '1_000', ' 7' and digits of other scripts, and refuse thousands of digits by itself.
+    # `int` would also accept '1_000', ' 7' and digits of other scripts, and has its own error for thousands of digits.
     is_number = value.isascii() and value.isdigit() and len(value) <= 20
     if not is_number or not minimum <= int(value) <= maximum:
         raise BadSetting(f"{name} must be a whole number from {minimum} to {maximum}, not {value[:50]!r}")
@@ -42,5 +42,5 @@ def choice(environ: Mapping[str, str], name: str, default: _Choice, allowed: Seq
 
 
 def flag(environ: Mapping[str, str], name: str) -> bool:
-    """`true` or `false`; false where it is unset. Raises `BadSetting`."""
+    """`true` or `false`; false if it is unset. Raises `BadSetting`."""
     return choice(environ, name, "false", ("true", "false")) == "true"

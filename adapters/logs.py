@@ -1,4 +1,4 @@
-"""How do programs write their logs? Events with fields: a line of JSON each, or coloured text on a terminal."""
+"""Write logs as events with fields: one line of JSON each, or coloured text on a terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOG_MODES: Final[tuple[LogMode, ...]] = ("json", "console", "auto")
 
 
 def set_up_logs(mode: LogMode, stream: TextIO) -> None:
-    """Send structlog's events, and what libraries warn of through `logging`, to `stream`; times are in UTC."""
+    """Send the events of structlog, and warnings of libraries through `logging`, to `stream`; times are in UTC."""
     if mode == "auto":
         mode = "console" if stream.isatty() else "json"
     shared: list[structlog.typing.Processor] = [
@@ -53,5 +53,5 @@ def set_up_logs(mode: LogMode, stream: TextIO) -> None:
 def _readable(
     _logger: structlog.typing.WrappedLogger, _method: str, fields: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """When, how grave and what come first in a line: people read them without a tool, and narrow terminals cut."""
+    """Put time, level and event first in a line: people read lines without a tool, and narrow terminals cut them."""
     return {name: fields[name] for name in ("time", "level", "event") if name in fields} | dict(fields)

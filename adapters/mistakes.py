@@ -1,4 +1,4 @@
-"""Say in words of YAML and JSON what is wrong with a value, where pydantic says it in words of Python."""
+"""Translate the errors of pydantic from the terms of Python into those of YAML and JSON."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Final
 
 __all__ = ["in_plain_words"]
 
-# By pydantic's type of error.
+# By the error type of pydantic.
 _PROBLEMS: Final = {
     "missing": "missing",
     "list_type": "must be a list",

@@ -16,12 +16,12 @@ __all__ = ["OutageLog", "WatchOutages"]
 _log = structlog.get_logger()
 
 _AGAIN_SECONDS: Final = 300.0
-# What comes back sooner, as a watch that opens and breaks by turns, is not told each time.
+# An outage that returns sooner, such as a watch that opens and breaks in turns, is not logged each time.
 _SOON_SECONDS: Final = 30.0
 
 
 class OutageLog:
-    """The outages of one thing: the API server, the runtime, the Node. `NAME` begins one, `NAME-over` ends it."""
+    """The outages of one thing, such as the API server. The event `NAME` begins an outage, `NAME-over` ends it."""
 
     def __init__(self, log: FilteringBoundLogger, clock: Clock, event: str) -> None:
         self._log, self._clock, self._event = log, clock, event
@@ -29,7 +29,7 @@ class OutageLog:
         self._told_at = 0.0
 
     def failed(self, **fields: Any) -> None:
-        """It did not work."""
+        """Log a failed attempt, if it is the first or five minutes after the last line."""
         now = self._clock.monotonic()
         if self._since is None:
             self._since = now
@@ -39,25 +39,25 @@ class OutageLog:
         self._log.warning(self._event, seconds=round(now - self._since), **fields)
 
     def recovered(self) -> None:
-        """It works."""
+        """Log the end of the outage, if there was one."""
         if self._since is not None:
             self._log.info(f"{self._event}-over", seconds=round(self._clock.monotonic() - self._since))
             self._since = None
 
 
 class WatchOutages:
-    """The outages of all watches of one process: one outage breaks the watches of all kinds within a moment."""
+    """The outages of all watches of one process: one outage breaks the watches of all kinds at about the same time."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self.monotonic = monotonic
-        """Seconds."""
+        """Returns seconds."""
         self._interrupted: set[Hashable] = set()
         self._since = 0.0
         self._told: dict[int, float] = {}
-        """When which problem was told last: the status of a refusal, which only a person ends; 0 for all others."""
+        """When each problem was logged last, by the status of a rejection, which a person must fix; 0 for others."""
 
     def failed(self, follower: Hashable, kind: str, problem: KubernetesError) -> None:
-        """`follower` could not go on; `kind` is what it follows."""
+        """The watch of `follower` broke; `kind` is the kind that it watches."""
         now = self.monotonic()
         if not self._interrupted:
             self._since = now
@@ -70,7 +70,7 @@ class WatchOutages:
         _log.warning("watch-interrupted", kind=kind, problem=str(problem), hint=_hint(problem.status))
 
     def recovered(self, follower: Hashable) -> None:
-        """`follower` goes on."""
+        """The watch of `follower` works again."""
         if follower not in self._interrupted:
             return
         self._interrupted.remove(follower)

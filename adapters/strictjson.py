@@ -1,4 +1,4 @@
-"""Decode JSON that nobody has vouched for: no doubled keys, no NaN, no bottomless nesting, UTF-8 only."""
+"""Decode untrusted JSON: no duplicate keys, no NaN, limited nesting, UTF-8 only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["decode"]
 
 
 def decode(body: bytes | str) -> Json:
-    """One JSON document. Raises `ValueError` whose message quotes nothing of a value."""
+    """One JSON document. Raises `ValueError` with a message that quotes no value."""
     try:
         text = body if isinstance(body, str) else body.decode("utf-8-sig")
         return json.loads(text, object_pairs_hook=_once, parse_constant=_refuse)
@@ -20,7 +20,7 @@ def decode(body: bytes | str) -> Json:
 
 
 def _once(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
-    # Two readers of a doubled key may see two values, and the one that is checked need not be the one that is used.
+    # Two readers of a duplicate key may see two values, and the checked value may not be the used one.
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a key is given twice")

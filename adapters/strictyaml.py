@@ -1,4 +1,4 @@
-"""Decode YAML that a person wrote: plain values only, and no key twice."""
+"""Decode YAML of a person: plain values only, and no duplicate keys."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ __all__ = ["decode"]
 
 
 def decode(text: str) -> Any:
-    """One YAML document. Raises `yaml.YAMLError`, also for a mapping that gives a key twice."""
+    """One YAML document. Raises `yaml.YAMLError`, also for a duplicate key."""
     return yaml.load(text, Loader=_OnceLoader)  # noqa: S506 - a safe loader
 
 
 class _OnceLoader(yaml.SafeLoader):
-    """YAML's own loader takes the last of two equal keys; the sources of the first are gone without a word."""
+    """Reject duplicate keys: the loader of PyYAML would use the last one and drop the first silently."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         given: set[Hashable] = set()
         for key_node, _ in node.value:
-            # A merged mapping (`<<`) is there to be overruled.
+            # Keys of a merged mapping (`<<`) may be overridden.
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == "tag:yaml.org,2002:merge":
                 continue
             key = self.construct_object(key_node)

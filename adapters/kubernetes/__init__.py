@@ -1,1 +1,1 @@
-"""The API server: the only store and the only bus."""
+"""Talk to the API server, the only store and the only bus."""

@@ -1,4 +1,4 @@
-"""Follow the files of the Pod's ServiceAccount, which the kubelet replaces while the program runs."""
+"""Read the files of the Pod's ServiceAccount, which the kubelet replaces while the program runs."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _FRESH_SECONDS: Final = 10.0
 
 
 class ServiceAccount:
-    """The token and the cluster's authorities, read again every 10 seconds at most.
+    """The token and the CAs of the cluster, read again every 10 seconds at most.
 
     The age counts on the monotonic clock: a wall clock that is set back would leave an expired token in use. A file
-    that is empty or cannot be read changes nothing: the token that was read before may go on serving for minutes.
+    that is empty or cannot be read changes nothing: the previous token may stay valid for minutes.
     """
 
     def __init__(self, folder: Path, *, monotonic: Callable[[], float], trust: Callable[[str], None]) -> None:
-        """`trust` is given each new version of the authorities, in PEM."""
+        """`trust` gets each new version of the CAs, in PEM."""
         self._folder = folder
         self._monotonic = monotonic
         self._trust = trust
@@ -28,7 +28,7 @@ class ServiceAccount:
         self._authorities = ""
 
     def token(self) -> str:
-        """The present token; empty where none was ever read."""
+        """The current token; empty if none was ever read."""
         now = self._monotonic()
         if self._read_at is None or now - self._read_at >= _FRESH_SECONDS:
             self._read_at = now

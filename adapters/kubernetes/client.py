@@ -1,7 +1,7 @@
 """Read, write and watch Kubernetes objects as plain JSON, over any transport.
 
-Statuses become errors named for the caller's next step, lists are paged, watches are followed for as long as the
-caller wants. No typed API: generated models cost more time and memory than all the rest of a program.
+Statuses become errors that are named for the caller's next step. Lists are paged. There is no typed API: generated
+models cost more time and memory than all the rest of a program.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ _JSON: Final = "application/json"
 _METADATA: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 _METADATA_LIST: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
-# Objects per page of a list; what client-go uses.
+# Objects per page of a list, as in client-go.
 _PAGE: Final = 500
-# For so long an answer is waited for whose asker has given up.
+# The time to wait for an answer after the caller has given up.
 _AFTERWARDS_SECONDS: Final = 2.0
-# A watch that says nothing for so long is dead: bookmarks come every minute. A connection whose packets are lost by a
-# load balancer looks like a quiet one.
+# A watch that is silent for so long is dead: bookmarks arrive every minute. If a load balancer drops the packets of a
+# connection, it looks like a quiet one.
 _SILENT_SECONDS: Final = 90.0
 # The server answers a watch at once.
 _OPEN_SECONDS: Final = 30.0
-# How long the server is asked to keep a watch open; connections through load balancers rarely live longer.
+# The requested duration of a watch; connections through load balancers rarely live longer.
 _WATCH_SECONDS: Final = 290
 
 
 class KubernetesError(Exception):
-    """The API server did not do what was asked."""
+    """The API server did not fulfil the request."""
 
     def __init__(self, message: str, *, status: int = 0, reason: str = "") -> None:
         super().__init__(message)
         self.status = status
-        """The HTTP status; 0 where no answer came."""
+        """The HTTP status; 0 without an answer."""
         self.reason = reason
         """The `reason` of the Status object: `NotFound`, `AlreadyExists`, `Invalid`, ..."""
 
@@ -65,39 +65,39 @@ class Refused(KubernetesError):
 
 
 class NotFound(Refused):
-    """There is no such object (or kind, or namespace)."""
+    """The object (or kind, or namespace) does not exist."""
 
 
 class NotServed(Refused):
-    """There is no such kind: its CRD is not installed."""
+    """The kind does not exist: its CRD is not installed."""
 
 
 class Conflict(KubernetesError):
-    """The object exists already, or is no longer as it was read: read again, decide again."""
+    """The object exists already, or has changed since it was read: read again, decide again."""
 
 
 class Gone(KubernetesError):
-    """That resourceVersion is no longer known: list again."""
+    """The resourceVersion is too old: list again."""
 
 
 class Unavailable(KubernetesError):
-    """Overloaded, restarting or out of reach: the same request may work later."""
+    """The API server is overloaded, restarting or unreachable: the same request may succeed later."""
 
     def __init__(
         self, message: str, *, status: int = 0, reason: str = "", retry_after_seconds: float | None = None
     ) -> None:
         super().__init__(message, status=status, reason=reason)
         self.retry_after_seconds = retry_after_seconds
-        """What the server asked to wait; `None` where it did not say."""
+        """The wait that the server requested; `None` if it requested none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """All objects that a list gave, over all its pages."""
+    """All objects of a list, over all its pages."""
 
     items: list[Object]
     resource_version: str
-    """Where a watch continues."""
+    """The version from which a watch continues."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ class Change:
 
 
 class Kubernetes:
-    """The API server as the programs use it."""
+    """A client of the API server."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class Kubernetes:
     ) -> None:
         """`count` gets resource, verb and status (or `unreachable`) of every answer.
 
-        Those that share `lanes` share the number of requests in flight; `urgent` requests go before the others.
+        Clients with the same `lanes` share the number of requests in flight; `urgent` requests go before the others.
         """
         self._transport = transport
         self._count = count
@@ -143,11 +143,11 @@ class Kubernetes:
         page: int = _PAGE,
         keep: Callable[[Object], Object] = lambda obj: obj,
     ) -> Listing:
-        """All objects that match both selectors, in pages of `page` objects, of each what `keep` keeps.
+        """All objects that match both selectors, in pages of `page` objects, each reduced by `keep`.
 
-        With `not_older_than`, a resourceVersion, the server may answer from its cache as soon as that is as new;
-        without it the read is consistent. Raises `Gone` when the list took longer than its first page is remembered,
-        and `NotServed` where there is no such kind: a list in a namespace that is missing is empty.
+        With `not_older_than`, a resourceVersion, the server may answer from its cache once that is as new;
+        without it the read is consistent. Raises `Gone` if the continue token expired, and `NotServed` if the kind does
+        not exist. A list in a missing namespace is empty.
         """
         query = {"limit": str(page)}
         if labels:
@@ -168,7 +168,7 @@ class Kubernetes:
             if not (
                 _is_object(answer) and isinstance(page_items, list) and all(isinstance(it, dict) for it in page_items)
             ):
-                # As of a proxy in between.
+                # Such as the answer of a proxy.
                 raise Unavailable(f"GET {path}: the answer is no list of objects")
             items += map(keep, page_items)
             more = answer["metadata"].get("continue")
@@ -179,11 +179,11 @@ class Kubernetes:
             query["continue"] = more
 
     async def create(self, path: str, body: Object) -> Object:
-        """Create an object below the collection `path`. Raises `Conflict` where it exists."""
+        """Create an object below the collection `path`. Raises `Conflict` if it exists."""
         return await self._ask("POST", path, body=body)
 
     async def replace(self, path: str, body: Object) -> Object:
-        """Write the whole object; with a resourceVersion in it, only over that version."""
+        """Write the whole object; if `body` has a resourceVersion, only over that version."""
         return await self._ask("PUT", path, body=body)
 
     async def patch(self, path: str, body: Object) -> Object:
@@ -196,9 +196,9 @@ class Kubernetes:
         return len(response.body)
 
     async def delete(self, path: str, *, uid: str = "", resource_version: str = "") -> None:
-        """Delete the object, with a uid or resourceVersion only that one. Absent already is fine.
+        """Delete the object, with a uid or resourceVersion only that one. An absent object is no error.
 
-        Raises `Conflict` where the precondition does not hold.
+        Raises `Conflict` if the precondition does not hold.
         """
         preconditions = {"uid": uid, "resourceVersion": resource_version}
         body = {"preconditions": {name: value for name, value in preconditions.items() if value}}
@@ -217,9 +217,9 @@ class Kubernetes:
         metadata_only: bool = False,
         opened: Callable[[], None] = lambda: None,
     ) -> AsyncGenerator[Change, None]:
-        """Every change after `resource_version`, until the server closes the watch or is silent; bookmarks included.
+        """All changes after `resource_version`, until the server closes the watch or is silent, with bookmarks.
 
-        `opened` is called once the server has begun to answer: the first change may take long. Raises `Gone` (list
+        `opened` is called when the server has begun to answer: the first change may take long. Raises `Gone` (list
         again), `Unavailable` (also for an ERROR event of the stream: wait, then watch again) or `Refused`.
         """
         query = {
@@ -300,8 +300,8 @@ class Kubernetes:
         try:
             response = await asyncio.shield(sending)
         except asyncio.CancelledError:
-            # An answer that nobody waits for is worth waiting for: to break off costs the connection, and a server that
-            # is slow already would have to shake hands for another one.
+            # Wait for the answer although the caller no longer does: cancelling costs the connection, and a slow server
+            # would have to do another TLS handshake.
             asyncio.get_running_loop().call_later(_AFTERWARDS_SECONDS, sending.cancel)
             raise
         except Unreachable as error:
@@ -315,11 +315,11 @@ class Kubernetes:
     def _ended(self, sending: asyncio.Task[Response], namespace: str) -> None:
         self._lanes.leave(urgent=self._urgent, group=namespace)
         if not sending.cancelled():
-            sending.exception()  # looked at, also where nobody waits any more
+            sending.exception()  # read the result, also if no caller waits any more
 
 
 async def _until_silent(lines: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-    """The lines, until none came for too long. That is no error: the next watch goes on where this one stopped."""
+    """The lines, until the stream is silent for too long. That is not an error: the next watch continues there."""
     while True:
         try:
             async with asyncio.timeout(_SILENT_SECONDS):
@@ -337,7 +337,7 @@ async def _changes(lines: AsyncIterator[bytes], path: str) -> AsyncGenerator[Cha
             event = json.loads(line)
             kind, changed = event["type"], event["object"]
         except (ValueError, KeyError, TypeError) as error:
-            # A connection that breaks in the middle of a line leaves half an event.
+            # A connection that breaks within a line leaves half an event.
             raise Unavailable(f"watch {path}: an event could not be read") from error
         if kind == "ERROR":
             raise _status_error(changed if isinstance(changed, dict) else {}, _code(changed), {}, f"watch {path}")
@@ -356,14 +356,14 @@ def _code(status: Any) -> int:
 
 
 def _kind(path: str) -> str:
-    """The resource that a path is about: `configmaps`, for metrics."""
+    """The resource in a path, such as `configmaps`, for metrics."""
     parts = path.strip("/").split("/")
     parts = parts[2:] if parts[0] == "api" else parts[3:]
     return parts[2] if parts[:1] == ["namespaces"] and len(parts) > 2 else (parts[0] if parts else "")
 
 
 def _namespace(path: str) -> str:
-    """The namespace in which the object is; empty where it is in none."""
+    """The namespace in a path; empty if there is none."""
     _, inside, rest = path.partition("/namespaces/")
     return rest.partition("/")[0] if inside and "/" in rest else ""
 

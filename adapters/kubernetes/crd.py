@@ -1,4 +1,4 @@
-"""Make a CustomResourceDefinition from a pydantic model."""
+"""Build a CustomResourceDefinition from a pydantic model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def custom_resource_definition(
 ) -> Object:
     """The CRD of a namespaced kind whose spec and status `model` describes."""
     schema = structural_schema(model)
-    # apiVersion, kind and metadata are the API server's; naming them here would only repeat it.
+    # The API server adds apiVersion, kind and metadata.
     schema["required"] = ["spec"]
     return {
         "apiVersion": "apiextensions.k8s.io/v1",

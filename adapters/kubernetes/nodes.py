@@ -1,4 +1,4 @@
-"""Read of a Node what Warmhook needs: a few hundred bytes of the thirteen thousand that it has."""
+"""Read the fields of a Node that Warmhook needs: a few hundred of its thirteen thousand bytes."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from warmhook.timestamps import parse_time
 __all__ = ["FULL_PAGE", "not_ready_since", "read_node", "reduced_node", "taints_of", "unschedulable"]
 
 FULL_PAGE: Final = 100
-"""Full Nodes per page of a list: reading a page must not hold up other requests for long."""
+"""Full Nodes per page of a list: reading a page must not delay other requests for long."""
 
 
 def taints_of(node: Object) -> tuple[Taint, ...]:
-    """Its taints, sorted; none where only its metadata was read."""
+    """Its taints, sorted; empty if only its metadata was read."""
     listed = (node.get("spec") or {}).get("taints") or []
     return tuple(sorted(Taint(it.get("key", ""), it.get("value") or "", it.get("effect", "")) for it in listed))
 
 
 def unschedulable(node: Object) -> bool:
-    """Whether somebody cordoned it."""
+    """Whether it is cordoned."""
     return bool((node.get("spec") or {}).get("unschedulable"))
 
 
 def not_ready_since(node: Object) -> datetime | None:
-    """When its Ready condition became something else than True; `None` where it is Ready, or nothing says so."""
+    """When its Ready condition changed from True; `None` if it is Ready, or has no such condition."""
     for condition in _ready(node):
         if condition.get("status") != "True":
             try:
@@ -45,9 +45,9 @@ def _ready(node: Object) -> list[Object]:
 
 
 def read_node(node: Object, now: datetime | None = None) -> Node:
-    """What placement reads of it, in full or of its metadata. Without `now` no node is away."""
+    """The fields for placement, from a full Node or its metadata. Without `now` no node is away."""
     metadata = node["metadata"]
-    # Shared: thousands of nodes carry the same few hundred keys and values.
+    # Interned: thousands of nodes have the same few hundred keys and values.
     labels = {sys.intern(key): sys.intern(value) for key, value in (metadata.get("labels") or {}).items()}
     created = metadata.get("creationTimestamp")
     return Node(
@@ -62,7 +62,7 @@ def read_node(node: Object, now: datetime | None = None) -> Node:
 
 
 def reduced_node(node: Object) -> Object:
-    """The Node without most of its status and whatever else is large and not read."""
+    """The Node without its large unread parts, such as most of its status."""
     metadata, spec = node["metadata"], node.get("spec") or {}
     kept = ("name", "uid", "resourceVersion", "labels", "creationTimestamp")
     return {

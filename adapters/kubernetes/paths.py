@@ -1,4 +1,4 @@
-"""Where the API server keeps each kind of object."""
+"""Build the path of each kind of object at the API server."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def secrets(namespace: str, name: str) -> str:
 
 
 def secrets_in(namespace: str) -> str:
-    """The Secrets of a namespace: where they are created."""
+    """The Secrets of a namespace, to create one."""
     return _in_namespace("/api/v1", namespace, "secrets", "")
 
 
@@ -76,7 +76,7 @@ def warmimages(key: ObjectKey | None = None) -> str:
 
 
 def warmimages_in(namespace: str) -> str:
-    """The WarmImages of a namespace: where they are created."""
+    """The WarmImages of a namespace, to create one."""
     return _in_namespace(_CUSTOM, namespace, "warmimages", "")
 
 

@@ -1,4 +1,4 @@
-"""How hard to press the API server: requests in flight, which of them go first, and bytes written per second."""
+"""Limit the load on the API server: requests in flight and their order, and bytes written per second."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from warmhook.ports import Sleep
 
 __all__ = ["AdaptiveLimiter", "ByteRateLimiter", "Lanes"]
 
-# Requests of one process at once, watches not counted: 1,000 in flight from one ServiceAccount had 2,590 of 3,000
-# patches refused by API Priority and Fairness.
+# Requests of one process at once, watches not counted: with 1,000 in flight from one ServiceAccount, API
+# Priority and Fairness rejected 2,590 of 3,000 patches.
 _MOST: Final = 32
-# Places that only urgent requests take.
+# Places for urgent requests only.
 _RESERVED: Final = 4
-# Other requests in flight while urgent ones come: enough for a projection to go on, few enough that a small API server
-# answers the urgent ones at once.
+# Other requests in flight while urgent ones arrive: enough for a projection to continue, few enough that a small API
+# server answers the urgent ones at once.
 _BESIDE_URGENT: Final = 4
 # The requests of one push, and the pushes of one sender, follow each other with gaps of this order.
 _GAP_SECONDS: Final = 0.1
@@ -28,21 +28,21 @@ _GROW_AFTER: Final = 20
 
 
 class Lanes:
-    """The requests of one process in flight: urgent ones start first, and while they come others are few.
+    """The requests of one process in flight: urgent ones start first, and others are few meanwhile.
 
-    A sender waits for its answer, a projection has 20 seconds: without lanes the patches of a hundred nodes stand
-    before each request of the push that comes next.
+    A sender waits for its answer, a projection has 20 seconds: without lanes the patches of a hundred nodes would be
+    ahead of each request of the next push.
 
-    A group, which is a namespace that is written to, takes a place only while it holds fewer than are free, so half of
-    them if it is alone (dynamic thresholds, Choudhury and Hahne, IEEE/ACM Trans. Networking 1998): the webhooks of one
-    namespace may hang, and a request that hangs holds its place for seconds.
+    A group is a namespace that is written to. It takes a place only while it holds fewer places than are free, so half
+    of them if it is alone (dynamic thresholds, Choudhury and Hahne, IEEE/ACM Trans. Networking 1998): the webhooks of
+    one namespace may hang, and a request that hangs holds its place for seconds.
     """
 
     def __init__(self) -> None:
         self._running = {True: 0, False: 0}
         """Requests in flight, by whether they are urgent."""
         self._held: Counter[tuple[bool, str]] = Counter()
-        """The same by group; without a group they are not counted."""
+        """The same by group; requests without a group are not counted."""
         self._waiting: dict[bool, deque[tuple[str, asyncio.Future[None]]]] = {True: deque(), False: deque()}
         self._gap: asyncio.TimerHandle | None = None
         """Set for a while after the last urgent request."""
@@ -93,7 +93,7 @@ class Lanes:
             waiting.extendleft(reversed(passed))
 
     def _free(self, *, urgent: bool) -> int:
-        """Places that such requests may take now."""
+        """Free places for such requests."""
         if urgent:
             return _MOST - sum(self._running.values())
         urgent_come = self._running[True] or self._waiting[True] or self._gap is not None
@@ -102,7 +102,7 @@ class Lanes:
 
 
 class AdaptiveLimiter:
-    """At most so many requests at once; half as many after a refusal, one more after a run of successes."""
+    """A limit on concurrent requests: half as many after a rejection, one more after a run of successes."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -110,17 +110,17 @@ class AdaptiveLimiter:
         self._successes = 0
         self._places = asyncio.Semaphore(most)
         self._surplus = 0
-        """Places that a refusal took away and that are still held or free."""
+        """Places that a rejection removed and that are still held or free."""
         self._refusals = 0
 
     @property
     def limit(self) -> int:
-        """How many may run at once now."""
+        """The current limit."""
         return self._limit
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[int]:
-        """Wait for a place and hold it; what it yields is for `refused`."""
+        """Wait for a place and hold it; the yielded value is for `refused`."""
         await self._places.acquire()
         while self._surplus:
             self._surplus -= 1
@@ -131,7 +131,7 @@ class AdaptiveLimiter:
             self._give_back()
 
     def refused(self, slot: int) -> None:
-        """The server asked for less. Requests that were sent together and refused together count once."""
+        """Count a rejection for overload. Requests that were sent and rejected together count once."""
         if slot != self._refusals:
             return
         self._refusals += 1
@@ -141,7 +141,7 @@ class AdaptiveLimiter:
         self._limit = less
 
     def succeeded(self) -> None:
-        """The server kept up."""
+        """Count a success."""
         self._successes += 1
         if self._successes >= _GROW_AFTER and self._limit < self._most:
             self._limit += 1
@@ -156,7 +156,7 @@ class AdaptiveLimiter:
 
 
 class ByteRateLimiter:
-    """At most so many bytes per second, over all writers of this process.
+    """A limit on bytes per second over all writers of this process.
 
     Every patch rewrites its whole object in etcd, which keeps all versions for five minutes: pushes to thousands of
     nodes could otherwise fill its quota and make the cluster read-only. The size is known only after a write, so a
@@ -169,16 +169,16 @@ class ByteRateLimiter:
         self._monotonic = monotonic
         self._sleep = sleep
         self._free_at = monotonic()
-        """When all bytes written so far are paid."""
+        """The time at which all bytes written so far are paid."""
 
     async def wait(self) -> None:
-        """Wait until earlier writes are paid, but for what one second allows."""
+        """Wait until earlier writes are paid, except the bytes of one second."""
         if not self._rate:
             return
         while (ahead := self._free_at - self._monotonic()) > 1:
             await self._sleep(ahead - 1)
 
     def spend(self, size_bytes: int) -> None:
-        """Account for an object of that size having been written."""
+        """Count the write of an object of that size."""
         if self._rate:
             self._free_at = max(self._free_at, self._monotonic()) + size_bytes / self._rate

@@ -1,4 +1,4 @@
-"""Wait until the API server answers at all, with one clear line where it does not."""
+"""Wait until the API server answers, and log one clear line if it does not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LONGEST_WAIT_SECONDS: Final = 5.0
 
 
 async def wait_for_api_server(kubernetes: Kubernetes, *, sleep: Sleep, rng: random.Random) -> None:
-    """Ask for its version until it says anything; refusing is an answer as well."""
+    """Request its version until there is any answer; a rejection is an answer as well."""
     wait, told = 0.2, False
     while True:
         try:

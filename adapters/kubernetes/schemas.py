@@ -1,8 +1,8 @@
-"""Turn a pydantic model into a schema that the API server takes: structural, bounded, without references.
+"""Turn a pydantic model into a schema that the API server accepts: structural, bounded, without references.
 
-The API server refuses `$ref`, `anyOf` with null, `const`, numeric `exclusiveMinimum`, `additionalProperties: false`
-beside properties and `examples` (kube-apiserver 1.36); unbounded lists, maps and strings make validation rules too
-expensive for it, so a model without bounds is refused here.
+The API server rejects `$ref`, `anyOf` with null, `const`, numeric `exclusiveMinimum`, `additionalProperties: false`
+with properties, and `examples` (kube-apiserver 1.36); unbounded lists, maps and strings make validation rules too
+expensive for it, so a model without bounds is rejected here.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ _BOUNDS: Final = {"array": ("maxItems",), "string": ("maxLength", "enum", "forma
 
 
 def pattern(expression: str) -> FieldInfo:
-    """What the API server should hold a string against; unlike pydantic's own it is not held against what is read."""
+    """A pattern that the API server checks; unlike that of pydantic it does not apply to objects that are read."""
     found: FieldInfo = Field(json_schema_extra={"pattern": expression})
     return found
 
 
 def matching(expression: str, message: str) -> FieldInfo:
-    """As `pattern`, for an expression that nobody can read: the API server says `message` instead of showing it."""
+    """Like `pattern`, for an expression that is hard to read: the API server shows `message` instead."""
     rule: JsonValue = {"rule": f"self.matches(r'{expression}')", "message": message}
     found: FieldInfo = Field(json_schema_extra={"x-kubernetes-validations": [rule]})
     return found
 
 
 def validated(*rules: tuple[str, str]) -> ConfigDict:
-    """Rules in CEL that the API server should hold objects of a model against, each with what is wrong otherwise."""
+    """Rules in CEL that the API server checks for a model, each with its message."""
     listed: list[JsonValue] = [{"rule": rule, "message": message} for rule, message in rules]
     return ConfigDict(json_schema_extra={"x-kubernetes-validations": listed})
 
 
 def structural_schema(model: type[BaseModel]) -> dict[str, Any]:
-    """The OpenAPI v3 schema of `model` for a CustomResourceDefinition. Raises `ValueError` where a bound is missing."""
+    """The OpenAPI v3 schema of `model` for a CustomResourceDefinition. Raises `ValueError` if a bound is missing."""
     return copy.deepcopy(_schema(model))
 
 
 @functools.cache
 def _schema(model: type[BaseModel]) -> dict[str, Any]:
-    # Kept, because pydantic takes ten times as long for it as for a copy, and embedded clusters ask for each of theirs.
+    # Cached, because pydantic takes ten times as long for it as for a copy, and embedded clusters need many.
     schema = model.model_json_schema(by_alias=True, mode="validation")
     flat = _flat(schema, schema.get("$defs", {}))
     _check_bounds(flat, model.__name__)
@@ -67,20 +67,20 @@ def _flat(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]
         if key not in _DROPPED and not (key == "additionalProperties" and value is False):
             flat |= _flat_field(key, value, definitions)
     if flat.get("type") == "object" and "default" in flat:
-        # Defaults of the fields apply only where the object exists, so it starts empty and the fields fill it.
+        # Defaults of the fields apply only if the object exists, so it starts empty and the fields fill it.
         flat["default"] = {}
     return flat
 
 
 def _flat_field(key: str, value: Any, definitions: dict[str, Any]) -> dict[str, Any]:
-    """One field of a schema, under the name that the API server has for it."""
+    """One field of a schema, under its name at the API server."""
     match key:
         case "const":
             return {"enum": [value]}
         case "properties":
             return {key: {name: _flat(field, definitions) for name, field in value.items()}}
         case "patternProperties":
-            # Of the keys of a map only rules in CEL may speak.
+            # Only rules in CEL can check the keys of a map.
             (values,) = value.values()
             return {"additionalProperties": _flat(values, definitions)}
         case "items" | "additionalProperties":

@@ -1,4 +1,4 @@
-"""Open sockets that notice when their other end is gone."""
+"""Open sockets that detect when their other end is gone."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any, Final
 
 __all__ = ["new_socket"]
 
-# A load balancer that lost its state answers nothing, not even with a reset: 30 seconds after the last sign of life the
+# A load balancer that lost its state sends no answer, not even a reset: 30 seconds after the last sign of life the
 # kernel ends the connection. Systems other than Linux lack some of these.
 _TCP_OPTIONS: Final = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 30_000}
 
 
 def new_socket(address: Any) -> socket.socket:
-    """A socket for an address as `getaddrinfo` gives it: family, type, protocol and more."""
+    """A socket for an address from `getaddrinfo`: family, type, protocol and more."""
     family, kind, protocol = address[:3]
     made = socket.socket(family, kind, protocol)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -1,4 +1,4 @@
-"""The part of a spec that WarmPolicy and WarmImage share: which nodes, how to pull, how long."""
+"""Read and write the part of a spec that WarmPolicy and WarmImage share: nodes, pull options, lifetime."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from warmhook.warmimages import LONGEST_TIMEOUT_SECONDS, Limit, Nodes, Pull, Pul
 __all__ = ["DigestText", "ImageText", "InvalidObject", "LabelSelector", "Spec", "TemplateSpec", "template_object"]
 
 DigestText = Annotated[str, StringConstraints(max_length=135, pattern=r"^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$")]
-# What the API server should refuse is only in the schema: what is stored already is read as far as it goes.
+# These limits are only in the schema of the API server: stored objects are read as far as possible.
 _ELEMENTS: Final = r"[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
 _IMAGE: Final = (
     rf"^(([A-Za-z0-9.-]+|\[[a-fA-F0-9:]+\])(:[0-9]{{1,5}})?/)?{_ELEMENTS}"
@@ -42,7 +42,7 @@ _REQUIREMENTS_MAX: Final = 64
 _TEN_YEARS_SECONDS: Final = 10 * 366 * 86400
 _DIGITS_MAX: Final = 5
 
-# An int-or-string as the API server wants it written; the pattern says what is allowed in the string.
+# An int-or-string in the form of the API server; the pattern is for the string.
 LimitText = Annotated[
     int | str,
     WithJsonSchema(
@@ -58,7 +58,7 @@ LimitText = Annotated[
 
 
 class InvalidObject(ValueError):
-    """A WarmPolicy or WarmImage says something that cannot be; the message names the field."""
+    """A WarmPolicy or WarmImage has an invalid field; the message names it."""
 
 
 class Spec(BaseModel):
@@ -208,7 +208,7 @@ class TemplateSpec(Spec):
     lifetime: LifetimeSpec = Field(default=LifetimeSpec(), description="How long the image is wanted.")
 
     def value(self) -> Template:
-        """What the spec says. Raises `InvalidObject`."""
+        """The value of the spec. Raises `InvalidObject`."""
         return Template(
             nodes=Nodes(
                 self._selector(),
@@ -259,7 +259,7 @@ def _limit(limit: int | str | None) -> Limit | None:
 
 
 def template_object(template: Template) -> dict[str, Any]:
-    """The spec fields that `TemplateSpec` reads back to the same value."""
+    """The spec fields that `TemplateSpec` reads to the same value."""
     nodes: dict[str, Any] = {}
     if template.nodes.selector is not None:
         nodes["selector"] = {"matchExpressions": list(map(requirement_object, template.nodes.selector.requirements))}

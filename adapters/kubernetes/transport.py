@@ -1,4 +1,4 @@
-"""Send requests to the API server. The one file that knows the `kubernetes` library.
+"""Send requests to the API server. No other file uses the `kubernetes` library.
 
 Only its kubeconfig reader and its REST client are used: plain JSON in and out costs a fraction of the generated API.
 """
@@ -24,7 +24,7 @@ import yaml
 try:
     Path.home()
 except RuntimeError:
-    # The library asks for it while it is imported. A user without a name has none where HOME is not set.
+    # The library reads it during its import. A user without a name has none if HOME is not set.
     os.environ["HOME"] = "/"
 
 from kubernetes.aio.client import ApiClient, Configuration
@@ -41,20 +41,20 @@ __all__ = ["BadKubeconfig", "open_transport"]
 
 _NONE: Mapping[str, str] = MappingProxyType({})
 _POOL_SIZE = 256
-"""Connections at once; every open watch holds one."""
+"""Concurrent connections; every open watch holds one."""
 _CONNECT_SECONDS = 10.0
 _DEFAULT_KUBECONFIG = "~/.kube/config"
 _SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-# Credentials that cannot be read now may be there later.
+# Credentials that cannot be read now may be readable later.
 _BROKEN = (aiohttp.ClientError, OSError, TimeoutError, ConfigException)
 
 
 class BadKubeconfig(ValueError):
-    """There is no usable configuration of a cluster; the message says what to do."""
+    """No usable kubeconfig; the message says what to do."""
 
 
 class _Rest(RESTClientObject):
-    """The library's REST client, over connections whose end is noticed."""
+    """The library's REST client, over connections that detect a lost peer."""
 
     def _create_connector(self) -> aiohttp.TCPConnector:
         return aiohttp.TCPConnector(limit=self.maxsize, ssl=self.ssl_context, socket_factory=new_socket)
@@ -116,7 +116,7 @@ class _Pool:
         headers: Mapping[str, str] = _NONE,
         timeout_seconds: float = 330,
     ) -> AbstractAsyncContextManager[Stream]:
-        """GET `path` and read the answer as it comes. Raises `Unreachable`."""
+        """GET `path` and read the answer as it arrives. Raises `Unreachable`."""
         return self._stream(path, query, headers, timeout_seconds)
 
     @asynccontextmanager
@@ -140,7 +140,7 @@ def _lower(response: aiohttp.ClientResponse) -> dict[str, str]:
 
 def _unreachable(host: str, error: BaseException, timeout_seconds: float) -> Unreachable:
     if isinstance(error, aiohttp.ClientPayloadError):
-        # Its own words are about transfer encodings.
+        # Its own message is about transfer encodings.
         return Unreachable(f"the API server {host} broke off in the middle of an answer")
     if isinstance(error, TimeoutError) and not str(error):
         return Unreachable(f"the API server {host} gave no answer within {timeout_seconds:g} seconds")
@@ -173,10 +173,10 @@ async def _load(path: str | None, account: Path | None, configuration: Any) -> N
 
 
 def _follow_account(folder: Path, monotonic: Callable[[], float], client: Any) -> None:
-    """Use token and authorities as the files have them at each request, and for connections opened from then on."""
+    """Use the current token and CAs of the files for each request and for new connections."""
 
     def trust(authorities: str) -> None:
-        # Added to those that are trusted already: while authorities are replaced, both are in use.
+        # Added to the trusted CAs: both are in use during a rotation.
         with contextlib.suppress(ssl.SSLError, ValueError):
             client.rest_client.ssl_context.load_verify_locations(cadata=authorities)
 
@@ -190,9 +190,9 @@ def _follow_account(folder: Path, monotonic: Callable[[], float], client: Any) -
 
 
 def _proxy(url: str, *, in_cluster: bool) -> str | None:
-    """The proxy that the environment names for this server; `None` where it is reached directly.
+    """The proxy that the environment names for this server; `None` for a direct connection.
 
-    Within a cluster that is always so. From outside, a private address may well be behind a proxy, as for kubectl.
+    Within a cluster it is always `None`. From outside, a private address may be behind a proxy, as for kubectl.
     """
     if in_cluster and is_internal(url):
         return None
@@ -219,7 +219,7 @@ async def open_transport(
 ) -> AsyncIterator[Transport]:
     """A pool of authenticated connections, closed on leaving.
 
-    `kubeconfig` is a path or a list of them; `None` means the Pod's own service account, outside a Pod
+    `kubeconfig` is a path or a list of them; `None` means the ServiceAccount of the Pod, outside a Pod
     `~/.kube/config`. Raises `BadKubeconfig`.
     """
     configuration = Configuration()
@@ -232,11 +232,11 @@ async def open_transport(
         reason = " ".join(str(error).split())
         raise BadKubeconfig(f"the kubeconfig {where} cannot be used ({reason}): check it with kubectl") from error
     if urlsplit(configuration.host).username is not None:
-        # It would be in every message about that server.
+        # Otherwise it would be in every message about that server.
         raise BadKubeconfig(
             "the server's URL in the kubeconfig holds a user name: put it, and the password, under users"
         )
-    # Left to itself aiohttp looks for proxies, and for a ~/.netrc in a thread, at each request: a third of its cost.
+    # By default aiohttp looks for proxies, and for a ~/.netrc in a thread, at each request: a third of its cost.
     configuration.client_session_kwargs = {"trust_env": False}
     configuration.proxy = configuration.proxy or _proxy(configuration.host, in_cluster=account is not None)
     async with ApiClient(configuration) as client:

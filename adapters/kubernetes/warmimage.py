@@ -1,4 +1,4 @@
-"""WarmImage: its CRD, and reading and writing its objects."""
+"""Define the CRD of WarmImage, and read and write its objects."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Condition(Spec):
 
 
 CONDITIONS: Final[JsonDict] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
-"""Of the schema of a list of conditions: several writers may each have their own."""
+"""For the schema of a list of conditions: each writer may have its own."""
 
 
 class FailureStatus(Spec):
@@ -131,7 +131,7 @@ def warmimage_crd() -> Object:
 
 
 def read_warmimage(obj: Object) -> WarmImage:
-    """The value of a WarmImage object. Raises `InvalidObject` for what the CRD's schema could not rule out."""
+    """The value of a WarmImage object. Raises `InvalidObject` for errors that the CRD schema does not exclude."""
     metadata: dict[str, Any] = obj["metadata"]
     label = (metadata.get("labels") or {}).get(POLICY_LABEL, "")
     try:
@@ -169,11 +169,11 @@ def warmimage_object(warmimage: WarmImage) -> Object:
 
 
 def warmimage_patch(warmimage: WarmImage, resource_version: str) -> Object:
-    """The merge patch that makes an existing object this WarmImage, if it is still at `resource_version`."""
+    """The merge patch that turns an existing object into this WarmImage, if it is still at `resource_version`."""
     content = _content(warmimage)
     content["metadata"]["resourceVersion"] = resource_version
     spec = content["spec"]
-    # A merge patch keeps what it does not name, so what is not wanted is named as null.
+    # A merge patch keeps unnamed fields, so unwanted fields are named as null.
     for field in ("digest", "pushedAt"):
         spec.setdefault(field, None)
     for field in ("selector", "names", "limit", "affinity", "tolerations"):
@@ -208,10 +208,10 @@ def _content(warmimage: WarmImage) -> Object:
 
 
 def _image(spec: WarmImageSpec, *, made_by_policy: bool) -> Reference:
-    """What nodes are to pull. Raises `NotAReference`.
+    """The image that nodes should pull. Raises `NotAReference`.
 
-    A digest that a person wrote, beside the tag or in its own field, is what Pods are to run. One that a push brought
-    is what the tag is expected to point at.
+    A digest that a person wrote, after the tag or in its own field, is the image that Pods run. A digest from a push is
+    the expected digest of the tag.
     """
     image = parse_reference(spec.image, default_tag="latest")
     if spec.digest and image.digest and spec.digest != image.digest:
@@ -222,7 +222,7 @@ def _image(spec: WarmImageSpec, *, made_by_policy: bool) -> Reference:
 
 
 def _gone_since(metadata: Mapping[str, Any]) -> datetime | None:
-    """`None` also for a mark that nobody can read: it is set anew."""
+    """`None` also for an invalid mark: it is set again."""
     try:
         return parse_time((metadata.get("annotations") or {})[GONE_ANNOTATION])
     except (KeyError, ValueError):
@@ -255,7 +255,7 @@ def _asker(said: Mapping[str, Any]) -> PodOwner:
 
 
 def _asked(metadata: Mapping[str, Any]) -> PodOrigin | None:
-    """Which Pods it is for; raises `InvalidObject` where a person has changed what says so."""
+    """The Pods that it is for. Raises `InvalidObject` if a person has edited the annotation."""
     text = (metadata.get("annotations") or {}).get(ORIGIN_ANNOTATION)
     if text is None:
         return None
@@ -272,6 +272,6 @@ def _asked(metadata: Mapping[str, Any]) -> PodOrigin | None:
 
 
 def first_problem(error: ValidationError) -> tuple[tuple[str, ...], str]:
-    """What pydantic found first: the field's path and what is wrong with it."""
+    """The first error of pydantic: the path of the field and the problem."""
     problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
     return tuple(map(str, problem["loc"])), in_plain_words(problem["type"], problem["msg"])

@@ -1,4 +1,4 @@
-"""WarmPolicy: its CRD, and reading its objects."""
+"""Define the CRD of WarmPolicy, and read its objects."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from warmhook.warmimages import Limit, Nodes, ObjectKey, Template
 __all__ = ["read_warmpolicy", "warmpolicy_crd"]
 
 _KEEP_MAX: Final = 100
-# Characters of all globs of a policy: each push is held against each of them.
+# Characters of all globs of a policy: each push is compared with each of them.
 _REPOSITORIES_MAX: Final = 2048
 _TAGS_MAX: Final = 4096
 _TAGS_CHARACTERS: Final = (
@@ -133,9 +133,9 @@ def warmpolicy_crd() -> Object:
 
 
 def read_warmpolicy(obj: Object) -> Policy:
-    """The value of a WarmPolicy object, read part by part: what cannot be read is named in `problems`.
+    """The value of a WarmPolicy object, read part by part: `problems` names the unreadable parts.
 
-    Raises `InvalidObject` where there is no spec to read.
+    Raises `InvalidObject` if there is no spec to read.
     """
     metadata: dict[str, Any] = obj["metadata"]
     spec = obj.get("spec") or {}
@@ -159,7 +159,7 @@ def read_warmpolicy(obj: Object) -> Policy:
         push=tuple(push),
         pods=pods,
         prefer_warm=spec.get("preferWarm") is True,
-        # What comes meanwhile is written and waits: a person who mends the template loses no push.
+        # Pushes meanwhile are written and wait: no push is lost when a person fixes the template.
         template=Template(Nodes(limit=Limit(0))) if template is None else template,
         generation=metadata.get("generation", 0),
         problems=tuple(problems),
@@ -171,7 +171,7 @@ Read = TypeVar("Read")
 
 
 def _read(read: Callable[[Any], Read], part: object, where: str, problems: list[str]) -> Read | None:
-    """What `read` makes of one part; `None` and one more problem where it cannot be read."""
+    """The result of `read` for one part; `None` and one more problem if it cannot be read."""
     try:
         return read(part)
     except ValidationError as error:
@@ -206,7 +206,7 @@ def _template(template: Any) -> Template:
 def _rule(rule: Any, where: str, problems: list[str]) -> PushRule:
     spec = _read(PushSpec.model_validate, rule, where, problems)
     if spec is None:
-        # It may have been about anything.
+        # It may have matched anything.
         return PushRule("**", untagged=True, keep=_KEEP_MAX, unread=True)
     semver = None if spec.semver is None else _read(parse_range, spec.semver, f"{where}.semver", problems)
     unread = spec.semver is not None and semver is None

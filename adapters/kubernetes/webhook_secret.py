@@ -1,4 +1,4 @@
-"""Read the Secret that makes `web` the webhook of its cluster: the certificate and the tokens of admission."""
+"""Read the Secret of the admission webhook: its certificate and its tokens."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Certificate = tuple[bytes, bytes]
 
 @dataclass(frozen=True, slots=True)
 class AdmissionSecret:
-    """What the Secret holds; what cannot be read is as if it were absent."""
+    """The content of the Secret; unreadable parts count as absent."""
 
     certificate: bytes = b""
     key: bytes = b""
@@ -31,12 +31,12 @@ class AdmissionSecret:
 
     @property
     def pair(self) -> Certificate | None:
-        """What TLS shows; `None` where a part is missing."""
+        """The certificate for TLS; `None` if a part is missing."""
         return (self.certificate, self.key) if self.certificate and self.key else None
 
 
 def read_admission_secret(secret: Object) -> AdmissionSecret:
-    """The parts that Warmhook uses."""
+    """Read the parts that Warmhook uses."""
     data: Mapping[str, str] = secret.get("data") or {}
     return AdmissionSecret(
         certificate=_decoded(data.get("tls.crt")),
@@ -47,7 +47,7 @@ def read_admission_secret(secret: Object) -> AdmissionSecret:
 
 
 def token_data(tokens: Tokens) -> dict[str, bytes]:
-    """The part of the Secret's data that holds the tokens."""
+    """The data of the Secret for the tokens."""
     return {_TOKENS: print_tokens(tokens)}
 
 
