@@ -82,13 +82,13 @@ REASONS: Final[tuple[tuple[str | None, str, FailureReason], ...]] = (
     (None, "name unknown", "NotFound"),
     (None, ": not found", "NotFound"),
 )
-"""Name of the gRPC code (`None`: any), a part of the text in lower case, the reason; the first that fits wins.
+"""Name of the gRPC code (`None`: any), a part of the text in lower case, the reason; the first match wins.
 
-A full disk holds up all pulls of the node, so of DiskFull the part is the end of the runtime's own words: the system's
-error. Registries and names of files in layers can put such words anywhere else.
+A full disk stops all pulls of the node, so DiskFull matches only the end of the text of the runtime: the system error.
+Registries and names of files in layers can put such words anywhere else.
 
-Texts of containerd 1.6 to 2.4 were observed, and of CRI-O 1.36 those of a missing tag, of plain HTTP and of a registry
-that is away; its other texts are from memory.
+Texts of containerd 1.6 to 2.4 were observed, and of CRI-O 1.36 those for a missing tag, plain HTTP and an
+unreachable registry; its other texts are from memory.
 """
 
 
