@@ -45,9 +45,9 @@ _CONFIG_BYTES: Final = 1024 * 1024
 
 _C = grpc.StatusCode
 _UNREACHED: Final = (
-    ("no such file", "no socket is there: is the runtime running, and is its socket's folder mounted?"),
-    ("permission denied", "the socket may not be opened: run as root, or check SELinux and AppArmor"),
-    ("connection refused", "nobody listens at the socket: is the runtime running?"),
+    ("no such file", "no socket: check that the runtime is running and that the folder of its socket is mounted"),
+    ("permission denied", "no permission to open the socket: run as root, or check SELinux and AppArmor"),
+    ("connection refused", "no program listens at the socket: check that the runtime is running"),
 )
 _WRAPPERS: Final = re.compile(
     r"rpc error: code = \w+ desc = |failed to (?:pull and unpack image|resolve reference) \"[^\"]*\": "
@@ -168,7 +168,7 @@ class _CriRuntime:
         details = error.details() or ""
         text = details.lower()
         if error.code() == _C.UNIMPLEMENTED:
-            check = "no CRI v1 here: is `cri` among containerd's disabled_plugins, or the runtime older than 1.6?"
+            check = "no CRI v1: containerd must be 1.6 or later, without `cri` in its disabled_plugins"
         elif error.code() == _C.UNAVAILABLE or "server is not initialized yet" in text:
             check = next((check for part, check in _UNREACHED if part in text), "the runtime is starting or stopping")
         else:

@@ -80,7 +80,7 @@ class WatchOutages:
 
 def _hint(status: int) -> str:
     return {
-        0: "is the API server up, and does KUBECONFIG name it?",
+        0: "check that the API server is up and that KUBECONFIG names it",
         401: "check the token of the ServiceAccount",
         403: "check the ClusterRole of warmhook",
         404: "install the CRDs: kubectl apply -f knative/base/crds",

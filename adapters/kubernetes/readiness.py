@@ -25,7 +25,7 @@ async def wait_for_api_server(kubernetes: Kubernetes, *, sleep: Sleep, rng: rand
             await kubernetes.get("/version")
         except Unavailable as error:
             if not told:
-                hint = "start the cluster, or set KUBECONFIG to the file of another one; trying again until it answers"
+                hint = "start the cluster, or set KUBECONFIG to another file; the program tries again until it answers"
                 _log.warning("api-server-unreachable", problem=str(error), hint=hint)
                 told = True
         except KubernetesError:

@@ -234,7 +234,7 @@ async def open_transport(
     if urlsplit(configuration.host).username is not None:
         # Otherwise it would be in every message about that server.
         raise BadKubeconfig(
-            "the server's URL in the kubeconfig holds a user name: put it, and the password, under users"
+            "the URL of the server in the kubeconfig has a user name: put it, and the password, under users"
         )
     # By default aiohttp looks for proxies, and for a ~/.netrc in a thread, at each request: a third of its cost.
     configuration.client_session_kwargs = {"trust_env": False}
