@@ -18,7 +18,7 @@ def text(environ: Mapping[str, str], name: str, default: str | None = None) -> s
     """The value of the variable; the default if it is unset or empty. Raises `BadSetting` without a default."""
     value = environ.get(name) or default
     if value is None:
-        raise BadSetting(f"{name} is not set, and it has no default")
+        raise BadSetting(f"{name} is not set, and there is no default")
     return value
 
 

@@ -73,7 +73,7 @@ def refused(program: tuple[str, ...], environ: Mapping[str, str]) -> str:
         (WEB, "WARMHOOK_CONFIG", "/nowhere", "WARMHOOK_CONFIG: cannot read /nowhere: No such file or directory"),
         (WEB, "KUBECONFIG", "/nowhere", "no kubeconfig at '/nowhere': set KUBECONFIG to the file of your cluster"),
         (WATCH, "WARMHOOK_SYNC_SECONDS", "0", "WARMHOOK_SYNC_SECONDS must be a whole number from 1 to 86400, not '0'"),
-        (AGENT, "NODE_NAME", "", "NODE_NAME is not set, and it has no default"),
+        (AGENT, "NODE_NAME", "", "NODE_NAME is not set, and there is no default"),
         (AGENT, "CONTAINER_RUNTIME_ENDPOINT", "tcp://h:1", "must be like unix:///run/runtime.sock, not 'tcp://h:1'"),
     ],
     ids=lambda value: value if isinstance(value, str) and value.isupper() else "",
