@@ -1,11 +1,15 @@
-"""The HTTP side of `web`: its routes, its limits, and which answer each problem gets."""
+"""Build the application `web`: its parts, its background tasks, its routes, and the answer to each problem."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+import asyncio
+import contextlib
+import hmac
+import random
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Final
+from datetime import timedelta
+from typing import Any, Final
 
 import structlog
 from starlette.applications import Starlette
@@ -14,74 +18,235 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ExceptionHandler
 
+from adapters.clock import Clock
 from adapters.cloudevents import read_event
-from adapters.kubernetes.client import KubernetesError, Unavailable
+from adapters.kubernetes.client import Kubernetes, KubernetesError, Unavailable
+from adapters.kubernetes.rate_limit import ByteRateLimiter, Lanes
+from adapters.kubernetes.readiness import wait_for_api_server
+from adapters.outages import WatchOutages
 from handlers.admission.endpoint import Admission
-from handlers.events_token import EventsToken
+from handlers.admission.queue import BATCH_MAX, BATCHES_MAX, POSTS_MAX, AdmissionQueue, forward
+from handlers.admission.warm_nodes import WarmNodes
+from handlers.event_sink import Post, Publisher, bearer, in_process, retry_after
 from handlers.intake.deliveries import read_delivery
 from handlers.intake.receiver import Receiver
 from handlers.metrics import Metrics
 from handlers.reconcile.dead_letters import DeadLetters
 from handlers.reconcile.dispatch import HANDLED, Dispatch
+from handlers.reconcile.node_configmaps import NodeWrites
+from handlers.reconcile.pods import PodAdmissions
+from handlers.reconcile.policies import Policies
+from handlers.reconcile.policy_statuses import PolicyStatuses
+from handlers.reconcile.projection import Projection
+from handlers.reconcile.pushes import Pushes
+from handlers.reconcile.reader import Reader
+from handlers.reconcile.recorder import Recorder
+from handlers.reconcile.resync import Resync
+from handlers.reconcile.statuses import Statuses
 from handlers.serving.bodies import BadBody, Bodies
+from handlers.serving.credentials import Credentials
 from handlers.settings import Settings
-from warmhook.events import NotAnEvent
-from warmhook.ports import Utcnow
+from handlers.sources import Configuration
+from warmhook.events import Event, NotAnEvent
+from warmhook.ports import Transport
 
-__all__ = ["Web", "create_app"]
+__all__ = ["Resources", "Web", "create_app"]
 
 _log = structlog.get_logger()
 
+# For pushes that are being published when the process ends.
+_DRAIN_SECONDS: Final = 3.0
 _NO_SOURCE: Final = "no such source; the last part of the path is a name from WARMHOOK_CONFIG"
 
 
 @dataclass(frozen=True, slots=True)
-class Web:
-    """What the routes work with."""
+class Resources:
+    """What the program opened for `web`."""
 
-    settings: Settings
-    receiver: Receiver
-    events: Dispatch
-    admission: Admission
-    events_token: EventsToken
+    transport: Transport
+    credentials: Credentials
+    clock: Clock
+    rng: random.Random
+    """For names and tokens that nobody may guess."""
     metrics: Metrics
-    now: Utcnow
+    post: Post | None = None
+    """Sends an event out of this process; `None` if `settings.posts_events` is false."""
 
 
-class _Forbidden(Exception):
-    """The caller may not post events."""
+class Web:
+    """The parts of `web`. Between requests it keeps nothing but what admission needs."""
+
+    def __init__(self, settings: Settings, configuration: Configuration, resources: Resources) -> None:
+        self.settings = settings
+        self.configuration = configuration
+        self.resources = resources
+        self.clock = clock = resources.clock
+        self.metrics = metrics = resources.metrics
+        lanes = Lanes()
+        self._kubernetes = Kubernetes(resources.transport, count=metrics.count_api_request, lanes=lanes)
+        # A sender waits for its push to be accepted, nobody for what follows.
+        accepting = Kubernetes(resources.transport, count=metrics.count_api_request, lanes=lanes, urgent=True)
+        # The part that outsiders reach creates no Events: the condition names what was refused.
+        noting = PolicyStatuses(accepting, None, now=clock.utcnow)
+        accepting_reader = Reader(accepting, settings.namespace, now=clock.utcnow)
+        pushes = Pushes(accepting, accepting_reader, noting, now=clock.utcnow, monotonic=clock.monotonic)
+        post = resources.post
+        self._publisher = Publisher(post, metrics.count_published) if post and settings.publishes else None
+        self.receiver = Receiver(configuration, pushes, metrics, clock, self._publisher)
+        self._dispatch = _dispatch(settings, configuration, resources, self._kubernetes, pushes)
+        forwards = post is not None and settings.forwards_admissions
+        self._queue = AdmissionQueue(
+            forward(post) if post and settings.forwards_admissions else self._dispatch.handle,
+            clock,
+            metrics.count_hint,
+            batch_max=1 if forwards else BATCH_MAX,
+            batches_max=POSTS_MAX if forwards else BATCHES_MAX,
+        )
+        self._warm_nodes = WarmNodes(clock)
+        accept = resources.credentials.accept
+        self.admission = Admission(self._queue, self._warm_nodes, metrics, settings.namespace, accept, clock)
+
+    async def handle(self, event: Event) -> None:
+        """Handle an event and count its result. Raises `NotAnEvent` and `KubernetesError`."""
+        result = "failed"
+        try:
+            result = await self._dispatch.handle([event])
+        except NotAnEvent:
+            result = "refused"
+            raise
+        except KubernetesError as error:
+            result = "unavailable"
+            _log.warning("event-unavailable", type=event.type, event_id=event.id, problem=str(error))
+            raise
+        finally:
+            self.metrics.events.labels(event.type if event.type in HANDLED else "foreign", result).inc()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, _app: Starlette) -> AsyncIterator[None]:
+        """Run the background tasks. If one of them fails, the block is cancelled and the error is raised."""
+        settings = self.settings
+        if "events" in settings.serve and not (settings.watch or settings.events_open or settings.events_token_file):
+            _log.warning("events-closed", hint="nobody can post to /events without WARMHOOK_EVENTS_TOKEN_FILE")
+        _log.info("web-started", port=settings.port, sources=sorted(self.configuration.sources), watch=settings.watch)
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(work, name=name) for name, work in self._background().items()]
+                yield
+                for task in tasks:
+                    task.cancel()
+        finally:
+            if self._publisher is not None:
+                await self._publisher.drain(_DRAIN_SECONDS)
+
+    def _background(self) -> dict[str, Coroutine[Any, Any, None]]:
+        settings, resources = self.settings, self.resources
+        outages = WatchOutages(self.clock.monotonic)
+        tasks: dict[str, Coroutine[Any, Any, None]] = {}
+        if settings.watch:
+            tasks["watch"] = self._watch(outages)
+        else:
+            tasks["wait for the API server"] = wait_for_api_server(self._kubernetes, self.clock)
+        if "admission" in settings.serve:
+            tasks["hints"] = self._queue.run()
+            tasks["warm nodes"] = self._warm_nodes.run(self._kubernetes, settings.namespace, resources.rng, outages)
+        if "admission" in settings.serve or settings.tls_port:
+            tasks["credentials"] = resources.credentials.run(self.clock)
+        return tasks
+
+    async def _watch(self, outages: WatchOutages) -> None:
+        # Imported here: the receiver alone starts faster without it.
+        from handlers.watch.run import watch
+
+        resources = self.resources
+        kubernetes = Kubernetes(resources.transport, count=self.metrics.count_api_request)
+        post = resources.post or in_process(self.handle)
+        await watch(kubernetes, post, self.settings, self.clock, resources.rng, outages)
+
+
+def _dispatch(
+    settings: Settings, configuration: Configuration, resources: Resources, kubernetes: Kubernetes, pushes: Pushes
+) -> Dispatch:
+    """What handles events."""
+    namespace, clock = settings.namespace, resources.clock
+    now, monotonic, sleep = clock.utcnow, clock.monotonic, clock.sleep
+    reader = Reader(kubernetes, namespace, now=now)
+    budget = ByteRateLimiter(settings.write_bytes, monotonic=monotonic, sleep=sleep)
+    writes = NodeWrites(kubernetes, namespace, budget, monotonic=monotonic, sleep=sleep, rng=resources.rng)
+    recorder = Recorder(kubernetes, now=now, monotonic=monotonic)
+    policy_statuses = PolicyStatuses(kubernetes, recorder, now=now)
+    grace = timedelta(seconds=settings.sync_seconds)
+    policies = Policies(kubernetes, reader, policy_statuses, now=now, grace=grace)
+    projection = Projection(reader, writes, monotonic=monotonic)
+    statuses = Statuses(
+        kubernetes,
+        reader,
+        recorder,
+        namespace,
+        now=now,
+        monotonic=monotonic,
+        sleep=sleep,
+        observe_push_to_warm=resources.metrics.push_to_warm_seconds.observe,
+    )
+    sync = Resync(
+        kubernetes, reader, policies, policy_statuses, projection, statuses, namespace, now=now, monotonic=monotonic
+    )
+    return Dispatch(
+        kubernetes,
+        reader,
+        configuration,
+        pushes,
+        PodAdmissions(kubernetes, reader, now=now),
+        policies,
+        projection,
+        statuses,
+        sync,
+        namespace,
+        now=now,
+        sleep=sleep,
+    )
 
 
 def create_app(web: Web) -> Starlette:
-    """The application with the groups of routes that the settings ask for."""
+    """The application with the groups of routes that the settings name."""
     endpoints = _Endpoints(web)
-    routes = [
-        Route("/healthz", endpoints.alive, methods=["GET"]),
-        Route("/readyz", endpoints.alive, methods=["GET"]),
-    ]
-    if "metrics" in web.settings.serve:
-        routes.append(Route("/metrics", endpoints.metrics, methods=["GET"]))
-    if "webhooks" in web.settings.serve:
-        routes.append(Route("/webhooks/{source}", endpoints.webhook, methods=["POST"]))
-        routes.append(Route("/webhooks/{source}", endpoints.handshake, methods=["OPTIONS"]))
-    if "events" in web.settings.serve:
-        routes.append(Route("/events", endpoints.events, methods=["POST"]))
-    if "dead-letters" in web.settings.serve:
-        routes.append(Route("/dead-letters", endpoints.dead_letter, methods=["POST"]))
-    if "admission" in web.settings.serve:
-        routes.append(Route("/admission/pods/{token}", web.admission.endpoint, methods=["POST"]))
-    answers: dict[type[Exception], Callable[[Request, Exception], Response]] = {
-        BadBody: _bad_body,
-        _Forbidden: lambda _request, _error: _text(401, "post with the bearer token of WARMHOOK_EVENTS_TOKEN_FILE"),
-        NotAnEvent: lambda _request, error: _text(400, str(error)),
-        Unavailable: _unavailable,
-        KubernetesError: _unavailable,
-        ClientDisconnect: lambda _request, _error: Response(status_code=400),
+    routes = {
+        "": [
+            Route("/healthz", endpoints.alive, methods=["GET"]),
+            Route("/readyz", endpoints.alive, methods=["GET"]),
+        ],
+        "metrics": [Route("/metrics", endpoints.metrics, methods=["GET"])],
+        "webhooks": [
+            Route("/webhooks/{source}", endpoints.webhook, methods=["POST"]),
+            Route("/webhooks/{source}", endpoints.handshake, methods=["OPTIONS"]),
+        ],
+        "events": [Route("/events", endpoints.events, methods=["POST"])],
+        "dead-letters": [Route("/dead-letters", endpoints.dead_letter, methods=["POST"])],
+        "admission": [Route("/admission/pods/{token}", web.admission.endpoint, methods=["POST"])],
     }
-    app = Starlette(routes=routes, exception_handlers={kind: _on_the_loop(answer) for kind, answer in answers.items()})
+    answers: dict[type[Exception], Callable[[Request, Exception], Response]] = {
+        _UnknownSource: lambda _request, _error: _text(404, _NO_SOURCE),
+        BadBody: endpoints.bad_body,
+        ClientDisconnect: endpoints.disconnected,
+        _Unauthorized: lambda _request, _error: _text(401, "post with the bearer token of WARMHOOK_EVENTS_TOKEN_FILE"),
+        NotAnEvent: lambda _request, error: _text(400, str(error)),
+        KubernetesError: _unavailable,
+    }
+    app = Starlette(
+        routes=[route for group, listed in routes.items() if group in {"", *web.settings.serve} for route in listed],
+        exception_handlers={kind: _on_the_loop(answer) for kind, answer in answers.items()},
+        lifespan=web.lifespan,
+    )
     # A redirect counts as delivered with some senders, and would repeat whatever Host it was asked by.
     app.router.redirect_slashes = False
     return app
+
+
+class _UnknownSource(Exception):
+    """The configuration names no such source."""
+
+
+class _Unauthorized(Exception):
+    """The caller may not post events."""
 
 
 class _Endpoints:
@@ -91,81 +256,73 @@ class _Endpoints:
         self._dead_letters = DeadLetters(web.metrics)
 
     async def alive(self, _request: Request) -> Response:
-        # Settings are read and sockets open, or nobody could have asked. Never a question to the API server: while
-        # that is down, answering is more important than ever.
+        # Settings are read and sockets are open. The API server is not asked: while it is down, answering matters most.
         return Response(status_code=200)
 
     async def metrics(self, _request: Request) -> Response:
         return Response(self._web.metrics.exposition(), media_type="text/plain; version=0.0.4")
 
     async def webhook(self, request: Request) -> Response:
-        source = request.path_params["source"]
-        if not self._web.receiver.knows(source):
-            return _text(404, _NO_SOURCE)
-        try:
-            body = await self._bodies.read(request.stream())
-        except BadBody as error:
-            self._web.receiver.refuse(source, error.reason)
-            raise
-        except ClientDisconnect:
-            self._web.receiver.refuse(source, "disconnected")
-            raise
-        delivery = read_delivery(dict(request.headers), request.scope["query_string"], body, self._web.now())
+        source = self._source(request)
+        body = await self._bodies.read(request.stream())
+        received = self._web.clock.utcnow()
+        delivery = read_delivery(dict(request.headers), request.scope["query_string"], body, received)
         answer = await self._web.receiver.deliver(source, delivery)
         headers = {"retry-after": str(answer.retry_after_seconds)} if answer.retry_after_seconds is not None else {}
         return Response(answer.body, answer.status, headers, answer.media_type or None)
 
     async def handshake(self, request: Request) -> Response:
-        source = request.path_params["source"]
-        if not self._web.receiver.knows(source):
-            return _text(404, _NO_SOURCE)
-        granted = self._web.receiver.permit(source, dict(request.headers))
+        granted = self._web.receiver.permit(self._source(request), dict(request.headers))
         if granted is None:
             return _text(403, "WebHook-Request-Origin is none of allowedOrigins of this source")
         return Response(status_code=200, headers=granted)
 
     async def events(self, request: Request) -> Response:
-        self._check_may_post(request)
+        _check_may_post(self._web.settings, request.headers.get("authorization", ""))
         body = await self._bodies.read(request.stream())
-        event = read_event(dict(request.headers), body, self._web.now())
-        result: str = "failed"
-        try:
-            result = await self._web.events.handle([event])
-        except NotAnEvent:
-            result = "refused"
-            raise
-        except KubernetesError as error:
-            result = "unavailable"
-            _log.warning("event-unavailable", type=event.type, event_id=event.id, problem=str(error))
-            raise
-        finally:
-            self._web.metrics.events.labels(event.type if event.type in HANDLED else "foreign", result).inc()
+        await self._web.handle(read_event(dict(request.headers), body, self._web.clock.utcnow()))
         return Response(status_code=204)
 
     async def dead_letter(self, request: Request) -> Response:
-        # Read for its end: only the headers say something about it.
+        # Read to its end and dropped: the headers say what happened.
         await self._bodies.read(request.stream())
         self._dead_letters.take(dict(request.headers))
         return Response(status_code=202)
 
-    def _check_may_post(self, request: Request) -> None:
-        settings = self._web.settings
-        if settings.events_open and settings.events_token_file is None:
+    def bad_body(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, BadBody)  # noqa: S101 - the table of answers names it
+        if source := request.path_params.get("source"):
+            self._web.receiver.refuse(source, error.reason)
+        return _text(error.status, str(error), {"retry-after": "5"} if error.status == 503 else None)
+
+    def disconnected(self, request: Request, _error: Exception) -> Response:
+        if source := request.path_params.get("source"):
+            self._web.receiver.refuse(source, "disconnected")
+        return Response(status_code=400)
+
+    def _source(self, request: Request) -> str:
+        source: str = request.path_params["source"]
+        if not self._web.receiver.knows(source):
+            raise _UnknownSource
+        return source
+
+
+def _check_may_post(settings: Settings, authorization: str) -> None:
+    """Raises `_Unauthorized`, and `Unavailable` if the token cannot be read."""
+    if settings.events_token_file is None:
+        if settings.events_open:
             return
-        try:
-            # Where a request comes from says nothing: behind the sidecar of a service mesh all come from this machine.
-            accepted = self._web.events_token.accepts(request.headers.get("authorization", ""))
-        except (OSError, UnicodeDecodeError) as error:
-            problem = f"WARMHOOK_EVENTS_TOKEN_FILE: cannot read {settings.events_token_file}: {error}"
-            _log.error("token-unreadable", problem=problem)
-            raise Unavailable(problem) from error
-        if not accepted:
-            raise _Forbidden
-
-
-def _bad_body(_request: Request, error: Exception) -> Response:
-    status = error.status if isinstance(error, BadBody) else 400
-    return _text(status, str(error), {"retry-after": "5"} if status == 503 else None)
+        raise _Unauthorized
+    try:
+        # The address of the caller proves nothing: behind the sidecar of a service mesh all are on this machine.
+        expected = bearer(settings.events_token_file)
+    except (OSError, UnicodeDecodeError) as error:
+        problem = f"WARMHOOK_EVENTS_TOKEN_FILE: cannot read {settings.events_token_file}: {error}"
+        _log.error("token-unreadable", problem=problem)
+        raise Unavailable(problem) from error
+    given = authorization.encode("latin-1", errors="replace")
+    if not expected or not hmac.compare_digest(given, expected.encode()):
+        raise _Unauthorized
 
 
 def _on_the_loop(answer: Callable[[Request, Exception], Response]) -> ExceptionHandler:
@@ -178,9 +335,8 @@ def _on_the_loop(answer: Callable[[Request, Exception], Response]) -> ExceptionH
 
 
 def _unavailable(_request: Request, error: Exception) -> Response:
-    wait = error.retry_after_seconds if isinstance(error, Unavailable) else None
-    # Whoever may post here may know: it tells the reader of watch's log what is wrong.
-    return _text(503, str(error)[:500], {"retry-after": str(max(0, math.ceil(wait if wait is not None else 1)))})
+    # The text is for the log of `watch`: whoever may post here may know what is wrong.
+    return _text(503, str(error)[:500], {"retry-after": str(retry_after(error))})
 
 
 def _text(status: int, text: str, headers: dict[str, str] | None = None) -> Response:

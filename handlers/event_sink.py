@@ -1,44 +1,179 @@
-"""Publish pushes for other subscribers: post each to `K_SINK`, in the background.
-
-Acceptance does not depend on the sink, and its answer waits for nothing here: what cannot be published is counted,
-logged and forgotten. When a delivery that was not accepted is repeated, the same event is published again, with the
-same id.
-"""
+"""Send CloudEvents to the handlers: within this process, to the `/events` of another process, or to a Broker."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Final
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import structlog
 
-from adapters.cloudevents import write_event
-from handlers.posting import Post, Refused, RetryLater, open_post
+from adapters.cloudevents import STRUCTURED, write_event
+from adapters.internal import is_internal
+from adapters.kubernetes.client import KubernetesError, Unavailable
 from handlers.settings import Settings
-from warmhook.events import Event
+from warmhook.events import Event, NotAnEvent
+from warmhook.timestamps import parse_retry_after
 
-__all__ = ["AT_ONCE", "QUEUE_BYTES", "QUEUE_MAX", "Publisher", "open_publisher"]
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = [
+    "AT_ONCE",
+    "EVENTS_SECONDS",
+    "QUEUE_BYTES",
+    "QUEUE_MAX",
+    "SINK_SECONDS",
+    "Post",
+    "Publisher",
+    "Refused",
+    "RetryLater",
+    "bearer",
+    "in_process",
+    "open_event_sink",
+    "raise_for_status",
+    "retry_after",
+]
 
 _log = structlog.get_logger()
 
+EVENTS_SECONDS: Final = 30.0
+"""How long the sender waits for the handlers: they answer after 27 seconds at most."""
+SINK_SECONDS: Final = 270.0
+"""How long a post to a sink waits for its answer.
+
+A Knative Broker in memory answers when every subscriber has, repeats and dead letter included. If the connection is
+closed before, the repeats end. So this is longer than all of them, which knative/overlays/knative/eventing.yaml sets,
+and shorter than the default interval between two syncs.
+"""
 AT_ONCE: Final = 64
-"""Posts under way: a Broker answers each when its slowest subscriber has."""
+"""Posts of the publisher under way: a Broker answers each when its slowest subscriber has."""
 QUEUE_MAX: Final = 1000
-"""Events that wait; what comes when there are so many is dropped."""
+"""Events that wait to be published; further ones are dropped."""
 QUEUE_BYTES: Final = 8 * 1024 * 1024
-"""Of all events that wait."""
-# For what is under way when the process ends.
-_GRACE_SECONDS: Final = 3.0
+"""Of all events that wait to be published."""
+_CONNECT_SECONDS: Final = 5.0
+
+
+class RetryLater(Exception):
+    """The event was not taken now."""
+
+    def __init__(self, problem: str, retry_after_seconds: float | None = None) -> None:
+        super().__init__(problem)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class Refused(Exception):
+    """The event will never be taken."""
+
+
+Post: TypeAlias = Callable[[Event], Awaitable[None]]
+"""Send one event. Raises `RetryLater` or `Refused`. Callers bound how many are under way."""
+
+
+def in_process(handle: Callable[[Event], Awaitable[object]]) -> Post:
+    """Call the handlers of this process, and raise what `/events` would answer with a status."""
+
+    async def post(event: Event) -> None:
+        try:
+            async with asyncio.timeout(EVENTS_SECONDS):
+                await handle(event)
+        except NotAnEvent as error:
+            raise Refused(str(error)) from error
+        except TimeoutError as error:
+            raise RetryLater(f"not handled within {EVENTS_SECONDS:g} seconds") from error
+        except KubernetesError as error:
+            raise RetryLater(str(error), retry_after(error)) from error
+        except Exception as error:
+            # A mistake in a handler must not end the dispatcher; over HTTP it would be a 500.
+            _log.exception("event-failed", type=event.type, event_id=event.id)
+            raise RetryLater(repr(error)) from error
+
+    return post
+
+
+@contextlib.asynccontextmanager
+async def open_event_sink(settings: Settings) -> AsyncIterator[Post | None]:
+    """Connections to the sink of the settings, or to the `/events` of another process; `None` if nothing is posted."""
+    if not settings.posts_events:
+        yield None
+        return
+    # Imported here: a process that posts nothing needs no HTTP client.
+    import httpx
+
+    url, seconds = settings.sink or settings.events_url, SINK_SECONDS if settings.sink else EVENTS_SECONDS
+    # User name and password may be in the URL, which is for messages.
+    shown = str(httpx.URL(url).copy_with(username=None, password=None))
+    # `seconds` bounds a whole request; httpx bounds each read by itself.
+    timeout = httpx.Timeout(None, connect=_CONNECT_SECONDS)
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+    async with httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=not is_internal(url)) as client:
+
+        async def post(event: Event) -> None:
+            headers = {"content-type": STRUCTURED} | _authorization(settings)
+            body = write_event(event, settings.sink_extensions if settings.sink else {})
+            try:
+                async with asyncio.timeout(seconds):
+                    answer = await client.post(url, content=body, headers=headers)
+            except TimeoutError as error:
+                raise RetryLater(f"{shown}: no answer within {seconds:g} seconds") from error
+            except httpx.HTTPError as error:
+                # The text of a time-out is empty.
+                raise RetryLater(f"{shown}: {str(error) or type(error).__name__}") from error
+            raise_for_status(answer, shown)
+
+        yield post
+
+
+def _authorization(settings: Settings) -> dict[str, str]:
+    """The token is for Warmhook's handlers, never for a Broker. Raises `RetryLater`."""
+    if settings.sink is not None or settings.events_token_file is None:
+        return {}
+    try:
+        header = bearer(settings.events_token_file)
+    except (OSError, UnicodeDecodeError) as error:
+        raise RetryLater(f"WARMHOOK_EVENTS_TOKEN_FILE: {error}") from error
+    return {"authorization": header} if header else {}
+
+
+def bearer(file: Path) -> str:
+    """The value of `Authorization`; empty if the file is. Raises `OSError` and `UnicodeDecodeError`.
+
+    The file is read for each request, so it may be replaced.
+    """
+    token = file.read_text(encoding="ascii").strip()
+    return f"Bearer {token}" if token else ""
+
+
+def raise_for_status(answer: httpx.Response, url: str) -> None:
+    """Raise `Refused` or `RetryLater` unless the event was taken; `url` is for the message."""
+    if answer.status_code < 300:
+        return
+    problem = f"{url}: {answer.status_code} {answer.text[:200].strip()}".strip()
+    if answer.status_code in {400, 413, 415}:
+        raise Refused(problem)
+    raise RetryLater(problem, parse_retry_after(answer.headers.get("retry-after")))
+
+
+def retry_after(error: Exception) -> int:
+    """In how many seconds the sender of an event tries again: when the API server said, or in one second."""
+    wait = error.retry_after_seconds if isinstance(error, Unavailable) else None
+    return max(0, math.ceil(wait if wait is not None else 1))
 
 
 class Publisher:
-    """Publishes events, as far as that succeeds."""
+    """Publishes pushes for other subscribers, in the background and as far as that succeeds.
+
+    Acceptance does not depend on the sink and does not wait for it. An event that cannot be published is counted,
+    logged and dropped. If a delivery that was not accepted is repeated, its event is published again with the same id.
+    """
 
     def __init__(self, post: Post, count: Callable[[str], None]) -> None:
-        """`count` is told `published`, `failed` or `dropped` for each event."""
+        """`count` is called with `published`, `failed` or `dropped` for each event."""
         self._post = post
         self._count = count
         self._queue: deque[tuple[Event, int]] = deque()
@@ -74,7 +209,7 @@ class Publisher:
         while self._queue and len(self._posting) < AT_ONCE:
             event, size = self._queue.popleft()
             self._bytes -= size
-            task = asyncio.create_task(self._one(event), name="publish")
+            task = asyncio.create_task(self._publish(event), name="publish")
             self._posting.add(task)
             task.add_done_callback(self._posted)
         if not self._queue:
@@ -85,7 +220,7 @@ class Publisher:
         if not task.cancelled():
             self._next()
 
-    async def _one(self, event: Event) -> None:
+    async def _publish(self, event: Event) -> None:
         result = "failed"
         try:
             await self._post(event)
@@ -101,17 +236,3 @@ class Publisher:
             # Once, until there is room again: the metric counts the others.
             _log.warning("publish-dropped", event_id=event.id, waiting=len(self._queue), posting=len(self._posting))
             self._dropping = True
-
-
-@contextlib.asynccontextmanager
-async def open_publisher(settings: Settings, count: Callable[[str], None]) -> AsyncIterator[Publisher | None]:
-    """Connections to the sink; `None` if there is no sink, or nothing to publish."""
-    if settings.sink is None or "webhooks" not in settings.serve:
-        yield None
-        return
-    async with open_post(settings) as post:
-        publisher = Publisher(post, count)
-        try:
-            yield publisher
-        finally:
-            await publisher.drain(_GRACE_SECONDS)

@@ -1,4 +1,4 @@
-"""What `web` and `watch` are told from outside: the environment, read once."""
+"""Read the settings of `web` and `watch` from the environment, once."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ class Settings:
     port: int = 8080
     tls_port: int = 0
     """Where the same routes are served over TLS, which admission needs; 0: nowhere."""
+    watch: bool = False
+    """Whether this process watches. Set by the program, not by the environment."""
     serve: frozenset[str] = _ROUTES
     """Groups of routes that this process has."""
     namespace: str = "warmhook-system"
@@ -37,11 +39,11 @@ class Settings:
     config: str | None = None
     """The file that names the senders; `None`: there are none."""
     events_url: str = "http://127.0.0.1:8080/events"
-    """Where watch posts."""
+    """Where events are posted that another process handles."""
     events_token_file: Path | None = None
-    """Holds the bearer token of `/events`; `None`: only `watch` inside the same process may post there."""
+    """Holds the bearer token of `/events`; `None`: nobody may post there unless `events_open`."""
     events_open: bool = False
-    """Anybody may post to `/events`: for Knative, where a NetworkPolicy restricts it."""
+    """Without a token file anybody may post to `/events`: for Knative, where a NetworkPolicy restricts it."""
     sink: str | None = None
     """`K_SINK`: pushes are posted there as well, and watch posts there instead of to `events_url`."""
     sink_extensions: Mapping[str, str] = field(default_factory=dict)
@@ -53,6 +55,27 @@ class Settings:
     kubeconfig: str | None = None
     """`None`: the ServiceAccount of the Pod."""
 
+    @property
+    def dispatches_in_process(self) -> bool:
+        """Whether the handlers of this process handle what it watches."""
+        handles = "events" in self.serve and self.sink is None and self.events_url == _own_events(self.port)
+        return self.watch and handles
+
+    @property
+    def forwards_admissions(self) -> bool:
+        """Whether another process handles the Pods that admission saw here."""
+        return "admission" in self.serve and "events" not in self.serve
+
+    @property
+    def publishes(self) -> bool:
+        """Whether accepted pushes are posted to the sink as well."""
+        return "webhooks" in self.serve and self.sink is not None
+
+    @property
+    def posts_events(self) -> bool:
+        """Whether this process posts events over HTTP."""
+        return self.publishes or self.forwards_admissions or (self.watch and not self.dispatches_in_process)
+
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
     """The settings that `environ` holds. Raises `BadSetting`."""
@@ -62,7 +85,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     if not serve <= _ROUTES | _MORE_ROUTES:
         groups = ", ".join(sorted(_ROUTES | _MORE_ROUTES))
         raise BadSetting(f"WARMHOOK_SERVE must be a list of {groups}, not {given!r}")
-    events_url = text(environ, "WARMHOOK_EVENTS_URL", f"http://127.0.0.1:{port}/events")
+    events_url = text(environ, "WARMHOOK_EVENTS_URL", _own_events(port))
     if not events_url.startswith(("http://", "https://")):
         raise BadSetting(f"WARMHOOK_EVENTS_URL must be an http:// or https:// URL, not {events_url!r}")
     namespace = text(environ, "WARMHOOK_NAMESPACE", "warmhook-system")
@@ -85,6 +108,10 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         log=choice(environ, "WARMHOOK_LOG", "auto", LOG_MODES),
         kubeconfig=environ.get("KUBECONFIG") or None,
     )
+
+
+def _own_events(port: int) -> str:
+    return f"http://127.0.0.1:{port}/events"
 
 
 def _sink(environ: Mapping[str, str]) -> str | None:

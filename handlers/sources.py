@@ -1,4 +1,4 @@
-"""Which senders may deliver: the file that `WARMHOOK_CONFIG` names."""
+"""Read the senders that may deliver from the file that `WARMHOOK_CONFIG` names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from adapters.registries import Adapter, BadOptions, Keys, Source, adapter_kinds
 from adapters.strictyaml import decode
 from warmhook.images import NotAReference, canonical_host
 
-__all__ = ["Configuration", "ConfiguredSource", "read_configuration", "read_secrets"]
+__all__ = ["Configuration", "ConfiguredSource", "read_configuration"]
 
 _NAME_PROBLEM: Final = "must be lower-case letters, digits and '-', at most 63 of them"
 
@@ -57,23 +57,25 @@ class _File(_Model):
 
 @dataclass(frozen=True, slots=True)
 class ConfiguredSource:
-    """One sender: how it is read, and what it may speak of."""
+    """One sender: how its deliveries are read, and which images they may name."""
 
     adapter: Adapter
     source: Source
-    """Without its secrets: those are read when a delivery comes, so that a rotated file needs no restart."""
+    """Without its secrets: `current` reads those for each delivery, so that a rotated file needs no restart."""
     allowed_hosts: frozenset[str]
     secrets: tuple[_Secret, ...]
-    allowed_origins: frozenset[str] = frozenset()
-    """Who may ask by `OPTIONS` to deliver CloudEvents, in lower case; `*`: anybody."""
+    allowed_origins: frozenset[str]
+    """Origins that may announce CloudEvents by `OPTIONS`, in lower case; `*`: any."""
+    environ: Mapping[str, str]
+    """Holds the secrets that are not in files."""
 
     def allows(self, host: str) -> bool:
-        """Whether nodes may be made to pull from `host` on this sender's word."""
+        """Whether this sender may name images of the registry `host`."""
         return host in self.allowed_hosts
 
-    def with_secrets(self, secrets: tuple[bytes, ...]) -> Source:
-        """What the adapter needs for one delivery."""
-        return replace(self.source, secrets=secrets)
+    def current(self) -> Source:
+        """What the adapter needs for one delivery, with the secrets as they are now. Raises `BadSetting`."""
+        return replace(self.source, secrets=tuple(_read(secret, self.environ) for secret in self.secrets))
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +137,9 @@ def _configured(given: _Source, environ: Mapping[str, str]) -> ConfiguredSource:
     if given.keys:
         source = replace(source, keys=_keys(given.keys))
     _check_hosts(adapter, source, allowed)
-    configured = ConfiguredSource(
-        adapter, source, allowed, secrets, frozenset(origin.lower() for origin in given.allowed_origins)
-    )
-    read_secrets(configured, environ)
+    origins = frozenset(origin.lower() for origin in given.allowed_origins)
+    configured = ConfiguredSource(adapter, source, allowed, secrets, origins, environ)
+    configured.current()
     return configured
 
 
@@ -192,12 +193,8 @@ def _keys(given: _Keys) -> Keys:
         raise BadSetting(f"keys.url: {error}") from error
 
 
-def read_secrets(configured: ConfiguredSource, environ: Mapping[str, str]) -> tuple[bytes, ...]:
-    """The secrets as they are now, byte for byte but for one line end that closes a file. Raises `BadSetting`."""
-    return tuple(_read(secret, environ) for secret in configured.secrets)
-
-
 def _read(secret: _Secret, environ: Mapping[str, str]) -> bytes:
+    """The secret as it is now, byte for byte but for one line end that closes a file. Raises `BadSetting`."""
     if secret.env is not None:
         value = os.fsencode(environ.get(secret.env, ""))
         where = f"secret.env: {secret.env} is not set, or empty"

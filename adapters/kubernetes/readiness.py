@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from typing import Final
 
 import structlog
 
+from adapters.clock import Backoff, Clock
 from adapters.kubernetes.client import Kubernetes, KubernetesError, Unavailable
-from warmhook.ports import Sleep
 
 __all__ = ["wait_for_api_server"]
 
@@ -17,22 +16,21 @@ _log = structlog.get_logger()
 _LONGEST_WAIT_SECONDS: Final = 5.0
 
 
-async def wait_for_api_server(kubernetes: Kubernetes, *, sleep: Sleep, rng: random.Random) -> None:
+async def wait_for_api_server(kubernetes: Kubernetes, clock: Clock) -> None:
     """Request its version until there is any answer; a rejection is an answer as well."""
-    wait, told = 0.2, False
+    backoff, logged = Backoff(clock, first_seconds=0.2, longest_seconds=_LONGEST_WAIT_SECONDS), False
     while True:
         try:
             await kubernetes.get("/version")
         except Unavailable as error:
-            if not told:
+            if not logged:
                 hint = "start the cluster, or set KUBECONFIG to another file; the program tries again until it answers"
                 _log.warning("api-server-unreachable", problem=str(error), hint=hint)
-                told = True
+                logged = True
         except KubernetesError:
             return
         else:
-            if told:
+            if logged:
                 _log.info("api-server-reached")
             return
-        await sleep(wait * rng.uniform(0.5, 1.0))
-        wait = min(wait * 2, _LONGEST_WAIT_SECONDS)
+        await clock.sleep(backoff.seconds())

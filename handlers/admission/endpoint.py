@@ -1,4 +1,4 @@
-"""Answer AdmissionReviews: at once, always allowed, whatever the body and the state of everything behind."""
+"""Answer AdmissionReviews without waiting, and always allow the Pod."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from adapters.clock import Clock
 from handlers.admission.queue import AdmissionQueue
 from handlers.metrics import Metrics
 from handlers.serving.bodies import BadBody, Bodies
 from warmhook.admission_review import Admitted, Review, answer_object, read_review
 from warmhook.events import admitted_event
-from warmhook.ports import Utcnow
 
 __all__ = ["Admission", "Preferences"]
 
@@ -30,10 +30,10 @@ _BODY_SECONDS: Final = 5.0
 
 
 class Preferences(Protocol):
-    """Says which nodes a Pod should rather go to."""
+    """Chooses the nodes that a Pod should prefer."""
 
     def patch(self, pod: Mapping[str, Any], namespace: str) -> list[dict[str, Any]]:
-        """The JSON patch for it; empty where there is nothing to prefer, or nothing is known yet."""
+        """The JSON patch for the Pod; empty if no node is preferred, or nothing is known yet."""
         ...
 
 
@@ -42,30 +42,27 @@ class Admission:
 
     def __init__(
         self,
-        hints: AdmissionQueue,
+        queue: AdmissionQueue,
         preferences: Preferences,
         metrics: Metrics,
         own_namespace: str,
-        *,
         accept: Callable[[str], bool],
-        now: Utcnow,
-        monotonic: Callable[[], float],
+        clock: Clock,
     ) -> None:
-        """`accept` says whether a token is one that the API server was given."""
-        self._hints = hints
+        """`accept` returns whether a token is one of the API server's."""
+        self._queue = queue
         self._preferences = preferences
         self._metrics = metrics
         self._own_namespace = own_namespace
         self._accept = accept
-        self._now = now
-        self._monotonic = monotonic
+        self._clock = clock
         self._bodies = Bodies(one_bytes=_BODY_MAX_BYTES, seconds=_BODY_SECONDS)
 
     async def endpoint(self, request: Request) -> Response:
-        """Status 200 for the API server, whatever it sends: any other is a failed call, and may refuse the Pod.
+        """Status 200 for the API server, whatever the body: any other status is a failed call, and may refuse the Pod.
 
-        A caller that does not know the token gets 404, on both ports alike, before the body is read: a review makes
-        nodes pull images, and its answer says which nodes have one.
+        Without the token the answer is 404, on both ports alike, before the body is read: a review makes nodes pull
+        images, and its answer names nodes that have one.
         """
         if not self._accept(request.path_params["token"]):
             self._metrics.admissions.labels("refused", "unknown-token", "no").inc()
@@ -78,24 +75,24 @@ class Admission:
 
     def answer(self, body: bytes) -> bytes:
         """The AdmissionReview that answers the one in `body`."""
-        began = self._monotonic()
+        began = self._clock.monotonic()
         review, patch, result, reason = Review(), "", "skipped", "malformed"
         try:
             review = read_review(_json(body), self._own_namespace)
             patch = self._patch(review)
-            result, reason = self._take(review)
+            result, reason = self._enqueue(review)
         except Exception:
-            # Nothing that is wrong here may keep a Pod from being created.
+            # No mistake of this program may keep a Pod from being created.
             _log.exception("admission-failed", uid=ascii(review.uid))
             result, reason = "failed", ""
         self._metrics.admissions.labels(result, reason, "yes" if patch else "no").inc()
-        self._metrics.admission_seconds.observe(self._monotonic() - began)
+        self._metrics.admission_seconds.observe(self._clock.monotonic() - began)
         return json.dumps(answer_object(review, patch)).encode()
 
-    def _take(self, review: Review) -> tuple[str, str]:
+    def _enqueue(self, review: Review) -> tuple[str, str]:
         if not isinstance(review.outcome, Admitted):
             return "skipped", review.outcome
-        return self._hints.add(admitted_event(review.outcome, self._now())), ""
+        return self._queue.add(admitted_event(review.outcome, self._clock.utcnow())), ""
 
     def _patch(self, review: Review) -> str:
         patch = self._preferences.patch(review.pod, review.namespace) if review.pod is not None else []

@@ -1,7 +1,7 @@
-"""Which nodes have which images warm? A read-only watched cache, for Pods that should rather go there.
+"""Choose the nodes that a Pod should prefer because they hold its images, from a watched cache.
 
-Only while admission is served, and only read: a Pod's creation may not wait for a request. What is not known yet, or
-no longer, is not said: then a Pod gets no preference.
+A Pod's creation may not wait for a request, so nothing is read for it. Until everything was listed, Pods get no
+preference.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import structlog
 
+from adapters.clock import Clock
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.nodes import read_node, reduced_node
@@ -32,7 +33,7 @@ from warmhook.node_lines import line_of
 from warmhook.node_report import Report, read_report
 from warmhook.placement import Node
 from warmhook.policies import Policy
-from warmhook.ports import Object, Sleep, Utcnow
+from warmhook.ports import Object
 from warmhook.preferred_nodes import affinity_patch, preferred_nodes, prefers_nodes
 
 __all__ = ["WarmNodes"]
@@ -41,8 +42,8 @@ _KINDS: Final[frozenset[Kind]] = frozenset({"WarmPolicy", "WarmImage", "Node", "
 _log = structlog.get_logger()
 
 _AGAIN_SECONDS: Final = 10.0
-_SAID_MAX: Final = 100
-_SAID_FOR: Final = timedelta(seconds=2)
+_RANKINGS_MAX: Final = 100
+_RANKING_LIFETIME: Final = timedelta(seconds=2)
 Key = tuple[str, str]
 """Namespace and name."""
 
@@ -51,31 +52,24 @@ Key = tuple[str, str]
 class WarmNodes:
     """Policies, WarmImages, Nodes and reports as they were last seen."""
 
-    now: Utcnow
+    clock: Clock
     _listed: set[Kind] = field(default_factory=set)
     _policies: dict[Key, Policy] = field(default_factory=dict)
     _lines: dict[Key, tuple[str, str]] = field(default_factory=dict)
-    """WarmImage to its image, as a runtime names it, and the version of its line."""
+    """By WarmImage: its image, as a runtime names it, and the version of its line."""
     _nodes: dict[Key, Node] = field(default_factory=dict)
     _reports: dict[Key, Report] = field(default_factory=dict)
-    _said: dict[tuple[frozenset[str], str, Constraints], tuple[datetime, list[tuple[str, int]]]] = field(
+    _rankings: dict[tuple[frozenset[str], str, Constraints], tuple[datetime, list[tuple[str, int]]]] = field(
         default_factory=dict
     )
-    """What was said lately to Pods with these images, owner and constraints, and until when it is said again."""
+    """By the Pods' images, owner and constraints: until when a ranking holds, and the ranking."""
 
-    # --- what is followed ---
+    # --- the cache ---
 
-    async def run(
-        self,
-        kubernetes: Kubernetes,
-        namespace: str,
-        *,
-        sleep: Sleep,
-        rng: random.Random,
-        outages: WatchOutages,
-    ) -> None:
-        """Follow the cluster until it is cancelled; `namespace` is that of the reports."""
-        followed = [
+    async def run(self, kubernetes: Kubernetes, namespace: str, rng: random.Random, outages: WatchOutages) -> None:
+        """Follow the cluster until this is cancelled; `namespace` is that of the reports."""
+        sleep = self.clock.sleep
+        kinds = [
             Followed("WarmPolicy", paths.warmpolicies(), keep=_whole),
             Followed("WarmImage", paths.warmimages(), keep=_without_status),
             Followed("Node", paths.NODES, keep=reduced_node),
@@ -84,17 +78,17 @@ class WarmNodes:
         while True:
             try:
                 async with asyncio.TaskGroup() as group:
-                    for one in followed:
-                        work = follow(kubernetes, one, self, sleep=sleep, rng=rng, listed=_nothing, outages=outages)
-                        group.create_task(work, name=f"follow {one.kind} for preferences")
+                    for kind in kinds:
+                        work = follow(kubernetes, kind, self, sleep=sleep, rng=rng, listed=_ignore, outages=outages)
+                        group.create_task(work, name=f"follow {kind.kind} for preferences")
             except Exception:
-                # Preferences are a favour; whatever is wrong with them must not end the rest of `web`.
+                # Preferences are optional: no mistake here may end the rest of `web`.
                 _log.exception("warm-nodes-failed")
                 self._listed.clear()
             await sleep(_AGAIN_SECONDS)
 
     def replace(self, kind: Kind, objects: list[Object]) -> None:
-        """Take a list for the truth."""
+        """Replace all objects of a kind by those of a list."""
         self._table(kind).clear()
         for obj in objects:
             self.seen(kind, obj)
@@ -121,14 +115,14 @@ class WarmNodes:
         }
         return tables[kind]
 
-    # --- what is asked ---
+    # --- preferences ---
 
     def patch(self, pod: Mapping[str, Any], namespace: str) -> list[dict[str, Any]]:
-        """The JSON patch with the Pod's preferences; empty where it gets none."""
+        """The JSON patch with the Pod's preferences; empty if it gets none."""
         if self._listed != _KINDS or prefers_nodes(pod) or (pod.get("spec") or {}).get("nodeName"):
             return []
         wish = ((pod.get("metadata") or {}).get("annotations") or {}).get(PREFER_ANNOTATION)
-        if wish == "false" or (wish != "true" and not any(it.prefer_warm for it in self._policies.values())):
+        if wish == "false" or (wish != "true" and not any(policy.prefer_warm for policy in self._policies.values())):
             return []
         admitted = read_pod(pod, namespace)
         if admitted is None or not (wish == "true" or self._preferred_by_policy(admitted)):
@@ -142,20 +136,20 @@ class WarmNodes:
         return affinity_patch(pod, self._preferred(images, owner, constraints))
 
     def _preferred(self, images: frozenset[str], owner: str, constraints: Constraints) -> list[tuple[str, int]]:
-        """Pods come in crowds, and ranking thousands of nodes for each would hold up the others."""
-        now = self.now()
-        until, said = self._said.get((images, owner, constraints), (now, []))
+        """The ranking of the nodes, shared by the Pods of two seconds: ranking thousands of nodes takes a while."""
+        now = self.clock.utcnow()
+        until, ranking = self._rankings.get((images, owner, constraints), (now, []))
         if until > now:
-            return said
-        if len(self._said) >= _SAID_MAX:
-            self._said.clear()
-        said = self._ranked(images, owner, constraints)
-        self._said[images, owner, constraints] = (now + _SAID_FOR, said)
-        return said
+            return ranking
+        if len(self._rankings) >= _RANKINGS_MAX:
+            self._rankings.clear()
+        ranking = self._ranked(images, owner, constraints)
+        self._rankings[images, owner, constraints] = (now + _RANKING_LIFETIME, ranking)
+        return ranking
 
     def _ranked(self, images: frozenset[str], owner: str, constraints: Constraints) -> list[tuple[str, int]]:
         versions = {image: self._versions(image) for image in images}
-        reachable = {report.node: report for report in self._reports.values() if report.reachable(self.now())}
+        reachable = {report.node: report for report in self._reports.values() if report.reachable(self.clock.utcnow())}
 
         def held(node: Node) -> int:
             report = reachable.get(node.name)
@@ -164,7 +158,7 @@ class WarmNodes:
         return preferred_nodes(images, owner, held, constraints, self._nodes.values())
 
     def _preferred_by_policy(self, pod: Admitted) -> bool:
-        """Whether a policy of the Pod's namespace selects it, or wants one of its images."""
+        """Whether a policy of the Pod's namespace selects the Pod, or wants one of its images."""
         return any(
             policy.prefer_warm
             and policy.key.namespace == pod.namespace
@@ -219,5 +213,5 @@ def _without_status(obj: Object) -> Object:
     return {name: part for name, part in obj.items() if name != "status"}
 
 
-def _nothing() -> None:
-    """Nobody waits for the lists."""
+def _ignore() -> None:
+    """No task waits for the lists."""

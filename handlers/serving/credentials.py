@@ -1,19 +1,17 @@
-"""Keep what `web` shows and accepts at admission as the Secret `warmhook-tls` has it, without a restart."""
+"""Follow the certificate and the tokens of the Secret `warmhook-tls`, without a restart."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Final
 
 import structlog
 
-from adapters.clock import Absence
+from adapters.clock import Absence, Clock
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes, KubernetesError, NotFound, Unavailable
 from adapters.kubernetes.webhook_secret import SECRET, AdmissionSecret, Certificate, read_admission_secret
 from warmhook.admission_tokens import accepts
-from warmhook.ports import Sleep
 
 __all__ = ["LOOK_SECONDS", "Credentials"]
 
@@ -22,7 +20,7 @@ _log = structlog.get_logger()
 LOOK_SECONDS: Final = 20.0
 """Between two reads of the Secret."""
 _FIRST_LOOK_SECONDS: Final = 1.0
-# An API server that is away is named by whatever else asks it, and what was read before stays valid for days.
+# Other log lines name an API server that is away, and what was read before stays valid for days.
 _LOOKS_UNANSWERED: Final = 3
 
 
@@ -35,26 +33,26 @@ class Credentials:
         self._held = AdmissionSecret()
         self._changed = asyncio.Event()
         self._unanswered = 0
-        """Looks in a row that the API server did not answer."""
+        """Reads in a row that the API server did not answer."""
         self._logged = False
-        """Whether the log says that the Secret cannot be read now."""
+        """Whether it is logged that the Secret cannot be read."""
 
     def accept(self, token: str) -> bool:
-        """Whether the path of a review carries a token that the API server was given."""
+        """Whether the API server was given this token, which is in the path of a review."""
         return accepts(self._held.tokens, token)
 
-    async def run(self, sleep: Sleep, monotonic: Callable[[], float]) -> None:
+    async def run(self, clock: Clock) -> None:
         """Read the Secret again and again until this is cancelled; without a token at first often, then seldom."""
-        wait, absence = _FIRST_LOOK_SECONDS, Absence(monotonic)
+        wait, absence = _FIRST_LOOK_SECONDS, Absence(clock.monotonic)
         while True:
             answered = await self.look()
             if not answered or self._held.tokens:
                 absence.over()
-            await sleep(LOOK_SECONDS if self._held.tokens else absence.seconds(wait))
+            await clock.sleep(LOOK_SECONDS if self._held.tokens else absence.seconds(wait))
             wait = min(2 * wait, LOOK_SECONDS)
 
     async def look(self) -> bool:
-        """Read the Secret once; whether the API server answered. A Secret that is gone takes its tokens with it."""
+        """Read the Secret once; whether the API server answered. Without the Secret no token is accepted."""
         try:
             held = read_admission_secret(await self._kubernetes.get(paths.secrets(self._namespace, SECRET)))
         except NotFound:

@@ -1,19 +1,215 @@
-"""How is an application served? By uvicorn, which leaves signals to the program around it."""
+"""Serve an application over HTTP and over TLS until the process receives a signal to stop."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import resource
+import socket
+import ssl
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, cast
 
+import structlog
 import uvicorn
+from starlette.applications import Starlette
 
-__all__ = ["Server"]
+from adapters.env import BadSetting
+from adapters.kubernetes.webhook_secret import SECRET, Certificate
+from adapters.listening import open_listener
+from handlers.serving.credentials import LOOK_SECONDS, Credentials
+from handlers.serving.handshakes import Handshakes
+from handlers.serving.limits import Limits, limited
+from handlers.settings import Settings
+from handlers.signals import on_signals
+from warmhook.ports import Sleep
+
+__all__ = ["Server", "TlsServer", "serve", "serve_tls", "uvicorn_config"]
+
+_log = structlog.get_logger()
+
+# Open requests get this long when the process is asked to stop; a projection that is cut off is repeated.
+_GRACE_SECONDS: Final = 5
+# Connections held at once; beyond that the one that has been silent for longest is closed.
+_CONNECTIONS: Final = 4096
+# Ingresses keep idle connections for 60 seconds or more, the API server keeps those to webhooks for 90. If they were
+# closed here first, a delivery would now and then meet the close, and many senders never repeat.
+_KEEP_ALIVE_SECONDS: Final = 120
+_HANDSHAKE_SECONDS: Final = 5.0
+_HANDSHAKES: Final = 64
+
+
+@contextlib.contextmanager
+def _listen(port: int, setting: str) -> Iterator[socket.socket]:
+    """The port, opened here because uvicorn would end the process with a code of its own. Raises `BadSetting`."""
+    try:
+        listener = open_listener(port)
+    except OSError as error:
+        raise BadSetting(f"{setting} {port} cannot be opened: {error.strerror}") from error
+    with listener:
+        yield listener
+
+
+async def serve(app: Starlette, settings: Settings, credentials: Credentials) -> None:
+    """Run the application on the ports of the settings until SIGTERM or SIGINT.
+
+    If a background task of the application or one of the servers fails, all end and the error is raised. Raises
+    `BadSetting` if a port is taken.
+    """
+    # Without a TLS port a free one is opened and never listened on.
+    with _listen(settings.port, "PORT") as listener, _listen(settings.tls_port, "WARMHOOK_TLS_PORT") as tls_listener:
+        await _serve(app, credentials, listener, tls_listener if settings.tls_port else None)
+
+
+async def _serve(
+    app: Starlette, credentials: Credentials, listener: socket.socket, tls_listener: socket.socket | None
+) -> None:
+    most = _most_connections()
+    servers = [Server(uvicorn_config(app, most))]
+
+    def stop() -> None:
+        for server in servers:
+            server.should_exit = True
+
+    with on_signals(stop):
+        async with app.router.lifespan_context(app), asyncio.TaskGroup() as group:
+            if tls_listener is not None:
+                secured = TlsServer(uvicorn_config(app, most - most // 4), handshakes=most // 4)
+                servers.append(secured)
+                serving = group.create_task(serve_tls(secured, tls_listener, credentials), name="TLS")
+            await servers[0].serve(sockets=[listener])
+            stop()
+            if tls_listener is not None and not secured.started:
+                serving.cancel()
+
+
+def uvicorn_config(app: Starlette, most_connections: int) -> uvicorn.Config:
+    """How both ports are served."""
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        # A header about a request's origin counts for nothing, whatever FORWARDED_ALLOW_IPS is set to.
+        proxy_headers=False,
+        forwarded_allow_ips=[],
+        # Two servers share one application: `serve` enters its lifespan once, and sees it fail.
+        lifespan="off",
+        http=limited(Limits(most_connections)),
+        ws="none",
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
+
+
+def _most_connections() -> int:
+    """At most a third of the file descriptors for each of two ports: the API server needs some as well."""
+    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _CONNECTIONS if soft == resource.RLIM_INFINITY else max(64, min(_CONNECTIONS, soft // 3))
 
 
 class Server(uvicorn.Server):
-    """uvicorn's own signal handlers would raise the signal again when all is done, and the exit code would be its."""
+    """uvicorn without signal handlers: its own raise the signal again in the end, which decides the exit code."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave them to the program."""
         yield
+
+
+class TlsServer(Server):
+    """uvicorn with a certificate that can be replaced while it serves.
+
+    New handshakes see the new certificate; open connections go on.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, *, handshakes: int = _HANDSHAKES, handshake_seconds: float = _HANDSHAKE_SECONDS
+    ) -> None:
+        """At most `handshakes` at once, each for at most `handshake_seconds`."""
+        super().__init__(config)
+        self._handshakes, self._handshake_seconds = handshakes, handshake_seconds
+        self._context: ssl.SSLContext | None = None
+
+    def use(self, certificate: Certificate) -> None:
+        """Show this certificate in all handshakes from now on. Raises `ssl.SSLError` if it is none.
+
+        A context into which a certificate could not be loaded is lost, also with the one it had.
+        """
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        # The ssl module reads certificates from files only; these are gone as soon as it has.
+        with tempfile.TemporaryDirectory(prefix="warmhook-") as folder:
+            chain, key = Path(folder, "tls.crt"), Path(folder, "tls.key")
+            for file, content in zip((chain, key), certificate, strict=True):
+                file.touch(mode=0o600)
+                file.write_bytes(content)
+            # An encrypted key must not make the program ask for its password.
+            context.load_cert_chain(chain, key, password=lambda: b"")
+        self._context = context
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, but connections are counted before their handshake."""
+        await self.lifespan.startup()
+        accepting = [
+            Handshakes(
+                listener, self._shown, self._new_protocol, most=self._handshakes, seconds=self._handshake_seconds
+            )
+            for listener in sockets or []
+        ]
+        for handshakes in accepting:
+            handshakes.start(self.config.backlog)
+        # uvicorn closes them, and waits until they are.
+        self.servers = cast("list[asyncio.base_events.Server]", accepting)
+        self.started = True
+
+    def _shown(self) -> ssl.SSLContext:
+        assert self._context is not None  # noqa: S101 - a certificate is there before the server starts
+        return self._context
+
+    def _new_protocol(self) -> asyncio.Protocol:
+        kind = cast("Any", self.config.http_protocol_class)
+        protocol: asyncio.Protocol = kind(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state, _loop=None
+        )
+        return protocol
+
+
+async def serve_tls(
+    server: TlsServer, listener: socket.socket, credentials: Credentials, *, sleep: Sleep = asyncio.sleep
+) -> None:
+    """Serve as soon as there is a certificate, and follow its changes, until the server is told to exit."""
+    used = await _use_next(server, credentials, None, sleep)
+    async with asyncio.TaskGroup() as group:
+        following = group.create_task(_follow(server, credentials, used, sleep), name="follow certificate")
+        await server.serve(sockets=[listener])
+        following.cancel()
+
+
+async def _follow(server: TlsServer, credentials: Credentials, used: Certificate, sleep: Sleep) -> None:
+    while True:
+        used = await _use_next(server, credentials, used, sleep)
+
+
+async def _use_next(server: TlsServer, credentials: Credentials, used: Certificate | None, sleep: Sleep) -> Certificate:
+    """Wait for another certificate than `used` that can be shown, and show it."""
+    latest, logged = used, False
+    while True:
+        latest = await credentials.next_certificate(latest)
+        try:
+            server.use(latest)
+        except (ssl.SSLError, ValueError) as error:
+            _log.warning("certificate-unusable", secret=SECRET, problem=type(error).__name__)
+            continue
+        except OSError as error:
+            # Nothing is wrong with the certificate, so it is tried again.
+            if not logged:
+                hint = "certificates are read from files: give the process a folder for temporary files"
+                _log.error("certificate-unusable", secret=SECRET, problem=type(error).__name__, hint=hint)
+            latest, logged = used, True
+            await sleep(LOOK_SECONDS)
+            continue
+        _log.info("certificate-used", secret=SECRET)
+        return latest

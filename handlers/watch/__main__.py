@@ -1,4 +1,4 @@
-"""`python -m handlers.watch`: the program `watch` by itself, for deployments where `web` scales to zero."""
+"""`python -m handlers.watch`: the program `watch` alone, for deployments in which `web` scales to zero."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ if __name__ == "__main__":
     # Before the imports, which take most of the time of a start.
     exit_when_asked()
 
-import asyncio
 import os
 import random
 import sys
+from dataclasses import replace
 
 import structlog
 import uvloop
 
-from adapters.clock import utcnow
+from adapters.clock import real_clock
 from adapters.env import BadSetting
 from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.transport import BadKubeconfig, open_transport
 from adapters.logs import set_up_logs
-from handlers.events_token import EventsToken
-from handlers.posting import open_post
+from adapters.outages import WatchOutages
+from handlers.event_sink import open_event_sink
 from handlers.settings import Settings, read_settings
 from handlers.signals import until_stopped
 from handlers.watch.run import watch
@@ -34,31 +34,25 @@ _HINT = "web answers 401 unless both have WARMHOOK_EVENTS_TOKEN_FILE, or web has
 
 async def run(settings: Settings) -> None:
     """Watch until the process is asked to stop."""
+    clock = real_clock()
     async with (
         open_transport(settings.kubeconfig, user_agent="warmhook-watch") as transport,
-        open_post(settings, EventsToken(settings.events_token_file)) as post,
+        open_event_sink(settings) as post,
     ):
+        assert post is not None  # noqa: S101 - this process handles no events itself
         if settings.events_token_file is None and settings.sink is None:
             _log.warning("no-events-token", hint=_HINT)
         _log.info("watch-started", namespace=settings.namespace, sync_seconds=settings.sync_seconds)
-        await until_stopped(
-            watch(
-                Kubernetes(transport),
-                post,
-                settings.namespace,
-                sync_seconds=settings.sync_seconds,
-                now=utcnow,
-                sleep=asyncio.sleep,
-                rng=random.SystemRandom(),
-            )
-        )
+        outages = WatchOutages(clock.monotonic)
+        await until_stopped(watch(Kubernetes(transport), post, settings, clock, random.SystemRandom(), outages))
     _log.info("watch-stopped")
 
 
 def main() -> int:
     """The program; 2 for settings it cannot use."""
     try:
-        settings = read_settings(os.environ)
+        # This program serves no routes, so events go to another process.
+        settings = replace(read_settings(os.environ), watch=True, serve=frozenset())
         set_up_logs(settings.log, sys.stderr)
         uvloop.run(run(settings))
     except (BadSetting, BadKubeconfig) as error:

@@ -1,4 +1,4 @@
-"""What `watch` remembers of the cluster, and which changes of it matter to the handlers."""
+"""Decide which changes in the cluster matter to the handlers, by what was seen of each object before."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ Kind: TypeAlias = Literal["WarmPolicy", "WarmImage", "Node", "ConfigMap"]
 
 @dataclass(slots=True)
 class ChangeFilter:
-    """The last known state of everything watched, reduced to what decides whether a change matters."""
+    """Queues changes that matter. Of each object it holds only what decides that."""
 
-    pending: WorkQueue
+    queue: WorkQueue
     _objects: dict[Kind, dict[tuple[str, str], tuple[object, ...]]] = field(
         default_factory=lambda: {"WarmPolicy": {}, "WarmImage": {}, "Node": {}}
     )
@@ -47,9 +47,9 @@ class ChangeFilter:
         return len(self._listed) == len(get_args(Kind))
 
     def replace(self, kind: Kind, objects: list[Object]) -> None:
-        """Take a list for the truth: what is missing from it is gone.
+        """Replace all objects of a kind by those of a list; the others are gone.
 
-        Of the first list of a kind nothing is told: a sync that comes after it looks at everything anyway.
+        The first list of a kind queues nothing, because the sync after it compares everything.
         """
         if kind == "ConfigMap":
             present = {(_role(obj), _node_of(obj)) for obj in objects}
@@ -69,22 +69,22 @@ class ChangeFilter:
         """An object was listed, added or modified."""
         if kind == "ConfigMap":
             if not _node_of(obj):
-                return  # a copy, under a name that means nothing
+                return  # a copy under another name
             if _role(obj) == "desired":
                 self._desired_seen(obj)
             else:
                 self._report_seen(obj)
             return
-        key, what_matters = _name(obj), _what_matters(kind, obj)
-        if self._objects[kind].get(key) == what_matters:
+        key, fingerprint = _name(obj), _fingerprint(kind, obj)
+        if self._objects[kind].get(key) == fingerprint:
             return
-        self._objects[kind][key] = what_matters
+        self._objects[kind][key] = fingerprint
         metadata = obj["metadata"]
         if kind == "WarmImage":
             name = f"{key[0]}/{key[1]}"
             self._warmimages[line_key(ObjectKey(*key))] = name
             if kind in self._listed:
-                self.pending.reported(name)
+                self.queue.reported(name)
         self._changed(kind, Changed(kind, *key, False, metadata.get("resourceVersion", ""), metadata.get("uid", "")))
 
     def deleted(self, kind: Kind, obj: Object) -> None:
@@ -115,7 +115,7 @@ class ChangeFilter:
         self._owners[node] = owners[0].get("uid", "")
         known = self._objects["Node"].get(("", node))
         if known is not None and known[0] != self._owners[node]:
-            # The garbage collector is about to take it: its owner is a Node that was replaced.
+            # The garbage collector is about to delete it: its owner is a Node that was replaced.
             self._changed("ConfigMap", Changed("Node", "", node, uid=str(known[0])))
 
     def _forget_desired(self, node: str) -> None:
@@ -129,44 +129,43 @@ class ChangeFilter:
         report = read_report(obj["metadata"])
         before = self._reports.get(report.node)
         self._reports[report.node] = report
-        self._tell(report.node, before, report)
+        self._compare(report.node, before, report)
 
     def _report_gone(self, node: str) -> None:
-        self._tell(node, self._reports.pop(node, None), None)
+        self._compare(node, self._reports.pop(node, None), None)
 
-    def _tell(self, node: str, before: Report | None, after: Report | None) -> None:
-        """Name the WarmImages whose state on the node is another one; `seen` alone changes none."""
-        was = before or Report(node)
-        now = after or Report(node)
+    def _compare(self, node: str, before: Report | None, after: Report | None) -> None:
+        """Queue the WarmImages whose state on the node has changed; a new time of the report is no change."""
+        old, new = before or Report(node), after or Report(node)
         by_version = self._desired.get(node, {})
-        told = (was.warm ^ now.warm) | (was.moved ^ now.moved)
-        keys = {by_version[version] for version in told if version in by_version}
-        keys |= {key for key in was.states.keys() | now.states.keys() if was.states.get(key) != now.states.get(key)}
+        changed = (old.warm ^ new.warm) | (old.moved ^ new.moved)
+        keys = {by_version[version] for version in changed if version in by_version}
+        keys |= {key for key in old.states.keys() | new.states.keys() if old.states.get(key) != new.states.get(key)}
         if before is None or after is None:
-            # The node becomes reachable, or is no longer: that counts for each of its lines.
+            # The node became reachable or unreachable, which counts for each of its lines.
             keys |= set(by_version.values())
         self._reported_lines(keys)
 
     def _reported_lines(self, keys: Iterable[str]) -> None:
-        """Other nodes than before have these lines, or they are in another state there."""
+        """Queue the WarmImages of these lines: other nodes than before have the lines, or their state has changed."""
         if "ConfigMap" in self._listed:
             for key in keys:
                 if key in self._warmimages:
-                    self.pending.reported(self._warmimages[key])
+                    self.queue.reported(self._warmimages[key])
 
     def _changed(self, listed: Kind, change: Changed) -> None:
         if listed in self._listed:
-            self.pending.changed(change)
+            self.queue.changed(change)
 
 
-def _what_matters(kind: Kind, obj: Object) -> tuple[object, ...]:
-    """What of an object, if it differs, the handlers must know. The first element is the uid."""
+def _fingerprint(kind: Kind, obj: Object) -> tuple[object, ...]:
+    """The fields whose change matters to the handlers; the uid first."""
     metadata = obj["metadata"]
     uid = metadata.get("uid", "")
     if kind == "Node":
-        # Of thousands of nodes, so a digest: what the labels say is read again by the handlers.
-        said = [metadata.get("labels") or {}, *map(astuple, blocking_taints(taints_of(obj), unschedulable(obj)))]
-        return (uid, hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=16).digest())
+        # A digest, because there are thousands of nodes.
+        relevant = [metadata.get("labels") or {}, *map(astuple, blocking_taints(taints_of(obj), unschedulable(obj)))]
+        return (uid, hashlib.blake2b(json.dumps(relevant, sort_keys=True).encode(), digest_size=16).digest())
     annotations = metadata.get("annotations") or {}
     ours = tuple(sorted((key, value) for key, value in annotations.items() if "warmhook.dev/" in key))
     return (uid, metadata.get("generation"), metadata.get("deletionTimestamp"), ours)
@@ -182,6 +181,6 @@ def _role(obj: Object) -> str:
 
 
 def _node_of(obj: Object) -> str:
-    """Empty where its name and its label do not agree."""
+    """The node of a ConfigMap; empty if its name and its label disagree."""
     name = obj["metadata"]["name"]
     return desired_node(name) if _role(obj) == "desired" else report_node(name)

@@ -1,45 +1,43 @@
-"""Send what is pending as CloudEvents, a few at once, each until it is taken."""
+"""Send what is queued as CloudEvents, a few at once, each until it is taken."""
 
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
-from handlers.posting import Post, Refused, RetryLater
-from handlers.watch.work_queue import Batch, What, WorkQueue
+from adapters.clock import Backoff, Clock
+from handlers.event_sink import Post, Refused, RetryLater
+from handlers.watch.work_queue import Batch, Topic, WorkQueue
 from warmhook.events import CHANGES_MAX, Event, changed_event, reported_event, sync_event
-from warmhook.ports import Sleep, Utcnow
 
-__all__ = ["OVERDUE_MAX", "Dispatcher"]
+__all__ = ["OVERDUE_MAX", "EventDispatcher"]
 
 _log = structlog.get_logger()
 
-_AT_ONCE: Final[dict[What, int]] = {"changes": 4, "reports": 1, "sync": 1}
+_AT_ONCE: Final[dict[Topic, int]] = {"changes": 4, "reports": 1, "sync": 1}
 """Events at a time, without those that are overdue: a large projection must not hold up a small one."""
 _OVERDUE_SECONDS: Final = 2.0
 """After this an event is overdue: others no longer wait for it, and its keys, if they change again, are sent again. A
 Broker that answers when the slowest subscriber has may have delivered it long before."""
 OVERDUE_MAX: Final = 200
 """Events under way beyond which no other is sent."""
-_CHANGES_GATHER_SECONDS: Final = 0.2
-"""While an event is under way another is sent so long after the last: what comes in crowds is sent, read and written
-together, which costs the API server a fraction."""
-_GATHER_SECONDS_PER_OVERDUE: Final = 0.05
-"""The more events are overdue the longer others are gathered. If each took 270 seconds, 140 would be under way."""
-_REPORTS_GATHER_SECONDS: Final = 0.3
-"""From the first report to the event that names it: nodes report in crowds, and pushes come first."""
+_CHANGES_DEBOUNCE_SECONDS: Final = 0.2
+"""While an event is under way another is sent so long after the last: many changes that are sent, read and written
+together cost the API server a fraction."""
+_DEBOUNCE_SECONDS_PER_OVERDUE: Final = 0.05
+"""The more events are overdue the longer others are debounced. If each took 270 seconds, 140 would be under way."""
+_REPORTS_DEBOUNCE_SECONDS: Final = 0.3
+"""From the first report to its event: many nodes report at once, and pushes come first."""
 _REPORT_SECONDS: Final = 1.0
 """Between two events about reports: a status is written once for all."""
 _FIRST_WAIT_SECONDS: Final = 0.2
 _LONGEST_WAIT_SECONDS: Final = 5.0
-# From here on the log has said it often enough.
-_MOST_FAILURES: Final = 8
-# An answer that takes longer is worth a line, once in so many seconds.
+# Further failures in a row are not logged.
+_FAILURES_LOGGED: Final = 8
+# A slower answer is logged, once in so many seconds.
 _SLOW_SECONDS: Final = 5.0
 _SLOW_LOG_SECONDS: Final = 60.0
 
@@ -52,141 +50,137 @@ class _UnderWay:
     overdue: bool = False
 
 
-@dataclass(slots=True)
-class Dispatcher:
-    """Empties `WorkQueue`, for ever."""
+class EventDispatcher:
+    """Empties a `WorkQueue`, for ever."""
 
-    pending: WorkQueue
-    post: Post
-    now: Utcnow
-    monotonic: Callable[[], float]
-    sleep: Sleep
-    rng: random.Random
-    _running: dict[What, int] = field(default_factory=lambda: dict.fromkeys(_AT_ONCE, 0))
-    """Events under way that are not overdue."""
-    _overdue: int = 0
-    _syncs: int = 0
-    _failures: int = 0
-    """Events in a row that were not taken."""
-    _pause: float = 0.0
-    """After the last of them, in seconds."""
-    _slow_logged: float = float("-inf")
-    """When an answer that took long was last logged, on the monotonic clock."""
-    _gathering: set[What] = field(default_factory=set)
-    """For what it is waited whether more comes."""
-    _gathered: bool = False
-    """Whether the reports that are pending have been waited for."""
+    def __init__(self, queue: WorkQueue, post: Post, clock: Clock) -> None:
+        self._queue = queue
+        self._post = post
+        self._clock = clock
+        self._backoff = Backoff(clock, first_seconds=_FIRST_WAIT_SECONDS, longest_seconds=_LONGEST_WAIT_SECONDS)
+        self._running: dict[Topic, int] = dict.fromkeys(_AT_ONCE, 0)
+        """Events under way that are not overdue."""
+        self._overdue = 0
+        self._syncs = 0
+        self._failures = 0
+        """Events in a row that were not taken."""
+        self._slow_logged = float("-inf")
+        """When a slow answer was last logged, on the monotonic clock."""
+        self._debouncing: set[Topic] = set()
+        """Topics currently being debounced."""
+        self._debounced = False
+        """Whether the reports that are queued were debounced."""
 
     async def run(self) -> None:
-        """Send whatever becomes pending; ends only when it is cancelled."""
+        """Send whatever is queued; ends only when it is cancelled."""
         async with asyncio.TaskGroup() as group:
             while True:
-                for what in _AT_ONCE:
-                    while self._may_begin(what, group) and (batch := self.pending.take(what, CHANGES_MAX)):
+                for topic in _AT_ONCE:
+                    while self._may_begin(topic, group) and (batch := self._queue.get(topic, CHANGES_MAX)):
                         self._begin(batch, group)
-                await self.pending.news()
+                await self._queue.wait()
 
-    def _may_begin(self, what: What, group: asyncio.TaskGroup) -> bool:
-        """Whether an event may be sent now; if not, this is asked again when that may have changed."""
-        if self._running[what] >= _AT_ONCE[what] or self._overdue >= OVERDUE_MAX:
+    def _may_begin(self, topic: Topic, group: asyncio.TaskGroup) -> bool:
+        """Whether an event may be sent now; if not, the queue is woken when that may have changed."""
+        if self._running[topic] >= _AT_ONCE[topic] or self._overdue >= OVERDUE_MAX:
             return False
-        if what == "changes":
-            return what not in self._gathering or not (self._running[what] or self._overdue)
-        if what == "reports" and self.pending.waits(what):
-            if not self._gathered:
-                self._gather(what, _REPORTS_GATHER_SECONDS, group)
+        if topic == "changes":
+            return topic not in self._debouncing or not (self._running[topic] or self._overdue)
+        if topic == "reports" and self._queue.has(topic):
+            if not self._debounced:
+                self._debounce(topic, _REPORTS_DEBOUNCE_SECONDS, group)
                 return False
-            self._gathered = False
+            self._debounced = False
         return True
 
     def _begin(self, batch: Batch, group: asyncio.TaskGroup) -> None:
-        self._running[batch.what] += 1
-        if batch.what == "changes":
-            self._gather(batch.what, _CHANGES_GATHER_SECONDS, group)
+        self._running[batch.topic] += 1
+        if batch.topic == "changes":
+            self._debounce(batch.topic, _CHANGES_DEBOUNCE_SECONDS, group)
         under_way = _UnderWay(batch)
-        limit = group.create_task(self._expire(under_way), name=f"limit {batch.what}")
-        group.create_task(self._send(under_way, limit), name=f"send {batch.what}")
+        limit = group.create_task(self._expire(under_way), name=f"limit {batch.topic}")
+        group.create_task(self._send(under_way, limit), name=f"send {batch.topic}")
 
-    def _gather(self, what: What, seconds: float, group: asyncio.TaskGroup) -> None:
+    def _debounce(self, topic: Topic, seconds: float, group: asyncio.TaskGroup) -> None:
         async def wait() -> None:
-            await self.sleep(max(seconds, _GATHER_SECONDS_PER_OVERDUE * self._overdue))
-            self._gathering.discard(what)
-            self._gathered |= what == "reports"
-            self.pending.look_again()
+            await self._clock.sleep(max(seconds, _DEBOUNCE_SECONDS_PER_OVERDUE * self._overdue))
+            self._debouncing.discard(topic)
+            self._debounced |= topic == "reports"
+            self._queue.wake()
 
-        if what not in self._gathering:
-            self._gathering.add(what)
-            group.create_task(wait(), name=f"gather {what}")
+        if topic not in self._debouncing:
+            self._debouncing.add(topic)
+            group.create_task(wait(), name=f"debounce {topic}")
 
     async def _expire(self, under_way: _UnderWay) -> None:
-        """After a while let others be sent, and keys of this event once more. A sync may take long and names no key."""
-        if under_way.batch.what == "sync":
+        """After a while let others be sent, and keys of this event again. A sync may take long and has no key."""
+        batch = under_way.batch
+        if batch.topic == "sync":
             return
-        await self.sleep(_OVERDUE_SECONDS)
+        await self._clock.sleep(_OVERDUE_SECONDS)
         under_way.overdue = True
-        self._running[under_way.batch.what] -= 1
+        self._running[batch.topic] -= 1
         self._overdue += 1
-        self.pending.release(under_way.batch)
+        self._queue.release(batch)
 
     async def _send(self, under_way: _UnderWay, limit: asyncio.Task[None]) -> None:
-        """Post one event; if it is not taken its keys are pending again after a while, and others go first."""
+        """Send one event. If it is not taken its keys are queued again after a while, behind others."""
         batch, again = under_way.batch, True
         try:
             try:
-                again = await self._post(batch)
-                if batch.what == "reports" and not again:
-                    await self.sleep(_REPORT_SECONDS)
+                pause = await self._try(batch)
+                again = pause is not None
+                if batch.topic == "reports" and not again:
+                    await self._clock.sleep(_REPORT_SECONDS)
             finally:
                 limit.cancel()
                 if under_way.overdue:
                     self._overdue -= 1
                 else:
-                    self._running[batch.what] -= 1
-                self.pending.look_again()
-            if again:
-                await self.sleep(self._pause)
+                    self._running[batch.topic] -= 1
+                self._queue.wake()
+            if pause is not None:
+                await self._clock.sleep(pause)
         finally:
-            self.pending.ended(batch, again=again)
+            self._queue.done(batch, again=again)
 
-    async def _post(self, batch: Batch) -> bool:
-        """Whether the keys are to be sent again."""
-        began = self.monotonic()
+    async def _try(self, batch: Batch) -> float | None:
+        """Post one event; in how many seconds its keys are to be sent again, `None` for never."""
+        began = self._clock.monotonic()
         try:
-            await self.post(self._event(batch))
+            await self._post(self._event(batch))
         except Refused as error:
-            # A repeat would be refused again; the next sync looks at everything anyway.
-            _log.error("event-refused", about=batch.what, keys=len(batch.words), problem=str(error))
+            # A repeat would be refused again; the next sync compares everything.
+            _log.error("event-refused", about=batch.topic, keys=len(batch.items), problem=str(error))
         except RetryLater as error:
-            self._delayed(batch, error, self.monotonic() - began)
-            return True
-        if self._is_slow(seconds := self.monotonic() - began):
-            _log.warning("event-slow", about=batch.what, keys=len(batch.words), seconds=round(seconds, 1))
+            return self._failed(batch, error, self._clock.monotonic() - began)
+        if self._is_slow(seconds := self._clock.monotonic() - began):
+            _log.warning("event-slow", about=batch.topic, keys=len(batch.items), seconds=round(seconds, 1))
         self._failures = 0
-        return False
+        self._backoff.reset()
+        return None
 
-    def _delayed(self, batch: Batch, error: RetryLater, seconds: float) -> None:
-        """Count and log an event that was not taken, and decide how long to wait."""
-        wait = min(_FIRST_WAIT_SECONDS * 2**self._failures, _LONGEST_WAIT_SECONDS) * self.rng.uniform(0.5, 1.0)
-        self._pause = min(max(error.retry_after_seconds or 0.0, wait), _LONGEST_WAIT_SECONDS)
-        self._failures = min(self._failures + 1, _MOST_FAILURES)
-        # One failure is an everyday thing, unless it took long.
-        if 1 < self._failures < _MOST_FAILURES or (self._failures == 1 and self._is_slow(seconds)):
-            _log.warning(
-                "event-delayed", about=batch.what, keys=len(batch.words), seconds=round(seconds, 1), problem=str(error)
-            )
+    def _failed(self, batch: Batch, error: RetryLater, seconds: float) -> float:
+        """Count and log an event that was not taken after so many seconds; how long to wait."""
+        self._failures += 1
+        # One failure is common, unless it took long.
+        if 1 < self._failures < _FAILURES_LOGGED or (self._failures == 1 and self._is_slow(seconds)):
+            fields = {"about": batch.topic, "keys": len(batch.items), "seconds": round(seconds, 1)}
+            _log.warning("event-delayed", **fields, problem=str(error))
+        return self._backoff.seconds(error.retry_after_seconds)
 
     def _is_slow(self, seconds: float) -> bool:
-        """Whether an answer took long and none that did was logged lately."""
-        if seconds <= _SLOW_SECONDS or self.monotonic() - self._slow_logged < _SLOW_LOG_SECONDS:
+        """Whether an answer took long and no other such answer was logged lately."""
+        if seconds <= _SLOW_SECONDS or self._clock.monotonic() - self._slow_logged < _SLOW_LOG_SECONDS:
             return False
-        self._slow_logged = self.monotonic()
+        self._slow_logged = self._clock.monotonic()
         return True
 
     def _event(self, batch: Batch) -> Event:
-        moment = self.now()
-        if batch.what == "sync":
+        now = self._clock.utcnow()
+        if batch.topic == "sync":
             self._syncs += 1
-            return sync_event(int(moment.timestamp()) * 1000 + self._syncs % 1000, moment)
-        if batch.what == "reports":
-            return reported_event(batch.warmimages, moment)
-        return changed_event(batch.changes, moment)
+            return sync_event(int(now.timestamp()) * 1000 + self._syncs % 1000, now)
+        if batch.topic == "reports":
+            return reported_event(batch.warmimages, now)
+        return changed_event(batch.changes, now)

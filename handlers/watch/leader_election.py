@@ -1,4 +1,4 @@
-"""Act only while holding the Lease `warmhook-watch`, so that of several replicas one does."""
+"""Act only while holding the Lease `warmhook-watch`, so that one of several replicas acts."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import structlog
 
+from adapters.clock import Clock
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Conflict, Kubernetes, KubernetesError, NotFound
 from warmhook.leader_election import LEASE_SECONDS, POLL_SECONDS, RENEW_SECONDS, ElectionState, Lease
-from warmhook.ports import Object, Sleep, Utcnow
+from warmhook.ports import Object
 
 __all__ = ["LeaderElector", "new_identity"]
 
@@ -28,93 +28,88 @@ _RELEASE_SECONDS: Final = 2.0
 
 
 def new_identity(host: str, rng: random.Random) -> str:
-    """A name that no other process has: two of one host may run side by side."""
+    """A name that no other process has: two processes may run on one host."""
     return f"{host}_{rng.getrandbits(40):010x}"
 
 
-@dataclass(slots=True)
 class LeaderElector:
     """One candidate."""
 
-    kubernetes: Kubernetes
-    namespace: str
-    identity: str
-    now: Utcnow
-    monotonic: Callable[[], float]
-    sleep: Sleep
-    rng: random.Random
-    _election: ElectionState = field(init=False)
-    _troubled: bool = False
-
-    def __post_init__(self) -> None:
-        self._election = ElectionState(self.identity)
+    def __init__(self, kubernetes: Kubernetes, namespace: str, identity: str, clock: Clock) -> None:
+        self._kubernetes = kubernetes
+        self._namespace = namespace
+        self._identity = identity
+        self._clock = clock
+        self._election = ElectionState(identity)
+        self._failing = False
 
     def leads(self) -> bool:
-        """Whether this process may act now; asked before every request, because a process can be stopped anywhere."""
-        return self._election.leads(self.monotonic())
+        """Whether this process may act now. Check it before each request: a process can be stopped anywhere."""
+        return self._election.leads(self._clock.monotonic())
 
     async def run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run `work` whenever this process leads and cancel it when it no longer does; until it is cancelled itself."""
+        """Run `work` whenever this process leads, and cancel it when it no longer leads, until this is cancelled."""
         try:
             async with asyncio.TaskGroup() as group:
                 working: asyncio.Task[None] | None = None
                 while True:
-                    await self._try()
+                    await self._try_acquire_or_renew()
                     if working is None and self.leads():
-                        _log.info("leading", identity=self.identity)
+                        _log.info("leading", identity=self._identity)
                         working = group.create_task(work(), name="work of the leader")
                     elif working is not None and not self.leads():
-                        _log.warning("no-longer-leading", identity=self.identity)
+                        _log.warning("no-longer-leading", identity=self._identity)
                         working.cancel()
                         await asyncio.wait([working])
                         working = None
-                    await self.sleep(self._pause())
+                    await self._clock.sleep(self._pause())
         finally:
             await self._release()
 
     def _pause(self) -> float:
         if not self.leads():
-            return POLL_SECONDS * self.rng.uniform(0.8, 1.2)
+            return POLL_SECONDS * (0.8 + 0.4 * self._clock.random())
         # Never past the moment at which leading ends.
-        left = self._election.leads_until() - self.monotonic()
-        return min(_AGAIN_SECONDS if self._troubled else RENEW_SECONDS, left)
+        left = self._election.leads_until() - self._clock.monotonic()
+        return min(_AGAIN_SECONDS if self._failing else RENEW_SECONDS, left)
 
-    async def _try(self) -> None:
-        """Renew or acquire the Lease if that is this process's turn."""
-        # A holder that gets no answer must notice in time that it no longer is one.
-        left = self._election.leads_until() - self.monotonic()
+    async def _try_acquire_or_renew(self) -> None:
+        """Renew the Lease, or acquire it if it has ended."""
+        # A holder that gets no answer must notice in time that it has lost the Lease.
+        left = self._election.leads_until() - self._clock.monotonic()
         try:
             async with asyncio.timeout(left if left > 0 else LEASE_SECONDS):
                 if not self.leads():
-                    self._election = self._election.observed(await self._read(), self.monotonic())
-                if self._election.may_write(self.monotonic()):
-                    await self._write(self.identity)
-            self._troubled = False
+                    self._election = self._election.observed(await self._read(), self._clock.monotonic())
+                if self._election.may_write(self._clock.monotonic()):
+                    await self._write(self._identity)
+            self._failing = False
         except Conflict:
             self._election = self._election.overruled()
         except (KubernetesError, TimeoutError) as error:
-            self._complain(error)
+            self._log_failure(error)
 
-    def _complain(self, error: Exception) -> None:
-        if not self._troubled:
-            hint = f"the ServiceAccount must get, create and update leases in the namespace {self.namespace}"
+    def _log_failure(self, error: Exception) -> None:
+        if not self._failing:
+            hint = f"the ServiceAccount must get, create and update leases in the namespace {self._namespace}"
             answered = isinstance(error, KubernetesError) and error.status
             _log.warning(
                 "lease-not-written",
                 problem=str(error) or "no answer in time",
                 hint=hint if answered else "another process leads, or this one again, when the API server answers",
             )
-        self._troubled = True
+        self._failing = True
 
     async def _read(self) -> Lease | None:
         try:
-            return _lease(await self.kubernetes.get(paths.leases(self.namespace, _NAME)))
+            return _lease(await self._kubernetes.get(paths.leases(self._namespace, _NAME)))
         except NotFound:
             return None
 
     async def _write(self, holder: str) -> None:
-        """Write the Lease over the version that was seen. Raises `Conflict` where there is another."""
-        seen, began, moment = self._election.lease, self.monotonic(), self.now().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        """Write the Lease over the version that was seen. Raises `Conflict` if there is a newer one."""
+        seen, began = self._election.lease, self._clock.monotonic()
+        moment = self._clock.utcnow().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         same = seen is not None and seen.holder == holder
         spec: Object = {
             "leaseDurationSeconds": LEASE_SECONDS,
@@ -131,11 +126,11 @@ class LeaderElector:
             "spec": spec,
         }
         if seen is None:
-            written = await self.kubernetes.create(paths.leases(self.namespace), body)
+            written = await self._kubernetes.create(paths.leases(self._namespace), body)
         else:
             body["metadata"]["resourceVersion"] = seen.resource_version
-            written = await self.kubernetes.replace(paths.leases(self.namespace, _NAME), body)
-        self._election = self._election.wrote(_lease(written), began, self.monotonic())
+            written = await self._kubernetes.replace(paths.leases(self._namespace, _NAME), body)
+        self._election = self._election.wrote(_lease(written), began, self._clock.monotonic())
 
     async def _release(self) -> None:
         """Give the Lease back, so that the next one need not wait until it ends."""
@@ -143,14 +138,14 @@ class LeaderElector:
             with contextlib.suppress(KubernetesError, TimeoutError):
                 async with asyncio.timeout(_RELEASE_SECONDS):
                     await self._give_back()
-        self._election = ElectionState(self.identity)
+        self._election = ElectionState(self._identity)
 
     async def _give_back(self) -> None:
         try:
             await self._write("")
         except Conflict:
-            # A renewal was on its way when this process was told to end.
-            self._election = self._election.observed(await self._read(), self.monotonic())
+            # A renewal was under way when this process was told to end.
+            self._election = self._election.observed(await self._read(), self._clock.monotonic())
             if self.leads():
                 await self._write("")
 

@@ -1,7 +1,7 @@
-"""Keep the certificate and the token of admission: make them, renew them in time, and tell the API server.
+"""Rotate the certificate and the token of admission, and write them into the webhook configuration.
 
-The holder of the Lease does it, and only where the MutatingWebhookConfiguration `warmhook` exists. With cert-manager's
-annotation on that, the certificate and the `caBundle` are left to cert-manager, and the token alone is kept.
+The holder of the Lease does it, and only if the MutatingWebhookConfiguration `warmhook` exists. With cert-manager's
+annotation on it, the certificate and the `caBundle` are left to cert-manager, and only the token is rotated.
 """
 
 from __future__ import annotations
@@ -9,19 +9,18 @@ from __future__ import annotations
 import base64
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import structlog
 
 from adapters.certificates import NotACertificate, belong_together, make_pair, still_valid, wants_rotation
-from adapters.clock import Absence
+from adapters.clock import Absence, Clock
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Conflict, Kubernetes, KubernetesError, NotFound
 from adapters.kubernetes.webhook_secret import SECRET, AdmissionSecret, read_admission_secret, token_data
 from warmhook.admission_tokens import RANDOM_BITS, path_of, renew, token_of, without_tokens
-from warmhook.ports import Object, Sleep, Utcnow
+from warmhook.ports import Object
 
 __all__ = ["CONFIGURATION", "SECRET", "CertRotator"]
 
@@ -34,40 +33,45 @@ _LOOK_SECONDS: Final = 20.0
 _KNOWN_SECONDS: Final = 60.0
 
 
-@dataclass(slots=True)
 class CertRotator:
-    """The work of the leader."""
+    """Keeps one Secret and one webhook configuration up to date."""
 
-    kubernetes: Kubernetes
-    namespace: str
-    now: Utcnow
-    monotonic: Callable[[], float]
-    sleep: Sleep
-    rng: random.Random
-    leads: Callable[[], bool] = lambda: True
-    """Asked before each write."""
-    _newest: tuple[str, float] = ("", 0.0)
-    """The newest token of the Secret, and when this process saw it there first."""
-    _problem: str = ""
-    _uninstalled: bool = False
-    """Whether there was no webhook configuration at the last look."""
+    def __init__(
+        self,
+        kubernetes: Kubernetes,
+        namespace: str,
+        clock: Clock,
+        rng: random.Random,
+        leads: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`rng` makes the tokens. `leads` is checked before each write."""
+        self._kubernetes = kubernetes
+        self._namespace = namespace
+        self._clock = clock
+        self._rng = rng
+        self._leads = leads
+        self._newest: tuple[str, float] = ("", 0.0)
+        """The newest token of the Secret, and when this process saw it there first."""
+        self._problem = ""
+        self._uninstalled = False
+        """Whether there was no webhook configuration at the last reconciliation."""
 
     async def run(self) -> None:
-        """Look after it until it is cancelled; seldom where admission is not installed."""
-        absence = Absence(self.monotonic)
+        """Reconcile until this is cancelled; seldom if admission is not installed."""
+        absence = Absence(self._clock.monotonic)
         while True:
             problem, hint = "", ""
             try:
-                await self.look()
+                await self.reconcile()
             except NotFound:
                 problem = "the Secret is missing"
-                hint = f"kubectl -n {self.namespace} create secret generic {SECRET}"
+                hint = f"kubectl -n {self._namespace} create secret generic {SECRET}"
             except Conflict:
-                # Another wrote meanwhile: look soon what there is now.
-                await self.sleep(1.0)
+                # Another client wrote in between: read again soon.
+                await self._clock.sleep(1.0)
                 continue
             except KubernetesError as error:
-                # Validations and policies quote what they refuse, and that holds the token.
+                # Validations and policies quote what they refuse, which holds the token.
                 problem = without_tokens(str(error))
                 hint = "it is tried again; if a right is missing, apply the manifests of this version"
             if problem and problem != self._problem:
@@ -75,45 +79,45 @@ class CertRotator:
             self._problem = problem
             if not self._uninstalled:
                 absence.over()
-            await self.sleep(absence.seconds(_LOOK_SECONDS) if self._uninstalled else _LOOK_SECONDS)
+            await self._clock.sleep(absence.seconds(_LOOK_SECONDS) if self._uninstalled else _LOOK_SECONDS)
 
-    async def look(self) -> None:
-        """Bring Secret and webhook configuration in order. Raises `KubernetesError`; `NotFound` without a Secret."""
+    async def reconcile(self) -> None:
+        """Update Secret and webhook configuration. Raises `KubernetesError`, `NotFound` if there is no Secret."""
         self._uninstalled = False
         try:
-            configuration = await self.kubernetes.get(paths.mutating_webhooks(CONFIGURATION))
+            configuration = await self._kubernetes.get(paths.mutating_webhooks(CONFIGURATION))
         except NotFound:
             self._uninstalled = True
             return
         names = _hosts(configuration)
         if not names:
             return
-        secret = await self.kubernetes.get(paths.secrets(self.namespace, SECRET))
+        secret = await self._kubernetes.get(paths.secrets(self._namespace, SECRET))
         held = read_admission_secret(secret)
         data: dict[str, bytes] = {}
         authorities: bytes | None = None
         if _CERT_MANAGER not in (configuration["metadata"].get("annotations") or {}):
             authorities = held.authorities
             if not self._is_good(held, names):
-                pair = make_pair(names, self.now())
-                # Who trusted the old one goes on doing so until every web has the new one.
-                authorities = pair.authority + still_valid(held.authorities, self.now())
+                pair = make_pair(names, self._clock.utcnow())
+                # The old authority stays trusted until every web has the new certificate.
+                authorities = pair.authority + still_valid(held.authorities, self._clock.utcnow())
                 data = {"tls.crt": pair.certificate, "tls.key": pair.key, "ca.crt": authorities}
-        tokens = renew(held.tokens, self.now(), self.rng.getrandbits(RANDOM_BITS))
+        tokens = renew(held.tokens, self._clock.utcnow(), self._rng.getrandbits(RANDOM_BITS))
         if tokens != held.tokens:
             data |= token_data(tokens)
         # A certificate is trusted before it is used: a web may read the Secret at any moment. A token is accepted
-        # before it is used, but for the first one, before which nobody can be called.
-        await self._tell(configuration, authorities, self._token(held, tokens[0], configuration))
-        if data and self.leads():
-            await self._keep(secret, data)
+        # before it is used, except for the first one, without which the API server can call no web.
+        await self._inject_ca_bundle(configuration, authorities, self._token(held, tokens[0], configuration))
+        if data and self._leads():
+            await self._write_secret(secret, data)
             _log.info("certificate-made", names=names, parts=sorted(data))
 
-    def _token(self, held: AdmissionSecret, made: str, configuration: Object) -> str:
-        """The token that the API server is to use now: the newest one as soon as every web accepts it."""
+    def _token(self, held: AdmissionSecret, first: str, configuration: Object) -> str:
+        """The token that the API server is to use now: the newest one as soon as every web accepts that."""
         if not held.tokens:
-            return made
-        newest, now = held.tokens[0], self.monotonic()
+            return first
+        newest, now = held.tokens[0], self._clock.monotonic()
         if self._newest[0] != newest:
             self._newest = (newest, now)
         if now - self._newest[1] >= _KNOWN_SECONDS:
@@ -124,40 +128,40 @@ class CertRotator:
     def _is_good(self, held: AdmissionSecret, names: list[str]) -> bool:
         try:
             return belong_together(held.authorities, held.certificate, held.key) and not wants_rotation(
-                held.certificate, names, self.now()
+                held.certificate, names, self._clock.utcnow()
             )
         except NotACertificate:
             return False
 
-    async def _tell(self, configuration: Object, authorities: bytes | None, token: str) -> None:
-        """Write path and `caBundle` of every webhook, over the version that was read; `None`: the path alone."""
+    async def _inject_ca_bundle(self, configuration: Object, authorities: bytes | None, token: str) -> None:
+        """Write the path of every webhook and, if given, its `caBundle`, over the version that was read."""
         webhooks = configuration.get("webhooks") or []
-        told = [
+        injected = [
             {**hook, "clientConfig": _client(hook.get("clientConfig") or {}, authorities, token)} for hook in webhooks
         ]
-        if told == webhooks or not self.leads():
+        if injected == webhooks or not self._leads():
             return
         version = configuration["metadata"]["resourceVersion"]
-        patch = {"metadata": {"resourceVersion": version}, "webhooks": told}
-        await self.kubernetes.patch(paths.mutating_webhooks(CONFIGURATION), patch)
+        patch = {"metadata": {"resourceVersion": version}, "webhooks": injected}
+        await self._kubernetes.patch(paths.mutating_webhooks(CONFIGURATION), patch)
 
-    async def _keep(self, secret: Object, data: dict[str, bytes]) -> None:
+    async def _write_secret(self, secret: Object, data: dict[str, bytes]) -> None:
         version = secret["metadata"]["resourceVersion"]
         encoded = {name: base64.b64encode(content).decode() for name, content in data.items()}
         patch = {"metadata": {"resourceVersion": version}, "data": encoded}
-        await self.kubernetes.patch(paths.secrets(self.namespace, SECRET), patch)
+        await self._kubernetes.patch(paths.secrets(self._namespace, SECRET), patch)
 
 
 def _client(client: Object, authorities: bytes | None, token: str) -> dict[str, Any]:
-    """How the API server reaches a webhook: what was said, with this path and these authorities."""
-    told = dict(client)
+    """A webhook's `clientConfig` with this token in its path and these authorities."""
+    changed = dict(client)
     if authorities is not None:
-        told["caBundle"] = base64.b64encode(authorities).decode()
+        changed["caBundle"] = base64.b64encode(authorities).decode()
     if service := client.get("service"):
-        told["service"] = {**service, "path": path_of(token)}
+        changed["service"] = {**service, "path": path_of(token)}
     elif url := client.get("url"):
-        told["url"] = urlsplit(url)._replace(path=path_of(token)).geturl()
-    return told
+        changed["url"] = urlsplit(url)._replace(path=path_of(token)).geturl()
+    return changed
 
 
 def _path(client: Object) -> str:
@@ -165,7 +169,7 @@ def _path(client: Object) -> str:
 
 
 def _hosts(configuration: Object) -> list[str]:
-    """Whom the API server expects to meet."""
+    """The host names under which the API server calls the webhooks."""
     hosts: dict[str, None] = {}
     for hook in configuration.get("webhooks") or []:
         client = hook.get("clientConfig") or {}

@@ -1,4 +1,4 @@
-"""Hold the keys that have to be sent: their number is bounded by that of the objects, however often these change."""
+"""Queue what has to be sent, one item per object, however often the object changes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Final, Literal, TypeAlias, get_args
 
 from warmhook.events import Changed
 
-__all__ = ["Batch", "Key", "What", "WorkQueue"]
+__all__ = ["Batch", "Key", "Topic", "WorkQueue"]
 
-What: TypeAlias = Literal["changes", "reports", "sync"]
-"""What one event names."""
+Topic: TypeAlias = Literal["changes", "reports", "sync"]
+"""What one event is about."""
 Key: TypeAlias = tuple[str, ...]
 """Kind, namespace and name of an object that changed, `namespace/name` of a WarmImage with reports, or nothing."""
 
@@ -21,65 +21,62 @@ _SYNC: Final[Key] = ()
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """The keys that one event names, each with its newest word: the change, or `None` where the key says it all."""
+    """The items of one event: by key the latest change, or `None` if the key says all."""
 
-    what: What
-    words: Mapping[Key, Changed | None]
+    topic: Topic
+    items: Mapping[Key, Changed | None]
 
     @property
     def changes(self) -> list[Changed]:
-        """The changes, if this is about changes."""
-        return [change for change in self.words.values() if change is not None]
+        """The changes; empty for other topics."""
+        return [change for change in self.items.values() if change is not None]
 
     @property
     def warmimages(self) -> list[str]:
-        """`namespace/name` of the WarmImages whose nodes reported something new, if this is about reports."""
-        return [key[0] for key in self.words] if self.what == "reports" else []
+        """`namespace/name` of the WarmImages with new reports; empty for other topics."""
+        return [key[0] for key in self.items] if self.topic == "reports" else []
 
 
 @dataclass(slots=True)
 class _Keys:
-    """Keys of one kind."""
+    """The keys of one topic."""
 
     waiting: dict[Key, Changed | None] = field(default_factory=dict)
-    """The newest word of each, oldest key first."""
+    """The latest change by key, oldest key first."""
     held: set[Key] = field(default_factory=set)
-    """Named by an event that was sent just now, so not sent again at once."""
+    """Sent just now, so not sent again at once."""
     newest: dict[Key, Batch] = field(default_factory=dict)
-    """Of those named by events under way the newest such event."""
+    """The newest event under way that has the key."""
 
 
 class WorkQueue:
-    """Collects what has to be sent, newest word per object.
-
-    It begins closed: a process that does not lead sends nothing.
-    """
+    """Deduplicates by key. Closed until `open`; a closed queue drops everything, because only the leader sends."""
 
     def __init__(self) -> None:
-        self._keys: dict[What, _Keys] = {}
-        self._news = asyncio.Event()
+        self._keys: dict[Topic, _Keys] = {}
+        self._wakeup = asyncio.Event()
         self._open = False
         self.close()
 
     def open(self) -> None:
-        """Collect from now on."""
+        """Queue from now on."""
         self._open = True
 
     def close(self) -> None:
-        """Forget what is pending, and collect no more."""
+        """Drop everything, and queue no more."""
         self._open = False
-        self._keys = {what: _Keys() for what in get_args(What)}
+        self._keys = {topic: _Keys() for topic in get_args(Topic)}
 
     def __len__(self) -> int:
-        """How many keys wait to be sent."""
+        """The number of keys that wait to be sent."""
         return sum(len(keys.waiting) for keys in self._keys.values())
 
-    def waits(self, what: What) -> bool:
-        """Whether there are keys to be sent."""
-        return bool(self._keys[what].waiting)
+    def has(self, topic: Topic) -> bool:
+        """Whether keys of a topic wait to be sent."""
+        return bool(self._keys[topic].waiting)
 
     def changed(self, change: Changed) -> None:
-        """An object is not what it was."""
+        """An object was added, changed or deleted."""
         self._add("changes", (change.kind, change.namespace, change.name), change)
 
     def reported(self, warmimage: str) -> None:
@@ -87,47 +84,47 @@ class WorkQueue:
         self._add("reports", (warmimage,), None)
 
     def sync(self) -> None:
-        """Everything has to be compared."""
+        """The handlers have to compare everything."""
         self._add("sync", _SYNC, None)
 
-    def _add(self, what: What, key: Key, word: Changed | None) -> None:
+    def _add(self, topic: Topic, key: Key, change: Changed | None) -> None:
         if self._open:
-            self._keys[what].waiting[key] = word
-            self._news.set()
+            self._keys[topic].waiting[key] = change
+            self._wakeup.set()
 
-    async def news(self) -> None:
-        """Wait until something was added, or may be sent that could not be before."""
-        await self._news.wait()
-        self._news.clear()
+    async def wait(self) -> None:
+        """Wait until something was added, or may be sent that could not be sent before."""
+        await self._wakeup.wait()
+        self._wakeup.clear()
 
-    def look_again(self) -> None:
-        """Wake what waits for news."""
-        self._news.set()
+    def wake(self) -> None:
+        """End `wait`."""
+        self._wakeup.set()
 
-    def take(self, what: What, most: int) -> Batch | None:
-        """Up to `most` keys to be sent now; `None` if there are none, or only such as were sent just now."""
-        keys = self._keys[what]
+    def get(self, topic: Topic, most: int) -> Batch | None:
+        """Up to `most` items to be sent now; `None` if there are none, or all of them were sent just now."""
+        keys = self._keys[topic]
         free = [key for key in keys.waiting if key not in keys.held][:most]
         if not free:
             return None
-        batch = Batch(what, {key: keys.waiting.pop(key) for key in free})
+        batch = Batch(topic, {key: keys.waiting.pop(key) for key in free})
         keys.held.update(free)
         keys.newest |= dict.fromkeys(free, batch)
         return batch
 
     def release(self, batch: Batch) -> None:
-        """What changes again may be named by a newer event, although this one is under way."""
-        keys = self._keys[batch.what]
-        keys.held.difference_update(key for key in batch.words if keys.newest.get(key) is batch)
-        self._news.set()
+        """Let keys that change again be sent again, although this event is under way."""
+        keys = self._keys[batch.topic]
+        keys.held.difference_update(key for key in batch.items if keys.newest.get(key) is batch)
+        self._wakeup.set()
 
-    def ended(self, batch: Batch, *, again: bool) -> None:
-        """An event ended. With `again` its keys wait once more, but for those that a newer event names or named."""
-        keys = self._keys[batch.what]
-        for key, word in batch.words.items():
+    def done(self, batch: Batch, *, again: bool) -> None:
+        """An event ended. With `again` its keys wait once more, but for those that a newer event has or had."""
+        keys = self._keys[batch.topic]
+        for key, change in batch.items.items():
             if keys.newest.get(key) is batch:
                 del keys.newest[key]
                 keys.held.discard(key)
                 if again and self._open:
-                    keys.waiting.setdefault(key, word)
-        self._news.set()
+                    keys.waiting.setdefault(key, change)
+        self._wakeup.set()

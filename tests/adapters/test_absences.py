@@ -38,11 +38,8 @@ async def bare() -> AsyncIterator[World]:
     world.credentials = Credentials(Kubernetes(world.transport), NAMESPACE)
     world.app = world.new_app()
     world.client = world.new_client(world.app)
-    admission = asyncio.create_task(world.app.state.beside(), name="admission")
-    async with world.watching(transport=world.transport):
+    async with world.app.router.lifespan_context(world.app), world.watching(transport=world.transport):
         yield world
-    admission.cancel()
-    await asyncio.wait([admission])
 
 
 @instant

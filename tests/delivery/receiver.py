@@ -13,15 +13,17 @@ from typing import Final, Literal
 
 import httpx
 
+from adapters.clock import Clock
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.warmimage import warmimage_crd
 from adapters.kubernetes.warmpolicy import warmpolicy_crd
 from devcluster.apiserver import ApiServer, InProcessTransport
+from handlers.app import Resources, Web, create_app
 from handlers.metrics import Metrics
+from handlers.serving.credentials import Credentials
 from handlers.settings import Settings
 from handlers.sources import Configuration, read_configuration
-from handlers.wiring import build_web
 from tests.delivery.senders import EPOCH, Answer, EventBridge
 from warmhook.ports import Object, Response, Unreachable
 
@@ -76,16 +78,11 @@ class Receiver:
 
     def start(self) -> None:
         """Start a new process, without any state."""
-        app = build_web(
-            Settings(),
-            self._configuration,
-            self._transport,
-            {"SECRET": SECRET},
-            Metrics(),
-            now=self.now,
-            monotonic=asyncio.get_running_loop().time,
-            rng=Random(3),
-        )
+        rng, settings = Random(3), Settings()
+        clock = Clock(self.now, asyncio.get_running_loop().time, asyncio.sleep, rng.random)
+        credentials = Credentials(self._admin, settings.namespace)
+        resources = Resources(self._transport, credentials, clock, rng, Metrics())
+        app = create_app(Web(settings, self._configuration, resources))
         self._web = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://web")
 
     def kill(self) -> None:

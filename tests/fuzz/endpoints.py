@@ -14,13 +14,14 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
+from adapters.clock import Clock
 from adapters.kubernetes.client import Kubernetes
 from adapters.registries import adapter_kinds
+from handlers.app import Resources, Web, create_app
 from handlers.metrics import Metrics
 from handlers.serving.credentials import Credentials
 from handlers.settings import Settings
 from handlers.sources import Configuration, read_configuration
-from handlers.wiring import build_web
 from tests.fuzz.targets import read_request
 from warmhook.ports import Json, Response, Stream, Unreachable
 
@@ -82,18 +83,10 @@ class _Known(Credentials):
 
 def build_app() -> Any:
     """`web` with a source of every kind that believes everybody, and `guarded`, which does not."""
-    return build_web(
-        Settings(serve=Settings().serve | {"dead-letters"}, events_open=True),
-        _configuration(),
-        _EmptyCluster(),
-        {"SECRET": "s3cret"},
-        Metrics(),
-        now=lambda: _NOW,
-        monotonic=lambda: 0.0,
-        sleep=_at_once,
-        rng=Random(1),
-        credentials=_Known(Kubernetes(_EmptyCluster()), "warmhook-system"),
-    )
+    rng, settings = Random(1), Settings(serve=Settings().serve | {"dead-letters"}, events_open=True)
+    clock = Clock(lambda: _NOW, lambda: 0.0, _at_once, rng.random)
+    credentials = _Known(Kubernetes(_EmptyCluster()), settings.namespace)
+    return create_app(Web(settings, _configuration(), Resources(_EmptyCluster(), credentials, clock, rng, Metrics())))
 
 
 async def _at_once(_seconds: float) -> None:

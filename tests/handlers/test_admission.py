@@ -7,7 +7,7 @@ import base64
 import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -17,17 +17,17 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from starlette.applications import Starlette
 
+from adapters.clock import Clock
 from adapters.cloudevents import write_event
 from adapters.kubernetes import paths
 from adapters.kubernetes.webhook_secret import SECRET
 from handlers.admission.endpoint import Admission
-from handlers.admission.forward import open_forwarder
 from handlers.admission.queue import QUEUE_MAX, AdmissionQueue
 from handlers.admission.warm_nodes import WarmNodes
-from handlers.events_token import EventsToken
+from handlers.event_sink import RetryLater
 from handlers.metrics import Metrics
-from handlers.settings import Settings
 from tests.handlers.world import ADMISSION, ADMISSION_TOKEN, NAMESPACE, POLICIES, START, World, in_world
 from tests.warmhook.test_admission_review import bent_reviews, owned, review
 from warmhook.admission_review import Admitted, read_review
@@ -55,15 +55,9 @@ async def ask(world: World, body: Any, client: httpx.AsyncClient | None = None) 
     return response
 
 
-@asynccontextmanager
-async def beside(app: Any) -> AsyncIterator[None]:
-    """What runs beside the application."""
-    task = asyncio.create_task(app.state.beside(), name="beside")
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
+def running(app: Starlette) -> AbstractAsyncContextManager[Any]:
+    """The background tasks of the application run."""
+    return app.router.lifespan_context(app)
 
 
 async def add_node(world: World, name: str, *taints: Object, unschedulable: bool = False, **labels: str) -> None:
@@ -99,14 +93,9 @@ def nobody(_events: Sequence[Event]) -> Awaitable[None]:
     raise AssertionError
 
 
+CLOCK = Clock(lambda: START, lambda: 0.0, asyncio.sleep, lambda: 0.0)
 ALONE = Admission(
-    AdmissionQueue(nobody, monotonic=lambda: 0.0, sleep=asyncio.sleep),
-    WarmNodes(lambda: START),
-    Metrics(),
-    NAMESPACE,
-    accept=lambda _token: True,
-    now=lambda: START,
-    monotonic=lambda: 0.0,
+    AdmissionQueue(nobody, CLOCK), WarmNodes(CLOCK), Metrics(), NAMESPACE, accept=lambda _token: True, clock=CLOCK
 )
 
 
@@ -140,7 +129,7 @@ async def test_reviews_are_answered_while_the_api_server_is_down(world: World) -
         raise Unreachable("nobody is there")
 
     world.faults.append(down)
-    async with beside(world.app):
+    async with running(world.app):
         for number in range(200):
             assert (await ask(world, review(metadata={"name": f"p{number}"})))["allowed"]
         await asyncio.sleep(3600)
@@ -198,7 +187,7 @@ async def test_without_the_token_nothing_is_there_and_nothing_is_read_wherever_t
         read.append(True)
         yield json.dumps(review(metadata=WARM)).encode()
 
-    async with world.watching(), beside(world.app):
+    async with world.watching(), running(world.app):
         await asyncio.sleep(10)
         await warm_on(world, "a")
         for host in ("127.0.0.1", "10.0.0.7"):
@@ -259,7 +248,7 @@ async def test_a_pods_images_are_warmed_where_further_ones_can_land(world: World
     await add_node(world, "e", {**TAINT, "key": "other"}, pool="web")
     await add_node(world, "v", pool="web", type="virtual-kubelet")
     await world.add_policy(**pods_policy())
-    async with world.watching(), beside(world.app):
+    async with world.watching(), running(world.app):
         spec = {
             "containers": [{"image": "ghcr.io/shop/app:v1"}],
             "initContainers": [{"image": "ghcr.io/shop/init:v1"}],
@@ -284,7 +273,7 @@ async def test_a_pods_images_are_warmed_where_further_ones_can_land(world: World
 @in_world()
 async def test_only_pods_of_the_policys_namespace_count(world: World) -> None:
     await world.add_policy(**pods_policy())
-    async with beside(world.app):
+    async with running(world.app):
         await ask(world, review(metadata=WARM, namespace="elsewhere"))
         await ask(world, review(metadata={"labels": {"warm": "false"}}))
         await asyncio.sleep(10)
@@ -296,7 +285,7 @@ async def test_a_crowd_of_one_owner_costs_one_write_and_a_refresh_when_a_tenth_o
     world: World,
 ) -> None:
     await world.add_policy(**pods_policy())
-    async with beside(world.app):
+    async with running(world.app):
         await asyncio.sleep(5)
         world.requests.clear()
         for _ in range(300):
@@ -316,7 +305,7 @@ async def test_a_crowd_of_one_owner_costs_one_write_and_a_refresh_when_a_tenth_o
 @in_world()
 async def test_it_ends_when_no_such_pod_came_for_as_long_as_the_policy_says(world: World) -> None:
     await world.add_policy(**pods_policy())
-    async with world.watching(), beside(world.app):
+    async with world.watching(), running(world.app):
         await ask(world, review(metadata=WARM))
         await asyncio.sleep(5000)
         assert len(await world.warmimages()) == 1
@@ -332,7 +321,7 @@ async def test_owners_with_other_constraints_do_not_fight_over_one_object(world:
     await add_node(world, "a", pool="web")
     await add_node(world, "b", pool="db")
     await world.add_policy(**pods_policy())
-    async with world.watching(), beside(world.app):
+    async with world.watching(), running(world.app):
         for _ in range(5):
             for pool in ("web", "db"):
                 spec = {"containers": [{"image": "ghcr.io/x/app:v1"}], "nodeSelector": {"pool": pool}}
@@ -351,7 +340,7 @@ async def test_owners_with_other_constraints_do_not_fight_over_one_object(world:
 @in_world()
 async def test_a_policy_that_no_longer_speaks_of_pods_drops_what_they_led_to_and_keeps_its_own(world: World) -> None:
     await world.add_policy(**pods_policy(images=["ghcr.io/shop/own:v1"]))
-    async with world.watching(), beside(world.app):
+    async with world.watching(), running(world.app):
         await ask(world, review(metadata=WARM))
         await asyncio.sleep(10)
         assert set(await world.warmimages()) == {"docker.io/library/nginx:1", "ghcr.io/shop/own:v1"}
@@ -366,7 +355,7 @@ async def test_a_changed_limit_reaches_what_pods_asked_for(world: World) -> None
         await add_node(world, name, TAINT)
     await add_node(world, "free")
     await world.add_policy(**pods_policy())
-    async with world.watching(), beside(world.app):
+    async with world.watching(), running(world.app):
         spec = {"containers": [{"image": "nginx:1"}], "tolerations": [{"key": "gpu", "operator": "Exists"}]}
         await ask(world, review(spec, metadata=WARM))
         await asyncio.sleep(10)
@@ -382,7 +371,7 @@ async def test_the_status_counts_the_nodes_that_can_take_such_pods(world: World)
         await add_node(world, name)
     await add_node(world, "d", TAINT)
     await world.add_policy(**pods_policy())
-    async with world.watching(), beside(world.app):
+    async with world.watching(), running(world.app):
         await ask(world, review(metadata=WARM))
         await asyncio.sleep(10)
         await warm_on(world, "a", "b")
@@ -432,15 +421,28 @@ async def test_an_event_about_pods_that_are_long_gone_asks_for_nothing(world: Wo
     assert await world.warmimages() == {}
 
 
-def test_a_process_without_handlers_posts_what_it_sees() -> None:
-    async def run() -> None:
-        async with open_forwarder(Settings(), EventsToken()) as here:
-            assert here is None
-        alone = replace(Settings(), serve=frozenset({"admission"}), events_url="http://127.0.0.1:9/events")
-        async with open_forwarder(alone, EventsToken()) as there:
-            assert there is not None
+@pytest.mark.parametrize(("serve", "posted"), [({"admission"}, 1), ({"admission", "events"}, 0)])
+@in_world()
+async def test_a_process_without_handlers_posts_what_it_sees(world: World, serve: set[str], posted: int) -> None:
+    posts: list[Event] = []
 
-    asyncio.run(run())
+    async def post(event: Event) -> None:
+        if not posts:
+            posts.append(event)
+            raise RetryLater("503")
+        posts.append(event)
+
+    settings = replace(world.settings, serve=frozenset(serve))
+    assert settings.posts_events == bool(posted)
+    app = world.new_app(settings, post)
+    await world.add_policy(**pods_policy())
+    async with running(app):
+        await ask(world, review(metadata=WARM), world.new_client(app))
+        await asyncio.sleep(10)
+    # The first attempt is repeated.
+    assert [event.type for event in posts] == ["dev.warmhook.pod.admitted.v1"] * 2 * posted
+    assert world.metric("warmhook_hints_total", result="handled") == 1
+    assert len(await world.warmimages()) == 1 - posted
 
 
 # --- preferring ------------------------------------------------------------------------------------------------------
@@ -471,7 +473,7 @@ async def test_a_pod_prefers_warm_nodes_that_can_take_it(world: World) -> None:
         await add_node(world, name)
     await add_node(world, "d", pool="other")
     await world.add_policy(**pods_policy(images=["nginx:1"], preferWarm=True))
-    async with world.watching(), beside(world.app):
+    async with world.watching(), running(world.app):
         await asyncio.sleep(10)
         await warm_on(world, "a", "b")
         assert names_in(await ask(world, review(metadata=WARM))) == ["a", "b"]
@@ -495,7 +497,7 @@ async def test_by_default_no_pod_is_changed_and_one_may_ask_by_its_annotation(wo
     for name in "ab":
         await add_node(world, name)
     await world.add_policy(**pods_policy(images=["nginx:1"]))
-    async with world.watching(), beside(world.app):
+    async with world.watching(), running(world.app):
         await asyncio.sleep(10)
         await warm_on(world, "a")
         assert names_in(await ask(world, review(metadata=WARM))) == []
@@ -516,7 +518,7 @@ async def test_nothing_is_preferred_before_everything_is_known_nor_by_the_word_o
         await asyncio.sleep(10)
         await warm_on(world, "a")
         assert names_in(await ask(world, review(metadata=WARM))) == []
-        async with beside(world.app):
+        async with running(world.app):
             await asyncio.sleep(5)
             assert names_in(await ask(world, review(metadata=WARM))) == ["a"]
             await asyncio.sleep(700)

@@ -10,8 +10,8 @@ import pytest
 import structlog
 
 from adapters.kubernetes.client import Unavailable
-from handlers.admission.queue import HAND_ON_AT_ONCE, POSTS_MAX, QUEUE_MAX, AdmissionQueue
-from tests.support.instant import instantly
+from handlers.admission.queue import BATCHES_MAX, POSTS_MAX, QUEUE_MAX, AdmissionQueue
+from tests.support.instant import instantly, loop_clock
 from warmhook.admission_review import Admitted
 from warmhook.events import Event, admitted_event
 from warmhook.images import parse_reference
@@ -33,8 +33,7 @@ class Queue:
         self.counted: list[str] = []
         self.attempts = 0
         self.fault = fault
-        loop = asyncio.get_running_loop()
-        self.hints = AdmissionQueue(self.hand_on, monotonic=loop.time, sleep=asyncio.sleep, count=self.counted.append)
+        self.hints = AdmissionQueue(self.hand_on, loop_clock(NOW), self.counted.append)
 
     async def hand_on(self, events: Sequence[Event]) -> None:
         self.attempts += 1
@@ -135,8 +134,7 @@ def test_one_post_that_hangs_holds_up_no_other() -> None:
             await asyncio.sleep(31.8 if events == [event(0)] else 0.01)
             handed.extend(events)
 
-        loop = asyncio.get_running_loop()
-        hints = AdmissionQueue(hand_on, monotonic=loop.time, sleep=asyncio.sleep, most=1, at_once=POSTS_MAX)
+        hints = AdmissionQueue(hand_on, loop_clock(NOW), batch_max=1, batches_max=POSTS_MAX)
         task = asyncio.create_task(hints.run(), name="hints")
         for number in range(200):
             hints.add(event(number))
@@ -177,7 +175,7 @@ def test_pods_of_a_namespace_that_cannot_be_written_keep_those_of_no_other_waiti
                 raise Unavailable("failed calling webhook")
             handed.update({one.id: loop.time() for one in events})
 
-        hints = AdmissionQueue(hand_on, monotonic=loop.time, sleep=asyncio.sleep, at_once=HAND_ON_AT_ONCE)
+        hints = AdmissionQueue(hand_on, loop_clock(NOW), batches_max=BATCHES_MAX)
         task = asyncio.create_task(hints.run(), name="hints")
         for second in range(100):
             for number in range(10):

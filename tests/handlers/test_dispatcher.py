@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
-from random import Random
 
 import structlog
 
-from handlers.posting import SINK_SECONDS, RetryLater
-from handlers.watch.dispatcher import OVERDUE_MAX, Dispatcher
+from handlers.event_sink import SINK_SECONDS, RetryLater
+from handlers.watch.dispatcher import OVERDUE_MAX, EventDispatcher
 from handlers.watch.work_queue import WorkQueue
 from tests.handlers.world import START
-from tests.support.instant import instantly
+from tests.support.instant import instantly, loop_clock
 from warmhook.events import CHANGED, Changed, Event
 
 
@@ -36,15 +34,13 @@ def test_with_a_sink_that_never_answers_changes_are_still_sent_and_their_events_
             finally:
                 under_way -= 1
 
-        pending = WorkQueue()
-        pending.open()
-        dispatcher = Dispatcher(
-            pending, hang, lambda: START + timedelta(seconds=loop.time()), loop.time, asyncio.sleep, Random(1)
-        )
+        queue = WorkQueue()
+        queue.open()
+        dispatcher = EventDispatcher(queue, hang, loop_clock(START))
         task = asyncio.create_task(dispatcher.run(), name="dispatch")
         for number in range(2400):
-            pending.changed(Changed("WarmImage", "shop", f"x{number}", resource_version=str(loop.time())))
-            pending.reported(f"shop/x{number % 50}")
+            queue.changed(Changed("WarmImage", "shop", f"x{number}", resource_version=str(loop.time())))
+            queue.reported(f"shop/x{number % 50}")
             await asyncio.sleep(0.5)
         task.cancel()
         await asyncio.wait({task})

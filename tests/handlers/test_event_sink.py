@@ -7,7 +7,6 @@ import json
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
-from random import Random
 
 import httpx
 import pytest
@@ -15,13 +14,34 @@ import structlog
 
 from adapters.cloudevents import STRUCTURED, read_event, write_event
 from adapters.env import BadSetting
-from handlers.event_sink import AT_ONCE, QUEUE_BYTES, QUEUE_MAX, Publisher, open_publisher
-from handlers.events_token import events_token
-from handlers.posting import Post, RetryLater, open_post
+from adapters.kubernetes import paths
+from adapters.kubernetes.client import KubernetesError, Unavailable
+from handlers.event_sink import (
+    AT_ONCE,
+    QUEUE_BYTES,
+    QUEUE_MAX,
+    Post,
+    Publisher,
+    Refused,
+    RetryLater,
+    in_process,
+    open_event_sink,
+)
 from handlers.settings import Settings, read_settings
-from tests.handlers.world import DIGEST, HOST, START, World, digest, harbor_push, run_in_world, status
-from tests.support.instant import instantly
-from warmhook.events import CHANGED, PUSHED, REPORTED, SYNC, Event, sync_event
+from tests.handlers.world import (
+    DIGEST,
+    HOST,
+    NAMESPACE,
+    START,
+    World,
+    digest,
+    harbor_push,
+    in_world,
+    run_in_world,
+    status,
+)
+from tests.support.instant import instant, instantly
+from warmhook.events import CHANGED, PUSHED, REPORTED, SYNC, Event, NotAnEvent, sync_event
 
 SOURCES = f"""
 sources:
@@ -39,8 +59,8 @@ def with_sink(case: Callable[[World, list[Event]], Awaitable[None]], post: Post 
         async def take(event: Event) -> None:
             taken.append(event)
 
-        publisher = Publisher(post or take, world.metrics.count_published)
-        world.client = world.new_client(world.new_app(publisher=publisher))
+        settings = replace(world.settings, sink="http://broker.example/in")
+        world.client = world.new_client(world.new_app(settings, post or take))
         await world.add_policy(push=[{"repository": f"{HOST}/shop/**", "keep": 9}])
         await case(world, taken)
 
@@ -230,11 +250,12 @@ def posted(
     settings = read_settings(environ)
 
     async def run() -> None:
-        token = events_token(settings, Random(1))
-        async with open_post(settings, token) as post, open_publisher(settings, lambda _result: None) as publisher:
+        async with open_event_sink(settings) as post:
+            assert post is not None
             await post(sync_event(1, START))
-            assert publisher is not None
+            publisher = Publisher(post, lambda _result: None)
             publisher.publish([sync_event(1, START)])
+            await publisher.drain(1)
 
     asyncio.run(run())
     return asked
@@ -275,12 +296,97 @@ def test_a_post_that_fails_says_how(monkeypatch: pytest.MonkeyPatch, error: Exce
         posted(monkeypatch, {"K_SINK": "http://user:pass@b.example/in"}, fail)
 
 
-def test_without_a_sink_nothing_is_opened() -> None:
-    async def run() -> None:
-        async with open_publisher(Settings(), lambda _result: None) as publisher:
-            assert publisher is None
+SINK = "http://broker.example/in"
+OTHER = "http://warmhook.example/events"
 
-    asyncio.run(run())
+
+@pytest.mark.parametrize(
+    ("settings", "posts"),
+    [
+        (Settings(), False),
+        (Settings(watch=True), False),
+        (Settings(watch=True, port=8081, events_url="http://127.0.0.1:8081/events"), False),
+        (Settings(watch=True, sink=SINK), True),
+        (Settings(watch=True, events_url=OTHER), True),
+        (Settings(watch=True, serve=frozenset({"webhooks"})), True),
+        (Settings(sink=SINK), True),
+        (Settings(sink=SINK, serve=frozenset({"events", "admission"})), False),
+        (Settings(serve=frozenset({"admission"})), True),
+    ],
+)
+@instant
+async def test_a_connection_is_opened_only_where_another_process_takes_events(settings: Settings, posts: bool) -> None:
+    async with open_event_sink(settings) as post:
+        assert (post is not None) == posts
+
+
+# --- in process ------------------------------------------------------------------------------------------------------
+
+
+async def _handle_for_ever(_event: Event) -> None:
+    await asyncio.sleep(3600)
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "wait"),
+    [
+        (NotAnEvent("no"), Refused("no"), None),
+        (Unavailable("busy", retry_after_seconds=6.2), RetryLater("busy"), 7),
+        (Unavailable("busy"), RetryLater("busy"), 1),
+        (KubernetesError("broken"), RetryLater("broken"), 1),
+        (KeyError("a mistake"), RetryLater("KeyError('a mistake')"), None),
+    ],
+)
+@instant
+async def test_an_error_of_a_handler_is_what_its_answer_would_be(
+    error: Exception, raised: Exception, wait: int | None
+) -> None:
+    async def fail(_event: Event) -> None:
+        raise error
+
+    with structlog.testing.capture_logs() as entries, pytest.raises(type(raised)) as caught:
+        await in_process(fail)(sync_event(1, START))
+    assert str(caught.value) == str(raised)
+    assert getattr(caught.value, "retry_after_seconds", None) == wait
+    assert [entry["event"] for entry in entries] == ["event-failed"] * isinstance(error, KeyError)
+
+
+@instant
+async def test_a_handler_has_thirty_seconds() -> None:
+    with pytest.raises(RetryLater, match="30 seconds"):
+        await in_process(_handle_for_ever)(sync_event(1, START))
+    assert asyncio.get_running_loop().time() == pytest.approx(30)
+
+
+@in_world(watch=True, events_open=False)
+async def test_web_that_watches_handles_its_events_without_a_request_to_itself(world: World) -> None:
+    await world.add_nodes("a")
+    await world.add_policy()
+    async with world.app.router.lifespan_context(world.app):
+        await asyncio.sleep(5)
+        assert (await world.push()).status_code == 202
+        await asyncio.sleep(5)
+        assert await world.lines() == {"a": [f"{HOST}/shop/app:v1"]}
+        assert world.metric("warmhook_events_total", type=SYNC, result="handled") == 1
+        assert world.metric("warmhook_events_total", type=CHANGED, result="handled") >= 1
+        assert (await world.event(SYNC)).status_code == 401
+    lease = await world.admin.get(paths.leases(NAMESPACE, "warmhook-watch"))
+    assert not lease["spec"].get("holderIdentity")
+
+
+@in_world(watch=True)
+async def test_what_the_handlers_cannot_do_now_is_dispatched_again(world: World) -> None:
+    await world.add_nodes("a")
+    await world.add_policy()
+    async with world.app.router.lifespan_context(world.app):
+        await asyncio.sleep(5)
+        world.faults.append(lambda _method, path: status(503) if path.endswith("/configmaps") else None)
+        await world.add_warmimage("x")
+        await asyncio.sleep(20)
+        assert world.metric("warmhook_events_total", type=CHANGED, result="unavailable") > 1
+        world.faults.clear()
+        await asyncio.sleep(20)
+        assert await world.lines() == {"a": [f"{HOST}/shop/app:v1"]}
 
 
 def test_the_overrides_are_those_of_a_sink_binding() -> None:

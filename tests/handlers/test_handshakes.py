@@ -21,9 +21,7 @@ from starlette.routing import Route
 
 from adapters.certificates import Pair, make_pair
 from adapters.listening import open_listener
-from handlers.__main__ import _config
-from handlers.serving.server import Server
-from handlers.serving.tls import TlsServer
+from handlers.serving.server import Server, TlsServer, uvicorn_config
 from tests.real.programs import eventually
 
 LIMIT = 20
@@ -55,8 +53,8 @@ async def serving(*, handshake_seconds: float) -> AsyncIterator[Ports]:
     """Both servers, as `web` configures them."""
     app = Starlette(routes=[Route("/", hello)])
     pair = make_pair(["127.0.0.1"], datetime.now(UTC))
-    plain = Server(_config(app, LIMIT))
-    secured = TlsServer(_config(app, LIMIT), handshakes=LIMIT, handshake_seconds=handshake_seconds)
+    plain = Server(uvicorn_config(app, LIMIT))
+    secured = TlsServer(uvicorn_config(app, LIMIT), handshakes=LIMIT, handshake_seconds=handshake_seconds)
     secured.use((pair.certificate, pair.key))
     with open_listener(0) as one, open_listener(0) as other, structlog.testing.capture_logs():
         tasks = [
@@ -154,7 +152,7 @@ def test_no_header_says_where_a_request_comes_from(monkeypatch: pytest.MonkeyPat
 
 def test_idle_connections_are_kept_for_longer_than_ingresses_keep_them() -> None:
     # nginx and ALB: 60 seconds; the API server keeps those to webhooks for 90.
-    assert _config(Starlette(), LIMIT).timeout_keep_alive > 90
+    assert uvicorn_config(Starlette(), LIMIT).timeout_keep_alive > 90
 
 
 def test_an_accept_that_fails_gives_up_the_oldest_handshake_and_is_tried_again() -> None:

@@ -20,10 +20,8 @@ from starlette.routing import Route
 
 from adapters.certificates import make_pair
 from adapters.listening import open_listener
-from handlers.__main__ import _config
 from handlers.serving.limits import Limits, limited
-from handlers.serving.server import Server
-from handlers.serving.tls import TlsServer
+from handlers.serving.server import Server, TlsServer, uvicorn_config
 from tests.real.programs import eventually
 
 LIMIT = 3
@@ -44,7 +42,7 @@ async def large(_request: Request) -> Response:
 @contextlib.asynccontextmanager
 async def serving(*, secured: bool = False) -> AsyncIterator[tuple[int, Server]]:
     """The port, and the server behind it as `web` configures it."""
-    config = _config(Starlette(routes=[Route("/", small), Route("/large", large)]), LIMIT)
+    config = uvicorn_config(Starlette(routes=[Route("/", small), Route("/large", large)]), LIMIT)
     config.http = limited(Limits(LIMIT, untaken_seconds=UNTAKEN_SECONDS))
     server = TlsServer(config, handshakes=LIMIT) if secured else Server(config)
     if isinstance(server, TlsServer):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -13,7 +12,6 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +23,7 @@ from adapters.env import BadSetting
 from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.readiness import wait_for_api_server
 from handlers.__main__ import main as web_main
-from handlers.events_token import EventsToken
-from handlers.posting import Refused, RetryLater, open_post, raise_for_status
+from handlers.event_sink import Refused, RetryLater, open_event_sink, raise_for_status
 from handlers.settings import Settings, read_settings
 from handlers.sources import read_configuration
 from handlers.watch.__main__ import main as watch_main
@@ -154,7 +151,7 @@ async def test_an_api_server_that_does_not_answer_is_one_line_and_tried_until_it
         return None
 
     world.faults.append(down)
-    await wait_for_api_server(Kubernetes(world.transport), sleep=asyncio.sleep, rng=random.Random(1))
+    await wait_for_api_server(Kubernetes(world.transport), world.clock)
     assert 100 <= world.monotonic() < 110
     entries = structlog.get_config()["processors"][0].entries
     told = [line for line in entries if line["event"].startswith("api-server")]
@@ -165,7 +162,7 @@ async def test_an_api_server_that_does_not_answer_is_one_line_and_tried_until_it
 @in_world()
 async def test_an_api_server_that_refuses_is_there(world: World) -> None:
     world.faults.append(lambda _method, _path: status(403))
-    await wait_for_api_server(Kubernetes(world.transport), sleep=asyncio.sleep, rng=random.Random(1))
+    await wait_for_api_server(Kubernetes(world.transport), world.clock)
     assert world.monotonic() == 0
 
 
@@ -193,8 +190,10 @@ def test_a_wait_that_is_no_number_of_seconds_is_none(wait: str) -> None:
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
 def test_events_and_their_token_never_go_to_a_proxy_of_the_environment(
-    variable: str, monkeypatch: pytest.MonkeyPatch
+    variable: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    (tmp_path / "token").write_text("of-the-events\n")
+
     async def run() -> None:
         met: dict[str, list[str]] = {"handlers": [], "proxy": []}
 
@@ -212,7 +211,9 @@ def test_events_and_their_token_never_go_to_a_proxy_of_the_environment(
         ):
             monkeypatch.setenv(variable, f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
             url = f"http://127.0.0.1:{handlers.sockets[0].getsockname()[1]}/events"
-            async with open_post(replace(Settings(), events_url=url), EventsToken(own="of-the-events")) as post:
+            settings = Settings(watch=True, serve=frozenset(), events_url=url, events_token_file=tmp_path / "token")
+            async with open_event_sink(settings) as post:
+                assert post is not None
                 await post(sync_event(1, START))
         assert met["proxy"] == []
         assert "authorization: Bearer of-the-events\r\n" in met["handlers"][0]

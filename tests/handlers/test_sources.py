@@ -10,7 +10,7 @@ import pytest
 
 from adapters.env import BadSetting
 from adapters.strictyaml import decode
-from handlers.sources import read_configuration, read_secrets
+from handlers.sources import read_configuration
 
 SOURCE = "{name: harbor, kind: harbor, secret: {env: S}, registryHost: a.example}"
 
@@ -94,7 +94,7 @@ def test_of_a_secret_file_only_a_closing_line_end_is_no_part_of_the_secret(
 
     (configured,) = read_configuration(str(tmp_path / "config.yaml"), {}).sources.values()
 
-    assert read_secrets(configured, {}) == (secret,)
+    assert configured.current().secrets == (secret,)
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"\r\n", b"\n\n", b" \n"])

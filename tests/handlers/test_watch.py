@@ -18,7 +18,7 @@ from adapters.kubernetes import paths
 from adapters.kubernetes.client import Unavailable
 from adapters.outages import WatchOutages
 from devcluster.apiserver import InProcessTransport
-from handlers.posting import Refused, RetryLater
+from handlers.event_sink import Refused, RetryLater
 from handlers.watch.change_filter import ChangeFilter
 from handlers.watch.work_queue import WorkQueue
 from tests.handlers.world import HOST, NAMESPACE, World, in_world, run_in_world, status

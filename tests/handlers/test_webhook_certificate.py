@@ -6,7 +6,7 @@ import asyncio
 import base64
 import socket
 import ssl
-import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -23,15 +23,17 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from adapters.certificates import LIFETIME, NotACertificate, belong_together, make_pair, still_valid, wants_rotation
+from adapters.clock import real_clock
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes, NotFound
 from adapters.kubernetes.webhook_secret import token_data
 from devcluster.apiserver import ApiServer, InProcessTransport
 from handlers.serving.credentials import Credentials
-from handlers.serving.tls import TlsServer, serve_tls
+from handlers.serving.server import TlsServer, serve_tls
 from handlers.watch.webhook_certificate import SECRET, CertRotator
 from tests.handlers.world import ADMISSION_TOKEN, NAMESPACE, START, World, in_world, status
 from tests.real.programs import eventually
+from tests.support.instant import loop_clock
 from warmhook.admission_tokens import path_of, read_tokens, token_of
 from warmhook.ports import Object
 
@@ -81,15 +83,8 @@ async def empty(world: World) -> None:
 def certificates(
     world: World, ahead: timedelta = timedelta(0), kubernetes: Kubernetes | None = None, *, leads: bool = True
 ) -> CertRotator:
-    return CertRotator(
-        kubernetes or world.admin,
-        NAMESPACE,
-        lambda: world.now() + ahead,
-        world.monotonic,
-        asyncio.sleep,
-        Random(int(ahead.total_seconds())),
-        lambda: leads,
-    )
+    rng = Random(int(ahead.total_seconds()))
+    return CertRotator(kubernetes or world.admin, NAMESPACE, loop_clock(START + ahead), rng, lambda: leads)
 
 
 @in_world()
@@ -115,17 +110,17 @@ async def test_it_is_renewed_when_two_thirds_of_its_life_are_over_and_the_old_au
     world: World,
 ) -> None:
     await world.admin.create(CONFIGURATIONS, configuration())
-    await certificates(world).look()
+    await certificates(world).reconcile()
     first = await secret(world.admin)
-    await certificates(world, LIFETIME * 0.6).look()
+    await certificates(world, LIFETIME * 0.6).reconcile()
     assert await secret(world.admin) == first
-    await certificates(world, LIFETIME * 0.7).look()
+    await certificates(world, LIFETIME * 0.7).reconcile()
     second = await secret(world.admin)
     assert second["tls.crt"] != first["tls.crt"]
     assert first["ca.crt"] in second["ca.crt"]
     assert await bundle(world.admin) == second["ca.crt"]
     # By the next time the oldest has ended.
-    await certificates(world, LIFETIME * 1.4).look()
+    await certificates(world, LIFETIME * 1.4).reconcile()
     assert first["ca.crt"] not in await bundle(world.admin)
     assert (await bundle(world.admin)).count(b"BEGIN") == 2
 
@@ -133,25 +128,25 @@ async def test_it_is_renewed_when_two_thirds_of_its_life_are_over_and_the_old_au
 @in_world()
 async def test_it_is_trusted_before_it_is_used(world: World) -> None:
     await world.admin.create(CONFIGURATIONS, configuration())
-    await certificates(world, kubernetes=Kubernetes(world.transport)).look()
+    await certificates(world, kubernetes=Kubernetes(world.transport)).reconcile()
     assert [path.rpartition("/")[2] for _, path in world.writes()] == ["warmhook", SECRET]
 
 
 @in_world()
 async def test_a_broken_secret_a_foreign_bundle_or_another_host_is_put_right(world: World) -> None:
     await world.admin.create(CONFIGURATIONS, configuration())
-    await certificates(world).look()
+    await certificates(world).reconcile()
     good = await bundle(world.admin)
     hooks = configuration()["webhooks"]
     await world.admin.patch(paths.mutating_webhooks("warmhook"), {"webhooks": hooks})
-    await certificates(world).look()
+    await certificates(world).reconcile()
     assert await bundle(world.admin) == good
     await world.admin.patch(paths.secrets(NAMESPACE, SECRET), {"data": {"tls.crt": "AAAA", "tls.key": "%"}})
-    await certificates(world).look()
+    await certificates(world).reconcile()
     assert wants_rotation((await secret(world.admin))["tls.crt"], [HOST], world.now()) is False
     hooks[0]["clientConfig"] = {"url": "https://127.0.0.1:8443/"}
     await world.admin.patch(paths.mutating_webhooks("warmhook"), {"webhooks": hooks})
-    await certificates(world).look()
+    await certificates(world).reconcile()
     assert not wants_rotation((await secret(world.admin))["tls.crt"], ["127.0.0.1"], world.now())
     assert (await client_config(world.admin))["url"] == f"https://127.0.0.1:8443{path_of(ADMISSION_TOKEN)}"
 
@@ -164,7 +159,7 @@ async def test_where_cert_manager_makes_the_certificate_the_token_alone_is_writt
     await world.admin.create(CONFIGURATIONS, made)
     data = {"data": {"tls.crt": "QkJC", "tls.key": "Q0ND", "ca.crt": "RERE", "admission-tokens": None}}
     await world.admin.patch(paths.secrets(NAMESPACE, SECRET), data)
-    await certificates(world).look()
+    await certificates(world).reconcile()
     held = await secret(world.admin)
     assert {name: held[name] for name in ("tls.crt", "tls.key", "ca.crt")} == {
         "tls.crt": b"BBB",
@@ -178,7 +173,7 @@ async def test_where_cert_manager_makes_the_certificate_the_token_alone_is_writt
 @in_world()
 async def test_who_does_not_lead_writes_nothing(world: World) -> None:
     await world.admin.create(CONFIGURATIONS, configuration())
-    await certificates(world, kubernetes=Kubernetes(world.transport), leads=False).look()
+    await certificates(world, kubernetes=Kubernetes(world.transport), leads=False).reconcile()
     assert world.writes() == []
 
 
@@ -186,11 +181,11 @@ async def test_who_does_not_lead_writes_nothing(world: World) -> None:
 @in_world()
 async def test_a_key_or_an_authority_of_another_certificate_is_put_right(world: World, part: str) -> None:
     await world.admin.create(CONFIGURATIONS, configuration())
-    await certificates(world).look()
+    await certificates(world).reconcile()
     other = make_pair([HOST], world.now())
     foreign = base64.b64encode({"tls.key": other.key, "ca.crt": other.authority}[part]).decode()
     await world.admin.patch(paths.secrets(NAMESPACE, SECRET), {"data": {part: foreign}})
-    await certificates(world).look()
+    await certificates(world).reconcile()
     held = await secret(world.admin)
     assert belong_together(held["ca.crt"], held["tls.crt"], held["tls.key"])
     assert await bundle(world.admin) == held["ca.crt"]
@@ -232,7 +227,7 @@ async def test_a_new_token_is_used_once_every_web_accepts_it_and_the_old_one_sta
     await world.admin.create(CONFIGURATIONS, configuration())
     data = {name: base64.b64encode(text).decode() for name, text in token_data((old,)).items()}
     await world.admin.patch(paths.secrets(NAMESPACE, SECRET), {"data": data})
-    web = asyncio.create_task(world.credentials.run(asyncio.sleep, world.monotonic), name="web reads the Secret")
+    web = asyncio.create_task(world.credentials.run(world.clock), name="web reads the Secret")
     used = []
     async with world.watching():
         await asyncio.sleep(5)
@@ -251,7 +246,7 @@ async def test_a_new_token_is_used_once_every_web_accepts_it_and_the_old_one_sta
 @in_world()
 async def test_only_path_and_authorities_of_the_configuration_change(world: World) -> None:
     before = await world.admin.create(CONFIGURATIONS, configuration())
-    await certificates(world).look()
+    await certificates(world).reconcile()
     after = await world.admin.get(paths.mutating_webhooks("warmhook"))
     assert after["webhooks"] != before["webhooks"]
     for hooks in (before["webhooks"], after["webhooks"]):
@@ -266,7 +261,7 @@ async def test_a_path_that_somebody_else_wrote_is_put_right_at_once(world: World
     made = configuration()
     made["webhooks"][0]["clientConfig"]["service"]["path"] = path
     await world.admin.create(CONFIGURATIONS, made)
-    await certificates(world).look()
+    await certificates(world).reconcile()
     assert await token(world.admin) == ADMISSION_TOKEN
 
 
@@ -322,7 +317,9 @@ def with_site(case: Any) -> None:
             site = Site(listener)
             await site.kubernetes.create("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
             credentials = Credentials(site.kubernetes, NAMESPACE)
-            looking = asyncio.create_task(credentials.run(site.look_soon, time.monotonic), name="credentials")
+            looking = asyncio.create_task(
+                credentials.run(replace(real_clock(), sleep=site.look_soon)), name="credentials"
+            )
             task = asyncio.create_task(
                 serve_tls(site.server, listener, credentials, sleep=site.look_soon), name="serve TLS"
             )

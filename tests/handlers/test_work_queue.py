@@ -21,8 +21,8 @@ class Played:
     """Steps on what is pending, what became of it, and the newest version of each key."""
 
     def __init__(self) -> None:
-        self.pending = WorkQueue()
-        self.pending.open()
+        self.queue = WorkQueue()
+        self.queue.open()
         self.under_way: list[Batch] = []
         self.version = 0
         self.newest: dict[str, int] = {}
@@ -32,24 +32,24 @@ class Played:
         if step == "change":
             self.version += 1
             self.newest[f"n{number}"] = self.version
-            self.pending.changed(Changed("Node", "", f"n{number}", resource_version=str(self.version)))
+            self.queue.changed(Changed("Node", "", f"n{number}", resource_version=str(self.version)))
         elif step == "take":
             self.take(number)
         elif number < len(self.under_way):
             batch = self.under_way[number]
             if step == "release":
-                self.pending.release(batch)
+                self.queue.release(batch)
             else:
                 self.end(batch, again=step == "again")
 
     def take(self, most: int) -> bool:
-        batch = self.pending.take("changes", most)
+        batch = self.queue.get("changes", most)
         self.under_way += [batch] if batch else []
         return batch is not None
 
     def end(self, batch: Batch, *, again: bool) -> None:
         self.under_way.remove(batch)
-        self.pending.ended(batch, again=again)
+        self.queue.done(batch, again=again)
         if not again:
             for change in batch.changes:
                 self.taken[change.name] = max(self.taken.get(change.name, 0), int(change.resource_version))
@@ -68,22 +68,22 @@ def test_the_newest_word_of_every_key_waits_is_under_way_or_was_taken(steps: lis
 
 
 def test_a_key_is_named_by_one_event_at_a_time_until_that_is_overdue() -> None:
-    pending = WorkQueue()
-    pending.open()
-    pending.changed(Changed("Node", "", "a", resource_version="1"))
-    first = pending.take("changes", 9)
+    queue = WorkQueue()
+    queue.open()
+    queue.changed(Changed("Node", "", "a", resource_version="1"))
+    first = queue.get("changes", 9)
     assert first is not None
-    pending.changed(Changed("Node", "", "a", resource_version="2"))
-    assert pending.take("changes", 9) is None
-    pending.release(first)
-    second = pending.take("changes", 9)
+    queue.changed(Changed("Node", "", "a", resource_version="2"))
+    assert queue.get("changes", 9) is None
+    queue.release(first)
+    second = queue.get("changes", 9)
     assert second is not None
     assert [change.resource_version for change in second.changes] == ["2"]
     # The newer event holds the key now; that the older one ends changes nothing.
-    pending.ended(first, again=True)
-    pending.changed(Changed("Node", "", "a", resource_version="3"))
-    assert pending.take("changes", 9) is None
-    pending.ended(second, again=True)
-    third = pending.take("changes", 9)
+    queue.done(first, again=True)
+    queue.changed(Changed("Node", "", "a", resource_version="3"))
+    assert queue.get("changes", 9) is None
+    queue.done(second, again=True)
+    third = queue.get("changes", 9)
     assert third is not None
     assert [change.resource_version for change in third.changes] == ["3"]

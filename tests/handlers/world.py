@@ -19,7 +19,9 @@ from typing import Any, Concatenate, ParamSpec
 
 import httpx
 import structlog
+from starlette.applications import Starlette
 
+from adapters.clock import Clock
 from adapters.cloudevents import STRUCTURED, write_event
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes, NotFound
@@ -27,19 +29,18 @@ from adapters.kubernetes.warmimage import warmimage_crd
 from adapters.kubernetes.warmpolicy import warmpolicy_crd
 from adapters.kubernetes.webhook_secret import SECRET as ADMISSION_SECRET
 from adapters.kubernetes.webhook_secret import token_data
+from adapters.outages import WatchOutages
 from devcluster.apiserver import ApiServer, InProcessTransport
-from handlers.event_sink import Publisher
-from handlers.events_token import EventsToken
+from handlers.app import Resources, Web, create_app
+from handlers.event_sink import Post, raise_for_status
 from handlers.metrics import Metrics
-from handlers.posting import Post, raise_for_status
 from handlers.reconcile.reader import Reader
 from handlers.serving.credentials import Credentials
 from handlers.settings import Settings
 from handlers.sources import Configuration, read_configuration
 from handlers.watch.run import watch
-from handlers.wiring import build_web
 from tests.support.crds import without_patterns
-from tests.support.instant import instantly
+from tests.support.instant import instantly, loop_clock
 from warmhook.api import API_VERSION
 from warmhook.events import Event
 from warmhook.node_lines import desired_name
@@ -52,8 +53,6 @@ START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 NAMESPACE = "warmhook-system"
 HOST = "harbor.example.com"
 SECRET = "geheim-und-lang"
-EVENTS_TOKEN = "of-the-events"
-"""What `/events` wants."""
 ADMISSION_TOKEN = "20260301-" + "7" * 48
 """What the path of a review carries."""
 ADMISSION = f"/admission/pods/{ADMISSION_TOKEN}"
@@ -82,7 +81,8 @@ class World:
         """Asked in turn about every request of `web`; an answer replaces the server's."""
         self.transport = InProcessTransport(server, user_agent="web", before=self._before)
         self.admin = Kubernetes(InProcessTransport(server, user_agent="admin"))
-        self.settings = settings or Settings()
+        self.settings = settings or Settings(events_open=True)
+        self.clock = loop_clock(START, 2)
         self.metrics = Metrics()
         self.environ = {"HARBOR": SECRET}
         self.configuration = configuration(sources, self.environ)
@@ -92,42 +92,25 @@ class World:
         self.client = self.new_client(self.app)
         self._watches = 0
 
-    def new_app(self, settings: Settings | None = None, publisher: Publisher | None = None) -> Any:
-        """Another replica of `web` over the same cluster."""
-        return build_web(
-            settings or self.settings,
-            self.configuration,
-            self.transport,
-            self.environ,
-            self.metrics,
-            now=self.now,
-            monotonic=self.monotonic,
-            rng=Random(2),
-            publisher=publisher,
-            credentials=self.credentials,
-            token=EventsToken(self.settings.events_token_file, EVENTS_TOKEN),
-        )
+    def new_app(self, settings: Settings | None = None, post: Post | None = None) -> Starlette:
+        """Another replica of `web` over the same cluster; it sends events out of the process with `post`."""
+        resources = Resources(self.transport, self.credentials, self.clock, Random(2), self.metrics, post)
+        return create_app(Web(settings or self.settings, self.configuration, resources))
 
     def new_cluster(self) -> Reader:
         """What reads the cluster for a `web`."""
         return Reader(Kubernetes(self.transport), NAMESPACE, now=self.now)
 
     def new_client(self, app: Any, host: str = "127.0.0.1") -> httpx.AsyncClient:
-        """Somebody who asks `app`, from that address; to `/events` with the token, unless the request has another."""
-
-        def authorize(request: httpx.Request) -> httpx.Request:
-            if request.url.path == "/events":
-                request.headers.setdefault("authorization", f"Bearer {EVENTS_TOKEN}")
-            return request
-
+        """A client of `app`, from that address."""
         transport = httpx.ASGITransport(app, client=(host, 4711))
-        return httpx.AsyncClient(transport=transport, base_url="http://web", auth=authorize)
+        return httpx.AsyncClient(transport=transport, base_url="http://web")
 
     def now(self) -> datetime:
-        return START + timedelta(seconds=self.monotonic())
+        return self.clock.utcnow()
 
     def monotonic(self) -> float:
-        return asyncio.get_running_loop().time()
+        return self.clock.monotonic()
 
     async def _before(self, method: str, path: str) -> Response | None:
         self.requests.append((method, path))
@@ -277,17 +260,10 @@ class World:
         """A `watch` that runs meanwhile."""
         self._watches += 1
         kubernetes = Kubernetes(transport or InProcessTransport(self.server, user_agent="watch"))
-        work = watch(
-            kubernetes,
-            post or self.post,
-            NAMESPACE,
-            sync_seconds=sync_seconds,
-            now=self.now,
-            sleep=sleep,
-            rng=Random(self._watches),
-            monotonic=self.monotonic,
-            host="test",
-        )
+        rng = Random(self._watches)
+        clock = Clock(self.now, self.monotonic, sleep, rng.random)
+        settings = replace(self.settings, sync_seconds=sync_seconds)
+        work = watch(kubernetes, post or self.post, settings, clock, rng, WatchOutages(self.monotonic))
         task = asyncio.create_task(work, name="watch")
         try:
             yield task
@@ -330,7 +306,8 @@ def run_in_world(
     async def run() -> None:
         loop = asyncio.get_running_loop()
         server = ApiServer(lambda: START + timedelta(seconds=loop.time()), Random(1))
-        world = World(server, sources=sources, settings=replace(Settings(), **settings))
+        opened = {"events_open": "events_token_file" not in settings}
+        world = World(server, sources=sources, settings=replace(Settings(), **opened | settings))
         await world.set_up()
         if not patterns:
             await world.drop_patterns()

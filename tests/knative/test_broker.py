@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from adapters.cloudevents import STRUCTURED, write_event
-from handlers.posting import SINK_SECONDS, RetryLater
+from handlers.event_sink import SINK_SECONDS, RetryLater
 from handlers.watch.dispatcher import OVERDUE_MAX
 from tests.handlers.world import HOST, World, in_world, run_in_world
 from tests.support.broker import Broker, Delivery, Trigger

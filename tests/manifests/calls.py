@@ -171,12 +171,8 @@ async def _web(world: World, connection: Any) -> AsyncIterator[None]:
         await apps["receiver" if scope["path"].startswith("/webhooks/") else "handlers"](scope, receive, send)
 
     world.client = world.new_client(front)
-    following = asyncio.create_task(apps["admission"].state.beside(), name="admission")
-    try:
+    async with apps["admission"].router.lifespan_context(apps["admission"]):
         yield
-    finally:
-        following.cancel()
-        await asyncio.wait([following])
 
 
 async def _pushes(world: World) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import copy
 import random
-import time
 from collections.abc import AsyncIterator, Awaitable
 from itertools import count
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 import structlog
 
-from adapters.clock import real_clock, utcnow
+from adapters.clock import real_clock
 from adapters.kubernetes.client import Kubernetes, KubernetesError, NotFound, Refused
 from adapters.kubernetes.paths import NODES, configmaps
 from handlers.watch.webhook_certificate import CertRotator
@@ -307,7 +306,7 @@ def test_watch_changes_two_fields_of_its_webhook_configuration_and_nothing_else(
             await eventually(in_force, what="the policy is in force")
             assert await patched(url="https://example.com/")
             system = installation.system
-            await CertRotator(watch, system, utcnow, time.monotonic, asyncio.sleep, random.Random(1)).look()
+            await CertRotator(watch, system, real_clock(), random.Random(1)).reconcile()
             (told,) = (await watch.get(path))["webhooks"]
             assert told["clientConfig"]["service"]["path"].startswith("/admission/pods/")
             assert told["clientConfig"]["caBundle"]

@@ -12,7 +12,7 @@ from typing import Any, Final
 import pytest
 
 from cli.procfile import read_procfile
-from handlers.posting import EVENTS_SECONDS, SINK_SECONDS
+from handlers.event_sink import EVENTS_SECONDS, SINK_SECONDS
 from handlers.reconcile.dispatch import HANDLED
 from handlers.settings import Settings
 from handlers.settings import read_settings as read_web_settings

@@ -25,20 +25,21 @@ from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.warmimage import warmimage_crd
 from adapters.kubernetes.warmpolicy import warmpolicy_crd
+from adapters.outages import WatchOutages
 from devcluster.apiserver import ApiServer
-from handlers.events_token import EventsToken
+from handlers.app import Resources, Web, create_app
+from handlers.event_sink import Refused, RetryLater
 from handlers.metrics import Metrics
-from handlers.posting import Refused, RetryLater
+from handlers.serving.credentials import Credentials
 from handlers.settings import Settings
 from handlers.watch.run import watch
-from handlers.wiring import build_web
 from nodeagent.agent import Agent
 from nodeagent.metrics import Metrics as AgentMetrics
 from nodeagent.settings import Settings as AgentSettings
 from tests.model.history import EPOCH, Attempt, History, Image, Push, Spec
 from tests.model.model import SKEW
 from tests.model.programs import Connection, Network, Program
-from tests.model.senders import SECRET, attempts_of, configuration, request_of
+from tests.model.senders import attempts_of, configuration, request_of
 from tests.support.crds import without_patterns
 from tests.support.runtime import MemoryRuntime, digest_of
 from warmhook.api import API_VERSION
@@ -60,7 +61,7 @@ _AGENT_SKEW_SECONDS: Final = 240
 # Where there is a file system in memory: a file that is flushed to a disk takes real time.
 _MEMORY: Final = "/dev/shm" if Path("/dev/shm").is_dir() else None
 _SILENT = structlog.wrap_logger(None, processors=[], wrapper_class=structlog.make_filtering_bound_logger(50))
-_TOKEN: Final = EventsToken(own="of-the-events")
+_SETTINGS: Final = Settings(namespace=NAMESPACE, events_open=True, sync_seconds=SYNC_SECONDS)
 _CRDS: Final = (without_patterns(warmimage_crd()), without_patterns(warmpolicy_crd()))
 _SYNC: Final = sync_event(0, EPOCH)
 
@@ -130,41 +131,24 @@ class World:
         self.programs.pop(name).kill()
 
     def _web(self, connection: Connection, name: str) -> Any:
-        return build_web(
-            Settings(namespace=NAMESPACE),
-            configuration(),
-            connection,
-            {"SECRET": SECRET},
-            Metrics(),
-            now=self.clock(name),
-            monotonic=asyncio.get_running_loop().time,
-            rng=Random(self.rng.random()),
-            token=_TOKEN,
-        )
+        rng = Random(self.rng.random())
+        credentials = Credentials(Kubernetes(connection), NAMESPACE)
+        resources = Resources(connection, credentials, self._clock(name, rng), rng, Metrics())
+        return create_app(Web(_SETTINGS, configuration(), resources))
 
     async def _watch(self, connection: Connection) -> None:
-        await watch(
-            Kubernetes(connection),
-            self._post,
-            NAMESPACE,
-            sync_seconds=SYNC_SECONDS,
-            now=self.clock("watch"),
-            sleep=asyncio.sleep,
-            rng=Random(self.rng.random()),
-            monotonic=asyncio.get_running_loop().time,
-            host="here",
-        )
+        rng = Random(self.rng.random())
+        clock = self._clock("watch", rng)
+        await watch(Kubernetes(connection), self._post, _SETTINGS, clock, rng, WatchOutages(clock.monotonic))
+
+    def _clock(self, program: str, rng: Random) -> Clock:
+        return Clock(self.clock(program), asyncio.get_running_loop().time, asyncio.sleep, rng.random)
 
     def _agent(self, connection: Connection, node: str) -> Agent:
         async def here(function: Any, *arguments: Any) -> Any:
             return function(*arguments)
 
-        clock = Clock(
-            self.clock(f"agent-{node}"),
-            asyncio.get_running_loop().time,
-            asyncio.sleep,
-            Random(self.rng.random()).random,
-        )
+        clock = self._clock(f"agent-{node}", Random(self.rng.random()))
         settings = AgentSettings(node, NAMESPACE, state_dir=self.folder / node, min_free_percent=0)
         runtime = self.runtimes.setdefault(node, MemoryRuntime(self.registry))
         return Agent(
@@ -184,7 +168,7 @@ class World:
         body = write_event(event)
         try:
             async with asyncio.timeout(30):
-                headers = {"content-type": STRUCTURED, "authorization": _TOKEN.header()}
+                headers = {"content-type": STRUCTURED}
                 status, text = await self.request("/events", headers, body)
         except (ConnectionError, TimeoutError) as error:
             raise RetryLater(str(error)) from error

@@ -6,9 +6,14 @@ import asyncio
 import functools
 import selectors
 from collections.abc import Callable, Coroutine
+from datetime import datetime, timedelta
+from random import Random
 from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["InstantLoop", "instant", "instantly", "until"]
+from adapters.clock import Clock
+
+__all__ = ["InstantLoop", "instant", "instantly", "loop_clock", "until"]
+
 
 _Given = ParamSpec("_Given")
 _Result = TypeVar("_Result")
@@ -55,6 +60,18 @@ def instant(test: Callable[_Given, Coroutine[Any, Any, None]]) -> Callable[_Give
         instantly(test(*args, **kwargs))
 
     return run
+
+
+def loop_clock(start: datetime, seed: int = 1) -> Clock:
+    """The clock of the running loop, which began at `start`."""
+
+    def monotonic() -> float:
+        return asyncio.get_running_loop().time()
+
+    def utcnow() -> datetime:
+        return start + timedelta(seconds=monotonic())
+
+    return Clock(utcnow, monotonic, asyncio.sleep, Random(seed).random)
 
 
 async def until(holds: Callable[[], bool], *, seconds: float = 120, step: float = 0.05) -> float:
