@@ -27,7 +27,7 @@ from adapters.outages import WatchOutages
 from handlers.admission.endpoint import Admission
 from handlers.admission.queue import BATCH_MAX, BATCHES_MAX, POSTS_MAX, AdmissionQueue, forward
 from handlers.admission.warm_nodes import WarmNodes
-from handlers.event_sink import Post, Publisher, bearer, in_process, retry_after
+from handlers.event_sink import Post, Publisher, bearer, open_in_process, retry_after
 from handlers.intake.deliveries import read_delivery
 from handlers.intake.receiver import Receiver
 from handlers.metrics import Metrics
@@ -159,8 +159,9 @@ class Web:
 
         resources = self.resources
         kubernetes = Kubernetes(resources.transport, count=self.metrics.count_api_request)
-        post = resources.post or in_process(self.handle)
-        await watch(kubernetes, post, self.settings, self.clock, resources.rng, outages)
+        async with open_in_process(self.handle) as handle:
+            post = resources.post or handle
+            await watch(kubernetes, post, self.settings, self.clock, resources.rng, outages)
 
 
 def _dispatch(

@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import structlog
 
@@ -33,8 +33,8 @@ __all__ = [
     "Refused",
     "RetryLater",
     "bearer",
-    "in_process",
     "open_event_sink",
+    "open_in_process",
     "raise_for_status",
     "retry_after",
 ]
@@ -57,6 +57,7 @@ QUEUE_MAX: Final = 1000
 QUEUE_BYTES: Final = 8 * 1024 * 1024
 """Of all events that wait to be published."""
 _CONNECT_SECONDS: Final = 5.0
+_GRACE_SECONDS: Final = 5.0
 
 
 class RetryLater(Exception):
@@ -75,13 +76,27 @@ Post: TypeAlias = Callable[[Event], Awaitable[None]]
 """Send one event. Raises `RetryLater` or `Refused`. Callers bound how many are under way."""
 
 
-def in_process(handle: Callable[[Event], Awaitable[object]]) -> Post:
-    """Call the handlers of this process, and raise what `/events` would answer with a status."""
+@contextlib.asynccontextmanager
+async def open_in_process(handle: Callable[[Event], Coroutine[Any, Any, None]]) -> AsyncIterator[Post]:
+    """Call the handlers of this process, and raise what `/events` would answer with a status.
+
+    As with a request, a sender that no longer waits ends nothing. In the end handlers that run get a few seconds.
+    """
+    handling: set[asyncio.Task[None]] = set()
+
+    def ended(task: asyncio.Task[None]) -> None:
+        handling.discard(task)
+        if not task.cancelled():
+            # Read, or asyncio would log the error of a handler whose sender is gone.
+            task.exception()
 
     async def post(event: Event) -> None:
+        task = asyncio.create_task(handle(event), name=f"handle {event.type}")
+        handling.add(task)
+        task.add_done_callback(ended)
         try:
             async with asyncio.timeout(EVENTS_SECONDS):
-                await handle(event)
+                await asyncio.shield(task)
         except NotAnEvent as error:
             raise Refused(str(error)) from error
         except TimeoutError as error:
@@ -93,7 +108,13 @@ def in_process(handle: Callable[[Event], Awaitable[object]]) -> Post:
             _log.exception("event-failed", type=event.type, event_id=event.id)
             raise RetryLater(repr(error)) from error
 
-    return post
+    try:
+        yield post
+    finally:
+        if handling:
+            await asyncio.wait(handling, timeout=_GRACE_SECONDS)
+        for task in handling:
+            task.cancel()
 
 
 @contextlib.asynccontextmanager

@@ -24,8 +24,8 @@ from handlers.event_sink import (
     Publisher,
     Refused,
     RetryLater,
-    in_process,
     open_event_sink,
+    open_in_process,
 )
 from handlers.settings import Settings, read_settings
 from tests.handlers.world import (
@@ -323,10 +323,6 @@ async def test_a_connection_is_opened_only_where_another_process_takes_events(se
 # --- in process ------------------------------------------------------------------------------------------------------
 
 
-async def _handle_for_ever(_event: Event) -> None:
-    await asyncio.sleep(3600)
-
-
 @pytest.mark.parametrize(
     ("error", "raised", "wait"),
     [
@@ -345,7 +341,8 @@ async def test_an_error_of_a_handler_is_what_its_answer_would_be(
         raise error
 
     with structlog.testing.capture_logs() as entries, pytest.raises(type(raised)) as caught:
-        await in_process(fail)(sync_event(1, START))
+        async with open_in_process(fail) as post:
+            await post(sync_event(1, START))
     assert str(caught.value) == str(raised)
     assert getattr(caught.value, "retry_after_seconds", None) == wait
     assert [entry["event"] for entry in entries] == ["event-failed"] * isinstance(error, KeyError)
@@ -354,8 +351,31 @@ async def test_an_error_of_a_handler_is_what_its_answer_would_be(
 @instant
 async def test_a_handler_has_thirty_seconds() -> None:
     with pytest.raises(RetryLater, match="30 seconds"):
-        await in_process(_handle_for_ever)(sync_event(1, START))
-    assert asyncio.get_running_loop().time() == pytest.approx(30)
+        async with open_in_process(_hang) as post:
+            await post(sync_event(1, START))
+    assert asyncio.get_running_loop().time() == pytest.approx(30 + 5)
+
+
+@pytest.mark.parametrize(("seconds", "ends"), [(3, "handled"), (30, "cancelled")])
+@instant
+async def test_a_handler_whose_sender_is_gone_goes_on_for_five_seconds(seconds: float, ends: str) -> None:
+    ended: list[str] = []
+
+    async def handle(_event: Event) -> None:
+        try:
+            await asyncio.sleep(seconds)
+            ended.append("handled")
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+
+    async with open_in_process(handle) as post:
+        sending = asyncio.ensure_future(post(sync_event(1, START)))
+        await asyncio.sleep(0.1)
+        sending.cancel()
+    await asyncio.sleep(0)
+    assert ended == [ends]
+    assert asyncio.get_running_loop().time() == pytest.approx(min(seconds, 5.1))
 
 
 @in_world(watch=True, events_open=False)
