@@ -6,6 +6,7 @@ An event that is delivered again has the same id, which distinguishes a repeat f
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from typing import Any, Final, Literal, TypeGuard, get_args
 from warmhook.admission_review import Admitted
 from warmhook.images import Reference, is_digest, parse_reference
 from warmhook.node_affinity import affinity_object, parse_affinity
+from warmhook.ports import Object
 from warmhook.taints import parse_tolerations, toleration_object
 from warmhook.timestamps import format_time, parse_time
 
@@ -169,6 +171,8 @@ class Changed:
     deleted: bool = False
     resource_version: str = ""
     uid: str = ""
+    object: Object | None = field(default=None, compare=False)
+    """The object as it was seen, or what is needed of it. A hint: only a read says what the object is now."""
 
 
 def pushed_event(source: str, pushed: Pushed, received: datetime) -> Event:
@@ -273,19 +277,29 @@ _VERSION_MAX: Final = 64
 
 CHANGES_MAX: Final = 500
 """Objects or WarmImages that one event may name: with the longest names about 250 KB, and `/events` accepts 1 MiB."""
+_OBJECTS_MAX_BYTES: Final = 128 * 1024
+"""Of all objects that one event carries: with the names less than half of what `/events` takes."""
 
 
 def changed_event(changes: Iterable[Changed], now: datetime) -> Event:
     """The CloudEvent that names the objects whose changes a watch saw, at most `CHANGES_MAX`.
 
-    Its id is that of the changes in any order. A change without a resourceVersion is identified by the time as well,
-    because it may happen again.
+    Objects come along in `data.objects[].object` as long as all of them take at most 128 KiB. The event's id is
+    that of the changes in any order. A change without a resourceVersion is identified by the time as well, because it
+    may happen again.
     """
     listed = sorted(changes, key=_change_identity)
-    identity = [part for one in listed for part in _change_identity(one)]
-    if not all(one.resource_version for one in listed):
+    identity = [part for change in listed for part in _change_identity(change)]
+    if not all(change.resource_version for change in listed):
         identity.append(now.isoformat())
-    return Event(CHANGED, "/watch", _digest(*identity), now, data={"objects": [_change_object(one) for one in listed]})
+    objects, size = [], 0
+    for change in listed:
+        named = _change_object(change)
+        if change.object is not None:
+            size += len(json.dumps(change.object))
+            named |= {"object": change.object} if size <= _OBJECTS_MAX_BYTES else {}
+        objects.append(named)
+    return Event(CHANGED, "/watch", _digest(*identity), now, data={"objects": objects})
 
 
 def _change_identity(change: Changed) -> tuple[str, ...]:
@@ -323,7 +337,10 @@ def read_change(named: object) -> Changed:
         raise NotAnEvent("data.objects must name kind (WarmPolicy, WarmImage or Node), namespace and name of objects")
     if not isinstance(version, str) or len(version) > _VERSION_MAX or (kind != "Node" and not namespace):
         raise NotAnEvent("resourceVersion of an object must be a short string, its namespace must not be empty")
-    return Changed(kind, namespace, name, named.get("deleted") is True, version)
+    seen = named.get("object")
+    if seen is not None and not isinstance(seen, dict):
+        raise NotAnEvent("object of an object must be a JSON object")
+    return Changed(kind, namespace, name, named.get("deleted") is True, version, object=seen)
 
 
 def reported_event(warmimages: Iterable[str], now: datetime) -> Event:

@@ -22,7 +22,10 @@ from warmhook.events import (
 NOON = datetime(2026, 3, 4, 12, 0, 30, tzinfo=UTC)
 
 
-@pytest.mark.parametrize("changes", [{"kind": []}, {"kind": "Pod"}, {"name": ""}, {"namespace": 5}, {"namespace": ""}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"kind": []}, {"kind": "Pod"}, {"name": ""}, {"namespace": 5}, {"namespace": ""}, {"object": "x"}, {"object": []}],
+)
 def test_malformed_change_is_refused_as_such(changes: dict[str, object]) -> None:
     with pytest.raises(NotAnEvent):
         read_change({"kind": "WarmImage", "namespace": "shop", "name": "web"} | changes)
@@ -70,3 +73,23 @@ def test_the_largest_events_are_well_below_what_events_takes() -> None:
     reported = [f"{'n' * 63}/{number:a>253}" for number in range(CHANGES_MAX)]
     for event in (changed_event(long, NOON), reported_event(reported, NOON)):
         assert len(json.dumps(event.data)) < 512 * 1024
+
+
+def test_an_object_travels_with_its_change_and_is_no_part_of_its_identity() -> None:
+    plain = Changed("WarmImage", "shop", "web", resource_version="7", uid="u1")
+    carrying = replace(plain, object={"metadata": {"name": "web"}, "spec": {"image": "a.example/b:1"}})
+    event = changed_event([carrying], NOON)
+    assert [read_change(named).object for named in read_changed(event)] == [carrying.object]
+    assert event.id == changed_event([plain], NOON).id
+    assert "object" not in changed_event([plain], NOON).data["objects"][0]
+
+
+def test_objects_that_are_large_together_stay_behind_and_their_changes_do_not() -> None:
+    large = {"metadata": {"annotations": {"a": "x" * 50_000}}}
+    given = [Changed("WarmPolicy", "shop", f"p{number}", resource_version="7", object=large) for number in range(9)]
+    event = changed_event(given, NOON)
+    assert len(json.dumps(event.data)) < 256 * 1024
+    found = [read_change(named) for named in read_changed(event)]
+    assert [(change.name, change.object is not None) for change in found] == [
+        (f"p{number}", number < 2) for number in range(9)
+    ]
