@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias, get_args
 
 from adapters.kubernetes.nodes import taints_of, unschedulable
 from handlers.watch.work_queue import WorkQueue
-from warmhook.api import KIND_LABEL
+from warmhook.api import GROUP, KIND_LABEL
 from warmhook.events import Changed
 from warmhook.node_lines import desired_node, line_key, versions
 from warmhook.node_report import Report, read_report, report_node
@@ -85,7 +85,9 @@ class ChangeFilter:
             self._warmimages[line_key(ObjectKey(*key))] = name
             if kind in self._listed:
                 self.queue.reported(name)
-        self._changed(kind, Changed(kind, *key, False, metadata.get("resourceVersion", ""), metadata.get("uid", "")))
+        version, uid = metadata.get("resourceVersion", ""), metadata.get("uid", "")
+        seen = _labelled(metadata) if kind == "WarmImage" else None
+        self._changed(kind, Changed(kind, *key, False, version, uid, seen))
 
     def deleted(self, kind: Kind, obj: Object) -> None:
         """An object is gone."""
@@ -169,6 +171,12 @@ def _fingerprint(kind: Kind, obj: Object) -> tuple[object, ...]:
     annotations = metadata.get("annotations") or {}
     ours = tuple(sorted((key, value) for key, value in annotations.items() if "warmhook.dev/" in key))
     return (uid, metadata.get("generation"), metadata.get("deletionTimestamp"), ours)
+
+
+def _labelled(metadata: Object) -> Object:
+    """A WarmImage with what says to which policy and repository it belongs, a few hundred bytes."""
+    labels = metadata.get("labels") or {}
+    return {"metadata": {"labels": {key: value for key, value in labels.items() if key.startswith(f"{GROUP}/")}}}
 
 
 def _name(obj: Object) -> tuple[str, str]:

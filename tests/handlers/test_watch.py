@@ -155,6 +155,21 @@ def test_changes_of_nothing_that_matters_are_dropped() -> None:
     watched(case)
 
 
+def test_the_change_of_a_warmimage_carries_the_labels_that_it_has() -> None:
+    async def case(world: World, told: Told) -> None:
+        labels = {"warmhook.dev/policy": "p", "warmhook.dev/repository": "r", "team": "shop"}
+        patch = {"metadata": {"labels": labels, "annotations": {"warmhook.dev/event-id": "e"}}}
+        await world.admin.patch(paths.warmimages(ObjectKey("shop", "x")), patch)
+        await world.admin.patch(paths.node("a"), {"metadata": {"labels": labels}})
+        await asyncio.sleep(1)
+        changed = [event for _, event in told.posts if event.type == CHANGED]
+        carried = {named["name"]: named.get("object") for event in changed for named in event.data["objects"]}
+        del labels["team"]
+        assert carried == {"x": {"metadata": {"labels": labels}}, "a": None}
+
+    watched(case)
+
+
 def test_an_annotation_of_warmhook_on_a_warmimage_matters() -> None:
     async def case(world: World, told: Told) -> None:
         annotations = {"warmhook.dev/event-id": "e"}
