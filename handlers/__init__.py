@@ -1,1 +1,1 @@
-"""The program `web`, and `watch` beside it: from a registry's webhook to desired state for every node."""
+"""The programs `web` and `watch`: from a registry's webhook to desired state for every node."""

@@ -167,7 +167,7 @@ class Web:
 def _dispatch(
     settings: Settings, configuration: Configuration, resources: Resources, kubernetes: Kubernetes, pushes: Pushes
 ) -> Dispatch:
-    """What handles events."""
+    """The handlers of events."""
     namespace, clock = settings.namespace, resources.clock
     now, monotonic, sleep = clock.utcnow, clock.monotonic, clock.sleep
     reader = Reader(kubernetes, namespace, now=now)
@@ -237,7 +237,7 @@ def create_app(web: Web) -> Starlette:
         exception_handlers={kind: _on_the_loop(answer) for kind, answer in answers.items()},
         lifespan=web.lifespan,
     )
-    # A redirect counts as delivered with some senders, and would repeat whatever Host it was asked by.
+    # A redirect counts as delivered with some senders, and would repeat any Host of the request.
     app.router.redirect_slashes = False
     return app
 
@@ -257,7 +257,7 @@ class _Endpoints:
         self._dead_letters = DeadLetters(web.metrics)
 
     async def alive(self, _request: Request) -> Response:
-        # Settings are read and sockets are open. The API server is not asked: while it is down, answering matters most.
+        # Settings are read and sockets are open. Whether the API server answers does not count: web works without it.
         return Response(status_code=200)
 
     async def metrics(self, _request: Request) -> Response:
@@ -336,7 +336,7 @@ def _on_the_loop(answer: Callable[[Request, Exception], Response]) -> ExceptionH
 
 
 def _unavailable(_request: Request, error: Exception) -> Response:
-    # The text is for the log of `watch`: whoever may post here may know what is wrong.
+    # The text is for the log of `watch`; all that may post here may read it.
     return _text(503, str(error)[:500], {"retry-after": str(retry_after(error))})
 
 

@@ -181,7 +181,7 @@ def raise_for_status(answer: httpx.Response, url: str) -> None:
 
 
 def retry_after(error: Exception) -> int:
-    """In how many seconds the sender of an event tries again: when the API server said, or in one second."""
+    """The seconds until an event is sent again: those of the API server's answer, or one."""
     wait = error.retry_after_seconds if isinstance(error, Unavailable) else None
     return max(0, math.ceil(wait if wait is not None else 1))
 

@@ -1,4 +1,4 @@
-"""What does `web` count, and `watch` inside it? Never an image or a node as a label."""
+"""Count what `web` does, and `watch` inside it. No label is an image or a node."""
 
 from __future__ import annotations
 

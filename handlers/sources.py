@@ -168,7 +168,7 @@ def _check_hosts(adapter: Adapter, source: Source, allowed: frozenset[str]) -> N
 
 
 def _check_proof(given: _Source, *, signed: bool) -> None:
-    """What is not used must not be there: who reads the file would rely on it."""
+    """Refuse what is missing, and what is not used: a reader of the file would rely on it."""
     if signed and given.keys is None:
         raise BadSetting("keys: missing; name the key set of whoever signs the tokens, by file or url")
     if signed and given.secret:

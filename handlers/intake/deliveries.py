@@ -21,7 +21,7 @@ _GZIP_WINDOW: Final = 16 + zlib.MAX_WBITS
 
 def read_delivery(headers: Mapping[str, str], query_string: bytes, body: bytes, received: datetime) -> Delivery:
     """The delivery as it was sent; header names in lower case. Of a parameter given twice the last counts."""
-    # A secret may be any bytes, so none of them is replaced here.
+    # A secret may be any bytes, so none is replaced.
     text = query_string.decode(errors="surrogateescape")
     query = dict(parse_qsl(text, keep_blank_values=True, errors="surrogateescape"))
     return Delivery(body, received, headers, query, query_string)
@@ -30,9 +30,9 @@ def read_delivery(headers: Mapping[str, str], query_string: bytes, body: bytes, 
 def decode_body(delivery: Delivery, limit_bytes: int = BODY_BYTES) -> Delivery:
     """The delivery with its body as it was before its content encoding. Raises `BadBody` with 413 or 415.
 
-    To be called when the sender is authenticated: a signature covers the bytes as they were sent, and nothing of a
-    stranger is decompressed. What is not the gzip it is said to be is left as it is: a proxy may have decompressed it
-    already, and anything else is `malformed` to its adapter.
+    Call it when the sender is authenticated: a signature covers the bytes as they were sent, and no stranger's body is
+    decompressed. A body that is no gzip although the header says so is left as it is: a proxy may have decompressed it
+    already, and any other body is `malformed` to its adapter.
     """
     named = (part.strip().lower() for part in delivery.headers.get("content-encoding", "").split(","))
     encodings = [encoding for encoding in named if encoding not in ("", "identity")]

@@ -1,8 +1,8 @@
-"""For how long is a push tried while its sender waits?
+"""Retry the acceptance of a push while its sender waits.
 
-Most senders repeat what was not taken, and some give only a second; they get their 503 quickly. A sender that never
-repeats, or that gives a notification up for good after a few failures, is not sent away while it would still wait: what
-it was refused is lost, and a short outage of the API server, a restart say, need not cost a push.
+Most senders repeat a delivery that was not accepted, and some wait for only a second: they get their 503 quickly. Some
+senders never repeat, or disable a notification after a few failures. Those are answered as late as they allow, so that
+a short outage of the API server, a restart for example, does not cost a push.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from warmhook.ports import Sleep
 __all__ = ["retry_until"]
 
 _PAUSE_SECONDS: Final = 0.5
-# An answer that does not come must not use up all the time; the next may.
+# A try without an answer must leave time for the next one.
 _TRIES: Final = 3
 
 Result = TypeVar("Result")
@@ -26,9 +26,9 @@ Result = TypeVar("Result")
 async def retry_until(
     accept: Callable[[], Awaitable[Result]], *, at_least_seconds: float, seconds: float, sleep: Sleep
 ) -> Result:
-    """What `accept` returns, tried again and again for `seconds`; each try has `at_least_seconds` or more.
+    """The result of `accept`, which is retried for `seconds`; each try has `at_least_seconds` or more.
 
-    Raises the last `Unavailable`, or `TimeoutError`. When `seconds` are no more than a try needs, there is one.
+    Raises the last `Unavailable`, or `TimeoutError`. If `seconds` are no more than a try needs, there is one try.
     """
     last: Unavailable | None = None
     try:

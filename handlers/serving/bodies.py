@@ -1,7 +1,6 @@
-"""How much of what nobody has vouched for yet is held in memory, and for how long?
+"""Read request bodies within limits of size and time.
 
-Senders that trickle must not keep others out: when all bodies together are too large, the one that has been coming for
-longest gives way, never the newcomer.
+Slow senders must not keep others out: if all bodies together are too large, the oldest is dropped, never the newest.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ __all__ = ["BODY_BYTES", "BadBody", "Bodies"]
 BODY_BYTES: Final = 1024 * 1024
 """Of one body, also when it is decompressed."""
 _ALL_BYTES: Final = 64 * 1024 * 1024
-# A body that trickles in slower than this holds a connection for nothing.
+# A slower body holds a connection for nothing.
 _SECONDS: Final = 10.0
 
 
 class BadBody(Exception):
-    """The body is not taken; the reason is for the delivery's log line."""
+    """The body was not read; the reason is for the delivery's log line."""
 
     def __init__(self, status: int, reason: str, text: str) -> None:
         super().__init__(text)
@@ -30,20 +29,20 @@ class BadBody(Exception):
 
 
 @dataclass(slots=True, eq=False)
-class _Coming:
-    """A body on its way."""
+class _Incoming:
+    """A body that is being read."""
 
     deadline: asyncio.Timeout
     size: int = 0
-    gave_way: bool = False
+    dropped: bool = False
 
 
 class Bodies:
-    """Reads bodies within limits, counted while they come: a sender's Content-Length is only a claim."""
+    """Counts bytes as they arrive, because a sender's Content-Length is only a claim."""
 
     def __init__(self, *, one_bytes: int = BODY_BYTES, all_bytes: int = _ALL_BYTES, seconds: float = _SECONDS) -> None:
         self._one_bytes, self._all_bytes, self._seconds = one_bytes, all_bytes, seconds
-        self._coming: dict[_Coming, None] = {}
+        self._incoming: dict[_Incoming, None] = {}
         """Oldest first."""
         self._held_bytes = 0
         """Of all of them."""
@@ -51,37 +50,37 @@ class Bodies:
     async def read(self, parts: AsyncIterable[bytes]) -> bytes:
         """The whole body. Raises `BadBody`."""
         body = bytearray()
-        coming = _Coming(asyncio.timeout(self._seconds))
-        self._coming[coming] = None
+        incoming = _Incoming(asyncio.timeout(self._seconds))
+        self._incoming[incoming] = None
         try:
-            async with coming.deadline:
+            async with incoming.deadline:
                 async for part in parts:
-                    if coming.gave_way:
+                    if incoming.dropped:
                         break
                     body += part
-                    coming.size += len(part)
+                    incoming.size += len(part)
                     self._held_bytes += len(part)
-                    if coming.size > self._one_bytes:
+                    if incoming.size > self._one_bytes:
                         raise BadBody(413, "too-large", f"at most {self._one_bytes} bytes")
                     self._make_room()
         except TimeoutError:
-            if not coming.gave_way:
+            if not incoming.dropped:
                 raise BadBody(408, "slow-body", f"the body did not arrive within {self._seconds:.0f} seconds") from None
         finally:
-            self._let_go(coming)
-        if coming.gave_way:
+            self._remove(incoming)
+        if incoming.dropped:
             raise BadBody(503, "busy", "too many bodies at once, try again")
         return bytes(body)
 
     def _make_room(self) -> None:
         while self._held_bytes > self._all_bytes:
-            oldest = next(iter(self._coming))
-            oldest.gave_way = True
+            oldest = next(iter(self._incoming))
+            oldest.dropped = True
             oldest.deadline.reschedule(asyncio.get_running_loop().time())
-            self._let_go(oldest)
+            self._remove(oldest)
 
-    def _let_go(self, coming: _Coming) -> None:
-        if coming in self._coming:
-            del self._coming[coming]
-            self._held_bytes -= coming.size
-            coming.size = 0
+    def _remove(self, incoming: _Incoming) -> None:
+        if incoming in self._incoming:
+            del self._incoming[incoming]
+            self._held_bytes -= incoming.size
+            incoming.size = 0

@@ -1,8 +1,8 @@
 """Accept TLS connections, with limits on handshakes that count from the accept.
 
-A server of asyncio does not tell anybody of a connection before its handshake is over, and waits 60 seconds for that. A
-thousand silent connections would so take every file descriptor of the process. Here few handshakes run at once, each
-for a few seconds, and when there are too many the oldest gives way.
+A server of asyncio reports a connection only after its handshake, and waits 60 seconds for that. A thousand silent
+connections would take every file descriptor of the process. Here few handshakes run at once, each for a few seconds,
+and if there are too many the oldest is cancelled.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _AGAIN_SECONDS: Final = 0.1
 
 
 class Handshakes:
-    """Accepts from one listener until it is closed; has the methods of a server that uvicorn calls."""
+    """Accepts connections of one listener until it is closed. Has the methods of a server that uvicorn calls."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Handshakes:
         most: int,
         seconds: float,
     ) -> None:
-        """`context` is asked for each handshake; at most `most` handshakes run at once, for `seconds` each."""
+        """`context` is called for each handshake; at most `most` handshakes run at once, for `seconds` each."""
         self._listener = listener
         self._context = context
         self._protocol = protocol
@@ -56,13 +56,13 @@ class Handshakes:
         self._accepting = asyncio.create_task(self._accept(), name="accept TLS")
 
     def close(self) -> None:
-        """Accept no more, and give up the handshakes that run. Connections that are open stay open."""
+        """Accept no more, and cancel the handshakes that run. Open connections stay open."""
         for task in (self._accepting, *self._running):
             if task is not None:
                 task.cancel()
 
     async def wait_closed(self) -> None:
-        """Until everything that `close` gave up has ended."""
+        """Wait until everything that `close` cancelled has ended."""
         tasks = [task for task in (self._accepting, *self._running) if task is not None]
         if tasks:
             await asyncio.wait(tasks)
@@ -77,20 +77,20 @@ class Handshakes:
             except OSError as error:
                 if error.errno in _ABORTED:
                     continue
-                # No descriptor is free: the oldest handshake gives its own back.
+                # No descriptor is free: the oldest handshake returns its own.
                 if not failing:
                     _log.warning("accept-failed", problem=error.strerror)
                 failing = True
-                self._give_up_oldest()
+                self._cancel_oldest()
                 await asyncio.sleep(_AGAIN_SECONDS)
                 continue
             if len(self._running) >= self._most:
-                self._give_up_oldest()
+                self._cancel_oldest()
             task = loop.create_task(self._shake_hands(connection), name="TLS handshake")
             self._running[task] = None
             task.add_done_callback(self._ended)
 
-    def _give_up_oldest(self) -> None:
+    def _cancel_oldest(self) -> None:
         if self._running:
             oldest = next(iter(self._running))
             del self._running[oldest]
@@ -107,7 +107,7 @@ class Handshakes:
                 self._protocol, connection, ssl=self._context(), ssl_handshake_timeout=self._seconds
             )
         except (OSError, asyncio.CancelledError) as error:
-            # Whoever called does not speak TLS, trusts another certificate, is gone, or said nothing for too long.
+            # The caller does not speak TLS, trusts another certificate, is gone, or was silent for too long.
             connection.close()
             if isinstance(error, asyncio.CancelledError):
                 raise

@@ -1,9 +1,9 @@
-"""How many may be connected, and for how long may each keep what it wants to itself?
+"""Limit connections and request heads.
 
-uvicorn bounds neither the time nor the size of a request's head, and beyond a number of connections it refuses whoever
-comes. Whoever opens thousands and says nothing would so keep everybody else out. Here a head must come within a time
-and a size, and when there are too many connections the one that has been silent for longest is closed: an open
-connection costs its owner as much as us, and a sender that was cut off sends again.
+uvicorn bounds neither the time nor the size of a request's head, and refuses new connections beyond a number of them.
+A client that opens thousands and sends nothing would keep all others out. Here a head must arrive within a time and a
+size, and if there are too many connections the one that has been silent for longest is closed. A sender whose
+connection is closed sends again.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ _TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-le
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What connections are held to."""
+    """The limits of all connections of a server."""
 
     connections: int
     head_bytes: int = 32 * 1024
     head_seconds: float = 10.0
     unread_seconds: float = 2.0
-    """How long the rest of a body is still taken in once the answer was given, so that the answer can be read."""
+    """How long the rest of a body is read after the answer, so that the client can read the answer."""
     unread_bytes: int = 16 * 1024 * 1024
-    """And how much of it."""
+    """How much of the rest of a body is read."""
     untaken_seconds: float = 10.0
-    """How long answers may wait for a caller that asks and takes nothing in."""
+    """How long an answer may wait for a client that does not read."""
 
 
 def limited(limits: Limits) -> type[HttpToolsProtocol]:
@@ -42,12 +42,12 @@ def limited(limits: Limits) -> type[HttpToolsProtocol]:
 class _Connection(HttpToolsProtocol):
     limits: ClassVar[Limits]
     silent: ClassVar[dict[_Connection, None]]
-    """Those that may be closed for others, because they have not said all they want. Longest silent first."""
+    """Connections without a complete request, which may be closed for others. Longest silent first."""
 
     _raw_bytes = 0
-    """Received since the last of a body: of a head, a trailer or a chunk's extension, which the parser keeps."""
+    """Received since the last part of a body: of a head, a trailer or a chunk's extension, which the parser keeps."""
     _parsed_bytes = 0
-    """Of URL and header fields; trailers after a body count as well, because they go into the same list."""
+    """Of URL and header fields, with trailers after a body, which go into the same list."""
     _unread_bytes = 0
     _in_head = True
     _complete = False
@@ -68,7 +68,7 @@ class _Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        # A request that waits for room in the buffers has said all it wants, so it would never be closed for others.
+        # A request that waits for room in the buffers is complete, so it would never be closed for others.
         super().pause_writing()
         self._untaken = self.loop.call_later(self.limits.untaken_seconds, self.transport.abort)
 
