@@ -12,7 +12,6 @@ import os
 import random
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 
 import structlog
 import uvloop
@@ -23,7 +22,7 @@ from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.transport import BadKubeconfig, open_transport
 from adapters.logs import set_up_logs
 from handlers.app import Resources, Web, create_app
-from handlers.event_sink import open_event_sink
+from handlers.event_sink import log_missing_token, open_event_sink
 from handlers.metrics import Metrics
 from handlers.serving.credentials import Credentials
 from handlers.serving.server import serve
@@ -33,24 +32,21 @@ from handlers.sources import Configuration, read_configuration
 
 async def run(settings: Settings, configuration: Configuration) -> None:
     """Serve until the process is asked to stop. Raises `BadSetting` if a port is taken."""
-    metrics = Metrics()
-    async with (
-        open_transport(settings.kubeconfig, user_agent="warmhook-web") as transport,
-        open_event_sink(settings) as post,
-    ):
+    log, metrics = structlog.get_logger(), Metrics()
+    api_server = open_transport(settings.kubeconfig, user_agent="warmhook-web")
+    async with api_server as transport, open_event_sink(settings) as post:
         credentials = Credentials(Kubernetes(transport, count=metrics.count_api_request), settings.namespace)
         resources = Resources(transport, credentials, real_clock(), random.SystemRandom(), metrics, post)
+        log_missing_token(settings)
+        log.info("web-started", port=settings.port, sources=sorted(configuration.sources), watch=settings.watch)
         await serve(create_app(Web(settings, configuration, resources)), settings, credentials)
-    structlog.get_logger().info("web-stopped")
+    log.info("web-stopped")
 
 
 def main(arguments: Sequence[str]) -> int:
     """The program; 2 for settings it cannot use, 1 if it cannot serve."""
-    if list(arguments) not in ([], ["--watch"]):
-        sys.stderr.write("warmhook web: usage: python -m handlers [--watch]\n")
-        return 2
     try:
-        settings = replace(read_settings(os.environ), watch=bool(arguments))
+        settings = read_settings(os.environ, " ".join(["web", *arguments]))
         set_up_logs(settings.log, sys.stderr)
         uvloop.run(run(settings, read_configuration(settings.config, os.environ)))
     except (BadSetting, BadKubeconfig) as error:

@@ -78,7 +78,6 @@ class Web:
 
     def __init__(self, settings: Settings, configuration: Configuration, resources: Resources) -> None:
         self.settings = settings
-        self.configuration = configuration
         self.resources = resources
         self.clock = clock = resources.clock
         self.metrics = metrics = resources.metrics
@@ -124,10 +123,6 @@ class Web:
     @contextlib.asynccontextmanager
     async def lifespan(self, _app: Starlette) -> AsyncIterator[None]:
         """Run the background tasks. If one of them fails, the block is cancelled and the error is raised."""
-        settings = self.settings
-        if "events" in settings.serve and not (settings.watch or settings.events_open or settings.events_token_file):
-            _log.warning("events-closed", hint="nobody can post to /events without WARMHOOK_EVENTS_TOKEN_FILE")
-        _log.info("web-started", port=settings.port, sources=sorted(self.configuration.sources), watch=settings.watch)
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(work, name=name) for name, work in self._background().items()]

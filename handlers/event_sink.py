@@ -33,6 +33,7 @@ __all__ = [
     "Refused",
     "RetryLater",
     "bearer",
+    "log_missing_token",
     "open_event_sink",
     "open_in_process",
     "raise_for_status",
@@ -159,6 +160,17 @@ def _authorization(settings: Settings) -> dict[str, str]:
     except (OSError, UnicodeDecodeError) as error:
         raise RetryLater(f"WARMHOOK_EVENTS_TOKEN_FILE: {error}") from error
     return {"authorization": header} if header else {}
+
+
+def log_missing_token(settings: Settings) -> None:
+    """Log which setting is missing if nobody can post to this process, or its own posts carry no token."""
+    if settings.events_token_file is not None:
+        return
+    if "events" in settings.serve and not (settings.watch or settings.events_open):
+        _log.warning("events-closed", hint="nobody can post to /events without WARMHOOK_EVENTS_TOKEN_FILE")
+    elif not settings.serve and settings.sink is None:
+        hint = "web answers 401 unless both have WARMHOOK_EVENTS_TOKEN_FILE, or web has WARMHOOK_EVENTS_OPEN"
+        _log.warning("no-events-token", hint=hint)
 
 
 def bearer(file: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ from adapters.logs import LOG_MODES, LogMode
 from warmhook.admission_review import is_namespace
 
 __all__ = ["Settings", "read_settings"]
+
+_PROGRAMS: Final = frozenset({"web", "web --watch", "watch"})
 
 _EXTENSION: Final = re.compile(r"[a-z0-9]{1,20}")
 _ATTRIBUTES: Final = frozenset(
@@ -31,9 +34,9 @@ class Settings:
     tls_port: int = 0
     """Where the same routes are served over TLS, which admission needs; 0: nowhere."""
     watch: bool = False
-    """Whether this process watches. Set by the program, not by the environment."""
+    """Whether this process watches."""
     serve: frozenset[str] = _ROUTES
-    """Groups of routes that this process has."""
+    """Groups of routes that this process has; none for the program `watch`."""
     namespace: str = "warmhook-system"
     """Of the node ConfigMaps."""
     config: str | None = None
@@ -52,6 +55,8 @@ class Settings:
     write_bytes: int = 4 * 1024 * 1024
     """Bytes of node ConfigMaps written per second; 0: no limit."""
     log: LogMode = "auto"
+    host: str = field(default_factory=socket.gethostname)
+    """The name of this machine or Pod, which is in the name of the leader."""
     kubeconfig: str | None = None
     """`None`: the ServiceAccount of the Pod."""
 
@@ -77,8 +82,10 @@ class Settings:
         return self.publishes or self.forwards_admissions or (self.watch and not self.dispatches_in_process)
 
 
-def read_settings(environ: Mapping[str, str]) -> Settings:
-    """The settings that `environ` holds. Raises `BadSetting`."""
+def read_settings(environ: Mapping[str, str], program: str = "web") -> Settings:
+    """The settings that `environ` holds for `web`, `web --watch` or `watch`. Raises `BadSetting`."""
+    if program not in _PROGRAMS:
+        raise BadSetting("usage: python -m handlers [--watch]")
     port = number(environ, "PORT", 8080, minimum=1, maximum=65535)
     given = text(environ, "WARMHOOK_SERVE", "webhooks,events,admission,metrics")
     serve = frozenset(part.strip() for part in given.split(","))
@@ -95,7 +102,8 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     return Settings(
         port=port,
         tls_port=number(environ, "WARMHOOK_TLS_PORT", 0, minimum=0, maximum=65535),
-        serve=serve,
+        watch=program != "web",
+        serve=frozenset() if program == "watch" else serve,
         namespace=namespace,
         config=environ.get("WARMHOOK_CONFIG") or None,
         events_url=events_url,

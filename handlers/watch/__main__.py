@@ -11,7 +11,6 @@ if __name__ == "__main__":
 import os
 import random
 import sys
-from dataclasses import replace
 
 import structlog
 import uvloop
@@ -22,14 +21,12 @@ from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.transport import BadKubeconfig, open_transport
 from adapters.logs import set_up_logs
 from adapters.outages import WatchOutages
-from handlers.event_sink import open_event_sink
+from handlers.event_sink import log_missing_token, open_event_sink
 from handlers.settings import Settings, read_settings
 from handlers.signals import until_stopped
 from handlers.watch.run import watch
 
 _log = structlog.get_logger()
-
-_HINT = "web answers 401 unless both have WARMHOOK_EVENTS_TOKEN_FILE, or web has WARMHOOK_EVENTS_OPEN"
 
 
 async def run(settings: Settings) -> None:
@@ -40,8 +37,7 @@ async def run(settings: Settings) -> None:
         open_event_sink(settings) as post,
     ):
         assert post is not None  # noqa: S101 - this process handles no events itself
-        if settings.events_token_file is None and settings.sink is None:
-            _log.warning("no-events-token", hint=_HINT)
+        log_missing_token(settings)
         _log.info("watch-started", namespace=settings.namespace, sync_seconds=settings.sync_seconds)
         outages = WatchOutages(clock.monotonic)
         await until_stopped(watch(Kubernetes(transport), post, settings, clock, random.SystemRandom(), outages))
@@ -51,8 +47,7 @@ async def run(settings: Settings) -> None:
 def main() -> int:
     """The program; 2 for settings it cannot use."""
     try:
-        # This program serves no routes, so events go to another process.
-        settings = replace(read_settings(os.environ), watch=True, serve=frozenset())
+        settings = read_settings(os.environ, "watch")
         set_up_logs(settings.log, sys.stderr)
         uvloop.run(run(settings))
     except (BadSetting, BadKubeconfig) as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import socket
 
 from adapters.clock import Clock
 from adapters.kubernetes.client import Kubernetes
@@ -35,7 +34,7 @@ async def watch(
     queue = WorkQueue()
     changes = ChangeFilter(queue)
     complete = asyncio.Event()
-    elector = LeaderElector(kubernetes, settings.namespace, new_identity(socket.gethostname(), rng), clock)
+    elector = LeaderElector(kubernetes, settings.namespace, new_identity(settings.host, rng), clock)
 
     def listed() -> None:
         if changes.complete:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from random import Random
 from typing import Any
@@ -19,20 +19,18 @@ from starlette.types import ASGIApp
 from adapters.clock import Clock
 from adapters.cri import open_runtime
 from adapters.kubernetes.client import Kubernetes
+from adapters.outages import WatchOutages
 from cli.main import main as cli_main
 from devcluster.apiserver import ApiServer, InProcessTransport
 from handlers.__main__ import main as web_main
-from handlers.admission.forward import open_forwarder
-from handlers.event_sink import open_publisher
-from handlers.events_token import EventsToken, events_token
+from handlers.app import Resources, Web, create_app
+from handlers.event_sink import open_event_sink
 from handlers.metrics import Metrics
-from handlers.posting import open_post
 from handlers.serving.credentials import Credentials
 from handlers.settings import read_settings
 from handlers.sources import read_configuration
 from handlers.watch.__main__ import main as watch_main
 from handlers.watch.run import watch
-from handlers.wiring import build_web
 from nodeagent.__main__ import main as agent_main
 from nodeagent.agent import Agent
 from nodeagent.metrics import Metrics as AgentMetrics
@@ -73,52 +71,32 @@ class Time:
         """Wait for so many seconds of the program."""
         await asyncio.sleep(seconds / self.speed)
 
+    @property
+    def clock(self) -> Clock:
+        """The same, as programs take it."""
+        return Clock(self.now, self.monotonic, self.sleep, Random(1).random)
+
 
 @contextlib.asynccontextmanager
 async def open_web(environ: Mapping[str, str], transport: Transport, time: Time) -> AsyncIterator[ASGIApp]:
     """The application of `web`, with what runs while it is served."""
-    settings, metrics, rng = read_settings(environ), Metrics(), Random(1)
-    token = events_token(settings, rng)
-    async with (
-        open_publisher(settings, metrics.count_published) as publisher,
-        open_forwarder(settings, token) as hand_on,
-    ):
-        app = build_web(
-            settings,
-            read_configuration(settings.config, environ),
-            transport,
-            environ,
-            metrics,
-            now=time.now,
-            monotonic=time.monotonic,
-            sleep=time.sleep,
-            rng=rng,
-            publisher=publisher,
-            hand_on=hand_on,
-            credentials=Credentials(Kubernetes(transport, count=metrics.count_api_request), settings.namespace),
-            token=token,
-        )
-        async with _running(app.state.beside()):
+    settings, metrics = read_settings(environ), Metrics()
+    credentials = Credentials(Kubernetes(transport, count=metrics.count_api_request), settings.namespace)
+    async with open_event_sink(settings) as post:
+        resources = Resources(transport, credentials, time.clock, Random(1), metrics, post)
+        app = create_app(Web(settings, read_configuration(settings.config, environ), resources))
+        async with app.router.lifespan_context(app):
             yield app
 
 
 @contextlib.asynccontextmanager
 async def run_watch(environ: Mapping[str, str], transport: Transport, time: Time) -> AsyncIterator[None]:
     """A running `watch` that posts to where `environ` says."""
-    settings = read_settings(environ)
-    async with open_post(settings, EventsToken(settings.events_token_file)) as post:
-        work = watch(
-            Kubernetes(transport),
-            post,
-            settings.namespace,
-            sync_seconds=settings.sync_seconds,
-            now=time.now,
-            sleep=time.sleep,
-            rng=Random(1),
-            monotonic=time.monotonic,
-            host="host",
-        )
-        async with _running(work):
+    settings = replace(read_settings(environ, "watch"), host="host")
+    async with open_event_sink(settings) as post:
+        assert post is not None
+        outages = WatchOutages(time.monotonic)
+        async with _running(watch(Kubernetes(transport), post, settings, time.clock, Random(1), outages)):
             yield
 
 
@@ -126,7 +104,7 @@ async def run_watch(environ: Mapping[str, str], transport: Transport, time: Time
 async def run_agent(environ: Mapping[str, str], transport: Transport, time: Time) -> AsyncIterator[None]:
     """A running agent, with its probes and metrics; told to stop on leaving, as SIGTERM does."""
     settings, metrics, stop = read_agent_settings(environ), AgentMetrics(), asyncio.Event()
-    clock = Clock(time.now, time.monotonic, time.sleep, Random(1).random)
+    clock = time.clock
     log = structlog.get_logger()
     async with open_runtime(settings.runtime_endpoint) as runtime:
         agent = Agent(
