@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
@@ -11,7 +12,7 @@ from structlog.typing import FilteringBoundLogger
 from adapters.clock import Clock
 from adapters.kubernetes.client import KubernetesError, Refused
 
-__all__ = ["OutageLog", "WatchOutages"]
+__all__ = ["OutageLog", "WatchOutage", "WatchOutages"]
 
 _log = structlog.get_logger()
 
@@ -76,6 +77,24 @@ class WatchOutages:
         self._interrupted.remove(follower)
         if not self._interrupted and max(self._told.values()) >= self._since:
             _log.info("watch-interrupted-over", seconds=round(self.monotonic() - self._since))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WatchOutage:
+    """The outages of one watch."""
+
+    kind: str
+    outages: WatchOutages
+
+    def failed(self, problem: KubernetesError, *, reached: bool) -> None:
+        """A request failed; `reached` is whether any list succeeded before."""
+        # `wait_for_api_server` logs a server that never answered.
+        if reached or problem.status:
+            self.outages.failed(self, self.kind, problem)
+
+    def recovered(self) -> None:
+        """The watch works."""
+        self.outages.recovered(self)
 
 
 def _hint(status: int) -> str:

@@ -143,7 +143,7 @@ class Web:
             tasks["wait for the API server"] = wait_for_api_server(self._kubernetes, self.clock)
         if "admission" in settings.serve:
             tasks["hints"] = self._queue.run()
-            tasks["warm nodes"] = self._warm_nodes.run(self._kubernetes, settings.namespace, resources.rng, outages)
+            tasks["warm nodes"] = self._warm_nodes.run(self._kubernetes, settings.namespace, outages)
         if "admission" in settings.serve or settings.tls_port:
             tasks["credentials"] = resources.credentials.run(self.clock)
         return tasks

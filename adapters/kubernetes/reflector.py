@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
@@ -10,13 +11,17 @@ from typing import Final, Generic, Protocol, TypeVar
 from adapters.clock import Absence, Backoff, Clock
 from adapters.kubernetes.client import Gone, Kubernetes, KubernetesError, NotServed, Unavailable
 from adapters.kubernetes.nodes import FULL_PAGE
+from adapters.outages import WatchOutage, WatchOutages
 from warmhook.ports import Object
 
-__all__ = ["ListWatch", "Outage", "Reflector", "Store"]
+__all__ = ["ListWatch", "Outage", "Reflector", "Store", "reflect"]
 
 # A watch that ends sooner was not closed by its time limit, nor given up because it was silent.
 _SHORT_WATCH_SECONDS: Final = 5.0
 _RELIST_SECONDS: Final = 0.2
+_FIRST_WAIT_SECONDS: Final = 0.2
+_LONGEST_WAIT_SECONDS: Final = 10.0
+_LONGEST_ASKED_SECONDS: Final = 60.0
 
 _Kind = TypeVar("_Kind", bound=str)
 _Kind_contra = TypeVar("_Kind_contra", bound=str, contravariant=True)
@@ -151,3 +156,19 @@ class Reflector(Generic[_Kind]):
                 self._version = change.object["metadata"]["resourceVersion"]
                 if self._relist:
                     return
+
+
+async def reflect(
+    kubernetes: Kubernetes, kinds: Sequence[ListWatch[_Kind]], store: Store[_Kind], clock: Clock, outages: WatchOutages
+) -> None:
+    """Keep a store true to several kinds until this is cancelled."""
+    async with asyncio.TaskGroup() as group:
+        for what in kinds:
+            backoff = Backoff(
+                clock,
+                first_seconds=_FIRST_WAIT_SECONDS,
+                longest_seconds=_LONGEST_WAIT_SECONDS,
+                longest_asked_seconds=_LONGEST_ASKED_SECONDS,
+            )
+            reflector = Reflector(kubernetes, what, store, clock, WatchOutage(what.kind, outages))
+            group.create_task(reflector.run(backoff), name=f"follow {what.kind}")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from collections.abc import Callable
+from typing import Final
 
 import structlog
 from starlette.exceptions import HTTPException
@@ -14,12 +14,13 @@ from starlette.responses import Response
 
 from adapters.clock import Clock
 from handlers.admission.queue import AdmissionQueue
+from handlers.admission.warm_nodes import WarmNodes
 from handlers.metrics import Metrics
 from handlers.serving.bodies import BadBody, Bodies
 from warmhook.admission_review import Admitted, Review, answer_object, read_review
 from warmhook.events import admitted_event
 
-__all__ = ["Admission", "Preferences"]
+__all__ = ["Admission"]
 
 _log = structlog.get_logger()
 
@@ -29,21 +30,13 @@ _BODY_MAX_BYTES: Final = 4 * 1024 * 1024
 _BODY_SECONDS: Final = 5.0
 
 
-class Preferences(Protocol):
-    """Chooses the nodes that a Pod should prefer."""
-
-    def patch(self, pod: Mapping[str, Any], namespace: str) -> list[dict[str, Any]]:
-        """The JSON patch for the Pod; empty if no node is preferred, or nothing is known yet."""
-        ...
-
-
 class Admission:
     """The endpoint `POST /admission/pods/<token>`."""
 
     def __init__(
         self,
         queue: AdmissionQueue,
-        preferences: Preferences,
+        warm_nodes: WarmNodes,
         metrics: Metrics,
         own_namespace: str,
         accept: Callable[[str], bool],
@@ -51,7 +44,7 @@ class Admission:
     ) -> None:
         """`accept` returns whether a token is one of the API server's."""
         self._queue = queue
-        self._preferences = preferences
+        self._warm_nodes = warm_nodes
         self._metrics = metrics
         self._own_namespace = own_namespace
         self._accept = accept
@@ -95,7 +88,7 @@ class Admission:
         return self._queue.add(admitted_event(review.outcome, self._clock.utcnow())), ""
 
     def _patch(self, review: Review) -> str:
-        patch = self._preferences.patch(review.pod, review.namespace) if review.pod is not None else []
+        patch = self._warm_nodes.patch(review.pod, review.namespace) if review.pod is not None else []
         return base64.b64encode(json.dumps(patch).encode()).decode() if patch else ""
 
 

@@ -6,12 +6,10 @@ preference.
 
 from __future__ import annotations
 
-import asyncio
-import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import structlog
 
@@ -19,12 +17,11 @@ from adapters.clock import Clock
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.nodes import read_node, reduced_node
+from adapters.kubernetes.reflector import ListWatch, reflect
 from adapters.kubernetes.template import InvalidObject
 from adapters.kubernetes.warmimage import read_warmimage
 from adapters.kubernetes.warmpolicy import read_warmpolicy
 from adapters.outages import WatchOutages
-from handlers.watch.change_filter import Kind
-from handlers.watch.reflector import Followed, follow
 from warmhook.admission_review import Admitted, read_pod
 from warmhook.api import KIND_LABEL, PREFER_ANNOTATION
 from warmhook.labels import TooManyTerms
@@ -38,7 +35,7 @@ from warmhook.preferred_nodes import affinity_patch, preferred_nodes, prefers_no
 
 __all__ = ["WarmNodes"]
 
-_KINDS: Final[frozenset[Kind]] = frozenset({"WarmPolicy", "WarmImage", "Node", "ConfigMap"})
+Kind: TypeAlias = Literal["WarmPolicy", "WarmImage", "Node", "ConfigMap"]
 _log = structlog.get_logger()
 
 _AGAIN_SECONDS: Final = 10.0
@@ -66,26 +63,22 @@ class WarmNodes:
 
     # --- the cache ---
 
-    async def run(self, kubernetes: Kubernetes, namespace: str, rng: random.Random, outages: WatchOutages) -> None:
+    async def run(self, kubernetes: Kubernetes, namespace: str, outages: WatchOutages) -> None:
         """Follow the cluster until this is cancelled; `namespace` is that of the reports."""
-        sleep = self.clock.sleep
-        kinds = [
-            Followed("WarmPolicy", paths.warmpolicies(), keep=_whole),
-            Followed("WarmImage", paths.warmimages(), keep=_without_status),
-            Followed("Node", paths.NODES, keep=reduced_node),
-            Followed("ConfigMap", paths.configmaps(namespace), f"{KIND_LABEL}=report"),
+        kinds: list[ListWatch[Kind]] = [
+            ListWatch("WarmPolicy", paths.warmpolicies(), keep=_whole),
+            ListWatch("WarmImage", paths.warmimages(), keep=_without_status),
+            ListWatch("Node", paths.NODES, keep=reduced_node),
+            ListWatch("ConfigMap", paths.configmaps(namespace), f"{KIND_LABEL}=report"),
         ]
         while True:
             try:
-                async with asyncio.TaskGroup() as group:
-                    for kind in kinds:
-                        work = follow(kubernetes, kind, self, sleep=sleep, rng=rng, listed=_ignore, outages=outages)
-                        group.create_task(work, name=f"follow {kind.kind} for preferences")
+                await reflect(kubernetes, kinds, self, self.clock, outages)
             except Exception:
                 # Preferences are optional: no mistake here may end the rest of `web`.
                 _log.exception("warm-nodes-failed")
                 self._listed.clear()
-            await sleep(_AGAIN_SECONDS)
+            await self.clock.sleep(_AGAIN_SECONDS)
 
     def replace(self, kind: Kind, objects: list[Object]) -> None:
         """Replace all objects of a kind by those of a list."""
@@ -119,7 +112,7 @@ class WarmNodes:
 
     def patch(self, pod: Mapping[str, Any], namespace: str) -> list[dict[str, Any]]:
         """The JSON patch with the Pod's preferences; empty if it gets none."""
-        if self._listed != _KINDS or prefers_nodes(pod) or (pod.get("spec") or {}).get("nodeName"):
+        if self._listed != set(get_args(Kind)) or prefers_nodes(pod) or (pod.get("spec") or {}).get("nodeName"):
             return []
         wish = ((pod.get("metadata") or {}).get("annotations") or {}).get(PREFER_ANNOTATION)
         if wish == "false" or (wish != "true" and not any(policy.prefer_warm for policy in self._policies.values())):
@@ -211,7 +204,3 @@ def _whole(obj: Object) -> Object:
 
 def _without_status(obj: Object) -> Object:
     return {name: part for name, part in obj.items() if name != "status"}
-
-
-def _ignore() -> None:
-    """No task waits for the lists."""

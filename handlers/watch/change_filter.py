@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import sys
@@ -40,11 +41,8 @@ class ChangeFilter:
     """Node to the uid that owns its desired ConfigMap."""
     _reports: dict[str, Report] = field(default_factory=dict)
     _listed: set[Kind] = field(default_factory=set)
-
-    @property
-    def complete(self) -> bool:
-        """Whether every kind was listed."""
-        return len(self._listed) == len(get_args(Kind))
+    complete: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when every kind was listed."""
 
     def replace(self, kind: Kind, objects: list[Object]) -> None:
         """Replace all objects of a kind by those of a list; the others are gone.
@@ -64,6 +62,8 @@ class ChangeFilter:
         for obj in objects:
             self.seen(kind, obj)
         self._listed.add(kind)
+        if len(self._listed) == len(get_args(Kind)):
+            self.complete.set()
 
     def seen(self, kind: Kind, obj: Object) -> None:
         """An object was listed, added or modified."""

@@ -7,17 +7,20 @@ import contextlib
 import random
 
 from adapters.clock import Clock
+from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes
+from adapters.kubernetes.nodes import reduced_node
 from adapters.kubernetes.readiness import wait_for_api_server
+from adapters.kubernetes.reflector import ListWatch, reflect
 from adapters.outages import WatchOutages
 from handlers.event_sink import Post, RetryLater
 from handlers.settings import Settings
-from handlers.watch.change_filter import ChangeFilter
+from handlers.watch.change_filter import ChangeFilter, Kind
 from handlers.watch.dispatcher import EventDispatcher
 from handlers.watch.leader_election import LeaderElector, new_identity
-from handlers.watch.reflector import follow, followed_kinds
 from handlers.watch.webhook_certificate import CertRotator
 from handlers.watch.work_queue import WorkQueue
+from warmhook.api import KIND_LABEL
 from warmhook.events import Event
 
 __all__ = ["watch"]
@@ -33,12 +36,7 @@ async def watch(
     await wait_for_api_server(kubernetes, clock)
     queue = WorkQueue()
     changes = ChangeFilter(queue)
-    complete = asyncio.Event()
     elector = LeaderElector(kubernetes, settings.namespace, new_identity(settings.host, rng), clock)
-
-    def listed() -> None:
-        if changes.complete:
-            complete.set()
 
     async def post_as_leader(event: Event) -> None:
         if not elector.leads():
@@ -49,7 +47,7 @@ async def watch(
         queue.open()
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(_sync_regularly(queue, complete, settings.sync_seconds, clock), name="sync")
+                group.create_task(_sync_regularly(queue, changes.complete, settings.sync_seconds, clock), name="sync")
                 rotator = CertRotator(kubernetes, settings.namespace, clock, rng, elector.leads)
                 group.create_task(rotator.run(), name="certificates")
                 group.create_task(EventDispatcher(queue, post_as_leader, clock).run(), name="dispatch")
@@ -57,10 +55,20 @@ async def watch(
             queue.close()
 
     async with asyncio.TaskGroup() as group:
-        for kind in followed_kinds(settings.namespace):
-            work = follow(kubernetes, kind, changes, sleep=clock.sleep, rng=rng, listed=listed, outages=outages)
-            group.create_task(work, name=f"follow {kind.kind}")
+        kinds = _kinds(settings.namespace)
+        group.create_task(reflect(kubernetes, kinds, changes, clock, outages), name="follow")
         group.create_task(elector.run(lead), name="lead")
+
+
+def _kinds(namespace: str) -> list[ListWatch[Kind]]:
+    """The kinds that `watch` follows; `namespace` is that of the node ConfigMaps."""
+    return [
+        ListWatch("WarmPolicy", paths.warmpolicies()),
+        ListWatch("WarmImage", paths.warmimages()),
+        # Taints are no metadata, and decide where Pods can land.
+        ListWatch("Node", paths.NODES, keep=reduced_node),
+        ListWatch("ConfigMap", paths.configmaps(namespace), f"{KIND_LABEL} in (desired,report)"),
+    ]
 
 
 async def _sync_regularly(queue: WorkQueue, complete: asyncio.Event, seconds: int, clock: Clock) -> None:
