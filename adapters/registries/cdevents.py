@@ -14,7 +14,7 @@ from typing import Final
 from urllib.parse import parse_qs, unquote
 
 from adapters.registries import Adapter, Delivery, Outcome, Source
-from adapters.registries.common.auth import verify_header, verify_query
+from adapters.registries.common.auth import verify_access_token
 from adapters.registries.common.bodies import Fields, Text, quoted, read_fields, read_json, read_time
 from adapters.registries.common.cloudevents import find_cloudevent
 from adapters.registries.common.delivery import Unreadable
@@ -81,10 +81,4 @@ def _place(repository_url: str, kind: str, name: str) -> tuple[str, str]:
     return host_of(repository_url) or (DOCKER_HUB if kind == "docker" else ""), path
 
 
-ADAPTER = Adapter(
-    __name__,
-    authenticate=lambda delivery, source: (
-        verify_header(delivery, source) or verify_query(delivery, source, "access_token")
-    ),
-    read=_read,
-)
+ADAPTER = Adapter(__name__, authenticate=verify_access_token, read=_read)

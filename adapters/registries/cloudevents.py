@@ -20,7 +20,7 @@ from typing import Final
 from pydantic import Field
 
 from adapters.registries import Adapter, Delivery, Outcome, Source, SourceOptions
-from adapters.registries.common.auth import verify_header, verify_query
+from adapters.registries.common.auth import verify_access_token
 from adapters.registries.common.bodies import Fields, Text, each_in_batch, quoted, read_fields, read_time
 from adapters.registries.common.cloudevents import (
     CloudEvent,
@@ -103,9 +103,7 @@ def _image(event: CloudEvent, data: _Data, source: Source) -> Outcome:
 
 ADAPTER = Adapter(
     __name__,
-    authenticate=lambda delivery, source: (
-        verify_header(delivery, source) or verify_query(delivery, source, "access_token")
-    ),
+    authenticate=verify_access_token,
     read=_read,
     options=Options,
     batched=True,

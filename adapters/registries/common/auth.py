@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from adapters.registries.common.delivery import Delivery, Source
 
-__all__ = ["sent_unencoded", "verify_header", "verify_hmac", "verify_query"]
+__all__ = ["sent_unencoded", "verify_access_token", "verify_header", "verify_hmac", "verify_query"]
 
 _BEARER: Final = b"bearer "
 # RFC 9110, 5.5: these are not part of a header's value. (Python's `str.strip` would cut bytes of UTF-8 too.)
@@ -31,6 +31,11 @@ def verify_query(delivery: Delivery, source: Source, name: str = "token") -> boo
     """
     forms = (form for secret in source.secrets for form in (secret, _after_bearer(secret)))
     return _among(_query_value(delivery, name), forms)
+
+
+def verify_access_token(delivery: Delivery, source: Source) -> bool:
+    """Whether `Authorization` or the query's `access_token` holds the secret (CloudEvents webhook specification, 3)."""
+    return verify_header(delivery, source) or verify_query(delivery, source, "access_token")
 
 
 def verify_hmac(
