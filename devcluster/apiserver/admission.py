@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from devcluster.apiserver import crds, kinds, metadata, ownership, schema
+from devcluster.apiserver import builtins, crds, managed_fields, metadata, schema
+from devcluster.apiserver.errors import Cause, bad_request, conflict, invalid, unparseable_number
 from devcluster.apiserver.paths import Target
-from devcluster.apiserver.problems import Cause, bad_request, conflict, invalid, unparseable_number
 from devcluster.apiserver.resources import Resource
 from devcluster.apiserver.store import Stored
 from warmhook.ports import Object
@@ -30,7 +30,7 @@ CRDS = "customresourcedefinitions.apiextensions.k8s.io"
 
 
 def check_kind(resource: Resource, given: Object) -> None:
-    """Raise `Problem` for an object of another kind than the path's; custom ones must say which they are."""
+    """Raise `StatusError` for an object of another kind than the path's; custom ones must say which they are."""
     if resource.custom and not given.get("kind"):
         which = f"the object provided is unrecognized (must be of type {resource.kind})"
         raise bad_request(f"{which}: Object 'Kind' is missing")
@@ -47,11 +47,11 @@ def check_kind(resource: Resource, given: Object) -> None:
 
 def type_error(resource: Resource, obj: Object) -> str | None:
     """What a typed decoder would complain of: values of another type than their field."""
-    return metadata.type_error(resource, obj) or (None if resource.custom else kinds.type_error(resource, obj))
+    return metadata.type_error(resource, obj) or (None if resource.custom else builtins.type_error(resource, obj))
 
 
 def check_identity(target: Target, old: Stored, meta: Object, *, patched: bool) -> None:
-    """Raise `Problem` for an update meant for another name (400), version (409) or uid (PUT 409, PATCH 422)."""
+    """Raise `StatusError` for an update meant for another name (400), version (409) or uid (PUT 409, PATCH 422)."""
     resource, name = target.resource, target.name
     if meta.get("name", name) != name:
         raise bad_request(f"the name of the object ({meta['name']}) does not match the name on the URL ({name})")
@@ -76,7 +76,7 @@ def check_identity(target: Target, old: Stored, meta: Object, *, patched: bool) 
 def decoded(resource: Resource, mode: str, given: Object, warnings: list[str]) -> Object:
     """A request's object without what its kind does not have.
 
-    `mode` is the query's `fieldValidation`: Strict raises `Problem` 400, Warn appends to `warnings`.
+    `mode` is the query's `fieldValidation`: Strict raises `StatusError` 400, Warn appends to `warnings`.
     """
     meta: Any = given.get("metadata") or {}
     unknown = metadata.unknown(meta)
@@ -95,7 +95,7 @@ def decoded(resource: Resource, mode: str, given: Object, warnings: list[str]) -
     if mode == "Warn":
         warnings += fields
     normal = metadata.normalized(meta)
-    if ownership.is_reset(meta):
+    if managed_fields.is_reset(meta):
         normal["managedFields"] = meta["managedFields"]
     obj = {**obj, "metadata": normal}
     obj["kind"], obj["apiVersion"] = resource.kind, resource.api_version
@@ -110,8 +110,8 @@ def completed(resource: Resource, obj: Object, *, new: bool) -> Object:
     if resource.table == CRDS:
         obj = crds.normalized(obj)
         return crds.created(obj) if new else obj
-    obj = kinds.normalized(resource, obj)
-    return kinds.created(resource, obj) if new else obj
+    obj = builtins.normalized(resource, obj)
+    return builtins.created(resource, obj) if new else obj
 
 
 def with_server_metadata(before: Object, meta: Object) -> Object:
@@ -160,7 +160,7 @@ def is_same(obj: Object, old: Object) -> bool:
 
 
 def validate(resource: Resource, obj: Object, old: Object | None) -> None:
-    """Raise `Problem` 422 with everything that is wrong."""
+    """Raise `StatusError` 422 with everything that is wrong."""
     meta, before = obj["metadata"], (old or {}).get("metadata", {})
     name = meta.get("name", "")
     found: list[Cause] = list(metadata.name_causes(resource, name)) if old is None else []
@@ -179,6 +179,6 @@ def validate(resource: Resource, obj: Object, old: Object | None) -> None:
     elif resource.table == CRDS:
         found += crds.causes(obj)
     else:
-        found += kinds.causes(resource, obj, old)
+        found += builtins.causes(resource, obj, old)
     if found:
         raise invalid(resource, name, found)

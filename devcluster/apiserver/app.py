@@ -13,9 +13,9 @@ from starlette.responses import Response as HttpResponse
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
-from devcluster.apiserver.calling import Services, as_given, review
 from devcluster.apiserver.core import ApiServer, is_watch
-from devcluster.apiserver.problems import Problem
+from devcluster.apiserver.errors import StatusError
+from devcluster.apiserver.webhook_client import Services, as_given, review
 from warmhook.ports import Response, Sleep
 
 __all__ = ["application"]
@@ -45,8 +45,8 @@ def application(server: ApiServer, *, sleep: Sleep = asyncio.sleep, services: Se
         if reviewing is not None:
             try:
                 body = as_given(await review(reviewing, services))
-            except Problem as problem:
-                return _http(problem.response())
+            except StatusError as error:
+                return _http(error.response())
             headers["content-type"] = "application/json"
         return _http(server.handle(request.method, path, query, headers, body))
 

@@ -7,15 +7,15 @@ from random import Random
 from typing import Any
 
 from devcluster.apiserver import crds, discovery, views
-from devcluster.apiserver.garbage import Collector
-from devcluster.apiserver.paths import Target, parse_path
-from devcluster.apiserver.problems import (
+from devcluster.apiserver.errors import (
     PageNotFound,
-    Problem,
+    StatusError,
     internal_json,
     method_not_allowed,
     too_large_body,
 )
+from devcluster.apiserver.garbage import Collector
+from devcluster.apiserver.paths import Target, parse_path
 from devcluster.apiserver.reads import found, listed
 from devcluster.apiserver.resources import Registry
 from devcluster.apiserver.store import Key, Store
@@ -80,8 +80,8 @@ class ApiServer:
         """Answer a request that is no watch. Header names are in lower case."""
         try:
             return self._handle(method, path, query, headers, body)
-        except Problem as problem:
-            return problem.response()
+        except StatusError as error:
+            return error.response()
         except PageNotFound:
             return Response(404, {"content-type": "text/plain; charset=utf-8"}, b"404 page not found\n")
 
@@ -101,7 +101,7 @@ class ApiServer:
                 return None
             request = Request(target, query, headers, body)
             obj = self._writes.draft(request)
-        except (Problem, PageNotFound):
+        except (StatusError, PageNotFound):
             return None  # handling it says what is wrong with it
         namespace = self.store.table("namespaces").items.get(("", target.namespace or ""))
         labels = namespace.object["metadata"].get("labels", {}) if namespace else {}
@@ -118,8 +118,8 @@ class ApiServer:
             target = parse_path(self.registry, path)
             view = views.parse_accept(headers.get("accept", ""))
             return Watch(self.store, target, query, view, self._now)
-        except Problem as problem:
-            return problem.response()
+        except StatusError as error:
+            return error.response()
         except PageNotFound:
             return Response(404, {"content-type": "text/plain; charset=utf-8"}, b"404 page not found\n")
 

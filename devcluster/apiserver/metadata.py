@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from devcluster.apiserver.problems import Cause
+from devcluster.apiserver.errors import Cause
 from devcluster.apiserver.resources import Resource
 from warmhook.ports import Json, Object
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from devcluster.apiserver.problems import bad_request, unprocessable_patch
+from devcluster.apiserver.errors import bad_request, unprocessable_patch
 from warmhook.ports import Json
 
 __all__ = ["json_patched", "merge_patched"]
@@ -102,7 +102,7 @@ def _step(document: Json, step: Json) -> Json:
 
 
 def json_patched(old: Json, patch: Json) -> Json:
-    """`old` with an RFC 6902 patch applied. Raises `Problem` 422 where a test fails or a path is absent."""
+    """`old` with an RFC 6902 patch applied. Raises `StatusError` 422 where a test fails or a path is absent."""
     if not isinstance(patch, list):
         raise bad_request("a JSON patch is a list of operations")
     document = old

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from devcluster.apiserver.problems import PageNotFound, Problem, method_not_allowed
+from devcluster.apiserver.errors import PageNotFound, StatusError, method_not_allowed
 from devcluster.apiserver.resources import Registry, Resource
 from devcluster.apiserver.store import Key
 
@@ -30,12 +30,12 @@ class Target:
 
 def _absent(registry: Registry, group: str) -> Exception:
     if registry.is_built_in(group):
-        return Problem(404, "NotFound", "the server could not find the requested resource", {})
+        return StatusError(404, "NotFound", "the server could not find the requested resource", {})
     return PageNotFound()
 
 
 def parse_path(registry: Registry, path: str) -> Target:
-    """Read a path of resources. Raises `PageNotFound`, or `Problem` 404 and 405 for what a kind does not have."""
+    """Read a path of resources. Raises `PageNotFound`, or `StatusError` 404 and 405 for what a kind does not have."""
     parts = [unquote(part) for part in path.strip("/").split("/")]
     if parts[0] == "api" and len(parts) > 2:
         group, version, rest = "", parts[1], parts[2:]

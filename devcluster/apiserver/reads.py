@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from devcluster.apiserver import selectors
+from devcluster.apiserver.errors import bad_request, expired, not_found, too_large_version
 from devcluster.apiserver.paths import Target
-from devcluster.apiserver.problems import bad_request, expired, not_found, too_large_version
 from devcluster.apiserver.store import Compacted, Key, Store, Stored
 from warmhook.ports import Object
 
@@ -29,7 +29,7 @@ class Selection:
 
 
 def parse_selection(target: Target, query: Mapping[str, str]) -> Selection:
-    """The selectors of a query. Raises `Problem` 400."""
+    """The selectors of a query. Raises `StatusError` 400."""
     labels = selectors.parse_labels(query.get("labelSelector", ""))
     fields = selectors.parse_fields(query.get("fieldSelector", ""), target.resource.field_paths)
     if target.name:
@@ -50,7 +50,7 @@ def parse_selection(target: Target, query: Mapping[str, str]) -> Selection:
 
 
 def parse_version(query: Mapping[str, str]) -> int | None:
-    """The query's `resourceVersion`; `None` where it is absent. Raises `Problem` 400."""
+    """The query's `resourceVersion`; `None` where it is absent. Raises `StatusError` 400."""
     text = query.get("resourceVersion", "")
     if not text:
         return None
@@ -60,7 +60,7 @@ def parse_version(query: Mapping[str, str]) -> int | None:
 
 
 def found(store: Store, target: Target, query: Mapping[str, str]) -> Stored:
-    """One object. Raises `Problem` 404, and 504 for a version that does not exist yet."""
+    """One object. Raises `StatusError` 404, and 504 for a version that does not exist yet."""
     asked = parse_version(query)
     if asked is not None and asked > store.version:
         raise too_large_version(asked, store.version)
@@ -106,7 +106,7 @@ def _snapshot(store: Store, target: Target, query: Mapping[str, str]) -> tuple[i
 
 
 def listed(store: Store, target: Target, query: Mapping[str, str]) -> tuple[list[Stored], Object]:
-    """The objects of a list, in order of namespace and name, and the list's metadata. Raises `Problem`."""
+    """The objects of a list, in order of namespace and name, and the list's metadata. Raises `StatusError`."""
     selection = parse_selection(target, query)
     version, items = _snapshot(store, target, query)
     table = store.table(target.resource.table)

@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final
 
-from devcluster.apiserver.problems import Cause
+from devcluster.apiserver.errors import Cause
 from warmhook.ports import Json, Object
 
 __all__ = ["causes", "defaulted", "pruned"]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from devcluster.apiserver.problems import bad_request
+from devcluster.apiserver.errors import bad_request
 from warmhook.ports import Object
 
 __all__ = ["FieldTerm", "LabelTerm", "parse_fields", "parse_labels", "value_at"]
@@ -128,12 +128,12 @@ def _ordered(key: str, operator: str, value: str) -> LabelTerm:
 
 
 def parse_labels(text: str) -> list[LabelTerm]:
-    """The requirements of a `labelSelector`, all of which must hold. Raises `Problem` 400."""
+    """The requirements of a `labelSelector`, all of which must hold. Raises `StatusError` 400."""
     return _Labels(text).read()
 
 
 def parse_fields(text: str, known: Mapping[str, str]) -> list[FieldTerm]:
-    """The terms of a `fieldSelector`; `known` names the fields of the kind that it may name. Raises `Problem` 400."""
+    """The terms of a `fieldSelector`; `known` names the fields that the kind allows. Raises `StatusError` 400."""
     terms: list[FieldTerm] = []
     for part in text.split(","):
         if not part:

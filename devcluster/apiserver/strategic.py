@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from devcluster.apiserver.problems import bad_request
+from devcluster.apiserver.errors import bad_request
 from warmhook.ports import Json
 
 __all__ = ["strategic_merged"]

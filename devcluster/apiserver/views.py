@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Literal, TypeAlias
 
 from devcluster.apiserver import tables
-from devcluster.apiserver.problems import internal_json, not_acceptable
+from devcluster.apiserver.errors import internal_json, not_acceptable
 from devcluster.apiserver.resources import Resource
 from devcluster.apiserver.store import Stored
 from warmhook.ports import Object
@@ -27,7 +27,7 @@ _PARTIAL = b'{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","meta
 
 
 def parse_accept(accept: str) -> View:
-    """The first form that can be served; everything is served as JSON. Raises `Problem` 406."""
+    """The first form that can be served; everything is served as JSON. Raises `StatusError` 406."""
     for choice in (accept or "*/*").split(","):
         kind, *parameters = (part.strip() for part in choice.split(";"))
         if kind.lower() not in ("application/json", "application/*", "*/*"):
@@ -49,7 +49,7 @@ def _whole(resource: Resource, stored: Stored) -> bytes:
 
 
 def object_body(view: View, resource: Resource, stored: Stored, query: Mapping[str, str], now: datetime) -> bytes:
-    """One object as JSON. Raises `Problem` 406 for the form of a list."""
+    """One object as JSON. Raises `StatusError` 406 for the form of a list."""
     if view == "":
         return _whole(resource, stored)
     if view == "PartialObjectMetadata":
@@ -67,7 +67,7 @@ def list_body(
     query: Mapping[str, str],
     now: datetime,
 ) -> bytes:
-    """A list as JSON. Raises `Problem` 406 for the form of a single object."""
+    """A list as JSON. Raises `StatusError` 406 for the form of a single object."""
     if view == "Table":
         return internal_json(tables.table(resource, items, query, now, metadata))
     if view == "PartialObjectMetadata":

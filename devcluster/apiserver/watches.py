@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from datetime import datetime
 
 from devcluster.apiserver import views
+from devcluster.apiserver.errors import StatusError, bad_request, expired, internal_json
 from devcluster.apiserver.paths import Target
-from devcluster.apiserver.problems import Problem, bad_request, expired, internal_json
 from devcluster.apiserver.reads import parse_selection, parse_version
 from devcluster.apiserver.store import Change, Compacted, Store, Stored
 from warmhook.ports import Object
@@ -28,7 +28,7 @@ class Watch:
     def __init__(
         self, store: Store, target: Target, query: Mapping[str, str], view: views.View, now: Callable[[], datetime]
     ) -> None:
-        """Raises `Problem` for a query that cannot be served."""
+        """Raises `StatusError` for a query that cannot be served."""
         self._store = store
         self._target = target
         self._query = query
@@ -140,5 +140,5 @@ class Watch:
             }
         return internal_json({"type": "BOOKMARK", "object": obj}) + b"\n"
 
-    def _failed(self, problem: Problem) -> bytes:
-        return internal_json({"type": "ERROR", "object": problem.status()}) + b"\n"
+    def _failed(self, error: StatusError) -> bytes:
+        return internal_json({"type": "ERROR", "object": error.status()}) + b"\n"

@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from devcluster.apiserver import conditions
+from devcluster.apiserver.errors import Cause, StatusError
 from devcluster.apiserver.patches import json_patched
-from devcluster.apiserver.problems import Cause, Problem
 from devcluster.apiserver.resources import Resource
 from warmhook.labels import NotASelector, parse_selector
 from warmhook.ports import Object
@@ -62,7 +62,7 @@ class NoReply(Exception):
 
 
 Reviewing: TypeAlias = Generator[Call, Reply | NoReply, Object]
-"""Yields each call, is sent its reply, and returns the object as it is to be stored. Raises `Problem`."""
+"""Yields each call, is sent its reply, and returns the object as it is to be stored. Raises `StatusError`."""
 
 
 class _Failed(Exception):
@@ -111,7 +111,7 @@ def _review(hook: Object, position: int, draft: Draft) -> Generator[Call, Reply 
             return
         if draft.dry_run and hook.get("sideEffects") not in ("None", "NoneOnDryRun"):
             message = f'admission webhook "{hook["name"]}" does not support dry run'
-            raise Problem(400, "BadRequest", message)
+            raise StatusError(400, "BadRequest", message)
         review = {"kind": "AdmissionReview", "apiVersion": _API_VERSION, "request": request}
         reply = yield Call(
             url=_url(hook),
@@ -124,7 +124,7 @@ def _review(hook: Object, position: int, draft: Draft) -> Generator[Call, Reply 
         if hook.get("failurePolicy") == "Ignore":
             return
         message = f'Internal error occurred: failed calling webhook "{hook["name"]}": {error}'
-        raise Problem(500, "InternalError", message, {"causes": [{"message": str(error)}]}) from error
+        raise StatusError(500, "InternalError", message, {"causes": [{"message": str(error)}]}) from error
     if changed != draft.object:
         draft.object = changed
         draft.changes += 1
@@ -199,20 +199,22 @@ def _decoded(text: str) -> bytes:
 
 
 def _judged(name: str, reply: Reply | NoReply, uid: str, obj: Object) -> Object:
-    """The object after a webhook's answer. Raises `_Failed`, and `Problem` where the answer is no."""
+    """The object after a webhook's answer. Raises `_Failed`, and `StatusError` where the answer is no."""
     response = _response(reply, uid)
     if response.get("allowed") is not True:
         status = response.get("status") or {}
         why = f": {status['message']}" if status.get("message") else " without explanation"
         code = status.get("code") or 403
-        raise Problem(code, status.get("reason") or "Forbidden", f'admission webhook "{name}" denied the request{why}')
+        raise StatusError(
+            code, status.get("reason") or "Forbidden", f'admission webhook "{name}" denied the request{why}'
+        )
     if not response.get("patch"):
         return obj
     if response.get("patchType") != "JSONPatch":
         raise _Failed(f"webhook returned patch with patchType {response.get('patchType')!r}")
     try:
         patched = json_patched(obj, json.loads(base64.b64decode(response["patch"])))
-    except (ValueError, TypeError, Problem) as error:
+    except (ValueError, TypeError, StatusError) as error:
         raise _Failed(f"error applying the patch: {error}") from error
     if not isinstance(patched, dict) or not isinstance(patched.get("metadata"), dict):
         raise _Failed("the patched object is no object")

@@ -12,13 +12,11 @@ from uuid import UUID
 
 import yaml
 
-from devcluster.apiserver import admission, crds, metadata, ownership, protobuf
+from devcluster.apiserver import admission, crds, managed_fields, metadata, protobuf
 from devcluster.apiserver.admission import CRDS
-from devcluster.apiserver.patches import json_patched, merge_patched
-from devcluster.apiserver.paths import Target
-from devcluster.apiserver.problems import (
+from devcluster.apiserver.errors import (
     Cause,
-    Problem,
+    StatusError,
     already_exists,
     bad_request,
     forbidden,
@@ -29,6 +27,8 @@ from devcluster.apiserver.problems import (
     unprocessable_patch,
     unsupported_media_type,
 )
+from devcluster.apiserver.patches import json_patched, merge_patched
+from devcluster.apiserver.paths import Target
 from devcluster.apiserver.reads import found
 from devcluster.apiserver.resources import Registry, Resource
 from devcluster.apiserver.store import Store, Stored
@@ -108,7 +108,7 @@ def _parse_json(body: bytes) -> Json:
 
 
 def _parse_object(body: bytes, *, is_yaml: bool = False) -> Object:
-    """The object in a body. Raises `Problem` 400."""
+    """The object in a body. Raises `StatusError` 400."""
     try:
         value = json.loads(json.dumps(yaml.load(body, _Yaml))) if is_yaml else _parse_json(body)  # noqa: S506 - safe
     except (ValueError, TypeError, yaml.YAMLError) as error:
@@ -149,7 +149,7 @@ class Writes:
         meta = {key: value for key, value in obj["metadata"].items() if key not in metadata.SERVER_OWNED}
         obj = {**obj, "metadata": meta | ({"namespace": target.namespace} if resource.namespaced else {})}
         obj = admission.completed(resource, obj, new=True)
-        managed = ownership.managed_after_create(obj, self._writer(request, "Update", _time(self._now())))
+        managed = managed_fields.managed_after_create(obj, self._writer(request, "Update", _time(self._now())))
         return {**obj, "metadata": {**obj["metadata"], "managedFields": managed}, "status": {}}
 
     @staticmethod
@@ -163,7 +163,7 @@ class Writes:
             return _parse_object(request.body, is_yaml=kind == "application/yaml")
         raise unsupported_media_type(("application/json",), custom=request.target.resource.custom)
 
-    def _create(self, request: Request, given: Object, writer: ownership.Writer | None) -> Written:
+    def _create(self, request: Request, given: Object, writer: managed_fields.Writer | None) -> Written:
         target, resource = request.target, request.target.resource
         admission.check_kind(resource, given)
         if error := admission.type_error(resource, given):
@@ -183,7 +183,7 @@ class Writes:
         key = (target.namespace or "", name)
         if key in self._store.table(resource.table).items:
             raise already_exists(resource, name)
-        managed = ownership.managed_after_create(obj, writer or self._writer(request, "Update", now))
+        managed = managed_fields.managed_after_create(obj, writer or self._writer(request, "Update", now))
         if managed:
             obj["metadata"] = {**obj["metadata"], "managedFields": managed}
         if request.dry_run:
@@ -299,7 +299,7 @@ class Writes:
                 raise not_found(resource, target.name)
             return self._create(request, config, writer)
         force = request.query.get("force") == "true"
-        result, managed = ownership.applied(old.object, config, writer, force=force)
+        result, managed = managed_fields.applied(old.object, config, writer, force=force)
         return self._update(request, old, result, managed=managed)
 
     def _update(self, request: Request, old: Stored, given: Object, managed: list[Object] | None = None) -> Written:
@@ -309,7 +309,7 @@ class Writes:
         admission.check_identity(target, old, given.get("metadata") or {}, patched=patched)
         warnings: list[str] = []
         obj = admission.decoded(resource, request.field_validation, given, warnings)
-        reset = ownership.is_reset(obj["metadata"])
+        reset = managed_fields.is_reset(obj["metadata"])
         obj = {**obj, "metadata": admission.with_server_metadata(before, obj["metadata"])}
         obj = admission.only_writable(target, obj, old.object)
         obj = admission.completed(resource, obj, new=False)
@@ -321,7 +321,7 @@ class Writes:
             managed = [] if reset else kept
             if managed:
                 writer = self._writer(request, "Update", _time(self._now()))
-                managed = ownership.managed_after_update(managed, old.object, obj, writer)
+                managed = managed_fields.managed_after_update(managed, old.object, obj, writer)
         if managed:
             obj["metadata"] = meta = {**meta, "managedFields": managed}
         if admission.is_same(obj, old.object):
@@ -342,7 +342,7 @@ class Writes:
         """DELETE of an object."""
         target, resource = request.target, request.target.resource
         if target.subresource:
-            raise Problem(405, "MethodNotAllowed", "the server does not allow this method", {})
+            raise StatusError(405, "MethodNotAllowed", "the server does not allow this method", {})
         options = _parse_object(request.body) if request.body.strip() else {}
         preconditions, dry_runs = options.get("preconditions") or {}, options.get("dryRun") or []
         if not isinstance(preconditions, dict) or not isinstance(dry_runs, list):
@@ -394,6 +394,6 @@ class Writes:
         if not stored.object["status"]["conditions"]:
             self._store.put(CRDS, key, obj)
 
-    def _writer(self, request: Request, operation: str, now: str) -> ownership.Writer:
+    def _writer(self, request: Request, operation: str, now: str) -> managed_fields.Writer:
         resource = request.target.resource
-        return ownership.Writer(request.manager, operation, resource.api_version, now, request.target.subresource)
+        return managed_fields.Writer(request.manager, operation, resource.api_version, now, request.target.subresource)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from devcluster.apiserver.problems import Problem
+from devcluster.apiserver.errors import StatusError
 from warmhook.ports import Json, Object
 
 __all__ = ["Writer", "applied", "is_reset", "managed_after_create", "managed_after_update"]
@@ -180,7 +180,7 @@ def _with(value: Json, path: Path, leaf: Json) -> Json:
 
 
 def applied(old: Object, config: Object, writer: Writer, *, force: bool) -> tuple[Object, list[Object]]:
-    """The object and its `managedFields` after a server-side apply of `config`. Raises `Problem` 409 on conflicts."""
+    """The object and its `managedFields` after a server-side apply; `StatusError` 409 on conflicts."""
     managed: list[Object] = old["metadata"].get("managedFields") or []
     if not managed:
         before = Writer("before-first-apply", "Update", writer.api_version, writer.time)
@@ -200,7 +200,7 @@ def applied(old: Object, config: Object, writer: Writer, *, force: bool) -> tupl
             for manager, path in conflicts
         ]
         message = f"Apply failed with {len(causes)} conflict(s)"
-        raise Problem(409, "Conflict", message, {"causes": causes})
+        raise StatusError(409, "Conflict", message, {"causes": causes})
     result = old
     for path in wanted:
         if path in contested or _at(result, path) is None:

@@ -19,7 +19,7 @@ Services: TypeAlias = Mapping[str, tuple[str, int]]
 
 
 async def review(reviewing: Reviewing, services: Services) -> Object:
-    """Carry the review out; the object as it is to be stored. Raises `Problem`."""
+    """Carry the review out; the object as it is to be stored. Raises `StatusError`."""
     try:
         call = next(reviewing)
         while True:

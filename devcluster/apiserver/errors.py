@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Cause",
     "PageNotFound",
-    "Problem",
+    "StatusError",
     "already_exists",
     "bad_request",
     "conflict",
@@ -48,7 +48,7 @@ class PageNotFound(Exception):
     """Nothing is served at this path; the real server answers in plain text."""
 
 
-class Problem(Exception):
+class StatusError(Exception):
     """A request that fails, as the `Status` that says so."""
 
     def __init__(
@@ -102,38 +102,38 @@ def _qualified(resource: Resource) -> str:
     return f"{resource.plural}.{resource.group}" if resource.group else resource.plural
 
 
-def not_found(resource: Resource, name: str) -> Problem:
+def not_found(resource: Resource, name: str) -> StatusError:
     """No object of that name."""
     message = f'{_qualified(resource)} "{name}" not found'
-    return Problem(404, "NotFound", message, _details(resource, name))
+    return StatusError(404, "NotFound", message, _details(resource, name))
 
 
-def already_exists(resource: Resource, name: str) -> Problem:
+def already_exists(resource: Resource, name: str) -> StatusError:
     """A create finds the name taken."""
     message = f'{_qualified(resource)} "{name}" already exists'
-    return Problem(409, "AlreadyExists", message, _details(resource, name))
+    return StatusError(409, "AlreadyExists", message, _details(resource, name))
 
 
-def conflict(resource: Resource, name: str, message: str | None = None) -> Problem:
+def conflict(resource: Resource, name: str, message: str | None = None) -> StatusError:
     """The object is at another resourceVersion, or is another object, than the request was made for."""
     why = message or "the object has been modified; please apply your changes to the latest version and try again"
     text = f'Operation cannot be fulfilled on {_qualified(resource)} "{name}": {why}'
-    return Problem(409, "Conflict", text, _details(resource, name))
+    return StatusError(409, "Conflict", text, _details(resource, name))
 
 
-def precondition_failed(resource: Resource, name: str, why: str) -> Problem:
+def precondition_failed(resource: Resource, name: str, why: str) -> StatusError:
     """A delete was meant for another object or version; this one error names the kind, not the resource."""
     kind = f"{resource.kind}.{resource.group}" if resource.group else resource.kind
     text = f'Operation cannot be fulfilled on {kind} "{name}": {why}'
-    return Problem(409, "Conflict", text, _details(resource, name, kind=resource.kind))
+    return StatusError(409, "Conflict", text, _details(resource, name, kind=resource.kind))
 
 
-def unparseable_number(message: str) -> Problem:
+def unparseable_number(message: str) -> StatusError:
     """What should be a resourceVersion is no number: the real server calls that its own error, without a reason."""
-    return Problem(500, "", message)
+    return StatusError(500, "", message)
 
 
-def invalid(resource: Resource, name: str, causes: Sequence[Cause]) -> Problem:
+def invalid(resource: Resource, name: str, causes: Sequence[Cause]) -> StatusError:
     """The object breaks the rules of its kind."""
     kind = f"{resource.kind}.{resource.group}" if resource.group else resource.kind
     details = _details(resource, name, kind=resource.kind)
@@ -141,65 +141,65 @@ def invalid(resource: Resource, name: str, causes: Sequence[Cause]) -> Problem:
     # What is wrong more than once is a cause as often, and said once.
     texts = list(dict.fromkeys(f"{cause.field}: {cause.message}" for cause in causes))
     said = f"[{', '.join(texts)}]" if len(texts) > 1 else "".join(texts)
-    return Problem(422, "Invalid", f'{kind} "{name}" is invalid: {said}', details)
+    return StatusError(422, "Invalid", f'{kind} "{name}" is invalid: {said}', details)
 
 
-def unprocessable_patch(message: str | None = None) -> Problem:
+def unprocessable_patch(message: str | None = None) -> StatusError:
     """A patch that cannot be carried out (no message), or whose result does not fit the kind."""
     if message is None:
-        return Problem(422, "Invalid", "the server rejected our request due to an error in our request", {})
+        return StatusError(422, "Invalid", "the server rejected our request due to an error in our request", {})
     cause = {"reason": "FieldValueInvalid", "message": f"Invalid value: {message}", "field": "patch"}
-    return Problem(422, "Invalid", f' "" is invalid: patch: Invalid value: {message}', {"causes": [cause]})
+    return StatusError(422, "Invalid", f' "" is invalid: patch: Invalid value: {message}', {"causes": [cause]})
 
 
-def bad_request(message: str) -> Problem:
+def bad_request(message: str) -> StatusError:
     """The request makes no sense."""
-    return Problem(400, "BadRequest", message)
+    return StatusError(400, "BadRequest", message)
 
 
-def forbidden(resource: Resource, name: str, message: str) -> Problem:
+def forbidden(resource: Resource, name: str, message: str) -> StatusError:
     """The request may not be made now."""
-    return Problem(
+    return StatusError(
         403, "Forbidden", f'{_qualified(resource)} "{name}" is forbidden: {message}', _details(resource, name)
     )
 
 
-def method_not_allowed() -> Problem:
+def method_not_allowed() -> StatusError:
     """The path exists, the verb does not."""
-    return Problem(
+    return StatusError(
         405, "MethodNotAllowed", "the server does not allow this method on the requested resource", details={}
     )
 
 
-def not_acceptable(message: str) -> Problem:
+def not_acceptable(message: str) -> StatusError:
     """Nothing in `Accept` can be served."""
-    return Problem(406, "NotAcceptable", message)
+    return StatusError(406, "NotAcceptable", message)
 
 
-def unsupported_media_type(accepted: Sequence[str], *, custom: bool) -> Problem:
+def unsupported_media_type(accepted: Sequence[str], *, custom: bool) -> StatusError:
     """The body's content type is not taken here; the details of custom and built-in kinds differ."""
     if not custom:
-        return Problem(415, "UnsupportedMediaType", "415: Unsupported Media Type", {})
+        return StatusError(415, "UnsupportedMediaType", "415: Unsupported Media Type", {})
     message = "the body of the request was in an unknown format - accepted media types include: "
-    return Problem(415, "UnsupportedMediaType", message + ", ".join(accepted))
+    return StatusError(415, "UnsupportedMediaType", message + ", ".join(accepted))
 
 
-def too_large_body(limit_bytes: int) -> Problem:
+def too_large_body(limit_bytes: int) -> StatusError:
     """The request's body is longer than any request may be."""
     message = f"Request entity too large: limit is {limit_bytes}"
-    return Problem(413, "RequestEntityTooLarge", message, {})
+    return StatusError(413, "RequestEntityTooLarge", message, {})
 
 
-def expired(message: str) -> Problem:
+def expired(message: str) -> StatusError:
     """The history that the request needs is gone; a new list is needed."""
-    return Problem(410, "Expired", message)
+    return StatusError(410, "Expired", message)
 
 
-def too_large_version(asked: int, current: int) -> Problem:
+def too_large_version(asked: int, current: int) -> StatusError:
     """The request wants a state at least as new as one that does not exist yet."""
     details = {
         "causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}],
         "retryAfterSeconds": 1,
     }
     message = f"Timeout: Too large resource version: {asked}, current: {current}"
-    return Problem(504, "Timeout", message, details, {"retry-after": "1"})
+    return StatusError(504, "Timeout", message, details, {"retry-after": "1"})

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from devcluster.apiserver import schema, webhooks
+from devcluster.apiserver.errors import Cause
 from devcluster.apiserver.metadata import map_error
-from devcluster.apiserver.problems import Cause
 from devcluster.apiserver.resources import Resource
 from warmhook.ports import Object
 
