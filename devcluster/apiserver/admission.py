@@ -1,4 +1,4 @@
-"""What becomes of the object in a request before it is stored? Decoded, completed, and refused where it is wrong."""
+"""Decode, complete and validate the object of a request before it is stored."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ __all__ = [
     "CRDS",
     "check_identity",
     "check_kind",
+    "check_type",
     "completed",
     "counted",
     "decoded",
@@ -43,6 +44,13 @@ def check_kind(resource: Resource, given: Object) -> None:
         raise invalid(resource, "", [Cause("kind", f'Invalid value: "{kind}": must be {resource.kind}')])
     if kind != resource.kind:
         raise bad_request(f"{kind} in version {version!r} cannot be handled as a {resource.kind}")
+
+
+def check_type(resource: Resource, given: Object) -> None:
+    """Raise `StatusError` for an object that is of another kind than the path's, or cannot be decoded."""
+    check_kind(resource, given)
+    if error := type_error(resource, given):
+        raise bad_request(f"{resource.kind} in version {resource.version!r} cannot be handled: {error}")
 
 
 def type_error(resource: Resource, obj: Object) -> str | None:

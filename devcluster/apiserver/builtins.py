@@ -1,4 +1,4 @@
-"""What does the server add to, and refuse in, objects of each built-in kind?"""
+"""Complete and validate objects of the built-in kinds."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ _WEBHOOKS = _list_of(
         timeoutSeconds=_NUMBER,
         admissionReviewVersions=_TEXTS,
         reinvocationPolicy=_TEXT,
-        matchConditions=_list_of(_shape(name=_TEXT, expression=_TEXT)),
+        matchConditions=_OBJECTS,
     )
 )
 _SHAPES: dict[str, Object] = {
@@ -151,7 +151,7 @@ _SHAPES: dict[str, Object] = {
         spec=_shape(group=_TEXT, scope=_TEXT, names=_NAMES, versions=_VERSIONS, conversion=_OBJECT),
         status=_shape(conditions=_CONDITIONS),
     ),
-    "events": _shape(involvedObject=_shape(namespace=_TEXT, name=_TEXT), regarding=_shape(namespace=_TEXT)),
+    "events": _shape(involvedObject=_shape(namespace=_TEXT, name=_TEXT)),
     "leases": _shape(
         spec=_shape(holderIdentity=_TEXT, leaseDurationSeconds=_NUMBER, acquireTime=_MOMENT, renewTime=_MOMENT)
     ),
@@ -236,7 +236,7 @@ def _data_causes(obj: Object, old: Object | None) -> Iterator[Cause]:
 
 
 def _event_causes(obj: Object, _old: Object | None) -> Iterator[Cause]:
-    concerned = (obj.get("involvedObject") or obj.get("regarding") or {}).get("namespace", "")
+    concerned = (obj.get("involvedObject") or {}).get("namespace", "")
     namespace = obj["metadata"]["namespace"]
     # Events about cluster-scoped objects belong into `default`.
     if concerned != namespace and (concerned or namespace != "default"):

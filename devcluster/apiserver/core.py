@@ -1,4 +1,4 @@
-"""What does an API server answer? The whole of it as a function of requests, without sockets."""
+"""Answer the requests to an API server, as a function and without sockets."""
 
 from __future__ import annotations
 
@@ -38,16 +38,14 @@ def is_watch(method: str, query: Mapping[str, str]) -> bool:
 
 
 class ApiServer:
-    """A laptop-sized API server. Everybody who asks is an admin.
+    """A laptop-sized API server. Every client is an admin.
 
     Not safe for threads: call it from one event loop, or from none.
     """
 
-    def __init__(
-        self, now: Utcnow, random: Random, *, history_length: int = 5_000, garbage_collector: bool = True
-    ) -> None:
-        """`random` makes uids and generated names; a watch can go back `history_length` changes of its kind."""
-        self.store = Store(history_length=history_length)
+    def __init__(self, now: Utcnow, random: Random, *, garbage_collector: bool = True) -> None:
+        """`random` makes uids and generated names."""
+        self.store = Store()
         self.registry = Registry()
         self._now = now
         self._random = random

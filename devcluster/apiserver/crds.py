@@ -1,4 +1,4 @@
-"""What does a CustomResourceDefinition make the server serve, and which definitions does it refuse?"""
+"""Read from a CustomResourceDefinition what the server serves, and refuse definitions that are wrong."""
 
 from __future__ import annotations
 
@@ -14,15 +14,10 @@ __all__ = ["causes", "created", "established", "normalized", "served"]
 
 _KEYWORDS: dict[str, type | tuple[type, ...]] = {
     "additionalProperties": (dict, bool),
-    "allOf": list,
     "anyOf": list,
     "default": object,
     "description": str,
     "enum": list,
-    "example": object,
-    "exclusiveMaximum": bool,
-    "exclusiveMinimum": bool,
-    "externalDocs": dict,
     "format": str,
     "items": dict,
     "maxItems": int,
@@ -31,19 +26,13 @@ _KEYWORDS: dict[str, type | tuple[type, ...]] = {
     "maximum": (int, float),
     "minItems": int,
     "minLength": int,
-    "minProperties": int,
     "minimum": (int, float),
-    "multipleOf": (int, float),
-    "not": dict,
     "nullable": bool,
-    "oneOf": list,
     "pattern": str,
     "properties": dict,
     "required": list,
     "title": str,
     "type": str,
-    "uniqueItems": bool,
-    "x-kubernetes-embedded-resource": bool,
     "x-kubernetes-int-or-string": bool,
     "x-kubernetes-list-map-keys": list,
     "x-kubernetes-list-type": str,
@@ -51,8 +40,10 @@ _KEYWORDS: dict[str, type | tuple[type, ...]] = {
     "x-kubernetes-preserve-unknown-fields": bool,
     "x-kubernetes-validations": list,
 }
-"""Keywords of a structural schema and what their values are. CEL rules are taken and not evaluated."""
-_SHAPES = ("allOf", "anyOf", "oneOf")
+"""Keywords of a structural schema that are supported here, and the types of their values.
+
+Of CEL rules `schema` evaluates one form; the others are stored only.
+"""
 
 
 def normalized(obj: Object) -> Object:
@@ -167,7 +158,7 @@ def causes(obj: Object) -> Iterator[Cause]:
 
 
 def _schema_causes(schema: Json, where: str, *, shape: bool = False) -> Iterator[Cause]:
-    """The rules of structural schemas; `shape` inside allOf, anyOf, oneOf and not, where no type is wanted."""
+    """The rules of structural schemas; `shape` inside anyOf, where no type is wanted."""
     if not isinstance(schema, dict):
         yield Cause(where, "Invalid value: a schema is an object")
         return
@@ -180,11 +171,8 @@ def _schema_causes(schema: Json, where: str, *, shape: bool = False) -> Iterator
     for name in ("items", "additionalProperties"):
         if isinstance(schema.get(name), dict):
             yield from _schema_causes(schema[name], f"{where}.{name}", shape=shape)
-    for name in _SHAPES:
-        for i, sub in enumerate(schema.get(name) or ()):
-            yield from _schema_causes(sub, f"{where}.{name}[{i}]", shape=True)
-    if isinstance(schema.get("not"), dict):
-        yield from _schema_causes(schema["not"], f"{where}.not", shape=True)
+    for i, sub in enumerate(schema.get("anyOf") or ()):
+        yield from _schema_causes(sub, f"{where}.anyOf[{i}]", shape=True)
 
 
 def _compiles(pattern: object) -> bool:
@@ -198,7 +186,9 @@ def _compiles(pattern: object) -> bool:
 def _rule_causes(schema: Object, where: str, *, shape: bool) -> Iterator[Cause]:
     for name, value in schema.items():
         if name not in _KEYWORDS:
-            yield Cause(f"{where}.{name}", "Forbidden: not allowed in a structural schema", "FieldValueForbidden")
+            yield Cause(
+                f"{where}.{name}", "Forbidden: not supported in schemas here", "FieldValueForbidden"
+            )
         elif not isinstance(value, _KEYWORDS[name]):
             yield Cause(f"{where}.{name}", "Invalid value: of another type")
     if not _compiles(schema.get("pattern", "")):
@@ -210,5 +200,3 @@ def _rule_causes(schema: Object, where: str, *, shape: bool) -> Iterator[Cause]:
         yield Cause(f"{where}.additionalProperties", "Forbidden: properties exist", "FieldValueForbidden")
     if schema.get("type") == "array" and not isinstance(schema.get("items"), dict):
         yield Cause(f"{where}.items", "Required value: must be specified", "FieldValueRequired")
-    if schema.get("uniqueItems"):
-        yield Cause(f"{where}.uniqueItems", "Forbidden: uniqueItems cannot be set to true", "FieldValueForbidden")

@@ -1,4 +1,4 @@
-"""Which groups, versions and kinds does the server say it serves?"""
+"""List the groups, versions and kinds that the server serves, as kubectl discovers them."""
 
 from __future__ import annotations
 

@@ -1,13 +1,16 @@
-"""What does a patch make of an object? Merge patch (RFC 7386) and JSON patch (RFC 6902)."""
+"""Apply a patch to an object: merge patch (RFC 7386), JSON patch (RFC 6902), and the strategic merge patch of maps."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from devcluster.apiserver.errors import bad_request, unprocessable_patch
-from warmhook.ports import Json
+from warmhook.ports import Json, Object
 
-__all__ = ["json_patched", "merge_patched"]
+__all__ = ["json_patched", "merge_patched", "strategic_merged"]
+
+_ATOMIC_LISTS = ("taints",)
+"""Lists that a strategic merge patch replaces: their Go types name no merge key."""
 
 
 def merge_patched(old: Json, patch: Json) -> Json:
@@ -23,6 +26,28 @@ def merge_patched(old: Json, patch: Json) -> Json:
         else:
             result[name] = value
     return result
+
+
+def strategic_merged(old: Json, patch: Json) -> Json:
+    """`old` with a strategic merge patch that means the same as a merge patch. Raises `StatusError` 400 for others.
+
+    Those hold directives, or a list whose items have to be merged with items of `old`.
+    """
+    if not isinstance(patch, dict):
+        raise bad_request("a strategic merge patch is an object")
+    _check_same_meaning(old, patch)
+    return merge_patched(old, patch)
+
+
+def _check_same_meaning(old: Json, patch: Object) -> None:
+    for name, value in patch.items():
+        known = old.get(name) if isinstance(old, dict) else None
+        if name.startswith("$"):
+            raise bad_request(f"directives of strategic merge patches are not supported here: {name}")
+        if isinstance(value, list) and known and name not in _ATOMIC_LISTS:
+            raise bad_request(f"merging the items of a list is not supported here: {name}")
+        if isinstance(value, dict):
+            _check_same_meaning(known, value)
 
 
 def _pointer(path: object) -> list[str]:
@@ -90,15 +115,9 @@ def _step(document: Json, step: Json) -> Json:
         if _find(document, path) != step.get("value"):
             raise unprocessable_patch()
         return document
-    if operation in ("move", "copy"):
-        source = _pointer(step.get("from"))
-        value = _find(document, source)
-        if operation == "move":
-            document = _changed(document, source, "remove", None)
-        return _changed(document, path, "add", value)
     if operation in ("add", "remove", "replace"):
         return _changed(document, path, operation, step.get("value"))
-    raise bad_request(f"unknown JSON patch operation {operation!r}")
+    raise bad_request(f"JSON patch operation {operation!r} is not supported here")
 
 
 def json_patched(old: Json, patch: Json) -> Json:

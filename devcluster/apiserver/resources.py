@@ -1,4 +1,4 @@
-"""What kinds does the server serve, and what may be done with each?"""
+"""List the kinds that the server serves, and what each allows."""
 
 from __future__ import annotations
 
@@ -208,15 +208,6 @@ BUILT_INS = (
         ),
     ),
     Resource(
-        "",
-        "v1",
-        "serviceaccounts",
-        "ServiceAccount",
-        namespaced=True,
-        short_names=("sa",),
-        fields=("secrets", "imagePullSecrets", "automountServiceAccountToken"),
-    ),
-    Resource(
         "coordination.k8s.io",
         "v1",
         "leases",
@@ -225,32 +216,6 @@ BUILT_INS = (
         blind_put=False,
         fields=("spec",),
         columns=(Column("Holder", ".spec.holderIdentity"),),
-    ),
-    Resource(
-        "events.k8s.io",
-        "v1",
-        "events",
-        "Event",
-        namespaced=True,
-        short_names=("ev",),
-        fields=(
-            "eventTime",
-            "series",
-            "reportingController",
-            "reportingInstance",
-            "action",
-            "reason",
-            "regarding",
-            "related",
-            "note",
-            "type",
-            "deprecatedSource",
-            "deprecatedFirstTimestamp",
-            "deprecatedLastTimestamp",
-            "deprecatedCount",
-        ),
-        selectable=("regarding.kind", "regarding.namespace", "regarding.name", "regarding.uid", "reason", "type"),
-        columns=(Column("Type", ".type"), Column("Reason", ".reason"), Column("Note", ".note")),
     ),
     Resource(
         "admissionregistration.k8s.io",

@@ -1,4 +1,4 @@
-"""What does the cluster hold, in which version, and who wants to hear of changes?
+"""Hold the objects of a cluster in versions, and notify subscribers of changes.
 
 Objects are never changed after they are stored: a write stores a new one that shares all it can with the old one,
 and every object is serialised at most once.
@@ -23,6 +23,9 @@ Key = tuple[str, str]
 FIRST_VERSION = 218
 """Where a fresh cluster's resourceVersion stands: a real one has written its own objects before the first client comes,
 so that small versions are expired ones."""
+
+_HISTORY_LENGTH = 5_000
+"""Changes of a kind that a watch can go back."""
 
 _PENDING_LIMIT = 20_000
 """Changes that a subscriber may lag behind before it is dropped, as a slow watch is."""
@@ -136,9 +139,9 @@ class Table:
 
     __slots__ = ("_by_name", "_keys", "_subscribers", "compacted", "history", "items")
 
-    def __init__(self, history_length: int, compacted: int) -> None:
+    def __init__(self, compacted: int) -> None:
         self.items: dict[Key, Stored] = {}
-        self.history: deque[Change] = deque(maxlen=history_length)
+        self.history: deque[Change] = deque(maxlen=_HISTORY_LENGTH)
         self.compacted = compacted
         """The newest version whose change is no longer in `history`."""
         self._keys: list[Key] = []
@@ -226,8 +229,8 @@ class Table:
             self.items[change.key] = change.new
         if change.old is not None:
             change.old.forget_bytes()
-        if len(self.history) == self.history.maxlen:
-            self.compacted = self.history[0].version if self.history else change.version
+        if len(self.history) == _HISTORY_LENGTH:
+            self.compacted = self.history[0].version
         self.history.append(change)
         for subscription in self._subscribers:
             subscription.push(change)
@@ -238,21 +241,20 @@ class Table:
 class Store:
     """Tables of objects under one counter of versions."""
 
-    def __init__(self, *, history_length: int = 5_000) -> None:
+    def __init__(self) -> None:
         self.version = FIRST_VERSION
         self.tables: dict[str, Table] = {}
         self.epoch = 0
         """Streams that began in an earlier epoch end."""
         self.journal: Callable[[str, Change], None] | None = None
         """Told of every change after it is taken in."""
-        self._history_length = history_length
         self._compacted = FIRST_VERSION
 
     def table(self, name: str) -> Table:
         """The objects of one kind, by `Resource.table`."""
         table = self.tables.get(name)
         if table is None:
-            table = self.tables[name] = Table(self._history_length, self._compacted)
+            table = self.tables[name] = Table(self._compacted)
         return table
 
     def put(self, table: str, key: Key, obj: Object) -> Stored:

@@ -1,6 +1,6 @@
-"""Which mutating webhooks does the creation of a Pod call, and what do their answers make of it? Without sockets.
+"""Decide which mutating webhooks the creation of a Pod calls, and apply their answers. Without sockets.
 
-The order, the second round and the words of the real server:
+The order, the second round and the messages are those of the real server:
 https://kubernetes.io/docs/reference/access-authn-authz/extensible-admission-controllers/
 """
 
@@ -16,7 +16,6 @@ from typing import Any, Final, TypeAlias
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from devcluster.apiserver import conditions
 from devcluster.apiserver.errors import Cause, StatusError
 from devcluster.apiserver.patches import json_patched
 from devcluster.apiserver.resources import Resource
@@ -107,8 +106,6 @@ def _review(hook: Object, position: int, draft: Draft) -> Generator[Call, Reply 
         return
     request = _request(draft)
     try:
-        if not _conditions_hold(hook, request):
-            return
         if draft.dry_run and hook.get("sideEffects") not in ("None", "NoneOnDryRun"):
             message = f'admission webhook "{hook["name"]}" does not support dry run'
             raise StatusError(400, "BadRequest", message)
@@ -120,7 +117,7 @@ def _review(hook: Object, position: int, draft: Draft) -> Generator[Call, Reply 
             body=json.dumps(review).encode(),
         )
         changed = _judged(hook["name"], reply, request["uid"], draft.object)
-    except (_Failed, conditions.Undecided) as error:
+    except _Failed as error:
         if hook.get("failurePolicy") == "Ignore":
             return
         message = f'Internal error occurred: failed calling webhook "{hook["name"]}": {error}'
@@ -171,12 +168,6 @@ def _selects(hook: Object, draft: Draft) -> bool:
     labels = draft.object["metadata"].get("labels") or {}
     pairs = (("namespaceSelector", draft.namespace_labels), ("objectSelector", labels))
     return all(parse_selector(hook.get(name) or {}).matches(found) for name, found in pairs)
-
-
-def _conditions_hold(hook: Object, request: Object) -> bool:
-    variables = {"object": request["object"], "oldObject": None, "request": request}
-    listed = hook.get("matchConditions") or []
-    return all(conditions.holds(condition["expression"], variables) for condition in listed)
 
 
 def _url(hook: Object) -> str:
@@ -273,7 +264,9 @@ def causes(obj: Object, _old: Object | None) -> Iterator[Cause]:
                 yield Cause(f"{where}.{name}", f'Unsupported value: "{hook.get(name)}"', _UNSUPPORTED)
         if not isinstance(hook.get("timeoutSeconds"), int) or not 1 <= hook["timeoutSeconds"] <= 30:
             yield Cause(f"{where}.timeoutSeconds", "Invalid value: the timeout value must be between 1 and 30 seconds")
-        yield from _condition_causes(hook, where)
+        yield from _selector_causes(hook, where)
+        if hook.get("matchConditions"):
+            yield Cause(f"{where}.matchConditions", "Unsupported value: CEL is not evaluated here", _UNSUPPORTED)
 
 
 _REQUIRED: Final = "FieldValueRequired"
@@ -290,15 +283,9 @@ def _client_causes(client: Object, where: str) -> Iterator[Cause]:
         yield Cause(f"{where}.service", "Required value: name and namespace are required", _REQUIRED)
 
 
-def _condition_causes(hook: Object, where: str) -> Iterator[Cause]:
+def _selector_causes(hook: Object, where: str) -> Iterator[Cause]:
     for name in ("namespaceSelector", "objectSelector"):
         try:
             parse_selector(hook.get(name) or {})
         except NotASelector as error:
             yield Cause(f"{where}.{name}", f"Invalid value: {error}")
-    for index, condition in enumerate(hook.get("matchConditions") or []):
-        try:
-            conditions.check(str(condition.get("expression", "")))
-        except conditions.NotACondition as error:
-            message = f"Invalid value: compilation failed: {error}"
-            yield Cause(f"{where}.matchConditions[{index}].expression", message)

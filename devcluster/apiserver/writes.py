@@ -1,18 +1,15 @@
-"""What does a create, update, patch or delete make of the stored objects?"""
+"""Create, update, patch and delete stored objects."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from random import Random
 from uuid import UUID
 
-import yaml
-
-from devcluster.apiserver import admission, crds, managed_fields, metadata, protobuf
+from devcluster.apiserver import admission, crds, managed_fields, metadata
 from devcluster.apiserver.admission import CRDS
 from devcluster.apiserver.errors import (
     Cause,
@@ -27,12 +24,11 @@ from devcluster.apiserver.errors import (
     unprocessable_patch,
     unsupported_media_type,
 )
-from devcluster.apiserver.patches import json_patched, merge_patched
+from devcluster.apiserver.patches import json_patched, merge_patched, strategic_merged
 from devcluster.apiserver.paths import Target
 from devcluster.apiserver.reads import found
 from devcluster.apiserver.resources import Registry, Resource
 from devcluster.apiserver.store import Store, Stored
-from devcluster.apiserver.strategic import strategic_merged
 from warmhook.ports import Json, Object, Utcnow
 
 __all__ = ["Request", "Writes", "Written"]
@@ -89,16 +85,6 @@ def _time(now: datetime) -> str:
     return now.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-class _Yaml(yaml.SafeLoader):
-    """YAML as JSON can carry it: times stay text."""
-
-
-_Yaml.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-
-
 def _no_constant(name: str) -> Json:
     raise ValueError(f"{name} is no JSON")
 
@@ -107,11 +93,11 @@ def _parse_json(body: bytes) -> Json:
     return json.loads(body, parse_constant=_no_constant)
 
 
-def _parse_object(body: bytes, *, is_yaml: bool = False) -> Object:
+def _parse_object(body: bytes) -> Object:
     """The object in a body. Raises `StatusError` 400."""
     try:
-        value = json.loads(json.dumps(yaml.load(body, _Yaml))) if is_yaml else _parse_json(body)  # noqa: S506 - safe
-    except (ValueError, TypeError, yaml.YAMLError) as error:
+        value = _parse_json(body)
+    except ValueError as error:
         raise bad_request(f"the object provided is unrecognized: {error}") from None
     if not isinstance(value, dict):
         raise bad_request("the object provided is unrecognized: it is no object")
@@ -135,44 +121,38 @@ class Writes:
 
     def create(self, request: Request) -> Written:
         """POST to a collection."""
-        return self._create(request, self._given(request), None)
+        return self._create(request, self._given(request))
 
     def draft(self, request: Request) -> Object:
         """The object of a create as webhooks are shown it: with defaults, without what storing adds."""
-        target, resource = request.target, request.target.resource
-        given = self._given(request)
-        admission.check_kind(resource, given)
-        if error := admission.type_error(resource, given):
-            raise bad_request(f"{resource.kind} in version {resource.version!r} cannot be handled: {error}")
-        obj = admission.decoded(resource, request.field_validation, given, [])
-        self._check_namespace(target, obj["metadata"])
+        resource, obj = request.target.resource, self._decoded(request, self._given(request), [])
         meta = {key: value for key, value in obj["metadata"].items() if key not in metadata.SERVER_OWNED}
-        obj = {**obj, "metadata": meta | ({"namespace": target.namespace} if resource.namespaced else {})}
+        obj = {**obj, "metadata": meta | ({"namespace": request.target.namespace} if resource.namespaced else {})}
         obj = admission.completed(resource, obj, new=True)
-        managed = managed_fields.managed_after_create(obj, self._writer(request, "Update", _time(self._now())))
+        managed = managed_fields.created_by(request.manager, "Update", _time(self._now()), obj)
         return {**obj, "metadata": {**obj["metadata"], "managedFields": managed}, "status": {}}
 
     @staticmethod
     def _given(request: Request) -> Object:
         """The whole object that a POST or PUT carries."""
-        kind = _media_type(request.headers)
-        if kind == protobuf.MEDIA_TYPE:
-            with suppress(protobuf.NotProtobuf):
-                return protobuf.parse_protobuf(request.body)
-        elif kind in ("application/json", "application/yaml"):
-            return _parse_object(request.body, is_yaml=kind == "application/yaml")
-        raise unsupported_media_type(("application/json",), custom=request.target.resource.custom)
+        if _media_type(request.headers) != "application/json":
+            raise unsupported_media_type(("application/json",), custom=request.target.resource.custom)
+        return _parse_object(request.body)
 
-    def _create(self, request: Request, given: Object, writer: managed_fields.Writer | None) -> Written:
-        target, resource = request.target, request.target.resource
-        admission.check_kind(resource, given)
-        if error := admission.type_error(resource, given):
-            raise bad_request(f"{resource.kind} in version {resource.version!r} cannot be handled: {error}")
-        warnings: list[str] = []
+    def _decoded(self, request: Request, given: Object, warnings: list[str]) -> Object:
+        """The object of a create, in a namespace that may be written to."""
+        resource = request.target.resource
+        admission.check_type(resource, given)
         obj = admission.decoded(resource, request.field_validation, given, warnings)
+        self._check_namespace(request.target, obj["metadata"])
+        return obj
+
+    def _create(self, request: Request, given: Object, operation: str = "Update") -> Written:
+        target, resource = request.target, request.target.resource
+        warnings: list[str] = []
+        obj = self._decoded(request, given, warnings)
         if obj["metadata"].get("resourceVersion"):
             raise unparseable_number("resourceVersion should not be set on objects to be created")
-        self._check_namespace(target, obj["metadata"])
         now = _time(self._now())
         obj = {**obj, "metadata": self._new_metadata(target, obj["metadata"], now)}
         name = obj["metadata"]["name"]
@@ -183,8 +163,7 @@ class Writes:
         key = (target.namespace or "", name)
         if key in self._store.table(resource.table).items:
             raise already_exists(resource, name)
-        managed = managed_fields.managed_after_create(obj, writer or self._writer(request, "Update", now))
-        if managed:
+        if managed := managed_fields.created_by(request.manager, operation, now, obj):
             obj["metadata"] = {**obj["metadata"], "managedFields": managed}
         if request.dry_run:
             return Written(201, Stored(obj, 0), warnings=warnings)
@@ -237,9 +216,7 @@ class Writes:
         """PUT of an object or its status."""
         target, resource = request.target, request.target.resource
         given = self._given(request)
-        admission.check_kind(resource, given)
-        if error := admission.type_error(resource, given):
-            raise bad_request(f"{resource.kind} in version {resource.version!r} cannot be handled: {error}")
+        admission.check_type(resource, given)
         old = found(self._store, target, {})
         version = (given.get("metadata") or {}).get("resourceVersion")
         if not version and not resource.blind_put:
@@ -278,31 +255,25 @@ class Writes:
         return self._update(request, old, patched)
 
     def _apply(self, request: Request) -> Written:
+        """Create an object by server-side apply; the apply of an object that exists is not supported here."""
         target, resource = request.target, request.target.resource
         if not request.query.get("fieldManager"):
             raise bad_request("fieldManager is required for apply patch")
-        config = _parse_object(request.body, is_yaml=True)
+        config = _parse_object(request.body)
         if error := admission.type_error(resource, config):
             raise bad_request(error)
-        meta = config["metadata"] = config.get("metadata") or {}
         if not config.get("kind") or not config.get("apiVersion"):
             raise bad_request("kind and apiVersion must be set in an apply patch")
-        if meta.get("managedFields"):
-            raise bad_request("metadata.managedFields must be nil")
-        admission.check_kind(resource, config)
+        meta = config["metadata"] = config.get("metadata") or {}
         if meta.setdefault("name", target.name) != target.name:
             raise bad_request("the name in the patch does not match the name on the URL")
-        writer = self._writer(request, "Apply", _time(self._now()))
-        old = self._store.table(resource.table).items.get(target.key)
-        if old is None:
-            if target.subresource:
-                raise not_found(resource, target.name)
-            return self._create(request, config, writer)
-        force = request.query.get("force") == "true"
-        result, managed = managed_fields.applied(old.object, config, writer, force=force)
-        return self._update(request, old, result, managed=managed)
+        if target.key in self._store.table(resource.table).items:
+            raise unsupported_media_type((_JSON_PATCH, _MERGE), custom=resource.custom)
+        if target.subresource:
+            raise not_found(resource, target.name)
+        return self._create(request, config, "Apply")
 
-    def _update(self, request: Request, old: Stored, given: Object, managed: list[Object] | None = None) -> Written:
+    def _update(self, request: Request, old: Stored, given: Object) -> Written:
         target, resource = request.target, request.target.resource
         before: Object = old.object["metadata"]
         patched = "patch" in _media_type(request.headers)
@@ -316,14 +287,8 @@ class Writes:
         admission.validate(resource, obj, old.object)
         obj = admission.counted(resource, obj, old.object)
         meta = obj["metadata"]
-        kept: list[Object] = before.get("managedFields") or []
-        if managed is None:
-            managed = [] if reset else kept
-            if managed:
-                writer = self._writer(request, "Update", _time(self._now()))
-                managed = managed_fields.managed_after_update(managed, old.object, obj, writer)
-        if managed:
-            obj["metadata"] = meta = {**meta, "managedFields": managed}
+        if "managedFields" in before and not reset:
+            obj["metadata"] = meta = {**meta, "managedFields": before["managedFields"]}
         if admission.is_same(obj, old.object):
             return Written(200, old, warnings=warnings)
         if request.dry_run:
@@ -393,7 +358,3 @@ class Writes:
         obj = crds.established(stored.object, _time(self._now()))
         if not stored.object["status"]["conditions"]:
             self._store.put(CRDS, key, obj)
-
-    def _writer(self, request: Request, operation: str, now: str) -> managed_fields.Writer:
-        resource = request.target.resource
-        return managed_fields.Writer(request.manager, operation, resource.api_version, now, request.target.subresource)

@@ -367,23 +367,6 @@ def test_managed_fields_stay_away_after_a_reset(cluster: Cluster) -> None:
     run(cluster, case)
 
 
-def test_a_server_side_apply_owns_its_fields(cluster: Cluster) -> None:
-    async def case(place: Place) -> None:
-        await place.configmap(data={"other": "1"})
-        config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": place.prefix}}
-        headers = {"content-type": "application/apply-patch+yaml"}
-        query = {"fieldManager": "contract"}
-        for data in ({"a": "1", "b": "1"}, {"a": "1"}):
-            answer = await place.send("PATCH", place.path(), {**config, "data": data}, headers=headers, query=query)
-            assert answer.status == 200
-        assert read(answer)["data"] == {"other": "1", "a": "1"}
-        contested = {**config, "data": {"a": "1", "other": "2"}}
-        answer = await place.send("PATCH", place.path(), contested, headers=headers, query=query)
-        assert reason(answer) == (409, "Conflict")
-
-    run(cluster, case)
-
-
 # --- lists -----------------------------------------------------------------------------------------------------------
 
 

@@ -15,8 +15,6 @@ import pytest
 from devcluster.apiserver import ApiServer, InProcessTransport
 from devcluster.apiserver.journal import persisted
 from devcluster.apiserver.patches import merge_patched
-from devcluster.apiserver.protobuf import NotProtobuf, parse_protobuf
-from devcluster.apiserver.strategic import strategic_merged
 from devcluster.apiserver.tables import json_path
 from tests.support.instant import instantly
 from warmhook.ports import Json, Object, Response, Unreachable
@@ -196,15 +194,6 @@ def test_a_whole_collection_is_deleted_by_selector(client: Client) -> None:
     assert [item["metadata"]["name"] for item in client.send("GET", CONFIGMAPS)[1]["items"]] == ["b"]
 
 
-def test_managed_fields_name_each_manager_once(client: Client) -> None:
-    client.create(CONFIGMAPS, "a", data={"x": "1", "y": "1"})
-    path, kind = f"{CONFIGMAPS}/a", "application/merge-patch+json"
-    client.send("PATCH", path, {"data": {"y": "2"}}, kind, fieldManager="other")
-    _, obj = client.send("PATCH", path, {"data": {"x": None}}, kind, fieldManager="other")
-    fields = {entry["manager"]: entry["fieldsV1"] for entry in obj["metadata"]["managedFields"]}
-    assert fields == {"other": {"f:data": {"f:y": {}}}}
-
-
 def test_a_removed_definition_takes_its_objects_along(client: Client) -> None:
     names = {"plural": "things", "kind": "Thing"}
     schema = {"openAPIV3Schema": {"type": "object"}}
@@ -217,44 +206,10 @@ def test_a_removed_definition_takes_its_objects_along(client: Client) -> None:
     assert client.server.handle("GET", "/apis/x.dev/v1/things", {}, {}).status == 404
 
 
-def test_an_apply_in_yaml_keeps_times_as_text(client: Client) -> None:
-    text = b"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata: {at: 2026-01-01T00:00:00Z}\n"
-    headers = {"content-type": "application/apply-patch+yaml"}
-    answer = client.server.handle("PATCH", f"{CONFIGMAPS}/a", {"fieldManager": "t"}, headers, text)
-    assert (answer.status, json.loads(answer.body)["data"]) == (201, {"at": "2026-01-01T00:00:00Z"})
-
-
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'{"data": {"a": NaN}}', b"a: b"])
 def test_a_body_that_is_no_json_object_is_a_bad_request(client: Client, body: bytes) -> None:
     headers = {"content-type": "application/json"}
     assert client.server.handle("POST", CONFIGMAPS, {}, headers, body).status == 400
-
-
-@pytest.mark.parametrize(
-    ("old", "patch", "new"),
-    [
-        (
-            {"containers": [{"name": "a", "image": "1"}, {"name": "b"}]},
-            {"containers": [{"name": "a", "image": "2"}]},
-            {"containers": [{"name": "a", "image": "2"}, {"name": "b"}]},
-        ),
-        (
-            {"containers": [{"name": "a"}, {"name": "b"}]},
-            {"containers": [{"$patch": "delete", "name": "a"}]},
-            {"containers": [{"name": "b"}]},
-        ),
-        ({"taints": [{"key": "a"}]}, {"taints": [{"key": "b"}]}, {"taints": [{"key": "b"}]}),
-        ({"data": {"a": 1, "b": 2}}, {"data": {"$patch": "replace", "c": 3}}, {"data": {"c": 3}}),
-        ({"finalizers": ["a", "b"]}, {"$deleteFromPrimitiveList/finalizers": ["a"]}, {"finalizers": ["b"]}),
-        (
-            {"containers": [{"name": "a"}]},
-            {"containers": [{"name": "b"}], "$setElementOrder/containers": [{"name": "b"}, {"name": "a"}]},
-            {"containers": [{"name": "b"}, {"name": "a"}]},
-        ),
-    ],
-)
-def test_strategic_merge_follows_merge_keys_and_directives(old: Object, patch: Object, new: Object) -> None:
-    assert strategic_merged(old, patch) == new
 
 
 def test_patches_share_what_they_do_not_touch() -> None:
@@ -265,15 +220,6 @@ def test_patches_share_what_they_do_not_touch() -> None:
 
 
 # --- watches ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_watch_is_expired_when_the_history_is_shorter() -> None:
-    client = Client(history_length=3)
-    first = client.create(CONFIGMAPS, "a")["metadata"]["resourceVersion"]
-    for i in range(4):
-        client.patch(f"{CONFIGMAPS}/a", {"data": {"k": str(i)}})
-    ((kind, status),) = client.watch(CONFIGMAPS, resourceVersion=first)
-    assert (kind, status["code"]) == ("ERROR", 410)
 
 
 def test_a_watch_may_begin_with_the_list_and_a_bookmark(client: Client) -> None:
@@ -397,15 +343,6 @@ def test_a_restored_cluster_serves_its_custom_kinds(tmp_path: Path) -> None:
         first.create("/apis/x.dev/v1/things", "t", kind="Thing")
     with persisted(second.server, tmp_path / "cluster"):
         assert second.send("GET", "/apis/x.dev/v1/things/t")[0] == 200
-
-
-def test_a_configmap_in_protobuf_is_read() -> None:
-    head = "6b3873000a0f0a0276311209436f6e6669674d6170"  # the envelope: v1, ConfigMap
-    body = bytes.fromhex(head + "121b0a110a017812001a0022002a0032003800420012060a0161120162")
-    parsed = parse_protobuf(body + bytes.fromhex("1a002200"))
-    assert parsed == {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}, "data": {"a": "b"}}
-    with pytest.raises(NotProtobuf):
-        parse_protobuf(body[:-1])
 
 
 @pytest.mark.parametrize(
