@@ -1,4 +1,4 @@
-"""Does a real kubectl work against the embedded API server? Needs one of 1.27 or newer on PATH."""
+"""kubectl works against the embedded API server. Needs a kubectl of 1.27 or newer on PATH."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ import re
 import selectors
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from adapters.kubernetes.warmimage import warmimage_crd
+from tests.support.apiserver import apiserver
+from warmhook.ports import Object
+
+pytestmark = pytest.mark.e2e
 
 _OLDEST = 27
 
@@ -25,53 +30,6 @@ def _minor(kubectl: str) -> int:
         return int(re.match(r"\d+", json.loads(shown)["clientVersion"]["minor"])[0])  # type: ignore[index] # else TypeError
     except (ValueError, KeyError, TypeError):
         return 0
-
-
-pytestmark = pytest.mark.e2e
-
-_THINGS = {
-    "apiVersion": "apiextensions.k8s.io/v1",
-    "kind": "CustomResourceDefinition",
-    "metadata": {"name": "things.warmhook.dev"},
-    "spec": {
-        "group": "warmhook.dev",
-        "scope": "Namespaced",
-        "names": {"plural": "things", "singular": "thing", "kind": "Thing", "shortNames": ["th"]},
-        "versions": [
-            {
-                "name": "v1",
-                "served": True,
-                "storage": True,
-                "subresources": {"status": {}},
-                "additionalPrinterColumns": [
-                    {"name": "Image", "type": "string", "jsonPath": ".spec.image"},
-                    {
-                        "name": "Ready",
-                        "type": "string",
-                        "jsonPath": '.status.conditions[?(@.type=="Ready")].status',
-                    },
-                    {"name": "Parallel", "type": "integer", "jsonPath": ".spec.parallel", "priority": 1},
-                    {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
-                ],
-                "schema": {
-                    "openAPIV3Schema": {
-                        "type": "object",
-                        "properties": {
-                            "spec": {
-                                "type": "object",
-                                "properties": {
-                                    "image": {"type": "string"},
-                                    "parallel": {"type": "integer", "default": 10},
-                                },
-                            },
-                            "status": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
-                        },
-                    }
-                },
-            }
-        ],
-    },
-}
 
 
 class Kubectl:
@@ -93,6 +51,10 @@ class Kubectl:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    def create(self, kind: str, name: str, **fields: Any) -> None:
+        """Create an object of the core group from a file."""
+        self("create", "-f", "-", stdin={"apiVersion": "v1", "kind": kind, "metadata": {"name": name}, **fields})
+
 
 @pytest.fixture(scope="module")
 def kubectl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubectl]:
@@ -100,17 +62,12 @@ def kubectl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubectl]:
     if program is None or _minor(program) < _OLDEST:
         pytest.skip(f"no kubectl of 1.{_OLDEST} or newer on PATH")
     folder = tmp_path_factory.mktemp("kubectl")
-    command = [sys.executable, "-m", "devcluster.apiserver", "--port", "0", "--kubeconfig", str(folder / "kubeconfig")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
-        assert server.stdout is not None
-        assert b"ready" in server.stdout.readline()
+    with apiserver(folder):
         yield Kubectl(program, folder)
-        server.terminate()
-        assert server.wait(10) == 0
 
 
 def test_create_get_and_delete(kubectl: Kubectl) -> None:
-    kubectl("create", "configmap", "plain", "--from-literal=a=b")
+    kubectl.create("ConfigMap", "plain", data={"a": "b"})
     assert json.loads(kubectl("get", "configmap", "plain", "-o", "json"))["data"] == {"a": "b"}
     assert yaml.safe_load(kubectl("get", "cm/plain", "-o", "yaml"))["data"] == {"a": "b"}
     assert kubectl("get", "cm", "plain", "-o", "name") == "configmap/plain\n"
@@ -121,22 +78,17 @@ def test_create_get_and_delete(kubectl: Kubectl) -> None:
 
 
 def test_apply_creates_configures_and_takes_away(kubectl: Kubectl) -> None:
-    obj: dict[str, Any] = {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {"name": "applied"},
-        "data": {"a": "1", "b": "2"},
-    }
+    obj: Object = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "applied"}}
+    obj["data"] = {"a": "1", "b": "2"}
     assert "created" in kubectl("apply", "-f", "-", stdin=obj)
     assert "unchanged" in kubectl("apply", "-f", "-", stdin=obj)
     obj["data"] = {"a": "3"}
     assert "configured" in kubectl("apply", "-f", "-", stdin=obj)
     assert json.loads(kubectl("get", "cm", "applied", "-o", "json"))["data"] == {"a": "3"}
-    assert "serverside-applied" in kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=obj)
 
 
 def test_label_annotate_and_patch(kubectl: Kubectl) -> None:
-    kubectl("create", "configmap", "marked")
+    kubectl.create("ConfigMap", "marked")
     kubectl("label", "cm", "marked", "color=red")
     kubectl("annotate", "cm", "marked", "why=test")
     kubectl("patch", "cm", "marked", "-p", '{"data": {"a": "1"}}')
@@ -152,44 +104,45 @@ def test_label_annotate_and_patch(kubectl: Kubectl) -> None:
 
 
 def test_nodes_and_namespaces(kubectl: Kubectl) -> None:
-    conditions = [{"type": "Ready", "status": "True", "reason": "r", "message": "m"}]
-    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}, "status": {"conditions": conditions}}
-    kubectl("create", "-f", "-", stdin=node)
+    ready = {"type": "Ready", "status": "True", "reason": "r", "message": "m"}
+    kubectl.create("Node", "n1", status={"conditions": [ready]})
     kubectl("wait", "--for=condition=Ready", "node/n1", "--timeout=20s")
     assert kubectl("get", "nodes").split()[:7] == ["NAME", "STATUS", "ROLES", "AGE", "VERSION", "n1", "Ready"]
     assert "Ready" in kubectl("describe", "node", "n1")
     kubectl("cordon", "n1")
     assert "SchedulingDisabled" in kubectl("get", "node", "n1", "-o", "wide")
     kubectl("taint", "node", "n1", "key=value:NoSchedule")
-    kubectl("create", "namespace", "shop")
-    kubectl("-n", "shop", "create", "secret", "generic", "s", "--from-literal=a=b")
+    kubectl.create("Namespace", "shop")
+    kubectl("-n", "shop", "create", "-f", "-", stdin={"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}})
     kubectl("delete", "namespace", "shop", "--timeout=20s")
     assert kubectl("get", "secrets", "-A", "-o", "name") == ""
 
 
 def test_custom_resources_have_their_columns(kubectl: Kubectl) -> None:
-    assert "created" in kubectl("apply", "-f", "-", stdin=_THINGS)
-    assert "unchanged" in kubectl("apply", "-f", "-", stdin=_THINGS)
-    kubectl("wait", "--for=condition=Established", "crd/things.warmhook.dev", "--timeout=20s")
-    thing: dict[str, Any] = {"apiVersion": "warmhook.dev/v1", "kind": "Thing", "metadata": {"name": "t"}}
-    thing["spec"] = {"image": "reg/app:v1"}
-    kubectl("apply", "-f", "-", stdin=thing)
-    ready = {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
-    kubectl("patch", "thing", "t", "--subresource=status", "--type=merge", "-p", json.dumps(ready))
-    kubectl("wait", "--for=condition=Ready", "thing/t", "--timeout=20s")
-    header, row = kubectl("get", "th").splitlines()
-    assert header.split() == ["NAME", "IMAGE", "READY", "AGE"]
-    assert row.split()[:3] == ["t", "reg/app:v1", "True"]
-    assert "PARALLEL" in kubectl("get", "th", "-o", "wide")
-    assert "reg/app:v1" in kubectl("describe", "thing", "t")
-    thing["spec"]["nope"] = 1
-    refused = kubectl.run("apply", "-f", "-", stdin=thing)
+    assert "created" in kubectl("apply", "-f", "-", stdin=warmimage_crd())
+    assert "unchanged" in kubectl("apply", "-f", "-", stdin=warmimage_crd())
+    kubectl("wait", "--for=condition=Established", "crd/warmimages.warmhook.dev", "--timeout=20s")
+    image: Object = {"apiVersion": "warmhook.dev/v1alpha1", "kind": "WarmImage", "metadata": {"name": "w"}}
+    image["spec"] = {"image": "reg.example/app:v1"}
+    assert "created" in kubectl("apply", "-f", "-", stdin=image)
+    image["spec"]["digest"] = f"sha256:{'1' * 64}"
+    assert "configured" in kubectl("apply", "-f", "-", stdin=image)
+    status = {"status": {"desired": 2, "warm": 2, "failed": 0, "conditions": [{"type": "Ready", "status": "True"}]}}
+    kubectl("patch", "warmimage", "w", "--subresource=status", "--type=merge", "-p", json.dumps(status))
+    kubectl("wait", "--for=condition=Ready", "warmimage/w", "--timeout=20s")
+    header, row = kubectl("get", "wi").splitlines()
+    assert header.split() == ["NAME", "IMAGE", "DESIRED", "WARM", "FAILED", "READY", "AGE"]
+    assert row.split()[:6] == ["w", "reg.example/app:v1", "2", "2", "0", "True"]
+    assert "DIGEST" in kubectl("get", "wi", "-o", "wide")
+    assert "reg.example/app:v1" in kubectl("describe", "warmimage", "w")
+    image["spec"]["nope"] = 1
+    refused = kubectl.run("apply", "-f", "-", stdin=image)
     assert refused.returncode == 1
     assert 'unknown field "spec.nope"' in refused.stderr
 
 
 def test_a_watch_prints_changes_as_they_come(kubectl: Kubectl) -> None:
-    kubectl("create", "configmap", "watched")
+    kubectl.create("ConfigMap", "watched")
     command = [kubectl.program, "get", "cm", "-w", "--field-selector=metadata.name=watched"]
     with (
         subprocess.Popen(command, env=kubectl.environment, stdout=subprocess.PIPE, bufsize=0) as watch,
@@ -209,19 +162,11 @@ def test_a_watch_prints_changes_as_they_come(kubectl: Kubectl) -> None:
 
 
 def test_events_are_described_with_their_object(kubectl: Kubectl) -> None:
-    kubectl("create", "configmap", "told")
-    uid = json.loads(kubectl("get", "cm", "told", "-o", "json"))["metadata"]["uid"]
-    told = {"apiVersion": "v1", "kind": "ConfigMap", "name": "told", "namespace": "default", "uid": uid}
-    event = {
-        "apiVersion": "v1",
-        "kind": "Event",
-        "metadata": {"name": "e1", "namespace": "default"},
-        "involvedObject": told,
-        "reason": "ImageWarm",
-        "message": "all is warm",
-        "type": "Normal",
-        "count": 1,
-    }
-    kubectl("create", "-f", "-", stdin=event)
-    assert "all is warm" in kubectl("describe", "cm", "told")
+    kubectl.create("ConfigMap", "observed")
+    uid = json.loads(kubectl("get", "cm", "observed", "-o", "json"))["metadata"]["uid"]
+    observed = {"apiVersion": "v1", "kind": "ConfigMap", "name": "observed", "namespace": "default", "uid": uid}
+    kubectl.create(
+        "Event", "e1", involvedObject=observed, reason="ImageWarm", message="all is warm", type="Normal", count=1
+    )
+    assert "all is warm" in kubectl("describe", "cm", "observed")
     assert "ImageWarm" in kubectl("get", "events")
