@@ -14,6 +14,7 @@ from random import SystemRandom
 import uvicorn
 import yaml
 
+from adapters.server import Server
 from devcluster.apiserver.app import application
 from devcluster.apiserver.core import ApiServer
 from devcluster.apiserver.journal import persisted
@@ -39,19 +40,12 @@ def kubeconfig(port: int) -> str:
     )
 
 
-class _Server(uvicorn.Server):
-    """Tells that it is ready, and ends its streams when it stops."""
+class _Server(Server):
+    """Ends its streams when it stops."""
 
-    def __init__(self, config: uvicorn.Config, api: ApiServer, ready: str) -> None:
+    def __init__(self, config: uvicorn.Config, api: ApiServer) -> None:
         super().__init__(config)
         self._api = api
-        self._ready = ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            sys.stdout.write(self._ready + "\n")
-            sys.stdout.flush()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._api.end_watches()
@@ -96,6 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((_HOST, given.port))
+        listener.listen()
     except OSError as error:
         sys.stderr.write(f"--port {given.port}: {error.strerror}; choose another port\n")
         return 2
@@ -113,11 +108,14 @@ def main(arguments: list[str] | None = None) -> int:
         lifespan="on",
         timeout_graceful_shutdown=2,
     )
+    server = _Server(config, api)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, server.handle_exit)
     with persisted(api, given.data) if given.data is not None else nullcontext():
-        # uvicorn stops on a signal and then raises it again; ours is an orderly end.
-        for name in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(name, lambda *_: None)
-        _Server(config, api, f"apiserver ready on http://{_HOST}:{port}").run(sockets=[listener])
+        # Connections made before uvicorn is ready wait in the listener's queue.
+        sys.stdout.write(f"apiserver ready on http://{_HOST}:{port}\n")
+        sys.stdout.flush()
+        server.run(sockets=[listener])
     return 0
 
 

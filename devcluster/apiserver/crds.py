@@ -186,9 +186,7 @@ def _compiles(pattern: object) -> bool:
 def _rule_causes(schema: Object, where: str, *, shape: bool) -> Iterator[Cause]:
     for name, value in schema.items():
         if name not in _KEYWORDS:
-            yield Cause(
-                f"{where}.{name}", "Forbidden: not supported in schemas here", "FieldValueForbidden"
-            )
+            yield Cause(f"{where}.{name}", "Forbidden: not supported in schemas here", "FieldValueForbidden")
         elif not isinstance(value, _KEYWORDS[name]):
             yield Cause(f"{where}.{name}", "Invalid value: of another type")
     if not _compiles(schema.get("pattern", "")):

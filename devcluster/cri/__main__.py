@@ -9,7 +9,6 @@ import signal
 import sys
 from pathlib import Path
 
-from devcluster.cri.faults import Faults
 from devcluster.cri.server import serve_cri
 
 
@@ -17,10 +16,7 @@ def main() -> None:
     """Serve until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(prog="devcluster.cri", description="CRI's image service on a unix socket.")
     parser.add_argument("--socket", type=Path, required=True, help="at most 107 characters")
-    parser.add_argument("--root", type=Path, required=True, help="content; created where it is absent")
-    parser.add_argument("--platform", default="", help="os/architecture chosen from an index; default this machine's")
-    parser.add_argument("--faults", type=Path, help="JSON file of pulls that fail or hang, read at each pull")
-    parser.add_argument("--insecure", action="store_true", help="accept any certificate of a registry")
+    parser.add_argument("--root", type=Path, required=True, help="content; created if it is absent")
     asyncio.run(_serve(parser.parse_args()))
 
 
@@ -28,13 +24,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with serve_cri(
-        arguments.socket,
-        arguments.root,
-        faults=Faults(arguments.faults),
-        platform=arguments.platform,
-        verify_tls=not arguments.insecure,
-    ):
+    async with serve_cri(arguments.socket, arguments.root):
         sys.stdout.write(json.dumps({"event": "ready", "socket": str(arguments.socket)}) + "\n")
         sys.stdout.flush()
         await stop.wait()

@@ -1,7 +1,7 @@
-"""How is an image pulled? Manifest, the child for this platform, config and layers, over the registry's HTTP API.
+"""Pull an image over the HTTP API of a registry: manifest, the child for this platform, config and layers.
 
 Failures carry the codes and texts of containerd 1.6, observed by pulling the same images with both. Credentials are
-sent as HTTP Basic; token services, which public registries ask for, are not spoken to. Layers are not unpacked.
+sent as HTTP Basic; token services, which public registries need, are not supported. Layers are not unpacked.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Serve the runtime: CRI v1 on a unix socket, the image service and as much of the other as probes ask.
+"""Serve CRI v1 on a unix socket: the image service, and of the runtime service what probes need.
 
-What it answers is what containerd 1.6 answers; `tests/contract/test_runtime.py` runs on both.
+The answers are those of containerd 1.6; `tests/contract/test_runtime.py` runs on both.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import functools
 import json
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Never
@@ -21,7 +21,6 @@ import grpc.aio
 import httpx
 from cri_api.v1 import api_pb2 as cri
 
-from devcluster.cri.faults import Faults
 from devcluster.cri.pull import Puller, PullError, host_platform
 from devcluster.cri.store import Store, StoredImage, open_store
 
@@ -39,15 +38,18 @@ _READ_SECONDS: Final = 600.0
 
 @contextlib.asynccontextmanager
 async def serve_cri(
-    socket: Path, root: Path, *, faults: Faults | None = None, platform: str = "", verify_tls: bool = True
+    socket: Path, root: Path, *, platform: str = "", on_pull: Callable[[str], None] = lambda _name: None
 ) -> AsyncIterator[None]:
-    """Serve CRI at `socket` with its content below `root` (created where absent); `platform` "" is the machine's."""
+    """Serve CRI at `socket` with its content below `root`, which is created if it is absent.
+
+    `platform` is `os/architecture`, by default this machine's. `on_pull` is called with the image of each PullImage.
+    """
     store = _prepared(socket, root)
     timeout = httpx.Timeout(_READ_SECONDS, connect=_CONNECT_SECONDS)
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
-    async with httpx.AsyncClient(timeout=timeout, limits=limits, verify=_tls(verify_tls), trust_env=False) as client:
+    async with httpx.AsyncClient(timeout=timeout, limits=limits, verify=_tls(), trust_env=False) as client:
         server = grpc.aio.server(options=_OPTIONS)
-        images = _Images(store, Puller(store, client, platform or host_platform()), faults or Faults())
+        images = _Images(store, Puller(store, client, platform or host_platform()), on_pull)
         server.add_generic_rpc_handlers((_image_service(images), _runtime_service()))
         server.add_insecure_port(f"unix://{socket}")
         await server.start()
@@ -61,11 +63,11 @@ async def serve_cri(
 class _Images:
     store: Store
     puller: Puller
-    faults: Faults
+    on_pull: Callable[[str], None]
     pulling: int = 0
 
     async def list(self, _request: Any, _: object) -> Any:
-        """Every image: containerd 1.6 reads no filter."""
+        """List every image: containerd 1.6 reads no filter."""
         return cri.ListImagesResponse(images=[_image(image) for image in self.store.images()])
 
     async def status(self, request: Any, _: object) -> Any:
@@ -79,8 +81,7 @@ class _Images:
     async def pull(self, request: Any, context: Any) -> Any:
         """Pull, or fail as containerd does. A cancelled call stops the download."""
         name = request.image.image
-        if fault := await self.faults.strike(name):
-            await _abort(context, fault.code, f'failed to pull and unpack image "{name}": {fault.text}')
+        self.on_pull(name)
         self.pulling += 1
         try:
             return cri.PullImageResponse(image_ref=await self.puller.pull(name, _credentials(request)))
@@ -163,9 +164,9 @@ def _credentials(request: Any) -> httpx.BasicAuth | None:
 
 
 @functools.cache
-def _tls(verify: bool) -> ssl.SSLContext:
+def _tls() -> ssl.SSLContext:
     """Reading the trusted certificates takes longer than all the rest of a start."""
-    return httpx.create_ssl_context(verify=verify)
+    return httpx.create_ssl_context()
 
 
 def _prepared(socket: Path, root: Path) -> Store:

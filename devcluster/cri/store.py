@@ -1,4 +1,4 @@
-"""What does the runtime have? Blobs as files and the names of images, both safe against a kill at any moment.
+"""Keep the content of the runtime: blobs as files and the names of images, both safe against a kill at any moment.
 
 blobs/sha256/<hex>   complete and checked
 ingest/<random>      being written; emptied at start

@@ -15,26 +15,23 @@ from devcluster.registry.serve import serve_registry
 
 
 def main() -> None:
-    """Serve until SIGTERM or SIGINT; exit 2 where the arguments or the port cannot be used."""
+    """Serve until SIGTERM or SIGINT; exit 2 if the arguments or the port cannot be used."""
     parser = argparse.ArgumentParser(prog="devcluster.registry", description="A read-only registry on loopback.")
     parser.add_argument("--port", type=int, default=5000, help="0 takes a free one")
-    parser.add_argument("--root", type=Path, required=True, help="the folder to serve; created where it is absent")
-    parser.add_argument(
-        "--egress-bytes-per-second", type=float, default=0, help="all connections together; 0 = no limit"
-    )
+    parser.add_argument("--root", type=Path, required=True, help="the folder to serve; created if it is absent")
     arguments = parser.parse_args()
     arguments.root.mkdir(parents=True, exist_ok=True)
     try:
-        asyncio.run(_serve(arguments.root, arguments.port, arguments.egress_bytes_per_second))
+        asyncio.run(_serve(arguments.root, arguments.port))
     except OSError as error:
         parser.error(f"cannot listen on port {arguments.port}: {error}")
 
 
-async def _serve(root: Path, port: int, egress_bytes_per_second: float) -> None:
+async def _serve(root: Path, port: int) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with serve_registry(root, port=port, egress_bytes_per_second=egress_bytes_per_second, log=_print) as registry:
+    async with serve_registry(root, port=port, log=_print) as registry:
         _line({"event": "ready", "host": registry.host})
         await stop.wait()
 

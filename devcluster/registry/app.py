@@ -1,6 +1,6 @@
-"""What does the registry answer? The pull half of the OCI distribution specification over a `Folder`.
+"""Serve a `Folder` by the pull half of the OCI distribution specification.
 
-https://github.com/opencontainers/distribution-spec/blob/main/spec.md, end-1 to end-3, end-8a and end-12a.
+https://github.com/opencontainers/distribution-spec/blob/main/spec.md, end-1 to end-3 and end-8a.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO, Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -23,8 +23,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from devcluster.registry.egress import Egress
-from devcluster.registry.folder import Folder, StoredManifest, is_repository
+from devcluster.registry.folder import Folder, is_repository
 from warmhook.ports import Sleep
 
 __all__ = ["Access", "registry_app"]
@@ -34,7 +33,6 @@ _STALL_ABOVE_BYTES: Final = 4096
 _STALL_POLL_SECONDS: Final = 0.05
 _STALL_POLLS_MAX: Final = 1200
 _RANGE: Final = re.compile(r"bytes=(\d+)-(\d*)")
-_INDEX: Final = "application/vnd.oci.image.index.v1+json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +47,12 @@ class Access:
     user_agent: str
 
 
-def registry_app(
-    root: Path, *, egress: Egress, log: Callable[[Access], None], answering: Counter[str], sleep: Sleep
-) -> Starlette:
+def registry_app(root: Path, *, log: Callable[[Access], None], answering: Counter[str], sleep: Sleep) -> Starlette:
     """The registry as an ASGI application; `log` is called once per request, when its answer has ended.
 
     `answering` counts, by path, the answers that have begun and not ended.
     """
-    endpoints = _Endpoints(Folder(root), egress, sleep)
+    endpoints = _Endpoints(Folder(root), sleep)
     methods = ["GET"]  # Starlette adds HEAD
     return Starlette(
         routes=[
@@ -64,7 +60,6 @@ def registry_app(
             Route("/v2/{repository:path}/manifests/{reference}", endpoints.manifest, methods=methods),
             Route("/v2/{repository:path}/blobs/{digest}", endpoints.blob, methods=methods),
             Route("/v2/{repository:path}/tags/list", endpoints.tags, methods=methods),
-            Route("/v2/{repository:path}/referrers/{digest}", endpoints.referrers, methods=methods),
         ],
         middleware=[Middleware(_AccessLog, log=log, answering=answering)],
         exception_handlers={HTTPException: _refusal},
@@ -74,7 +69,6 @@ def registry_app(
 @dataclass(frozen=True, slots=True)
 class _Endpoints:
     folder: Folder
-    egress: Egress
     sleep: Sleep
 
     async def base(self, _: Request) -> Response:
@@ -83,9 +77,8 @@ class _Endpoints:
     async def manifest(self, request: Request) -> Response:
         repository = self._admitted(request)
         manifest = self.folder.manifest(repository, request.path_params["reference"])
-        if manifest is None or not _accepts(request, manifest.media_type):
+        if manifest is None:
             raise _error(404, "MANIFEST_UNKNOWN", "manifest unknown")
-        await self.egress.take(len(manifest.body))
         headers = {"docker-content-digest": manifest.digest, "etag": f'"{manifest.digest}"'}
         return Response(manifest.body, media_type=manifest.media_type, headers=headers)
 
@@ -116,13 +109,8 @@ class _Endpoints:
             raise _error(404, "NAME_UNKNOWN", "repository name not known to registry")
         return JSONResponse({"name": repository, "tags": tags})
 
-    async def referrers(self, request: Request) -> Response:
-        repository, subject = self._admitted(request), request.path_params["digest"]
-        found = [_described(each) for each in self.folder.manifests(repository) if _subject(each) == subject]
-        return JSONResponse({"schemaVersion": 2, "mediaType": _INDEX, "manifests": found}, media_type=_INDEX)
-
     def _admitted(self, request: Request) -> str:
-        """The repository asked for, or the refusal that the folder prescribes."""
+        """The repository of the request. Raises the refusal that the folder prescribes for it."""
         repository: str = request.path_params["repository"]
         if not is_repository(repository):
             raise _error(404, "NAME_INVALID", "invalid repository name")
@@ -148,7 +136,6 @@ class _Endpoints:
                 chunk = file.read(min(_CHUNK_BYTES, upto - first))
                 if not chunk:
                     return
-                await self.egress.take(len(chunk))
                 first += len(chunk)
                 yield chunk
 
@@ -160,7 +147,7 @@ class _Endpoints:
 
 
 class _AccessLog:
-    """Counts what goes out, below everything that could answer."""
+    """Log each answer with the bytes of its body, below everything that could answer."""
 
     def __init__(self, app: ASGIApp, log: Callable[[Access], None], answering: Counter[str]) -> None:
         self._app = app
@@ -196,21 +183,6 @@ def _opened_at(path: Path, offset: int) -> BinaryIO:
     file = path.open("rb")
     file.seek(offset)
     return file
-
-
-def _accepts(request: Request, media_type: str) -> bool:
-    """Whether the client takes this type; one that does not say takes all."""
-    accepted = [part.split(";")[0].strip() for part in ",".join(request.headers.getlist("accept")).split(",")]
-    return any(part in ("", "*/*", "application/*", media_type) for part in accepted)
-
-
-def _subject(manifest: StoredManifest) -> str:
-    subject = json.loads(manifest.body).get("subject") or {}
-    return str(subject.get("digest", ""))
-
-
-def _described(manifest: StoredManifest) -> dict[str, Any]:
-    return {"mediaType": manifest.media_type, "digest": manifest.digest, "size": len(manifest.body)}
 
 
 def _error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> HTTPException:

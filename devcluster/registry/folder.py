@@ -1,4 +1,4 @@
-"""How does a folder hold a registry's content?
+"""Keep the content of a registry in a folder.
 
     blobs/sha256/<hex>                              configs, layers and manifests
     repositories/<repository>/_manifests/<digest>   holds the media type
@@ -95,10 +95,6 @@ class Folder:
             raise ValueError(f"{tag!r} is no tag")
         write_whole(self._repository(repository) / "_tags" / tag, digest.encode())
 
-    def remove_tag(self, repository: str, tag: str) -> None:
-        """Take a tag away; the manifest stays reachable by digest."""
-        (self._repository(repository) / "_tags" / tag).unlink(missing_ok=True)
-
     def write_answer(self, repository: str, answer: Answer) -> None:
         """Change how requests for a repository are answered, from the next request on."""
         write_whole(self._repository(repository) / "_answer.json", json.dumps(asdict(answer)).encode())
@@ -131,11 +127,6 @@ class Folder:
         except FileNotFoundError:
             return None
         return StoredManifest(digest, media_type, self._blob_path(digest).read_bytes())
-
-    def manifests(self, repository: str) -> list[StoredManifest]:
-        """Every manifest of a repository, by digest."""
-        digests = sorted(path.name for path in (self._repository(repository) / "_manifests").glob("sha256:*"))
-        return [manifest for digest in digests if (manifest := self.manifest(repository, digest))]
 
     def tags(self, repository: str) -> list[str] | None:
         """A repository's tags in order; `None` where there is no such repository."""

@@ -1,4 +1,4 @@
-"""What images can the registry be given? Builders of real, deterministic images, and the writer.
+"""Build real, deterministic images, and write them into the folder of a registry.
 
 Layers are gzip-compressed tar archives that a runtime can unpack, configs name their layers' `diff_ids`
 (https://github.com/opencontainers/image-spec/blob/main/config.md), so real containerd runs into no surprise.
@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -20,13 +20,11 @@ from devcluster.registry.folder import Folder, digest_of
 
 __all__ = [
     "Image",
-    "Layer",
     "build_artifact",
     "build_image",
     "build_index",
     "incompressible",
     "incompressible_image",
-    "layer_of",
     "write_image",
 ]
 
@@ -38,14 +36,6 @@ _DOCKER_MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
 _DOCKER_LIST: Final = "application/vnd.docker.distribution.manifest.list.v2+json"
 _DOCKER_CONFIG: Final = "application/vnd.docker.container.image.v1+json"
 _DOCKER_LAYER: Final = "application/vnd.docker.image.rootfs.diff.tar.gzip"
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """One layer: the compressed blob, and the digest of what it unpacks to."""
-
-    blob: bytes
-    diff_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,27 +67,13 @@ def incompressible(size_bytes: int, seed: str) -> bytes:
     return hashlib.shake_256(seed.encode()).digest(size_bytes)
 
 
-def layer_of(files: Mapping[str, bytes]) -> Layer:
-    """A layer with these files, owned by root, dated 1970."""
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for name, content in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            entry.mode = 0o644
-            tar.addfile(entry, io.BytesIO(content))
-    plain = archive.getvalue()
-    # Level 0 stores: the bytes do not depend on the zlib at hand, and large test layers cost no time.
-    return Layer(gzip.compress(plain, compresslevel=0, mtime=0), digest_of(plain))
-
-
-def build_image(*layers: Layer | bytes, platform: str = "linux/amd64", docker: bool = False, note: str = "") -> Image:
-    """An image of these layers (`bytes`: a layer with one file of that content).
+def build_image(*contents: bytes, platform: str = "linux/amd64", docker: bool = False, note: str = "") -> Image:
+    """An image with one layer for each content, each a single file.
 
     `docker` writes Docker's media types instead of OCI's; `note` becomes a label, so that equal layers can make
     different images.
     """
-    built = [each if isinstance(each, Layer) else layer_of({f"content-{i}": each}) for i, each in enumerate(layers)]
+    archives = [_archive(f"content-{i}", content) for i, content in enumerate(contents)]
     system, _, architecture = platform.partition("/")
     config = _json(
         {
@@ -105,19 +81,31 @@ def build_image(*layers: Layer | bytes, platform: str = "linux/amd64", docker: b
             "os": system,
             "created": "1970-01-01T00:00:00Z",
             "config": {"Cmd": ["/bin/true"]} | ({"Labels": {"note": note}} if note else {}),
-            "rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in built]},
-            "history": [{"created": "1970-01-01T00:00:00Z", "created_by": "devcluster"} for _ in built],
+            "rootfs": {"type": "layers", "diff_ids": [digest_of(archive) for archive in archives]},
+            "history": [{"created": "1970-01-01T00:00:00Z", "created_by": "devcluster"} for _ in archives],
         }
     )
+    # Level 0 stores: the bytes do not depend on the version of zlib, and large test layers cost no time.
+    layers = [gzip.compress(archive, compresslevel=0, mtime=0) for archive in archives]
     media_type = _DOCKER_MANIFEST if docker else _OCI_MANIFEST
     manifest = {
         "schemaVersion": 2,
         "mediaType": media_type,
         "config": _descriptor(config, _DOCKER_CONFIG if docker else _OCI_CONFIG),
-        "layers": [_descriptor(layer.blob, _DOCKER_LAYER if docker else _OCI_LAYER) for layer in built],
+        "layers": [_descriptor(layer, _DOCKER_LAYER if docker else _OCI_LAYER) for layer in layers],
     }
-    blobs = (config, *(layer.blob for layer in built))
-    return Image(media_type, _json(manifest), blobs, platform=platform)
+    return Image(media_type, _json(manifest), (config, *layers), platform=platform)
+
+
+def _archive(name: str, content: bytes) -> bytes:
+    """A tar archive with one file, owned by root, dated 1970."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        entry = tarfile.TarInfo(name)
+        entry.size = len(content)
+        entry.mode = 0o644
+        tar.addfile(entry, io.BytesIO(content))
+    return archive.getvalue()
 
 
 def incompressible_image(megabytes: float, seed: str, *, layers: int = 1, platform: str = "linux/amd64") -> Image:

@@ -1,13 +1,12 @@
-"""How is the registry served? On loopback, in the caller's event loop, until the caller is done."""
+"""Serve a registry on loopback, in the event loop of the caller."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import socket
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,8 +14,8 @@ from typing import Final
 import uvicorn
 from starlette.types import ASGIApp
 
+from adapters.server import Server
 from devcluster.registry.app import Access, registry_app
-from devcluster.registry.egress import Egress
 
 __all__ = ["Registry", "serve_app", "serve_registry"]
 
@@ -31,33 +30,19 @@ class Registry:
     host: str
     """`127.0.0.1:<port>`: the host part of its images' names."""
     root: Path
-    egress: Egress
     answering: Counter[str]
     """By path, the answers that have begun and not ended."""
 
 
-class _Embedded(uvicorn.Server):
-    """uvicorn without its signal handlers: the program around it has its own."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 @contextlib.asynccontextmanager
 async def serve_registry(
-    root: Path,
-    *,
-    port: int = 0,
-    egress_bytes_per_second: float = 0,
-    log: Callable[[Access], None] = lambda _: None,
+    root: Path, *, port: int = 0, log: Callable[[Access], None] = lambda _: None
 ) -> AsyncIterator[Registry]:
-    """Serve the folder `root` on 127.0.0.1; `port` 0 takes a free one. Raises `OSError` where the port is taken."""
-    egress = Egress(egress_bytes_per_second, monotonic=time.monotonic, sleep=asyncio.sleep)
+    """Serve the folder `root` on 127.0.0.1; `port` 0 takes a free one. Raises `OSError` if the port is taken."""
     answering: Counter[str] = Counter()
-    app = registry_app(root, egress=egress, log=log, answering=answering, sleep=asyncio.sleep)
+    app = registry_app(root, log=log, answering=answering, sleep=asyncio.sleep)
     async with serve_app(app, port=port, name="registry") as host:
-        yield Registry(host, root, egress, answering)
+        yield Registry(host, root, answering)
 
 
 @contextlib.asynccontextmanager
@@ -67,7 +52,7 @@ async def serve_app(app: ASGIApp, *, port: int = 0, name: str = "app") -> AsyncI
         app, log_config=None, access_log=False, server_header=False, lifespan="off", backlog=_BACKLOG
     )
     with _listener(port) as listener:
-        server = _Embedded(config)
+        server = Server(config)
         serving = asyncio.create_task(server.serve(sockets=[listener]), name=name)
         try:
             # Connections made before uvicorn is ready wait in the listener's queue.

@@ -14,10 +14,10 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from devcluster.cri.faults import Fault, Faults
 from devcluster.cri.server import serve_cri
 from devcluster.nodes import architecture
 from devcluster.programs import Program
@@ -41,17 +41,6 @@ def repository_of(number: int) -> str:
 def image_of(repository: str, tag: str) -> Image:
     """A small image of its own for each name."""
     return incompressible_image(0.001, f"{repository}:{tag}", platform=f"linux/{architecture()}")
-
-
-@dataclass(frozen=True, slots=True)
-class _NotedPulls(Faults):
-    """No faults: the one place that hears of every PullImage when it comes."""
-
-    node: int = 0
-
-    async def strike(self, name: str) -> Fault | None:
-        _say({"event": "pull", "node": self.node, "image": name, "at": time.monotonic()})
-        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +126,13 @@ async def _serve(folder: Path, nodes: int, repositories: int, tags: int) -> None
 async def _runtimes(folder: Path, nodes: int) -> AsyncIterator[None]:
     async with contextlib.AsyncExitStack() as stack:
         for node in range(nodes):
-            faults = _NotedPulls(node=node)
-            await stack.enter_async_context(serve_cri(folder / f"{node}.sock", folder / str(node), faults=faults))
+            serving = serve_cri(folder / f"{node}.sock", folder / str(node), on_pull=partial(_say_pull, node))
+            await stack.enter_async_context(serving)
         yield
+
+
+def _say_pull(node: int, name: str) -> None:
+    _say({"event": "pull", "node": node, "image": name, "at": time.monotonic()})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Does the embedded runtime keep its content whole, through kills, damage and faults that tests ask for?"""
+"""The embedded runtime keeps its content whole, through cancelled pulls, removals and kills."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -19,7 +19,6 @@ from cri_api.v1 import api_pb2 as cri
 from cri_api.v1.api_pb2_grpc import RuntimeServiceStub
 
 from adapters.cri import open_runtime
-from devcluster.cri.faults import Faults
 from devcluster.cri.pull import host_platform
 from devcluster.cri.server import serve_cri
 from devcluster.cri.store import Named, Store, open_store
@@ -27,7 +26,7 @@ from devcluster.registry.folder import Answer, Folder, digest_of
 from devcluster.registry.images import build_index, incompressible_image, write_image
 from devcluster.registry.serve import Registry, serve_registry
 from tests.real.programs import eventually, stop
-from warmhook.ports import PullFailed, Runtime
+from warmhook.ports import Runtime
 
 APP = incompressible_image(0.1, "app")
 BIG = incompressible_image(1, "big")
@@ -43,12 +42,22 @@ def folder() -> Iterator[Path]:
 
 
 @contextlib.asynccontextmanager
-async def _node(folder: Path, faults: Faults | None = None, platform: str = "linux/amd64") -> AsyncIterator[Runtime]:
+async def _node(folder: Path, platform: str = "linux/amd64") -> AsyncIterator[Runtime]:
     async with (
-        serve_cri(folder / "s", folder / "node", faults=faults, platform=platform),
+        serve_cri(folder / "s", folder / "node", platform=platform),
         open_runtime(f"unix://{folder}/s") as runtime,
     ):
         yield runtime
+
+
+def in_a_folder(case: Callable[[Path], Awaitable[None]]) -> Callable[[Path], None]:
+    """Make a test of a coroutine that needs the folder."""
+
+    def run(folder: Path) -> None:
+        asyncio.run(asyncio.wait_for(case(folder), 60))
+
+    run.__name__, run.__qualname__, run.__module__ = case.__name__, case.__qualname__, case.__module__
+    return run
 
 
 def _blobs(folder: Path) -> set[str]:
@@ -97,29 +106,25 @@ def test_the_beginning_of_two_ids_is_the_name_of_neither(tmp_path: Path) -> None
 # --- pulls -----------------------------------------------------------------------------------------------------------
 
 
-def test_removal_deletes_the_blobs_that_nobody_else_needs(folder: Path) -> None:
-    async def run() -> None:
-        root = folder / "registry"
-        write_image(root, "shop/app", "1", APP)
-        write_image(root, "shop/big", "1", BIG)
-        async with serve_registry(root) as registry, _node(folder) as runtime:
-            for name in ("app", "big"):
-                await runtime.pull(f"{registry.host}/shop/{name}:1", timeout_seconds=20)
-            await runtime.remove(f"{registry.host}/shop/big:1")
-        assert _blobs(folder) == {APP.digest, *map(digest_of, APP.blobs)}
-
-    asyncio.run(run())
+@in_a_folder
+async def test_removal_deletes_the_blobs_that_nobody_else_needs(folder: Path) -> None:
+    root = folder / "registry"
+    write_image(root, "shop/app", "1", APP)
+    write_image(root, "shop/big", "1", BIG)
+    async with serve_registry(root) as registry, _node(folder) as runtime:
+        for name in ("app", "big"):
+            await runtime.pull(f"{registry.host}/shop/{name}:1", timeout_seconds=20)
+        await runtime.remove(f"{registry.host}/shop/big:1")
+    assert _blobs(folder) == {APP.digest, *map(digest_of, APP.blobs)}
 
 
-def test_the_platform_can_be_chosen(folder: Path) -> None:
-    async def run() -> None:
-        arm = incompressible_image(0.01, "arm", platform="linux/arm64")
-        write_image(folder / "registry", "shop/app", "1", build_index([APP, arm]))
-        async with serve_registry(folder / "registry") as registry, _node(folder, platform="linux/arm64") as runtime:
-            reference = f"{registry.host}/shop/app:1"
-            assert await runtime.pull(reference, timeout_seconds=20) == arm.config_digest
-
-    asyncio.run(run())
+@in_a_folder
+async def test_the_platform_can_be_chosen(folder: Path) -> None:
+    arm = incompressible_image(0.01, "arm", platform="linux/arm64")
+    write_image(folder / "registry", "shop/app", "1", build_index([APP, arm]))
+    async with serve_registry(folder / "registry") as registry, _node(folder, platform="linux/arm64") as runtime:
+        reference = f"{registry.host}/shop/app:1"
+        assert await runtime.pull(reference, timeout_seconds=20) == arm.config_digest
 
 
 def test_the_platform_is_named_as_images_name_it() -> None:
@@ -128,95 +133,59 @@ def test_the_platform_is_named_as_images_name_it() -> None:
     assert architecture not in ("x86_64", "aarch64", "")
 
 
-def test_a_prescribed_fault_fails_the_pull_until_it_is_taken_away(folder: Path) -> None:
-    async def run() -> None:
-        faults = folder / "faults.json"
-        faults.write_text(json.dumps({"*/shop/app:*": {"code": "UNKNOWN", "text": "no space left on device"}}))
-        write_image(folder / "registry", "shop/app", "1", APP)
-        async with serve_registry(folder / "registry") as registry, _node(folder, Faults(faults)) as runtime:
-            reference = f"{registry.host}/shop/app:1"
-            with pytest.raises(PullFailed) as caught:
-                await runtime.pull(reference, timeout_seconds=20)
-            assert caught.value.reason == "DiskFull"
-            faults.unlink()
-            assert await runtime.pull(reference, timeout_seconds=20) == APP.config_digest
-
-    asyncio.run(run())
+@in_a_folder
+async def test_a_cancelled_pull_deletes_what_it_has_half_written(folder: Path) -> None:
+    async with _stalled(folder) as registry, _node(folder) as runtime:
+        pull = asyncio.create_task(_pull_big(runtime, registry), name="pull")
+        await _half_written(folder)
+        pull.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await pull
+        await eventually(lambda: not any((folder / "node" / "ingest").iterdir()), what="the file is deleted")
 
 
-def test_a_prescribed_hang_lasts_until_the_deadline(folder: Path) -> None:
-    async def run() -> None:
-        faults = folder / "faults.json"
-        faults.write_text(json.dumps({"*": "hang"}))
-        async with _node(folder, Faults(faults)) as runtime:
-            with pytest.raises(PullFailed) as caught:
-                await runtime.pull("127.0.0.1:1/shop/app:1", timeout_seconds=0.3)
-            assert caught.value.reason == "Timeout"
+@in_a_folder
+async def test_two_pulls_share_a_layer_and_the_second_goes_on_where_the_first_is_cancelled(folder: Path) -> None:
+    async with _stalled(folder) as registry, _node(folder) as runtime:
+        first = asyncio.create_task(_pull_big(runtime, registry), name="first")
+        second = asyncio.create_task(_pull_big(runtime, registry), name="second")
+        await _half_written(folder)
+        first.cancel()
+        Folder(folder / "registry").write_answer("shop/big", Answer())
+        assert await second == BIG.config_digest
+        await asyncio.gather(first, return_exceptions=True)
 
-    asyncio.run(run())
+
+@in_a_folder
+async def test_the_rest_of_cri_is_unimplemented(folder: Path) -> None:
+    async with _node(folder), grpc.aio.insecure_channel(f"unix://{folder}/s") as channel:
+        stub = RuntimeServiceStub(channel)
+        status = await stub.Status(cri.StatusRequest(), timeout=10)
+        assert all(condition.status for condition in status.status.conditions)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.ListContainers(cri.ListContainersRequest(), timeout=10)
+        assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_a_cancelled_pull_deletes_what_it_has_half_written(folder: Path) -> None:
-    async def run() -> None:
-        async with _stalled(folder) as registry, _node(folder) as runtime:
+@in_a_folder
+async def test_a_killed_program_takes_no_half_written_file_for_a_blob(folder: Path) -> None:
+    async with _stalled(folder) as registry:
+        process = await _program(folder)
+        async with open_runtime(f"unix://{folder}/s") as runtime:
             pull = asyncio.create_task(_pull_big(runtime, registry), name="pull")
             await _half_written(folder)
-            pull.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await pull
-            await eventually(lambda: not any((folder / "node" / "ingest").iterdir()), what="the file is deleted")
-
-    asyncio.run(run())
-
-
-def test_two_pulls_share_a_layer_and_the_second_goes_on_where_the_first_is_cancelled(folder: Path) -> None:
-    async def run() -> None:
-        async with _stalled(folder) as registry, _node(folder) as runtime:
-            first = asyncio.create_task(_pull_big(runtime, registry), name="first")
-            second = asyncio.create_task(_pull_big(runtime, registry), name="second")
-            await _half_written(folder)
-            first.cancel()
-            Folder(folder / "registry").write_answer("shop/big", Answer())
-            assert await second == BIG.config_digest
-            await asyncio.gather(first, return_exceptions=True)
-
-    asyncio.run(run())
-
-
-def test_the_rest_of_cri_is_unimplemented(folder: Path) -> None:
-    async def run() -> None:
-        async with _node(folder), grpc.aio.insecure_channel(f"unix://{folder}/s") as channel:
-            stub = RuntimeServiceStub(channel)
-            status = await stub.Status(cri.StatusRequest(), timeout=10)
-            assert all(condition.status for condition in status.status.conditions)
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await stub.ListContainers(cri.ListContainersRequest(), timeout=10)
-            assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
-
-    asyncio.run(run())
-
-
-def test_a_killed_program_takes_no_half_written_file_for_a_blob(folder: Path) -> None:
-    async def run() -> None:
-        async with _stalled(folder) as registry:
-            process = await _program(folder)
+            await stop(process, signal.SIGKILL)
+            await asyncio.gather(pull, return_exceptions=True)
+        Folder(folder / "registry").write_answer("shop/big", Answer())
+        process = await _program(folder)
+        try:
             async with open_runtime(f"unix://{folder}/s") as runtime:
-                pull = asyncio.create_task(_pull_big(runtime, registry), name="pull")
-                await _half_written(folder)
-                await stop(process, signal.SIGKILL)
-                await asyncio.gather(pull, return_exceptions=True)
-            Folder(folder / "registry").write_answer("shop/big", Answer())
-            process = await _program(folder)
-            try:
-                async with open_runtime(f"unix://{folder}/s") as runtime:
-                    assert await runtime.images() == []
-                    assert await _pull_big(runtime, registry) == BIG.config_digest
-            finally:
-                await stop(process)
-            assert process.returncode == 0
-        assert _blobs(folder) == {BIG.digest, *map(digest_of, BIG.blobs)}
-
-    asyncio.run(asyncio.wait_for(run(), 60))
+                assert await runtime.images() == []
+                assert await _pull_big(runtime, registry) == BIG.config_digest
+        finally:
+            await stop(process)
+        assert process.returncode == 0
+    assert _blobs(folder) == {BIG.digest, *map(digest_of, BIG.blobs)}
 
 
 @contextlib.asynccontextmanager
@@ -244,7 +213,7 @@ async def _program(folder: Path) -> asyncio.subprocess.Process:
     """`python -m devcluster.cri`, ready."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "devcluster.cri", "--socket", str(folder / "s"), "--root", str(folder / "node"),
-        "--platform", "linux/amd64", stdout=asyncio.subprocess.PIPE, start_new_session=True,
+        stdout=asyncio.subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     assert process.stdout is not None
     ready = json.loads(await asyncio.wait_for(process.stdout.readline(), 20))

@@ -1,65 +1,54 @@
-"""Does the embedded registry do what only it can: faults, limits, a log, and images made from nothing?"""
+"""The embedded registry does what only it can: faults, a log, and images made from nothing."""
 
 from __future__ import annotations
 
 import asyncio
 import gzip
-import io
 import json
 import subprocess
 import sys
-import tarfile
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from devcluster.registry.app import Access, registry_app
-from devcluster.registry.egress import Egress
 from devcluster.registry.folder import Answer, Folder, digest_of
-from devcluster.registry.images import (
-    build_artifact,
-    build_image,
-    build_index,
-    incompressible_image,
-    layer_of,
-    write_image,
-)
+from devcluster.registry.images import build_artifact, build_image, build_index, incompressible_image, write_image
 from devcluster.registry.serve import serve_registry
 
 APP = incompressible_image(0.02, "app")
+MANIFEST = "/v2/shop/app/manifests/1"
 
 
-class Clock:
-    """Time that passes when somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    async def sleep(self, seconds: float) -> None:
-        self.now += seconds
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """The folder of a registry that holds one image."""
+    write_image(tmp_path, "shop/app", "1", APP)
+    return tmp_path
 
 
-def _ask(
-    root: Path, case: Callable[[httpx.AsyncClient, list[Access], Clock], Awaitable[None]], rate: float = 0
-) -> None:
-    """Run a case against the application, without sockets."""
+@pytest.fixture
+def log() -> list[Access]:
+    return []
 
-    async def run() -> None:
-        log: list[Access] = []
-        clock = Clock()
-        egress = Egress(rate, monotonic=clock.monotonic, sleep=clock.sleep)
-        app = registry_app(root, egress=egress, log=log.append, answering=Counter(), sleep=clock.sleep)
-        transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://registry") as client:
-            await case(client, log, clock)
 
-    asyncio.run(run())
+Send = Callable[..., httpx.Response]
+
+
+@pytest.fixture
+def send(root: Path, log: list[Access]) -> Send:
+    """Requests to the application, without sockets."""
+    app = registry_app(root, log=log.append, answering=Counter(), sleep=asyncio.sleep)
+
+    async def request(method: str, path: str, **more: Any) -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://registry") as client:
+            return await client.request(method, path, **more)
+
+    return lambda *given, **more: asyncio.run(request(*given, **more))
 
 
 # --- images ----------------------------------------------------------------------------------------------------------
@@ -89,14 +78,6 @@ def test_a_manifest_names_its_blobs_by_digest_and_size() -> None:
     assert described == [(digest_of(blob), len(blob)) for blob in APP.blobs]
 
 
-def test_a_layer_holds_the_files_it_was_given() -> None:
-    layer = layer_of({"etc/motd": b"hello"})
-    with tarfile.open(fileobj=io.BytesIO(layer.blob)) as tar:
-        file = tar.extractfile("etc/motd")
-        assert file is not None
-        assert file.read() == b"hello"
-
-
 def test_an_index_has_a_platform_for_each_image_and_none_for_attestations() -> None:
     arm = build_image(b"arm", platform="linux/arm64")
     entries = json.loads(build_index([APP, arm], attestation=True).manifest)["manifests"]
@@ -118,150 +99,75 @@ def test_a_chart_says_that_it_is_no_image() -> None:
 # --- the folder ------------------------------------------------------------------------------------------------------
 
 
-def test_a_tag_moves_and_the_old_manifest_stays_by_digest(tmp_path: Path) -> None:
-    write_image(tmp_path, "shop/app", "1", APP)
-    moved = write_image(tmp_path, "shop/app", "1", build_image(b"new"))
-    folder = Folder(tmp_path)
+def test_a_tag_moves_and_the_old_manifest_stays_by_digest(root: Path) -> None:
+    moved = write_image(root, "shop/app", "1", build_image(b"new"))
+    folder = Folder(root)
     manifest, old = folder.manifest("shop/app", "1"), folder.manifest("shop/app", APP.digest)
     assert manifest is not None
     assert old is not None
     assert (manifest.digest, old.body) == (moved, APP.manifest)
 
 
-def test_a_repository_below_another_is_a_repository_of_its_own(tmp_path: Path) -> None:
-    write_image(tmp_path, "shop", "1", APP)
-    write_image(tmp_path, "shop/app", "2", APP)
-    folder = Folder(tmp_path)
-    assert (folder.tags("shop"), folder.tags("shop/app"), folder.tags("sho")) == (["1"], ["2"], None)
-
-
-def test_a_removed_tag_is_gone(tmp_path: Path) -> None:
-    write_image(tmp_path, "shop/app", "1", APP)
-    Folder(tmp_path).remove_tag("shop/app", "1")
-    assert Folder(tmp_path).manifest("shop/app", "1") is None
+def test_a_repository_below_another_is_a_repository_of_its_own(root: Path) -> None:
+    write_image(root, "shop", "2", APP)
+    folder = Folder(root)
+    assert (folder.tags("shop"), folder.tags("shop/app"), folder.tags("sho")) == (["2"], ["1"], None)
 
 
 @pytest.mark.parametrize("name", ["../x", "Shop", "a//b", "_tags", "a/../b", ""])
-def test_what_is_no_repository_is_not_looked_for_on_disk(tmp_path: Path, name: str) -> None:
+def test_a_name_that_is_no_repository_is_not_looked_up_on_disk(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="is no repository"):
         Folder(tmp_path).tags(name)
 
 
 @pytest.mark.parametrize("reference", ["../../x", "sha256:zz", "sha256:../../x", ".new-1"])
-def test_what_is_neither_tag_nor_digest_is_not_there(tmp_path: Path, reference: str) -> None:
-    write_image(tmp_path, "shop/app", "1", APP)
-    folder = Folder(tmp_path)
-    assert folder.manifest("shop/app", reference) is None
-    assert folder.blob(reference) is None
+def test_a_reference_that_is_neither_tag_nor_digest_names_nothing(root: Path, reference: str) -> None:
+    assert Folder(root).manifest("shop/app", reference) is None
+    assert Folder(root).blob(reference) is None
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("status", "code"), [(429, "TOOMANYREQUESTS"), (503, "UNKNOWN")])
-def test_a_repository_can_be_told_to_refuse(tmp_path: Path, status: int, code: str) -> None:
-    async def case(client: httpx.AsyncClient, *_: object) -> None:
-        write_image(tmp_path, "shop/app", "1", APP)
-        write_image(tmp_path, "shop/other", "1", APP)
-        Folder(tmp_path).write_answer("shop/app", Answer(status=status))
-        answer = await client.get("/v2/shop/app/manifests/1")
-        assert (answer.status_code, answer.json()["errors"][0]["code"]) == (status, code)
-        assert (await client.get("/v2/shop/other/manifests/1")).status_code == 200
-
-    _ask(tmp_path, case)
+def test_one_repository_can_refuse_while_others_answer(root: Path, send: Send, status: int, code: str) -> None:
+    write_image(root, "shop/other", "1", APP)
+    Folder(root).write_answer("shop/app", Answer(status=status))
+    refused = send("GET", MANIFEST)
+    assert (refused.status_code, refused.json()["errors"][0]["code"]) == (status, code)
+    assert send("GET", "/v2/shop/other/manifests/1").status_code == 200
 
 
-def test_a_private_repository_asks_for_its_credentials(tmp_path: Path) -> None:
-    async def case(client: httpx.AsyncClient, *_: object) -> None:
-        write_image(tmp_path, "shop/app", "1", APP)
-        Folder(tmp_path).write_answer("shop/app", Answer(username="puller", password="right"))
-        refused = await client.get("/v2/shop/app/manifests/1")
-        assert refused.status_code == 401
-        assert refused.headers["www-authenticate"].startswith("Basic")
-        assert (await client.get("/v2/shop/app/manifests/1", auth=("puller", "wrong"))).status_code == 401
-        assert (await client.get("/v2/shop/app/manifests/1", auth=("puller", "right"))).status_code == 200
-
-    _ask(tmp_path, case)
+def test_a_private_repository_demands_its_credentials(root: Path, send: Send) -> None:
+    Folder(root).write_answer("shop/app", Answer(username="puller", password="right"))
+    refused = send("GET", MANIFEST)
+    assert refused.status_code == 401
+    assert refused.headers["www-authenticate"].startswith("Basic")
+    statuses = [send("GET", MANIFEST, auth=("puller", password)).status_code for password in ("wrong", "right")]
+    assert statuses == [401, 200]
 
 
-def test_a_client_that_takes_no_index_is_given_none(tmp_path: Path) -> None:
-    async def case(client: httpx.AsyncClient, *_: object) -> None:
-        write_image(tmp_path, "shop/app", "1", build_index([APP]))
-        accept = {"accept": APP.media_type}
-        assert (await client.get("/v2/shop/app/manifests/1", headers=accept)).status_code == 404
-
-    _ask(tmp_path, case)
+def test_an_impossible_repository_name_is_refused(send: Send) -> None:
+    assert send("GET", "/v2/Shop/App/manifests/1").json()["errors"][0]["code"] == "NAME_INVALID"
 
 
-def test_referrers_of_an_image_are_listed(tmp_path: Path) -> None:
-    async def case(client: httpx.AsyncClient, *_: object) -> None:
-        write_image(tmp_path, "shop/app", "1", APP)
-        body = json.dumps({"schemaVersion": 2, "subject": {"digest": APP.digest}}).encode()
-        digest = Folder(tmp_path).write_manifest("shop/app", body, APP.media_type)
-        answer = await client.get(f"/v2/shop/app/referrers/{APP.digest}")
-        assert [each["digest"] for each in answer.json()["manifests"]] == [digest]
-
-    _ask(tmp_path, case)
+def test_a_push_is_not_supported(send: Send) -> None:
+    answer = send("PUT", MANIFEST, content=APP.manifest)
+    assert (answer.status_code, answer.json()["errors"][0]["code"]) == (405, "UNSUPPORTED")
 
 
-def test_an_impossible_repository_name_is_refused(tmp_path: Path) -> None:
-    async def case(client: httpx.AsyncClient, *_: object) -> None:
-        answer = await client.get("/v2/Shop/App/manifests/1")
-        assert answer.json()["errors"][0]["code"] == "NAME_INVALID"
-
-    _ask(tmp_path, case)
-
-
-def test_pushing_is_not_supported(tmp_path: Path) -> None:
-    async def case(client: httpx.AsyncClient, *_: object) -> None:
-        answer = await client.put("/v2/shop/app/manifests/1", content=APP.manifest)
-        assert (answer.status_code, answer.json()["errors"][0]["code"]) == (405, "UNSUPPORTED")
-
-    _ask(tmp_path, case)
+def test_every_request_is_logged_with_the_bytes_of_its_body(send: Send, log: list[Access]) -> None:
+    for method in ("GET", "HEAD"):
+        send(method, MANIFEST, headers={"user-agent": "puller/1"})
+    sizes = {"GET": len(APP.manifest), "HEAD": 0}
+    assert log == [Access(method, MANIFEST, 200, size, "puller/1") for method, size in sizes.items()]
 
 
-def test_every_request_is_logged_with_the_bytes_of_its_body(tmp_path: Path) -> None:
-    async def case(client: httpx.AsyncClient, log: list[Access], _: Clock) -> None:
-        write_image(tmp_path, "shop/app", "1", APP)
-        agent = {"user-agent": "puller/1"}
-        await client.get("/v2/shop/app/manifests/1", headers=agent)
-        await client.head("/v2/shop/app/manifests/1", headers=agent)
-        path = "/v2/shop/app/manifests/1"
-        assert log == [
-            Access("GET", path, 200, len(APP.manifest), "puller/1"),
-            Access("HEAD", path, 200, 0, "puller/1"),
-        ]
-
-    _ask(tmp_path, case)
-
-
-def test_egress_is_limited_over_all_answers_together(tmp_path: Path) -> None:
-    async def case(client: httpx.AsyncClient, log: list[Access], clock: Clock) -> None:
-        write_image(tmp_path, "shop/app", "1", APP)
-        path = f"/v2/shop/app/blobs/{digest_of(APP.blobs[1])}"
-        await asyncio.gather(client.get(path), client.get(path))
-        assert sum(each.bytes for each in log) == 2 * len(APP.blobs[1])
-        assert clock.now >= 2 * len(APP.blobs[1]) / 1000
-
-    _ask(tmp_path, case, rate=1000)
-
-
-def test_without_a_limit_nobody_waits(tmp_path: Path) -> None:
-    async def case(client: httpx.AsyncClient, _: list[Access], clock: Clock) -> None:
-        write_image(tmp_path, "shop/app", "1", APP)
-        await client.get(f"/v2/shop/app/blobs/{digest_of(APP.blobs[1])}")
-        assert clock.now == 0
-
-    _ask(tmp_path, case)
-
-
-def test_a_stalled_answer_does_not_delay_the_end_of_the_registry(tmp_path: Path) -> None:
+def test_a_stalled_answer_does_not_delay_the_end_of_the_registry(root: Path, log: list[Access]) -> None:
     async def run() -> None:
-        write_image(tmp_path, "shop/app", "1", APP)
-        Folder(tmp_path).write_answer("shop/app", Answer(stall=True))
-        log: list[Access] = []
+        Folder(root).write_answer("shop/app", Answer(stall=True))
         async with httpx.AsyncClient() as client:
-            async with serve_registry(tmp_path, log=log.append) as registry:
+            async with serve_registry(root, log=log.append) as registry:
                 url = f"http://{registry.host}/v2/shop/app/blobs/{digest_of(APP.blobs[1])}"
                 async with client.stream("GET", url) as answer:
                     assert answer.status_code == 200
@@ -270,9 +176,8 @@ def test_a_stalled_answer_does_not_delay_the_end_of_the_registry(tmp_path: Path)
     asyncio.run(asyncio.wait_for(run(), 20))
 
 
-def test_the_program_says_where_it_is_logs_json_and_ends_when_told_to(tmp_path: Path) -> None:
-    write_image(tmp_path, "shop/app", "1", APP)
-    command = [sys.executable, "-m", "devcluster.registry", "--port", "0", "--root", str(tmp_path)]
+def test_the_program_prints_its_host_logs_json_and_ends_on_sigterm(root: Path) -> None:
+    command = [sys.executable, "-m", "devcluster.registry", "--port", "0", "--root", str(root)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

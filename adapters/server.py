@@ -1,0 +1,19 @@
+"""Serve an application by uvicorn, which leaves signals to the program around it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import uvicorn
+
+__all__ = ["Server"]
+
+
+class Server(uvicorn.Server):
+    """uvicorn without its signal handlers: they raise the signal again at the end, which would set the exit code."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave them to the program."""
+        yield
