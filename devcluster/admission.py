@@ -1,8 +1,11 @@
-"""Have the API server of this cluster tell Warmhook of Pods, as the manifests do, but by address."""
+"""Register the webhook for Pods with the API server of this cluster, as the manifests do, but by address."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Final
+
+import yaml
 
 from warmhook.ports import Object
 
@@ -10,32 +13,17 @@ __all__ = ["CONFIGURATIONS", "SECRET", "configuration"]
 
 CONFIGURATIONS: Final = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
 SECRET: Final[Object] = {"metadata": {"name": "warmhook-tls"}, "type": "Opaque"}
-"""Empty; `watch` puts certificate and token into it."""
-_NO_MIRROR_POD: Final = (
-    '!has(object.metadata.annotations) || !("kubernetes.io/config.mirror" in object.metadata.annotations)'
-)
-_NO_DAEMONSET_POD: Final = (
-    '!has(object.metadata.ownerReferences) || !object.metadata.ownerReferences.exists(o, o.kind == "DaemonSet")'
-)
+"""Empty; `watch` writes certificate and token into it."""
+_MANIFEST: Final = Path(__file__).parents[1] / "knative" / "base" / "admission.yaml"
 
 
-def configuration(tls_port: int, namespace: str) -> Object:
-    """The MutatingWebhookConfiguration; `watch` adds the path, and whose certificate `web` shows on that port."""
-    outside = {"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ["kube-system", namespace]}
-    rule = {"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}
-    hook = {
-        "name": "pods.warmhook.dev",
-        "clientConfig": {"url": f"https://127.0.0.1:{tls_port}/"},
-        "admissionReviewVersions": ["v1"],
-        "failurePolicy": "Ignore",
-        "timeoutSeconds": 1,
-        "sideEffects": "NoneOnDryRun",
-        "reinvocationPolicy": "IfNeeded",
-        "rules": [rule],
-        "namespaceSelector": {"matchExpressions": [outside]},
-        "matchConditions": [
-            {"name": "no-mirror-pod", "expression": _NO_MIRROR_POD},
-            {"name": "no-daemonset-pod", "expression": _NO_DAEMONSET_POD},
-        ],
-    }
-    return {"metadata": {"name": "warmhook"}, "webhooks": [hook]}
+def configuration(tls_port: int) -> Object:
+    """The MutatingWebhookConfiguration of the manifests, for a `web` that serves TLS on that port of this machine.
+
+    `watch` adds the path and the authorities. `matchConditions` are left out: the API server here evaluates no CEL.
+    """
+    made: Object = yaml.safe_load(_MANIFEST.read_text())
+    (hook,) = made["webhooks"]
+    del hook["matchConditions"]
+    hook["clientConfig"] = {"url": f"https://127.0.0.1:{tls_port}/"}
+    return made

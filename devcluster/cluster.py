@@ -127,7 +127,7 @@ async def open_cluster(
         kubernetes = Kubernetes(transport)
         await _install(kubernetes, names, plan.runtime)
         tls_port = _free_port()
-        await kubernetes.create(CONFIGURATIONS, configuration(tls_port, NAMESPACE))
+        await kubernetes.create(CONFIGURATIONS, configuration(tls_port))
         await programs.ready(registry, lambda: _READY_LINE in registry.output(), seconds=_READY_SECONDS)
         host = str(json.loads(registry.output().splitlines()[0])["host"])
         say(f"registry     http://{host}/v2/")

@@ -30,7 +30,7 @@ NODES = ("node-1", "node-2", "node-3", "node-4", "node-5")
 
 def by_service() -> Object:
     """As the manifests have it: the API server calls a Service."""
-    made = configuration(0, SYSTEM)
+    made = configuration(0)
     made["webhooks"][0]["clientConfig"] = {"service": {"name": "warmhook-admission", "namespace": SYSTEM}}
     return made
 

@@ -17,7 +17,7 @@ from celpy.evaluation import CELEvalError, CELFunction, Context
 from tests.manifests.rendered import BASE, find, render
 from warmhook.ports import Object
 
-__all__ = ["PLURALS", "Request", "refusals", "request"]
+__all__ = ["PLURALS", "Request", "is_reviewed", "refusals", "request"]
 
 Request = Object
 """`request`, `object` and `oldObject`, as expressions see them."""
@@ -83,6 +83,13 @@ def refusals(policy: str, asked: Request) -> list[str]:
         if value is not None:
             variables[json_to_cel(variable["name"])] = value
     return [rule["message"] for rule in spec["validations"] if not _holds(rule["expression"], values)]
+
+
+def is_reviewed(pod: Object) -> bool:
+    """Whether the `matchConditions` of the webhook for Pods let the creation of this Pod through to it."""
+    (hook,) = find(render(BASE), "MutatingWebhookConfiguration", "warmhook")["webhooks"]
+    values = {"object": json_to_cel(pod)}
+    return all(_holds(condition["expression"], values) for condition in hook["matchConditions"])
 
 
 def _matches(spec: Object, asked: Request) -> bool:

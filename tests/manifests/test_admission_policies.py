@@ -8,7 +8,7 @@ from typing import Final
 import pytest
 
 from nodeagent.reporter import rewrite
-from tests.manifests.admission import Request, refusals, request
+from tests.manifests.admission import Request, is_reviewed, refusals, request
 from tests.manifests.rendered import BASE, find, render
 from warmhook.node_lines import diff, new_configmap, node_patch
 from warmhook.node_report import LineReport, report_name, report_patch, seen_patch
@@ -347,3 +347,20 @@ def test_administrators_and_other_programs_are_not_held() -> None:
     change = hooked(client(url="https://example.com/", service=None))
     for user in ("cert-manager:cert-manager-cainjector", "warmhook-system-2:watch"):
         assert refusals("warmhook-webhook-writes", request(user, change, configuration())) == []
+
+
+# --- Pods and the webhook --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("metadata", "reviewed"),
+    [
+        ({}, True),
+        ({"annotations": {"kubernetes.io/config.hash": "x"}}, True),
+        ({"annotations": {"kubernetes.io/config.mirror": "x"}}, False),
+        ({"ownerReferences": [{"kind": "ReplicaSet", "name": "a"}]}, True),
+        ({"ownerReferences": [{"kind": "DaemonSet", "name": "a"}]}, False),
+    ],
+)
+def test_mirror_pods_and_pods_of_daemonsets_are_not_reviewed(metadata: Object, reviewed: bool) -> None:
+    assert is_reviewed({"metadata": metadata}) == reviewed
