@@ -1,4 +1,4 @@
-"""A laptop-sized stand-in for kube-apiserver; its contract is what a recorded real one answered."""
+"""A laptop-sized kube-apiserver; its contract is the recording of a real one."""
 
 from devcluster.apiserver.core import ApiServer
 from devcluster.apiserver.transport import InProcessTransport

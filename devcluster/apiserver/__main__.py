@@ -84,7 +84,7 @@ def _service(text: str) -> tuple[str, tuple[str, int]]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve until SIGTERM or SIGINT. One line on stdout says when and where it is ready."""
+    """Serve until SIGTERM or SIGINT. Prints one line with the address when ready."""
     given = _arguments().parse_args(arguments)
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,4 +1,4 @@
-"""How does the API server speak HTTP?"""
+"""Serve an API server over HTTP."""
 
 from __future__ import annotations
 

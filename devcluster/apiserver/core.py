@@ -86,9 +86,9 @@ class ApiServer:
     def review(
         self, method: str, path: str, query: Mapping[str, str], headers: Mapping[str, str], body: bytes
     ) -> Reviewing | None:
-        """The webhooks that a request calls before it is handled; `None` where it calls none.
+        """The webhooks that a request calls before it is handled; `None` if it calls none.
 
-        What they make of the object is then handled in its place, as JSON.
+        The object as they change it is then handled in place of the body.
         """
         configurations = [one.object for one in self.store.table(_WEBHOOKS).items.values()]
         if method != "POST" or not configurations:
@@ -100,7 +100,7 @@ class ApiServer:
             request = Request(target, query, headers, body)
             obj = self._writes.draft(request)
         except (StatusError, PageNotFound):
-            return None  # handling it says what is wrong with it
+            return None  # `handle` refuses it
         namespace = self.store.table("namespaces").items.get(("", target.namespace or ""))
         labels = namespace.object["metadata"].get("labels", {}) if namespace else {}
         options: dict[str, Any] = {"kind": "CreateOptions", "apiVersion": "meta.k8s.io/v1"}
@@ -111,7 +111,7 @@ class ApiServer:
         return reviewed(configurations, draft)
 
     def watch(self, path: str, query: Mapping[str, str], headers: Mapping[str, str]) -> Watch | Response:
-        """Begin a watch, or say why not."""
+        """Begin a watch, or refuse it."""
         try:
             target = parse_path(self.registry, path)
             view = views.parse_accept(headers.get("accept", ""))
@@ -122,7 +122,7 @@ class ApiServer:
             return Response(404, {"content-type": "text/plain; charset=utf-8"}, b"404 page not found\n")
 
     def collect(self) -> int:
-        """One pass of the controllers: garbage, dying namespaces, ready nodes. Returns how much they did."""
+        """Run the controllers once; returns the number of objects that they deleted or changed."""
         return self._collector.collect()
 
     def compact(self) -> None:

@@ -113,7 +113,7 @@ def _openapi(registry: Registry, group: str, version: str) -> Object:
 
 
 def document(registry: Registry, path: str) -> Object | None:
-    """The document at a path of discovery or OpenAPI; `None` where there is none."""
+    """The document at a path of discovery or OpenAPI; `None` if there is none."""
     fixed: dict[str, Callable[[], Object]] = {
         "version": lambda: _VERSION,
         "api": lambda: {"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []},

@@ -1,4 +1,4 @@
-"""How does an API server say no? Errors as `Status` objects, with the reasons and details of the real one."""
+"""Refuse requests with `Status` objects, with the reasons and details of the real server."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class PageNotFound(Exception):
 
 
 class StatusError(Exception):
-    """A request that fails, as the `Status` that says so."""
+    """A request that fails, with the `Status` to answer."""
 
     def __init__(
         self,
@@ -138,10 +138,10 @@ def invalid(resource: Resource, name: str, causes: Sequence[Cause]) -> StatusErr
     kind = f"{resource.kind}.{resource.group}" if resource.group else resource.kind
     details = _details(resource, name, kind=resource.kind)
     details["causes"] = [{"reason": c.reason, "message": c.message, "field": c.field} for c in causes]
-    # What is wrong more than once is a cause as often, and said once.
+    # Equal causes are listed each, and stand in the message once.
     texts = list(dict.fromkeys(f"{cause.field}: {cause.message}" for cause in causes))
-    said = f"[{', '.join(texts)}]" if len(texts) > 1 else "".join(texts)
-    return StatusError(422, "Invalid", f'{kind} "{name}" is invalid: {said}', details)
+    listed = f"[{', '.join(texts)}]" if len(texts) > 1 else "".join(texts)
+    return StatusError(422, "Invalid", f'{kind} "{name}" is invalid: {listed}', details)
 
 
 def unprocessable_patch(message: str | None = None) -> StatusError:
@@ -195,11 +195,11 @@ def expired(message: str) -> StatusError:
     return StatusError(410, "Expired", message)
 
 
-def too_large_version(asked: int, current: int) -> StatusError:
+def too_large_version(wanted: int, current: int) -> StatusError:
     """The request wants a state at least as new as one that does not exist yet."""
     details = {
         "causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}],
         "retryAfterSeconds": 1,
     }
-    message = f"Timeout: Too large resource version: {asked}, current: {current}"
+    message = f"Timeout: Too large resource version: {wanted}, current: {current}"
     return StatusError(504, "Timeout", message, details, {"retry-after": "1"})

@@ -1,11 +1,11 @@
-"""What do the controllers clean up: dependents without owners, contents of dying namespaces, taints of ready nodes?"""
+"""Run the controllers: collect garbage, empty namespaces that are deleted, remove taints of nodes that are ready."""
 
 from __future__ import annotations
 
 from devcluster.apiserver.paths import Target
 from devcluster.apiserver.resources import Registry
 from devcluster.apiserver.store import Store
-from devcluster.apiserver.tables import json_path
+from devcluster.apiserver.views import json_path
 from devcluster.apiserver.writes import Writes
 
 __all__ = ["Collector"]
@@ -14,10 +14,10 @@ _NOT_READY = "node.kubernetes.io/not-ready"
 
 
 class Collector:
-    """The controllers that a cluster without any would miss; each pass looks at everything that may have changed."""
+    """The controllers that Warmhook relies on; each pass looks at everything that may have changed."""
 
     def __init__(self, store: Store, registry: Registry, writes: Writes, *, garbage: bool = True) -> None:
-        """Without `garbage` dependents stay though their owners are gone, as where no garbage collector runs."""
+        """Without `garbage`, dependents stay when their owners are gone, as in a cluster without a garbage collector."""
         self._garbage = garbage
         self._store = store
         self._registry = registry

@@ -1,4 +1,4 @@
-"""How does the cluster outlive its process? Every change is a line in a file, written before the answer is sent."""
+"""Keep a cluster in a file over restarts: each change is one line, written before the answer is sent."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _rewrite(path: Path, store: Store) -> None:
 
 @contextmanager
 def persisted(server: ApiServer, path: Path) -> Iterator[None]:
-    """Load the cluster from `path` where it exists and write every change there; resourceVersions go on from there.
+    """Load the cluster from `path` if it exists and write every change there; resourceVersions go on from there.
 
     Safe against the death of the process, not of the machine. History is not kept: watches that were open before
     expire with 410 unless nothing was written since, as after a restart of the real server.

@@ -1,4 +1,4 @@
-"""Is an object's metadata legal, and which of it belongs to the server?"""
+"""Validate and normalize the metadata of an object."""
 
 from __future__ import annotations
 

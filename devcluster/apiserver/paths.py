@@ -1,4 +1,4 @@
-"""What does a path name: which kind, in which namespace, which object, which part of it?"""
+"""Parse the path of a request: kind, namespace, object, subresource."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["Target", "parse_path"]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a request is about."""
+    """The kind, collection, object or subresource that a path names."""
 
     resource: Resource
     namespace: str | None
-    """`None` where the path names none: cluster-scoped kinds, or all namespaces."""
+    """`None` if the path names none: cluster-scoped kinds, or all namespaces."""
     name: str = ""
     subresource: str = ""
 

@@ -1,4 +1,4 @@
-"""Which objects does a GET return, and as of which version?"""
+"""Read objects and lists at the version that a request names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Selection:
 
     namespace: str | None
     name: str | None
-    """Set where a field selector asks for one name."""
+    """The one name that a field selector allows; `None` if it allows several."""
     matches: Callable[[Key, Stored], bool]
     everything: bool
     """Whether nothing but the namespace limits it."""
@@ -50,7 +50,7 @@ def parse_selection(target: Target, query: Mapping[str, str]) -> Selection:
 
 
 def parse_version(query: Mapping[str, str]) -> int | None:
-    """The query's `resourceVersion`; `None` where it is absent. Raises `StatusError` 400."""
+    """The query's `resourceVersion`; `None` if it is absent. Raises `StatusError` 400."""
     text = query.get("resourceVersion", "")
     if not text:
         return None
@@ -61,9 +61,9 @@ def parse_version(query: Mapping[str, str]) -> int | None:
 
 def found(store: Store, target: Target, query: Mapping[str, str]) -> Stored:
     """One object. Raises `StatusError` 404, and 504 for a version that does not exist yet."""
-    asked = parse_version(query)
-    if asked is not None and asked > store.version:
-        raise too_large_version(asked, store.version)
+    wanted = parse_version(query)
+    if wanted is not None and wanted > store.version:
+        raise too_large_version(wanted, store.version)
     stored = store.table(target.resource.table).items.get(target.key)
     if stored is None:
         raise not_found(target.resource, target.name)
@@ -85,22 +85,22 @@ def _continue(version: int, last: Key) -> str:
 def _snapshot(store: Store, target: Target, query: Mapping[str, str]) -> tuple[int, Mapping[Key, Stored]]:
     """The version to list at, and the objects as of it."""
     table = store.table(target.resource.table)
-    asked = parse_version(query)
+    wanted = parse_version(query)
     match = query.get("resourceVersionMatch", "")
-    if match and (asked is None or match not in ("Exact", "NotOlderThan")):
+    if match and (wanted is None or match not in ("Exact", "NotOlderThan")):
         raise bad_request("resourceVersionMatch is forbidden unless resourceVersion is provided, and must be known")
-    if match == "Exact" and not asked:
+    if match == "Exact" and not wanted:
         raise bad_request('resourceVersionMatch "Exact" is forbidden for resourceVersion "0"')
     if query.get("continue"):
-        if asked:
+        if wanted:
             raise bad_request("specifying resource version is not allowed when using continue")
-        asked, match = _parse_continue(query["continue"])[0], "Exact"
-    if asked is not None and asked > store.version:
-        raise too_large_version(asked, store.version)
-    if match != "Exact" or asked is None:
+        wanted, match = _parse_continue(query["continue"])[0], "Exact"
+    if wanted is not None and wanted > store.version:
+        raise too_large_version(wanted, store.version)
+    if match != "Exact" or wanted is None:
         return store.version, table.items
     try:
-        return asked, table.at(asked)
+        return wanted, table.at(wanted)
     except Compacted:
         raise expired("The provided continue parameter or resourceVersion is too old") from None
 

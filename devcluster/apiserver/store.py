@@ -57,7 +57,7 @@ class Stored:
         return self._metadata
 
     def forget_bytes(self) -> None:
-        """Let the serialised forms go: history keeps the object, but hardly anybody asks for it again."""
+        """Drop the serialised forms: the history keeps the object, but it is seldom read again."""
         self._members = self._metadata = None
 
     def members(self) -> bytes:
@@ -91,7 +91,7 @@ class Change:
 
 
 class Subscription:
-    """The changes of one table, or of one object in it, that somebody has not taken yet."""
+    """The changes of one table, or of one object in it, that a subscriber has not taken yet."""
 
     __slots__ = ("_pending", "_waiter", "overflowed")
 
@@ -183,7 +183,7 @@ class Table:
         return items
 
     def subscribe(self, name: str | None) -> Subscription:
-        """Hear of all changes, or only of objects with that name."""
+        """Receive all changes, or only those of objects with that name."""
         subscription = Subscription()
         if name is None:
             self._subscribers.add(subscription)
@@ -192,7 +192,7 @@ class Table:
         return subscription
 
     def unsubscribe(self, subscription: Subscription, name: str | None) -> None:
-        """Stop hearing of changes."""
+        """Receive no more changes."""
         if name is None:
             self._subscribers.discard(subscription)
             return
@@ -202,24 +202,24 @@ class Table:
             self._by_name.pop(name, None)
 
     def subscriptions(self) -> Iterable[Subscription]:
-        """Everybody who listens."""
+        """All subscriptions."""
         yield from list(self._subscribers)
         for named in list(self._by_name.values()):
             yield from list(named)
 
     def load(self, key: Key, stored: Stored) -> None:
-        """Hold an object without a change that anybody hears of."""
+        """Hold an object without notifying subscribers."""
         if key not in self.items:
             insort(self._keys, key)
         self.items[key] = stored
 
     def clear(self) -> None:
-        """Hold nothing, without a change that anybody hears of."""
+        """Hold nothing, without notifying subscribers."""
         self.items.clear()
         self._keys.clear()
 
     def record(self, change: Change) -> None:
-        """Take a change in and tell who listens."""
+        """Record a change and notify subscribers."""
         if change.new is None:
             del self.items[change.key]
             del self._keys[bisect_left(self._keys, change.key)]
@@ -247,7 +247,7 @@ class Store:
         self.epoch = 0
         """Streams that began in an earlier epoch end."""
         self.journal: Callable[[str, Change], None] | None = None
-        """Told of every change after it is taken in."""
+        """Called with table and change after each change is recorded."""
         self._compacted = FIRST_VERSION
 
     def table(self, name: str) -> Table:

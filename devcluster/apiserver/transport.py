@@ -1,4 +1,4 @@
-"""How does a program under test reach the API server without sockets, and what can go wrong on the way?"""
+"""Carry the requests of a program under test to an API server in the same process, with faults on the way."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ CutStream = Callable[[str], int | None]
 """Called with the path of each stream: after how many bytes its connection breaks; `None` for never."""
 
 Swallow = Callable[[float], bool]
-"""Asked before each line of a stream, with the loop's time at which it was opened: whether its connection, which stays
-open, delivers nothing from then on, as when a load balancer has lost its state."""
+"""Called before each line of a stream with the loop's time at which the stream was opened. `True`: the connection stays
+open and delivers nothing from then on, as if a load balancer had lost its state."""
 
 _NONE: Mapping[str, str] = MappingProxyType({})
 

@@ -1,4 +1,4 @@
-"""What does a watch send, and when does it end?"""
+"""Send the events of a watch until its time is over."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from warmhook.ports import Object
 __all__ = ["Watch"]
 
 _LONGEST_SECONDS = 1800.0
-"""How long a watch lasts that names no time."""
+"""How long a watch lasts if the request names no time."""
 _BOOKMARK_SECONDS = 60.0
 _LAST_BOOKMARKS_SECONDS = (2.0, 1.0)
 """How long before its end a watch gets its last bookmarks."""

@@ -1,4 +1,4 @@
-"""How does the API server reach a webhook? Over TLS only, and trusting only whom its configuration names."""
+"""Call webhooks over TLS, trusting only the authorities that their configuration names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Services: TypeAlias = Mapping[str, tuple[str, int]]
 
 
 async def review(reviewing: Reviewing, services: Services) -> Object:
-    """Carry the review out; the object as it is to be stored. Raises `StatusError`."""
+    """Call the webhooks of a review and return the object to store. Raises `StatusError`."""
     try:
         call = next(reviewing)
         while True:

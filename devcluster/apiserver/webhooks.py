@@ -57,7 +57,7 @@ class Reply:
 
 
 class NoReply(Exception):
-    """Nothing came back; the message says why."""
+    """Nothing came back; the message has the reason."""
 
 
 Reviewing: TypeAlias = Generator[Call, Reply | NoReply, Object]
@@ -65,7 +65,7 @@ Reviewing: TypeAlias = Generator[Call, Reply | NoReply, Object]
 
 
 class _Failed(Exception):
-    """The call failed; `failurePolicy` says what that means."""
+    """The call failed; `failurePolicy` decides what follows."""
 
 
 @dataclass(slots=True)

@@ -77,7 +77,7 @@ class Written:
     stored: Stored | None = None
     """The object to answer with."""
     gone: Stored | None = None
-    """What was deleted, where the answer is a `Status` that says so."""
+    """The deleted object, if the answer is a `Status`."""
     warnings: list[str] = field(default_factory=list)
 
 
@@ -353,7 +353,7 @@ class Writes:
     # --- shared ----------------------------------------------------------------------------------------------------
 
     def _serve(self, key: tuple[str, str], stored: Stored) -> None:
-        """Serve what a definition says, and say so in its status."""
+        """Serve the kind of a definition, and mark the definition as established."""
         self._registry.replace(stored.object["metadata"]["name"], crds.served(stored.object))
         obj = crds.established(stored.object, _time(self._now()))
         if not stored.object["status"]["conditions"]:

@@ -1,1 +1,1 @@
-"""A container runtime's image half on a unix socket; also runnable alone: `python -m devcluster.cri`."""
+"""The image half of a container runtime on a unix socket; also runnable alone: `python -m devcluster.cri`."""

@@ -1,4 +1,4 @@
-"""Serve the runtime's image half: `python -m devcluster.cri --socket PATH --root DIR`. Prints one line when ready."""
+"""Serve the image half of a runtime: `python -m devcluster.cri --socket PATH --root DIR`. Prints one line when ready."""
 
 from __future__ import annotations
 

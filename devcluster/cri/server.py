@@ -71,7 +71,7 @@ class _Images:
         return cri.ListImagesResponse(images=[_image(image) for image in self.store.images()])
 
     async def status(self, request: Any, _: object) -> Any:
-        """One image, with its configuration if that is wanted; an empty answer where there is none."""
+        """One image, with its configuration if `verbose`; an empty answer if it is absent."""
         found = self.store.find(request.image.image)
         if found is None:
             return cri.ImageStatusResponse()
@@ -91,7 +91,7 @@ class _Images:
             self.pulling -= 1
 
     async def remove(self, request: Any, _: object) -> Any:
-        """Remove every name of the image; nothing happens where there is none."""
+        """Remove every name of the image; nothing happens if it is absent."""
         if found := self.store.find(request.image.image):
             self.store.remove(found.id)
             # A pull may count on a blob that only the removed image names; then the next removal collects.

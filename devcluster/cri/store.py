@@ -81,7 +81,7 @@ class Store:
         return found[0] if len(found) == 1 and text else None
 
     def name(self, name: str, named: Named) -> None:
-        """Point a name at an image, moving it where it exists."""
+        """Point a name at an image, which moves it if it exists."""
         self.names[name] = named
         self._save()
 

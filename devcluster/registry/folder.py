@@ -3,7 +3,7 @@
     blobs/sha256/<hex>                              configs, layers and manifests
     repositories/<repository>/_manifests/<digest>   holds the media type
     repositories/<repository>/_tags/<tag>           holds the digest
-    repositories/<repository>/_answer.json          how requests for it are answered, where not plainly (`Answer`)
+    repositories/<repository>/_answer.json          how requests for it are answered, if not by the content alone (`Answer`)
 
 Names that begin with an underscore are no repository elements, so `a` and `a/b` may both be repositories.
 Every file appears complete or not at all, so images may be added while the registry is serving.
@@ -49,10 +49,10 @@ def write_whole(path: Path, data: bytes) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """How requests for one repository are answered; the default is plainly."""
+    """How requests for one repository are answered; by default by its content alone."""
 
     status: int = 0
-    """This HTTP status for every request: 429, 503. 0 = what the content says."""
+    """This HTTP status for every request: 429, 503. 0 = by the content."""
     stall: bool = False
     """Send half of each blob of more than 4 KiB (layers, not configs), then nothing until this is taken back."""
     username: str = ""
@@ -90,7 +90,7 @@ class Folder:
         return digest
 
     def write_tag(self, repository: str, tag: str, digest: str) -> None:
-        """Point a tag at a manifest, moving it where it exists."""
+        """Point a tag at a manifest, which moves it if it exists."""
         if not _TAG.fullmatch(tag):
             raise ValueError(f"{tag!r} is no tag")
         write_whole(self._repository(repository) / "_tags" / tag, digest.encode())
@@ -107,7 +107,7 @@ class Folder:
             return Answer()
 
     def blob(self, digest: str) -> Path | None:
-        """The file of a blob; `None` where there is none or the text is no sha256 digest."""
+        """The file of a blob; `None` if it is absent or the text is no sha256 digest."""
         if not _DIGEST.fullmatch(digest):
             return None
         path = self._blob_path(digest)
@@ -129,7 +129,7 @@ class Folder:
         return StoredManifest(digest, media_type, self._blob_path(digest).read_bytes())
 
     def tags(self, repository: str) -> list[str] | None:
-        """A repository's tags in order; `None` where there is no such repository."""
+        """A repository's tags in order; `None` if there is no such repository."""
         below = self._repository(repository)
         if not (below / "_manifests").is_dir():
             return None

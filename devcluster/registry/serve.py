@@ -59,7 +59,7 @@ async def serve_app(app: ASGIApp, *, port: int = 0, name: str = "app") -> AsyncI
             yield f"127.0.0.1:{listener.getsockname()[1]}"
         finally:
             server.should_exit = True
-            # Stalled answers do not end by themselves, and uvicorn's own limit logs an error even where there are none.
+            # Stalled answers do not end by themselves, and uvicorn's own limit logs an error even if there are none.
             while not serving.done():
                 for task in tuple(server.server_state.tasks):
                     task.cancel()

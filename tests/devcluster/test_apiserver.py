@@ -15,7 +15,7 @@ import pytest
 from devcluster.apiserver import ApiServer, InProcessTransport
 from devcluster.apiserver.journal import persisted
 from devcluster.apiserver.patches import merge_patched
-from devcluster.apiserver.tables import json_path
+from devcluster.apiserver.views import json_path
 from tests.support.instant import instantly
 from warmhook.ports import Json, Object, Response, Unreachable
 
