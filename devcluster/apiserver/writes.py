@@ -9,8 +9,7 @@ from datetime import datetime
 from random import Random
 from uuid import UUID
 
-from devcluster.apiserver import admission, crds, managed_fields, metadata
-from devcluster.apiserver.admission import CRDS
+from devcluster.apiserver import crds, managed_fields, metadata, strategy
 from devcluster.apiserver.errors import (
     Cause,
     StatusError,
@@ -29,6 +28,7 @@ from devcluster.apiserver.paths import Target
 from devcluster.apiserver.reads import found
 from devcluster.apiserver.resources import Registry, Resource
 from devcluster.apiserver.store import Store, Stored
+from devcluster.apiserver.strategy import CRDS
 from warmhook.ports import Json, Object, Utcnow
 
 __all__ = ["Request", "Writes", "Written"]
@@ -128,7 +128,7 @@ class Writes:
         resource, obj = request.target.resource, self._decoded(request, self._given(request), [])
         meta = {key: value for key, value in obj["metadata"].items() if key not in metadata.SERVER_OWNED}
         obj = {**obj, "metadata": meta | ({"namespace": request.target.namespace} if resource.namespaced else {})}
-        obj = admission.completed(resource, obj, new=True)
+        obj = strategy.completed(resource, obj, new=True)
         managed = managed_fields.created_by(request.manager, "Update", _time(self._now()), obj)
         return {**obj, "metadata": {**obj["metadata"], "managedFields": managed}, "status": {}}
 
@@ -142,8 +142,8 @@ class Writes:
     def _decoded(self, request: Request, given: Object, warnings: list[str]) -> Object:
         """The object of a create, in a namespace that may be written to."""
         resource = request.target.resource
-        admission.check_type(resource, given)
-        obj = admission.decoded(resource, request.field_validation, given, warnings)
+        strategy.check_type(resource, given)
+        obj = strategy.decoded(resource, request.field_validation, given, warnings)
         self._check_namespace(request.target, obj["metadata"])
         return obj
 
@@ -158,8 +158,8 @@ class Writes:
         name = obj["metadata"]["name"]
         if resource.custom and resource.status:
             obj.pop("status", None)
-        obj = admission.completed(resource, obj, new=True)
-        admission.validate(resource, obj, None)
+        obj = strategy.completed(resource, obj, new=True)
+        strategy.validate(resource, obj, None)
         key = (target.namespace or "", name)
         if key in self._store.table(resource.table).items:
             raise already_exists(resource, name)
@@ -216,7 +216,7 @@ class Writes:
         """PUT of an object or its status."""
         target, resource = request.target, request.target.resource
         given = self._given(request)
-        admission.check_type(resource, given)
+        strategy.check_type(resource, given)
         old = found(self._store, target, {})
         version = (given.get("metadata") or {}).get("resourceVersion")
         if not version and not resource.blind_put:
@@ -249,9 +249,9 @@ class Writes:
         patched = apply(base, patch)
         if not isinstance(patched, dict) or not isinstance(patched.get("metadata"), dict):
             raise unprocessable_patch("the result is no object with metadata")
-        if error := admission.type_error(resource, patched):
+        if error := strategy.type_error(resource, patched):
             raise unprocessable_patch(error)
-        admission.check_kind(resource, patched)
+        strategy.check_kind(resource, patched)
         return self._update(request, old, patched)
 
     def _apply(self, request: Request) -> Written:
@@ -260,7 +260,7 @@ class Writes:
         if not request.query.get("fieldManager"):
             raise bad_request("fieldManager is required for apply patch")
         config = _parse_object(request.body)
-        if error := admission.type_error(resource, config):
+        if error := strategy.type_error(resource, config):
             raise bad_request(error)
         if not config.get("kind") or not config.get("apiVersion"):
             raise bad_request("kind and apiVersion must be set in an apply patch")
@@ -277,19 +277,19 @@ class Writes:
         target, resource = request.target, request.target.resource
         before: Object = old.object["metadata"]
         patched = "patch" in _media_type(request.headers)
-        admission.check_identity(target, old, given.get("metadata") or {}, patched=patched)
+        strategy.check_identity(target, old, given.get("metadata") or {}, patched=patched)
         warnings: list[str] = []
-        obj = admission.decoded(resource, request.field_validation, given, warnings)
+        obj = strategy.decoded(resource, request.field_validation, given, warnings)
         reset = managed_fields.is_reset(obj["metadata"])
-        obj = {**obj, "metadata": admission.with_server_metadata(before, obj["metadata"])}
-        obj = admission.only_writable(target, obj, old.object)
-        obj = admission.completed(resource, obj, new=False)
-        admission.validate(resource, obj, old.object)
-        obj = admission.counted(resource, obj, old.object)
+        obj = {**obj, "metadata": strategy.with_server_metadata(before, obj["metadata"])}
+        obj = strategy.only_writable(target, obj, old.object)
+        obj = strategy.completed(resource, obj, new=False)
+        strategy.validate(resource, obj, old.object)
+        obj = strategy.counted(resource, obj, old.object)
         meta = obj["metadata"]
         if "managedFields" in before and not reset:
             obj["metadata"] = meta = {**meta, "managedFields": before["managedFields"]}
-        if admission.is_same(obj, old.object):
+        if strategy.is_same(obj, old.object):
             return Written(200, old, warnings=warnings)
         if request.dry_run:
             return Written(200, Stored(obj, old.version), warnings=warnings)
