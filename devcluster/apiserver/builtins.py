@@ -127,25 +127,7 @@ _VERSIONS = _list_of(
         selectableFields=_list_of(_shape(jsonPath=_TEXT)),
     )
 )
-_TEXTS = _list_of(_TEXT)
-_WEBHOOKS = _list_of(
-    _shape(
-        name=_TEXT,
-        clientConfig=_shape(
-            url=_TEXT, caBundle=_TEXT, service=_shape(name=_TEXT, namespace=_TEXT, path=_TEXT, port=_NUMBER)
-        ),
-        rules=_list_of(_shape(operations=_TEXTS, apiGroups=_TEXTS, apiVersions=_TEXTS, resources=_TEXTS, scope=_TEXT)),
-        failurePolicy=_TEXT,
-        matchPolicy=_TEXT,
-        namespaceSelector=_OBJECT,
-        objectSelector=_OBJECT,
-        sideEffects=_TEXT,
-        timeoutSeconds=_NUMBER,
-        admissionReviewVersions=_TEXTS,
-        reinvocationPolicy=_TEXT,
-        matchConditions=_OBJECTS,
-    )
-)
+_WEBHOOKS = _list_of(_shape(clientConfig=_shape(service=_OBJECT), rules=_OBJECTS, matchConditions=_OBJECTS))
 _SHAPES: dict[str, Object] = {
     "customresourcedefinitions": _shape(
         spec=_shape(group=_TEXT, scope=_TEXT, names=_NAMES, versions=_VERSIONS, conversion=_OBJECT),

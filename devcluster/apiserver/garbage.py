@@ -17,7 +17,7 @@ class Collector:
     """The controllers that Warmhook relies on; each pass looks at everything that may have changed."""
 
     def __init__(self, store: Store, registry: Registry, writes: Writes, *, garbage: bool = True) -> None:
-        """Without `garbage`, dependents stay when their owners are gone, as in a cluster without a garbage collector."""
+        """Without `garbage`, dependents of deleted owners stay, as in a cluster without a garbage collector."""
         self._garbage = garbage
         self._store = store
         self._registry = registry

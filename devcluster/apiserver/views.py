@@ -25,14 +25,8 @@ _VIEWS: dict[str, View] = {
     "PartialObjectMetadataList": "PartialObjectMetadataList",
 }
 _PARTIAL = b'{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","metadata":'
-_STEP = re.compile(
-    r"""\.((?:\\.|[^.\[\\])+)            # .name, with \. for a dot in it
-      | \[(\d+|\*)\]                     # [0], [*]
-      | \['((?:\\.|[^'\\])+)'\]          # ['name']
-      | \[\?\(@\.([^=\s]+)\s*==\s*["']([^"']*)["']\)\]  # [?(@.type=="Ready")]
-    """,
-    re.VERBOSE,
-)
+_STEP = re.compile(r"""\.([^.\[]+)|\[\?\(@\.([^=\s]+)\s*==\s*["']([^"']*)["']\)\]""")
+"""`.name` or `[?(@.type=="Ready")]`."""
 _NAME = Column("Name", ".metadata.name", description="The object's name.", format="name")
 _AGE = Column("Age", "age")
 
@@ -109,20 +103,16 @@ def watch_body(
 
 
 def json_path(obj: Json, path: str) -> Json:
-    """The first value at a JSON path of the kind that printer columns use; `None` if there is none."""
+    """The first value at a JSON path of member names and filters; `None` if there is none."""
     value, at = obj, 0
     while at < len(path):
         step = _STEP.match(path, at)
         if step is None:
             return None
         at = step.end()
-        name, index, quoted, field, wanted = step.groups()
-        key = name or quoted
-        if key is not None:
-            value = value.get(re.sub(r"\\(.)", r"\1", key)) if isinstance(value, dict) else None
-        elif index is not None:
-            place = 0 if index == "*" else int(index)
-            value = value[place] if isinstance(value, list) and place < len(value) else None
+        name, field, wanted = step.groups()
+        if name is not None:
+            value = value.get(name) if isinstance(value, dict) else None
         else:
             items = value if isinstance(value, list) else []
             value = next((item for item in items if isinstance(item, dict) and str(item.get(field)) == wanted), None)

@@ -130,14 +130,6 @@ class Watch:
             "apiVersion": "meta.k8s.io/v1" if partial else resource.api_version,
             "metadata": metadata,
         }
-        if self._view == "Table":
-            obj = {
-                "kind": "Table",
-                "apiVersion": "meta.k8s.io/v1",
-                "metadata": {"resourceVersion": metadata["resourceVersion"]},
-                "columnDefinitions": [],
-                "rows": [{"cells": [], "object": obj}],
-            }
         return internal_json({"type": "BOOKMARK", "object": obj}) + b"\n"
 
     def _failed(self, error: StatusError) -> bytes:

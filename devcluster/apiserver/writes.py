@@ -309,9 +309,9 @@ class Writes:
         if target.subresource:
             raise StatusError(405, "MethodNotAllowed", "the server does not allow this method", {})
         options = _parse_object(request.body) if request.body.strip() else {}
-        preconditions, dry_runs = options.get("preconditions") or {}, options.get("dryRun") or []
-        if not isinstance(preconditions, dict) or not isinstance(dry_runs, list):
-            raise bad_request("DeleteOptions: preconditions must be an object and dryRun a list")
+        preconditions = options.get("preconditions") or {}
+        if not isinstance(preconditions, dict):
+            raise bad_request("DeleteOptions: preconditions must be an object")
         old = found(self._store, target, {})
         meta: Object = old.object["metadata"]
         for name, title, happened in _PRECONDITIONS:
@@ -320,8 +320,7 @@ class Writes:
                 given = f"the {title} in the precondition ({wanted})"
                 why = f"{given} does not match the {title} in record ({meta.get(name)}). The object might {happened}"
                 raise precondition_failed(resource, target.name, why)
-        dry = request.dry_run or "All" in dry_runs
-        return self.delete_stored(target, old, dry_run=dry)
+        return self.delete_stored(target, old, dry_run=request.dry_run)
 
     def delete_stored(self, target: Target, old: Stored, *, dry_run: bool = False) -> Written:
         """Delete, or mark as deleting what finalizers or a namespace's contents hold."""

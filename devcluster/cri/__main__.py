@@ -1,4 +1,4 @@
-"""Serve the image half of a runtime: `python -m devcluster.cri --socket PATH --root DIR`. Prints one line when ready."""
+"""Serve the image half of a runtime: `python -m devcluster.cri --socket PATH --root DIR`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from devcluster.cri.server import serve_cri
 
 
 def main() -> None:
-    """Serve until SIGTERM or SIGINT."""
+    """Serve until SIGTERM or SIGINT. Prints one line when ready."""
     parser = argparse.ArgumentParser(prog="devcluster.cri", description="CRI's image service on a unix socket.")
     parser.add_argument("--socket", type=Path, required=True, help="at most 107 characters")
     parser.add_argument("--root", type=Path, required=True, help="content; created if it is absent")

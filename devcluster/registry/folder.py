@@ -3,7 +3,7 @@
     blobs/sha256/<hex>                              configs, layers and manifests
     repositories/<repository>/_manifests/<digest>   holds the media type
     repositories/<repository>/_tags/<tag>           holds the digest
-    repositories/<repository>/_answer.json          how requests for it are answered, if not by the content alone (`Answer`)
+    repositories/<repository>/_answer.json          how requests for it are answered (`Answer`)
 
 Names that begin with an underscore are no repository elements, so `a` and `a/b` may both be repositories.
 Every file appears complete or not at all, so images may be added while the registry is serving.
