@@ -20,6 +20,7 @@ from devcluster.registry.images import Image, write_image
 from devcluster.registry.serve import Registry, serve_registry
 from tests.real.containerd import start_containerd
 from tests.real.programs import eventually
+from tests.support.cases import as_test
 from warmhook.ports import PullFailed, Runtime, RuntimeImage, RuntimeUnreachable
 
 __all__ = ["Node", "Site", "on_each_runtime", "open_node", "open_site"]
@@ -111,21 +112,19 @@ def open_site() -> Iterator[Site]:
         shutil.rmtree(root)
 
 
-def on_each_runtime(case: Callable[[Node], Awaitable[None]]) -> Callable[[str, Site], None]:
+def on_each_runtime(case: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     """Make of a case a test that runs on a fresh embedded runtime and on a fresh containerd."""
 
-    @pytest.mark.parametrize("kind", ["embedded", pytest.param("containerd", marks=pytest.mark.containerd)])
-    def run(kind: str, site: Site) -> None:
+    def run(case: Callable[[Node], Awaitable[None]], kind: str, site: Site) -> None:
         async def on_a_node() -> None:
             async with open_node(kind, site) as node:
                 await case(node)
 
         site.runner.run(asyncio.wait_for(on_a_node(), _CASE_SECONDS))
 
-    # Not functools.wraps: pytest would read the case's own signature and look for a fixture `node`.
-    run.__name__, run.__qualname__ = case.__name__, case.__qualname__
-    run.__module__, run.__doc__ = case.__module__, case.__doc__
-    return run
+    kinds = ["embedded", pytest.param("containerd", marks=pytest.mark.containerd)]
+    test: Callable[..., None] = pytest.mark.parametrize("kind", kinds)(as_test(case, run, "kind", "site"))
+    return test
 
 
 @contextlib.asynccontextmanager

@@ -1,4 +1,4 @@
-"""What does Warmhook rely on from an API server? The same cases for the embedded one and for a real cluster.
+"""An API server behaves as Warmhook relies on: one suite for the embedded one and for a real cluster.
 
 Everything is created in the namespace `default` under a prefix of its own and removed one by one: the cluster of
 `WARMHOOK_TEST_KUBECONFIG` may be shared.
@@ -10,8 +10,6 @@ import asyncio
 import json
 import os
 import secrets
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -25,6 +23,8 @@ from adapters.kubernetes.transport import open_transport
 from adapters.kubernetes.warmimage import warmimage_crd
 from adapters.kubernetes.warmpolicy import warmpolicy_crd
 from devcluster.apiserver import ApiServer, InProcessTransport
+from tests.support.apiserver import apiserver
+from tests.support.cases import as_test
 from tests.support.instant import instantly
 from warmhook.ports import Json, Object, Response, Transport
 
@@ -50,14 +50,9 @@ class Cluster:
 @pytest.fixture(scope="module")
 def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The kubeconfig of an embedded server that runs as a process of its own."""
-    path = tmp_path_factory.mktemp("apiserver") / "kubeconfig"
-    command = [sys.executable, "-m", "devcluster.apiserver", "--port", "0", "--kubeconfig", str(path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
-        assert server.stdout is not None
-        assert b"ready" in server.stdout.readline()
-        yield str(path)
-        server.terminate()
-        assert server.wait(10) == 0
+    folder = tmp_path_factory.mktemp("apiserver")
+    with apiserver(folder):
+        yield str(folder / "kubeconfig")
 
 
 @pytest.fixture(
@@ -131,18 +126,21 @@ class Place:
             assert (await self.send("DELETE", path)).status in (200, 202, 404)
 
 
-def run(cluster: Cluster, case: Callable[[Place], Awaitable[None]]) -> None:
-    """Run a case in a place of its own, and clean up after it."""
+def on_each_api_server(case: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Make a test of a case, which runs in a place of its own on each API server."""
 
-    async def whole() -> None:
-        async with cluster.open() as transport:
-            place = Place(transport)
-            try:
-                await asyncio.wait_for(case(place), 60)
-            finally:
-                await place.clear()
+    def run(case: Callable[[Place], Awaitable[None]], cluster: Cluster) -> None:
+        async def whole() -> None:
+            async with cluster.open() as transport:
+                place = Place(transport)
+                try:
+                    await asyncio.wait_for(case(place), 60)
+                finally:
+                    await place.clear()
 
-    cluster.run(whole())
+        cluster.run(whole())
+
+    return as_test(case, run, "cluster")
 
 
 def read(answer: Response) -> Any:
@@ -174,119 +172,99 @@ async def events(place: Place, path: str, query: Mapping[str, str], headers: Map
 # --- writes ----------------------------------------------------------------------------------------------------------
 
 
-def test_an_object_is_created_read_and_deleted(cluster: Cluster) -> None:
-    async def case(place: Place) -> None:
-        made = await place.configmap(data={"a": "1"})
-        assert made["metadata"]["uid"]
-        assert read(await place.send("GET", place.path()))["data"] == {"a": "1"}
-        gone = read(await place.send("DELETE", place.path()))
-        assert (gone["kind"], gone["status"], gone["details"]["uid"]) == ("Status", "Success", made["metadata"]["uid"])
-        answer = await place.send("GET", place.path())
-        assert reason(answer) == (404, "NotFound")
-        assert read(answer)["details"] == {"name": place.prefix, "kind": "configmaps"}
-
-    run(cluster, case)
+@on_each_api_server
+async def test_an_object_is_created_read_and_deleted(place: Place) -> None:
+    made = await place.configmap(data={"a": "1"})
+    assert made["metadata"]["uid"]
+    assert read(await place.send("GET", place.path()))["data"] == {"a": "1"}
+    gone = read(await place.send("DELETE", place.path()))
+    assert (gone["kind"], gone["status"], gone["details"]["uid"]) == ("Status", "Success", made["metadata"]["uid"])
+    answer = await place.send("GET", place.path())
+    assert reason(answer) == (404, "NotFound")
+    assert read(answer)["details"] == {"name": place.prefix, "kind": "configmaps"}
 
 
-def test_a_name_is_taken_once(cluster: Cluster) -> None:
-    async def case(place: Place) -> None:
-        await place.configmap()
-        answer = await place.send("POST", CONFIGMAPS, {"metadata": {"name": place.prefix}})
-        assert reason(answer) == (409, "AlreadyExists")
-
-    run(cluster, case)
+@on_each_api_server
+async def test_a_name_is_taken_once(place: Place) -> None:
+    await place.configmap()
+    answer = await place.send("POST", CONFIGMAPS, {"metadata": {"name": place.prefix}})
+    assert reason(answer) == (409, "AlreadyExists")
 
 
-def test_a_patch_of_an_absent_object_is_not_found(cluster: Cluster) -> None:
-    async def case(place: Place) -> None:
-        assert reason(await place.patch(place.path("none"), {"data": {"a": "1"}})) == (404, "NotFound")
-
-    run(cluster, case)
+@on_each_api_server
+async def test_a_patch_of_an_absent_object_is_not_found(place: Place) -> None:
+    assert reason(await place.patch(place.path("none"), {"data": {"a": "1"}})) == (404, "NotFound")
 
 
-def test_merge_patches_of_different_keys_commute(cluster: Cluster) -> None:
-    async def case(place: Place) -> None:
-        await place.configmap()
-        for key in ("a", "b"):
-            await place.patch(place.path(), {"data": {key: key}, "metadata": {"labels": {key: key}}})
-        await place.patch(place.path(), {"data": {"a": None}, "metadata": {"labels": {"a": None}}})
-        obj = read(await place.send("GET", place.path()))
-        assert (obj["data"], obj["metadata"]["labels"]) == ({"b": "b"}, {"b": "b"})
-
-    run(cluster, case)
+@on_each_api_server
+async def test_merge_patches_of_different_keys_commute(place: Place) -> None:
+    await place.configmap()
+    for key in ("a", "b"):
+        await place.patch(place.path(), {"data": {key: key}, "metadata": {"labels": {key: key}}})
+    await place.patch(place.path(), {"data": {"a": None}, "metadata": {"labels": {"a": None}}})
+    obj = read(await place.send("GET", place.path()))
+    assert (obj["data"], obj["metadata"]["labels"]) == ({"b": "b"}, {"b": "b"})
 
 
-def test_a_patch_that_changes_nothing_leaves_the_version(cluster: Cluster) -> None:
-    async def case(place: Place) -> None:
-        made = await place.configmap(data={"a": "1"})
-        same = read(await place.patch(place.path(), {"data": {"a": "1"}}))
-        assert version_of(same) == version_of(made)
-        other = read(await place.patch(place.path(), {"data": {"a": "2"}}))
-        assert version_of(other) > version_of(made)
-
-    run(cluster, case)
+@on_each_api_server
+async def test_a_patch_that_changes_nothing_leaves_the_version(place: Place) -> None:
+    made = await place.configmap(data={"a": "1"})
+    same = read(await place.patch(place.path(), {"data": {"a": "1"}}))
+    assert version_of(same) == version_of(made)
+    other = read(await place.patch(place.path(), {"data": {"a": "2"}}))
+    assert version_of(other) > version_of(made)
 
 
 @pytest.mark.parametrize("method", ["PATCH", "PUT"])
-def test_a_stale_version_is_a_conflict(cluster: Cluster, method: str) -> None:
-    async def case(place: Place) -> None:
-        made = await place.configmap()
-        await place.patch(place.path(), {"data": {"a": "1"}})
-        stale = {"resourceVersion": made["metadata"]["resourceVersion"], "name": place.prefix}
-        headers = MERGE if method == "PATCH" else {"content-type": "application/json"}
-        answer = await place.send(method, place.path(), {"metadata": stale, "data": {"b": "2"}}, headers=headers)
-        assert reason(answer) == (409, "Conflict")
-
-    run(cluster, case)
+@on_each_api_server
+async def test_a_stale_version_is_a_conflict(place: Place, method: str) -> None:
+    made = await place.configmap()
+    await place.patch(place.path(), {"data": {"a": "1"}})
+    stale = {"resourceVersion": made["metadata"]["resourceVersion"], "name": place.prefix}
+    headers = MERGE if method == "PATCH" else {"content-type": "application/json"}
+    answer = await place.send(method, place.path(), {"metadata": stale, "data": {"b": "2"}}, headers=headers)
+    assert reason(answer) == (409, "Conflict")
 
 
-def test_a_write_meant_for_another_uid_changes_nothing(cluster: Cluster) -> None:
-    async def case(place: Place) -> None:
-        await place.configmap()
-        meant = {"metadata": {"name": place.prefix, "uid": OTHER_UID}, "data": {"a": "1"}}
-        assert reason(await place.patch(place.path(), meant)) == (422, "Invalid")
-        put = await place.send("PUT", place.path(), meant, headers={"content-type": "application/json"})
-        assert reason(put) == (409, "Conflict")
-        assert "data" not in read(await place.send("GET", place.path()))
-
-    run(cluster, case)
+@on_each_api_server
+async def test_a_write_meant_for_another_uid_changes_nothing(place: Place) -> None:
+    await place.configmap()
+    meant = {"metadata": {"name": place.prefix, "uid": OTHER_UID}, "data": {"a": "1"}}
+    assert reason(await place.patch(place.path(), meant)) == (422, "Invalid")
+    put = await place.send("PUT", place.path(), meant, headers={"content-type": "application/json"})
+    assert reason(put) == (409, "Conflict")
+    assert "data" not in read(await place.send("GET", place.path()))
 
 
-def test_a_null_for_what_is_not_there_changes_nothing(cluster: Cluster) -> None:
-    async def case(place: Place) -> None:
-        made = await place.configmap()
-        nulls = {"data": {"a": None}, "metadata": {"labels": {"a": None}, "annotations": {"a": None}}}
-        same = read(await place.patch(place.path(), nulls))
-        assert same == made
-        set_beside = {"data": {"a": None, "b": "1"}, "metadata": {"labels": {"a": None, "b": "1"}}}
-        obj = read(await place.patch(place.path(), set_beside))
-        assert (obj["data"], obj["metadata"]["labels"]) == ({"b": "1"}, {"b": "1"})
-
-    run(cluster, case)
+@on_each_api_server
+async def test_a_null_for_what_is_not_there_changes_nothing(place: Place) -> None:
+    made = await place.configmap()
+    nulls = {"data": {"a": None}, "metadata": {"labels": {"a": None}, "annotations": {"a": None}}}
+    same = read(await place.patch(place.path(), nulls))
+    assert same == made
+    set_beside = {"data": {"a": None, "b": "1"}, "metadata": {"labels": {"a": None, "b": "1"}}}
+    obj = read(await place.patch(place.path(), set_beside))
+    assert (obj["data"], obj["metadata"]["labels"]) == ({"b": "1"}, {"b": "1"})
 
 
-def test_a_new_object_keeps_an_empty_text_for_a_null(cluster: Cluster) -> None:
-    async def case(place: Place) -> None:
-        made = await place.configmap(metadata={"labels": {"a": None}, "annotations": {"a": None}}, data={"a": None})
-        assert (made["metadata"]["labels"], made["metadata"]["annotations"]) == ({"a": ""}, {"a": ""})
-        assert made["data"] == {"a": ""}
-
-    run(cluster, case)
+@on_each_api_server
+async def test_a_new_object_keeps_an_empty_text_for_a_null(place: Place) -> None:
+    made = await place.configmap(metadata={"labels": {"a": None}, "annotations": {"a": None}}, data={"a": None})
+    assert (made["metadata"]["labels"], made["metadata"]["annotations"]) == ({"a": ""}, {"a": ""})
+    assert made["data"] == {"a": ""}
 
 
-def test_a_patch_replaces_all_owners_and_each_needs_a_uid(cluster: Cluster) -> None:
-    async def case(place: Place) -> None:
-        await place.configmap()
-        for number in "12":
-            owner = {"apiVersion": "v1", "kind": "Node", "name": place.prefix, "uid": OTHER_UID[:-1] + number}
-            owned = read(await place.patch(place.path(), {"metadata": {"ownerReferences": [owner]}}))
-            assert owned["metadata"]["ownerReferences"] == [owner]
-        nobody = {**owner, "uid": ""}
-        answer = await place.patch(place.path(), {"metadata": {"ownerReferences": [nobody]}})
-        assert reason(answer) == (422, "Invalid")
-        assert {cause["field"] for cause in read(answer)["details"]["causes"]} == {"metadata.ownerReferences.uid"}
-
-    run(cluster, case)
+@on_each_api_server
+async def test_a_patch_replaces_all_owners_and_each_needs_a_uid(place: Place) -> None:
+    await place.configmap()
+    for number in "12":
+        owner = {"apiVersion": "v1", "kind": "Node", "name": place.prefix, "uid": OTHER_UID[:-1] + number}
+        owned = read(await place.patch(place.path(), {"metadata": {"ownerReferences": [owner]}}))
+        assert owned["metadata"]["ownerReferences"] == [owner]
+    nobody = {**owner, "uid": ""}
+    answer = await place.patch(place.path(), {"metadata": {"ownerReferences": [nobody]}})
+    assert reason(answer) == (422, "Invalid")
+    assert {cause["field"] for cause in read(answer)["details"]["causes"]} == {"metadata.ownerReferences.uid"}
 
 
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")  # aiohttp's, for the megabyte below
@@ -299,72 +277,60 @@ def test_a_patch_replaces_all_owners_and_each_needs_a_uid(cluster: Cluster) -> N
         ({"data": {"k": 1}}, "patch"),
     ],
 )
-def test_an_illegal_patch_names_its_field(cluster: Cluster, patch: Object, field: str) -> None:
-    async def case(place: Place) -> None:
-        await place.configmap()
-        answer = await place.patch(place.path(), patch)
-        assert reason(answer) == (422, "Invalid")
-        assert field in {cause["field"] for cause in read(answer)["details"]["causes"]}
-
-    run(cluster, case)
+@on_each_api_server
+async def test_an_illegal_patch_names_its_field(place: Place, patch: Object, field: str) -> None:
+    await place.configmap()
+    answer = await place.patch(place.path(), patch)
+    assert reason(answer) == (422, "Invalid")
+    assert field in {cause["field"] for cause in read(answer)["details"]["causes"]}
 
 
-def test_a_delete_for_another_uid_or_version_deletes_nothing(cluster: Cluster) -> None:
-    async def case(place: Place) -> None:
-        made = await place.configmap()
-        uid, version = made["metadata"]["uid"], made["metadata"]["resourceVersion"]
-        for wrong in ({"uid": OTHER_UID}, {"resourceVersion": "1"}, {"uid": uid, "resourceVersion": "1"}):
-            answer = await place.send("DELETE", place.path(), {"preconditions": wrong})
-            assert reason(answer) == (409, "Conflict")
-            assert read(answer)["details"] == {"name": place.prefix, "kind": "ConfigMap"}
-        right = {"preconditions": {"uid": uid, "resourceVersion": version}}
-        assert (await place.send("DELETE", place.path(), right)).status == 200
-
-    run(cluster, case)
+@on_each_api_server
+async def test_a_delete_for_another_uid_or_version_deletes_nothing(place: Place) -> None:
+    made = await place.configmap()
+    uid, version = made["metadata"]["uid"], made["metadata"]["resourceVersion"]
+    for wrong in ({"uid": OTHER_UID}, {"resourceVersion": "1"}, {"uid": uid, "resourceVersion": "1"}):
+        answer = await place.send("DELETE", place.path(), {"preconditions": wrong})
+        assert reason(answer) == (409, "Conflict")
+        assert read(answer)["details"] == {"name": place.prefix, "kind": "ConfigMap"}
+    right = {"preconditions": {"uid": uid, "resourceVersion": version}}
+    assert (await place.send("DELETE", place.path(), right)).status == 200
 
 
-def test_a_finalizer_holds_a_deleted_object(cluster: Cluster) -> None:
-    async def case(place: Place) -> None:
-        await place.configmap(metadata={"finalizers": ["warmhook.dev/contract"]})
-        held = read(await place.send("DELETE", place.path()))
-        assert held["metadata"]["deletionTimestamp"]
-        assert (await place.send("GET", place.path())).status == 200
-        await place.patch(place.path(), {"metadata": {"finalizers": None}})
-        assert (await place.send("GET", place.path())).status == 404
-
-    run(cluster, case)
+@on_each_api_server
+async def test_a_finalizer_holds_a_deleted_object(place: Place) -> None:
+    await place.configmap(metadata={"finalizers": ["warmhook.dev/contract"]})
+    held = read(await place.send("DELETE", place.path()))
+    assert held["metadata"]["deletionTimestamp"]
+    assert (await place.send("GET", place.path())).status == 200
+    await place.patch(place.path(), {"metadata": {"finalizers": None}})
+    assert (await place.send("GET", place.path())).status == 404
 
 
-def test_a_generated_name_begins_with_its_prefix(cluster: Cluster) -> None:
-    async def case(place: Place) -> None:
-        made = await place.create(CONFIGMAPS, {"metadata": {"generateName": place.prefix}})
-        assert made["metadata"]["name"].startswith(place.prefix)
-        assert len(made["metadata"]["name"]) == len(place.prefix) + 5
-
-    run(cluster, case)
+@on_each_api_server
+async def test_a_generated_name_begins_with_its_prefix(place: Place) -> None:
+    made = await place.create(CONFIGMAPS, {"metadata": {"generateName": place.prefix}})
+    assert made["metadata"]["name"].startswith(place.prefix)
+    assert len(made["metadata"]["name"]) == len(place.prefix) + 5
 
 
-def test_a_dry_run_stores_nothing(cluster: Cluster) -> None:
-    async def case(place: Place) -> None:
-        answer = await place.send("POST", CONFIGMAPS, {"metadata": {"name": place.prefix}}, query={"dryRun": "All"})
-        assert answer.status == 201
-        assert (await place.send("GET", place.path())).status == 404
-
-    run(cluster, case)
+@on_each_api_server
+async def test_a_dry_run_stores_nothing(place: Place) -> None:
+    answer = await place.send("POST", CONFIGMAPS, {"metadata": {"name": place.prefix}}, query={"dryRun": "All"})
+    assert answer.status == 201
+    assert (await place.send("GET", place.path())).status == 404
 
 
-def test_managed_fields_stay_away_after_a_reset(cluster: Cluster) -> None:
-    async def case(place: Place) -> None:
-        made = await place.configmap(metadata={"managedFields": [{}]}, data={"a": "1"})
-        assert made["metadata"]["managedFields"][0]["fieldsV1"] == {"f:data": {".": {}, "f:a": {}}} or (
-            made["metadata"]["managedFields"][0]["fieldsV1"] == {"f:data": {"f:a": {}}}
-        )
-        reset = {"metadata": {"managedFields": [{}]}, "data": {"b": "2"}}
-        assert "managedFields" not in read(await place.patch(place.path(), reset))["metadata"]
-        later = read(await place.patch(place.path(), {"data": {"c": "3"}}))
-        assert "managedFields" not in later["metadata"]
-
-    run(cluster, case)
+@on_each_api_server
+async def test_managed_fields_stay_away_after_a_reset(place: Place) -> None:
+    made = await place.configmap(metadata={"managedFields": [{}]}, data={"a": "1"})
+    assert made["metadata"]["managedFields"][0]["fieldsV1"] == {"f:data": {".": {}, "f:a": {}}} or (
+        made["metadata"]["managedFields"][0]["fieldsV1"] == {"f:data": {"f:a": {}}}
+    )
+    reset = {"metadata": {"managedFields": [{}]}, "data": {"b": "2"}}
+    assert "managedFields" not in read(await place.patch(place.path(), reset))["metadata"]
+    later = read(await place.patch(place.path(), {"data": {"c": "3"}}))
+    assert "managedFields" not in later["metadata"]
 
 
 # --- lists -----------------------------------------------------------------------------------------------------------
@@ -390,250 +356,212 @@ async def three(place: Place) -> int:
         ("line in (v2, v3),line notin (v3)", "2"),
     ],
 )
-def test_label_selectors_choose(cluster: Cluster, selector: str, chosen: str) -> None:
-    async def case(place: Place) -> None:
-        await three(place)
-        query = {"labelSelector": f"of={place.prefix},{selector}"}
-        answer = await place.send("GET", CONFIGMAPS, query=query, headers=METADATA_LIST)
-        assert names(answer) == [f"{place.prefix}-{number}" for number in chosen]
-        assert all(item.keys() == {"kind", "apiVersion", "metadata"} for item in read(answer)["items"])
-
-    run(cluster, case)
+@on_each_api_server
+async def test_label_selectors_choose(place: Place, selector: str, chosen: str) -> None:
+    await three(place)
+    query = {"labelSelector": f"of={place.prefix},{selector}"}
+    answer = await place.send("GET", CONFIGMAPS, query=query, headers=METADATA_LIST)
+    assert names(answer) == [f"{place.prefix}-{number}" for number in chosen]
+    assert all(item.keys() == {"kind", "apiVersion", "metadata"} for item in read(answer)["items"])
 
 
 @pytest.mark.parametrize("query", [{"labelSelector": "a b"}, {"fieldSelector": "data.k=v"}])
-def test_a_bad_selector_is_a_bad_request(cluster: Cluster, query: Mapping[str, str]) -> None:
-    async def case(place: Place) -> None:
-        assert reason(await place.send("GET", CONFIGMAPS, query=query)) == (400, "BadRequest")
-
-    run(cluster, case)
+@on_each_api_server
+async def test_a_bad_selector_is_a_bad_request(place: Place, query: Mapping[str, str]) -> None:
+    assert reason(await place.send("GET", CONFIGMAPS, query=query)) == (400, "BadRequest")
 
 
-def test_pages_are_one_list(cluster: Cluster) -> None:
-    async def case(place: Place) -> None:
-        await three(place)
-        query = {"labelSelector": f"of={place.prefix}", "limit": "2"}
-        first = await place.send("GET", CONFIGMAPS, query=query)
-        await place.configmap("-4", metadata={"labels": {"of": place.prefix}})
-        rest = await place.send("GET", CONFIGMAPS, query={**query, "continue": read(first)["metadata"]["continue"]})
-        assert [*names(first), *names(rest)] == [f"{place.prefix}-{number}" for number in "123"]
-        assert read(rest)["metadata"]["resourceVersion"] == read(first)["metadata"]["resourceVersion"]
-        assert "remainingItemCount" not in read(first)["metadata"]
-
-    run(cluster, case)
+@on_each_api_server
+async def test_pages_are_one_list(place: Place) -> None:
+    await three(place)
+    query = {"labelSelector": f"of={place.prefix}", "limit": "2"}
+    first = await place.send("GET", CONFIGMAPS, query=query)
+    await place.configmap("-4", metadata={"labels": {"of": place.prefix}})
+    rest = await place.send("GET", CONFIGMAPS, query={**query, "continue": read(first)["metadata"]["continue"]})
+    assert [*names(first), *names(rest)] == [f"{place.prefix}-{number}" for number in "123"]
+    assert read(rest)["metadata"]["resourceVersion"] == read(first)["metadata"]["resourceVersion"]
+    assert "remainingItemCount" not in read(first)["metadata"]
 
 
-def test_a_list_not_older_than_a_write_shows_it(cluster: Cluster) -> None:
-    async def case(place: Place) -> None:
-        version = await three(place)
-        query = {
-            "labelSelector": f"of={place.prefix}",
-            "resourceVersion": str(version),
-            "resourceVersionMatch": "NotOlderThan",
-        }
-        answer = await place.send("GET", CONFIGMAPS, query=query, headers=METADATA_LIST)
-        assert len(names(answer)) == 3
-        assert version_of(read(answer)) >= version
-
-    run(cluster, case)
+@on_each_api_server
+async def test_a_list_not_older_than_a_write_shows_it(place: Place) -> None:
+    version = await three(place)
+    query = {
+        "labelSelector": f"of={place.prefix}",
+        "resourceVersion": str(version),
+        "resourceVersionMatch": "NotOlderThan",
+    }
+    answer = await place.send("GET", CONFIGMAPS, query=query, headers=METADATA_LIST)
+    assert len(names(answer)) == 3
+    assert version_of(read(answer)) >= version
 
 
-def test_an_empty_list_of_metadata_has_no_items(cluster: Cluster) -> None:
-    async def case(place: Place) -> None:
-        answer = await place.send(
-            "GET", CONFIGMAPS, query={"labelSelector": f"of={place.prefix}"}, headers=METADATA_LIST
-        )
-        assert not read(answer)["items"]  # null, not a list
-        assert version_of(read(answer)) > 0
-
-    run(cluster, case)
+@on_each_api_server
+async def test_an_empty_list_of_metadata_has_no_items(place: Place) -> None:
+    answer = await place.send("GET", CONFIGMAPS, query={"labelSelector": f"of={place.prefix}"}, headers=METADATA_LIST)
+    assert not read(answer)["items"]  # null, not a list
+    assert version_of(read(answer)) > 0
 
 
-def test_nodes_are_listed_as_of_another_kinds_version(cluster: Cluster) -> None:
-    async def case(place: Place) -> None:
-        path = await things(place)
-        await place.create(NODES, {"metadata": {"name": place.prefix, "labels": {"of": place.prefix}}})
-        version = (await place.create(path, _thing(path, "a", image="x")))["metadata"]["resourceVersion"]
-        query = {"resourceVersion": version, "resourceVersionMatch": "NotOlderThan"}
-        query["labelSelector"] = f"of={place.prefix},kubernetes.io/os!=windows"
-        answer = await place.send("GET", NODES, query=query, headers=METADATA_LIST)
-        assert names(answer) == [place.prefix]
-        assert version_of(read(answer)) >= int(version)
-
-    run(cluster, case)
+@on_each_api_server
+async def test_nodes_are_listed_as_of_another_kinds_version(place: Place) -> None:
+    path = await things(place)
+    await place.create(NODES, {"metadata": {"name": place.prefix, "labels": {"of": place.prefix}}})
+    version = (await place.create(path, _thing(path, "a", image="x")))["metadata"]["resourceVersion"]
+    query = {"resourceVersion": version, "resourceVersionMatch": "NotOlderThan"}
+    query["labelSelector"] = f"of={place.prefix},kubernetes.io/os!=windows"
+    answer = await place.send("GET", NODES, query=query, headers=METADATA_LIST)
+    assert names(answer) == [place.prefix]
+    assert version_of(read(answer)) >= int(version)
 
 
-def test_a_version_of_the_future_times_out_with_a_hint(cluster: Cluster) -> None:
-    async def case(place: Place) -> None:
-        made = await place.configmap()
-        future = str(version_of(made) + 1_000_000_000)
-        query = {"resourceVersion": future, "resourceVersionMatch": "NotOlderThan"}
-        answer = await place.send("GET", CONFIGMAPS, query=query)
-        assert reason(answer) == (504, "Timeout")
-        details = read(answer)["details"]
-        assert details["causes"][0]["reason"] == "ResourceVersionTooLarge"
-        assert details["retryAfterSeconds"] >= 1
-
-    run(cluster, case)
+@on_each_api_server
+async def test_a_version_of_the_future_times_out_with_a_hint(place: Place) -> None:
+    made = await place.configmap()
+    future = str(version_of(made) + 1_000_000_000)
+    query = {"resourceVersion": future, "resourceVersionMatch": "NotOlderThan"}
+    answer = await place.send("GET", CONFIGMAPS, query=query)
+    assert reason(answer) == (504, "Timeout")
+    details = read(answer)["details"]
+    assert details["causes"][0]["reason"] == "ResourceVersionTooLarge"
+    assert details["retryAfterSeconds"] >= 1
 
 
 # --- watches ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_watch_tells_what_happened_since_a_version(cluster: Cluster) -> None:
-    async def case(place: Place) -> None:
-        made = await place.configmap(data={"a": "1"})
-        await place.configmap("-other")
-        await place.patch(place.path(), {"data": {"a": "2"}})
-        await place.patch(place.path(), {"data": {"a": "2"}})
-        await place.send("DELETE", place.path())
-        query = {
-            "fieldSelector": f"metadata.name={place.prefix}",
-            "resourceVersion": made["metadata"]["resourceVersion"],
-        }
-        seen = await events(place, CONFIGMAPS, query)
-        assert [(kind, obj["data"]) for kind, obj in seen] == [("MODIFIED", {"a": "2"}), ("DELETED", {"a": "2"})]
-        assert version_of(seen[0][1]) < version_of(seen[1][1])
-
-    run(cluster, case)
+@on_each_api_server
+async def test_a_watch_tells_what_happened_since_a_version(place: Place) -> None:
+    made = await place.configmap(data={"a": "1"})
+    await place.configmap("-other")
+    await place.patch(place.path(), {"data": {"a": "2"}})
+    await place.patch(place.path(), {"data": {"a": "2"}})
+    await place.send("DELETE", place.path())
+    query = {
+        "fieldSelector": f"metadata.name={place.prefix}",
+        "resourceVersion": made["metadata"]["resourceVersion"],
+    }
+    seen = await events(place, CONFIGMAPS, query)
+    assert [(kind, obj["data"]) for kind, obj in seen] == [("MODIFIED", {"a": "2"}), ("DELETED", {"a": "2"})]
+    assert version_of(seen[0][1]) < version_of(seen[1][1])
 
 
-def test_a_watch_hears_of_writes_while_it_is_open(cluster: Cluster) -> None:
-    async def case(place: Place) -> None:
-        made = await place.configmap()
-        query = {"watch": "1", "timeoutSeconds": "20", "resourceVersion": made["metadata"]["resourceVersion"]}
-        query["fieldSelector"] = f"metadata.name={place.prefix}"
-        async with place.transport.stream(CONFIGMAPS, query=query, headers=METADATA) as stream:
-            lines = aiter(stream.lines)
-            await place.patch(place.path(), {"metadata": {"labels": {"a": "1"}}})
-            event = json.loads(await asyncio.wait_for(anext(lines), 10))
-        assert (event["type"], event["object"]["kind"]) == ("MODIFIED", "PartialObjectMetadata")
-        assert event["object"]["metadata"]["labels"] == {"a": "1"}
-
-    run(cluster, case)
+@on_each_api_server
+async def test_a_watch_hears_of_writes_while_it_is_open(place: Place) -> None:
+    made = await place.configmap()
+    query = {"watch": "1", "timeoutSeconds": "20", "resourceVersion": made["metadata"]["resourceVersion"]}
+    query["fieldSelector"] = f"metadata.name={place.prefix}"
+    async with place.transport.stream(CONFIGMAPS, query=query, headers=METADATA) as stream:
+        lines = aiter(stream.lines)
+        await place.patch(place.path(), {"metadata": {"labels": {"a": "1"}}})
+        event = json.loads(await asyncio.wait_for(anext(lines), 10))
+    assert (event["type"], event["object"]["kind"]) == ("MODIFIED", "PartialObjectMetadata")
+    assert event["object"]["metadata"]["labels"] == {"a": "1"}
 
 
-def test_leaving_and_entering_the_selector_looks_like_deletion_and_creation(cluster: Cluster) -> None:
-    async def case(place: Place) -> None:
-        version = await three(place)
-        for line in (None, "v5"):
-            await place.patch(place.path("-2"), {"metadata": {"labels": {"line": line}}})
-        query = {"labelSelector": f"of={place.prefix},line", "resourceVersion": str(version)}
-        seen = await events(place, CONFIGMAPS, query, METADATA)
-        labels = [(kind, obj["metadata"]["labels"]["line"]) for kind, obj in seen]
-        assert labels == [("DELETED", "v2"), ("ADDED", "v5")]
-
-    run(cluster, case)
+@on_each_api_server
+async def test_leaving_and_entering_the_selector_looks_like_deletion_and_creation(place: Place) -> None:
+    version = await three(place)
+    for line in (None, "v5"):
+        await place.patch(place.path("-2"), {"metadata": {"labels": {"line": line}}})
+    query = {"labelSelector": f"of={place.prefix},line", "resourceVersion": str(version)}
+    seen = await events(place, CONFIGMAPS, query, METADATA)
+    labels = [(kind, obj["metadata"]["labels"]["line"]) for kind, obj in seen]
+    assert labels == [("DELETED", "v2"), ("ADDED", "v5")]
 
 
-def test_a_watch_without_a_version_begins_with_what_exists(cluster: Cluster) -> None:
-    async def case(place: Place) -> None:
-        await three(place)
-        seen = await events(place, CONFIGMAPS, {"labelSelector": f"of={place.prefix},line"})
-        assert sorted((kind, obj["data"]["k"]) for kind, obj in seen) == [("ADDED", "2"), ("ADDED", "3")]
-
-    run(cluster, case)
+@on_each_api_server
+async def test_a_watch_without_a_version_begins_with_what_exists(place: Place) -> None:
+    await three(place)
+    seen = await events(place, CONFIGMAPS, {"labelSelector": f"of={place.prefix},line"})
+    assert sorted((kind, obj["data"]["k"]) for kind, obj in seen) == [("ADDED", "2"), ("ADDED", "3")]
 
 
-def test_a_watch_from_a_forgotten_version_is_expired(cluster: Cluster) -> None:
-    async def case(place: Place) -> None:
-        seen = await events(place, CONFIGMAPS, {"resourceVersion": "1"})
-        if all(kind != "ERROR" for kind, _ in seen):
-            pytest.skip("this cluster still knows its first version: etcd forgets every five minutes")
-        ((kind, status),) = seen
-        assert (kind, status["code"], status["reason"]) == ("ERROR", 410, "Expired")
-
-    run(cluster, case)
+@on_each_api_server
+async def test_a_watch_from_a_forgotten_version_is_expired(place: Place) -> None:
+    seen = await events(place, CONFIGMAPS, {"resourceVersion": "1"})
+    if all(kind != "ERROR" for kind, _ in seen):
+        pytest.skip("this cluster still knows its first version: etcd forgets every five minutes")
+    ((kind, status),) = seen
+    assert (kind, status["code"], status["reason"]) == ("ERROR", 410, "Expired")
 
 
-def test_an_object_of_almost_a_megabyte_arrives_in_one_event(cluster: Cluster) -> None:
-    async def case(place: Place) -> None:
-        await place.configmap(data={"k": "x" * 1_000_000})
-        ((kind, obj),) = await events(place, CONFIGMAPS, {"fieldSelector": f"metadata.name={place.prefix}"})
-        assert (kind, len(obj["data"]["k"])) == ("ADDED", 1_000_000)
-
-    run(cluster, case)
+@on_each_api_server
+async def test_an_object_of_almost_a_megabyte_arrives_in_one_event(place: Place) -> None:
+    await place.configmap(data={"k": "x" * 1_000_000})
+    ((kind, obj),) = await events(place, CONFIGMAPS, {"fieldSelector": f"metadata.name={place.prefix}"})
+    assert (kind, len(obj["data"]["k"])) == ("ADDED", 1_000_000)
 
 
 # --- other kinds -----------------------------------------------------------------------------------------------------
 
 
-def test_a_node_takes_taints_by_json_patch_and_conditions_by_its_status(cluster: Cluster) -> None:
-    async def case(place: Place) -> None:
-        made = await place.create("/api/v1/nodes", {"metadata": {"name": place.prefix, "labels": {"pool": "web"}}})
-        path = f"/api/v1/nodes/{place.prefix}"
-        mine = {"key": "warmhook.dev/contract", "effect": "PreferNoSchedule"}
-        patch = [
-            {"op": "test", "path": "/spec/taints", "value": made["spec"]["taints"]},
-            {"op": "add", "path": "/spec/taints/-", "value": mine},
-        ]
-        tainted = await place.send("PATCH", path, patch, headers=JSON_PATCH)
-        assert mine in read(tainted)["spec"]["taints"]
-        assert reason(await place.send("PATCH", path, patch, headers=JSON_PATCH)) == (422, "Invalid")
-        condition = {"type": "warmhook.dev/Warm", "status": "True", "reason": "AllWarm"}
-        headers = {"content-type": "application/strategic-merge-patch+json"}
-        status = {"status": {"conditions": [condition]}}
-        answer = await place.send("PATCH", f"{path}/status", status, headers=headers)
-        assert [item["type"] for item in read(answer)["status"]["conditions"]] == ["warmhook.dev/Warm"]
-        partial = read(await place.send("GET", path, headers=METADATA))
-        assert (partial["kind"], partial["metadata"]["labels"]["pool"]) == ("PartialObjectMetadata", "web")
-
-    run(cluster, case)
+@on_each_api_server
+async def test_a_node_takes_taints_by_json_patch_and_conditions_by_its_status(place: Place) -> None:
+    made = await place.create("/api/v1/nodes", {"metadata": {"name": place.prefix, "labels": {"pool": "web"}}})
+    path = f"/api/v1/nodes/{place.prefix}"
+    mine = {"key": "warmhook.dev/contract", "effect": "PreferNoSchedule"}
+    patch = [
+        {"op": "test", "path": "/spec/taints", "value": made["spec"]["taints"]},
+        {"op": "add", "path": "/spec/taints/-", "value": mine},
+    ]
+    tainted = await place.send("PATCH", path, patch, headers=JSON_PATCH)
+    assert mine in read(tainted)["spec"]["taints"]
+    assert reason(await place.send("PATCH", path, patch, headers=JSON_PATCH)) == (422, "Invalid")
+    condition = {"type": "warmhook.dev/Warm", "status": "True", "reason": "AllWarm"}
+    headers = {"content-type": "application/strategic-merge-patch+json"}
+    status = {"status": {"conditions": [condition]}}
+    answer = await place.send("PATCH", f"{path}/status", status, headers=headers)
+    assert [item["type"] for item in read(answer)["status"]["conditions"]] == ["warmhook.dev/Warm"]
+    partial = read(await place.send("GET", path, headers=METADATA))
+    assert (partial["kind"], partial["metadata"]["labels"]["pool"]) == ("PartialObjectMetadata", "web")
 
 
-def test_a_lease_changes_hands_only_at_the_version_that_was_read(cluster: Cluster) -> None:
-    async def case(place: Place) -> None:
-        leases = "/apis/coordination.k8s.io/v1/namespaces/default/leases"
-        spec = {"holderIdentity": "a", "leaseDurationSeconds": 15}
-        made = await place.create(leases, {"metadata": {"name": place.prefix}, "spec": spec})
-        headers = {"content-type": "application/json"}
-        taken = {**made, "spec": {**spec, "holderIdentity": "b"}}
-        path = f"{leases}/{place.prefix}"
-        assert read(await place.send("PUT", path, taken, headers=headers))["spec"]["holderIdentity"] == "b"
-        late = {**made, "spec": {**spec, "holderIdentity": "c"}}
-        assert reason(await place.send("PUT", path, late, headers=headers)) == (409, "Conflict")
-        stale = {"metadata": {"resourceVersion": made["metadata"]["resourceVersion"]}, "spec": {"holderIdentity": "c"}}
-        assert reason(await place.patch(path, stale)) == (409, "Conflict")
-        # A MicroTime has six digits after the point; nothing else is read.
-        for illegal in ({"leaseDurationSeconds": 0}, {"renewTime": "2026-01-01T00:00:00Z"}):
-            assert reason(await place.patch(path, {"spec": illegal})) == (422, "Invalid")
-        assert (await place.patch(path, {"spec": {"renewTime": "2026-01-01T00:00:00.000000Z"}})).status == 200
-
-    run(cluster, case)
+@on_each_api_server
+async def test_a_lease_changes_hands_only_at_the_version_that_was_read(place: Place) -> None:
+    leases = "/apis/coordination.k8s.io/v1/namespaces/default/leases"
+    spec = {"holderIdentity": "a", "leaseDurationSeconds": 15}
+    made = await place.create(leases, {"metadata": {"name": place.prefix}, "spec": spec})
+    headers = {"content-type": "application/json"}
+    taken = {**made, "spec": {**spec, "holderIdentity": "b"}}
+    path = f"{leases}/{place.prefix}"
+    assert read(await place.send("PUT", path, taken, headers=headers))["spec"]["holderIdentity"] == "b"
+    late = {**made, "spec": {**spec, "holderIdentity": "c"}}
+    assert reason(await place.send("PUT", path, late, headers=headers)) == (409, "Conflict")
+    stale = {"metadata": {"resourceVersion": made["metadata"]["resourceVersion"]}, "spec": {"holderIdentity": "c"}}
+    assert reason(await place.patch(path, stale)) == (409, "Conflict")
+    # A MicroTime has six digits after the point; nothing else is read.
+    for illegal in ({"leaseDurationSeconds": 0}, {"renewTime": "2026-01-01T00:00:00Z"}):
+        assert reason(await place.patch(path, {"spec": illegal})) == (422, "Invalid")
+    assert (await place.patch(path, {"spec": {"renewTime": "2026-01-01T00:00:00.000000Z"}})).status == 200
 
 
-def test_events_about_nodes_belong_into_default(cluster: Cluster) -> None:
-    async def case(place: Place) -> None:
-        event = {
-            "metadata": {"generateName": f"{place.prefix}-"},
-            "involvedObject": {"kind": "Node", "name": place.prefix, "apiVersion": "v1"},
-            "reason": "Contract",
-            "message": "m",
-            "type": "Normal",
-            "source": {"component": "contract"},
-            "count": 1,
-        }
-        await place.create("/api/v1/namespaces/default/events", event)
-        found = await place.send(
-            "GET", "/api/v1/events", query={"fieldSelector": f"involvedObject.name={place.prefix}"}
-        )
-        assert len(names(found)) == 1
-        named = {**event, "metadata": {"name": place.prefix}}
-        await place.create("/api/v1/namespaces/default/events", named)
-        again = await place.send("POST", "/api/v1/namespaces/default/events", named)
-        assert reason(again) == (409, "AlreadyExists")
-        answer = await place.send("POST", "/api/v1/namespaces/kube-system/events", event)
-        assert reason(answer) == (422, "Invalid")
-
-    run(cluster, case)
+@on_each_api_server
+async def test_events_about_nodes_belong_into_default(place: Place) -> None:
+    event = {
+        "metadata": {"generateName": f"{place.prefix}-"},
+        "involvedObject": {"kind": "Node", "name": place.prefix, "apiVersion": "v1"},
+        "reason": "Contract",
+        "message": "m",
+        "type": "Normal",
+        "source": {"component": "contract"},
+        "count": 1,
+    }
+    await place.create("/api/v1/namespaces/default/events", event)
+    found = await place.send("GET", "/api/v1/events", query={"fieldSelector": f"involvedObject.name={place.prefix}"})
+    assert len(names(found)) == 1
+    named = {**event, "metadata": {"name": place.prefix}}
+    await place.create("/api/v1/namespaces/default/events", named)
+    again = await place.send("POST", "/api/v1/namespaces/default/events", named)
+    assert reason(again) == (409, "AlreadyExists")
+    answer = await place.send("POST", "/api/v1/namespaces/kube-system/events", event)
+    assert reason(answer) == (422, "Invalid")
 
 
-def test_an_unknown_path_is_not_found(cluster: Cluster) -> None:
-    async def case(place: Place) -> None:
-        path = f"/apis/{place.prefix}.warmhook.dev/v1/namespaces/default/things"
-        assert (await place.send("GET", path)).status == 404
-
-    run(cluster, case)
+@on_each_api_server
+async def test_an_unknown_path_is_not_found(place: Place) -> None:
+    path = f"/apis/{place.prefix}.warmhook.dev/v1/namespaces/default/things"
+    assert (await place.send("GET", path)).status == 404
 
 
 # --- custom resources ------------------------------------------------------------------------------------------------
@@ -681,62 +609,56 @@ def _thing(path: str, name: str, **spec: Any) -> Object:
     return {"apiVersion": path.split("/")[2] + "/v1", "kind": "Thing", "metadata": {"name": name}, "spec": spec}
 
 
-def test_a_custom_resource_is_defaulted_pruned_and_counted(cluster: Cluster) -> None:
-    async def case(place: Place) -> None:
-        path = await things(place)
-        made = await place.create(path, _thing(path, "a", image="x", unknown=1, limit="30%", free={"any": [1]}))
-        assert made["spec"] == {"image": "x", "parallelism": 10, "limit": "30%", "free": {"any": [1]}}
-        assert made["metadata"]["generation"] == 1
-        changed = read(await place.patch(f"{path}/a", {"spec": {"image": "y"}, "status": {"warm": 1}}))
-        assert changed["metadata"]["generation"] == 2
-        assert "status" not in changed
-        reported = read(await place.patch(f"{path}/a/status", {"status": {"warm": 3}, "spec": {"image": "z"}}))
-        assert (reported["status"], reported["spec"]["image"]) == ({"warm": 3}, "y")
-        assert reported["metadata"]["generation"] == 2
-
-    run(cluster, case)
+@on_each_api_server
+async def test_a_custom_resource_is_defaulted_pruned_and_counted(place: Place) -> None:
+    path = await things(place)
+    made = await place.create(path, _thing(path, "a", image="x", unknown=1, limit="30%", free={"any": [1]}))
+    assert made["spec"] == {"image": "x", "parallelism": 10, "limit": "30%", "free": {"any": [1]}}
+    assert made["metadata"]["generation"] == 1
+    changed = read(await place.patch(f"{path}/a", {"spec": {"image": "y"}, "status": {"warm": 1}}))
+    assert changed["metadata"]["generation"] == 2
+    assert "status" not in changed
+    reported = read(await place.patch(f"{path}/a/status", {"status": {"warm": 3}, "spec": {"image": "z"}}))
+    assert (reported["status"], reported["spec"]["image"]) == ({"warm": 3}, "y")
+    assert reported["metadata"]["generation"] == 2
 
 
-def test_a_null_brings_a_default_back_and_removes_from_a_status(cluster: Cluster) -> None:
-    async def case(place: Place) -> None:
-        path = await things(place)
-        await place.create(path, _thing(path, "a", image="x", parallelism=3, limit=1))
-        nulls = {"spec": {"parallelism": None, "limit": None, "free": None}}
-        assert read(await place.patch(f"{path}/a", nulls))["spec"] == {"image": "x", "parallelism": 10}
-        assert reason(await place.patch(f"{path}/a", {"spec": {"image": None}})) == (422, "Invalid")
-        for warm, status in ((2, {"warm": 2}), (None, {})):
-            answer = await place.patch(f"{path}/a/status", {"status": {"warm": warm}})
-            assert read(answer)["status"] == status
-        assert reason(await place.patch(f"{path}/b/status", {"status": {"warm": 1}})) == (404, "NotFound")
-        stale = {"metadata": {"resourceVersion": "1"}, "spec": {"image": "y"}}
-        assert reason(await place.patch(f"{path}/a", stale)) == (409, "Conflict")
-
-    run(cluster, case)
+@on_each_api_server
+async def test_a_null_brings_a_default_back_and_removes_from_a_status(place: Place) -> None:
+    path = await things(place)
+    await place.create(path, _thing(path, "a", image="x", parallelism=3, limit=1))
+    nulls = {"spec": {"parallelism": None, "limit": None, "free": None}}
+    assert read(await place.patch(f"{path}/a", nulls))["spec"] == {"image": "x", "parallelism": 10}
+    assert reason(await place.patch(f"{path}/a", {"spec": {"image": None}})) == (422, "Invalid")
+    for warm, status in ((2, {"warm": 2}), (None, {})):
+        answer = await place.patch(f"{path}/a/status", {"status": {"warm": warm}})
+        assert read(answer)["status"] == status
+    assert reason(await place.patch(f"{path}/b/status", {"status": {"warm": 1}})) == (404, "NotFound")
+    stale = {"metadata": {"resourceVersion": "1"}, "spec": {"image": "y"}}
+    assert reason(await place.patch(f"{path}/a", stale)) == (409, "Conflict")
 
 
-def test_custom_resources_are_listed_and_watched_as_metadata(cluster: Cluster) -> None:
-    async def case(place: Place) -> None:
-        path = await things(place)
-        for name in "ab":
-            made = await place.create(
-                path, _thing(path, name, image="x") | {"metadata": {"name": name, "labels": {"l": name}}}
-            )
-        query = {"labelSelector": "l in (a, b)", "limit": "500"}
-        listing = await place.send("GET", path, query=query, headers=METADATA_LIST)
-        assert names(listing) == ["a", "b"]
-        await place.patch(f"{path}/b/status", {"status": {"warm": 1}})
-        await place.send("DELETE", f"{path}/b", {"preconditions": {"uid": made["metadata"]["uid"]}})
-        query = {"labelSelector": "l", "resourceVersion": read(listing)["metadata"]["resourceVersion"]}
-        seen = await events(place, path, query, METADATA)
-        assert [(kind, obj["kind"], obj["metadata"]["name"]) for kind, obj in seen] == [
-            ("MODIFIED", "PartialObjectMetadata", "b"),
-            ("DELETED", "PartialObjectMetadata", "b"),
-        ]
-        # The version of the deletion, from where a watch goes on; not that of the object's last change.
-        versions = [version_of(made), *(version_of(obj) for _, obj in seen)]
-        assert versions == sorted(set(versions))
-
-    run(cluster, case)
+@on_each_api_server
+async def test_custom_resources_are_listed_and_watched_as_metadata(place: Place) -> None:
+    path = await things(place)
+    for name in "ab":
+        made = await place.create(
+            path, _thing(path, name, image="x") | {"metadata": {"name": name, "labels": {"l": name}}}
+        )
+    query = {"labelSelector": "l in (a, b)", "limit": "500"}
+    listing = await place.send("GET", path, query=query, headers=METADATA_LIST)
+    assert names(listing) == ["a", "b"]
+    await place.patch(f"{path}/b/status", {"status": {"warm": 1}})
+    await place.send("DELETE", f"{path}/b", {"preconditions": {"uid": made["metadata"]["uid"]}})
+    query = {"labelSelector": "l", "resourceVersion": read(listing)["metadata"]["resourceVersion"]}
+    seen = await events(place, path, query, METADATA)
+    assert [(kind, obj["kind"], obj["metadata"]["name"]) for kind, obj in seen] == [
+        ("MODIFIED", "PartialObjectMetadata", "b"),
+        ("DELETED", "PartialObjectMetadata", "b"),
+    ]
+    # The version of the deletion, from where a watch goes on; not that of the object's last change.
+    versions = [version_of(made), *(version_of(obj) for _, obj in seen)]
+    assert versions == sorted(set(versions))
 
 
 @pytest.mark.parametrize(
@@ -761,79 +683,69 @@ def test_custom_resources_are_listed_and_watched_as_metadata(cluster: Cluster) -
         ),
     ],
 )
-def test_the_definitions_of_warmhook_default_and_refuse(
-    cluster: Cluster, crd: Callable[[], Object], good: Object, bad: Object, fields: set[str]
+@on_each_api_server
+async def test_the_definitions_of_warmhook_default_and_refuse(
+    place: Place, crd: Callable[[], Object], good: Object, bad: Object, fields: set[str]
 ) -> None:
-    async def case(place: Place) -> None:
-        definition = crd()
-        spec = definition["spec"]
-        spec["group"] = f"{place.prefix}.warmhook.dev"
-        names = spec["names"]
-        # Short names are for the whole cluster, and Warmhook itself may be installed.
-        names.pop("shortNames")
-        definition["metadata"]["name"] = f"{names['plural']}.{spec['group']}"
-        await place.create(CRDS, definition)
-        path = await served(place, f"/apis/{spec['group']}/v1alpha1/namespaces/default/{names['plural']}")
-        head = {"apiVersion": f"{spec['group']}/v1alpha1", "kind": names["kind"], "metadata": {"name": "a"}}
-        made = await place.create(path, {**head, "spec": good})
-        template = made["spec"].get("template", made["spec"])
-        assert template["pull"] == {"policy": "IfNotPresent", "timeoutSeconds": 600, "backoffLimit": 3, "priority": 0}
-        assert template["lifetime"] == {"type": "Keep"}
-        answer = await place.send("POST", path, {**head, "spec": bad})
-        assert reason(answer) == (422, "Invalid")
-        assert {cause["field"].removeprefix("spec.") for cause in read(answer)["details"]["causes"]} == fields
-        answer = await place.send("POST", path, {"metadata": {"name": "b"}, "spec": good})
-        assert reason(answer) == (400, "BadRequest")
-
-    run(cluster, case)
+    definition = crd()
+    spec = definition["spec"]
+    spec["group"] = f"{place.prefix}.warmhook.dev"
+    names = spec["names"]
+    # Short names are for the whole cluster, and Warmhook itself may be installed.
+    names.pop("shortNames")
+    definition["metadata"]["name"] = f"{names['plural']}.{spec['group']}"
+    await place.create(CRDS, definition)
+    path = await served(place, f"/apis/{spec['group']}/v1alpha1/namespaces/default/{names['plural']}")
+    head = {"apiVersion": f"{spec['group']}/v1alpha1", "kind": names["kind"], "metadata": {"name": "a"}}
+    made = await place.create(path, {**head, "spec": good})
+    template = made["spec"].get("template", made["spec"])
+    assert template["pull"] == {"policy": "IfNotPresent", "timeoutSeconds": 600, "backoffLimit": 3, "priority": 0}
+    assert template["lifetime"] == {"type": "Keep"}
+    answer = await place.send("POST", path, {**head, "spec": bad})
+    assert reason(answer) == (422, "Invalid")
+    assert {cause["field"].removeprefix("spec.") for cause in read(answer)["details"]["causes"]} == fields
+    answer = await place.send("POST", path, {"metadata": {"name": "b"}, "spec": good})
+    assert reason(answer) == (400, "BadRequest")
 
 
-def test_a_custom_resource_that_breaks_its_schema_is_refused(cluster: Cluster) -> None:
-    async def case(place: Place) -> None:
-        path = await things(place)
-        answer = await place.send("POST", path, _thing(path, "a", parallelism=0))
-        assert reason(answer) == (422, "Invalid")
-        fields = {cause["field"] for cause in read(answer)["details"]["causes"]}
-        assert fields == {"spec.parallelism", "spec.image"}
-        strict = {"fieldValidation": "Strict"}
-        answer = await place.send("POST", path, _thing(path, "a", image="x", nope=1), query=strict)
-        assert reason(answer) == (400, "BadRequest")
-
-    run(cluster, case)
+@on_each_api_server
+async def test_a_custom_resource_that_breaks_its_schema_is_refused(place: Place) -> None:
+    path = await things(place)
+    answer = await place.send("POST", path, _thing(path, "a", parallelism=0))
+    assert reason(answer) == (422, "Invalid")
+    fields = {cause["field"] for cause in read(answer)["details"]["causes"]}
+    assert fields == {"spec.parallelism", "spec.image"}
+    strict = {"fieldValidation": "Strict"}
+    answer = await place.send("POST", path, _thing(path, "a", image="x", nope=1), query=strict)
+    assert reason(answer) == (400, "BadRequest")
 
 
-def test_a_custom_resource_is_put_only_with_a_version(cluster: Cluster) -> None:
-    async def case(place: Place) -> None:
-        path = await things(place)
-        made = await place.create(path, _thing(path, "a", image="x"))
-        headers = {"content-type": "application/json"}
-        blind = await place.send("PUT", f"{path}/a", _thing(path, "a", image="y"), headers=headers)
-        assert reason(blind) == (422, "Invalid")
-        made["spec"]["image"] = "y"
-        assert (await place.send("PUT", f"{path}/a", made, headers=headers)).status == 200
-
-    run(cluster, case)
+@on_each_api_server
+async def test_a_custom_resource_is_put_only_with_a_version(place: Place) -> None:
+    path = await things(place)
+    made = await place.create(path, _thing(path, "a", image="x"))
+    headers = {"content-type": "application/json"}
+    blind = await place.send("PUT", f"{path}/a", _thing(path, "a", image="y"), headers=headers)
+    assert reason(blind) == (422, "Invalid")
+    made["spec"]["image"] = "y"
+    assert (await place.send("PUT", f"{path}/a", made, headers=headers)).status == 200
 
 
-def test_strategic_merge_is_for_built_in_kinds(cluster: Cluster) -> None:
-    async def case(place: Place) -> None:
-        path = await things(place)
-        await place.create(path, _thing(path, "a", image="x"))
-        headers = {"content-type": "application/strategic-merge-patch+json"}
-        answer = await place.send("PATCH", f"{path}/a", {"spec": {"image": "y"}}, headers=headers)
-        assert reason(answer) == (415, "UnsupportedMediaType")
-
-    run(cluster, case)
+@on_each_api_server
+async def test_strategic_merge_is_for_built_in_kinds(place: Place) -> None:
+    path = await things(place)
+    await place.create(path, _thing(path, "a", image="x"))
+    headers = {"content-type": "application/strategic-merge-patch+json"}
+    answer = await place.send("PATCH", f"{path}/a", {"spec": {"image": "y"}}, headers=headers)
+    assert reason(answer) == (415, "UnsupportedMediaType")
 
 
-def test_a_definition_that_is_not_structural_is_refused(cluster: Cluster) -> None:
-    async def case(place: Place) -> None:
-        group = f"{place.prefix}.warmhook.dev"
-        shape: Object = {"type": "object", "properties": {"spec": {"type": "object", "properties": {"a": {}}}}}
-        version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": shape}}
-        spec: Object = {"group": group, "scope": "Namespaced", "versions": [version]}
-        spec["names"] = {"plural": "things", "singular": "thing", "kind": "Thing"}
-        answer = await place.send("POST", CRDS, {"metadata": {"name": f"things.{group}"}, "spec": spec})
-        assert reason(answer) == (422, "Invalid")
-
-    run(cluster, case)
+@on_each_api_server
+async def test_a_definition_that_is_not_structural_is_refused(place: Place) -> None:
+    group = f"{place.prefix}.warmhook.dev"
+    shape: Object = {"type": "object", "properties": {"spec": {"type": "object", "properties": {"a": {}}}}}
+    version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": shape}}
+    spec: Object = {"group": group, "scope": "Namespaced", "versions": [version]}
+    spec["names"] = {"plural": "things", "singular": "thing", "kind": "Thing"}
+    answer = await place.send("POST", CRDS, {"metadata": {"name": f"things.{group}"}, "spec": spec})
+    assert reason(answer) == (422, "Invalid")

@@ -1,4 +1,4 @@
-"""Does the creation of a Pod go through mutating webhooks as a real API server's does?"""
+"""The creation of a Pod goes through mutating webhooks as with a real API server."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from adapters.certificates import Pair, make_pair
 from devcluster.apiserver import ApiServer
 from devcluster.apiserver.app import application
 from tests.real.programs import eventually
+from tests.support.cases import as_test
 from warmhook.ports import Object
 
 CONFIGURATIONS = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
@@ -136,46 +137,45 @@ async def site() -> AsyncIterator[Site]:
                 await task
 
 
-def run(case: Callable[[Site], Awaitable[None]]) -> None:
-    async def work() -> None:
-        async with site() as here:
-            await case(here)
+def on_a_site(case: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Make a test of a case that needs a site."""
 
-    asyncio.run(work())
+    def run(case: Callable[[Site], Awaitable[None]]) -> None:
+        async def work() -> None:
+            async with site() as here:
+                await case(here)
 
+        asyncio.run(work())
 
-def test_a_patch_is_applied_and_the_request_is_as_a_real_servers() -> None:
-    async def case(here: Site) -> None:
-        assert (await here.install(here.hook("one", labelled("one")))).status_code == 201
-        created = await here.create(labels={"app": "web"})
-        assert created.status_code == 201, created.text
-        pod = created.json()
-        assert pod["metadata"]["labels"] == {"app": "web", "one": "yes"}
-        assert pod["metadata"]["name"].startswith("web-")
-        assert pod["status"]["phase"] == "Pending"
-        ((_, request),) = here.asked
-        assert request["operation"] == "CREATE"
-        assert (request["namespace"], request["dryRun"], request["oldObject"]) == ("default", False, None)
-        seen = request["object"]
-        assert seen["metadata"].keys() == {"generateName", "labels", "namespace", "managedFields"}
-        assert seen["spec"]["restartPolicy"] == "Always"
-        assert "name" not in request
-
-    run(case)
+    return as_test(case, run)
 
 
-def test_what_is_no_creation_of_a_pod_calls_nobody() -> None:
-    async def case(here: Site) -> None:
-        await here.install(here.hook("one"))
-        await here.api.post("/api/v1/namespaces/default/configmaps", json={"metadata": {"name": "x"}})
-        await here.api.get(PODS)
-        assert (await here.api.post(PODS, content=b"{")).status_code == 400
-        assert (
-            await here.api.post("/api/v1/namespaces/none/pods", json={"metadata": {"name": "x"}})
-        ).status_code == 404
-        assert here.asked == []
+@on_a_site
+async def test_a_patch_is_applied_and_the_request_is_as_a_real_servers(here: Site) -> None:
+    assert (await here.install(here.hook("one", labelled("one")))).status_code == 201
+    created = await here.create(labels={"app": "web"})
+    assert created.status_code == 201, created.text
+    pod = created.json()
+    assert pod["metadata"]["labels"] == {"app": "web", "one": "yes"}
+    assert pod["metadata"]["name"].startswith("web-")
+    assert pod["status"]["phase"] == "Pending"
+    ((_, request),) = here.asked
+    assert request["operation"] == "CREATE"
+    assert (request["namespace"], request["dryRun"], request["oldObject"]) == ("default", False, None)
+    seen = request["object"]
+    assert seen["metadata"].keys() == {"generateName", "labels", "namespace", "managedFields"}
+    assert seen["spec"]["restartPolicy"] == "Always"
+    assert "name" not in request
 
-    run(case)
+
+@on_a_site
+async def test_what_is_no_creation_of_a_pod_calls_nobody(here: Site) -> None:
+    await here.install(here.hook("one"))
+    await here.api.post("/api/v1/namespaces/default/configmaps", json={"metadata": {"name": "x"}})
+    await here.api.get(PODS)
+    assert (await here.api.post(PODS, content=b"{")).status_code == 400
+    assert (await here.api.post("/api/v1/namespaces/none/pods", json={"metadata": {"name": "x"}})).status_code == 404
+    assert here.asked == []
 
 
 @pytest.mark.parametrize(
@@ -196,96 +196,82 @@ def test_what_is_no_creation_of_a_pod_calls_nobody() -> None:
         ({"rules": [{"operations": ["UPDATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}]}, {}),
     ],
 )
-def test_who_is_not_selected_is_not_asked(more: Object, metadata: Object) -> None:
-    async def case(here: Site) -> None:
-        installed = await here.install(here.hook("one", **more), here.hook("two"))
-        assert installed.status_code == 201, installed.text
-        assert (await here.create(**metadata)).status_code == 201
-        assert "one" not in here.names()
+@on_a_site
+async def test_who_is_not_selected_is_not_asked(here: Site, more: Object, metadata: Object) -> None:
+    installed = await here.install(here.hook("one", **more), here.hook("two"))
+    assert installed.status_code == 201, installed.text
+    assert (await here.create(**metadata)).status_code == 201
+    assert "one" not in here.names()
+    assert (await here.create()).status_code == 201
+    assert "two" in here.names()
+
+
+@on_a_site
+async def test_the_failure_policy_says_what_a_failed_call_means(here: Site) -> None:
+    broken: dict[str, Answer] = {
+        "status": lambda _: None,
+        "uid": lambda _: {"allowed": True, "uid": "another"},
+        "patch": lambda _: {"allowed": True, "patchType": "JSONPatch", "patch": "////"},
+        "kind": lambda _: {"allowed": True, "patchType": "Merge", "patch": "e30="},
+    }
+    for name, answer in broken.items():
+        await here.install(here.hook(name, answer, failurePolicy="Fail"))
+        refused = await here.create()
+        assert refused.status_code == 500, name
+        assert f'failed calling webhook "{name}.example.com"' in refused.json()["message"]
+        await here.api.delete(f"{CONFIGURATIONS}/c")
+        await here.install(here.hook(name, answer, failurePolicy="Ignore"))
         assert (await here.create()).status_code == 201
-        assert "two" in here.names()
-
-    run(case)
+        await here.api.delete(f"{CONFIGURATIONS}/c")
 
 
-def test_the_failure_policy_says_what_a_failed_call_means() -> None:
-    async def case(here: Site) -> None:
-        broken: dict[str, Answer] = {
-            "status": lambda _: None,
-            "uid": lambda _: {"allowed": True, "uid": "another"},
-            "patch": lambda _: {"allowed": True, "patchType": "JSONPatch", "patch": "////"},
-            "kind": lambda _: {"allowed": True, "patchType": "Merge", "patch": "e30="},
-        }
-        for name, answer in broken.items():
-            await here.install(here.hook(name, answer, failurePolicy="Fail"))
-            refused = await here.create()
-            assert refused.status_code == 500, name
-            assert f'failed calling webhook "{name}.example.com"' in refused.json()["message"]
-            await here.api.delete(f"{CONFIGURATIONS}/c")
-            await here.install(here.hook(name, answer, failurePolicy="Ignore"))
-            assert (await here.create()).status_code == 201
-            await here.api.delete(f"{CONFIGURATIONS}/c")
-
-    run(case)
+@on_a_site
+async def test_nobody_is_believed_whom_the_bundle_does_not_name(here: Site) -> None:
+    here.authority = make_pair(["127.0.0.1"], datetime.now(UTC)).authority
+    await here.install(here.hook("one", failurePolicy="Fail"))
+    assert (await here.create()).status_code == 500
+    assert here.asked == []
 
 
-def test_nobody_is_believed_whom_the_bundle_does_not_name() -> None:
-    async def case(here: Site) -> None:
-        here.authority = make_pair(["127.0.0.1"], datetime.now(UTC)).authority
-        await here.install(here.hook("one", failurePolicy="Fail"))
-        assert (await here.create()).status_code == 500
-        assert here.asked == []
-
-    run(case)
+@on_a_site
+async def test_a_denial_is_passed_on(here: Site) -> None:
+    await here.install(here.hook("one", lambda _: {"allowed": False, "status": {"message": "not today"}}))
+    denied = await here.create()
+    assert denied.status_code == 403
+    assert denied.json()["message"] == 'admission webhook "one.example.com" denied the request: not today'
 
 
-def test_a_denial_is_passed_on() -> None:
-    async def case(here: Site) -> None:
-        await here.install(here.hook("one", lambda _: {"allowed": False, "status": {"message": "not today"}}))
-        denied = await here.create()
-        assert denied.status_code == 403
-        assert denied.json()["message"] == 'admission webhook "one.example.com" denied the request: not today'
-
-    run(case)
-
-
-def test_one_that_wants_it_is_asked_again_when_a_later_one_changed_the_pod() -> None:
-    async def case(here: Site) -> None:
-        await here.install(
-            here.hook("one", reinvocationPolicy="IfNeeded"),
-            here.hook("two"),
-            here.hook("three", labelled("three"), reinvocationPolicy="IfNeeded"),
-        )
-        assert (await here.create()).json()["metadata"]["labels"] == {"three": "yes"}
-        assert here.names() == ["one", "two", "three", "one"]
-        assert here.asked[-1][1]["object"]["metadata"]["labels"] == {"three": "yes"}
-
-    run(case)
+@on_a_site
+async def test_one_that_wants_it_is_asked_again_when_a_later_one_changed_the_pod(here: Site) -> None:
+    await here.install(
+        here.hook("one", reinvocationPolicy="IfNeeded"),
+        here.hook("two"),
+        here.hook("three", labelled("three"), reinvocationPolicy="IfNeeded"),
+    )
+    assert (await here.create()).json()["metadata"]["labels"] == {"three": "yes"}
+    assert here.names() == ["one", "two", "three", "one"]
+    assert here.asked[-1][1]["object"]["metadata"]["labels"] == {"three": "yes"}
 
 
-def test_a_dry_run_asks_and_stores_nothing() -> None:
-    async def case(here: Site) -> None:
-        await here.install(here.hook("one", labelled("one")))
-        created = await here.create("?dryRun=All")
-        assert created.json()["metadata"]["labels"] == {"one": "yes"}
-        assert here.asked[0][1]["dryRun"] is True
-        assert here.asked[0][1]["options"]["dryRun"] == ["All"]
-        assert (await here.api.get(PODS)).json()["items"] == []
-
-    run(case)
+@on_a_site
+async def test_a_dry_run_asks_and_stores_nothing(here: Site) -> None:
+    await here.install(here.hook("one", labelled("one")))
+    created = await here.create("?dryRun=All")
+    assert created.json()["metadata"]["labels"] == {"one": "yes"}
+    assert here.asked[0][1]["dryRun"] is True
+    assert here.asked[0][1]["options"]["dryRun"] == ["All"]
+    assert (await here.api.get(PODS)).json()["items"] == []
 
 
-def test_a_service_is_reached_where_it_is_served() -> None:
-    async def case(here: Site) -> None:
-        hook = here.hook("one", labelled("one"))
-        hook["clientConfig"] = {
-            "service": {"name": "hooks", "namespace": "default", "path": "/one"},
-            "caBundle": hook["clientConfig"]["caBundle"],
-        }
-        await here.install(hook)
-        assert (await here.create()).json()["metadata"]["labels"] == {"one": "yes"}
-
-    run(case)
+@on_a_site
+async def test_a_service_is_reached_where_it_is_served(here: Site) -> None:
+    hook = here.hook("one", labelled("one"))
+    hook["clientConfig"] = {
+        "service": {"name": "hooks", "namespace": "default", "path": "/one"},
+        "caBundle": hook["clientConfig"]["caBundle"],
+    }
+    await here.install(hook)
+    assert (await here.create()).json()["metadata"]["labels"] == {"one": "yes"}
 
 
 @pytest.mark.parametrize(
@@ -302,10 +288,8 @@ def test_a_service_is_reached_where_it_is_served() -> None:
         ("webhooks[0].name", {"name": "short"}),
     ],
 )
-def test_a_configuration_that_cannot_work_is_refused(field: str, change: Object) -> None:
-    async def case(here: Site) -> None:
-        refused = await here.install({**here.hook("one"), **change})
-        assert refused.status_code == 422
-        assert [cause["field"] for cause in refused.json()["details"]["causes"]] == [field]
-
-    run(case)
+@on_a_site
+async def test_a_configuration_that_cannot_work_is_refused(here: Site, field: str, change: Object) -> None:
+    refused = await here.install({**here.hook("one"), **change})
+    assert refused.status_code == 422
+    assert [cause["field"] for cause in refused.json()["details"]["causes"]] == [field]

@@ -26,6 +26,7 @@ from devcluster.registry.folder import Answer, Folder, digest_of
 from devcluster.registry.images import build_index, incompressible_image, write_image
 from devcluster.registry.serve import Registry, serve_registry
 from tests.real.programs import eventually, stop
+from tests.support.cases import as_test
 from warmhook.ports import Runtime
 
 APP = incompressible_image(0.1, "app")
@@ -50,14 +51,13 @@ async def _node(folder: Path, platform: str = "linux/amd64") -> AsyncIterator[Ru
         yield runtime
 
 
-def in_a_folder(case: Callable[[Path], Awaitable[None]]) -> Callable[[Path], None]:
-    """Make a test of a coroutine that needs the folder."""
+def in_a_folder(case: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Make a test of a case that needs the folder."""
 
-    def run(folder: Path) -> None:
+    def run(case: Callable[[Path], Awaitable[None]], folder: Path) -> None:
         asyncio.run(asyncio.wait_for(case(folder), 60))
 
-    run.__name__, run.__qualname__, run.__module__ = case.__name__, case.__qualname__, case.__module__
-    return run
+    return as_test(case, run, "folder")
 
 
 def _blobs(folder: Path) -> set[str]:
