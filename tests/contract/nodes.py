@@ -1,4 +1,4 @@
-"""Where does a runtime case run? On a fresh node: a runtime, the embedded registry and the adapter between them."""
+"""Run a case of the runtime contract on a fresh node: in memory, with the embedded runtime, or with containerd."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import shutil
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,46 +16,62 @@ import pytest
 from adapters.cri import open_runtime
 from devcluster.cri.server import serve_cri
 from devcluster.registry.app import Access
-from devcluster.registry.folder import Folder
+from devcluster.registry.folder import Answer, Folder, digest_of
 from devcluster.registry.images import Image, write_image
 from devcluster.registry.serve import Registry, serve_registry
 from tests.real.containerd import start_containerd
 from tests.real.programs import eventually
 from tests.support.cases import as_test
-from warmhook.ports import PullFailed, Runtime, RuntimeImage, RuntimeUnreachable
+from tests.support.instant import instantly
+from tests.support.runtime import MemoryRuntime
+from warmhook.platforms import Platform
+from warmhook.ports import ImageConfig, PullFailed, Runtime, RuntimeImage, RuntimeUnreachable
 
-__all__ = ["Node", "Site", "on_each_runtime", "open_node", "open_site"]
+__all__ = [
+    "Node",
+    "RegistryNode",
+    "Site",
+    "on_each_runtime",
+    "on_each_runtime_with_a_registry",
+    "open_node",
+    "open_site",
+]
 
 _CASE_SECONDS = 90
+_PLATFORM = "linux/amd64"
+"""Of every node, whatever machine runs the tests, like the images that are pushed."""
 
 
-@dataclass(slots=True)
-class Node:
+class Node(ABC):
     """One node under test."""
 
     runtime: Runtime
-    registry: Registry
-    restart: Callable[[], Awaitable[None]]
-    """Stop and start the runtime on the same content."""
-    stop: Callable[[], Awaitable[None]]
-    requests: list[Access]
-    """What the registry has answered, in order."""
+    host: str
+    """Of the registry, as references name it."""
+    endpoint: str
+    """Of the runtime, as errors name it."""
+    content: str
+    """What the path of the runtime's content begins with."""
 
-    @property
-    def host(self) -> str:
-        """The registry's host, as references name it."""
-        return self.registry.host
-
-    @property
-    def folder(self) -> Folder:
-        """The registry's content."""
-        return Folder(self.registry.root)
-
+    @abstractmethod
     def push(self, name: str, image: Image) -> str:
         """Put an image into the registry as `repository:tag` and return its reference."""
-        repository, _, tag = name.partition(":")
-        write_image(self.folder.root, repository, tag, image)
-        return f"{self.host}/{name}"
+
+    @abstractmethod
+    def stall(self, reference: str) -> None:
+        """Let the registry send half of the image's layer, and then nothing."""
+
+    @abstractmethod
+    def resume(self, reference: str) -> None:
+        """Let the registry send whole layers again."""
+
+    @abstractmethod
+    async def half_sent(self, reference: str, image: Image) -> None:
+        """Return once the pull of an image that is stalled has begun."""
+
+    @abstractmethod
+    async def stop(self) -> None:
+        """Stop the runtime."""
 
     async def pull(self, reference: str, seconds: float = 30) -> str:
         """Pull without credentials and return the image ID."""
@@ -66,10 +83,99 @@ class Node:
             await self.pull(reference, seconds)
         return caught.value
 
+    async def cancel_half_way(self, reference: str, image: Image) -> None:
+        """Begin a pull that stalls, and cancel it."""
+        self.stall(reference)
+        pull = asyncio.create_task(self.pull(reference), name="pull to cancel")
+        await self.half_sent(reference, image)
+        pull.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await pull
+
     async def only_image(self) -> RuntimeImage:
         """The one image that is there."""
         (image,) = await self.runtime.images()
         return image
+
+
+class MemoryNode(Node):
+    """A node whose runtime and registry are in memory."""
+
+    host, endpoint, content = "registry.example:5000", "memory://", "/var/lib/memory"
+
+    def __init__(self) -> None:
+        self.runtime: MemoryRuntime = MemoryRuntime()
+
+    def push(self, name: str, image: Image) -> str:
+        reference = f"{self.host}/{name}"
+        self.runtime.registry[reference] = image.digest
+        runnable = next((child for child in image.children if child.platform == _PLATFORM), image)
+        for each in {image, runnable}:
+            self.runtime.ids[each.digest] = runnable.config_digest
+            system, _, architecture = runnable.platform.partition("/")
+            self.runtime.configs[each.digest] = ImageConfig(Platform(system, architecture), len(runnable.blobs) - 1)
+        if image.platform == "unknown/unknown":
+            self.runtime.fail(reference, "NotRunnable")
+        return reference
+
+    def stall(self, reference: str) -> None:
+        self.runtime.hanging.add(reference)
+
+    def resume(self, reference: str) -> None:
+        self.runtime.hanging.remove(reference)
+
+    async def half_sent(self, reference: str, image: Image) -> None:
+        await eventually(lambda: self.runtime.running > 0, what=f"{reference} is being pulled")
+
+    async def stop(self) -> None:
+        self.runtime.unreachable = True
+
+
+@dataclass(slots=True)
+class RegistryNode(Node):
+    """A node whose runtime pulls from a registry over HTTP."""
+
+    runtime: Runtime
+    host: str
+    endpoint: str
+    registry: Registry
+    restart: Callable[[], Awaitable[None]]
+    """Stop and start the runtime on the same content."""
+    end: Callable[[], Awaitable[None]]
+    requests: list[Access]
+    """What the registry has answered, in order."""
+    content: str = "/tmp/wh"
+
+    @property
+    def folder(self) -> Folder:
+        """The registry's content."""
+        return Folder(self.registry.root)
+
+    def push(self, name: str, image: Image) -> str:
+        repository, _, tag = name.partition(":")
+        write_image(self.folder.root, repository, tag, image)
+        return f"{self.host}/{name}"
+
+    def answer(self, reference: str, answer: Answer) -> None:
+        """Change how the registry answers requests for the repository."""
+        self.folder.write_answer(reference.removeprefix(f"{self.host}/").partition(":")[0], answer)
+
+    def stall(self, reference: str) -> None:
+        self.answer(reference, Answer(stall=True))
+
+    def resume(self, reference: str) -> None:
+        self.answer(reference, Answer())
+
+    async def half_sent(self, reference: str, image: Image) -> None:
+        layer = digest_of(image.blobs[1])
+        sending = self.registry.answering
+        await eventually(
+            lambda: any(sending[path] > 0 for path in tuple(sending) if path.endswith(layer)),
+            what=f"the layer of {reference} is being sent",
+        )
+
+    async def stop(self) -> None:
+        await self.end()
 
     def fetched(self, digest: str) -> int:
         """How many requests for this blob's content the registry has answered."""
@@ -112,30 +218,47 @@ def open_site() -> Iterator[Site]:
         shutil.rmtree(root)
 
 
+_KINDS = ("embedded", pytest.param("containerd", marks=pytest.mark.containerd))
+
+
 def on_each_runtime(case: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """Make of a case a test that runs on a fresh embedded runtime and on a fresh containerd."""
-
-    def run(case: Callable[[Node], Awaitable[None]], kind: str, site: Site) -> None:
-        async def on_a_node() -> None:
-            async with open_node(kind, site) as node:
-                await case(node)
-
-        site.runner.run(asyncio.wait_for(on_a_node(), _CASE_SECONDS))
-
-    kinds = ["embedded", pytest.param("containerd", marks=pytest.mark.containerd)]
-    test: Callable[..., None] = pytest.mark.parametrize("kind", kinds)(as_test(case, run, "kind", "site"))
+    """Make a test that runs in memory, on a fresh embedded runtime and on a fresh containerd."""
+    test: Callable[..., None] = pytest.mark.parametrize("kind", ["memory", *_KINDS])(
+        as_test(case, _run, "kind", "request")
+    )
     return test
 
 
+def on_each_runtime_with_a_registry(case: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Make a test that runs on a fresh embedded runtime and on a fresh containerd; the case takes a `RegistryNode`."""
+    test: Callable[..., None] = pytest.mark.parametrize("kind", _KINDS)(as_test(case, _run, "kind", "request"))
+    return test
+
+
+def _run(case: Callable[[Node], Awaitable[None]], kind: str, request: pytest.FixtureRequest) -> None:
+    async def on_a_node(site: Site) -> None:
+        async with open_node(kind, site) as node:
+            await case(node)
+
+    async def in_memory() -> None:
+        await case(MemoryNode())
+
+    if kind == "memory":
+        instantly(in_memory())
+    else:
+        site: Site = request.getfixturevalue("site")
+        site.runner.run(asyncio.wait_for(on_a_node(site), _CASE_SECONDS))
+
+
 @contextlib.asynccontextmanager
-async def open_node(kind: str, site: Site, *, parent: Path = Path("/tmp")) -> AsyncIterator[Node]:
+async def open_node(kind: str, site: Site, *, parent: Path = Path("/tmp")) -> AsyncIterator[RegistryNode]:
     """A fresh node of that kind on the site's emptied registry, its content below `parent`."""
     for path in site.registry.root.iterdir():
         shutil.rmtree(path)
     runtime = _containerd(parent) if kind == "containerd" else _embedded(parent)
     async with runtime as (endpoint, restart, stop), open_runtime(endpoint) as opened:
         site.requests.clear()
-        yield Node(opened, site.registry, restart, stop, site.requests)
+        yield RegistryNode(opened, site.registry.host, endpoint, site.registry, restart, stop, site.requests)
 
 
 _Handles = tuple[str, Callable[[], Awaitable[None]], Callable[[], Awaitable[None]]]
@@ -154,8 +277,7 @@ async def _embedded(parent: Path) -> AsyncIterator[_Handles]:
     async with contextlib.AsyncExitStack() as running:
 
         async def start() -> None:
-            # A node of one platform whatever machine runs the tests, like the images pushed to it.
-            await running.enter_async_context(serve_cri(root / "s", root / "content", platform="linux/amd64"))
+            await running.enter_async_context(serve_cri(root / "s", root / "content", platform=_PLATFORM))
 
         async def restart() -> None:
             await running.aclose()

@@ -1,10 +1,12 @@
-"""Every container runtime behaves as the agent relies on: one suite for the embedded runtime and containerd."""
+"""Every container runtime behaves as the agent relies on: in memory, embedded, and containerd."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -16,7 +18,15 @@ from devcluster.registry.images import (
     incompressible,
     incompressible_image,
 )
-from tests.contract.nodes import Node, Site, on_each_runtime, open_node, open_site
+from tests.contract.nodes import (
+    Node,
+    RegistryNode,
+    Site,
+    on_each_runtime,
+    on_each_runtime_with_a_registry,
+    open_node,
+    open_site,
+)
 from tests.real.programs import eventually, free_port, small_disk
 from warmhook.platforms import Platform
 from warmhook.ports import Credentials, ImageConfig, PullFailed, RuntimeUnreachable
@@ -28,6 +38,7 @@ ARM = incompressible_image(0.1, "arm", platform="linux/arm64")
 INDEX = build_index([ARM, APP], attestation=True)
 BIG = incompressible_image(1, "big")
 ABSENT = "sha256:" + "0" * 64
+PRIVATE = Answer(username="puller", password="right-pass")
 
 
 @pytest.fixture(scope="module")
@@ -59,14 +70,14 @@ async def test_the_image_id_is_the_digest_of_the_config(node: Node) -> None:
     assert (await node.only_image()).id == APP.config_digest
 
 
-@on_each_runtime
-async def test_the_size_is_that_of_manifest_config_and_compressed_layers(node: Node) -> None:
+@on_each_runtime_with_a_registry
+async def test_the_size_is_that_of_manifest_config_and_compressed_layers(node: RegistryNode) -> None:
     await node.pull(node.push("shop/app:1", APP))
     assert (await node.only_image()).size_bytes == len(APP.manifest) + sum(map(len, APP.blobs))
 
 
-@on_each_runtime
-async def test_the_size_of_an_image_from_an_index_includes_the_index(node: Node) -> None:
+@on_each_runtime_with_a_registry
+async def test_the_size_of_an_image_from_an_index_includes_the_index(node: RegistryNode) -> None:
     await node.pull(node.push("shop/app:1", INDEX))
     expected = len(INDEX.manifest) + len(APP.manifest) + sum(map(len, APP.blobs))
     assert (await node.only_image()).size_bytes == expected
@@ -143,8 +154,8 @@ async def test_the_repo_digest_of_a_multi_platform_image_is_the_index(node: Node
     assert (await node.only_image()).digests == (f"{node.host}/shop/app@{INDEX.digest}",)
 
 
-@on_each_runtime
-async def test_an_index_brings_the_child_of_this_platform_and_no_other(node: Node) -> None:
+@on_each_runtime_with_a_registry
+async def test_an_index_brings_the_child_of_this_platform_and_no_other(node: RegistryNode) -> None:
     assert await node.pull(node.push("shop/app:1", INDEX)) == APP.config_digest
     assert node.fetched(ARM.config_digest) == 0
 
@@ -163,14 +174,14 @@ async def test_a_child_pulled_by_digest_shares_the_id_of_its_index(node: Node) -
     assert set(image.digests) == {f"{node.host}/shop/app@{digest}" for digest in (INDEX.digest, APP.digest)}
 
 
-@on_each_runtime
-async def test_a_docker_manifest_list_is_pulled_like_an_index(node: Node) -> None:
+@on_each_runtime_with_a_registry
+async def test_a_docker_manifest_list_is_pulled_like_an_index(node: RegistryNode) -> None:
     child = build_image(incompressible(5000, "docker"), docker=True)
     assert await node.pull(node.push("shop/app:1", build_index([child], docker=True))) == child.config_digest
 
 
-@on_each_runtime
-async def test_an_index_without_this_platform_is_reported_as_such(node: Node) -> None:
+@on_each_runtime_with_a_registry
+async def test_an_index_without_this_platform_is_reported_as_such(node: RegistryNode) -> None:
     failure = await node.failure(node.push("shop/app:1", build_index([ARM], attestation=True)))
     assert failure.reason == "PlatformMissing"
     assert await node.runtime.images() == []
@@ -297,17 +308,11 @@ async def test_removal_by_one_tag_removes_every_name_of_the_id(node: Node) -> No
     assert await node.runtime.images() == []
 
 
+@pytest.mark.parametrize("name", [f"{{host}}/shop/app@{INDEX.digest}", APP.config_digest], ids=["digest", "id"])
 @on_each_runtime
-async def test_removal_by_digest(node: Node) -> None:
+async def test_an_image_is_removed_by_its_digest_or_its_id(node: Node, name: str) -> None:
     await node.pull(node.push("shop/app:1", INDEX))
-    await node.runtime.remove(f"{node.host}/shop/app@{INDEX.digest}")
-    assert await node.runtime.images() == []
-
-
-@on_each_runtime
-async def test_removal_by_id(node: Node) -> None:
-    await node.pull(node.push("shop/app:1", APP))
-    await node.runtime.remove(APP.config_digest)
+    await node.runtime.remove(name.format(host=node.host))
     assert await node.runtime.images() == []
 
 
@@ -337,8 +342,8 @@ async def test_a_removed_image_can_be_pulled_again(node: Node) -> None:
     assert (await node.only_image()).tags == (reference,)
 
 
-@on_each_runtime
-async def test_an_image_that_shares_layers_survives_the_removal_of_the_other(node: Node) -> None:
+@on_each_runtime_with_a_registry
+async def test_an_image_that_shares_layers_survives_the_removal_of_the_other(node: RegistryNode) -> None:
     shared = incompressible(60_000, "shared")
     first = node.push("shop/first:1", build_image(shared, incompressible(6000, "a")))
     second = node.push("shop/second:1", build_image(shared, incompressible(6000, "b")))
@@ -353,8 +358,8 @@ async def test_an_image_that_shares_layers_survives_the_removal_of_the_other(nod
 # --- what is fetched -------------------------------------------------------------------------------------------------
 
 
-@on_each_runtime
-async def test_a_repeated_pull_asks_for_the_manifest_alone(node: Node) -> None:
+@on_each_runtime_with_a_registry
+async def test_a_repeated_pull_asks_for_the_manifest_alone(node: RegistryNode) -> None:
     reference = node.push("shop/app:1", APP)
     await node.pull(reference)
     node.requests.clear()
@@ -363,8 +368,8 @@ async def test_a_repeated_pull_asks_for_the_manifest_alone(node: Node) -> None:
     assert (request.method, request.path) == ("HEAD", "/v2/shop/app/manifests/1")
 
 
-@on_each_runtime
-async def test_a_layer_of_another_repository_is_not_fetched_again(node: Node) -> None:
+@on_each_runtime_with_a_registry
+async def test_a_layer_of_another_repository_is_not_fetched_again(node: RegistryNode) -> None:
     shared = incompressible(60_000, "shared")
     first = build_image(shared, incompressible(6000, "a"))
     await node.pull(node.push("shop/first:1", first))
@@ -372,8 +377,8 @@ async def test_a_layer_of_another_repository_is_not_fetched_again(node: Node) ->
     assert node.fetched(digest_of(first.blobs[1])) == 1
 
 
-@on_each_runtime
-async def test_two_pulls_of_one_image_at_once_fetch_each_layer_once(node: Node) -> None:
+@on_each_runtime_with_a_registry
+async def test_two_pulls_of_one_image_at_once_fetch_each_layer_once(node: RegistryNode) -> None:
     reference = node.push("shop/big:1", BIG)
     ids = await asyncio.gather(node.pull(reference), node.pull(reference))
     assert list(ids) == [BIG.config_digest] * 2
@@ -393,14 +398,14 @@ async def test_different_images_are_pulled_side_by_side(node: Node) -> None:
 @on_each_runtime
 async def test_a_cancelled_pull_leaves_no_image(node: Node) -> None:
     reference = node.push("shop/big:1", BIG)
-    await _cancel_half_way(node, reference)
+    await node.cancel_half_way(reference, BIG)
     assert await node.runtime.image(reference) is None
     assert await node.runtime.images() == []
 
 
-@on_each_runtime
-async def test_a_cancelled_pull_stops_asking_the_registry(node: Node) -> None:
-    await _cancel_half_way(node, node.push("shop/big:1", BIG))
+@on_each_runtime_with_a_registry
+async def test_a_cancelled_pull_stops_asking_the_registry(node: RegistryNode) -> None:
+    await node.cancel_half_way(node.push("shop/big:1", BIG), BIG)
     layer = f"/v2/shop/big/blobs/{digest_of(BIG.blobs[1])}"
     await eventually(lambda: any(each.path == layer for each in node.requests), what="the download ends")
     assert sum(each.bytes for each in node.requests if each.path == layer) < len(BIG.blobs[1])
@@ -409,50 +414,50 @@ async def test_a_cancelled_pull_stops_asking_the_registry(node: Node) -> None:
 @on_each_runtime
 async def test_a_cancelled_pull_can_be_repeated(node: Node) -> None:
     reference = node.push("shop/big:1", BIG)
-    await _cancel_half_way(node, reference)
-    node.folder.write_answer("shop/big", Answer())
+    await node.cancel_half_way(reference, BIG)
+    node.resume(reference)
     assert await node.pull(reference) == BIG.config_digest
 
 
 @on_each_runtime
 async def test_a_pull_that_takes_too_long_is_a_timeout(node: Node) -> None:
     reference = node.push("shop/big:1", BIG)
-    node.folder.write_answer("shop/big", Answer(stall=True))
+    node.stall(reference)
     assert (await node.failure(reference, seconds=0.5)).reason == "Timeout"
     assert await node.runtime.images() == []
 
 
 @on_each_runtime
 async def test_a_pull_that_hangs_does_not_delay_another(node: Node) -> None:
-    hanging = node.push("shop/big:1", BIG)
-    node.folder.write_answer("shop/big", Answer(stall=True))
-    pull = asyncio.create_task(node.pull(hanging), name="hanging pull")
-    await _half_sent(node)
+    reference = node.push("shop/big:1", BIG)
+    node.stall(reference)
+    pull = asyncio.create_task(node.pull(reference), name="hanging pull")
+    await node.half_sent(reference, BIG)
     assert await node.pull(node.push("shop/app:1", APP)) == APP.config_digest
     pull.cancel()
     with pytest.raises(asyncio.CancelledError):
         await pull
 
 
-@on_each_runtime
-async def test_a_restarted_runtime_still_has_its_images(node: Node) -> None:
+@on_each_runtime_with_a_registry
+async def test_a_restarted_runtime_still_has_its_images(node: RegistryNode) -> None:
     await node.pull(node.push("shop/app:1", INDEX))
     before = await node.runtime.images()
     await node.restarted()
     assert await node.runtime.images() == before
 
 
-@on_each_runtime
-async def test_a_runtime_restarted_during_a_pull_pulls_the_image_afterwards(node: Node) -> None:
+@on_each_runtime_with_a_registry
+async def test_a_runtime_restarted_during_a_pull_pulls_the_image_afterwards(node: RegistryNode) -> None:
     reference = node.push("shop/big:1", BIG)
-    node.folder.write_answer("shop/big", Answer(stall=True))
+    node.stall(reference)
     pull = asyncio.create_task(node.pull(reference), name="interrupted pull")
-    await _half_sent(node)
+    await node.half_sent(reference, BIG)
     await node.restarted()
     with pytest.raises((PullFailed, RuntimeUnreachable)):
         await pull
     assert await node.runtime.images() == []
-    node.folder.write_answer("shop/big", Answer())
+    node.resume(reference)
     assert await node.pull(reference) == BIG.config_digest
 
 
@@ -460,49 +465,56 @@ async def test_a_runtime_restarted_during_a_pull_pulls_the_image_afterwards(node
 async def test_a_stopped_runtime_is_unreachable_and_named(node: Node) -> None:
     await node.stop()
     for call in (node.runtime.images(), node.runtime.version(), node.pull("127.0.0.1:1/a:1"), node.runtime.remove("a")):
-        with pytest.raises(RuntimeUnreachable, match=r"unix:///tmp/wh.*: (no socket|nobody)"):
+        with pytest.raises(RuntimeUnreachable, match=rf"{re.escape(node.endpoint)}: (no socket|nobody)"):
             await call
 
 
 # --- failures --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["app:2", "none:1"], ids=["tag", "repository"])
 @on_each_runtime
-async def test_a_missing_tag_is_not_found(node: Node) -> None:
+async def test_a_missing_tag_or_repository_is_not_found(node: Node, name: str) -> None:
     node.push("shop/app:1", APP)
-    assert (await node.failure(f"{node.host}/shop/app:2")).reason == "NotFound"
+    assert (await node.failure(f"{node.host}/shop/{name}")).reason == "NotFound"
 
 
-@on_each_runtime
-async def test_a_missing_digest_is_not_found(node: Node) -> None:
+@on_each_runtime_with_a_registry
+async def test_a_missing_digest_is_not_found(node: RegistryNode) -> None:
     node.push("shop/app:1", APP)
     assert (await node.failure(f"{node.host}/shop/app@{ABSENT}")).reason == "NotFound"
 
 
-@on_each_runtime
-async def test_a_missing_repository_is_not_found(node: Node) -> None:
-    assert (await node.failure(f"{node.host}/shop/none:1")).reason == "NotFound"
-
-
-@on_each_runtime
-async def test_a_missing_layer_is_not_found_and_leaves_no_image(node: Node) -> None:
+@on_each_runtime_with_a_registry
+async def test_a_missing_layer_is_not_found_and_leaves_no_image(node: RegistryNode) -> None:
     reference = node.push("shop/app:1", APP)
     _blob(node, APP.blobs[2]).unlink()
     assert (await node.failure(reference)).reason == "NotFound"
     assert await node.runtime.images() == []
 
 
-@on_each_runtime
-async def test_a_private_image_without_credentials_is_unauthorized(node: Node) -> None:
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        pytest.param(PRIVATE, "Unauthorized", id="no credentials"),
+        pytest.param(Answer(status=403), "Unauthorized", id="forbidden"),
+        pytest.param(Answer(status=429), "RateLimited", id="too many requests"),
+        pytest.param(Answer(status=503), "Network", id="unavailable"),
+    ],
+)
+@on_each_runtime_with_a_registry
+async def test_a_refusal_of_the_registry_has_its_reason(node: RegistryNode, answer: Answer, reason: str) -> None:
     reference = node.push("shop/app:1", APP)
-    node.folder.write_answer("shop/app", Answer(username="puller", password="right-pass"))
-    assert (await node.failure(reference)).reason == "Unauthorized"
+    node.answer(reference, answer)
+    assert (await node.failure(reference)).reason == reason
 
 
-@on_each_runtime
-async def test_a_private_image_with_wrong_credentials_is_unauthorized_and_the_message_keeps_them(node: Node) -> None:
+@on_each_runtime_with_a_registry
+async def test_a_private_image_with_wrong_credentials_is_unauthorized_and_the_message_keeps_them(
+    node: RegistryNode,
+) -> None:
     reference = node.push("shop/app:1", APP)
-    node.folder.write_answer("shop/app", Answer(username="puller", password="right-pass"))
+    node.answer(reference, PRIVATE)
     wrong = Credentials(node.host, "puller", "wrong-pass")
     with pytest.raises(PullFailed) as caught:
         await node.runtime.pull(reference, timeout_seconds=30, credentials=wrong)
@@ -510,65 +522,40 @@ async def test_a_private_image_with_wrong_credentials_is_unauthorized_and_the_me
     assert "wrong-pass" not in str(caught.value)
 
 
-@on_each_runtime
-async def test_a_private_image_is_pulled_with_the_credentials_of_its_host(node: Node) -> None:
+@on_each_runtime_with_a_registry
+async def test_a_private_image_is_pulled_with_the_credentials_of_its_host(node: RegistryNode) -> None:
     reference = node.push("shop/app:1", APP)
-    node.folder.write_answer("shop/app", Answer(username="puller", password="right-pass"))
+    node.answer(reference, PRIVATE)
     right = Credentials(node.host, "puller", "right-pass")
     assert await node.runtime.pull(reference, timeout_seconds=30, credentials=right) == APP.config_digest
 
 
-@on_each_runtime
-async def test_credentials_of_another_host_are_not_sent(node: Node) -> None:
+@on_each_runtime_with_a_registry
+async def test_credentials_of_another_host_are_not_sent(node: RegistryNode) -> None:
     reference = node.push("shop/app:1", APP)
-    node.folder.write_answer("shop/app", Answer(username="puller", password="right-pass"))
+    node.answer(reference, PRIVATE)
     other = Credentials("registry.example.com", "puller", "right-pass")
     with pytest.raises(PullFailed) as caught:
         await node.runtime.pull(reference, timeout_seconds=30, credentials=other)
     assert caught.value.reason == "Unauthorized"
 
 
-@on_each_runtime
-async def test_a_forbidden_image_is_unauthorized(node: Node) -> None:
-    reference = node.push("shop/app:1", APP)
-    node.folder.write_answer("shop/app", Answer(status=403))
-    assert (await node.failure(reference)).reason == "Unauthorized"
-
-
-@on_each_runtime
-async def test_a_registry_that_limits_its_clients_is_told_from_others(node: Node) -> None:
-    reference = node.push("shop/app:1", APP)
-    node.folder.write_answer("shop/app", Answer(status=429))
-    assert (await node.failure(reference)).reason == "RateLimited"
-
-
-@on_each_runtime
-async def test_a_registry_in_trouble_is_a_network_failure(node: Node) -> None:
-    reference = node.push("shop/app:1", APP)
-    node.folder.write_answer("shop/app", Answer(status=503))
-    assert (await node.failure(reference)).reason == "Network"
-
-
-@on_each_runtime
-async def test_a_registry_that_is_down_is_a_network_failure_that_names_it(node: Node) -> None:
+@on_each_runtime_with_a_registry
+async def test_a_registry_that_is_down_is_a_network_failure_that_names_it(node: RegistryNode) -> None:
     host = f"127.0.0.1:{free_port()}"
     failure = await node.failure(f"{host}/shop/app:1")
     assert failure.reason == "Network"
     assert host in failure.message
 
 
-@pytest.mark.containerd  # asks the machine's resolver, which may take its time
-@pytest.mark.parametrize("kind", ["embedded", "containerd"])
-def test_a_host_that_does_not_exist_is_a_network_failure(kind: str, site: Site) -> None:
-    async def run() -> None:
-        async with open_node(kind, site) as node:
-            assert (await node.failure("registry.invalid/shop/app:1", seconds=80)).reason == "Network"
-
-    site.runner.run(asyncio.wait_for(run(), 90))
+@pytest.mark.containerd  # the machine's resolver may be slow
+@on_each_runtime_with_a_registry
+async def test_a_host_that_does_not_exist_is_a_network_failure(node: Node) -> None:
+    assert (await node.failure("registry.invalid/shop/app:1", seconds=80)).reason == "Network"
 
 
-@on_each_runtime
-async def test_a_corrupt_layer_is_refused_and_leaves_no_image(node: Node) -> None:
+@on_each_runtime_with_a_registry
+async def test_a_corrupt_layer_is_refused_and_leaves_no_image(node: RegistryNode) -> None:
     reference = node.push("shop/app:1", APP)
     layer = _blob(node, APP.blobs[1])
     layer.write_bytes(layer.read_bytes()[:-1] + b"X")
@@ -578,15 +565,15 @@ async def test_a_corrupt_layer_is_refused_and_leaves_no_image(node: Node) -> Non
     assert await node.runtime.images() == []
 
 
-@on_each_runtime
-async def test_a_corrupt_config_is_refused(node: Node) -> None:
+@on_each_runtime_with_a_registry
+async def test_a_corrupt_config_is_refused(node: RegistryNode) -> None:
     reference = node.push("shop/app:1", APP)
     _blob(node, APP.blobs[0]).write_bytes(b"x" * len(APP.blobs[0]))
     assert (await node.failure(reference)).reason == "RuntimeError"
 
 
-@on_each_runtime
-async def test_a_layer_cut_short_is_a_network_failure_and_heals(node: Node) -> None:
+@on_each_runtime_with_a_registry
+async def test_a_layer_cut_short_is_a_network_failure_and_heals(node: RegistryNode) -> None:
     reference = node.push("shop/app:1", APP)
     layer = _blob(node, APP.blobs[1])
     layer.write_bytes(APP.blobs[1][:5000])
@@ -595,19 +582,33 @@ async def test_a_layer_cut_short_is_a_network_failure_and_heals(node: Node) -> N
     assert await node.pull(reference) == APP.config_digest
 
 
+@pytest.mark.parametrize("kind_of_artifact", ["helm", "signature", "attestation"])
 @on_each_runtime
-async def test_a_helm_chart_is_not_runnable(node: Node) -> None:
-    await _not_runnable(node, node.push("shop/chart:1", build_artifact("helm")))
+async def test_an_artifact_is_not_runnable(
+    node: Node, kind_of_artifact: Literal["helm", "signature", "attestation"]
+) -> None:
+    """containerd 1.6 refuses to unpack it; later versions pull it like an image and show what it lacks to be one.
 
-
-@on_each_runtime
-async def test_a_signature_is_not_runnable(node: Node) -> None:
-    await _not_runnable(node, node.push("shop/app:sig", build_artifact("signature")))
-
-
-@on_each_runtime
-async def test_an_attestation_is_not_runnable(node: Node) -> None:
-    await _not_runnable(node, node.push("shop/app:att", build_artifact("attestation")))
+    Both list it by its tag afterwards, the former without a digest.
+    """
+    reference = node.push("shop/app:artifact", build_artifact(kind_of_artifact))
+    failure = None
+    try:
+        await node.pull(reference)
+    except PullFailed as error:
+        failure = error.reason
+    image = await node.only_image()
+    config = await node.runtime.config(image.id)
+    assert config
+    if failure:
+        assert image.digests == ()
+    else:
+        found = unusable(config, Platform("linux", "amd64"))
+        assert found
+        assert len(image.digests) == 1
+        failure = found.reason
+    assert failure == "NotRunnable"
+    assert image.tags == (reference,)
 
 
 @pytest.mark.containerd  # as root only: mounting a small disk
@@ -629,8 +630,8 @@ async def test_a_malformed_reference_fails_and_says_so(node: Node) -> None:
     assert "invalid reference format" in failure.message
 
 
-@on_each_runtime
-async def test_an_ipv6_host_in_brackets_is_asked_or_the_reference_is_refused(node: Node) -> None:
+@on_each_runtime_with_a_registry
+async def test_an_ipv6_host_in_brackets_is_asked_or_the_reference_is_refused(node: RegistryNode) -> None:
     """containerd 1.6 knows no such hosts, 1.7 and later do."""
     failure = await node.failure(f"[::1]:{free_port()}/shop/app:1")
     assert failure.reason == "Network" or "invalid reference format" in failure.message
@@ -650,50 +651,11 @@ async def test_the_version_is_a_name_and_a_number(node: Node) -> None:
 async def test_the_image_file_system_is_where_the_runtime_keeps_its_content(node: Node) -> None:
     await node.pull(node.push("shop/app:1", APP))
     (filesystem,) = await node.runtime.filesystems()
-    assert filesystem.mountpoint.startswith("/tmp/wh")
+    assert filesystem.mountpoint.startswith(node.content)
     assert filesystem.used_bytes >= 0
 
 
-async def _not_runnable(node: Node, reference: str) -> None:
-    """containerd 1.6 refuses to unpack it; later versions pull it like an image and show what it lacks to be one.
-
-    Both list it by its tag afterwards, the former without a digest.
-    """
-    failure = None
-    try:
-        await node.pull(reference)
-    except PullFailed as error:
-        failure = error.reason
-    image = await node.only_image()
-    config = await node.runtime.config(image.id)
-    assert config
-    if failure:
-        assert image.digests == ()
-    else:
-        found = unusable(config, Platform("linux", "amd64"))
-        assert found
-        assert len(image.digests) == 1
-        failure = found.reason
-    assert failure == "NotRunnable"
-    assert image.tags == (reference,)
-
-
-async def _half_sent(node: Node) -> None:
-    """Return once the answer with the stalled layer has begun."""
-    layer = f"/v2/shop/big/blobs/{digest_of(BIG.blobs[1])}"
-    await eventually(lambda: node.registry.answering[layer] > 0, what="the layer is being sent")
-
-
-async def _cancel_half_way(node: Node, reference: str) -> None:
-    node.folder.write_answer("shop/big", Answer(stall=True))
-    pull = asyncio.create_task(node.pull(reference), name="pull to cancel")
-    await _half_sent(node)
-    pull.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await pull
-
-
-def _blob(node: Node, content: bytes) -> Path:
+def _blob(node: RegistryNode, content: bytes) -> Path:
     path = node.folder.blob(digest_of(content))
     assert path is not None
     return path

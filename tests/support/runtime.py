@@ -1,4 +1,7 @@
-"""A container runtime in memory, with the registry that it pulls from: what a tag points at, what fails, what hangs."""
+"""A container runtime in memory, with the tags of its registry, and pulls that fail or hang.
+
+`tests/contract/test_runtime.py` runs on it too, as far as its cases need no registry.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import hashlib
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
 
-from warmhook.images import parse_reference
+from warmhook.images import NotAReference, Reference, parse_reference
 from warmhook.platforms import Platform
 from warmhook.ports import Credentials, ImageConfig, ImageFilesystem, PullFailed, RuntimeImage, RuntimeUnreachable
 from warmhook.pull_failures import FailureReason
@@ -36,6 +39,8 @@ class MemoryRuntime:
     """What the next pulls of a reference raise."""
     listed: dict[str, str] = field(default_factory=dict)
     """Name to image ID."""
+    ids: dict[str, str] = field(default_factory=dict)
+    """Digest to image ID, of digests that share one; other digests have an ID each."""
     configs: dict[str, ImageConfig | None] = field(default_factory=dict)
     """By digest, of what is not an image of one layer for linux/amd64; `None`: the runtime cannot say."""
     config_reads: int = 0
@@ -54,17 +59,15 @@ class MemoryRuntime:
         return self.registry[reference]
 
     def have(self, reference: str) -> None:
-        """The image is there, as if somebody else had pulled it."""
-        parsed = parse_reference(reference)
-        digest = parsed.digest or self.registry[reference]
-        image_id = digest_of(f"config of {digest}")
-        self.listed[f"{parsed.name}@{digest}"] = image_id
-        if parsed.tag:
-            self.listed[reference] = image_id
+        """The image is there, as if another client had pulled it."""
+        parsed = parse_reference(reference, default_tag="latest")
+        digest = parsed.digest or self.registry[parsed.pull_name]
+        image_id = self.ids.get(digest) or digest_of(f"config of {digest}")
+        self.listed[f"{parsed.name}@{digest}"] = self.listed[_listed_name(parsed)] = image_id
 
     def lose(self, reference: str) -> None:
         """The image is gone, with all names of its ID, as when kubelet needs the space."""
-        image_id = self.listed[reference]
+        image_id = self._id_of(reference)
         self.listed = {name: each for name, each in self.listed.items() if each != image_id}
 
     def fail(self, reference: str, *reasons: FailureReason, message: str = "the registry said no") -> None:
@@ -92,7 +95,7 @@ class MemoryRuntime:
         ]
 
     async def image(self, reference: str) -> RuntimeImage | None:
-        wanted = self.listed.get(reference, reference)
+        wanted = self._id_of(reference)
         return next((image for image in await self.images() if image.id == wanted), None)
 
     async def config(self, reference: str) -> ImageConfig | None:
@@ -119,21 +122,24 @@ class MemoryRuntime:
         self._answer()
         if pull_seconds > timeout_seconds:
             raise PullFailed("Timeout", f"took longer than {timeout_seconds} s")
+        try:
+            parsed = parse_reference(reference, default_tag="latest")
+        except NotAReference as error:
+            raise PullFailed("RuntimeError", f"{reference}: invalid reference format") from error
         if self.failures[reference]:
             failure = self.failures[reference].popleft()
             if isinstance(failure, PullFailed) and failure.reason == "NotRunnable":
                 # As containerd 1.6 does: the name stays listed, without a digest.
                 self.listed[reference] = digest_of(f"not runnable: {reference}")
             raise failure
-        if "@" not in reference and reference not in self.registry:
+        if not parsed.digest and parsed.pull_name not in self.registry:
             raise PullFailed("NotFound", f"{reference}: not found")
         self.have(reference)
-        return self.listed[reference]
+        return self.listed[_listed_name(parsed)]
 
     async def remove(self, reference: str) -> None:
         self._answer()
-        if reference in self.listed:
-            self.lose(reference)
+        self.lose(reference)
 
     async def filesystems(self) -> list[ImageFilesystem]:
         self._answer()
@@ -142,3 +148,17 @@ class MemoryRuntime:
     def _answer(self) -> None:
         if self.unreachable:
             raise RuntimeUnreachable("memory://: nobody answers")
+
+    def _id_of(self, reference: str) -> str:
+        """The ID of the image with this name or ID; empty if there is none."""
+        if reference in self.listed.values():
+            return reference
+        try:
+            return self.listed.get(_listed_name(parse_reference(reference, default_tag="latest")), "")
+        except NotAReference:
+            return ""
+
+
+def _listed_name(reference: Reference) -> str:
+    """A digest takes the place of a tag."""
+    return f"{reference.name}@{reference.digest}" if reference.digest else reference.pull_name
