@@ -584,8 +584,9 @@ async def test_an_error_nobody_thought_of_fails_one_image_only() -> None:
 @instant
 async def test_a_pull_that_the_runtime_does_not_list_afterwards_has_failed_and_is_not_repeated_at_once() -> None:
     async with bench() as b, b.agent():
-        line = line_of("registry.example.com/shop/web", pull=Pull(backoff_limit=1))
-        b.runtime.push(line.image, "listed by its digest alone")
+        line = line_of("registry.example.com/shop/web:v1", pull=Pull(backoff_limit=1))
+        b.runtime.push(line.image, "v1")
+        b.runtime.unlisted.add(line.image)
         await b.want(line)
         await until(lambda: b.state(line) == "failed")
         assert json.loads(b.detail(line))["reason"] == "RuntimeError"

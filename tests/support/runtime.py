@@ -34,6 +34,8 @@ class MemoryRuntime:
     pull_seconds: float = 1.0
     hanging: set[str] = field(default_factory=set)
     """References whose registry takes the connection and sends nothing."""
+    unlisted: set[str] = field(default_factory=set)
+    """References whose images are gone as soon as they are pulled."""
     unreachable: bool = False
     failures: defaultdict[str, deque[PullFailed | Exception]] = field(default_factory=lambda: defaultdict(deque))
     """What the next pulls of a reference raise."""
@@ -135,7 +137,10 @@ class MemoryRuntime:
         if not parsed.digest and parsed.pull_name not in self.registry:
             raise PullFailed("NotFound", f"{reference}: not found")
         self.have(reference)
-        return self.listed[_listed_name(parsed)]
+        image_id = self.listed[_listed_name(parsed)]
+        if reference in self.unlisted:
+            self.lose(reference)
+        return image_id
 
     async def remove(self, reference: str) -> None:
         self._answer()
