@@ -16,7 +16,7 @@ from starlette.routing import Route
 from devcluster.apiserver.core import ApiServer, is_watch
 from devcluster.apiserver.errors import StatusError
 from devcluster.apiserver.webhook_client import Services, as_given, review
-from warmhook.ports import Response, Sleep
+from warmhook.ports import Response
 
 __all__ = ["application"]
 
@@ -29,7 +29,7 @@ def _http(answer: Response) -> HttpResponse:
     return HttpResponse(answer.body, answer.status, dict(answer.headers))
 
 
-def application(server: ApiServer, *, sleep: Sleep = asyncio.sleep, services: Services = _NO_SERVICES) -> Starlette:
+def application(server: ApiServer, *, services: Services = _NO_SERVICES) -> Starlette:
     """The server as an ASGI application; its controllers run twice a second while it lives."""
 
     async def answer(request: Request) -> HttpResponse:
@@ -53,7 +53,7 @@ def application(server: ApiServer, *, sleep: Sleep = asyncio.sleep, services: Se
     async def collect() -> None:
         while True:
             server.collect()
-            await sleep(_COLLECT_SECONDS)
+            await asyncio.sleep(_COLLECT_SECONDS)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:

@@ -123,10 +123,6 @@ BUILT_INS = (
             Column("Roles", "node_roles"),
             Column("Age", "age"),
             Column("Version", ".status.nodeInfo.kubeletVersion"),
-            Column("Internal-IP", "node_address", priority=1),
-            Column("OS-Image", ".status.nodeInfo.osImage", priority=1),
-            Column("Kernel-Version", ".status.nodeInfo.kernelVersion", priority=1),
-            Column("Container-Runtime", ".status.nodeInfo.containerRuntimeVersion", priority=1),
         ),
     ),
     Resource(

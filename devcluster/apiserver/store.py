@@ -7,6 +7,7 @@ and every object is serialised at most once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from bisect import bisect_left, insort
 from collections import deque
@@ -119,19 +120,17 @@ class Subscription:
         while self._pending:
             yield self._pending.popleft()
 
-    async def wait(self, seconds: float) -> bool:
-        """Whether something came within that time."""
+    async def wait(self, seconds: float) -> None:
+        """Return once there is a change, or that time is over."""
         if self._pending or self.overflowed:
-            return True
+            return
         self._waiter = asyncio.get_running_loop().create_future()
         try:
-            async with asyncio.timeout(seconds):
-                await self._waiter
-        except TimeoutError:
-            return bool(self._pending)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._waiter
         finally:
             self._waiter = None
-        return True
 
 
 class Table:

@@ -153,10 +153,6 @@ def _node_roles(obj: Object, _now: datetime) -> str:
     return ",".join(sorted(label.removeprefix(prefix) for label in labels if label.startswith(prefix))) or "<none>"
 
 
-def _node_address(obj: Object, _now: datetime) -> str:
-    return json_path(obj, '.status.addresses[?(@.type=="InternalIP")].address') or "<none>"
-
-
 def _container_statuses(obj: Object) -> list[Any]:
     return json_path(obj, ".status.containerStatuses") or []
 
@@ -176,7 +172,6 @@ _FUNCTIONS: dict[str, Callable[[Object, datetime], Json]] = {
     "data_count": lambda obj, _now: len(obj.get("data", {})) + len(obj.get("binaryData", {})),
     "event_age": lambda obj, now: _since(obj.get("lastTimestamp") or obj["metadata"].get("creationTimestamp"), now),
     "event_object": _event_object,
-    "node_address": _node_address,
     "node_roles": _node_roles,
     "node_status": _node_status,
     "pod_ready": _pod_ready,

@@ -7,6 +7,7 @@ names.json           each name's image
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -69,16 +70,12 @@ class Store:
         ]
 
     def find(self, text: str) -> StoredImage | None:
-        """An image by name, by ID, or by the beginning of one ID alone, as containerd looks it up."""
-        wanted = ""
-        try:
-            name = parse_reference(text, default_tag="latest").pull_name if "@" not in text else _digest_name(text)
-            wanted = self.names[name].id if name in self.names else ""
-        except NotAReference:
-            pass
-        prefix = wanted or f"sha256:{text.removeprefix('sha256:')}"
-        found = [image for image in self.images() if image.id.startswith(prefix)]
-        return found[0] if len(found) == 1 and text else None
+        """An image by name or by ID; `None` if it is absent."""
+        image_id = f"sha256:{text.removeprefix('sha256:')}"
+        with contextlib.suppress(NotAReference):
+            name = _digest_name(text) if "@" in text else parse_reference(text, default_tag="latest").pull_name
+            image_id = self.names[name].id if name in self.names else image_id
+        return next((image for image in self.images() if image.id == image_id), None)
 
     def name(self, name: str, named: Named) -> None:
         """Point a name at an image, which moves it if it exists."""

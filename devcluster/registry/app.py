@@ -5,6 +5,7 @@ https://github.com/opencontainers/distribution-spec/blob/main/spec.md, end-1 to 
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hmac
 import json
@@ -24,7 +25,6 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from devcluster.registry.folder import Folder, is_repository
-from warmhook.ports import Sleep
 
 __all__ = ["Access", "registry_app"]
 
@@ -47,12 +47,12 @@ class Access:
     user_agent: str
 
 
-def registry_app(root: Path, *, log: Callable[[Access], None], answering: Counter[str], sleep: Sleep) -> Starlette:
+def registry_app(root: Path, *, log: Callable[[Access], None], answering: Counter[str]) -> Starlette:
     """The registry as an ASGI application; `log` is called once per request, when its answer has ended.
 
     `answering` counts, by path, the answers that have begun and not ended.
     """
-    endpoints = _Endpoints(Folder(root), sleep)
+    endpoints = _Endpoints(Folder(root))
     methods = ["GET"]  # Starlette adds HEAD
     return Starlette(
         routes=[
@@ -69,7 +69,6 @@ def registry_app(root: Path, *, log: Callable[[Access], None], answering: Counte
 @dataclass(frozen=True, slots=True)
 class _Endpoints:
     folder: Folder
-    sleep: Sleep
 
     async def base(self, _: Request) -> Response:
         return JSONResponse({}, headers={"docker-distribution-api-version": "registry/2.0"})
@@ -143,7 +142,7 @@ class _Endpoints:
         for _ in range(_STALL_POLLS_MAX):
             if not self.folder.answer(repository).stall:
                 return
-            await self.sleep(_STALL_POLL_SECONDS)
+            await asyncio.sleep(_STALL_POLL_SECONDS)
 
 
 class _AccessLog:

@@ -40,7 +40,7 @@ async def serve_registry(
 ) -> AsyncIterator[Registry]:
     """Serve the folder `root` on 127.0.0.1; `port` 0 takes a free one. Raises `OSError` if the port is taken."""
     answering: Counter[str] = Counter()
-    app = registry_app(root, log=log, answering=answering, sleep=asyncio.sleep)
+    app = registry_app(root, log=log, answering=answering)
     async with serve_app(app, port=port, name="registry") as host:
         yield Registry(host, root, answering)
 

@@ -274,22 +274,8 @@ async def test_a_service_is_reached_where_it_is_served(here: Site) -> None:
     assert (await here.create()).json()["metadata"]["labels"] == {"one": "yes"}
 
 
-@pytest.mark.parametrize(
-    ("field", "change"),
-    [
-        ("webhooks[0].clientConfig", {"clientConfig": {}}),
-        ("webhooks[0].clientConfig.url", {"clientConfig": {"url": "http://x.example"}}),
-        ("webhooks[0].sideEffects", {"sideEffects": "Some"}),
-        ("webhooks[0].failurePolicy", {"failurePolicy": "Perhaps"}),
-        ("webhooks[0].timeoutSeconds", {"timeoutSeconds": 31}),
-        ("webhooks[0].admissionReviewVersions", {"admissionReviewVersions": ["v1beta1"]}),
-        ("webhooks[0].matchConditions", {"matchConditions": [{"name": "x", "expression": "true"}]}),
-        ("webhooks[0].objectSelector", {"objectSelector": {"matchExpressions": [{"key": "a", "operator": "Near"}]}}),
-        ("webhooks[0].name", {"name": "short"}),
-    ],
-)
 @on_a_site
-async def test_a_configuration_that_cannot_work_is_refused(here: Site, field: str, change: Object) -> None:
-    refused = await here.install({**here.hook("one"), **change})
+async def test_conditions_in_cel_are_refused(here: Site) -> None:
+    refused = await here.install(here.hook("one", matchConditions=[{"name": "x", "expression": "true"}]))
     assert refused.status_code == 422
-    assert [cause["field"] for cause in refused.json()["details"]["causes"]] == [field]
+    assert [cause["field"] for cause in refused.json()["details"]["causes"]] == ["webhooks[0].matchConditions"]

@@ -42,7 +42,7 @@ Send = Callable[..., httpx.Response]
 @pytest.fixture
 def send(root: Path, log: list[Access]) -> Send:
     """Requests to the application, without sockets."""
-    app = registry_app(root, log=log.append, answering=Counter(), sleep=asyncio.sleep)
+    app = registry_app(root, log=log.append, answering=Counter())
 
     async def request(method: str, path: str, **more: Any) -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://registry") as client:
