@@ -1,4 +1,4 @@
-"""Does a registry answer as runtimes rely on? One suite for the embedded registry and Debian's docker-registry."""
+"""A registry answers as runtimes rely on: one suite for the embedded registry and Debian's docker-registry."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -24,6 +23,7 @@ ARM = incompressible_image(0.05, "arm", platform="linux/arm64")
 INDEX = build_index([APP, ARM])
 DOCKER = build_image(incompressible(5000, "docker"), docker=True)
 PUSHED = (("shop/app", "1", INDEX), ("shop/app", "0", APP), ("shop/docker", "1", DOCKER))
+DOCKER_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 LAYER = APP.blobs[1]
 LAYER_DIGEST = digest_of(LAYER)
 ABSENT = "sha256:" + "0" * 64
@@ -87,77 +87,54 @@ async def _real() -> AsyncIterator[str]:
         yield registry.host
 
 
-def test_the_base_says_that_it_is_a_registry(registry: Client) -> None:
+def test_the_base_names_the_version_of_the_protocol(registry: Client) -> None:
     answer = registry.get("/v2/")
     assert answer.status_code == 200
     assert answer.headers["docker-distribution-api-version"] == "registry/2.0"
 
 
-def test_a_manifest_by_tag_is_what_was_pushed(registry: Client) -> None:
-    answer = registry.get("/v2/shop/app/manifests/0")
+_MANIFESTS = "/v2/shop/app/manifests"
+_BLOBS = "/v2/shop/app/blobs"
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize(
+    ("path", "content", "media_type", "digest"),
+    [
+        pytest.param(f"{_MANIFESTS}/0", APP.manifest, APP.media_type, APP.digest, id="manifest by tag"),
+        pytest.param(f"{_MANIFESTS}/{APP.digest}", APP.manifest, APP.media_type, APP.digest, id="manifest by digest"),
+        pytest.param(f"{_MANIFESTS}/1", INDEX.manifest, INDEX.media_type, INDEX.digest, id="index"),
+        pytest.param(f"{_MANIFESTS}/{ARM.digest}", ARM.manifest, ARM.media_type, ARM.digest, id="child of an index"),
+        pytest.param("/v2/shop/docker/manifests/1", DOCKER.manifest, DOCKER_TYPE, DOCKER.digest, id="Docker's types"),
+        pytest.param(f"{_BLOBS}/{LAYER_DIGEST}", LAYER, "application/octet-stream", LAYER_DIGEST, id="layer"),
+        pytest.param(
+            f"{_BLOBS}/{APP.config_digest}", APP.blobs[0], "application/octet-stream", APP.config_digest, id="config"
+        ),
+    ],
+)
+def test_a_pushed_manifest_or_blob_is_answered_with_type_digest_and_length(
+    registry: Client, method: str, path: str, content: bytes, media_type: str, digest: str
+) -> None:
+    answer = registry.get(path) if method == "GET" else registry.head(path)
     assert answer.status_code == 200
-    assert answer.content == APP.manifest
-    assert answer.headers["content-type"] == APP.media_type
-    assert answer.headers["docker-content-digest"] == APP.digest
+    assert answer.content == (content if method == "GET" else b"")
+    assert answer.headers["content-type"] == media_type
+    assert answer.headers["docker-content-digest"] == digest
+    assert int(answer.headers["content-length"]) == len(content)
 
 
-def test_a_manifest_by_digest_is_the_same(registry: Client) -> None:
-    assert registry.get(f"/v2/shop/app/manifests/{APP.digest}").content == APP.manifest
+def test_a_blob_may_be_read_in_ranges(registry: Client) -> None:
+    assert registry.head(f"{_BLOBS}/{LAYER_DIGEST}").headers["accept-ranges"] == "bytes"
 
 
-def test_an_index_is_answered_as_an_index(registry: Client) -> None:
-    answer = registry.get("/v2/shop/app/manifests/1")
-    assert answer.content == INDEX.manifest
-    assert answer.headers["content-type"] == INDEX.media_type
-
-
-@pytest.mark.parametrize("child", [APP, ARM], ids=["amd64", "arm64"])
-def test_the_children_of_an_index_are_there_by_digest(registry: Client, child: Any) -> None:
-    assert registry.get(f"/v2/shop/app/manifests/{child.digest}").content == child.manifest
-
-
-def test_docker_media_types_are_kept(registry: Client) -> None:
-    answer = registry.get("/v2/shop/docker/manifests/1")
-    assert answer.headers["content-type"] == "application/vnd.docker.distribution.manifest.v2+json"
-
-
-def test_head_of_a_manifest_gives_digest_type_and_length_without_a_body(registry: Client) -> None:
-    answer = registry.head("/v2/shop/app/manifests/0")
-    assert answer.status_code == 200
-    assert answer.content == b""
-    assert answer.headers["docker-content-digest"] == APP.digest
-    assert answer.headers["content-type"] == APP.media_type
-    assert int(answer.headers["content-length"]) == len(APP.manifest)
-
-
-def test_a_blob_is_its_content(registry: Client) -> None:
-    answer = registry.get(f"/v2/shop/app/blobs/{LAYER_DIGEST}")
-    assert answer.status_code == 200
-    assert answer.content == LAYER
-    assert answer.headers["docker-content-digest"] == LAYER_DIGEST
-    assert answer.headers["content-type"] == "application/octet-stream"
-
-
-def test_the_config_is_a_blob(registry: Client) -> None:
-    assert registry.get(f"/v2/shop/app/blobs/{APP.config_digest}").content == APP.blobs[0]
-
-
-def test_head_of_a_blob_gives_its_length_without_a_body(registry: Client) -> None:
-    answer = registry.head(f"/v2/shop/app/blobs/{LAYER_DIGEST}")
-    assert answer.status_code == 200
-    assert answer.content == b""
-    assert int(answer.headers["content-length"]) == len(LAYER)
-    assert answer.headers["accept-ranges"] == "bytes"
-
-
-def test_the_rest_of_a_blob_can_be_asked_for(registry: Client) -> None:
+def test_the_rest_of_a_blob_can_be_requested(registry: Client) -> None:
     answer = registry.get(f"/v2/shop/app/blobs/{LAYER_DIGEST}", range="bytes=1000-")
     assert answer.status_code == 206
     assert answer.content == LAYER[1000:]
     assert answer.headers["content-range"] == f"bytes 1000-{len(LAYER) - 1}/{len(LAYER)}"
 
 
-def test_a_part_of_a_blob_can_be_asked_for(registry: Client) -> None:
+def test_a_part_of_a_blob_can_be_requested(registry: Client) -> None:
     answer = registry.get(f"/v2/shop/app/blobs/{LAYER_DIGEST}", range="bytes=10-19")
     assert answer.status_code == 206
     assert answer.content == LAYER[10:20]
@@ -181,7 +158,7 @@ def test_tags_are_listed_in_order(registry: Client) -> None:
         ("/v2/shop/none/tags/list", "NAME_UNKNOWN"),
     ],
 )
-def test_what_is_not_there_is_404_with_the_code_of_the_specification(registry: Client, path: str, code: str) -> None:
+def test_an_absent_name_is_404_with_the_code_of_the_specification(registry: Client, path: str, code: str) -> None:
     answer = registry.get(path)
     assert answer.status_code == 404
     assert answer.headers["content-type"].startswith("application/json")
@@ -189,5 +166,5 @@ def test_what_is_not_there_is_404_with_the_code_of_the_specification(registry: C
 
 
 @pytest.mark.parametrize("path", ["/v2/shop/none/manifests/1", f"/v2/shop/app/blobs/{ABSENT}"])
-def test_head_of_what_is_not_there_is_404(registry: Client, path: str) -> None:
+def test_head_of_an_absent_name_is_404(registry: Client, path: str) -> None:
     assert registry.head(path).status_code == 404

@@ -12,6 +12,7 @@ import pytest
 
 from devcluster.registry.folder import Answer, digest_of
 from devcluster.registry.images import (
+    Image,
     build_artifact,
     build_image,
     build_index,
@@ -38,6 +39,7 @@ ARM = incompressible_image(0.1, "arm", platform="linux/arm64")
 INDEX = build_index([ARM, APP], attestation=True)
 BIG = incompressible_image(1, "big")
 ABSENT = "sha256:" + "0" * 64
+BY_DIGEST = f"shop/app@{APP.digest}"
 PRIVATE = Answer(username="puller", password="right-pass")
 
 
@@ -55,19 +57,56 @@ async def test_a_new_node_has_no_images(node: Node) -> None:
     assert await node.runtime.images() == []
 
 
+@pytest.mark.parametrize(
+    ("pushed", "pulled", "tags", "digests"),
+    [
+        pytest.param({"shop/app:1": APP}, ["shop/app:1"], ["shop/app:1"], [BY_DIGEST], id="by tag"),
+        pytest.param({"shop/app:latest": APP}, ["shop/app"], ["shop/app:latest"], [BY_DIGEST], id="without a tag"),
+        pytest.param({"shop/app:1": APP}, [BY_DIGEST], [], [BY_DIGEST], id="by digest"),
+        pytest.param({"shop/app:1": APP}, [f"shop/app:1@{APP.digest}"], [], [BY_DIGEST], id="by tag and digest"),
+        pytest.param(
+            {"shop/app:1": APP}, [BY_DIGEST, "shop/app:1"], ["shop/app:1"], [BY_DIGEST], id="by digest, then by tag"
+        ),
+        pytest.param(
+            {"shop/app:1": APP, "shop/app:1.0": APP},
+            ["shop/app:1", "shop/app:1.0"],
+            ["shop/app:1", "shop/app:1.0"],
+            [BY_DIGEST],
+            id="two tags",
+        ),
+        pytest.param(
+            {"shop/app:1": APP, "mirror/app:1": APP},
+            ["shop/app:1", "mirror/app:1"],
+            ["mirror/app:1", "shop/app:1"],
+            [f"mirror/app@{APP.digest}", BY_DIGEST],
+            id="two repositories",
+        ),
+        pytest.param(
+            {"shop/app:1": INDEX}, ["shop/app:1"], ["shop/app:1"], [f"shop/app@{INDEX.digest}"], id="index by tag"
+        ),
+        pytest.param(
+            {"shop/app:1": INDEX},
+            ["shop/app:1", BY_DIGEST],
+            ["shop/app:1"],
+            [BY_DIGEST, f"shop/app@{INDEX.digest}"],
+            id="index by tag, then its child by digest",
+        ),
+    ],
+)
 @on_each_runtime
-async def test_a_pull_by_tag_lists_the_tag_and_the_digest(node: Node) -> None:
-    reference = node.push("shop/app:1", APP)
-    await node.pull(reference)
+async def test_pulls_of_one_image_are_listed_as_one_image_with_all_names(
+    node: Node, pushed: dict[str, Image], pulled: list[str], tags: list[str], digests: list[str]
+) -> None:
+    for name, content in pushed.items():
+        node.push(name, content)
+    assert {await node.pull(f"{node.host}/{name}") for name in pulled} == {APP.config_digest}
     image = await node.only_image()
-    assert image.tags == (reference,)
-    assert image.digests == (f"{node.host}/shop/app@{APP.digest}",)
-
-
-@on_each_runtime
-async def test_the_image_id_is_the_digest_of_the_config(node: Node) -> None:
-    assert await node.pull(node.push("shop/app:1", APP)) == APP.config_digest
-    assert (await node.only_image()).id == APP.config_digest
+    assert image.id == APP.config_digest
+    assert sorted(image.tags) == [f"{node.host}/{name}" for name in tags]
+    assert sorted(image.digests) == sorted(f"{node.host}/{name}" for name in digests)
+    assert not image.pinned
+    for name in pushed.keys() - set(tags):
+        assert await node.runtime.image(f"{node.host}/{name}") is None
 
 
 @on_each_runtime_with_a_registry
@@ -84,74 +123,13 @@ async def test_the_size_of_an_image_from_an_index_includes_the_index(node: Regis
 
 
 @on_each_runtime
-async def test_images_are_not_pinned_unless_somebody_pins_them(node: Node) -> None:
-    await node.pull(node.push("shop/app:1", APP))
-    assert not (await node.only_image()).pinned
-
-
-@on_each_runtime
-async def test_a_pull_without_a_tag_pulls_latest(node: Node) -> None:
-    node.push("shop/app:latest", APP)
-    await node.pull(f"{node.host}/shop/app")
-    assert (await node.only_image()).tags == (f"{node.host}/shop/app:latest",)
-
-
-@on_each_runtime
-async def test_a_second_tag_of_one_image_is_a_second_name_of_one_id(node: Node) -> None:
-    first, second = node.push("shop/app:1", APP), node.push("shop/app:1.0", APP)
-    assert await node.pull(first) == await node.pull(second)
-    image = await node.only_image()
-    assert set(image.tags) == {first, second}
-    assert len(image.digests) == 1
-
-
-@on_each_runtime
-async def test_one_image_in_two_repositories_is_one_id_with_two_digests(node: Node) -> None:
-    await node.pull(node.push("shop/app:1", APP))
-    await node.pull(node.push("mirror/app:1", APP))
-    image = await node.only_image()
-    assert set(image.digests) == {f"{node.host}/{name}/app@{APP.digest}" for name in ("shop", "mirror")}
-
-
-@on_each_runtime
-async def test_a_pull_by_digest_lists_no_tag(node: Node) -> None:
-    node.push("shop/app:1", APP)
-    await node.pull(f"{node.host}/shop/app@{APP.digest}")
-    image = await node.only_image()
-    assert image.tags == ()
-    assert image.digests == (f"{node.host}/shop/app@{APP.digest}",)
-
-
-@on_each_runtime
-async def test_a_pull_by_tag_and_digest_drops_the_tag(node: Node) -> None:
-    reference = node.push("shop/app:1", APP)
-    await node.pull(f"{reference}@{APP.digest}")
-    assert (await node.only_image()).tags == ()
-    assert await node.runtime.image(reference) is None
-
-
-@on_each_runtime
 async def test_a_pull_by_tag_and_digest_brings_the_digest_where_the_tag_has_moved_on(node: Node) -> None:
     reference = node.push("shop/app:1", APP)
     node.push("shop/app:1", OTHER)
     assert await node.pull(f"{reference}@{APP.digest}") == APP.config_digest
 
 
-@on_each_runtime
-async def test_a_tag_added_to_an_image_known_by_digest_joins_its_id(node: Node) -> None:
-    reference = node.push("shop/app:1", APP)
-    await node.pull(f"{node.host}/shop/app@{APP.digest}")
-    await node.pull(reference)
-    assert (await node.only_image()).tags == (reference,)
-
-
 # --- indexes ---------------------------------------------------------------------------------------------------------
-
-
-@on_each_runtime
-async def test_the_repo_digest_of_a_multi_platform_image_is_the_index(node: Node) -> None:
-    await node.pull(node.push("shop/app:1", INDEX))
-    assert (await node.only_image()).digests == (f"{node.host}/shop/app@{INDEX.digest}",)
 
 
 @on_each_runtime_with_a_registry
@@ -164,14 +142,6 @@ async def test_an_index_brings_the_child_of_this_platform_and_no_other(node: Reg
 async def test_an_index_can_be_pulled_by_its_digest(node: Node) -> None:
     node.push("shop/app:1", INDEX)
     assert await node.pull(f"{node.host}/shop/app@{INDEX.digest}") == APP.config_digest
-
-
-@on_each_runtime
-async def test_a_child_pulled_by_digest_shares_the_id_of_its_index(node: Node) -> None:
-    await node.pull(node.push("shop/app:1", INDEX))
-    await node.pull(f"{node.host}/shop/app@{APP.digest}")
-    image = await node.only_image()
-    assert set(image.digests) == {f"{node.host}/shop/app@{digest}" for digest in (INDEX.digest, APP.digest)}
 
 
 @on_each_runtime_with_a_registry

@@ -1,4 +1,4 @@
-"""Does the API server survive as a process: killed, restarted, stopped, started wrongly?"""
+"""The API server as a process can be killed, restarted and stopped, and reports a port that is in use."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from adapters.kubernetes.transport import open_transport
-from warmhook.ports import Transport, Unreachable
+from tests.support.apiserver import apiserver
+from warmhook.ports import Stream, Transport, Unreachable
 
 pytestmark = pytest.mark.e2e
 
@@ -23,24 +23,17 @@ CONFIGMAPS = "/api/v1/namespaces/default/configmaps"
 JSON = {"content-type": "application/json"}
 
 
-@contextmanager
-def served(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+def served(folder: Path) -> AbstractContextManager[subprocess.Popen[bytes]]:
     """A server whose cluster is kept in `folder`."""
-    command = [sys.executable, "-m", "devcluster.apiserver", "--port", "0"]
-    command += ["--kubeconfig", str(folder / "kubeconfig"), "--data", str(folder / "cluster")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        try:
-            assert b"ready" in process.stdout.readline()
-            yield process
-        finally:
-            process.kill()
+    return apiserver(folder, "--data", str(folder / "cluster"))
 
 
-@asynccontextmanager
-async def connected(folder: Path) -> AsyncIterator[Transport]:
-    async with open_transport(str(folder / "kubeconfig")) as transport:
-        yield transport
+def connected(folder: Path) -> AbstractAsyncContextManager[Transport]:
+    return open_transport(str(folder / "kubeconfig"))
+
+
+def watched(transport: Transport) -> AbstractAsyncContextManager[Stream]:
+    return transport.stream(CONFIGMAPS, query={"watch": "1", "timeoutSeconds": "30"})
 
 
 def test_a_killed_server_comes_back_with_its_cluster(tmp_path: Path) -> None:
@@ -66,10 +59,7 @@ def test_a_killed_server_comes_back_with_its_cluster(tmp_path: Path) -> None:
 
 def test_an_open_watch_breaks_when_the_server_is_killed(tmp_path: Path) -> None:
     async def case(process: subprocess.Popen[bytes]) -> None:
-        async with (
-            connected(tmp_path) as transport,
-            transport.stream(CONFIGMAPS, query={"watch": "1", "timeoutSeconds": "30"}) as stream,
-        ):
+        async with connected(tmp_path) as transport, watched(transport) as stream:
             process.send_signal(signal.SIGKILL)
             with pytest.raises(Unreachable):
                 _ = [line async for line in stream.lines]
@@ -80,10 +70,7 @@ def test_an_open_watch_breaks_when_the_server_is_killed(tmp_path: Path) -> None:
 
 def test_sigterm_ends_open_watches_and_the_process(tmp_path: Path) -> None:
     async def case(process: subprocess.Popen[bytes]) -> list[bytes]:
-        async with (
-            connected(tmp_path) as transport,
-            transport.stream(CONFIGMAPS, query={"watch": "1", "timeoutSeconds": "30"}) as stream,
-        ):
+        async with connected(tmp_path) as transport, watched(transport) as stream:
             process.send_signal(signal.SIGTERM)
             return [line async for line in stream.lines]
 
@@ -92,15 +79,14 @@ def test_sigterm_ends_open_watches_and_the_process(tmp_path: Path) -> None:
         assert process.wait(10) == 0
 
 
-def test_garbage_is_collected_without_being_asked(tmp_path: Path) -> None:
+def test_garbage_is_collected_by_itself(tmp_path: Path) -> None:
     async def case() -> None:
         async with connected(tmp_path) as transport:
             lost = {"apiVersion": "v1", "kind": "Node", "name": "gone", "uid": "none"}
             body = {"metadata": {"name": "orphan", "ownerReferences": [lost]}}
             made = await transport.request("POST", CONFIGMAPS, headers=JSON, body=body)
             assert made.status == 201
-            query = {"watch": "1", "timeoutSeconds": "20"}
-            async with transport.stream(CONFIGMAPS, query=query) as stream:
+            async with watched(transport) as stream:
                 async for line in stream.lines:
                     if json.loads(line)["type"] == "DELETED":
                         return
@@ -110,7 +96,7 @@ def test_garbage_is_collected_without_being_asked(tmp_path: Path) -> None:
         asyncio.run(asyncio.wait_for(case(), 30))
 
 
-def test_a_port_in_use_is_said_in_one_line() -> None:
+def test_a_port_in_use_is_reported_in_one_line() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -1,4 +1,4 @@
-"""Does every request get an answer, whatever is in it?"""
+"""Every request gets an answer, whatever is in it."""
 
 from __future__ import annotations
 
@@ -11,30 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from adapters.kubernetes.warmimage import warmimage_crd
 from devcluster.apiserver import ApiServer
 
-_SCHEMA = {
-    "type": "object",
-    "properties": {
-        "spec": {
-            "type": "object",
-            "properties": {
-                "a": {"type": "string", "pattern": "^a"},
-                "b": {"type": "array", "items": {"type": "integer"}, "x-kubernetes-list-type": "set"},
-                "c": {"type": "object", "additionalProperties": {"type": "number"}, "default": {}},
-            },
-        }
-    },
-}
-_DEFINITION = {
-    "metadata": {"name": "things.x.dev"},
-    "spec": {
-        "group": "x.dev",
-        "scope": "Namespaced",
-        "names": {"plural": "things", "kind": "Thing"},
-        "versions": [{"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": _SCHEMA}}],
-    },
-}
 _COLLECTIONS = {
     "namespaces": "/api/v1/namespaces",
     "nodes": "/api/v1/nodes",
@@ -43,11 +22,11 @@ _COLLECTIONS = {
     "pods": "/api/v1/namespaces/default/pods",
     "events": "/api/v1/namespaces/default/events",
     "crds": "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
-    "things": "/apis/x.dev/v1/namespaces/default/things",
+    "warmimages": "/apis/warmhook.dev/v1alpha1/namespaces/default/warmimages",
 }
 _WORDS = """metadata spec status data stringData labels annotations name namespace uid finalizers ownerReferences
-managedFields resourceVersion taints containers conditions versions names group scope a b c key effect type
-involvedObject $patch preconditions op path value schema openAPIV3Schema properties default items"""
+managedFields resourceVersion taints containers conditions versions names group scope image nodes limit pull lifetime
+key effect type involvedObject $patch preconditions op path value schema openAPIV3Schema properties default items"""
 _KEYS = st.sampled_from(_WORDS.split())
 _SCALARS = (
     st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from(["", "x", "a/b", "1", "metadata", "/metadata"])
@@ -110,7 +89,7 @@ def test_no_request_breaks_the_server(
 ) -> None:
     server = ApiServer(lambda: datetime.now(UTC), Random(0))
     plain = {"content-type": "application/json", "accept": "application/json"}
-    defined = server.handle("POST", _COLLECTIONS["crds"], {}, plain, json.dumps(_DEFINITION).encode())
+    defined = server.handle("POST", _COLLECTIONS["crds"], {}, plain, json.dumps(warmimage_crd()).encode())
     assert defined.status == 201
     path = _COLLECTIONS[collection]
     if seed is not None:
