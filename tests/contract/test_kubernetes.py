@@ -28,6 +28,7 @@ from tests.support.cases import as_test
 from tests.support.instant import instantly
 from warmhook.ports import Json, Object, Response, Transport
 
+JSON = {"content-type": "application/json"}
 MERGE = {"content-type": "application/merge-patch+json"}
 JSON_PATCH = {"content-type": "application/json-patch+json"}
 METADATA_LIST = {"accept": "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"}
@@ -98,8 +99,7 @@ class Place:
         headers: Mapping[str, str] | None = None,
         query: Mapping[str, str] | None = None,
     ) -> Response:
-        if method == "POST":
-            headers = headers or {"content-type": "application/json"}
+        headers = headers or {"POST": JSON, "PUT": JSON, "PATCH": MERGE}.get(method)
         return await self.transport.request(method, path, query=query or {}, headers=headers or {}, body=body)
 
     async def create(self, collection: str, body: Object) -> Object:
@@ -118,7 +118,7 @@ class Place:
         return f"{CONFIGMAPS}/{self.prefix}{name}"
 
     async def patch(self, path: str, body: Json, query: Mapping[str, str] | None = None) -> Response:
-        return await self.send("PATCH", path, body, headers=MERGE, query=query)
+        return await self.send("PATCH", path, body, query=query)
 
     async def clear(self) -> None:
         for path in reversed(self._made):
@@ -221,8 +221,7 @@ async def test_a_stale_version_is_a_conflict(place: Place, method: str) -> None:
     made = await place.configmap()
     await place.patch(place.path(), {"data": {"a": "1"}})
     stale = {"resourceVersion": made["metadata"]["resourceVersion"], "name": place.prefix}
-    headers = MERGE if method == "PATCH" else {"content-type": "application/json"}
-    answer = await place.send(method, place.path(), {"metadata": stale, "data": {"b": "2"}}, headers=headers)
+    answer = await place.send(method, place.path(), {"metadata": stale, "data": {"b": "2"}})
     assert reason(answer) == (409, "Conflict")
 
 
@@ -231,7 +230,7 @@ async def test_a_write_meant_for_another_uid_changes_nothing(place: Place) -> No
     await place.configmap()
     meant = {"metadata": {"name": place.prefix, "uid": OTHER_UID}, "data": {"a": "1"}}
     assert reason(await place.patch(place.path(), meant)) == (422, "Invalid")
-    put = await place.send("PUT", place.path(), meant, headers={"content-type": "application/json"})
+    put = await place.send("PUT", place.path(), meant)
     assert reason(put) == (409, "Conflict")
     assert "data" not in read(await place.send("GET", place.path()))
 
@@ -522,12 +521,11 @@ async def test_a_lease_changes_hands_only_at_the_version_that_was_read(place: Pl
     leases = "/apis/coordination.k8s.io/v1/namespaces/default/leases"
     spec = {"holderIdentity": "a", "leaseDurationSeconds": 15}
     made = await place.create(leases, {"metadata": {"name": place.prefix}, "spec": spec})
-    headers = {"content-type": "application/json"}
     taken = {**made, "spec": {**spec, "holderIdentity": "b"}}
     path = f"{leases}/{place.prefix}"
-    assert read(await place.send("PUT", path, taken, headers=headers))["spec"]["holderIdentity"] == "b"
+    assert read(await place.send("PUT", path, taken))["spec"]["holderIdentity"] == "b"
     late = {**made, "spec": {**spec, "holderIdentity": "c"}}
-    assert reason(await place.send("PUT", path, late, headers=headers)) == (409, "Conflict")
+    assert reason(await place.send("PUT", path, late)) == (409, "Conflict")
     stale = {"metadata": {"resourceVersion": made["metadata"]["resourceVersion"]}, "spec": {"holderIdentity": "c"}}
     assert reason(await place.patch(path, stale)) == (409, "Conflict")
     # A MicroTime has six digits after the point; nothing else is read.
@@ -724,11 +722,10 @@ async def test_a_custom_resource_that_breaks_its_schema_is_refused(place: Place)
 async def test_a_custom_resource_is_put_only_with_a_version(place: Place) -> None:
     path = await things(place)
     made = await place.create(path, _thing(path, "a", image="x"))
-    headers = {"content-type": "application/json"}
-    blind = await place.send("PUT", f"{path}/a", _thing(path, "a", image="y"), headers=headers)
+    blind = await place.send("PUT", f"{path}/a", _thing(path, "a", image="y"))
     assert reason(blind) == (422, "Invalid")
     made["spec"]["image"] = "y"
-    assert (await place.send("PUT", f"{path}/a", made, headers=headers)).status == 200
+    assert (await place.send("PUT", f"{path}/a", made)).status == 200
 
 
 @on_each_api_server

@@ -1,8 +1,9 @@
-"""What does the embedded API server do beyond the contract: controllers, history, faults on the way to it?"""
+"""The embedded API server has controllers, a history, and faults on the way to it: what the contract leaves out."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,8 @@ from tests.support.instant import instantly
 from warmhook.ports import Json, Object, Response, Unreachable
 
 CONFIGMAPS = "/api/v1/namespaces/default/configmaps"
+CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+THINGS = "/apis/x.dev/v1/things"
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -54,14 +57,18 @@ class Client:
         begun = self.server.watch(path, {"timeoutSeconds": "1", **query}, headers or {})
         assert not isinstance(begun, Response), begun.body
 
-        async def read() -> list[tuple[str, Any]]:
-            return [(event["type"], event["object"]) async for event in map_json(begun.lines())]
+        async def read() -> list[Object]:
+            return [json.loads(line) async for line in begun.lines()]
 
-        async def map_json(lines: Any) -> Any:
-            async for line in lines:
-                yield json.loads(line)
+        return [(event["type"], event["object"]) for event in instantly(read())]
 
-        return instantly(read())
+    def define_things(self) -> None:
+        """Serve a custom kind at `THINGS`, with one object `t`."""
+        names = {"plural": "things", "kind": "Thing"}
+        version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": {"type": "object"}}}
+        spec = {"group": "x.dev", "scope": "Cluster", "names": names, "versions": [version]}
+        self.create(CRDS, "things.x.dev", spec=spec)
+        self.create(THINGS, "t", kind="Thing")
 
 
 @pytest.fixture
@@ -195,15 +202,9 @@ def test_a_whole_collection_is_deleted_by_selector(client: Client) -> None:
 
 
 def test_a_removed_definition_takes_its_objects_along(client: Client) -> None:
-    names = {"plural": "things", "kind": "Thing"}
-    schema = {"openAPIV3Schema": {"type": "object"}}
-    version = {"name": "v1", "served": True, "storage": True, "schema": schema}
-    spec = {"group": "x.dev", "scope": "Cluster", "names": names, "versions": [version]}
-    crds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-    client.create(crds, "things.x.dev", spec=spec)
-    client.create("/apis/x.dev/v1/things", "t", kind="Thing")
-    assert client.send("DELETE", f"{crds}/things.x.dev")[0] == 200
-    assert client.server.handle("GET", "/apis/x.dev/v1/things", {}, {}).status == 404
+    client.define_things()
+    assert client.send("DELETE", f"{CRDS}/things.x.dev")[0] == 200
+    assert client.server.handle("GET", THINGS, {}, {}).status == 404
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'{"data": {"a": NaN}}', b"a: b"])
@@ -256,25 +257,19 @@ def test_a_stopping_server_ends_its_watches(client: Client) -> None:
 
 
 def test_a_hook_may_answer_or_break_before_the_server_does(client: Client) -> None:
-    calls: list[str] = []
+    faults: list[Response | Unreachable] = [Unreachable("cut"), Response(429, {}, b"")]
 
-    async def before(method: str, path: str) -> Response | None:
-        calls.append(f"{method} {path}")
-        if len(calls) == 1:
-            return Response(429, {"retry-after": "1"}, b"")
-        if len(calls) == 2:
-            raise Unreachable("cut")
-        return None
+    async def before(_method: str, _path: str) -> Response | None:
+        fault = faults.pop() if faults else None
+        if isinstance(fault, Unreachable):
+            raise fault
+        return fault
 
     transport = InProcessTransport(client.server, before=before)
-
-    async def case() -> list[int]:
-        first = await transport.request("GET", CONFIGMAPS)
-        with pytest.raises(Unreachable):
-            await transport.request("GET", CONFIGMAPS)
-        return [first.status, (await transport.request("GET", CONFIGMAPS)).status]
-
-    assert instantly(case()) == [429, 200]
+    assert instantly(transport.request("GET", CONFIGMAPS)).status == 429
+    with pytest.raises(Unreachable):
+        instantly(transport.request("GET", CONFIGMAPS))
+    assert instantly(transport.request("GET", CONFIGMAPS)).status == 200
 
 
 def test_an_answer_may_be_lost_after_its_request_had_its_effect(client: Client) -> None:
@@ -295,15 +290,11 @@ def test_a_stream_may_be_cut_at_any_byte(client: Client, limit_bytes: int, lines
     seen: list[bytes] = []
 
     async def case() -> None:
-        query = {"watch": "1", "timeoutSeconds": "1"}
-        async with transport.stream(CONFIGMAPS, query=query) as stream:
+        async with transport.stream(CONFIGMAPS, query={"watch": "1", "timeoutSeconds": "1"}) as stream:
             async for line in stream.lines:
                 seen.append(line)  # noqa: PERF401 - what came before the cut must be kept
 
-    if limit_bytes < 1000:
-        with pytest.raises(Unreachable):
-            instantly(case())
-    else:
+    with contextlib.nullcontext() if limit_bytes > 1000 else pytest.raises(Unreachable):
         instantly(case())
     assert len(seen) == lines
 
@@ -333,16 +324,11 @@ def test_a_cluster_outlives_its_process(tmp_path: Path) -> None:
 
 
 def test_a_restored_cluster_serves_its_custom_kinds(tmp_path: Path) -> None:
-    schema = {"openAPIV3Schema": {"type": "object"}}
-    version = {"name": "v1", "served": True, "storage": True, "schema": schema}
-    names = {"plural": "things", "kind": "Thing"}
-    spec = {"group": "x.dev", "scope": "Cluster", "names": names, "versions": [version]}
     first, second = Client(), Client()
     with persisted(first.server, tmp_path / "cluster"):
-        first.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", "things.x.dev", spec=spec)
-        first.create("/apis/x.dev/v1/things", "t", kind="Thing")
+        first.define_things()
     with persisted(second.server, tmp_path / "cluster"):
-        assert second.send("GET", "/apis/x.dev/v1/things/t")[0] == 200
+        assert second.send("GET", f"{THINGS}/t")[0] == 200
 
 
 @pytest.mark.parametrize(
