@@ -236,7 +236,7 @@ async def test_a_write_meant_for_another_uid_changes_nothing(place: Place) -> No
 
 
 @on_each_api_server
-async def test_a_null_for_what_is_not_there_changes_nothing(place: Place) -> None:
+async def test_a_null_for_an_absent_member_changes_nothing(place: Place) -> None:
     made = await place.configmap()
     nulls = {"data": {"a": None}, "metadata": {"labels": {"a": None}, "annotations": {"a": None}}}
     same = read(await place.patch(place.path(), nulls))
@@ -430,7 +430,7 @@ async def test_a_version_of_the_future_times_out_with_a_hint(place: Place) -> No
 
 
 @on_each_api_server
-async def test_a_watch_tells_what_happened_since_a_version(place: Place) -> None:
+async def test_a_watch_sends_the_changes_since_a_version(place: Place) -> None:
     made = await place.configmap(data={"a": "1"})
     await place.configmap("-other")
     await place.patch(place.path(), {"data": {"a": "2"}})
@@ -446,7 +446,7 @@ async def test_a_watch_tells_what_happened_since_a_version(place: Place) -> None
 
 
 @on_each_api_server
-async def test_a_watch_hears_of_writes_while_it_is_open(place: Place) -> None:
+async def test_a_watch_sends_writes_while_it_is_open(place: Place) -> None:
     made = await place.configmap()
     query = {"watch": "1", "timeoutSeconds": "20", "resourceVersion": made["metadata"]["resourceVersion"]}
     query["fieldSelector"] = f"metadata.name={place.prefix}"
@@ -535,7 +535,7 @@ async def test_a_lease_changes_hands_only_at_the_version_that_was_read(place: Pl
 
 
 @on_each_api_server
-async def test_events_about_nodes_belong_into_default(place: Place) -> None:
+async def test_events_about_nodes_belong_to_the_namespace_default(place: Place) -> None:
     event = {
         "metadata": {"generateName": f"{place.prefix}-"},
         "involvedObject": {"kind": "Node", "name": place.prefix, "apiVersion": "v1"},

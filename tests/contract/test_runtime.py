@@ -296,7 +296,7 @@ async def test_removal_leaves_other_images_alone(node: Node) -> None:
 
 
 @on_each_runtime
-async def test_removing_what_is_not_there_changes_nothing(node: Node) -> None:
+async def test_the_removal_of_an_absent_image_changes_nothing(node: Node) -> None:
     await node.pull(node.push("shop/app:1", APP))
     for name in (f"{node.host}/shop/app:2", ABSENT, "NO/!!reference", ""):
         await node.runtime.remove(name)
@@ -356,7 +356,7 @@ async def test_two_pulls_of_one_image_at_once_fetch_each_layer_once(node: Regist
 
 
 @on_each_runtime
-async def test_different_images_are_pulled_side_by_side(node: Node) -> None:
+async def test_different_images_are_pulled_at_the_same_time(node: Node) -> None:
     references = [node.push(f"shop/app{i}:1", incompressible_image(0.1, f"side-{i}")) for i in range(4)]
     await asyncio.gather(*map(node.pull, references))
     assert {tag for image in await node.runtime.images() for tag in image.tags} == set(references)

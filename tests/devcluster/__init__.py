@@ -1,1 +1,1 @@
-"""Does the command do what its help says?"""
+"""Tests of the embedded API server, registry and runtime: what the contracts leave out."""

@@ -1,4 +1,4 @@
-"""Does the embedded API server answer as a recorded real one did, request by request?
+"""The embedded API server answers as a recorded real one did, request by request.
 
 `WARMHOOK_TEST_APISERVER` names the folder of the recording. Not compared: uids, times, values of resourceVersion (their
 order is), managedFields, messages, and the two entries about authentication.

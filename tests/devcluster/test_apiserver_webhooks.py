@@ -32,7 +32,7 @@ from warmhook.ports import Object
 CONFIGURATIONS = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
 PODS = "/api/v1/namespaces/default/pods"
 Answer = Callable[[Object], Object | None]
-"""What a webhook says to a request: the `response` without its uid; `None` is status 500."""
+"""The `response` of a webhook to a request, without its uid; `None` is status 500."""
 
 
 def allow(_request: Object) -> Object:
@@ -40,7 +40,7 @@ def allow(_request: Object) -> Object:
 
 
 def labelled(name: str) -> Answer:
-    """A webhook that adds a label, and says so again however often it is asked."""
+    """A webhook that adds a label whenever it is called."""
 
     def answer(request: Object) -> Object:
         labels = request["object"]["metadata"].get("labels")
@@ -60,12 +60,12 @@ class Site:
         self.port = port
         self.authority = authority
         self.answers: dict[str, Answer] = {}
-        self.asked: list[tuple[str, Object]] = []
+        self.requests: list[tuple[str, Object]] = []
 
     async def answer(self, request: Request) -> Response:
         name, review = request.path_params["name"], json.loads(await request.body())
         assert review["apiVersion"] == "admission.k8s.io/v1"
-        self.asked.append((name, review["request"]))
+        self.requests.append((name, review["request"]))
         said = self.answers[name](review["request"])
         if said is None:
             return Response(status_code=500)
@@ -98,7 +98,7 @@ class Site:
         return await self.api.post(PODS + query, json=pod)
 
     def names(self) -> list[str]:
-        return [name for name, _ in self.asked]
+        return [name for name, _ in self.requests]
 
 
 def written(folder: Path, pair: Pair) -> tuple[str, str]:
@@ -151,7 +151,7 @@ def on_a_site(case: Callable[..., Awaitable[None]]) -> Callable[..., None]:
 
 
 @on_a_site
-async def test_a_patch_is_applied_and_the_request_is_as_a_real_servers(here: Site) -> None:
+async def test_a_patch_is_applied_and_the_review_is_that_of_a_real_server(here: Site) -> None:
     assert (await here.install(here.hook("one", labelled("one")))).status_code == 201
     created = await here.create(labels={"app": "web"})
     assert created.status_code == 201, created.text
@@ -159,7 +159,7 @@ async def test_a_patch_is_applied_and_the_request_is_as_a_real_servers(here: Sit
     assert pod["metadata"]["labels"] == {"app": "web", "one": "yes"}
     assert pod["metadata"]["name"].startswith("web-")
     assert pod["status"]["phase"] == "Pending"
-    ((_, request),) = here.asked
+    ((_, request),) = here.requests
     assert request["operation"] == "CREATE"
     assert (request["namespace"], request["dryRun"], request["oldObject"]) == ("default", False, None)
     seen = request["object"]
@@ -169,13 +169,13 @@ async def test_a_patch_is_applied_and_the_request_is_as_a_real_servers(here: Sit
 
 
 @on_a_site
-async def test_what_is_no_creation_of_a_pod_calls_nobody(here: Site) -> None:
+async def test_a_request_that_creates_no_pod_calls_no_webhook(here: Site) -> None:
     await here.install(here.hook("one"))
     await here.api.post("/api/v1/namespaces/default/configmaps", json={"metadata": {"name": "x"}})
     await here.api.get(PODS)
     assert (await here.api.post(PODS, content=b"{")).status_code == 400
     assert (await here.api.post("/api/v1/namespaces/none/pods", json={"metadata": {"name": "x"}})).status_code == 404
-    assert here.asked == []
+    assert here.requests == []
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ async def test_what_is_no_creation_of_a_pod_calls_nobody(here: Site) -> None:
     ],
 )
 @on_a_site
-async def test_who_is_not_selected_is_not_asked(here: Site, more: Object, metadata: Object) -> None:
+async def test_a_webhook_that_does_not_match_is_not_called(here: Site, more: Object, metadata: Object) -> None:
     installed = await here.install(here.hook("one", **more), here.hook("two"))
     assert installed.status_code == 201, installed.text
     assert (await here.create(**metadata)).status_code == 201
@@ -207,7 +207,7 @@ async def test_who_is_not_selected_is_not_asked(here: Site, more: Object, metada
 
 
 @on_a_site
-async def test_the_failure_policy_says_what_a_failed_call_means(here: Site) -> None:
+async def test_the_failure_policy_decides_what_a_failed_call_means(here: Site) -> None:
     broken: dict[str, Answer] = {
         "status": lambda _: None,
         "uid": lambda _: {"allowed": True, "uid": "another"},
@@ -226,11 +226,11 @@ async def test_the_failure_policy_says_what_a_failed_call_means(here: Site) -> N
 
 
 @on_a_site
-async def test_nobody_is_believed_whom_the_bundle_does_not_name(here: Site) -> None:
+async def test_a_webhook_whose_authority_is_not_in_the_bundle_is_not_called(here: Site) -> None:
     here.authority = make_pair(["127.0.0.1"], datetime.now(UTC)).authority
     await here.install(here.hook("one", failurePolicy="Fail"))
     assert (await here.create()).status_code == 500
-    assert here.asked == []
+    assert here.requests == []
 
 
 @on_a_site
@@ -242,7 +242,7 @@ async def test_a_denial_is_passed_on(here: Site) -> None:
 
 
 @on_a_site
-async def test_one_that_wants_it_is_asked_again_when_a_later_one_changed_the_pod(here: Site) -> None:
+async def test_a_webhook_is_reinvoked_if_a_later_one_changed_the_pod(here: Site) -> None:
     await here.install(
         here.hook("one", reinvocationPolicy="IfNeeded"),
         here.hook("two"),
@@ -250,16 +250,16 @@ async def test_one_that_wants_it_is_asked_again_when_a_later_one_changed_the_pod
     )
     assert (await here.create()).json()["metadata"]["labels"] == {"three": "yes"}
     assert here.names() == ["one", "two", "three", "one"]
-    assert here.asked[-1][1]["object"]["metadata"]["labels"] == {"three": "yes"}
+    assert here.requests[-1][1]["object"]["metadata"]["labels"] == {"three": "yes"}
 
 
 @on_a_site
-async def test_a_dry_run_asks_and_stores_nothing(here: Site) -> None:
+async def test_a_dry_run_calls_webhooks_and_stores_nothing(here: Site) -> None:
     await here.install(here.hook("one", labelled("one")))
     created = await here.create("?dryRun=All")
     assert created.json()["metadata"]["labels"] == {"one": "yes"}
-    assert here.asked[0][1]["dryRun"] is True
-    assert here.asked[0][1]["options"]["dryRun"] == ["All"]
+    assert here.requests[0][1]["dryRun"] is True
+    assert here.requests[0][1]["options"]["dryRun"] == ["All"]
     assert (await here.api.get(PODS)).json()["items"] == []
 
 

@@ -101,7 +101,7 @@ def test_an_image_is_found_by_each_of_its_names(tmp_path: Path, text: str) -> No
 
 
 @in_a_folder
-async def test_removal_deletes_the_blobs_that_nobody_else_needs(folder: Path) -> None:
+async def test_removal_deletes_the_blobs_that_no_other_image_needs(folder: Path) -> None:
     root = folder / "registry"
     write_image(root, "shop/app", "1", APP)
     write_image(root, "shop/big", "1", BIG)
@@ -139,7 +139,7 @@ async def test_a_cancelled_pull_deletes_what_it_has_half_written(folder: Path) -
 
 
 @in_a_folder
-async def test_two_pulls_share_a_layer_and_the_second_goes_on_where_the_first_is_cancelled(folder: Path) -> None:
+async def test_two_pulls_share_a_layer_and_the_second_goes_on_if_the_first_is_cancelled(folder: Path) -> None:
     async with _stalled(folder) as registry, _node(folder) as runtime:
         first = asyncio.create_task(_pull_big(runtime, registry), name="first")
         second = asyncio.create_task(_pull_big(runtime, registry), name="second")

@@ -67,17 +67,6 @@ def test_an_incompressible_image_has_the_size_asked_for_and_does_not_shrink() ->
     assert len(gzip.compress(image.blobs[1])) > 0.9 * len(image.blobs[1])
 
 
-def test_a_config_names_what_its_layers_unpack_to() -> None:
-    diff_ids = json.loads(APP.blobs[0])["rootfs"]["diff_ids"]
-    assert diff_ids == [digest_of(gzip.decompress(layer)) for layer in APP.blobs[1:]]
-
-
-def test_a_manifest_names_its_blobs_by_digest_and_size() -> None:
-    manifest = json.loads(APP.manifest)
-    described = [(part["digest"], part["size"]) for part in (manifest["config"], *manifest["layers"])]
-    assert described == [(digest_of(blob), len(blob)) for blob in APP.blobs]
-
-
 def test_an_index_has_a_platform_for_each_image_and_none_for_attestations() -> None:
     arm = build_image(b"arm", platform="linux/arm64")
     entries = json.loads(build_index([APP, arm], attestation=True).manifest)["manifests"]
