@@ -32,9 +32,6 @@ address = "{root}/t"
 path = "{root}/opt"
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "registry.invalid/pause:1"
-[plugins."io.containerd.grpc.v1.cri".containerd]
-snapshotter = "{snapshotter}"
-discard_unpacked_layers = {discard}
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "{root}/cni"
 conf_dir = "{root}/cni"
@@ -50,11 +47,10 @@ def missing() -> str:
     return "" if os.geteuid() == 0 else "containerd needs root"
 
 
-def prepare(root: Path, *, snapshotter: str = "overlayfs", discard_unpacked_layers: bool = False) -> None:
+def prepare(root: Path) -> None:
     """Write its configuration below `root`, which is created; its path may have 105 characters at most."""
     (root / "certs.d").mkdir(parents=True)
-    discard = "true" if discard_unpacked_layers else "false"
-    (root / "config.toml").write_text(_CONFIG.format(root=root, snapshotter=snapshotter, discard=discard))
+    (root / "config.toml").write_text(_CONFIG.format(root=root))
 
 
 def command(root: Path, program: str = "containerd") -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from types import MappingProxyType
 
 from starlette.applications import Starlette
@@ -57,15 +57,12 @@ def application(server: ApiServer, *, services: Services = _NO_SERVICES) -> Star
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        async with AsyncExitStack() as stack:
-            task = asyncio.create_task(collect(), name="apiserver-controllers")
-            stack.push_async_callback(_cancelled, task)
+        task = asyncio.create_task(collect(), name="apiserver-controllers")
+        try:
             yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
 
     return Starlette(routes=[Route("/{path:path}", answer, methods=list(_METHODS))], lifespan=lifespan)
-
-
-async def _cancelled(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task

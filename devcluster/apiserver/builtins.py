@@ -1,4 +1,4 @@
-"""Complete and validate objects of the built-in kinds."""
+"""Complete objects of the built-in kinds, and validate those that Warmhook writes."""
 
 from __future__ import annotations
 
@@ -225,31 +225,6 @@ def _event_causes(obj: Object, _old: Object | None) -> Iterator[Cause]:
         yield Cause("involvedObject.namespace", f'Invalid value: "{concerned}": does not match event.namespace')
 
 
-def _pod_causes(obj: Object, _old: Object | None) -> Iterator[Cause]:
-    containers = (obj.get("spec") or {}).get("containers")
-    if not containers:
-        yield Cause("spec.containers", "Required value", "FieldValueRequired")
-        return
-    for i, container in enumerate(containers):
-        yield from (
-            Cause(f"spec.containers[{i}].{name}", "Required value", "FieldValueRequired")
-            for name in ("name", "image")
-            if not container.get(name)
-        )
-
-
-def _node_causes(obj: Object, _old: Object | None) -> Iterator[Cause]:
-    seen: set[tuple[str, str]] = set()
-    for i, taint in enumerate((obj.get("spec") or {}).get("taints") or []):
-        identity = (taint.get("key", ""), taint.get("effect", ""))
-        if identity in seen:
-            yield Cause(f"spec.taints[{i}]", f"Duplicate value: {identity}", "FieldValueDuplicate")
-        if identity[1] not in ("NoSchedule", "PreferNoSchedule", "NoExecute"):
-            message = f'Unsupported value: "{identity[1]}"'
-            yield Cause(f"spec.taints[{i}].effect", message, "FieldValueNotSupported")
-        seen.add(identity)
-
-
 def _lease_causes(obj: Object, _old: Object | None) -> Iterator[Cause]:
     seconds = (obj.get("spec") or {}).get("leaseDurationSeconds")
     if seconds is not None and seconds <= 0:
@@ -262,8 +237,6 @@ _CAUSES: dict[str, Callable[[Object, Object | None], Iterator[Cause]]] = {
     "events": _event_causes,
     "leases": _lease_causes,
     "mutatingwebhookconfigurations": webhooks.causes,
-    "pods": _pod_causes,
-    "nodes": _node_causes,
 }
 
 

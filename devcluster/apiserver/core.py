@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from random import Random
 from typing import Any
 
-from devcluster.apiserver import crds, discovery, views
+from devcluster.apiserver import builtins, crds, discovery, views
 from devcluster.apiserver.errors import (
     PageNotFound,
     StatusError,
@@ -54,23 +54,17 @@ class ApiServer:
         self._bootstrap(random)
 
     def _bootstrap(self, random: Random) -> None:
-        """The namespaces that every cluster has, older than every write that a client makes."""
+        """Create the namespaces that every cluster has; they are older than every write of a client."""
+        (resource,) = (each for each in self.registry if each.table == "namespaces")
         for i, name in enumerate(_NAMESPACES):
-            metadata: dict[str, Any] = {
+            metadata = {
                 "name": name,
                 "uid": f"{random.getrandbits(128):032x}",
                 "resourceVersion": str(i + 1),
                 "creationTimestamp": self._now().strftime("%Y-%m-%dT%H:%M:%SZ"),
-                "labels": {"kubernetes.io/metadata.name": name},
             }
-            obj = {
-                "kind": "Namespace",
-                "apiVersion": "v1",
-                "metadata": metadata,
-                "spec": {"finalizers": ["kubernetes"]},
-                "status": {"phase": "Active"},
-            }
-            self.store.restore(0, [("namespaces", ("", name), obj)])
+            obj = {"kind": resource.kind, "apiVersion": resource.api_version, "metadata": metadata}
+            self.store.restore(0, [(resource.table, ("", name), builtins.created(resource, obj))])
 
     def handle(
         self, method: str, path: str, query: Mapping[str, str], headers: Mapping[str, str], body: bytes = b""

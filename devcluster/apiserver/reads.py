@@ -89,8 +89,6 @@ def _snapshot(store: Store, target: Target, query: Mapping[str, str]) -> tuple[i
     match = query.get("resourceVersionMatch", "")
     if match and (wanted is None or match not in ("Exact", "NotOlderThan")):
         raise bad_request("resourceVersionMatch is forbidden unless resourceVersion is provided, and must be known")
-    if match == "Exact" and not wanted:
-        raise bad_request('resourceVersionMatch "Exact" is forbidden for resourceVersion "0"')
     if query.get("continue"):
         if wanted:
             raise bad_request("specifying resource version is not allowed when using continue")

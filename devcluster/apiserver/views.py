@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from devcluster.apiserver.errors import internal_json, not_acceptable
 from devcluster.apiserver.resources import Column, Resource
@@ -18,12 +18,7 @@ __all__ = ["View", "json_path", "list_body", "object_body", "parse_accept", "wat
 View: TypeAlias = Literal["", "Table", "PartialObjectMetadata", "PartialObjectMetadataList"]
 """The `as` of the Accept header; empty for whole objects."""
 
-_VIEWS: dict[str, View] = {
-    "": "",
-    "Table": "Table",
-    "PartialObjectMetadata": "PartialObjectMetadata",
-    "PartialObjectMetadataList": "PartialObjectMetadataList",
-}
+_VIEWS: dict[str, View] = {view: view for view in get_args(View)}
 _PARTIAL = b'{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","metadata":'
 _STEP = re.compile(r"""\.([^.\[]+)|\[\?\(@\.([^=\s]+)\s*==\s*["']([^"']*)["']\)\]""")
 """`.name` or `[?(@.type=="Ready")]`."""

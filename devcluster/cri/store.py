@@ -71,7 +71,7 @@ class Store:
 
     def find(self, text: str) -> StoredImage | None:
         """An image by name or by ID; `None` if it is absent."""
-        image_id = f"sha256:{text.removeprefix('sha256:')}"
+        image_id = text
         with contextlib.suppress(NotAReference):
             name = _digest_name(text) if "@" in text else parse_reference(text, default_tag="latest").pull_name
             image_id = self.names[name].id if name in self.names else image_id

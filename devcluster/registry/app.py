@@ -44,7 +44,6 @@ class Access:
     status: int
     bytes: int
     """Of the body, as far as it was sent."""
-    user_agent: str
 
 
 def registry_app(root: Path, *, log: Callable[[Access], None], answering: Counter[str]) -> Starlette:
@@ -174,8 +173,7 @@ class _AccessLog:
         finally:
             if status:
                 self._answering[path] -= 1
-            agent = dict(scope["headers"]).get(b"user-agent", b"").decode("latin-1")
-            self._log(Access(scope["method"], path, status, sent, agent))
+            self._log(Access(scope["method"], path, status, sent))
 
 
 def _opened_at(path: Path, offset: int) -> BinaryIO:

@@ -21,7 +21,7 @@ from cri_api.v1.api_pb2_grpc import RuntimeServiceStub
 from adapters.cri import open_runtime
 from devcluster.cri.pull import host_platform
 from devcluster.cri.server import serve_cri
-from devcluster.cri.store import Named, Store, open_store
+from devcluster.cri.store import Named, open_store
 from devcluster.registry.folder import Answer, Folder, digest_of
 from devcluster.registry.images import build_index, incompressible_image, write_image
 from devcluster.registry.serve import Registry, serve_registry
@@ -87,14 +87,6 @@ def test_blobs_that_no_name_needs_are_gone_after_a_start(tmp_path: Path) -> None
     file.close()
     store.commit(path, ID)
     assert not open_store(tmp_path).has(ID)
-
-
-@pytest.mark.parametrize("text", ["h/a:1", "h/a:1@" + ID, "h/a@" + ID, ID, ID.removeprefix("sha256:")])
-def test_an_image_is_found_by_each_of_its_names(tmp_path: Path, text: str) -> None:
-    store = Store(tmp_path, {"h.example/a:1": Named(ID, 1, ()), f"h.example/a@{ID}": Named(ID, 1, ())})
-    found = store.find(text.replace("h/", "h.example/"))
-    assert found is not None
-    assert (found.id, found.tags) == (ID, ("h.example/a:1",))
 
 
 # --- pulls -----------------------------------------------------------------------------------------------------------

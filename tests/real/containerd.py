@@ -83,16 +83,14 @@ class Containerd:
 
 
 @contextlib.asynccontextmanager
-async def start_containerd(
-    *, snapshotter: str = "overlayfs", discard_unpacked_layers: bool = False, parent: Path = Path("/tmp")
-) -> AsyncIterator[Containerd]:
+async def start_containerd(*, parent: Path = Path("/tmp")) -> AsyncIterator[Containerd]:
     """A running containerd; skips or fails the test (requirement `containerd`) where there is none or no root.
 
     `parent` is where its folder is made: another file system, for tests of full disks.
     """
     need("containerd", _PROGRAM, root=True)
     root = Path(tempfile.mkdtemp(prefix="wh", dir=parent))
-    prepare(root, snapshotter=snapshotter, discard_unpacked_layers=discard_unpacked_layers)
+    prepare(root)
     containerd = Containerd(root)
     try:
         await containerd.start()
