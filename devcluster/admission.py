@@ -20,10 +20,9 @@ _MANIFEST: Final = Path(__file__).parents[1] / "knative" / "base" / "admission.y
 def configuration(tls_port: int) -> Object:
     """The MutatingWebhookConfiguration of the manifests, for a `web` that serves TLS on that port of this machine.
 
-    `watch` adds the path and the authorities. `matchConditions` are left out: the API server here evaluates no CEL.
+    `watch` adds the path and the authorities.
     """
     made: Object = yaml.safe_load(_MANIFEST.read_text())
     (hook,) = made["webhooks"]
-    del hook["matchConditions"]
     hook["clientConfig"] = {"url": f"https://127.0.0.1:{tls_port}/"}
     return made

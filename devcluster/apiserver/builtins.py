@@ -127,7 +127,7 @@ _VERSIONS = _list_of(
         selectableFields=_list_of(_shape(jsonPath=_TEXT)),
     )
 )
-_WEBHOOKS = _list_of(_shape(clientConfig=_shape(service=_OBJECT), rules=_OBJECTS, matchConditions=_OBJECTS))
+_WEBHOOKS = _list_of(_shape(clientConfig=_shape(service=_OBJECT), rules=_OBJECTS))
 _SHAPES: dict[str, Object] = {
     "customresourcedefinitions": _shape(
         spec=_shape(group=_TEXT, scope=_TEXT, names=_NAMES, versions=_VERSIONS, conversion=_OBJECT),
@@ -236,7 +236,6 @@ _CAUSES: dict[str, Callable[[Object, Object | None], Iterator[Cause]]] = {
     "secrets": _data_causes,
     "events": _event_causes,
     "leases": _lease_causes,
-    "mutatingwebhookconfigurations": webhooks.causes,
 }
 
 

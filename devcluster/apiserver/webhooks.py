@@ -1,5 +1,7 @@
 """Decide which mutating webhooks the creation of a Pod calls, and apply their answers. Without sockets.
 
+`matchConditions` are kept and not evaluated: they count as true.
+
 The order, the second round and the messages are those of the real server:
 https://kubernetes.io/docs/reference/access-authn-authz/extensible-admission-controllers/
 """
@@ -9,19 +11,19 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final, TypeAlias
 from uuid import UUID
 
-from devcluster.apiserver.errors import Cause, StatusError
+from devcluster.apiserver.errors import StatusError
 from devcluster.apiserver.patches import json_patched
 from devcluster.apiserver.resources import Resource
 from warmhook.labels import parse_selector
 from warmhook.ports import Object
 
-__all__ = ["Call", "Draft", "NoReply", "Reply", "Reviewing", "causes", "completed", "reviewed"]
+__all__ = ["Call", "Draft", "NoReply", "Reply", "Reviewing", "completed", "reviewed"]
 
 _API_VERSION: Final = "admission.k8s.io/v1"
 _USER: Final = {"username": "admin", "uid": "admin", "groups": ["system:masters", "system:authenticated"]}
@@ -243,11 +245,3 @@ def completed(obj: Object) -> Object:
         given = {name: value for name, value in hook.items() if value is not None}
         filled.append({**_DEFAULTS, **given, **({"rules": rules} if rules else {})})
     return {**obj, "webhooks": filled}
-
-
-def causes(obj: Object, _old: Object | None) -> Iterator[Cause]:
-    """What of a MutatingWebhookConfiguration is not supported here. Other mistakes are for a real API server."""
-    for index, hook in enumerate(obj.get("webhooks") or []):
-        if hook.get("matchConditions"):
-            where = f"webhooks[{index}].matchConditions"
-            yield Cause(where, "Unsupported value: CEL is not evaluated here", "FieldValueNotSupported")
