@@ -24,7 +24,8 @@ from cli.pushing import POLICY, curl_line, policy_object, push_image, send_webho
 from cli.running import for_children, indented, run_in_folder
 from cli.serving import keep_serving
 from devcluster import containerd
-from devcluster.cluster import Cluster, Commands, Plan, RuntimeName, open_cluster
+from devcluster.cluster import Cluster, Commands, Plan, RuntimeName
+from devcluster.demo import open_demo_cluster
 from warmhook.warmimages import ObjectKey, warmimage_name
 
 __all__ = ["Demonstration", "commands", "run_demo"]
@@ -94,8 +95,8 @@ def run_demo(asked: Demonstration) -> int:
 
 async def _demonstrate(asked: Demonstration, folder: Path, display: Display, outcome: _Outcome) -> int:
     display.say(f"starting a cluster in {folder}")
-    plan = Plan(folder, folder / "kubeconfig", asked.nodes, asked.runtime)
-    opening = open_cluster(plan, commands(), for_children(os.environ), packages=PACKAGES, say=display.say)
+    plan = Plan(folder, folder / "kubeconfig", asked.runtime, commands())
+    opening = open_demo_cluster(plan, for_children(os.environ), nodes=asked.nodes, say=display.say)
     async with opening as cluster:
         if asked.stop_agent:
             await cluster.agents[asked.stop_agent].stop()

@@ -14,11 +14,11 @@ from rich.console import Console
 from cli.demonstration import commands
 from cli.display import Display
 from cli.problems import Unusable
-from cli.procfile import PACKAGES
 from cli.pushing import POLICY, curl_line, policy_object, push_image
 from cli.running import for_children, run_in_folder
 from cli.serving import keep_serving
-from devcluster.cluster import Cluster, Plan, open_cluster
+from devcluster.cluster import Cluster, Plan
+from devcluster.demo import open_demo_cluster
 
 __all__ = ["run_devcluster"]
 
@@ -40,8 +40,8 @@ def run_devcluster(port: int, nodes: int, kubeconfig: Path | None) -> int:
 
 async def _serve(port: int, nodes: int, kubeconfig: Path | None, folder: Path, display: Display) -> int:
     display.say(f"starting a cluster in {folder}")
-    plan = Plan(folder, (kubeconfig or folder / "kubeconfig").absolute(), nodes, api_port=port)
-    opening = open_cluster(plan, commands(), for_children(os.environ), packages=PACKAGES, say=display.say)
+    plan = Plan(folder, (kubeconfig or folder / "kubeconfig").absolute(), commands=commands())
+    opening = open_demo_cluster(plan, for_children(os.environ), nodes=nodes, api_port=port, say=display.say)
     async with opening as cluster:
         _show_what_to_try(cluster, display)
         await keep_serving(cluster, display)

@@ -11,7 +11,8 @@ from adapters.kubernetes.client import KubernetesError, NotFound, Unavailable
 from adapters.kubernetes.paths import configmaps, warmimages
 from adapters.kubernetes.template import InvalidObject
 from adapters.kubernetes.warmimage import read_warmimage
-from devcluster.cluster import NAMESPACE, Cluster
+from devcluster.cluster import Cluster
+from devcluster.install import NAMESPACE
 from warmhook.api import KIND_LABEL
 from warmhook.node_lines import Line, line_of
 from warmhook.node_report import LineState, Report, read_detail, read_report, report_name

@@ -52,7 +52,7 @@ def policy_object(cluster: Cluster) -> Object:
 def push_image(cluster: Cluster, tag: str, now: datetime) -> Pushed:
     """Put an image into the registry; nobody is told yet."""
     made = incompressible_image(_MEGABYTES, tag, layers=3, platform=f"linux/{architecture()}")
-    digest = write_image(cluster.registry_root, _REPOSITORY, tag, made)
+    digest = write_image(cluster.plan.registry_root, _REPOSITORY, tag, made)
     image = from_event(cluster.registry, _REPOSITORY, tag, digest)
     assert image is not None  # noqa: S101 - it has a tag
     namespace, _, name = _REPOSITORY.partition("/")

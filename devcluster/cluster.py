@@ -1,4 +1,4 @@
-"""How does a whole cluster come up on one machine? API server, registry, nodes and Warmhook's programs, as children."""
+"""Run a cluster on one machine: API server, registry, and Warmhook's programs on nodes with a runtime each."""
 
 from __future__ import annotations
 
@@ -8,150 +8,231 @@ import json
 import secrets
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from types import MappingProxyType
+from typing import Any, Final, Literal, TypeAlias
 
 from adapters.kubernetes.client import Kubernetes, KubernetesError
-from adapters.kubernetes.paths import CRDS, NODES, node, secrets_in
 from adapters.kubernetes.transport import open_transport
-from adapters.kubernetes.warmimage import warmimage_crd
-from adapters.kubernetes.warmpolicy import warmpolicy_crd
 from devcluster import containerd
-from devcluster.admission import CONFIGURATIONS, SECRET, configuration
-from devcluster.nodes import node_object
+from devcluster.install import NAMESPACE, register
 from devcluster.programs import Program, Programs
+from warmhook.ports import Object
 
-__all__ = ["NAMESPACE", "Cluster", "Commands", "Plan", "RuntimeName", "naming_its_end", "open_cluster"]
+__all__ = ["Cluster", "Commands", "Environ", "Plan", "RuntimeName", "free_port", "naming_its_end", "open_cluster"]
 
 RuntimeName: TypeAlias = Literal["embedded", "containerd"]
-NAMESPACE: Final = "warmhook-system"
-_READY_SECONDS: Final = 30.0
+Environ: TypeAlias = Mapping[str, str]
+
+_PACKAGES: Final = Path(__file__).resolve().parents[1]
+_PYTHON: Final = (sys.executable, "-m")
 _SECRET_BYTES: Final = 12
-# A connection breaks before the system tells that the process at its other end is gone.
+# A connection breaks before the system reports the end of the process at its other end.
 _END_SECONDS: Final = 2.0
-# The order of stopping, backwards: an agent tells the API server that it leaves, and web must not call it an error.
+# Programs of a higher stage stop first: an agent writes a last report, and `web` must not log the API server's end.
 _API_SERVER, _REGISTRY, _RUNTIME, _AGENT, _WEB = range(5)
-_READY_LINE: Final = '"event": "ready"'
 
 
 @dataclass(frozen=True, slots=True)
 class Commands:
     """How Warmhook's own programs are started."""
 
-    web: tuple[str, ...]
-    """With watch inside."""
-    agent: tuple[str, ...]
+    web: Sequence[str] = (*_PYTHON, "handlers", "--watch")
+    agent: Sequence[str] = (*_PYTHON, "nodeagent")
+
+
+async def _no_environ(_name: str) -> Environ:
+    return {}
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to come up, and where."""
+    """Where a cluster's programs run, and what differs from one cluster to another."""
 
     folder: Path
-    """For everything that is written; at most 80 characters, for the sockets below it."""
+    """For everything that is written; at most 80 characters, because of the sockets in it."""
     kubeconfig: Path
-    """Is written."""
-    nodes: int = 3
+    """Of the API server. `Cluster.start_api` writes it."""
     runtime: RuntimeName = "embedded"
-    api_port: int = 0
-    """0 takes a free one."""
-
-
-@dataclass(slots=True)
-class Cluster:
-    """A cluster that is up."""
-
-    plan: Plan
-    kubernetes: Kubernetes
-    programs: Programs
-    api_url: str
-    registry: str
-    """`127.0.0.1:<port>`: the host part of its images' names."""
-    web_url: str
-    secret: str
-    """What the sender `harbor` proves itself with."""
-    shared: tuple[Program, ...]
-    """Programs that every node depends on."""
-    agents: Mapping[str, Program]
-    """By node."""
-    runtimes: Mapping[str, Program]
-    """By node."""
-
-    @property
-    def nodes(self) -> tuple[str, ...]:
-        """Their names, in order."""
-        return tuple(self.agents)
+    commands: Commands = Commands()
+    environ: Callable[[str], Awaitable[Environ]] = _no_environ
+    """More settings of a program, by its name: `web`, `agent-<node>`. Called at each start."""
+    register: Callable[[Kubernetes, str], Awaitable[Any]] = register
+    """Creates the Node of a node that joins."""
 
     @property
     def registry_root(self) -> Path:
-        """The registry's folder; what is written there it serves."""
-        return _registry_root(self.plan)
+        """The folder that the registry serves."""
+        return self.folder / "registry"
+
+
+class Cluster:
+    """The programs of a cluster. Methods start one program each and return when it is ready.
+
+    Each raises `ProgramFailed` if the program ends, or is not ready in time. All of them end with `open_cluster`.
+    """
+
+    api: Program
+    """The embedded API server, after `start_api`."""
+    kubernetes: Kubernetes
+    """A client with the rights of the kubeconfig."""
+    registry: str
+    """`127.0.0.1:<port>`, the host part of its images' names; after `start_registry`."""
+
+    def __init__(self, plan: Plan, programs: Programs, exits: contextlib.AsyncExitStack) -> None:
+        """What is opened later closes with `exits`."""
+        self.plan, self.programs, self._exits = plan, programs, exits
+        self.secret = secrets.token_hex(_SECRET_BYTES)
+        """What a sender may prove itself with."""
+        self.shared: list[Program] = []
+        """Programs that every node depends on."""
+        self.webs: dict[int, Program] = {}
+        """By port."""
+        self.agents: dict[str, Program] = {}
+        """By node."""
+        self.runtimes: dict[str, Program] = {}
+        """By node."""
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The names of those with an agent, in the order of their numbers."""
+        return tuple(sorted(self.agents, key=lambda name: (len(name), name)))
+
+    @property
+    def web_url(self) -> str:
+        """Of the first `web`."""
+        return f"http://127.0.0.1:{next(iter(self.webs))}"
 
     def check(self) -> None:
-        """Raise `ProgramFailed` where a program ended that everything depends on."""
+        """Raise `ProgramFailed` if a program ended that every node depends on."""
         for program in self.shared:
             if program.ended:
                 raise program.failed(program.ended)
 
-    def ended_on(self, name: str) -> Program | None:
-        """The program of this node that has ended, if one has."""
-        return next((each for each in (self.agents[name], self.runtimes[name]) if each.ended), None)
+    def ended_on(self, node: str) -> Program | None:
+        """The agent or the runtime of this node, if it ended."""
+        return next((each for each in (self.agents[node], self.runtimes[node]) if each.ended), None)
+
+    async def start_api(self, *arguments: str) -> str:
+        """Start the embedded API server with these arguments and connect to it; its URL."""
+        command = (*_PYTHON, "devcluster.apiserver", "--kubeconfig", str(self.plan.kubeconfig), *arguments)
+        self.api = await self._start_shared("apiserver", command, stage=_API_SERVER)
+        await self.programs.prints(self.api, "apiserver ready on")
+        if not hasattr(self, "kubernetes"):
+            transport = open_transport(str(self.plan.kubeconfig), user_agent="warmhook-cli")
+            self.kubernetes = Kubernetes(await self._exits.enter_async_context(transport))
+        return self.api.printed().rpartition("ready on ")[2].split()[0]
+
+    async def start_registry(self) -> None:
+        """Start a registry that serves the folder of images."""
+        root = self.plan.registry_root
+        root.mkdir(exist_ok=True)
+        command = (*_PYTHON, "devcluster.registry", "--port", "0", "--root", str(root))
+        program = await self._start_shared("registry", command, stage=_REGISTRY)
+        await self.programs.prints(program, '"event": "ready"')
+        self.registry = str(json.loads(program.printed().splitlines()[0])["host"])
+
+    async def start_runtime(self, node: str) -> None:
+        """Start the node's container runtime, with the images that it had."""
+        root = self.plan.folder / node
+        if self.plan.runtime == "containerd":
+            if not root.exists():
+                containerd.prepare(root)
+            command, ready = containerd.command(root), containerd.BOOTED
+        else:
+            options = ("--socket", str(self.socket_of(node)), "--root", str(root))
+            command, ready = (*_PYTHON, "devcluster.cri", *options), '"event": "ready"'
+        self.runtimes[node] = await self.programs.start(f"runtime-{node}", command, stage=_RUNTIME)
+        await self.programs.prints(self.runtimes[node], ready)
+
+    async def start_agent(self, node: str, socket: Path | None = None) -> None:
+        """Start the node's agent; its runtime, at `socket` if it is not the node's own, has answered on return."""
+        name = f"agent-{node}"
+        environ = self._environ() | {
+            "NODE_NAME": node,
+            "CONTAINER_RUNTIME_ENDPOINT": f"unix://{socket or self.socket_of(node)}",
+            "WARMHOOK_STATE_DIR": str(self.plan.folder / f"{node}.state"),
+            "WARMHOOK_METRICS_PORT": "0",
+            "WARMHOOK_ALLOW_LOCAL_REGISTRIES": "true",
+            # The images are small, and nothing removes them if this machine's disk is fuller than a node's may be.
+            "WARMHOOK_MIN_FREE_PERCENT": "0",
+        }
+        environ |= await self.plan.environ(name)
+        self.agents[node] = await self.programs.start(name, self.plan.commands.agent, stage=_AGENT, environ=environ)
+        await self.programs.prints(self.agents[node], '"event": "runtime"')
+
+    async def start_web(
+        self,
+        sources: Sequence[Object],
+        *,
+        port: int = 0,
+        environ: Environ = MappingProxyType({}),
+        command: Sequence[str] = (),
+        wait: bool = True,
+    ) -> int:
+        """Start `web` with these senders; its port, a free one if `port` is 0. `command` replaces the plan's.
+
+        Without `wait` it is not ready on return.
+        """
+        port = port or free_port()
+        config = self.plan.folder / f"config-{port}.yaml"
+        config.write_text(json.dumps({"sources": list(sources)}, indent=2))  # JSON is YAML
+        settings = self._environ() | {"PORT": str(port), "WARMHOOK_CONFIG": str(config)}
+        settings |= {**await self.plan.environ("web"), **environ}
+        name = "web" if port == next(iter(self.webs), port) else f"web-{port}"
+        command = command or self.plan.commands.web
+        self.webs[port] = await self._start_shared(name, command, stage=_WEB, environ=settings)
+        if wait:
+            await self.programs.ready(self.webs[port], lambda: _accepts(port))
+        return port
+
+    async def join(self, *nodes: str) -> None:
+        """Bring up nodes: runtime, Node and agent."""
+        await asyncio.gather(*(self._provide(node) for node in nodes))
+        await asyncio.gather(*map(self.start_agent, nodes))
+
+    async def _provide(self, node: str) -> None:
+        await asyncio.gather(self.start_runtime(node), self.plan.register(self.kubernetes, node))
+
+    async def _start_shared(
+        self, name: str, command: Sequence[str], *, stage: int, environ: Environ = MappingProxyType({})
+    ) -> Program:
+        program = await self.programs.start(name, command, stage=stage, environ=environ)
+        self.shared = [*(each for each in self.shared if each.name != name), program]
+        return program
+
+    def socket_of(self, node: str) -> Path:
+        """Of the node's runtime."""
+        embedded = self.plan.folder / f"{node}.sock"
+        return containerd.socket_of(self.plan.folder / node) if self.plan.runtime == "containerd" else embedded
+
+    def _environ(self) -> dict[str, str]:
+        return {"KUBECONFIG": str(self.plan.kubeconfig), "WARMHOOK_NAMESPACE": NAMESPACE, "WARMHOOK_LOG": "json"}
 
 
 @contextlib.asynccontextmanager
-async def open_cluster(
-    plan: Plan, commands: Commands, environ: Mapping[str, str], *, packages: Path, say: Callable[[str], None]
-) -> AsyncIterator[Cluster]:
-    """A cluster with the CRDs, `plan.nodes` Nodes and an agent on each; all of it ends with the context.
+async def open_cluster(plan: Plan, environ: Environ, *, kubernetes: Kubernetes | None = None) -> AsyncIterator[Cluster]:
+    """A cluster in which nothing runs yet; what is started ends with the context. Programs inherit `environ`.
 
-    Programs inherit `environ` and import from `packages`. `say` is told what has come up. Raises `ProgramFailed`, also
-    in place of a `KubernetesError` that comes of the API server's end.
+    `kubernetes` is the client, if the API server runs already.
     """
     logs = plan.folder / "logs"
     logs.mkdir()
-    _registry_root(plan).mkdir()
-    names = [f"node-{number}" for number in range(1, plan.nodes + 1)]
-    async with contextlib.AsyncExitStack() as stack:
+    async with contextlib.AsyncExitStack() as exits:
         if plan.runtime == "containerd":
-            stack.push_async_callback(containerd.unmount, plan.folder)
-        programs = await stack.enter_async_context(Programs(logs, environ, folder=packages))
-        api, registry = await _start_servers(programs, plan)
-        await stack.enter_async_context(naming_its_end(api))
-        runtimes = {name: await _start_runtime(programs, plan, name) for name in names}
-        await programs.ready(api, lambda: "apiserver ready on" in api.output(), seconds=_READY_SECONDS)
-        api_url = api.output().rpartition("ready on ")[2].split()[0]
-        say(f"API server   {api_url}")
-        transport = await stack.enter_async_context(open_transport(str(plan.kubeconfig), user_agent="warmhook-cli"))
-        kubernetes = Kubernetes(transport)
-        await _install(kubernetes, names, plan.runtime)
-        tls_port = _free_port()
-        await kubernetes.create(CONFIGURATIONS, configuration(tls_port))
-        await programs.ready(registry, lambda: _READY_LINE in registry.output(), seconds=_READY_SECONDS)
-        host = str(json.loads(registry.output().splitlines()[0])["host"])
-        say(f"registry     http://{host}/v2/")
-        ready = _READY_LINE if plan.runtime == "embedded" else containerd.BOOTED
-        await _all_say(programs, runtimes, ready)
-        secret = secrets.token_hex(_SECRET_BYTES)
-        port = _free_port()
-        agents = {name: await _start_agent(programs, plan, commands.agent, name) for name in names}
-        web = await _start_web(programs, plan, commands.web, port, tls_port, host, secret)
-        await asyncio.gather(
-            _all_say(programs, agents, '"event": "runtime"'),
-            programs.ready(web, lambda: _answers(port), seconds=_READY_SECONDS),
-        )
-        web_url = f"http://127.0.0.1:{port}"
-        say(f"web          {web_url}/webhooks/harbor")
-        say(f"{len(names)} nodes      {_range(names)}, with {_kind(plan.runtime)} and an agent")
-        yield Cluster(
-            plan, kubernetes, programs, api_url, host, web_url, secret, (api, registry, web), agents, runtimes
-        )
+            exits.push_async_callback(containerd.unmount, plan.folder)
+        programs = await exits.enter_async_context(Programs(logs, environ, folder=_PACKAGES))
+        cluster = Cluster(plan, programs, exits)
+        if kubernetes is not None:
+            cluster.kubernetes = kubernetes
+        yield cluster
 
 
 @contextlib.asynccontextmanager
 async def naming_its_end(api: Program, *, seconds: float = _END_SECONDS) -> AsyncIterator[None]:
-    """Raise `ProgramFailed` where a request got no answer because the API server ended, and `seconds` pass at most."""
+    """Raise `ProgramFailed` if a request got no answer because the API server ended; wait `seconds` for its end."""
     try:
         yield
     except KubernetesError as error:
@@ -164,76 +245,15 @@ async def naming_its_end(api: Program, *, seconds: float = _END_SECONDS) -> Asyn
         raise api.failed(api.ended) from error
 
 
-async def _start_servers(programs: Programs, plan: Plan) -> tuple[Program, Program]:
-    python = (sys.executable, "-m")
-    arguments = ("--port", str(plan.api_port), "--kubeconfig", str(plan.kubeconfig))
-    api = await programs.start("apiserver", (*python, "devcluster.apiserver", *arguments), stage=_API_SERVER)
-    arguments = ("--port", "0", "--root", str(_registry_root(plan)))
-    registry = await programs.start("registry", (*python, "devcluster.registry", *arguments), stage=_REGISTRY)
-    return api, registry
+def free_port() -> int:
+    """A port that was free a moment ago: `web` cannot be given port 0."""
+    with socket.create_server(("", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
 
 
-async def _start_runtime(programs: Programs, plan: Plan, name: str) -> Program:
-    root = plan.folder / name
-    if plan.runtime == "containerd":
-        containerd.prepare(root)
-        command: Sequence[str] = containerd.command(root)
-    else:
-        command = (sys.executable, "-m", "devcluster.cri", "--socket", str(_socket(plan, name)), "--root", str(root))
-    return await programs.start(f"runtime-{name}", command, stage=_RUNTIME)
-
-
-async def _start_agent(programs: Programs, plan: Plan, command: Sequence[str], name: str) -> Program:
-    environ = _settings(plan) | {
-        "NODE_NAME": name,
-        "CONTAINER_RUNTIME_ENDPOINT": f"unix://{_socket(plan, name)}",
-        "WARMHOOK_STATE_DIR": str(plan.folder / f"{name}.state"),
-        "WARMHOOK_METRICS_PORT": "0",
-        "WARMHOOK_ALLOW_LOCAL_REGISTRIES": "true",
-        # The images are small, and nothing removes them when the disk of this machine is fuller than a node's may be.
-        "WARMHOOK_MIN_FREE_PERCENT": "0",
-    }
-    return await programs.start(f"agent-{name}", command, stage=_AGENT, environ=environ)
-
-
-async def _start_web(
-    programs: Programs, plan: Plan, command: Sequence[str], port: int, tls_port: int, host: str, secret: str
-) -> Program:
-    (plan.folder / "secret").write_text(secret)
-    config = plan.folder / "config.yaml"
-    source = {"name": "harbor", "kind": "harbor", "registryHost": host, "secret": {"file": str(plan.folder / "secret")}}
-    # JSON is YAML.
-    config.write_text(json.dumps({"sources": [source]}, indent=2))
-    environ = _settings(plan) | {
-        "PORT": str(port),
-        "WARMHOOK_TLS_PORT": str(tls_port),
-        "WARMHOOK_CONFIG": str(config),
-    }
-    return await programs.start("web", command, stage=_WEB, environ=environ)
-
-
-async def _install(kubernetes: Kubernetes, names: Sequence[str], runtime: RuntimeName) -> None:
-    """What an administrator and the kubelets would have done."""
-    await kubernetes.create("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
-    await kubernetes.create(secrets_in(NAMESPACE), SECRET)
-    for crd in (warmpolicy_crd(), warmimage_crd()):
-        await kubernetes.create(CRDS, crd)
-    for number, name in enumerate(names, 1):
-        await kubernetes.create(NODES, node_object(name, number, runtime=f"{runtime}://"))
-        # Every Node begins with the taint not-ready; a controller that is not here would take it away.
-        await kubernetes.patch(node(name), {"spec": {"taints": None}})
-
-
-async def _all_say(programs: Programs, each: Mapping[str, Program], words: str) -> None:
-    def says(program: Program) -> Callable[[], bool]:
-        return lambda: words in program.output()
-
-    for program in each.values():
-        await programs.ready(program, says(program), seconds=_READY_SECONDS)
-
-
-async def _answers(port: int) -> bool:
-    """Whether somebody accepts connections there; `web` opens its port when it is ready."""
+async def _accepts(port: int) -> bool:
+    """Whether a program accepts connections on that port; `web` does when it is ready."""
     try:
         _reader, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:
@@ -241,30 +261,3 @@ async def _answers(port: int) -> bool:
     writer.close()
     await writer.wait_closed()
     return True
-
-
-def _settings(plan: Plan) -> dict[str, str]:
-    return {"KUBECONFIG": str(plan.kubeconfig), "WARMHOOK_NAMESPACE": NAMESPACE, "WARMHOOK_LOG": "json"}
-
-
-def _registry_root(plan: Plan) -> Path:
-    return plan.folder / "registry"
-
-
-def _socket(plan: Plan, name: str) -> Path:
-    return containerd.socket_of(plan.folder / name) if plan.runtime == "containerd" else plan.folder / f"{name}.sock"
-
-
-def _free_port() -> int:
-    """One that was free a moment ago: `web` cannot be given port 0."""
-    with socket.create_server(("", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
-def _range(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
-
-
-def _kind(runtime: RuntimeName) -> str:
-    return "an embedded runtime" if runtime == "embedded" else "containerd"

@@ -1,4 +1,4 @@
-"""How are programs run as children, watched over, and stopped in order, so that none is ever left behind?"""
+"""Run programs as children, watch them, and stop them in order, so that none is left behind."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from warmhook.ports import Sleep
 __all__ = ["Program", "ProgramFailed", "Programs"]
 
 _STOP_SECONDS: Final = 5.0
+_READY_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.02
 _TAIL_LINES: Final = 8
 _PR_SET_PDEATHSIG: Final = 1
@@ -30,6 +31,8 @@ class ProgramFailed(Exception):
     def __init__(self, message: str, tail: str = "") -> None:
         super().__init__(message)
         self.tail = tail
+        if tail:
+            self.add_note(tail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,8 @@ class Program:
     """Everything it prints."""
     stage: int
     """Programs of a higher stage depend on those of a lower one, so they are stopped first."""
+    log_start: int = 0
+    """The size of the log when the program started, in bytes: before it is what earlier ones of this name printed."""
 
     @property
     def ended(self) -> str:
@@ -52,8 +57,12 @@ class Program:
         return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
 
     def output(self) -> str:
-        """What it has printed so far."""
+        """What programs of this name have printed so far."""
         return self.log.read_text(encoding="utf-8", errors="replace")
+
+    def printed(self) -> str:
+        """What this process has printed so far."""
+        return self.log.read_bytes()[self.log_start :].decode(errors="replace")
 
     def tail(self) -> str:
         """The last lines it printed."""
@@ -63,8 +72,13 @@ class Program:
         """The error to raise about this program."""
         return ProgramFailed(f"{self.name} {what}", self.tail())
 
+    async def kill(self) -> None:
+        """End the whole group at once, as a crash would."""
+        self._signal(signal.SIGKILL)
+        await self.process.wait()
+
     async def stop(self) -> None:
-        """Ask the whole group to stop, and make it where it does not within 5 s."""
+        """Ask the whole group to stop, and kill it if it does not within 5 s."""
         if self.process.returncode is not None:
             return
         self._signal(signal.SIGTERM)
@@ -73,8 +87,7 @@ class Program:
         try:
             await asyncio.wait_for(self.process.wait(), _STOP_SECONDS)
         except TimeoutError:
-            self._signal(signal.SIGKILL)
-            await self.process.wait()
+            await self.kill()
 
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -105,9 +118,10 @@ class Programs:
     async def start(
         self, name: str, command: Sequence[str], *, stage: int, environ: Mapping[str, str] | None = None
     ) -> Program:
-        """Start one. Raises `ProgramFailed` where there is no such command."""
+        """Start one. Raises `ProgramFailed` if there is no such command."""
         log = self._logs / f"{name}.log"
         with log.open("ab") as output:
+            log_start = output.tell()
             try:
                 process = await asyncio.create_subprocess_exec(
                     *command,
@@ -121,12 +135,18 @@ class Programs:
                 )
             except OSError as error:
                 raise ProgramFailed(f"{name}: cannot run {command[0]}: {error.strerror}") from error
-        program = Program(name, process, log, stage)
+        program = Program(name, process, log, stage, log_start)
         self._all.append(program)
         return program
 
-    async def ready(self, program: Program, is_ready: Callable[[], Awaitable[bool] | bool], *, seconds: float) -> None:
-        """Wait until `is_ready` says so. Raises `ProgramFailed` where the program ends before or does not get there."""
+    async def prints(self, program: Program, words: str) -> None:
+        """Wait until this process has printed `words`. Raises `ProgramFailed` as `ready` does."""
+        await self.ready(program, lambda: words in program.printed())
+
+    async def ready(
+        self, program: Program, is_ready: Callable[[], Awaitable[bool] | bool], *, seconds: float = _READY_SECONDS
+    ) -> None:
+        """Wait until `is_ready` says so. Raises `ProgramFailed` if the program ends before, or does not get there."""
         try:
             async with asyncio.timeout(seconds):
                 while True:

@@ -23,8 +23,9 @@ from adapters.kubernetes.warmimage import warmimage_crd
 from cli.display import Display
 from cli.progress import NodeProgress, follow_line, new_warm_lines
 from devcluster.apiserver import ApiServer, InProcessTransport
-from devcluster.cluster import NAMESPACE, Cluster, Plan
-from devcluster.programs import ProgramFailed, Programs
+from devcluster.cluster import Cluster, Plan, open_cluster
+from devcluster.install import NAMESPACE
+from devcluster.programs import ProgramFailed
 from tests.support.crds import without_patterns
 from warmhook.api import API_VERSION
 from warmhook.node_lines import Line
@@ -40,13 +41,12 @@ async def cluster_of(folder: Path, *nodes: str) -> AsyncIterator[Cluster]:
     """A cluster whose API server is real and whose programs do nothing."""
     kubernetes = Kubernetes(InProcessTransport(ApiServer(lambda: NOW, random.Random(1))))
     await kubernetes.create("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
-    async with Programs(folder, {}, folder=folder) as programs:
-        idle = ("/bin/sleep", "60")
-        shared = (await programs.start("web", idle, stage=0),)
-        agents = {name: await programs.start(f"agent-{name}", idle, stage=0) for name in nodes}
-        runtimes = {name: await programs.start(f"runtime-{name}", idle, stage=0) for name in nodes}
-        plan = Plan(folder, folder / "kubeconfig")
-        yield Cluster(plan, kubernetes, programs, "", "h.example", "", "", shared, agents, runtimes)
+    async with open_cluster(Plan(folder, folder / "kubeconfig"), {}, kubernetes=kubernetes) as cluster:
+        start, idle = cluster.programs.start, ("/bin/sleep", "60")
+        cluster.shared = [await start("web", idle, stage=0)]
+        cluster.agents = {name: await start(f"agent-{name}", idle, stage=0) for name in nodes}
+        cluster.runtimes = {name: await start(f"runtime-{name}", idle, stage=0) for name in nodes}
+        yield cluster
 
 
 async def report(cluster: Cluster, node: str, line: LineReport) -> None:

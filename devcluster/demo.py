@@ -1,0 +1,50 @@
+"""Bring up the cluster of `warmhook demo` and `warmhook devcluster`: a registry, nodes, and `web` with one sender."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+
+from devcluster.admission import CONFIGURATIONS, configuration
+from devcluster.cluster import Cluster, Environ, Plan, free_port, naming_its_end, open_cluster
+from devcluster.install import NAMESPACE, install, register
+
+__all__ = ["open_demo_cluster"]
+
+
+@contextlib.asynccontextmanager
+async def open_demo_cluster(
+    plan: Plan, environ: Environ, *, nodes: int, api_port: int = 0, say: Callable[[str], None]
+) -> AsyncIterator[Cluster]:
+    """A cluster with the CRDs and so many nodes with an agent each; all of it ends with the context.
+
+    Programs inherit `environ`. `api_port` 0 takes a free one. `say` gets a line for each part that is up. Raises
+    `ProgramFailed`, also in place of a `KubernetesError` if the API server ended.
+    """
+    names = [f"node-{number}" for number in range(1, nodes + 1)]
+    async with open_cluster(plan, environ) as cluster:
+
+        async def start_api() -> None:
+            say(f"API server   {await cluster.start_api('--port', str(api_port))}")
+
+        await asyncio.gather(start_api(), cluster.start_registry(), *map(cluster.start_runtime, names))
+        say(f"registry     http://{cluster.registry}/v2/")
+        async with naming_its_end(cluster.api):
+            await install(cluster.kubernetes)
+            for name in names:
+                await register(cluster.kubernetes, name, runtime=f"{plan.runtime}://")
+            await asyncio.gather(_start_web(cluster), *map(cluster.start_agent, names))
+            say(f"web          {cluster.web_url}/webhooks/harbor")
+            kind = "an embedded runtime" if plan.runtime == "embedded" else "containerd"
+            say(f"{nodes} nodes      {' to '.join(dict.fromkeys((names[0], names[-1])))}, with {kind} and an agent")
+            yield cluster
+
+
+async def _start_web(cluster: Cluster) -> None:
+    tls_port = free_port()
+    await cluster.kubernetes.create(CONFIGURATIONS, configuration(tls_port, NAMESPACE))
+    file = cluster.plan.folder / "secret"
+    file.write_text(cluster.secret)
+    source = {"name": "harbor", "kind": "harbor", "registryHost": cluster.registry, "secret": {"file": str(file)}}
+    await cluster.start_web([source], environ={"WARMHOOK_TLS_PORT": str(tls_port)})
