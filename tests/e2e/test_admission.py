@@ -45,16 +45,12 @@ def pod(image: str, name: str = "web-1", **spec: object) -> Object:
 async def admitting() -> AsyncIterator[tuple[Stack, int]]:
     """Everything but agents, with admission installed and served; the port of TLS."""
     port = free_port()
-    options = Options(
-        "127.0.0.1:1",
-        nodes=(),
-        bare_nodes=NODES,
-        web={"WARMHOOK_TLS_PORT": str(port)},
-        api_arguments=("--service", f"warmhook-admission.{SYSTEM}=127.0.0.1:{port}"),
-    )
-    async with open_stack(options) as stack:
+    options = Options("127.0.0.1:1", web={"WARMHOOK_TLS_PORT": str(port)})
+    service = ("--service", f"warmhook-admission.{SYSTEM}=127.0.0.1:{port}")
+    async with open_stack(options, nodes=(), api_arguments=service) as stack:
+        await stack.register(*NODES)
         await stack.kubernetes.create(CONFIGURATIONS, by_service())
-        await stack.says(stack.web, '"event": "certificate-used"')
+        await stack.cluster.programs.prints(stack.web, '"event": "certificate-used"')
         await stack.apply_policy({"pods": {"selector": {"matchLabels": {"warm": "true"}}}})
         yield stack, port
 
@@ -73,7 +69,8 @@ async def kubectl(stack: Stack, obj: Object) -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(obj, file)
         file.flush()
-        command = ("kubectl", "--kubeconfig", str(stack.kubeconfig), "create", "-f", file.name, "--validate=false")
+        kubeconfig = ("--kubeconfig", str(stack.cluster.plan.kubeconfig))
+        command = ("kubectl", *kubeconfig, "create", "-f", file.name, "--validate=false")
         process = await asyncio.create_subprocess_exec(*command)
         assert await asyncio.wait_for(process.wait(), 30) == 0
 
@@ -132,7 +129,7 @@ def test_every_review_is_answered_while_the_api_server_is_down_and_what_it_saw_b
         async with admitting() as (stack, port):
             path, authorities = await told(stack.kubernetes)
             context = ssl.create_default_context(cadata=authorities)
-            await stack.kill(stack.api)
+            await stack.api.kill()
             made = pod("127.0.0.1:1/shop/app:v1")
             request = {
                 "uid": "u",

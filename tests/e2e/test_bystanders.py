@@ -41,8 +41,9 @@ def test_a_node_an_image_and_a_policy_that_fail_say_why_and_everything_else_gets
     async def run() -> None:
         async with (
             serve_registry(folder) as registry,
-            open_stack(Options(registry.host, bare_nodes=("node-3",))) as stack,
+            open_stack(Options(registry.host)) as stack,
         ):
+            await stack.register("node-3")
             rule = {"repository": f"{registry.host}/shop/**"}
             await stack.drop_patterns()
             await stack.apply_policy({"push": [rule | {"semver": "a banana"}]}, name="slipped")

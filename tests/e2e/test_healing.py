@@ -36,7 +36,7 @@ def test_an_image_removed_through_cri_comes_back(folder: Path) -> None:
     async def run() -> None:
         async with (
             serve_registry(folder) as registry,
-            open_stack(Options(registry.host, nodes=("node-1",), agent=QUICK)) as stack,
+            open_stack(Options(registry.host, agent=QUICK), nodes=("node-1",)) as stack,
         ):
             await stack.apply_policy({"push": [{"repository": f"{registry.host}/shop/**"}]})
             name = await stack.push(registry, "shop/app", "1", FIRST)
@@ -57,7 +57,7 @@ def test_an_agent_killed_in_the_middle_of_a_pull_finishes_it_after_its_restart(f
     async def run() -> None:
         async with (
             serve_registry(folder) as registry,
-            open_stack(Options(registry.host, nodes=("node-1",), agent=QUICK)) as stack,
+            open_stack(Options(registry.host, agent=QUICK), nodes=("node-1",)) as stack,
         ):
             content = Folder(folder)
             content.write_answer("shop/large", Answer(stall=True))
@@ -65,17 +65,16 @@ def test_an_agent_killed_in_the_middle_of_a_pull_finishes_it_after_its_restart(f
             name = await stack.push(registry, "shop/large", "1", LARGE)
             layer = f"/v2/shop/large/blobs/{digest_of(LARGE.blobs[1])}"
             await stack.eventually(lambda: registry.answering[layer] > 0, what="half of the layer is on its way")
-            await stack.kill(stack.agents["node-1"])
+            await stack.agents["node-1"].kill()
             content.write_answer("shop/large", Answer())
             assert await stack.images("node-1") == []
             assert await stack.counts(name) != "1/1"
-            known = len(stack.agents["node-1"].output())
-            await stack.start_agent("node-1")
+            await stack.cluster.start_agent("node-1")
             await stack.becomes(name, "1/1")
             assert [it.tags for it in await stack.images("node-1")] == [(name,)]
-            said = stack.agents["node-1"].output()[known:]
             # It knew the line from its disk, before it had asked anybody.
-            assert '"lines": 1' in next(line for line in said.splitlines() if "agent-started" in line)
+            lines = stack.agents["node-1"].printed().splitlines()
+            assert '"lines": 1' in next(line for line in lines if "agent-started" in line)
 
     asyncio.run(run())
 
@@ -89,7 +88,7 @@ def test_an_agent_says_that_its_runtime_is_gone_and_that_it_is_back(folder: Path
             await stack.apply_policy({"push": [{"repository": f"{registry.host}/shop/**"}]})
             first = await stack.push(registry, "shop/app", "1", FIRST)
             await stack.becomes(first, "2/2")
-            await stack.kill(stack.runtimes["node-1"])
+            await stack.runtimes["node-1"].kill()
             agent = stack.agents["node-1"]
             await stack.eventually(
                 lambda: len(events_of(agent, "runtime-unreachable")) == 1, what="the agent says that nobody answers"
@@ -98,7 +97,7 @@ def test_an_agent_says_that_its_runtime_is_gone_and_that_it_is_back(folder: Path
             second = await stack.push(registry, "shop/second", "1", SECOND)
             await stack.becomes(second, "1/2")
             await stack.becomes(first, "1/2")
-            await stack.start_runtime("node-1")
+            await stack.cluster.start_runtime("node-1")
             for name in (first, second):
                 await stack.becomes(name, "2/2")
             assert len(events_of(agent, "runtime-unreachable-over")) == 1
@@ -117,7 +116,7 @@ def test_everybody_goes_on_when_the_api_server_is_back(folder: Path) -> None:
             await stack.apply_policy({"push": [{"repository": f"{registry.host}/shop/**"}]})
             first = await stack.push(registry, "shop/app", "1", FIRST)
             await stack.becomes(first, "2/2")
-            await stack.kill(stack.api)
+            await stack.api.kill()
             answer = await stack.notify("shop/second", "1", SECOND.digest)
             assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
             # What agents know they go on with.

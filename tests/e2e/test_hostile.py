@@ -59,7 +59,7 @@ ENDLESS = {
 @contextlib.asynccontextmanager
 async def open_web() -> AsyncIterator[Stack]:
     """`web` and its API server, with a policy; at the end nothing has been written of a programming error."""
-    async with open_stack(Options(HOST, nodes=())) as stack:
+    async with open_stack(Options(HOST), nodes=()) as stack:
         await stack.apply_policy({"push": [{"repository": f"{HOST}/**", "keep": 3}]})
         yield stack
         assert stack.web.ended == ""

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from devcluster import containerd
 from devcluster.apiserver.__main__ import kubeconfig
 from devcluster.nodes import architecture
 from devcluster.registry.images import incompressible_image
@@ -70,8 +71,11 @@ def test_an_agent_with_nothing_to_do_asks_its_runtime_and_leaves_the_api_server_
         async with serve_registry(folder) as registry, counting_proxy(port, requests) as proxy:
             (folder / "kubeconfig").write_text(kubeconfig(int(proxy.rpartition(":")[2])))
             agent = {"WARMHOOK_CHECK_SECONDS": "1", "KUBECONFIG": str(folder / "kubeconfig")}
-            options = Options(registry.host, ("node-1",), api_port=port, agent=agent, containerd_config=TRACE)
-            async with open_stack(options) as stack:
+            async with open_stack(Options(registry.host, api_port=port, agent=agent), nodes=()) as stack:
+                containerd.prepare(stack.folder / "node-1")
+                with (stack.folder / "node-1" / "config.toml").open("a") as config:
+                    config.write(TRACE)
+                await stack.cluster.join("node-1")
                 await stack.apply_policy({"push": [{"repository": f"{registry.host}/shop/**"}]})
                 name = await stack.push(registry, "shop/app", "1", APP)
                 await stack.becomes(name, "1/1")

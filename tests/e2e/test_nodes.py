@@ -46,7 +46,7 @@ def test_a_node_that_joins_gets_everything_without_a_push_and_one_that_leaves_le
     async def run() -> None:
         async with (
             serve_registry(folder) as registry,
-            open_stack(Options(registry.host, nodes=("node-1",), agent=QUICK)) as stack,
+            open_stack(Options(registry.host, agent=QUICK), nodes=("node-1",)) as stack,
         ):
             write_image(folder, "base/sidecar", "1.4", BASE)
             named = f"{registry.host}/base/sidecar:1.4"
@@ -56,7 +56,7 @@ def test_a_node_that_joins_gets_everything_without_a_push_and_one_that_leaves_le
                 await stack.becomes(image, "1/1")
             deliveries = len(events_of(stack.web, "delivery"))
 
-            await stack.join("node-2")
+            await stack.cluster.join("node-2")
             for image in (named, pushed):
                 await stack.becomes(image, "2/2")
             assert {tag for it in await stack.images("node-2") for tag in it.tags} == {named, pushed}
@@ -79,13 +79,8 @@ def test_a_node_that_joins_gets_everything_without_a_push_and_one_that_leaves_le
 
 def test_the_sync_takes_away_what_a_node_leaves_where_no_garbage_collector_runs(folder: Path) -> None:
     async def run() -> None:
-        options = Options(
-            "127.0.0.1:1",
-            nodes=("node-1",),
-            api_arguments=("--no-garbage-collector",),
-            web={"WARMHOOK_SYNC_SECONDS": "1"},
-        )
-        async with open_stack(options) as stack:
+        options = Options("127.0.0.1:1", web={"WARMHOOK_SYNC_SECONDS": "1"})
+        async with open_stack(options, nodes=("node-1",), api_arguments=("--no-garbage-collector",)) as stack:
             await stack.apply_policy({"images": ["127.0.0.1:1/base/absent:1"]})
 
             async def has_both() -> bool:

@@ -53,8 +53,8 @@ def test_a_job_posts_its_image_with_the_lines_of_the_page() -> None:
     hosts = {"allowedHosts": ["registry.example.com", "registry.gitlab.com"]}
 
     async def story() -> None:
-        options = Options("registry.example.com", nodes=(), web={"CI_SECRET": _SECRET}, sources=(source | hosts,))
-        async with open_stack(options) as stack:
+        options = Options("registry.example.com", web={"CI_SECRET": _SECRET}, sources=(source | hosts,))
+        async with open_stack(options, nodes=()) as stack:
             await stack.apply_policy({"push": [{"repository": "registry.*.com/shop/web"}]})
             scripts = _scripts()
             assert len(scripts) == 4

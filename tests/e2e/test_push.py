@@ -78,7 +78,7 @@ def test_an_index_with_attestations_becomes_one_warmimage_and_none_for_its_child
             start_docker_registry(
                 notify_url=f"http://127.0.0.1:{port}/webhooks/registry", headers={"Authorization": SECRET}
             ) as registry,
-            open_stack(Options(registry.host, nodes=("node-1",), web_port=port)) as stack,
+            open_stack(Options(registry.host, web_port=port), nodes=("node-1",)) as stack,
         ):
             await stack.apply_policy({"push": [{"repository": f"{registry.host}/shop/**"}]})
             name = await push_image(registry.host, "shop/multi", "2.0", index)

@@ -106,13 +106,12 @@ def test_no_secret_shows_anywhere(folder: Path) -> None:
             }
             options = Options(
                 registry.host,
-                nodes=("node-1",),
                 api_port=port,
                 agent={"KUBECONFIG": str(kubeconfig), "WARMHOOK_METRICS_PORT": str(metrics_port)},
                 web={"KUBECONFIG": str(kubeconfig), "WARMHOOK_EVENTS_TOKEN_FILE": str(token_file)},
                 sources=(harbor,),
             )
-            async with open_stack(options) as stack:
+            async with open_stack(options, nodes=("node-1",)) as stack:
                 # The node's own way to a mirror, with a password in its URL.
                 mirror = stack.folder / "node-1" / "certs.d" / registry.host
                 mirror.mkdir(parents=True)
@@ -158,9 +157,9 @@ def test_no_secret_shows_anywhere(folder: Path) -> None:
                 async with running(sys.executable, "-m", "handlers.watch", log=log, env=environ):
                     await stack.eventually(lambda: "event-delayed" in log.read_text(), what="watch cannot tell")
                     await stack.start_web()
-                    await stack.kill(stack.api)
+                    await stack.api.kill()
                     agent = stack.agents["node-1"]
-                    await stack.says(agent, "api-server-trouble")
+                    await stack.cluster.programs.prints(agent, "api-server-trouble")
                     await stack.eventually(lambda: "watch-interrupted" in log.read_text(), what="watch says so too")
                     assert (await stack.notify("shop/late", "1", APP.digest)).status_code == 503
 

@@ -38,7 +38,7 @@ def test_an_agent_told_to_stop_in_the_middle_of_a_pull_leaves_a_whole_state_and_
     folder: Path,
 ) -> None:
     async def run() -> None:
-        async with serve_registry(folder) as registry, open_stack(Options(registry.host, nodes=("node-1",))) as stack:
+        async with serve_registry(folder) as registry, open_stack(Options(registry.host), nodes=("node-1",)) as stack:
             await stack.apply_policy({"push": [{"repository": f"{registry.host}/shop/**"}]})
             small = await stack.push(registry, "shop/small", "1", FIRST)
             await stack.becomes(small, "1/1")
@@ -59,7 +59,7 @@ def test_an_agent_told_to_stop_in_the_middle_of_a_pull_leaves_a_whole_state_and_
             assert "Traceback" not in agent.output()
 
             content.write_answer("shop/large", Answer())
-            await stack.start_agent("node-1")
+            await stack.cluster.start_agent("node-1")
             for image in (small, large):
                 await stack.becomes(image, "1/1")
 
@@ -68,7 +68,7 @@ def test_an_agent_told_to_stop_in_the_middle_of_a_pull_leaves_a_whole_state_and_
 
 def test_what_web_accepted_before_it_was_told_to_stop_gets_warm(folder: Path) -> None:
     async def run() -> None:
-        async with serve_registry(folder) as registry, open_stack(Options(registry.host, nodes=("node-1",))) as stack:
+        async with serve_registry(folder) as registry, open_stack(Options(registry.host), nodes=("node-1",)) as stack:
             await stack.apply_policy({"push": [{"repository": f"{registry.host}/shop/**"}]})
             accepted: list[str] = []
 
@@ -101,26 +101,25 @@ def test_a_watch_that_stands_by_takes_over_at_once_from_one_that_is_told_to_stop
         token = {"WARMHOOK_EVENTS_TOKEN_FILE": str(folder / "token")}
         async with (
             serve_registry(folder) as registry,
-            open_stack(Options(registry.host, nodes=("node-1",), web=token)) as stack,
+            open_stack(Options(registry.host, web=token), nodes=("node-1",)) as stack,
         ):
             log = stack.folder / "logs" / "watch.log"
             environ = token | {
-                "KUBECONFIG": str(stack.kubeconfig),
+                "KUBECONFIG": str(stack.cluster.plan.kubeconfig),
                 "WARMHOOK_EVENTS_URL": f"http://127.0.0.1:{stack.options.web_port}/events",
             }
             await stack.apply_policy({"push": [{"repository": f"{registry.host}/shop/**"}]})
             async with running(sys.executable, "-m", "handlers.watch", log=log, env=environ) as watch:
                 assert await stack.stop(stack.web) == 0
                 await stack.eventually(lambda: '"leading"' in log.read_text(), what="the other one leads")
-                known = len(stack.web.output())
                 await stack.start_web()
                 await stack.becomes(await stack.push(registry, "shop/first", "1", FIRST), "1/1")
-                assert '"leading"' not in stack.web.output()[known:]
+                assert '"leading"' not in stack.web.printed()
 
                 await stop(watch)
                 assert watch.returncode == 0
                 assert '"watch-stopped"' in log.read_text().splitlines()[-1]
-                await stack.says(stack.web, '"leading"', after=known)
+                await stack.cluster.programs.prints(stack.web, '"leading"')
                 await stack.becomes(await stack.push(registry, "shop/second", "1", SECOND), "1/1")
             for said in (log.read_text(), stack.web.output()):
                 assert "Traceback" not in said
