@@ -48,7 +48,7 @@ def test_a_push_is_warm_on_two_nodes_and_on_a_third_that_joins() -> None:
         async with open_stack() as stack:
             await stack.join("node-1", "node-2")
             await stack.start_web()
-            await stack.apply_policy()
+            await stack.keep()
             image = await stack.push("1", IMAGES[0])
             await stack.becomes(image, "2/2")
             await stack.join("node-3")
@@ -75,7 +75,7 @@ def test_a_node_that_leaves_leaves_nothing_and_one_registered_again_gets_what_wa
         async with open_stack() as stack:
             one, two = await stack.join("node-1", "node-2")
             await stack.start_web()
-            await stack.apply_policy()
+            await stack.keep()
             first = await stack.push("1", IMAGES[0])
             await stack.becomes(first, "2/2")
             before = set(await stack.owners(one))
@@ -94,7 +94,7 @@ def test_a_node_that_leaves_leaves_nothing_and_one_registered_again_gets_what_wa
             await stack.eventually(adopted, what="both ConfigMaps belong to the new Node")
             assert again["metadata"]["uid"] not in before
 
-            await stack.stop(stack.agents[two])
+            assert await stack.stop(stack.agents[two]) == 0
             await stack.unregister(two)
 
             async def gone() -> bool:
@@ -112,13 +112,13 @@ def test_a_push_is_not_lost_when_agents_and_web_are_killed() -> None:
         async with open_stack() as stack:
             one, two = await stack.join("node-1", "node-2")
             port = await stack.start_web()
-            await stack.apply_policy()
+            await stack.keep()
             await stack.becomes(await stack.push("1", IMAGES[0]), "2/2")
 
-            await stack.kill(stack.agents[one])
+            await stack.agents[one].kill()
             second = await stack.push("2", IMAGES[1])
-            await stack.kill(stack.webs[port])
-            await stack.start_agent(one)
+            await stack.webs[port].kill()
+            await stack.cluster.start_agent(one)
             await stack.start_web(port)
             await stack.becomes(second, "2/2")
             third = await stack.push("3", IMAGES[2])
@@ -141,13 +141,13 @@ def test_of_two_web_one_watches_and_the_other_takes_over_when_it_is_killed() -> 
             await stack.eventually(lambda: bool(leading()), what="one of them leads")
             (leader,) = leading()
             (other,) = set(ports) - {leader}
-            await stack.apply_policy()
+            await stack.keep()
             # Whoever is told of the push, the one that leads brings it to the nodes.
             await stack.becomes(await stack.push("1", IMAGES[0], port=other), "1/1")
             assert leading() == [leader]
             lease = await stack.kubernetes.get(leases(stack.place.namespace, "warmhook-watch"))
 
-            await stack.kill(stack.webs[leader])
+            await stack.webs[leader].kill()
             await stack.becomes(await stack.push("2", IMAGES[1], port=other), "1/1")
             taken = await stack.kubernetes.get(leases(stack.place.namespace, "warmhook-watch"))
             assert taken["spec"]["holderIdentity"] != lease["spec"]["holderIdentity"]

@@ -92,7 +92,7 @@ def test_web_uses_every_right_that_is_not_for_admission() -> None:
         async with open_stack() as stack:
             (node,) = await stack.join("node-1")
             await stack.start_web()
-            await stack.apply_policy(keep=2)
+            await stack.keep(2)
             await stack.becomes(await stack.push("0", IMAGES[0]), "1/1")
             # From here on it has listed everything, and is told of each change.
             # Too long for the names of its ConfigMaps: it gets an Event instead.
@@ -106,9 +106,9 @@ def test_web_uses_every_right_that_is_not_for_admission() -> None:
                 return [event["reason"] for event in found] == ["NodeNameTooLong"]
 
             await stack.eventually(told, what="the Node has an Event")
-            await stack.apply_policy(keep=1)
+            await stack.keep(1)
             await stack.becomes(await stack.push("1", IMAGES[1]), "1/1")
-            await stack.stop(stack.agents[node])
+            assert await stack.stop(stack.agents[node]) == 0
             await stack.unregister(node)
 
             rights = rights_of("warmhook-receiver", "warmhook-handlers")
@@ -140,7 +140,7 @@ def test_a_right_that_is_taken_away_is_missed_and_named() -> None:
             await stack.kubernetes.patch(role, {"rules": fewer})
             await stack.join("node-1")
             await stack.start_web()
-            await stack.apply_policy()
+            await stack.keep()
             image = await stack.push("1", IMAGES[0])
 
             async def missed() -> bool:
