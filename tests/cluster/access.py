@@ -8,22 +8,12 @@ from typing import Any, Final
 
 import yaml
 
-from adapters.kubernetes.client import Kubernetes
 from tests.cluster.place import Place
 from warmhook.ports import Object
 
-__all__ = [
-    "RBAC",
-    "agent_token",
-    "allowed",
-    "grant",
-    "service_account",
-    "shipped_rbac",
-    "web_token",
-    "write_kubeconfig",
-]
+__all__ = ["agent_token", "grant", "service_account", "web_token", "write_kubeconfig"]
 
-RBAC: Final = Path(__file__).parents[2] / "knative" / "base" / "rbac.yaml"
+_RBAC: Final = Path(__file__).parents[2] / "knative" / "base" / "rbac.yaml"
 _SHIPPED_NAMESPACES: Final = ("warmhook-system", "warmhook-agents")
 _TOKEN_SECONDS: Final = 3600
 _COLLECTIONS: Final = {
@@ -33,11 +23,6 @@ _COLLECTIONS: Final = {
     "ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles",
     "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
 }
-
-
-def shipped_rbac() -> list[Object]:
-    """The objects of `knative/base/rbac.yaml`."""
-    return list(yaml.safe_load_all(RBAC.read_text()))
 
 
 def service_account(place: Place, name: str) -> str:
@@ -50,7 +35,7 @@ async def grant(place: Place) -> None:
 
     `web` is one process here, with the receiver in it, so its account has the receiver's role as well.
     """
-    for obj in shipped_rbac():
+    for obj in yaml.safe_load_all(_RBAC.read_text()):
         if "subjects" in obj and obj["roleRef"]["name"] == "warmhook-receiver":
             obj["subjects"][0]["name"] = "warmhook-handlers"
         mine = _renamed(obj, place)
@@ -128,15 +113,3 @@ def _kubeconfig(given: Object, folder: Path, token: str) -> Object:
 
 def _named(entries: list[Object], name: str) -> Iterator[Object]:
     return (entry for entry in entries if entry["name"] == name)
-
-
-async def allowed(kubernetes: Kubernetes, namespace: str, verb: str, resource: str, *, group: str = "") -> bool:
-    """Whether the owner of that client may do so (SelfSubjectAccessReview)."""
-    attributes = {"namespace": namespace, "verb": verb, "resource": resource, "group": group}
-    review = {
-        "apiVersion": "authorization.k8s.io/v1",
-        "kind": "SelfSubjectAccessReview",
-        "spec": {"resourceAttributes": attributes},
-    }
-    answer = await kubernetes.create("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review)
-    return bool(answer["status"]["allowed"])

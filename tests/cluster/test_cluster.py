@@ -155,3 +155,27 @@ def test_of_two_web_one_watches_and_the_other_takes_over_when_it_is_killed() -> 
             assert await stack.refusals() == []
 
     asyncio.run(run())
+
+
+def test_a_right_that_is_taken_away_is_missed_and_named() -> None:
+    async def run() -> None:
+        async with open_stack() as stack:
+            role = f"/apis/rbac.authorization.k8s.io/v1/clusterroles/{stack.place.prefix}-warmhook-handlers"
+            rules = (await stack.kubernetes.get(role))["rules"]
+            fewer = [rule for rule in rules if "warmimages/status" not in rule["resources"]]
+            await stack.kubernetes.patch(role, {"rules": fewer})
+            await stack.join("node-1")
+            await stack.start_web()
+            await stack.keep()
+            image = await stack.push("1", IMAGES[0])
+
+            async def missed() -> bool:
+                return any("warmimages/status" in line for line in await stack.refusals())
+
+            await stack.eventually(missed, what="the log names what may not be patched")
+            assert await stack.counts(image) == "None/None"
+
+            await stack.kubernetes.patch(role, {"rules": rules})
+            await stack.becomes(image, "1/1")
+
+    asyncio.run(run())

@@ -229,11 +229,27 @@ async def denied(installation: Installation, calls: set[Call]) -> set[Call]:
     return {call for call, no in zip(asked, answers, strict=True) if no}
 
 
+FORBIDDEN = {
+    Call("agent", namespace, verb, group, resource, "")
+    for namespace, verb, group, resource in (
+        ("warmhook-system", "get", "", "secrets"),
+        ("warmhook-system", "delete", "", "configmaps"),
+        ("warmhook-system", "create", "", "pods"),
+        ("default", "patch", "", "configmaps"),
+        ("", "list", "", "nodes"),
+        ("", "patch", "", "nodes"),
+        ("", "list", "warmhook.dev", "warmimages"),
+    )
+}
+"""What an agent could do with the rights of `web`, or of anybody else."""
+
+
 def test_the_authorizer_allows_what_the_programs_do_and_misses_every_rule_that_is_taken_away() -> None:
     # One of each form: names of WarmImages say nothing here.
     calls = {call._replace(name="") if call.resource.startswith("warmimages") else call for call in record()}
 
     async def story(installation: Installation) -> None:
+        assert await denied(installation, FORBIDDEN) == FORBIDDEN
         for binding in (obj for obj in installation.objects() if "subjects" in obj):
             # Several parts share an account in base, where one's rights would hide that another lacks them.
             part = binding["roleRef"]["name"].rpartition("warmhook-")[2]
