@@ -17,11 +17,12 @@ from typing import Any, Final
 import httpx
 
 from adapters.kubernetes.client import Conflict, Kubernetes, NotFound
-from adapters.kubernetes.paths import API_VERSION, configmaps, warmimages_in
+from adapters.kubernetes.paths import configmaps, warmimages_in
 from devcluster.cluster import Cluster
 from devcluster.programs import Program
 from devcluster.registry.images import Image, write_image
 from tests.real.programs import eventually
+from warmhook.api import API_VERSION
 from warmhook.node_lines import desired_name
 from warmhook.node_report import report_name
 from warmhook.ports import Object
