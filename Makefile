@@ -29,11 +29,14 @@ lint: $(READY)  ## style, types, import contracts
 check: lint  ## lint, unit and property tests
 	$(PYTEST)
 
-test: lint  ## everything this machine can run
-	$(PYTEST) -n 0 -m "not cluster" --hypothesis-profile=thorough --durations=15
+test: lint  ## everything this machine can run in minutes; tests with real programs one after the other
+	$(PYTEST) -m "not containerd and not e2e and not nightly and not cluster" --hypothesis-profile=thorough
+	$(PYTEST) -n 0 -m "(containerd or e2e) and not nightly and not cluster" --durations=15
 
-fuzz: $(READY)  ## the long runs of the generated tests
-	WARMHOOK_FUZZ_SEED=$${WARMHOOK_FUZZ_SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d " ")} WARMHOOK_FUZZ_SEQUENCES=10000 $(PYTEST) -n 0 -m "slow" tests/model
+fuzz: export WARMHOOK_FUZZ_SEED := $(or $(WARMHOOK_FUZZ_SEED),$(shell od -An -N4 -tu4 /dev/urandom | tr -d " "))
+fuzz: $(READY)  ## nightly: the long runs of the generated tests, with seeds of their own
+	$(PYTEST) -m "(nightly or hypothesis) and not e2e" --hypothesis-profile=nightly
+	$(PYTEST) -n 0 -m "nightly and e2e"
 	$(VENV)/bin/python -m tests.fuzz
 
 bench: $(READY)  ## measure; prints bars and spreads, and writes build/bench.json

@@ -1,7 +1,43 @@
-"""How many examples do generated tests try? Few where people wait, many in `make test` (--hypothesis-profile)."""
+"""Choose how many examples generated tests try, and say with which seeds they run.
 
+`quick` is for people who wait, `thorough` for `make test`, `nightly` for `make fuzz` (`--hypothesis-profile`).
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from typing import Final
+
+import pytest
 from hypothesis import settings
 
 settings.register_profile("quick", max_examples=15, deadline=None)
-settings.register_profile("thorough", max_examples=200, deadline=None)
+settings.register_profile("thorough", max_examples=100, deadline=None)
+settings.register_profile("nightly", max_examples=1000, deadline=None)
 settings.load_profile("quick")
+
+_FUZZ_SEED: Final = "WARMHOOK_FUZZ_SEED"
+_FUZZ_SEED_DEFAULT: Final = "4242"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the seeds before Hypothesis and tests/model read them; workers of pytest-xdist get the same ones."""
+    os.environ[_FUZZ_SEED] = os.environ.get(_FUZZ_SEED) or _FUZZ_SEED_DEFAULT
+    if config.option.hypothesis_seed is None:
+        config.option.hypothesis_seed = str(secrets.randbits(32))
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """With what to run the same examples and sequences again."""
+    return _seeds(config)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Once more at the end, also if the header was not printed."""
+    terminalreporter.write_line(_seeds(config))
+
+
+def _seeds(config: pytest.Config) -> str:
+    return f"seeds: {_FUZZ_SEED}={os.environ[_FUZZ_SEED]} --hypothesis-seed={config.option.hypothesis_seed}"

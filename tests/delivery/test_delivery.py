@@ -121,7 +121,7 @@ async def test_no_accepted_push_is_lost_and_no_sender_is_blocked_while_the_api_s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.nightly) for seed in range(2, 9))])
 @instant
 async def test_no_accepted_push_of_a_thousand_is_lost_through_faults_and_restarts(seed: int) -> None:
     await _send_through_trouble(seed, events=1050, restarts=True)

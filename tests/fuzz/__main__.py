@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tests.fuzz.running import run
+from tests.fuzz.running import SEED, run
 from tests.fuzz.targets import TARGETS
 
 
@@ -17,6 +17,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(TARGETS)}; default all")
     arguments = parser.parse_args()
     failed = False
+    _say(f"seeds: WARMHOOK_FUZZ_SEED={SEED}")
     for name in arguments.names or TARGETS:
         _say(f"{name}: {arguments.seconds} s ...")
         findings = run(name, seconds=arguments.seconds, keep=arguments.keep)

@@ -14,8 +14,10 @@ from typing import Final
 
 from tests.fuzz.targets import TARGETS
 
-__all__ = ["Findings", "run"]
+__all__ = ["SEED", "Findings", "run"]
 
+SEED: Final = int(os.environ.get("WARMHOOK_FUZZ_SEED") or 4242)
+"""The same seed runs the same inputs, as far as they come in the same time."""
 _ROOT: Final = Path(__file__).parents[2]
 _EXECUTIONS: Final = re.compile(r"stat::number_of_executed_units:\s*([0-9]+)|Done ([0-9]+) runs")
 
@@ -49,7 +51,7 @@ def run(name: str, *, seconds: int, planted: bool = False, keep: Path | None = N
         kept.mkdir(parents=True, exist_ok=True)
         options = [
             *(f"-max_total_time={seconds}", "-max_len=20000", "-timeout=10", "-rss_limit_mb=2048", "-len_control=0"),
-            *(f"-artifact_prefix={kept}/{name}-", "-print_final_stats=1", "-seed=1"),
+            *(f"-artifact_prefix={kept}/{name}-", "-print_final_stats=1", f"-seed={SEED}"),
         ]
         mode = "planted" if planted else "fuzz"
         ended = _child(name, mode, str(corpus), str(seeds), *options, limit=seconds + 120)

@@ -111,7 +111,7 @@ def test_whatever_the_bytes_they_are_allowed(body: bytes) -> None:
     allowed(body)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @settings(max_examples=20_000, deadline=None)
 @given(bent_reviews())
 def test_whatever_of_very_many_shapes_it_is_allowed(body: Any) -> None:

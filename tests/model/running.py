@@ -17,7 +17,7 @@ from tests.model.world import SYNC_SECONDS, World
 
 __all__ = ["GENERATED", "SEED", "end", "play", "settle"]
 
-SEED: Final = int(os.environ.get("WARMHOOK_FUZZ_SEED", "") or 4242)
+SEED: Final = int(os.environ["WARMHOOK_FUZZ_SEED"])
 """Printed by each run; the same number runs the same sequences. `make fuzz` takes a new one each time."""
 GENERATED: Final = settings(
     deadline=None,

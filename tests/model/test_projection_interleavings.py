@@ -178,7 +178,7 @@ def test_two_projections_end_at_the_newest_generation(*, fresh: bool) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("fresh", [False, True], ids=["present", "fresh"])
 @pytest.mark.parametrize("deleted", [False, True], ids=["changed", "deleted"])
-@pytest.mark.parametrize("nodes", [2, 3])
+@pytest.mark.parametrize("nodes", [2, pytest.param(3, marks=pytest.mark.nightly)])
 def test_two_projections_end_at_the_newest_generation_or_with_nothing(
     nodes: int, *, deleted: bool, fresh: bool
 ) -> None:
@@ -186,7 +186,8 @@ def test_two_projections_end_at_the_newest_generation_or_with_nothing(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("nodes", [1, pytest.param(2, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("deleted", [False, True], ids=["changed", "deleted"])
 @pytest.mark.parametrize("dead", [0, 1])
-def test_a_projection_that_dies_anywhere_is_made_good_by_its_repeat(dead: int, *, deleted: bool) -> None:
-    play_all(Case(nodes=2, deleted=deleted), [(dead, request) for request in range(2, 7)])
+def test_a_projection_that_dies_anywhere_is_made_good_by_its_repeat(dead: int, nodes: int, *, deleted: bool) -> None:
+    play_all(Case(nodes, deleted=deleted), [(dead, request) for request in range(2, nodes + 5)])

@@ -60,7 +60,7 @@ async def pulls_and_writes(lines: int, hours: int, *, visible: bool) -> tuple[in
             return len(b.runtime.pulls) - pulls, len(b.writes()) - writes
 
 
-A_DAY = pytest.param(100, 23, marks=pytest.mark.slow)
+A_DAY = pytest.param(100, 23, marks=pytest.mark.nightly)
 
 
 @pytest.mark.parametrize(("lines", "hours"), [(ROOM, 4), A_DAY])

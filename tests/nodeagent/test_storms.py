@@ -88,7 +88,7 @@ class Storm:
         await self._b.want(*self.wanted.values())
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 16))])
+@pytest.mark.parametrize("seed", [0, 1, 2, *(pytest.param(seed, marks=pytest.mark.nightly) for seed in range(3, 16))])
 @instant
 async def test_after_a_storm_the_report_says_warm_of_all_that_is_wanted_and_nothing_else(seed: int) -> None:
     random = Random(seed)

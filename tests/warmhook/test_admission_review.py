@@ -217,7 +217,7 @@ def test_any_bent_review_is_answered(body: Any) -> None:
     answered(body)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @settings(max_examples=20_000, deadline=None)
 @given(bent_reviews())
 def test_very_many_bent_reviews_are_answered(body: Any) -> None:
