@@ -17,7 +17,7 @@ from tests.bench.figures import Measured
 from tests.bench.memory import read_memory
 from tests.bench.place import Place
 from tests.bench.runs import percentile
-from tests.bench.runtimes import Runtimes, image_of, repository_of, start_agent, start_runtimes
+from tests.bench.runtimes import Runtimes, image_of, repository_of, start_runtimes
 from tests.bench.sending import Sender, harbor_body, open_sender, start_web
 from tests.real.programs import eventually
 from warmhook.api import KIND_LABEL, WARM_ANNOTATION
@@ -40,7 +40,7 @@ async def push_to_pull(place: Place) -> list[Measured]:
     runtimes = await start_runtimes(place, nodes=_NODES, repositories=1, tags=pushes + 1)
     await place.create_policy("one", f"{runtimes.host}/team-a/**", keep=2)
     for number, node in enumerate(nodes):
-        await start_agent(place, node.name, runtimes.socket(number))
+        await place.cluster.start_agent(node.name, runtimes.socket(number))
     web = await start_web(place, "--watch", host=runtimes.host)
     seconds: list[float] = []
     each = []
@@ -90,7 +90,7 @@ async def node_with_200_lines(place: Place) -> list[Measured]:
     (node,) = await place.create_nodes(1)
     runtimes = await start_runtimes(place, nodes=1, repositories=lines, tags=4)
     await place.create_policy("one", f"{runtimes.host}/team-a/**")
-    agent = await start_agent(place, node.name, runtimes.socket(0))
+    await place.cluster.start_agent(node.name, runtimes.socket(0))
     web = await start_web(place, "--watch", host=runtimes.host)
     written: list[Object] = []
     async with open_sender(web.port) as sender:
@@ -101,7 +101,7 @@ async def node_with_200_lines(place: Place) -> list[Measured]:
         watching = asyncio.create_task(_note_writes(place, written), name="watch")
         try:
             await _quiet(written)
-            memory = read_memory(agent.process.pid)
+            memory = read_memory(place.cluster.agents[node.name].process.pid)
             by_tag: dict[str, list[float]] = {"new tag": [], "moved tag": []}
             for run in range(1, place.runs(3, 1) + 1):
                 for number, (what, sizes) in enumerate(by_tag.items()):

@@ -1,13 +1,10 @@
-"""Where is it measured? On an API server, with objects of the run's own that are removed one by one afterwards."""
+"""Measure on an API server, with objects of the run's own, which are removed one by one afterwards."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import secrets
-import shutil
-import sys
-import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,21 +15,20 @@ from adapters.kubernetes.paths import CRDS, NODES, configmaps, node, warmimages,
 from adapters.kubernetes.transport import open_transport
 from adapters.kubernetes.warmimage import warmimage_crd
 from adapters.kubernetes.warmpolicy import warmpolicy_crd
+from devcluster.cluster import Cluster, Plan, open_cluster
 from devcluster.nodes import node_object
 from devcluster.programs import Programs
 from tests.bench.figures import ClusterKind
 from tests.real.programs import eventually
+from tests.support.stack import stack_folder
 from warmhook.api import API_VERSION
 from warmhook.placement import Node
 from warmhook.ports import Object
 from warmhook.warmimages import ObjectKey
 
-__all__ = ["API_SERVER", "PACKAGES", "NotMeasured", "Place", "another_namespace", "open_place"]
+__all__ = ["PACKAGES", "NotMeasured", "Place", "another_namespace", "open_place"]
 
 PACKAGES: Final = Path(__file__).parents[2]
-API_SERVER: Final = 0
-"""The stage of `Programs` that is stopped last."""
-_READY_SECONDS: Final = 30.0
 _NAMESPACES: Final = "/api/v1/namespaces"
 _CUSTOM: Final = f"/apis/{API_VERSION}/namespaces"
 
@@ -45,24 +41,37 @@ class NotMeasured(Exception):
 class Place:
     """What every measurement works with."""
 
-    cluster: ClusterKind
-    folder: Path
-    """Of this measurement; short enough for the sockets below it."""
-    kubeconfig: str
-    kubernetes: Kubernetes
-    programs: Programs
+    kind: ClusterKind
+    cluster: Cluster
+    """Its folder is of this measurement."""
     namespace: str
     """Of all objects that have one; also the beginning of the Nodes' names, and their pool."""
     quick: bool
     say: Callable[[str], None]
 
+    @property
+    def folder(self) -> Path:
+        """Short enough for the sockets in it."""
+        return self.cluster.plan.folder
+
+    @property
+    def kubeconfig(self) -> str:
+        """Of the API server."""
+        return str(self.cluster.plan.kubeconfig)
+
+    @property
+    def kubernetes(self) -> Kubernetes:
+        """A client with the rights of the kubeconfig."""
+        return self.cluster.kubernetes
+
+    @property
+    def programs(self) -> Programs:
+        """Those that run."""
+        return self.cluster.programs
+
     def runs(self, usual: int, quick: int = 3) -> int:
         """How often to repeat."""
         return quick if self.quick else usual
-
-    def settings(self) -> dict[str, str]:
-        """The environment that every program is given."""
-        return {"KUBECONFIG": self.kubeconfig, "WARMHOOK_NAMESPACE": self.namespace, "WARMHOOK_LOG": "json"}
 
     async def create_nodes(self, count: int, *, one_in: int = 1) -> list[Node]:
         """Nodes of this measurement; one in so many is in the pool that `selector` chooses."""
@@ -102,25 +111,26 @@ async def open_place(
     kubeconfig: str | None, environ: Mapping[str, str], *, quick: bool, say: Callable[[str], None]
 ) -> AsyncIterator[Place]:
     """A place on the cluster of `kubeconfig`, without one on an embedded API server of its own."""
-    folder = Path(tempfile.mkdtemp(prefix="wh", dir="/tmp"))
-    logs = folder / "logs"
-    logs.mkdir()
-    try:
+    namespace = f"wh-bench-{secrets.token_hex(3)}"
+
+    async def settings(_program: str) -> Mapping[str, str]:
+        return {"WARMHOOK_NAMESPACE": namespace}
+
+    with stack_folder() as folder:
         async with contextlib.AsyncExitStack() as stack:
-            servers = await stack.enter_async_context(Programs(logs, environ, folder=PACKAGES))
-            file = kubeconfig or await _start_apiserver(servers, folder)
-            transport = await stack.enter_async_context(open_transport(file, user_agent="warmhook-bench"))
-            kubernetes = Kubernetes(transport)
-            namespace = f"wh-bench-{secrets.token_hex(3)}"
-            await _prepare(kubernetes, namespace)
+            given = None
             if kubeconfig:
-                stack.push_async_callback(_clean_up, kubernetes, namespace)
+                transport = await stack.enter_async_context(open_transport(kubeconfig, user_agent="warmhook-bench"))
+                given = Kubernetes(transport)
+                await _prepare(given, namespace)
+                stack.push_async_callback(_clean_up, given, namespace)
             # Entered last: nothing that Warmhook's programs write comes after the cleaning.
-            programs = await stack.enter_async_context(Programs(logs, environ, folder=PACKAGES))
-            cluster: ClusterKind = "real" if kubeconfig else "embedded"
-            yield Place(cluster, folder, file, kubernetes, programs, namespace, quick, say)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+            plan = Plan(folder, Path(kubeconfig or folder / "kubeconfig"), environ=settings)
+            cluster = await stack.enter_async_context(open_cluster(plan, environ, kubernetes=given))
+            if given is None:
+                await cluster.start_api("--port", "0")
+                await _prepare(cluster.kubernetes, namespace)
+            yield Place("real" if kubeconfig else "embedded", cluster, namespace, quick, say)
 
 
 @contextlib.asynccontextmanager
@@ -131,16 +141,8 @@ async def another_namespace(place: Place, suffix: str) -> AsyncIterator[str]:
     try:
         yield namespace
     finally:
-        if place.cluster == "real":
+        if place.kind == "real":
             await _clean_up(place.kubernetes, namespace)
-
-
-async def _start_apiserver(servers: Programs, folder: Path) -> str:
-    file = folder / "kubeconfig"
-    command = (sys.executable, "-m", "devcluster.apiserver", "--port", "0", "--kubeconfig", str(file))
-    server = await servers.start("apiserver", command, stage=API_SERVER)
-    await servers.ready(server, lambda: "apiserver ready on" in server.output(), seconds=_READY_SECONDS)
-    return str(file)
 
 
 async def _prepare(kubernetes: Kubernetes, namespace: str) -> None:
@@ -158,7 +160,7 @@ async def _prepare(kubernetes: Kubernetes, namespace: str) -> None:
         return True
 
     # A CRD is served a moment after it was created.
-    await eventually(served, what="the CRDs are served", seconds=_READY_SECONDS)
+    await eventually(served, what="the CRDs are served")
 
 
 async def _clean_up(kubernetes: Kubernetes, namespace: str) -> None:

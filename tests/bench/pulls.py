@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 import time
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +19,6 @@ from handlers.reconcile.node_configmaps import NodeChange
 from tests.bench.figures import Measured
 from tests.bench.fleet import unbounded_writes, write_all
 from tests.bench.place import NotMeasured, Place
-from tests.bench.runtimes import start_agent
 from tests.real.containerd import Containerd, start_containerd
 from tests.real.programs import eventually
 from warmhook.node_lines import Line
@@ -34,7 +32,6 @@ _MEGABYTES: Final = 200
 _LAYERS: Final = 4
 _ALLOWED_SECONDS: Final = 0.1
 """What the agent may take beside the pull: noticing, asking the runtime before and after."""
-_REGISTRY: Final = 1
 _WAIT_SECONDS: Final = 120.0
 _SMALL_BYTES: Final = 5_000_000
 
@@ -45,17 +42,14 @@ async def pull_overhead(place: Place) -> list[Measured]:
         raise NotMeasured("there is no containerd here")
     if os.geteuid() != 0:
         raise NotMeasured("containerd needs root")
-    root = place.folder / "registry"
     image = incompressible_image(_MEGABYTES, "bench", layers=_LAYERS, platform=f"linux/{architecture()}")
-    digest = write_image(root, "bench/large", "v1", image)
-    command = (sys.executable, "-m", "devcluster.registry", "--port", "0", "--root", str(root))
-    registry = await place.programs.start("registry", command, stage=_REGISTRY)
-    await place.programs.ready(registry, lambda: '"ready"' in registry.output(), seconds=30)
-    host = json.loads(registry.output().splitlines()[0])["host"]
-    line = Line(ObjectKey(place.namespace, "large"), f"{host}/bench/large:v1", digest)
+    digest = write_image(place.cluster.plan.registry_root, "bench/large", "v1", image)
+    await place.cluster.start_registry()
+    line = Line(ObjectKey(place.namespace, "large"), f"{place.cluster.registry}/bench/large:v1", digest)
     (node,) = await place.create_nodes(1)
     async with start_containerd() as containerd, open_runtime(containerd.endpoint) as runtime:
-        agent = await start_agent(place, node.name, containerd.socket)
+        await place.cluster.start_agent(node.name, containerd.socket)
+        agent = place.cluster.agents[node.name]
         wanted = _Wanted(place, node, line)
         direct, ours = [], []
         pairs = place.runs(7)

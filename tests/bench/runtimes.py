@@ -26,11 +26,9 @@ from devcluster.registry.serve import serve_registry
 from tests.bench.place import Place
 from warmhook.ports import Object
 
-__all__ = ["Runtimes", "image_of", "repository_of", "start_agent", "start_runtimes"]
+__all__ = ["Runtimes", "image_of", "repository_of", "start_runtimes"]
 
 _REGISTRY: Final = 1
-_AGENT: Final = 3
-_READY_SECONDS: Final = 60.0
 
 
 def repository_of(number: int) -> str:
@@ -73,24 +71,8 @@ async def start_runtimes(place: Place, *, nodes: int, repositories: int, tags: i
     options = [text for name, value in numbers.items() for text in (name, str(value))]
     command = (sys.executable, "-m", "tests.bench.runtimes", "--folder", str(folder), *options)
     program = await place.programs.start("runtimes", command, stage=_REGISTRY)
-    await place.programs.ready(program, lambda: '"ready"' in program.output(), seconds=_READY_SECONDS)
+    await place.programs.prints(program, '"ready"')
     return Runtimes(program, json.loads(program.output().splitlines()[0])["host"], folder)
-
-
-async def start_agent(place: Place, node: str, socket: Path) -> Program:
-    """Start the agent of a node, and wait until it has spoken to its runtime."""
-    environ = place.settings() | {
-        "NODE_NAME": node,
-        "CONTAINER_RUNTIME_ENDPOINT": f"unix://{socket}",
-        "WARMHOOK_STATE_DIR": str(place.folder / f"{node}.state"),
-        "WARMHOOK_METRICS_PORT": "0",
-        "WARMHOOK_ALLOW_LOCAL_REGISTRIES": "true",
-        "WARMHOOK_MIN_FREE_PERCENT": "0",
-    }
-    command = (sys.executable, "-m", "nodeagent")
-    program = await place.programs.start(f"agent-{node}", command, stage=_AGENT, environ=environ)
-    await place.programs.ready(program, lambda: '"event": "runtime"' in program.output(), seconds=_READY_SECONDS)
-    return program
 
 
 def _say(fields: Object) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 import json
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,14 +15,11 @@ import aiohttp
 
 from devcluster.programs import Program
 from tests.bench.place import Place
-from tests.real.programs import free_port
 
 __all__ = ["HOST", "SECRET", "Sender", "Web", "digest_of", "harbor_body", "open_sender", "start_web"]
 
 HOST: Final = "registry.example.com"
 SECRET: Final = "a-secret-of-the-bench"
-_READY_SECONDS: Final = 30.0
-_WEB: Final = 4
 _SEND_SECONDS: Final = 10.0
 _IDLE_SECONDS: Final = 2.0
 """A connection that was idle for longer may be closed by the server while a delivery is sent on it."""
@@ -66,27 +62,11 @@ async def start_web(
     place: Place, *arguments: str, host: str = HOST, environ: Mapping[str, str] | None = None, wait: bool = True
 ) -> Web:
     """Start `python -m handlers` with one source `harbor`; with `wait` it is ready on return."""
-    config = place.folder / "config.json"
     source = {"name": "harbor", "kind": "harbor", "registryHost": host, "secret": {"env": "BENCH_SECRET"}}
-    config.write_text(json.dumps({"sources": [source]}))  # YAML reads JSON
-    port = free_port()
-    own = {"PORT": str(port), "WARMHOOK_CONFIG": str(config), "BENCH_SECRET": SECRET}
-    settings = place.settings() | own | dict(environ or {})
-    command: Sequence[str] = (sys.executable, "-m", "handlers", *arguments)
-    program = await place.programs.start(f"web-{port}", command, stage=_WEB, environ=settings)
-    if wait:
-        await place.programs.ready(program, lambda: _listens(port), seconds=_READY_SECONDS)
-    return Web(program, port)
-
-
-async def _listens(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    writer.close()
-    await writer.wait_closed()
-    return True
+    settings = {"BENCH_SECRET": SECRET, **(environ or {})}
+    command = (sys.executable, "-m", "handlers", *arguments)
+    port = await place.cluster.start_web([source], environ=settings, command=command, wait=wait)
+    return Web(place.cluster.webs[port], port)
 
 
 @dataclass(frozen=True, slots=True)
