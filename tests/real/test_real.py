@@ -1,4 +1,4 @@
-"""Do the real programs start, answer and leave nothing behind?"""
+"""The real programs start, answer and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from adapters.cri import open_runtime
 from devcluster.registry.images import incompressible_image, write_image
 from devcluster.registry.serve import serve_app, serve_registry
 from tests.real.containerd import start_containerd
-from tests.real.programs import eventually, need
+from tests.real.programs import eventually
 from tests.real.registry import push_image, start_docker_registry
 
 APP = incompressible_image(0.1, "app")
@@ -31,18 +31,6 @@ def folder() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="wh", dir="/tmp"))
     yield path
     shutil.rmtree(path)
-
-
-def test_an_absent_program_skips_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("WARMHOOK_TEST_REQUIRE", raising=False)
-    with pytest.raises(pytest.skip.Exception, match="registry: needs no-such-program"):
-        need("registry", "no-such-program")
-
-
-def test_an_absent_program_that_is_required_fails_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WARMHOOK_TEST_REQUIRE", "containerd,registry")
-    with pytest.raises(pytest.fail.Exception, match="registry: needs no-such-program"):
-        need("registry", "no-such-program")
 
 
 @pytest.mark.containerd
