@@ -168,12 +168,12 @@ def test_the_line_that_it_shows_warms_a_second_image_and_ctrl_c_leaves_nothing()
 
 @pytest.mark.parametrize(
     ("mark", "name"),
-    [("NODE_NAME=node-2\n", "agent-node-2"), ("-m devcluster.apiserver", "apiserver")],
+    [("NODE_NAME=node-1\n", "agent-node-1"), ("-m devcluster.apiserver", "apiserver")],
     ids=["agent", "server"],
 )
 def test_a_program_that_dies_meanwhile_is_named(mark: str, name: str) -> None:
     async def story() -> None:
-        async with serving("demo", "--serve", "--nodes", "2") as demo:
+        async with serving("demo", "--serve", "--nodes", "1") as demo:
             await demo.until(r"^ +curl ")
             folder = folder_in(demo.output)
             [pid] = [pid for pid, command, environ in processes_of(folder) if mark in command + environ]
