@@ -35,6 +35,6 @@ def test_short_runs_find_nothing_and_reach_nearly_every_line(capsys: pytest.Capt
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_each_fuzzer_finds_the_bug_planted_for_it(name: str) -> None:
-    findings = run(name, seconds=60, planted=True)
+    findings = run(name, seconds=300, planted=True)
 
     assert "IndexError: planted" in findings.problem
