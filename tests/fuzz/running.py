@@ -50,10 +50,10 @@ def run(name: str, *, seconds: int, planted: bool = False, keep: Path | None = N
         kept = keep or folder / "found"
         kept.mkdir(parents=True, exist_ok=True)
         # With seed 1 each planted bug is found within seconds.
-        seed = 1 if planted else SEED
+        chosen = 1 if planted else SEED
         options = [
             *(f"-max_total_time={seconds}", "-max_len=20000", "-timeout=10", "-rss_limit_mb=2048", "-len_control=0"),
-            *(f"-artifact_prefix={kept}/{name}-", "-print_final_stats=1", f"-seed={seed}"),
+            *(f"-artifact_prefix={kept}/{name}-", "-print_final_stats=1", f"-seed={chosen}"),
         ]
         mode = "planted" if planted else "fuzz"
         ended = _child(name, mode, str(corpus), str(seeds), *options, limit=seconds + 120)
