@@ -29,9 +29,9 @@ lint: $(READY)  ## style, types, import contracts
 check: lint  ## lint, unit and property tests
 	$(PYTEST)
 
-test: lint  ## everything this machine can run in minutes; tests with real programs one after the other
-	$(PYTEST) -m "not containerd and not e2e and not nightly and not cluster" --hypothesis-profile=thorough
-	$(PYTEST) -n 0 -m "(containerd or e2e) and not nightly and not cluster" --durations=15
+test: lint  ## everything this machine can run in minutes
+	$(PYTEST) --dist worksteal -m "not alone and not nightly and not cluster" --hypothesis-profile=thorough --durations=15
+	$(PYTEST) -n 0 -m "alone and not nightly"
 
 fuzz: export WARMHOOK_FUZZ_SEED := $(or $(WARMHOOK_FUZZ_SEED),$(shell od -An -N4 -tu4 /dev/urandom | tr -d " "))
 fuzz: $(READY)  ## nightly: the long runs of the generated tests, with seeds of their own

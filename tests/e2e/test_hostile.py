@@ -15,7 +15,7 @@ import pytest
 
 from tests.e2e.stack import SECRET, Options, Stack, open_stack
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 
 HOST = "registry.example.com"
 MIB = 1024 * 1024
