@@ -5,7 +5,6 @@ The embedded API server evaluates no CEL. An API server that serves nothing but 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 from typing import Any
@@ -17,7 +16,7 @@ from adapters.kubernetes.paths import CRDS
 from adapters.kubernetes.transport import open_transport
 from adapters.kubernetes.warmimage import warmimage_crd
 from adapters.kubernetes.warmpolicy import warmpolicy_crd
-from tests.real.programs import eventually
+from tests.real.programs import eventually, real_time
 from warmhook.api import API_VERSION
 
 pytestmark = pytest.mark.cluster
@@ -99,30 +98,25 @@ async def answer(kubernetes: Kubernetes, kind: str, spec: Spec) -> int:
     return 201
 
 
-def test_what_can_be_used_is_taken_and_what_cannot_is_refused() -> None:
+@real_time
+async def test_what_can_be_used_is_taken_and_what_cannot_is_refused() -> None:
     kubeconfig = os.environ.get("WARMHOOK_TEST_KUBECONFIG")
     if not kubeconfig:
         pytest.skip("WARMHOOK_TEST_KUBECONFIG names no cluster")
+    async with open_transport(kubeconfig) as transport, contextlib.AsyncExitStack() as made:
+        kubernetes = Kubernetes(transport)
+        for crd in (warmimage_crd(), warmpolicy_crd()):
+            # One that is there stays as it is: it may be in use.
+            with contextlib.suppress(Conflict):
+                await kubernetes.create(CRDS, crd)
+                made.push_async_callback(kubernetes.delete, f"{CRDS}/{crd['metadata']['name']}")
 
-    async def run() -> None:
-        async with open_transport(kubeconfig) as transport, contextlib.AsyncExitStack() as made:
-            kubernetes = Kubernetes(transport)
-            for crd in (warmimage_crd(), warmpolicy_crd()):
-                # One that is there stays as it is: it may be in use.
-                with contextlib.suppress(Conflict):
-                    await kubernetes.create(CRDS, crd)
-                    made.push_async_callback(kubernetes.delete, f"{CRDS}/{crd['metadata']['name']}")
+        async def served() -> bool:
+            try:
+                return all([await answer(kubernetes, *TAKEN[0]) == 201, await answer(kubernetes, *TAKEN[-1]) == 201])
+            except NotFound:
+                return False
 
-            async def served() -> bool:
-                try:
-                    return all(
-                        [await answer(kubernetes, *TAKEN[0]) == 201, await answer(kubernetes, *TAKEN[-1]) == 201]
-                    )
-                except NotFound:
-                    return False
-
-            await eventually(served, what="both kinds are served")
-            assert [it for it in TAKEN if await answer(kubernetes, *it) != 201] == []
-            assert [it for it in REFUSED if await answer(kubernetes, *it) != 422] == []
-
-    asyncio.run(run())
+        await eventually(served, what="both kinds are served")
+        assert [it for it in TAKEN if await answer(kubernetes, *it) != 201] == []
+        assert [it for it in REFUSED if await answer(kubernetes, *it) != 422] == []

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.real.programs import real_time
+
 pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[2]
@@ -147,23 +149,21 @@ def test_json_is_one_object_and_nothing_else() -> None:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
-def test_the_line_that_it_shows_warms_a_second_image_and_ctrl_c_leaves_nothing() -> None:
-    async def story() -> None:
-        async with serving("demo", "--serve", "--nodes", "2") as demo:
-            line = await demo.until(r"^ +(curl .*)")
-            assert "202 Accepted" in await shell(line)
-            warm = {await demo.until(r"(node-\d) is warm: \S+/shop/web:v2") for _ in range(2)}
-            assert warm == {"node-1", "node-2"}
-            folder = folder_in(demo.output)
-            assert (folder / "kubeconfig").is_file()
-            assert len(list(processes_of(folder))) == 7
+@real_time
+async def test_the_line_that_it_shows_warms_a_second_image_and_ctrl_c_leaves_nothing() -> None:
+    async with serving("demo", "--serve", "--nodes", "2") as demo:
+        line = await demo.until(r"^ +(curl .*)")
+        assert "202 Accepted" in await shell(line)
+        warm = {await demo.until(r"(node-\d) is warm: \S+/shop/web:v2") for _ in range(2)}
+        assert warm == {"node-1", "node-2"}
+        folder = folder_in(demo.output)
+        assert (folder / "kubeconfig").is_file()
+        assert len(list(processes_of(folder))) == 7
 
-            demo.process.send_signal(signal.SIGINT)
+        demo.process.send_signal(signal.SIGINT)
 
-            assert await demo.end() == (0, "")
-            assert nothing_is_left(folder)
-
-    asyncio.run(story())
+        assert await demo.end() == (0, "")
+        assert nothing_is_left(folder)
 
 
 @pytest.mark.parametrize(
@@ -171,49 +171,43 @@ def test_the_line_that_it_shows_warms_a_second_image_and_ctrl_c_leaves_nothing()
     [("NODE_NAME=node-1\n", "agent-node-1"), ("-m devcluster.apiserver", "apiserver")],
     ids=["agent", "server"],
 )
-def test_a_program_that_dies_meanwhile_is_named(mark: str, name: str) -> None:
-    async def story() -> None:
-        async with serving("demo", "--serve", "--nodes", "1") as demo:
-            await demo.until(r"^ +curl ")
-            folder = folder_in(demo.output)
-            [pid] = [pid for pid, command, environ in processes_of(folder) if mark in command + environ]
+@real_time
+async def test_a_program_that_dies_meanwhile_is_named(mark: str, name: str) -> None:
+    async with serving("demo", "--serve", "--nodes", "1") as demo:
+        await demo.until(r"^ +curl ")
+        folder = folder_in(demo.output)
+        [pid] = [pid for pid, command, environ in processes_of(folder) if mark in command + environ]
 
-            os.kill(pid, signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
 
-            status, errors = await demo.end()
-            assert status == 1
-            assert errors.splitlines()[0] == f"warmhook: {name} was ended by SIGKILL; the end of its log:"
-            assert nothing_is_left(folder)
-
-    asyncio.run(story())
+        status, errors = await demo.end()
+        assert status == 1
+        assert errors.splitlines()[0] == f"warmhook: {name} was ended by SIGKILL; the end of its log:"
+        assert nothing_is_left(folder)
 
 
-def test_ctrl_c_while_it_starts_leaves_nothing() -> None:
-    async def story() -> None:
-        async with serving("demo") as demo:
-            await demo.until("API server ")
+@real_time
+async def test_ctrl_c_while_it_starts_leaves_nothing() -> None:
+    async with serving("demo") as demo:
+        await demo.until("API server ")
 
-            demo.process.send_signal(signal.SIGINT)
+        demo.process.send_signal(signal.SIGINT)
 
-            assert await demo.end() == (1, "")
-            assert nothing_is_left(folder_in(demo.output))
-
-    asyncio.run(story())
+        assert await demo.end() == (1, "")
+        assert nothing_is_left(folder_in(demo.output))
 
 
-def test_even_when_it_is_killed_no_program_stays() -> None:
-    async def story() -> None:
-        async with serving("demo", "--serve", "--nodes", "1") as demo:
-            await demo.until(r"^ +curl ")
-            folder = folder_in(demo.output)
-            try:
-                demo.process.kill()
-                await demo.end()
-                await all_gone(folder)
-            finally:
-                shutil.rmtree(folder)
-
-    asyncio.run(story())
+@real_time
+async def test_even_when_it_is_killed_no_program_stays() -> None:
+    async with serving("demo", "--serve", "--nodes", "1") as demo:
+        await demo.until(r"^ +curl ")
+        folder = folder_in(demo.output)
+        try:
+            demo.process.kill()
+            await demo.end()
+            await all_gone(folder)
+        finally:
+            shutil.rmtree(folder)
 
 
 @pytest.mark.containerd
@@ -229,21 +223,19 @@ def test_warms_a_real_containerd_on_each_node() -> None:
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None or shutil.which("curl") is None, reason="needs kubectl and curl")
-def test_a_policy_applied_to_the_devcluster_warms_its_nodes(tmp_path: Path) -> None:
-    async def story() -> None:
-        kubeconfig = tmp_path / "config"
-        async with serving("devcluster", "--nodes", "2", "--kubeconfig", str(kubeconfig)) as cluster:
-            apply = await cluster.until(r"^ +(kubectl apply .*)")
-            push = await cluster.until(r"^ +(curl .*)")
-            await shell(f"KUBECONFIG={kubeconfig} {apply}")
-            assert "202 Accepted" in await shell(push)
-            warm = {await cluster.until(r"(node-\d) is warm: \S+/shop/web:v1") for _ in range(2)}
-            assert warm == {"node-1", "node-2"}
+@real_time
+async def test_a_policy_applied_to_the_devcluster_warms_its_nodes(tmp_path: Path) -> None:
+    kubeconfig = tmp_path / "config"
+    async with serving("devcluster", "--nodes", "2", "--kubeconfig", str(kubeconfig)) as cluster:
+        apply = await cluster.until(r"^ +(kubectl apply .*)")
+        push = await cluster.until(r"^ +(curl .*)")
+        await shell(f"KUBECONFIG={kubeconfig} {apply}")
+        assert "202 Accepted" in await shell(push)
+        warm = {await cluster.until(r"(node-\d) is warm: \S+/shop/web:v1") for _ in range(2)}
+        assert warm == {"node-1", "node-2"}
 
-            cluster.process.send_signal(signal.SIGTERM)
+        cluster.process.send_signal(signal.SIGTERM)
 
-            assert await cluster.end() == (0, "")
-            assert nothing_is_left(folder_in(cluster.output))
-            assert not kubeconfig.exists()
-
-    asyncio.run(story())
+        assert await cluster.end() == (0, "")
+        assert nothing_is_left(folder_in(cluster.output))
+        assert not kubeconfig.exists()

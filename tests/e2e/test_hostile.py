@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from tests.e2e.stack import SECRET, Options, Stack, open_stack
+from tests.real.programs import real_time
 
 pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 
@@ -100,32 +101,28 @@ def memory_mib(stack: Stack) -> float:
     return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM"))
 
 
-def test_what_is_no_request_is_refused_without_a_trace() -> None:
-    async def run() -> None:
-        async with open_web() as stack:
-            answers = await asyncio.gather(*(exchange(stack.options.web_port, sent) for sent in GARBAGE.values()))
-            for name, answer in zip(GARBAGE, answers, strict=True):
-                assert not answer.startswith(b"HTTP/1.1 5"), name
-                assert b"Traceback" not in answer, name
-                assert len(answer) < 2000, name
-            assert await deliver(stack, 1) == 202
-
-    asyncio.run(run())
+@real_time
+async def test_what_is_no_request_is_refused_without_a_trace() -> None:
+    async with open_web() as stack:
+        answers = await asyncio.gather(*(exchange(stack.options.web_port, sent) for sent in GARBAGE.values()))
+        for name, answer in zip(GARBAGE, answers, strict=True):
+            assert not answer.startswith(b"HTTP/1.1 5"), name
+            assert b"Traceback" not in answer, name
+            assert len(answer) < 2000, name
+        assert await deliver(stack, 1) == 202
 
 
-def test_what_never_ends_is_cut_off_and_not_kept_in_memory() -> None:
-    async def run() -> None:
-        async with open_web() as stack:
-            for number, (name, (begin, again)) in enumerate(ENDLESS.items()):
-                forget_memory(stack)
-                before = memory_mib(stack)
-                sent, answer = await send_without_end(stack.options.web_port, begin, again)
-                assert sent < 4096 * MIB, f"{name}: it was taken in without end"
-                assert not answer.startswith(b"HTTP/1.1 5"), name
-                assert memory_mib(stack) - before < 50, name
-                assert await deliver(stack, number) == 202, name
-
-    asyncio.run(run())
+@real_time
+async def test_what_never_ends_is_cut_off_and_not_kept_in_memory() -> None:
+    async with open_web() as stack:
+        for number, (name, (begin, again)) in enumerate(ENDLESS.items()):
+            forget_memory(stack)
+            before = memory_mib(stack)
+            sent, answer = await send_without_end(stack.options.web_port, begin, again)
+            assert sent < 4096 * MIB, f"{name}: it was taken in without end"
+            assert not answer.startswith(b"HTTP/1.1 5"), name
+            assert memory_mib(stack) - before < 50, name
+            assert await deliver(stack, number) == 202, name
 
 
 async def send_without_end(port: int, begin: bytes, again: bytes) -> tuple[int, bytes]:
@@ -146,45 +143,38 @@ async def send_without_end(port: int, begin: bytes, again: bytes) -> tuple[int, 
     return sent, answer
 
 
-def test_slow_bodies_keep_nobody_out_and_memory_is_bounded() -> None:
-    async def run() -> None:
-        async with open_web() as stack:
-            async with contextlib.AsyncExitStack() as slow:
-                for _ in range(300):
-                    _reader, writer = await asyncio.open_connection("127.0.0.1", stack.options.web_port)
-                    slow.callback(writer.close)
-                    writer.write(POST + b"content-length: 1048576\r\n\r\n" + b" " * (MIB - 1))
-                for number in range(50):
-                    assert await deliver(stack, number) == 202
-            assert memory_mib(stack) < MEMORY_MIB
-            await stack.eventually(
-                lambda: "slow-body" in stack.web.output() or "busy" in stack.web.output(), what="told"
-            )
-
-    asyncio.run(run())
+@real_time
+async def test_slow_bodies_keep_nobody_out_and_memory_is_bounded() -> None:
+    async with open_web() as stack:
+        async with contextlib.AsyncExitStack() as slow:
+            for _ in range(300):
+                _reader, writer = await asyncio.open_connection("127.0.0.1", stack.options.web_port)
+                slow.callback(writer.close)
+                writer.write(POST + b"content-length: 1048576\r\n\r\n" + b" " * (MIB - 1))
+            for number in range(50):
+                assert await deliver(stack, number) == 202
+        assert memory_mib(stack) < MEMORY_MIB
+        await stack.eventually(lambda: "slow-body" in stack.web.output() or "busy" in stack.web.output(), what="told")
 
 
-def test_thousands_of_silent_connections_keep_nobody_out(capsys: pytest.CaptureFixture[str]) -> None:
+@real_time
+async def test_thousands_of_silent_connections_keep_nobody_out(capsys: pytest.CaptureFixture[str]) -> None:
     soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 10_000 if soft == resource.RLIM_INFINITY else max(100, min(10_000, soft - 500))
-
-    async def run() -> None:
-        async with open_web() as stack:
-            statuses: list[int] = []
-            with contextlib.ExitStack() as held:
-                opened = 0
-                for connections in batches(wanted):
-                    opened += await asyncio.to_thread(connect, stack.options.web_port, connections, held)
-                    statuses.append(await deliver(stack, len(statuses)))
-                for _ in range(20):
-                    statuses.append(await deliver(stack, len(statuses)))
-                with capsys.disabled():
-                    print(f"\n{opened} connections at once, {memory_mib(stack):.0f} MiB at most", end="")  # noqa: T201
-            assert opened == wanted
-            assert set(statuses) == {202}
-            assert memory_mib(stack) < MEMORY_MIB
-
-    asyncio.run(run())
+    async with open_web() as stack:
+        statuses: list[int] = []
+        with contextlib.ExitStack() as held:
+            opened = 0
+            for connections in batches(wanted):
+                opened += await asyncio.to_thread(connect, stack.options.web_port, connections, held)
+                statuses.append(await deliver(stack, len(statuses)))
+            for _ in range(20):
+                statuses.append(await deliver(stack, len(statuses)))
+            with capsys.disabled():
+                print(f"\n{opened} connections at once, {memory_mib(stack):.0f} MiB at most", end="")  # noqa: T201
+        assert opened == wanted
+        assert set(statuses) == {202}
+        assert memory_mib(stack) < MEMORY_MIB
 
 
 def batches(wanted: int) -> Iterator[range]:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import shutil
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
@@ -22,7 +19,7 @@ from devcluster.nodes import architecture
 from devcluster.registry.images import incompressible_image
 from devcluster.registry.serve import serve_app, serve_registry
 from tests.e2e.stack import Options, Stack, open_stack
-from tests.real.programs import free_port
+from tests.real.programs import free_port, real_time
 from warmhook.node_report import report_name
 
 pytestmark = [pytest.mark.e2e, pytest.mark.containerd]
@@ -30,13 +27,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.containerd]
 APP = incompressible_image(0.1, "idle", platform=f"linux/{architecture()}")
 TRACE = '[debug]\nlevel = "trace"\n'
 CHECKS = 5
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="wh", dir="/tmp"))
-    yield path
-    shutil.rmtree(path)
 
 
 @contextlib.asynccontextmanager
@@ -65,29 +55,27 @@ def checks(stack: Stack) -> int:
     return stack.runtimes["node-1"].output().count("ListImages with filter")
 
 
-def test_an_agent_with_nothing_to_do_asks_its_runtime_and_leaves_the_api_server_alone(folder: Path) -> None:
-    async def run() -> None:
-        port, requests = free_port(), list[tuple[str, str, bytes]]()
-        async with serve_registry(folder) as registry, counting_proxy(port, requests) as proxy:
-            (folder / "kubeconfig").write_text(kubeconfig(int(proxy.rpartition(":")[2])))
-            agent = {"WARMHOOK_CHECK_SECONDS": "1", "KUBECONFIG": str(folder / "kubeconfig")}
-            async with open_stack(Options(registry.host, api_port=port, agent=agent), nodes=()) as stack:
-                containerd.prepare(stack.folder / "node-1")
-                with (stack.folder / "node-1" / "config.toml").open("a") as config:
-                    config.write(TRACE)
-                await stack.cluster.join("node-1")
-                await stack.apply_policy({"push": [{"repository": f"{registry.host}/shop/**"}]})
-                name = await stack.push(registry, "shop/app", "1", APP)
-                await stack.becomes(name, "1/1")
-                before, known = checks(stack), len(requests)
-                await stack.eventually(
-                    lambda: checks(stack) >= before + CHECKS, what="the agent asks its runtime again and again"
-                )
-                assert [request for request in requests[known:] if not is_seen(request)] == []
-                # The watch that was opened first is still the only one.
-                assert sum("watch=true" in path for _, path, _ in requests) == 1
-
-    asyncio.run(run())
+@real_time
+async def test_an_agent_with_nothing_to_do_asks_its_runtime_and_leaves_the_api_server_alone(folder: Path) -> None:
+    port, requests = free_port(), list[tuple[str, str, bytes]]()
+    async with serve_registry(folder) as registry, counting_proxy(port, requests) as proxy:
+        (folder / "kubeconfig").write_text(kubeconfig(int(proxy.rpartition(":")[2])))
+        agent = {"WARMHOOK_CHECK_SECONDS": "1", "KUBECONFIG": str(folder / "kubeconfig")}
+        async with open_stack(Options(registry.host, api_port=port, agent=agent), nodes=()) as stack:
+            containerd.prepare(stack.folder / "node-1")
+            with (stack.folder / "node-1" / "config.toml").open("a") as config:
+                config.write(TRACE)
+            await stack.cluster.join("node-1")
+            await stack.apply_policy({"push": [{"repository": f"{registry.host}/shop/**"}]})
+            name = await stack.push(registry, "shop/app", "1", APP)
+            await stack.becomes(name, "1/1")
+            before, known = checks(stack), len(requests)
+            await stack.eventually(
+                lambda: checks(stack) >= before + CHECKS, what="the agent asks its runtime again and again"
+            )
+            assert [request for request in requests[known:] if not is_seen(request)] == []
+            # The watch that was opened first is still the only one.
+            assert sum("watch=true" in path for _, path, _ in requests) == 1
 
 
 def is_seen(request: tuple[str, str, bytes]) -> bool:

@@ -4,32 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from devcluster.apiserver.__main__ import kubeconfig
-from tests.real.programs import eventually, free_port, running
+from tests.real.programs import eventually, free_port, real_time, running
 
 pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[2]
 WEB, WATCH, AGENT = ("handlers", "--watch"), ("handlers.watch",), ("nodeagent",)
 PLANTED = "planted-hunter2"
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="wh", dir="/tmp"))
-    yield path
-    shutil.rmtree(path)
 
 
 def settings(folder: Path) -> dict[str, str]:
@@ -141,33 +132,31 @@ def test_a_port_in_use_is_named(folder: Path) -> None:
     ],
     ids=["web", "watch", "agent"],
 )
-def test_what_is_out_of_reach_is_said_once_and_waited_for(
+@real_time
+async def test_what_is_out_of_reach_is_said_once_and_waited_for(
     folder: Path, program: tuple[str, ...], troubles: set[str]
 ) -> None:
-    async def run() -> None:
-        log = folder / "log"
+    log = folder / "log"
 
-        def lines() -> list[dict[str, Any]]:
-            return [json.loads(line) for line in log.read_text().splitlines()]
+    def lines() -> list[dict[str, Any]]:
+        return [json.loads(line) for line in log.read_text().splitlines()]
 
-        (folder / "token").write_text("the token of events")
-        environ = settings(folder) | {"WARMHOOK_EVENTS_TOKEN_FILE": str(folder / "token")}
-        asked = 0
+    (folder / "token").write_text("the token of events")
+    environ = settings(folder) | {"WARMHOOK_EVENTS_TOKEN_FILE": str(folder / "token")}
+    asked = 0
 
-        async def refuse(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            nonlocal asked
-            asked += 1
-            writer.close()
+    async def refuse(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        writer.close()
 
-        # An API server that hangs up each time: its callers can be counted.
-        server = await asyncio.start_server(refuse, "127.0.0.1", 0)
-        (folder / "kubeconfig").write_text(kubeconfig(server.sockets[0].getsockname()[1]))
-        async with server, running(sys.executable, "-m", *program, log=log, env=environ) as process:
-            await eventually(lambda: asked >= 4, what="it goes on asking", seconds=40)
-            assert process.returncode is None
-            told = [line for line in lines() if line["level"] != "info"]
-            assert sorted(line["event"] for line in told) == sorted(troubles), log.read_text()
-            assert all(line["hint"] for line in told)
-            assert "Traceback" not in log.read_text()
-
-    asyncio.run(run())
+    # An API server that hangs up each time: its callers can be counted.
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    (folder / "kubeconfig").write_text(kubeconfig(server.sockets[0].getsockname()[1]))
+    async with server, running(sys.executable, "-m", *program, log=log, env=environ) as process:
+        await eventually(lambda: asked >= 4, what="it goes on asking", seconds=40)
+        assert process.returncode is None
+        told = [line for line in lines() if line["level"] != "info"]
+        assert sorted(line["event"] for line in told) == sorted(troubles), log.read_text()
+        assert all(line["hint"] for line in told)
+        assert "Traceback" not in log.read_text()

@@ -13,6 +13,7 @@ import pytest
 
 from adapters.strictyaml import decode
 from tests.e2e.stack import Options, Stack, events_of, open_stack
+from tests.real.programs import real_time
 
 pytestmark = [
     pytest.mark.e2e,
@@ -48,30 +49,27 @@ async def _run(script: str, stack: Stack, **more: str) -> int:
     return await asyncio.wait_for(shell.wait(), 60)
 
 
-def test_a_job_posts_its_image_with_the_lines_of_the_page() -> None:
+@real_time
+async def test_a_job_posts_its_image_with_the_lines_of_the_page() -> None:
     source = {"name": "ci", "kind": "webhook", "secret": {"env": "CI_SECRET"}}
     hosts = {"allowedHosts": ["registry.example.com", "registry.gitlab.com"]}
-
-    async def story() -> None:
-        options = Options("registry.example.com", web={"CI_SECRET": _SECRET}, sources=(source | hosts,))
-        async with open_stack(options, nodes=()) as stack:
-            await stack.apply_policy({"push": [{"repository": "registry.*.com/shop/web"}]})
-            scripts = _scripts()
-            assert len(scripts) == 4
-            for script in scripts:
-                assert await _run(script, stack) == 0
-            assert await _run(scripts[0], stack, WARMHOOK_SECRET="other") != 0
-            lines = events_of(stack.web, "delivery")
-            assert [(line["kind"], line["result"]) for line in lines] == [
-                *[("webhook", "accepted")] * 4,
-                ("webhook", "unauthorized"),
-            ]
-            images = [line["images"] for line in lines[:4]]
-            assert images == [
-                ["registry.example.com/shop/web:1.4"],
-                ["registry.example.com/shop/web:1.5"],
-                [_ENVIRON["IMAGE"]],
-                ["registry.gitlab.com/shop/web:v2"],
-            ]
-
-    asyncio.run(story())
+    options = Options("registry.example.com", web={"CI_SECRET": _SECRET}, sources=(source | hosts,))
+    async with open_stack(options, nodes=()) as stack:
+        await stack.apply_policy({"push": [{"repository": "registry.*.com/shop/web"}]})
+        scripts = _scripts()
+        assert len(scripts) == 4
+        for script in scripts:
+            assert await _run(script, stack) == 0
+        assert await _run(scripts[0], stack, WARMHOOK_SECRET="other") != 0
+        lines = events_of(stack.web, "delivery")
+        assert [(line["kind"], line["result"]) for line in lines] == [
+            *[("webhook", "accepted")] * 4,
+            ("webhook", "unauthorized"),
+        ]
+        images = [line["images"] for line in lines[:4]]
+        assert images == [
+            ["registry.example.com/shop/web:1.4"],
+            ["registry.example.com/shop/web:1.5"],
+            [_ENVIRON["IMAGE"]],
+            ["registry.gitlab.com/shop/web:v2"],
+        ]

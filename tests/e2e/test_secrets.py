@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import shutil
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +14,7 @@ from devcluster.registry.folder import Answer, Folder
 from devcluster.registry.images import incompressible_image
 from devcluster.registry.serve import serve_registry
 from tests.e2e.stack import SECRET, SYSTEM, Options, Stack, open_stack
-from tests.real.programs import free_port, running
+from tests.real.programs import free_port, real_time, running
 
 pytestmark = [pytest.mark.e2e, pytest.mark.containerd]
 
@@ -27,13 +23,6 @@ PLANTED = "planted"
 """Part of every secret of these tests, and of nothing else."""
 PASSWORD = f"{PLANTED}-password"
 TOKEN = f"{PLANTED}-token"
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="wh", dir="/tmp"))
-    yield path
-    shutil.rmtree(path)
 
 
 def with_token(port: int) -> str:
@@ -90,88 +79,86 @@ async def everything_written(stack: Stack) -> str:
     return json.dumps(objects, indent=1)
 
 
-def test_no_secret_shows_anywhere(folder: Path) -> None:
-    async def run() -> None:
-        token_file, port, metrics_port = folder / "token", free_port(), free_port()
-        token_file.write_text(TOKEN)
-        kubeconfig = folder / "kubeconfig"
-        kubeconfig.write_text(with_token(port))
-        (folder / "registry").mkdir()
-        async with serve_registry(folder / "registry") as registry:
-            harbor = {
-                "name": "harbor",
-                "kind": "harbor",
-                "allowedHosts": [registry.host],
-                "secret": [{"env": "WARMHOOK_SECRET"}, {"file": str(token_file)}],
+@real_time
+async def test_no_secret_shows_anywhere(folder: Path) -> None:
+    token_file, port, metrics_port = folder / "token", free_port(), free_port()
+    token_file.write_text(TOKEN)
+    kubeconfig = folder / "kubeconfig"
+    kubeconfig.write_text(with_token(port))
+    (folder / "registry").mkdir()
+    async with serve_registry(folder / "registry") as registry:
+        harbor = {
+            "name": "harbor",
+            "kind": "harbor",
+            "allowedHosts": [registry.host],
+            "secret": [{"env": "WARMHOOK_SECRET"}, {"file": str(token_file)}],
+        }
+        options = Options(
+            registry.host,
+            api_port=port,
+            agent={"KUBECONFIG": str(kubeconfig), "WARMHOOK_METRICS_PORT": str(metrics_port)},
+            web={"KUBECONFIG": str(kubeconfig), "WARMHOOK_EVENTS_TOKEN_FILE": str(token_file)},
+            sources=(harbor,),
+        )
+        async with open_stack(options, nodes=("node-1",)) as stack:
+            # The node's own way to a mirror, with a password in its URL.
+            mirror = stack.folder / "node-1" / "certs.d" / registry.host
+            mirror.mkdir(parents=True)
+            hosts = f'server = "http://robot:{PASSWORD}@{registry.host}"\n'
+            (mirror / "hosts.toml").write_text(hosts)
+            content = Folder(registry.root)
+            content.write_answer("shop/broken", Answer(status=503))
+            content.write_answer("shop/private", Answer(username="robot", password=PASSWORD))
+
+            rule = {"repository": f"{registry.host}/shop/**"}
+            await stack.apply_policy({"push": [rule], "template": {"pull": {"backoffLimit": 0}}})
+            named = [f"robot:{PASSWORD}@{registry.host}/shop/named:1"]
+            # The API server refuses it, in an answer to its author, unless its CRD is of an older version.
+            await stack.drop_patterns()
+            await stack.apply_policy({"images": named}, name="password")
+            await hostile_deliveries(stack)
+            good = await stack.push(registry, "shop/app", "1", APP)
+            broken = await stack.push(registry, "shop/broken", "1", APP)
+            private = await stack.push(registry, "shop/private", "1", APP)
+            await stack.becomes(good, "1/1")
+            for image in (broken, private):
+
+                async def failed(image: str = image) -> bool:
+                    return (await stack.status(image)).get("failed") == 1
+
+                await stack.eventually(failed, what=f"{image} fails")
+
+            metrics = [
+                await stack.http.get(f"http://127.0.0.1:{options.web_port}/metrics"),
+                await stack.http.get(f"http://127.0.0.1:{metrics_port}/metrics"),
+            ]
+            assert [answer.status_code for answer in metrics] == [200, 200]
+
+            # A watch whose handlers hang up, at an address with a password; and no API server for anybody.
+            log = stack.folder / "logs" / "watch.log"
+            environ = {
+                "KUBECONFIG": str(kubeconfig),
+                "WARMHOOK_EVENTS_TOKEN_FILE": str(token_file),
+                "WARMHOOK_EVENTS_URL": f"http://robot:{PASSWORD}@127.0.0.1:{free_port()}/events",
             }
-            options = Options(
-                registry.host,
-                api_port=port,
-                agent={"KUBECONFIG": str(kubeconfig), "WARMHOOK_METRICS_PORT": str(metrics_port)},
-                web={"KUBECONFIG": str(kubeconfig), "WARMHOOK_EVENTS_TOKEN_FILE": str(token_file)},
-                sources=(harbor,),
-            )
-            async with open_stack(options, nodes=("node-1",)) as stack:
-                # The node's own way to a mirror, with a password in its URL.
-                mirror = stack.folder / "node-1" / "certs.d" / registry.host
-                mirror.mkdir(parents=True)
-                hosts = f'server = "http://robot:{PASSWORD}@{registry.host}"\n'
-                (mirror / "hosts.toml").write_text(hosts)
-                content = Folder(registry.root)
-                content.write_answer("shop/broken", Answer(status=503))
-                content.write_answer("shop/private", Answer(username="robot", password=PASSWORD))
+            written = await everything_written(stack)
+            assert await stack.stop(stack.web) == 0
+            async with running(sys.executable, "-m", "handlers.watch", log=log, env=environ):
+                await stack.eventually(lambda: "event-delayed" in log.read_text(), what="watch cannot tell")
+                await stack.start_web()
+                await stack.api.kill()
+                agent = stack.agents["node-1"]
+                await stack.cluster.programs.prints(agent, "api-server-trouble")
+                await stack.eventually(lambda: "watch-interrupted" in log.read_text(), what="watch says so too")
+                assert (await stack.notify("shop/late", "1", APP.digest)).status_code == 503
 
-                rule = {"repository": f"{registry.host}/shop/**"}
-                await stack.apply_policy({"push": [rule], "template": {"pull": {"backoffLimit": 0}}})
-                named = [f"robot:{PASSWORD}@{registry.host}/shop/named:1"]
-                # The API server refuses it, in an answer to its author, unless its CRD is of an older version.
-                await stack.drop_patterns()
-                await stack.apply_policy({"images": named}, name="password")
-                await hostile_deliveries(stack)
-                good = await stack.push(registry, "shop/app", "1", APP)
-                broken = await stack.push(registry, "shop/broken", "1", APP)
-                private = await stack.push(registry, "shop/private", "1", APP)
-                await stack.becomes(good, "1/1")
-                for image in (broken, private):
-
-                    async def failed(image: str = image) -> bool:
-                        return (await stack.status(image)).get("failed") == 1
-
-                    await stack.eventually(failed, what=f"{image} fails")
-
-                metrics = [
-                    await stack.http.get(f"http://127.0.0.1:{options.web_port}/metrics"),
-                    await stack.http.get(f"http://127.0.0.1:{metrics_port}/metrics"),
-                ]
-                assert [answer.status_code for answer in metrics] == [200, 200]
-
-                # A watch whose handlers hang up, at an address with a password; and no API server for anybody.
-                log = stack.folder / "logs" / "watch.log"
-                environ = {
-                    "KUBECONFIG": str(kubeconfig),
-                    "WARMHOOK_EVENTS_TOKEN_FILE": str(token_file),
-                    "WARMHOOK_EVENTS_URL": f"http://robot:{PASSWORD}@127.0.0.1:{free_port()}/events",
-                }
-                written = await everything_written(stack)
-                assert await stack.stop(stack.web) == 0
-                async with running(sys.executable, "-m", "handlers.watch", log=log, env=environ):
-                    await stack.eventually(lambda: "event-delayed" in log.read_text(), what="watch cannot tell")
-                    await stack.start_web()
-                    await stack.api.kill()
-                    agent = stack.agents["node-1"]
-                    await stack.cluster.programs.prints(agent, "api-server-trouble")
-                    await stack.eventually(lambda: "watch-interrupted" in log.read_text(), what="watch says so too")
-                    assert (await stack.notify("shop/late", "1", APP.digest)).status_code == 503
-
-                shown = {path.name: path.read_text() for path in stack.logs()}
-                shown |= {"objects": written}
-                shown |= {f"metrics {i}": answer.text for i, answer in enumerate(metrics)}
-                found = [
-                    f"{where}: {line}" for where, text in shown.items() for line in text.splitlines() if PLANTED in line
-                ]
-                assert found == []
-                # There was something to be found in.
-                assert shown.keys() >= {"web.log", "agent-node-1.log", "watch.log"}
-                assert "unauthorized" in shown["web.log"]
-
-    asyncio.run(run())
+            shown = {path.name: path.read_text() for path in stack.logs()}
+            shown |= {"objects": written}
+            shown |= {f"metrics {i}": answer.text for i, answer in enumerate(metrics)}
+            found = [
+                f"{where}: {line}" for where, text in shown.items() for line in text.splitlines() if PLANTED in line
+            ]
+            assert found == []
+            # There was something to be found in.
+            assert shown.keys() >= {"web.log", "agent-node-1.log", "watch.log"}
+            assert "unauthorized" in shown["web.log"]

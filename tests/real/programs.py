@@ -1,9 +1,10 @@
-"""How is a real program started, awaited and stopped, and what happens where it is absent?"""
+"""Start a real program, wait for it and stop it; skip or fail a test if the program is absent."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -11,13 +12,24 @@ import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ParamSpec
 
 import pytest
 
-__all__ = ["eventually", "free_port", "need", "running", "small_disk", "stop"]
+__all__ = ["eventually", "free_port", "need", "real_time", "running", "small_disk", "stop"]
 
 _STOP_SECONDS = 10.0
+_Given = ParamSpec("_Given")
+
+
+def real_time(test: Callable[_Given, Coroutine[Any, Any, None]]) -> Callable[_Given, None]:
+    """Run an asynchronous test on an event loop whose clock is the machine's."""
+
+    @functools.wraps(test)
+    def run(*args: _Given.args, **kwargs: _Given.kwargs) -> None:
+        asyncio.run(test(*args, **kwargs))
+
+    return run
 
 
 def need(name: str, *programs: str, root: bool = False) -> None:
