@@ -1,1 +1,1 @@
-"""How fast and how small is Warmhook? `python -m tests.bench` measures figures and compares them with bars."""
+"""Measure how fast and how small Warmhook is: `python -m tests.bench` compares figures with bars."""

@@ -1,4 +1,4 @@
-"""How long does a Pod's creation wait for `web`, and how long does it take to find the nodes that can run one?"""
+"""Measure how long a Pod's creation waits for `web`, and how long it takes to find the nodes that can run a Pod."""
 
 from __future__ import annotations
 

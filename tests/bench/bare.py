@@ -1,4 +1,4 @@
-"""What is Warmhook compared with? The same requests made by aiohttp alone, and an endpoint that does next to nothing.
+"""Make what Warmhook is compared with: requests by aiohttp alone, and an endpoint that does next to nothing.
 
 `python -m tests.bench.bare PORT` serves the endpoint.
 """

@@ -1,4 +1,4 @@
-"""Which figures are there, which bars must they keep, and how are they judged, printed and written?"""
+"""Define the figures and their bars, and judge, print and write what was measured."""
 
 from __future__ import annotations
 

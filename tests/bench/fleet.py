@@ -1,4 +1,4 @@
-"""How do a thousand nodes get their lines, and how fast do changes of them reach the API server?"""
+"""Measure how a thousand nodes get their lines, and how fast changes reach the API server."""
 
 from __future__ import annotations
 

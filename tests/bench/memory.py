@@ -1,4 +1,4 @@
-"""How much memory and processor time does a process use? As the kernel counts it."""
+"""Read how much memory and processor time a process uses, as the kernel counts it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How soon do nodes pull what was pushed, what does an idle agent hold, and what does a push write per node?"""
+"""Measure how soon nodes pull a push, what an idle agent holds, and what a push writes per node."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does the agent add to the time of a pull? Real containerd, a large image; the agent and a bare call in turns."""
+"""Measure what the agent adds to a pull of a large image by a real containerd, in turns with a bare call."""
 
 from __future__ import annotations
 

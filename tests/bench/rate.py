@@ -1,4 +1,4 @@
-"""How many deliveries does `web` take per second of one core, and does its memory stay flat?"""
+"""Measure how many deliveries `web` takes per second of one core, and whether its memory stays flat."""
 
 from __future__ import annotations
 

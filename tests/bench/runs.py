@@ -1,4 +1,4 @@
-"""Which number stands for many runs?"""
+"""Choose the number that stands for many runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How are runtimes and a registry given to a measurement? As one program that writes down every pull asked of it.
+"""Run runtimes and a registry for a measurement, as one program that notes every pull.
 
 `python -m tests.bench.runtimes --folder DIR --nodes 10 --repositories 1 --tags 30`
 """

@@ -1,4 +1,4 @@
-"""What does a sender do? Start `web` for it, put together Harbor's deliveries, and send them."""
+"""Start `web` for a sender, put together Harbor's deliveries, and send them."""
 
 from __future__ import annotations
 

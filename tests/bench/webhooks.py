@@ -1,4 +1,4 @@
-"""How quickly does `web` take deliveries while it projects what they led to?"""
+"""Measure how quickly `web` takes deliveries while it projects what they led to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How does a test use a cluster that is not its own? Everything it makes is noted, and removed one by one."""
+"""Use a cluster that is not the test's own: note each object that is made, and remove them one by one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does Warmhook work on a real API server, with the rights that it ships and nothing else?"""
+"""Warmhook works on a real API server with the rights that it ships and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does creating a Pod warm its images wherever more such Pods can land, over TLS and with nobody waiting?"""
+"""Creating a Pod warms its images wherever more such Pods can land, over TLS, and the Pod does not wait for it."""
 
 from __future__ import annotations
 

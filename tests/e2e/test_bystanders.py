@@ -1,4 +1,4 @@
-"""Does one bad node, image or policy leave all others alone, and say of itself what is wrong?"""
+"""One bad node, image or policy says what is wrong with it, and leaves all others alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does `warmhook demo` do what it promises, in one terminal, leaving nothing behind?"""
+"""`warmhook demo` does what it promises in one terminal, and leaves nothing behind."""
 
 from __future__ import annotations
 

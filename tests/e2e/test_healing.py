@@ -1,4 +1,4 @@
-"""Does everything get warm again after an image, an agent, a runtime or the API server is gone?"""
+"""Everything gets warm again after an image, an agent, a runtime or the API server was gone."""
 
 from __future__ import annotations
 

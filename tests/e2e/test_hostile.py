@@ -1,4 +1,4 @@
-"""Is everybody else served while somebody does to `web` whatever a network allows, and what does that cost it?"""
+"""Senders are served, and memory stays bounded, whatever others send to `web`."""
 
 from __future__ import annotations
 

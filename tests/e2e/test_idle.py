@@ -1,4 +1,4 @@
-"""What does a node cost the API server while nothing happens? One open watch."""
+"""An idle node costs the API server one open watch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a node that joins, leaves or is registered again have exactly what the policies say?"""
+"""A node that joins, leaves or is registered again has exactly what the policies say."""
 
 from __future__ import annotations
 

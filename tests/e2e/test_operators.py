@@ -1,4 +1,4 @@
-"""What does an operator read at night? One line that says what is wrong and what to do, and an exit code that fits."""
+"""A program that cannot start or cannot reach something says in one line what to check."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a push to a real registry become a warm image on real nodes, with nobody else asking the registry?"""
+"""A push to a real registry becomes a warm image on real nodes, and only nodes ask the registry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does any secret show in what the programs print, write, count or answer?"""
+"""No secret shows in what the programs print, write, count or answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does every program that is told to stop end with 0, leaving nothing half-written and nothing undone?"""
+"""Every program ends with 0 on SIGTERM, with nothing half-written and nothing undone."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Is there anything that a sender, a person or a node can say that Warmhook has no answer to?"""
+"""Look for input of senders, people and nodes that Warmhook has no answer to."""

@@ -1,4 +1,4 @@
-"""Can any request make `web` fail, say too much, or ask the API server for what nobody should ask for?"""
+"""Check that no request makes `web` fail, say too much, or ask the API server for what nobody should ask for."""
 
 from __future__ import annotations
 

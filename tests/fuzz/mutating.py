@@ -1,4 +1,4 @@
-"""How is an input changed so that it stays interesting? Where its body is JSON, one place of it at a time."""
+"""Change an input so that it stays interesting: if its body is JSON, one place of it at a time."""
 
 from __future__ import annotations
 

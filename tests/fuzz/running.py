@@ -1,4 +1,4 @@
-"""Run a fuzzer for a while: did it find anything, and how far did it get?"""
+"""Run a fuzzer for a while, and report what it found and how far it got."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is fuzzed, from which inputs, and which bug is planted to see that the fuzzer would find one?
+"""Define what is fuzzed, from which inputs, and the bug that is planted so that the fuzzer proves itself.
 
 Every input but that of `text` looks like a request: a first line that says where it goes, headers, an empty line, a
 body. What is fuzzed is imported when a target is built, because it has to be instrumented while it is.

@@ -1,4 +1,4 @@
-"""Does what fuzzing once found stay mended?"""
+"""Inputs that fuzzing once found are answered."""
 
 from __future__ import annotations
 

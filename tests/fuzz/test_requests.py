@@ -1,4 +1,4 @@
-"""Is every request answered as documented, whoever sends what?"""
+"""Every request is answered as documented, whoever sends it."""
 
 from __future__ import annotations
 

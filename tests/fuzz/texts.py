@@ -1,4 +1,4 @@
-"""Is every text that a person, a node or a program writes either read, or refused in the way that is documented?"""
+"""Check that every text is read, or refused in the way that is documented."""
 
 from __future__ import annotations
 

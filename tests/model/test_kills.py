@@ -1,4 +1,4 @@
-"""Is every push that was accepted warm in the end, whatever is killed on the way? Real programs, real kills."""
+"""Every push that was accepted is warm in the end, whichever real program is killed on the way."""
 
 from __future__ import annotations
 

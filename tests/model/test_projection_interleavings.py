@@ -1,4 +1,4 @@
-"""Do two projections of one WarmImage end at its newest generation, whichever of their patches comes first?
+"""Two projections of one WarmImage end at its newest generation, whichever of their patches comes first.
 
 Every order of the requests of two handlers is run, and every one again in which one of them dies at some point.
 """

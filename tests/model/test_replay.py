@@ -1,4 +1,4 @@
-"""Does a push that is told of again, late or out of order change anything?"""
+"""A push that is delivered again, late or out of order changes nothing."""
 
 from __future__ import annotations
 

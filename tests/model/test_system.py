@@ -1,4 +1,4 @@
-"""Does the whole system end as the model says, however its programs, requests and troubles are interleaved?"""
+"""The whole system ends as the model says, however programs, requests and troubles are interleaved."""
 
 from __future__ import annotations
 

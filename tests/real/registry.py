@@ -1,4 +1,4 @@
-"""How do tests get a real registry, and images into it? Debian's docker-registry and skopeo."""
+"""Give tests a real registry, and images in it: Debian's docker-registry and skopeo."""
 
 from __future__ import annotations
 
