@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 
 from devcluster.admission import CONFIGURATIONS, configuration
 from devcluster.cluster import Cluster, Environ, Plan, free_port, naming_its_end, open_cluster
-from devcluster.install import NAMESPACE, install, register
+from devcluster.install import install, register
 
 __all__ = ["open_demo_cluster"]
 
@@ -43,7 +43,7 @@ async def open_demo_cluster(
 
 async def _start_web(cluster: Cluster) -> None:
     tls_port = free_port()
-    await cluster.kubernetes.create(CONFIGURATIONS, configuration(tls_port, NAMESPACE))
+    await cluster.kubernetes.create(CONFIGURATIONS, configuration(tls_port))
     file = cluster.plan.folder / "secret"
     file.write_text(cluster.secret)
     source = {"name": "harbor", "kind": "harbor", "registryHost": cluster.registry, "secret": {"file": str(file)}}
