@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cli.problems import Unusable
+from cli.errors import Unusable
 
 __all__ = ["crd_files", "crds"]
 

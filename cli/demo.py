@@ -29,7 +29,7 @@ def demo(nodes: int, runtime: str, serve: bool, as_json: bool, timeout: int, sto
     nodes warm up. Needs no root, no Docker and no cluster. Exit status 0 only if every node is warm.
     """
     # Imported here: clients and a terminal library, which no other command should wait for.
-    from cli.demonstration import Demonstration, run_demo
+    from cli.demo_run.scenario import Demonstration, run_demo
 
     return run_demo(
         Demonstration(

@@ -26,6 +26,6 @@ def devcluster(port: int, nodes: int, kubeconfig: Path | None) -> int:
     really warms these nodes. Needs no root, no Docker and no cluster.
     """
     # Imported here: clients and a terminal library, which no other command should wait for.
-    from cli.local import run_devcluster
+    from cli.demo_run.serve import run_devcluster
 
     return run_devcluster(port, nodes, kubeconfig)

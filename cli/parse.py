@@ -19,7 +19,7 @@ import click
 from adapters.registries import Adapter, Delivery, Reply, Source, find_adapters
 from adapters.registries.common.bodies import read_json
 from adapters.registries.common.delivery import Unreadable
-from cli.problems import Unusable
+from cli.errors import Unusable
 from warmhook.admission_review import Admitted, read_review
 from warmhook.events import Pushed
 from warmhook.images import NotAReference, canonical_host

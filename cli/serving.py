@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 
-from cli.display import Display
-from cli.progress import new_warm_lines, read_reports
+from cli.demo_run.display import Display
+from cli.demo_run.progress import new_warm_lines, read_reports
 from devcluster.cluster import Cluster
 
 __all__ = ["keep_serving"]

@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from cli.display import Display
-from cli.progress import NodeProgress
+from cli.demo_run.display import Display
+from cli.demo_run.progress import NodeProgress
 
 
 @pytest.mark.parametrize("reason", ["unexpected status code [manifests v1.2.3]: 403", "[/x] is no tag", "[bold]"])

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from adapters.kubernetes.client import KubernetesError, Refused, Unavailable
-from cli.problems import Failed
-from cli.running import for_children, run_in_folder
+from cli.demo_run.run import for_children, run_in_folder
+from cli.errors import Failed
 from devcluster.cluster import naming_its_end
 from devcluster.programs import Program, ProgramFailed, Programs
 

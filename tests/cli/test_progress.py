@@ -20,8 +20,8 @@ from rich.console import Console
 from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.paths import CRDS, configmaps, warmimages_in
 from adapters.kubernetes.warmimage import warmimage_crd
-from cli.display import Display
-from cli.progress import NodeProgress, follow_line, new_warm_lines
+from cli.demo_run.display import Display
+from cli.demo_run.progress import NodeProgress, follow_line, new_warm_lines
 from devcluster.apiserver import ApiServer, InProcessTransport
 from devcluster.cluster import Cluster, Plan, open_cluster
 from devcluster.install import NAMESPACE

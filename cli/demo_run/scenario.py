@@ -16,12 +16,12 @@ import click
 from rich.console import Console
 
 from adapters.kubernetes.paths import warmpolicies
-from cli.display import Display
-from cli.problems import Failed, Unusable
-from cli.procfile import PACKAGES, read_procfile
-from cli.progress import NodeProgress, find_line, follow_line
-from cli.pushing import POLICY, curl_line, policy_object, push_image, send_webhook
-from cli.running import for_children, indented, run_in_folder
+from cli.demo_run.display import Display
+from cli.demo_run.procfile import PACKAGES, read_procfile
+from cli.demo_run.progress import NodeProgress, find_line, follow_line
+from cli.demo_run.push import POLICY, curl_line, policy_object, push_image, send_webhook
+from cli.demo_run.run import for_children, indented, run_in_folder
+from cli.errors import Failed, Unusable
 from cli.serving import keep_serving
 from devcluster import containerd
 from devcluster.cluster import Cluster, Commands, Plan, RuntimeName

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from adapters.kubernetes.client import KubernetesError
-from cli.problems import Failed
+from cli.errors import Failed
 from devcluster.programs import ProgramFailed
 
 __all__ = ["for_children", "indented", "run_in_folder"]

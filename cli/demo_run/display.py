@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from cli.progress import NodeProgress
+from cli.demo_run.progress import NodeProgress
 
 __all__ = ["Display"]
 

@@ -11,11 +11,12 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
-from cli.demonstration import commands
-from cli.display import Display
-from cli.problems import Unusable
-from cli.pushing import POLICY, curl_line, policy_object, push_image
-from cli.running import for_children, run_in_folder
+from cli.demo_run.display import Display
+from cli.demo_run.procfile import PACKAGES
+from cli.demo_run.push import POLICY, curl_line, policy_object, push_image
+from cli.demo_run.run import for_children, run_in_folder
+from cli.demo_run.scenario import commands
+from cli.errors import Unusable
 from cli.serving import keep_serving
 from devcluster.cluster import Cluster, Plan
 from devcluster.demo import open_demo_cluster

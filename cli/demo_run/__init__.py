@@ -1,0 +1,1 @@
+"""Run the local cluster that `warmhook demo` and `warmhook devcluster` show."""
