@@ -11,7 +11,6 @@ if __name__ == "__main__":
 import asyncio
 import os
 import platform
-import signal
 import sys
 from collections.abc import Mapping
 
@@ -23,6 +22,7 @@ from adapters.env import BadSetting
 from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.transport import BadKubeconfig, open_transport
 from adapters.logs import set_up_logs
+from adapters.signals import on_signals
 from nodeagent.agent import Agent
 from nodeagent.metrics import Metrics
 from nodeagent.probes import serve_probes
@@ -45,8 +45,11 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
 
 async def _run(settings: Settings) -> None:
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    with on_signals(stop.set):
+        await _work(settings, stop)
+
+
+async def _work(settings: Settings, stop: asyncio.Event) -> None:
     async with (
         open_transport(settings.kubeconfig, user_agent=f"warmhook-agent/{__version__}") as transport,
         open_runtime(settings.runtime_endpoint) as runtime,

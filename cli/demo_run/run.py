@@ -1,4 +1,4 @@
-"""How does a command run programs? In a temporary folder, until it is done or asked to stop, leaving nothing behind."""
+"""Run the work of a command in a temporary folder until it ends or a signal comes, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from adapters.kubernetes.client import KubernetesError
+from adapters.signals import STOP_SIGNALS, until_signal
 from cli.errors import Failed
 from devcluster.programs import ProgramFailed
 
 __all__ = ["for_children", "indented", "run_in_folder"]
 
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SIGNALS: Final = (*STOP_SIGNALS, signal.SIGHUP)
 # Of this process's own settings none may reach a child, and no proxy can reach a loopback address.
 _NOT_FOR_CHILDREN: Final = frozenset({"CONTAINER_RUNTIME_ENDPOINT", "K_SINK", "KUBECONFIG", "NODE_NAME", "PORT"})
 # A unix socket's path has 107 characters at most, and macOS has long ones for temporary folders.
@@ -45,7 +46,7 @@ def run_in_folder(work: Callable[[Path], Coroutine[Any, Any, int]], environ: Mut
     parent = tempfile.gettempdir() if len(tempfile.gettempdir()) <= _TMP_MAX else "/tmp"  # noqa: S108 - see above
     folder = Path(tempfile.mkdtemp(prefix="warmhook-", dir=parent))
     try:
-        return asyncio.run(_until_stopped(work(folder)))
+        return asyncio.run(until_signal(work(folder), _SIGNALS))
     except ProgramFailed as error:
         log = f"; the end of its log:\n{indented(error.tail)}" if error.tail else ""
         raise Failed(f"{error}{log}") from error
@@ -58,24 +59,3 @@ def run_in_folder(work: Callable[[Path], Coroutine[Any, Any, int]], environ: Mut
 def indented(text: str) -> str:
     """Lines of a log, apart from what is said about them."""
     return "\n".join(f"    {line[:_LOG_LINE_MAX]}" for line in text.splitlines())
-
-
-async def _until_stopped(work: Coroutine[Any, Any, int]) -> int | None:
-    task = asyncio.create_task(work, name="command")
-    stopped = False
-
-    def stop() -> None:
-        nonlocal stopped
-        # Once: what is ending in order must not be cancelled again.
-        if not stopped:
-            stopped = True
-            task.cancel()
-
-    for number in _SIGNALS:
-        asyncio.get_running_loop().add_signal_handler(number, stop)
-    try:
-        return await task
-    except asyncio.CancelledError:
-        if not stopped:
-            raise
-        return None

@@ -23,7 +23,7 @@ from handlers.serving.credentials import LOOK_SECONDS, Credentials
 from handlers.serving.handshakes import Handshakes
 from handlers.serving.limits import Limits, limited
 from handlers.settings import Settings
-from handlers.signals import on_signals
+from adapters.signals import on_signals
 from warmhook.ports import Sleep
 
 __all__ = ["Server", "TlsServer", "serve", "serve_tls", "uvicorn_config"]

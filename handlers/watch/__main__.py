@@ -23,7 +23,7 @@ from adapters.logs import set_up_logs
 from adapters.outages import WatchOutages
 from handlers.event_sink import log_missing_token, open_event_sink
 from handlers.settings import Settings, read_settings
-from handlers.signals import until_stopped
+from adapters.signals import until_stopped
 from handlers.watch.run import watch
 
 _log = structlog.get_logger()
