@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from cli.errors import needing_dev_extra
+
 __all__ = ["demo"]
 
 
@@ -28,8 +30,9 @@ def demo(nodes: int, runtime: str, serve: bool, as_json: bool, timeout: int, sto
     Starts an API server, a registry, nodes and Warmhook's programs on this machine, pushes an image and shows how the
     nodes warm up. Needs no root, no Docker and no cluster. Exit status 0 only if every node is warm.
     """
-    # Imported here: clients and a terminal library, which no other command should wait for.
-    from cli.demo_run.scenario import Demonstration, run_demo
+    # Imported here: the image does not hold the demo, and no other command should wait for a terminal library.
+    with needing_dev_extra():
+        from cli.demo_run.scenario import Demonstration, run_demo
 
     return run_demo(
         Demonstration(

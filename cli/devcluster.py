@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from cli.errors import needing_dev_extra
+
 __all__ = ["devcluster"]
 
 
@@ -25,7 +27,8 @@ def devcluster(port: int, nodes: int, kubeconfig: Path | None) -> int:
     An API server with the CRDs, a registry, and nodes with a runtime and an agent each. What you apply with kubectl
     really warms these nodes. Needs no root, no Docker and no cluster.
     """
-    # Imported here: clients and a terminal library, which no other command should wait for.
-    from cli.demo_run.serve import run_devcluster
+    # Imported here: the image does not hold the cluster, and no other command should wait for a terminal library.
+    with needing_dev_extra():
+        from cli.demo_run.serve import run_devcluster
 
     return run_devcluster(port, nodes, kubeconfig)

@@ -1,10 +1,13 @@
-"""What does a command say when it cannot do what it was asked?"""
+"""Errors that end a command with one line."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import click
 
-__all__ = ["Failed", "Unusable"]
+__all__ = ["Failed", "Unusable", "needing_dev_extra"]
 
 
 class Unusable(click.ClickException):
@@ -17,3 +20,12 @@ class Failed(click.ClickException):
     """The command began and could not go on; the message is one line, with the end of a program's log below it."""
 
     exit_code = 1
+
+
+@contextlib.contextmanager
+def needing_dev_extra() -> Iterator[None]:
+    """Raise `Unusable` if a module that is imported within the context is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise Unusable(f"no module {error.name!r} is installed: run pip install 'warmhook[dev]'") from error

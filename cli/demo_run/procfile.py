@@ -1,4 +1,4 @@
-"""With which commands are Warmhook's programs started? Those of the Procfile, which `honcho` and others read too."""
+"""Read from the Procfile the commands that start Warmhook's programs; `honcho` and others read it too."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Final
 
 import cli
+from cli.errors import Failed
+from devcluster.cluster import Commands
 
-__all__ = ["INSTALLED", "PACKAGES", "read_procfile"]
+__all__ = ["INSTALLED", "PACKAGES", "program_commands", "read_procfile"]
 
 PACKAGES: Final = Path(cli.__file__).resolve().parent.parent
 """The folder that holds the packages: a checkout, or site-packages."""
@@ -28,3 +30,12 @@ def read_procfile(folder: Path = PACKAGES) -> dict[str, tuple[str, ...]]:
             first, *rest = shlex.split(command)
             commands[name.strip()] = (sys.executable if first == "python" else first, *rest)
     return commands
+
+
+def program_commands() -> Commands:
+    """The commands of the programs that a local cluster runs. Raises `Failed`."""
+    known = read_procfile()
+    try:
+        return Commands(web=known["web"], agent=known["agent"])
+    except KeyError as error:
+        raise Failed(f"{PACKAGES / 'Procfile'}: no program {error}") from None

@@ -1,4 +1,4 @@
-"""Which nodes are warm by now? Read from the reports that the agents write, and from nothing else."""
+"""Find out which nodes are warm, from the reports that the agents write and from nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does a registry do when somebody pushes? Here: hold the image, then send Harbor's webhook."""
+"""Push an image as a registry does: store it, then send Harbor's webhook."""
 
 from __future__ import annotations
 

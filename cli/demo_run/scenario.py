@@ -1,4 +1,4 @@
-"""What does the demo do, step by step, and how does it end?"""
+"""Run `warmhook demo`: start a cluster, push an image, and show the nodes until all of them have it."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from rich.console import Console
 
 from adapters.kubernetes.paths import warmpolicies
 from cli.demo_run.display import Display
-from cli.demo_run.procfile import PACKAGES, read_procfile
+from cli.demo_run.procfile import program_commands
 from cli.demo_run.progress import NodeProgress, find_line, follow_line
 from cli.demo_run.push import POLICY, curl_line, policy_object, push_image, send_webhook
 from cli.demo_run.run import for_children, indented, run_in_folder
+from cli.demo_run.serve import keep_serving
 from cli.errors import Failed, Unusable
-from cli.serving import keep_serving
 from devcluster import containerd
-from devcluster.cluster import Cluster, Commands, Plan, RuntimeName
+from devcluster.cluster import Cluster, Plan, RuntimeName
 from devcluster.demo import open_demo_cluster
 from warmhook.warmimages import ObjectKey, warmimage_name
 
-__all__ = ["Demonstration", "commands", "run_demo"]
+__all__ = ["Demonstration", "run_demo"]
 
 _FIRST_TAG: Final = "v1"
 _SECOND_TAG: Final = "v2"
@@ -95,7 +95,7 @@ def run_demo(asked: Demonstration) -> int:
 
 async def _demonstrate(asked: Demonstration, folder: Path, display: Display, outcome: _Outcome) -> int:
     display.say(f"starting a cluster in {folder}")
-    plan = Plan(folder, folder / "kubeconfig", asked.runtime, commands())
+    plan = Plan(folder, folder / "kubeconfig", asked.runtime, program_commands())
     opening = open_demo_cluster(plan, for_children(os.environ), nodes=asked.nodes, say=display.say)
     async with opening as cluster:
         if asked.stop_agent:
@@ -161,12 +161,3 @@ def _show_what_to_try(asked: Demonstration, cluster: Cluster, display: Display, 
         f"The registry has {_SECOND_TAG} as well, of which nobody knows yet. Be Harbor and tell:\n\n"
         f"  {curl}\n"
     )
-
-
-def commands() -> Commands:
-    """Of Warmhook's own programs, from the Procfile. Raises `Failed`."""
-    known = read_procfile()
-    try:
-        return Commands(web=known["web"], agent=known["agent"])
-    except KeyError as error:
-        raise Failed(f"{PACKAGES / 'Procfile'}: no program {error}") from None

@@ -1,10 +1,12 @@
-"""What does `warmhook devcluster` do, step by step?"""
+"""Run `warmhook devcluster`: start a cluster, and show what changes on its nodes until Ctrl-C."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import time
+from contextlib import aclosing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,16 +14,15 @@ import yaml
 from rich.console import Console
 
 from cli.demo_run.display import Display
-from cli.demo_run.procfile import PACKAGES
+from cli.demo_run.procfile import program_commands
+from cli.demo_run.progress import new_warm_lines, read_reports
 from cli.demo_run.push import POLICY, curl_line, policy_object, push_image
 from cli.demo_run.run import for_children, run_in_folder
-from cli.demo_run.scenario import commands
 from cli.errors import Unusable
-from cli.serving import keep_serving
 from devcluster.cluster import Cluster, Plan
 from devcluster.demo import open_demo_cluster
 
-__all__ = ["run_devcluster"]
+__all__ = ["keep_serving", "run_devcluster"]
 
 
 def run_devcluster(port: int, nodes: int, kubeconfig: Path | None) -> int:
@@ -41,12 +42,20 @@ def run_devcluster(port: int, nodes: int, kubeconfig: Path | None) -> int:
 
 async def _serve(port: int, nodes: int, kubeconfig: Path | None, folder: Path, display: Display) -> int:
     display.say(f"starting a cluster in {folder}")
-    plan = Plan(folder, (kubeconfig or folder / "kubeconfig").absolute(), commands=commands())
+    plan = Plan(folder, (kubeconfig or folder / "kubeconfig").absolute(), commands=program_commands())
     opening = open_demo_cluster(plan, for_children(os.environ), nodes=nodes, api_port=port, say=display.say)
     async with opening as cluster:
         _show_what_to_try(cluster, display)
         await keep_serving(cluster, display)
     return 0
+
+
+async def keep_serving(cluster: Cluster, display: Display) -> None:
+    """Show each image that becomes warm on a node, until cancelled. Raises `ProgramFailed` if a program ends."""
+    known = {(name, version) for name, report in (await read_reports(cluster)).items() for version in report.warm}
+    async with aclosing(new_warm_lines(cluster, known, asyncio.sleep)) as lines:
+        async for name, image in lines:
+            display.say(f"{name} is warm: {image}")
 
 
 def _show_what_to_try(cluster: Cluster, display: Display) -> None:

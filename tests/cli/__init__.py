@@ -1,1 +1,1 @@
-"""Does the command do what its help says?"""
+"""The commands of `warmhook`."""

@@ -1,4 +1,4 @@
-"""Are the CRDs in the manifests those of the code?"""
+"""The CRDs in the manifests are those of the code."""
 
 from __future__ import annotations
 

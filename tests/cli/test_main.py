@@ -1,8 +1,10 @@
-"""Does every command start, and does one that cannot say so in one line?"""
+"""Every command starts, or says in one line why it cannot."""
 
 from __future__ import annotations
 
+import re
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,22 @@ def test_a_call_that_cannot_work_gets_one_line_and_status_2(
     assert shown.out == ""
     assert words in shown.err
     assert shown.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["demo", "devcluster"])
+@pytest.mark.parametrize("package", ["devcluster", "rich"])
+def test_a_command_of_the_dev_extra_says_what_to_install(
+    command: str, package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == package or name.startswith("cli.demo_run")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+
+    assert main([command]) == 2
+    assert re.fullmatch(
+        rf"warmhook: no module '{package}[.\w]*' is installed: run pip install 'warmhook\[dev\]'\n",
+        capsys.readouterr().err,
+    )
 
 
 def test_a_port_that_is_taken_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Does `warmhook parse` print what a delivery announces, and nothing else?"""
+"""`warmhook parse` prints what a delivery announces, and nothing else."""
 
 from __future__ import annotations
 

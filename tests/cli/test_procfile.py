@@ -1,4 +1,4 @@
-"""Are the programs started as the Procfile says?"""
+"""Programs are started as the Procfile says."""
 
 from __future__ import annotations
 

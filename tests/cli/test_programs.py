@@ -1,4 +1,4 @@
-"""Are child programs started, judged and stopped as the demo promises?"""
+"""Child programs are started, judged and stopped as the demo promises."""
 
 from __future__ import annotations
 

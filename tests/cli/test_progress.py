@@ -1,4 +1,4 @@
-"""Is a node called warm when its report says so, and never else?"""
+"""A node is called warm when its report says so, and never otherwise."""
 
 from __future__ import annotations
 
