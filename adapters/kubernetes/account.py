@@ -1,12 +1,16 @@
-"""Read the files of the Pod's ServiceAccount, which the kubelet replaces while the program runs."""
+"""Use the ServiceAccount of the Pod, whose files the kubelet replaces while the program runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import ssl
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-__all__ = ["ServiceAccount"]
+from adapters.kubernetes.rest_config import BadKubeconfig, RestConfig, tls_context
+
+__all__ = ["ServiceAccount", "in_cluster_config"]
 
 _FRESH_SECONDS: Final = 10.0
 
@@ -44,3 +48,36 @@ class ServiceAccount:
             return (self._folder / name).read_text(encoding="ascii").strip()
         except (OSError, UnicodeDecodeError):
             return ""
+
+
+def in_cluster_config(environ: Mapping[str, str], folder: Path, monotonic: Callable[[], float]) -> RestConfig:
+    """The API server of the Pod's cluster; `folder` is that of the ServiceAccount. Raises `BadKubeconfig`."""
+    host, port = environ["KUBERNETES_SERVICE_HOST"], environ.get("KUBERNETES_SERVICE_PORT")
+    if not port:
+        raise BadKubeconfig("KUBERNETES_SERVICE_PORT is not set, although KUBERNETES_SERVICE_HOST is")
+    _check(folder / "token", "token")
+    _check(folder / "ca.crt", "certificate")
+    try:
+        tls = tls_context(folder / "ca.crt")
+    except ssl.SSLError as error:
+        raise BadKubeconfig(f"the ServiceAccount's certificate file holds no certificates ({error})") from error
+
+    def trust(authorities: str) -> None:
+        # Added to the trusted CAs: both are in use during a rotation.
+        with contextlib.suppress(ssl.SSLError, ValueError):
+            tls.load_verify_locations(cadata=authorities)
+
+    account = ServiceAccount(folder, monotonic=monotonic, trust=trust)
+    url = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+    return RestConfig(url, tls, lambda: f"Bearer {account.token()}")
+
+
+def _check(file: Path, what: str) -> None:
+    try:
+        if file.read_bytes():
+            return
+        reason = "it is empty"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    named = f"the ServiceAccount's {what} file {str(file)!r}"
+    raise BadKubeconfig(f"{named} cannot be used ({reason}): mount it, or set KUBECONFIG")

@@ -1,17 +1,14 @@
-"""Send requests to the API server. No other file uses the `kubernetes` library.
-
-Only its kubeconfig reader and its REST client are used: plain JSON in and out costs a fraction of the generated API.
-"""
+"""Send requests to the API server over HTTP, plain JSON in and out."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import json
 import os
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -19,54 +16,36 @@ from urllib.parse import urlencode, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
-import yaml
-
-try:
-    Path.home()
-except RuntimeError:
-    # The library reads it during its import. A user without a name has none if HOME is not set.
-    os.environ["HOME"] = "/"
-
-from kubernetes.aio.client import ApiClient, Configuration
-from kubernetes.aio.client.rest import RESTClientObject
-from kubernetes.aio.config import ConfigException, load_kube_config
-from kubernetes.aio.config.incluster_config import InClusterConfigLoader
 
 from adapters.internal import is_internal
-from adapters.kubernetes.account import ServiceAccount
+from adapters.kubernetes.account import in_cluster_config
+from adapters.kubernetes.rest_config import BadKubeconfig, RestConfig
 from adapters.kubernetes.sockets import new_socket
 from warmhook.ports import Json, Response, Stream, Transport, Unreachable
 
-__all__ = ["BadKubeconfig", "open_transport"]
+__all__ = ["BadKubeconfig", "open_pool", "open_transport"]
 
 _NONE: Mapping[str, str] = MappingProxyType({})
 _POOL_SIZE = 256
 """Concurrent connections; every open watch holds one."""
 _CONNECT_SECONDS = 10.0
-_DEFAULT_KUBECONFIG = "~/.kube/config"
+_READ_BUFFER: Final = 2**21
+"""Objects are larger than aiohttp's own buffer."""
 _SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 # Credentials that cannot be read now may be readable later.
-_BROKEN = (aiohttp.ClientError, OSError, TimeoutError, ConfigException)
-
-
-class BadKubeconfig(ValueError):
-    """No usable kubeconfig; the message says what to do."""
-
-
-class _Rest(RESTClientObject):
-    """The library's REST client, over connections that detect a lost peer."""
-
-    def _create_connector(self) -> aiohttp.TCPConnector:
-        return aiohttp.TCPConnector(limit=self.maxsize, ssl=self.ssl_context, socket_factory=new_socket)
+_BROKEN = (aiohttp.ClientError, OSError, TimeoutError)
 
 
 class _Pool:
-    """`Transport` over the REST client of `kubernetes.aio`."""
+    """`Transport` over an aiohttp session."""
 
-    def __init__(self, client: Any, user_agent: str) -> None:
-        self._client = client
-        self._host: str = client.configuration.host.rstrip("/")
-        self._user_agent = user_agent
+    def __init__(self, session: aiohttp.ClientSession, config: RestConfig, user_agent: str) -> None:
+        self._session, self._config, self._host = session, config, config.host
+        self._headers = {"Accept": "application/json", "User-Agent": user_agent, "Content-Type": "application/json"}
+        # Only what is set: aiohttp would take the name for that of the certificate even where it is empty.
+        self._options: dict[str, Any] = {"proxy": config.proxy} if config.proxy else {}
+        if config.server_name:
+            self._options["server_hostname"] = config.server_name
 
     async def _send(
         self,
@@ -80,13 +59,11 @@ class _Pool:
         url = f"{self._host}{path}"
         if query:
             url += f"?{urlencode(query)}"
-        # The library reads `Content-Type` in exactly this spelling.
-        sent = {"Accept": "application/json", "User-Agent": self._user_agent, "Content-Type": "application/json"}
-        sent.update({name.title(): value for name, value in headers.items()})
-        await self._client.update_params_for_auth(sent, [], ["BearerToken"], path, method, body)
-        answer = await self._client.rest_client.request(method, url, headers=sent, body=body, _request_timeout=timeout)
-        response: aiohttp.ClientResponse = answer.response
-        return response
+        sent = self._headers | {name.title(): value for name, value in headers.items()}
+        if authorization := self._config.authorization():
+            sent["Authorization"] = authorization
+        data = None if body is None else json.dumps(body)
+        return await self._session.request(method, url, headers=sent, data=data, timeout=timeout, **self._options)
 
     async def request(
         self,
@@ -164,31 +141,6 @@ async def _lines(host: str, response: aiohttp.ClientResponse, timeout_seconds: f
         yield line
 
 
-async def _load(path: str | None, account: Path | None, configuration: Any) -> None:
-    if account is not None:
-        names = [str(account / name) for name in ("token", "ca.crt")]
-        InClusterConfigLoader(names[0], names[1], try_refresh_token=False).load_and_set(configuration)
-        return
-    await load_kube_config(_existing(path), client_configuration=configuration, persist_config=False)
-
-
-def _follow_account(folder: Path, monotonic: Callable[[], float], client: Any) -> None:
-    """Use the current token and CAs of the files for each request and for new connections."""
-
-    def trust(authorities: str) -> None:
-        # Added to the trusted CAs: both are in use during a rotation.
-        with contextlib.suppress(ssl.SSLError, ValueError):
-            client.rest_client.ssl_context.load_verify_locations(cadata=authorities)
-
-    account = ServiceAccount(folder, monotonic=monotonic, trust=trust)
-
-    def refresh(configuration: Any) -> None:
-        if token := account.token():
-            configuration.api_key["BearerToken"] = f"Bearer {token}"
-
-    client.configuration.refresh_api_key_hook = refresh
-
-
 def _proxy(url: str, *, in_cluster: bool) -> str | None:
     """The proxy that the environment names for this server; `None` for a direct connection.
 
@@ -198,15 +150,6 @@ def _proxy(url: str, *, in_cluster: bool) -> str | None:
         return None
     parts = urlsplit(url)
     return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
-
-
-def _existing(path: str | None) -> str:
-    files = [Path(part).expanduser() for part in (path or _DEFAULT_KUBECONFIG).split(os.pathsep) if part]
-    found = [str(file) for file in files if file.is_file()]
-    if not found:
-        named = ", ".join(repr(str(file)) for file in files)
-        raise BadKubeconfig(f"no kubeconfig at {named}: set KUBECONFIG to the file of your cluster")
-    return os.pathsep.join(found)
 
 
 @asynccontextmanager
@@ -219,30 +162,34 @@ async def open_transport(
 ) -> AsyncIterator[Transport]:
     """A pool of authenticated connections, closed on leaving.
 
-    `kubeconfig` is a path or a list of them; `None` means the ServiceAccount of the Pod, outside a Pod
-    `~/.kube/config`. Raises `BadKubeconfig`.
+    `kubeconfig` is a path or a list of them; `None` means the Pod's own ServiceAccount, outside a Pod `~/.kube/config`.
+    Raises `BadKubeconfig`.
     """
-    configuration = Configuration()
-    configuration.connection_pool_maxsize = _POOL_SIZE
-    account = service_account if kubeconfig is None and os.environ.get("KUBERNETES_SERVICE_HOST") else None
-    try:
-        await _load(kubeconfig, account, configuration)
-    except (ConfigException, OSError, yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
-        where = repr(kubeconfig) if kubeconfig else "of this environment"
-        reason = " ".join(str(error).split())
-        raise BadKubeconfig(f"the kubeconfig {where} cannot be used ({reason}): check it with kubectl") from error
-    if urlsplit(configuration.host).username is not None:
+    in_cluster = kubeconfig is None and bool(os.environ.get("KUBERNETES_SERVICE_HOST"))
+    if in_cluster:
+        config = in_cluster_config(os.environ, service_account, monotonic)
+    else:
+        # Imported here: a Pod has no kubeconfig.
+        from adapters.kubernetes.kubeconfig import load_kubeconfig
+
+        config = await load_kubeconfig(kubeconfig)
+    if urlsplit(config.host).username is not None:
         # Otherwise it would be in every message about that server.
         raise BadKubeconfig(
             "the URL of the server in the kubeconfig has a user name: put it, and the password, under users"
         )
-    # By default aiohttp looks for proxies, and for a ~/.netrc in a thread, at each request: a third of its cost.
-    configuration.client_session_kwargs = {"trust_env": False}
-    configuration.proxy = configuration.proxy or _proxy(configuration.host, in_cluster=account is not None)
-    async with ApiClient(configuration) as client:
-        client.rest_client = _Rest(configuration)
-        if account is not None:
-            _follow_account(account, monotonic, client)
-        yield _Pool(client, user_agent)
-        # Lets aiohttp close its sockets before the loop may end.
-        await asyncio.sleep(0)
+    proxy = config.proxy or _proxy(config.host, in_cluster=in_cluster)
+    async with open_pool(replace(config, proxy=proxy), user_agent) as transport:
+        yield transport
+
+
+@asynccontextmanager
+async def open_pool(config: RestConfig, user_agent: str) -> AsyncIterator[Transport]:
+    """Connections to the server of `config`, closed on leaving."""
+    tls = True if config.tls is None else config.tls
+    connector = aiohttp.TCPConnector(limit=_POOL_SIZE, ssl=tls, socket_factory=new_socket)
+    # Left to itself aiohttp looks for proxies, and for a ~/.netrc in a thread, at each request: a third of its cost.
+    async with aiohttp.ClientSession(connector=connector, trust_env=False, read_bufsize=_READ_BUFFER) as session:
+        yield _Pool(session, config, user_agent)
+    # Lets aiohttp close its sockets before the loop may end.
+    await asyncio.sleep(0)

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import json
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from kubernetes.aio.config import ConfigException
 
 from adapters.certificates import Pair, make_pair
 from adapters.kubernetes.account import ServiceAccount
+from adapters.kubernetes.kubeconfig import load_kubeconfig
+from adapters.kubernetes.rest_config import RestConfig
 from adapters.kubernetes.sockets import new_socket
-from adapters.kubernetes.transport import BadKubeconfig, open_transport
+from adapters.kubernetes.transport import BadKubeconfig, open_pool, open_transport
 from warmhook.ports import Unreachable
 
 
@@ -42,7 +45,17 @@ async def opened(path: str | None) -> None:
         pass
 
 
-@pytest.mark.parametrize("text", ["", "- 1", "{", "kind: Config", "current-context: nope\nkind: Config"])
+WITHOUT_ITS_FILE = """
+current-context: a
+contexts: [{name: a, context: {cluster: a, user: a}}]
+clusters: [{name: a, cluster: {server: 'https://127.0.0.1', certificate-authority: missing}}]
+users: [{name: a, user: {}}]
+"""
+
+
+@pytest.mark.parametrize(
+    "text", ["", "- 1", "{", "kind: Config", "current-context: nope\nkind: Config", WITHOUT_ITS_FILE]
+)
 def test_a_bad_kubeconfig_is_said_in_one_line(tmp_path: Path, text: str) -> None:
     path = tmp_path / "kubeconfig"
     path.write_text(text)
@@ -210,18 +223,85 @@ def test_the_kernel_ends_a_connection_whose_other_end_is_gone() -> None:
             assert made.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 15
 
 
-def test_credentials_that_cannot_be_had_now_may_be_had_later(tmp_path: Path) -> None:
-    def fail(_configuration: Any) -> None:
-        raise ConfigException("the plugin gave no token")
+def test_credentials_that_cannot_be_read_now_may_be_there_later() -> None:
+    def authorization() -> str:
+        raise OSError("the token cannot be read")
 
     async def case() -> None:
-        async with open_transport(kubeconfig(tmp_path, "http://127.0.0.1:9")) as transport:
-            client: Any = transport
-            client._client.configuration.refresh_api_key_hook = fail
-            with pytest.raises(Unreachable, match="the plugin gave no token"):
+        async with open_pool(RestConfig("http://127.0.0.1:9", None, authorization), "tests") as transport:
+            with pytest.raises(Unreachable, match="the token cannot be read"):
                 await transport.request("GET", "/version")
-            with pytest.raises(Unreachable, match="the plugin gave no token"):
+            with pytest.raises(Unreachable, match="the token cannot be read"):
                 async with transport.stream("/api/v1/nodes"):
                     pass
 
     asyncio.run(case())
+
+
+# --- kubeconfigs ------------------------------------------------------------------------------------------------------
+
+
+def plain_and_library(folder: Path, cluster: Mapping[str, Any], user: Mapping[str, Any]) -> list[RestConfig]:
+    """What a kubeconfig says by itself, and what it says where a second file sends it to the library."""
+    path = Path(kubeconfig(folder, "https://127.0.0.1:6443/"))
+    config = yaml.safe_load(path.read_text())
+    config["clusters"][0]["cluster"] |= cluster
+    config["users"][0]["user"] = user
+    path.write_text(yaml.safe_dump(config))
+    (folder / "second").write_text("apiVersion: v1\nkind: Config\n")
+    return [asyncio.run(load_kubeconfig(each)) for each in (str(path), f"{path}:{folder / 'second'}")]
+
+
+@pytest.mark.parametrize("as_data", [True, False], ids=["data", "files"])
+def test_a_plain_kubeconfig_means_what_it_means_to_the_library(tmp_path: Path, as_data: bool) -> None:
+    pair = make_pair(["127.0.0.1"], datetime.now(UTC))
+    contents = {
+        "certificate-authority": pair.authority,
+        "client-certificate": pair.certificate,
+        "client-key": pair.key,
+    }
+    values: dict[str, str] = {}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        values |= {f"{name}-data": base64.b64encode(content).decode()} if as_data else {name: name}
+    authority = next(name for name in values if name.startswith("certificate-authority"))
+    cluster = {authority: values.pop(authority)}
+    own, library = plain_and_library(
+        tmp_path,
+        {**cluster, "tls-server-name": "kubernetes", "proxy-url": "http://proxy:1"},
+        {**values, "token": "t0ken"},
+    )
+    assert own.tls is not None
+    assert library.tls is not None
+    assert own.tls.get_ca_certs() == library.tls.get_ca_certs()
+    for config in (own, library):
+        assert (config.host, config.server_name, config.proxy) == (
+            "https://127.0.0.1:6443",
+            "kubernetes",
+            "http://proxy:1",
+        )
+        assert config.authorization() == "Bearer t0ken"
+        assert config.tls is not None
+        assert config.tls.verify_mode is ssl.CERT_REQUIRED
+        assert [authority["serialNumber"] for authority in config.tls.get_ca_certs()]
+
+
+def test_a_kubeconfig_may_turn_verification_off_and_have_no_credentials(tmp_path: Path) -> None:
+    for config in plain_and_library(tmp_path, {"insecure-skip-tls-verify": True}, {}):
+        assert config.authorization() == ""
+        assert config.tls is not None
+        assert (config.tls.verify_mode, config.tls.check_hostname) == (ssl.CERT_NONE, False)
+
+
+def test_a_plugin_of_a_kubeconfig_is_asked_for_the_token(tmp_path: Path) -> None:
+    credential = {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "kind": "ExecCredential",
+        "status": {"token": "of-the-plugin"},
+    }
+    path = Path(kubeconfig(tmp_path, "http://127.0.0.1:9"))
+    config = yaml.safe_load(path.read_text())
+    plugin = {"apiVersion": credential["apiVersion"], "command": "echo", "args": [json.dumps(credential)]}
+    config["users"][0]["user"] = {"exec": plugin}
+    path.write_text(yaml.safe_dump(config))
+    assert asyncio.run(load_kubeconfig(str(path))).authorization() == "Bearer of-the-plugin"

@@ -1,0 +1,123 @@
+"""Read a kubeconfig. The one file that knows the `kubernetes` library.
+
+A single file whose current context holds a URL, certificates and a token needs no library. Everything else that kubectl
+understands is left to it: several files, plugins, identity providers.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import ssl
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from adapters.kubernetes.rest_config import BadKubeconfig, RestConfig, tls_context
+
+__all__ = ["load_kubeconfig"]
+
+_DEFAULT_KUBECONFIG: Final = "~/.kube/config"
+_FILES: Final = ("certificate-authority", "client-certificate", "client-key")
+"""Keys of files; the same key with `-data` holds a file's content in base64."""
+_PLAIN_KEYS: Final = frozenset(
+    {"server", "insecure-skip-tls-verify", "tls-server-name", "proxy-url", "token", *_FILES}
+    | {f"{name}-data" for name in _FILES}
+)
+_MALFORMED: Final = (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError)
+
+
+async def load_kubeconfig(kubeconfig: str | None) -> RestConfig:
+    """The server of the current context. `kubeconfig` is a path or a list of them; `None`: `~/.kube/config`.
+
+    Raises `BadKubeconfig`.
+    """
+    files = _existing(kubeconfig)
+    try:
+        plain = _read_plain(files[0]) if len(files) == 1 else None
+        return _plain_config(plain, files[0].parent) if plain is not None else await _library_config(files)
+    except _MALFORMED as error:
+        where = repr(kubeconfig) if kubeconfig else "of this environment"
+        reason = " ".join(str(error).split())
+        raise BadKubeconfig(f"the kubeconfig {where} cannot be used ({reason}): check it with kubectl") from error
+
+
+def _existing(kubeconfig: str | None) -> list[Path]:
+    # `Path.expanduser` fails for a user without a home.
+    files = [Path(os.path.expanduser(part)) for part in (kubeconfig or _DEFAULT_KUBECONFIG).split(os.pathsep) if part]
+    found = [file for file in files if file.is_file()]
+    if not found:
+        named = ", ".join(repr(str(file)) for file in files)
+        raise BadKubeconfig(f"no kubeconfig at {named}: set KUBECONFIG to the file of your cluster")
+    return found
+
+
+def _read_plain(file: Path) -> Mapping[str, Any] | None:
+    """The cluster and the user of the current context in one mapping; `None` if the library has to read the file."""
+    try:
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+        context = _named(config, "context", config["current-context"])
+        values = {**_named(config, "cluster", context["cluster"]), **_named(config, "user", context["user"])}
+    except _MALFORMED:
+        # The library's message says what is wrong.
+        return None
+    return values if "server" in values and values.keys() <= _PLAIN_KEYS else None
+
+
+def _named(config: Mapping[str, Any], kind: str, name: str) -> Mapping[str, Any]:
+    (found,) = (each[kind] for each in config[f"{kind}s"] if each["name"] == name)
+    content: Mapping[str, Any] = found
+    return content
+
+
+def _plain_config(values: Mapping[str, Any], folder: Path) -> RestConfig:
+    """Paths in `values` are relative to `folder`."""
+    host, token = values["server"].rstrip("/"), values.get("token")
+    tls = None
+    if host.startswith("https"):
+        # Certificates are read from files only.
+        with tempfile.TemporaryDirectory() as temporary:
+            tls = tls_context(*(_file(values, name, folder, Path(temporary)) for name in _FILES))
+        _verify(tls, verify=not values.get("insecure-skip-tls-verify"))
+    header = f"Bearer {token}" if token else ""
+    return RestConfig(host, tls, lambda: header, values.get("tls-server-name"), values.get("proxy-url"))
+
+
+def _file(values: Mapping[str, Any], name: str, folder: Path, temporary: Path) -> Path | None:
+    if f"{name}-data" in values:
+        file = temporary / name
+        file.write_bytes(base64.b64decode(values[f"{name}-data"]))
+        return file
+    return folder / values[name] if name in values else None
+
+
+def _verify(tls: ssl.SSLContext, *, verify: bool) -> None:
+    if not verify:
+        tls.check_hostname = False
+        tls.verify_mode = ssl.CERT_NONE
+
+
+async def _library_config(files: list[Path]) -> RestConfig:
+    # Imported here: the library brings its synchronous client, 16 MiB and a third of a second of a program's start.
+    try:
+        Path.home()
+    except RuntimeError:
+        # The library asks for it while it is imported. A user without a name has none where HOME is not set.
+        os.environ["HOME"] = "/"
+    from kubernetes.aio.client import Configuration
+    from kubernetes.aio.config import ConfigException, load_kube_config
+
+    found = Configuration()
+    try:
+        await load_kube_config(os.pathsep.join(map(str, files)), client_configuration=found, persist_config=False)
+    except ConfigException as error:
+        raise ValueError(str(error)) from error
+    tls = None
+    if found.host.startswith("https"):
+        tls = tls_context(found.ssl_ca_cert, found.cert_file, found.key_file)
+        _verify(tls, verify=found.verify_ssl)
+    header: str = found.api_key.get("BearerToken", "")
+    return RestConfig(found.host.rstrip("/"), tls, lambda: header, found.tls_server_name, found.proxy)
