@@ -6,10 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
-from structlog.typing import FilteringBoundLogger
-
 from adapters.clock import Clock
 from adapters.kubernetes.client import Kubernetes
+from adapters.logs import Log
 from adapters.outages import OutageLog
 from nodeagent.checks import Checks
 from nodeagent.desired import Desired, DesiredStore, follow_desired
@@ -40,7 +39,7 @@ class Agent:
         runtime: Runtime,
         *,
         clock: Clock,
-        log: FilteringBoundLogger,
+        log: Log,
         metrics: Metrics,
         platform: Platform,
         offload: Callable[..., Awaitable[Any]] = asyncio.to_thread,

@@ -8,9 +8,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
-from structlog.typing import FilteringBoundLogger
-
 from adapters.clock import Backoff, Clock
+from adapters.logs import Log
 from adapters.outages import OutageLog
 from nodeagent.disk import free_percent
 from nodeagent.health import Health
@@ -39,7 +38,7 @@ class Checks:
         health: Health,
         *,
         clock: Clock,
-        log: FilteringBoundLogger,
+        log: Log,
         metrics: Metrics,
         changed: Callable[[], None],
         offload: Callable[..., Awaitable[Any]] = asyncio.to_thread,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
-from structlog.typing import FilteringBoundLogger
+from adapters.logs import Log
 
 from adapters.clock import Backoff, Clock
 from adapters.kubernetes.client import Kubernetes, KubernetesError, Unavailable
@@ -44,7 +44,7 @@ def read_desired(configmap: Object) -> Desired:
 
 
 async def follow_desired(
-    kubernetes: Kubernetes, namespace: str, node: str, store: DesiredStore, clock: Clock, log: FilteringBoundLogger
+    kubernetes: Kubernetes, namespace: str, node: str, store: DesiredStore, clock: Clock, log: Log
 ) -> None:
     """Keep the store true. Never returns: every error is waited out."""
     fields = f"metadata.name={desired_name(node)}"

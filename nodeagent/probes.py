@@ -11,10 +11,9 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
-from structlog.typing import FilteringBoundLogger
-
 from adapters.clock import Backoff, Clock
 from adapters.listening import open_listener
+from adapters.logs import Log
 from adapters.outages import OutageLog
 from nodeagent.health import Health
 
@@ -36,7 +35,7 @@ _TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 @contextlib.asynccontextmanager
 async def serve_probes(
-    port: int, health: Health, exposition: Callable[[], bytes], clock: Clock, log: FilteringBoundLogger
+    port: int, health: Health, exposition: Callable[[], bytes], clock: Clock, log: Log
 ) -> AsyncIterator[None]:
     """Answer while the context lasts; port 0: nowhere. A port in use is tried again and again, and stops nothing."""
     if port == 0:
@@ -50,7 +49,7 @@ async def serve_probes(
         await asyncio.wait((serving,))
 
 
-async def _serve(port: int, probes: _Probes, clock: Clock, log: FilteringBoundLogger) -> None:
+async def _serve(port: int, probes: _Probes, clock: Clock, log: Log) -> None:
     trouble = OutageLog(log, clock, "metrics-port-in-use")
     backoff = Backoff(clock, first_seconds=1, longest_seconds=30)
     while True:

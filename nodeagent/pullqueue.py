@@ -7,9 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from structlog.typing import FilteringBoundLogger
-
 from adapters.clock import Clock
+from adapters.logs import Log
 from nodeagent.checks import Checks
 from nodeagent.metrics import Metrics
 from nodeagent.node_state import NodeState
@@ -48,7 +47,7 @@ class PullQueue:
         checks: Checks,
         *,
         clock: Clock,
-        log: FilteringBoundLogger,
+        log: Log,
         metrics: Metrics,
         started: Callable[[], None],
         ended: Callable[[], None],

@@ -8,9 +8,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final
 
-from structlog.typing import FilteringBoundLogger
-
 from adapters.clock import Clock
+from adapters.logs import Log
 from warmhook.node_report import clean_message
 from warmhook.ports import PullFailed, Runtime, RuntimeUnreachable
 from warmhook.pull_failures import FailureReason
@@ -33,7 +32,7 @@ class Failure:
     """The runtime itself did not answer."""
 
 
-async def pull_image(runtime: Runtime, pull: ImagePull, clock: Clock, log: FilteringBoundLogger) -> Failure | None:
+async def pull_image(runtime: Runtime, pull: ImagePull, clock: Clock, log: Log) -> Failure | None:
     """Pull; `None` when the runtime says that it has. Cancelling cancels at the runtime."""
     began = clock.monotonic()
     try:
@@ -60,7 +59,7 @@ def _timeout(pull: ImagePull) -> Failure:
 
 
 @contextlib.asynccontextmanager
-async def _progress(runtime: Runtime, pull: ImagePull, clock: Clock, log: FilteringBoundLogger) -> AsyncIterator[None]:
+async def _progress(runtime: Runtime, pull: ImagePull, clock: Clock, log: Log) -> AsyncIterator[None]:
     task = asyncio.create_task(_tell_progress(runtime, pull, clock, log), name=f"progress of {pull.image}")
     try:
         yield
@@ -69,7 +68,7 @@ async def _progress(runtime: Runtime, pull: ImagePull, clock: Clock, log: Filter
         await asyncio.wait((task,))
 
 
-async def _tell_progress(runtime: Runtime, pull: ImagePull, clock: Clock, log: FilteringBoundLogger) -> None:
+async def _tell_progress(runtime: Runtime, pull: ImagePull, clock: Clock, log: Log) -> None:
     began, used_before = clock.monotonic(), 0
     while True:
         await clock.sleep(_PROGRESS_SECONDS)

@@ -6,12 +6,11 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from structlog.typing import FilteringBoundLogger
-
 from adapters.clock import Backoff, Budget, Clock
 from adapters.kubernetes.client import Conflict, Kubernetes, KubernetesError, NotFound, Refused, Unavailable
 from adapters.kubernetes.paths import configmaps
 from adapters.kubernetes.paths import node as node_path
+from adapters.logs import Log
 from adapters.outages import OutageLog
 from warmhook.api import LINE_LABEL
 from warmhook.node_lines import new_configmap
@@ -69,9 +68,7 @@ def rewrite(patch: Object, present: Object, *, bare: bool = False) -> Object:
 class Reporter:
     """Writes the report of one node; nobody else does."""
 
-    def __init__(
-        self, kubernetes: Kubernetes, namespace: str, node: str, clock: Clock, log: FilteringBoundLogger
-    ) -> None:
+    def __init__(self, kubernetes: Kubernetes, namespace: str, node: str, clock: Clock, log: Log) -> None:
         self._kubernetes, self._node, self._clock, self._log = kubernetes, node, clock, log
         self._collection, self._path = configmaps(namespace), configmaps(namespace, report_name(node))
         self._node_trouble = OutageLog(log, clock, "node-not-found")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from structlog.typing import FilteringBoundLogger
+from adapters.logs import Log
 
 __all__ = ["State", "StateFile"]
 
@@ -37,7 +37,7 @@ class State:
 class StateFile:
     """`state.json` of one node: whole or not there, never half-written."""
 
-    def __init__(self, folder: Path, node: str, log: FilteringBoundLogger) -> None:
+    def __init__(self, folder: Path, node: str, log: Log) -> None:
         self._path, self._node, self._log = folder / "state.json", node, log
         self._saving = threading.Lock()
 

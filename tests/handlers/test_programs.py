@@ -295,7 +295,7 @@ def test_a_program_that_is_asked_to_stop_while_it_starts_ends_with_0(module: str
 import os, runpy, signal, sys
 class Importing:
     def find_spec(self, name, path=None, target=None):
-        if name == "structlog":
+        if name == "aiohttp":
             os.kill(os.getpid(), signal.SIGTERM)
 sys.meta_path.insert(0, Importing())
 sys.argv = [{module!r}]
