@@ -17,6 +17,7 @@ from tests.bench.accepting import accepting
 from tests.bench.admission import admission, feasible
 from tests.bench.figures import FIGURES, Figure, Machine, Measured, Row, as_json, judge, table
 from tests.bench.fleet import patch_rates, resolve
+from tests.bench.image import image_size
 from tests.bench.memory import machine_memory_gib
 from tests.bench.nodes import node_with_200_lines, push_to_pull
 from tests.bench.place import PACKAGES, NotMeasured, Place, open_place
@@ -34,6 +35,7 @@ MEASUREMENTS: Final[Mapping[Measurement, tuple[str, ...]]] = {
     pull_overhead: ("pull-overhead",),
     node_with_200_lines: ("agent-idle-rss-mib", "etcd-bytes-per-node-push"),
     cold_start: ("web-cold-start-s",),
+    image_size: ("image-mib",),
     resolve: ("resolve-5000-s",),
     admission: ("admission-p99-ms",),
     feasible: ("feasible-5000-ms",),
