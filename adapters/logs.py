@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, Protocol, TextIO, TypeAlias
 
 from adapters.clock import utcnow
 
-__all__ = ["LOG_MODES", "Log", "LogMode", "open_log", "set_up_logs"]
+__all__ = ["LOG_MODES", "Log", "LogMode", "get_logger", "set_up_logs"]
 
 LogMode: TypeAlias = Literal["json", "console", "auto"]
 LOG_MODES: Final[tuple[LogMode, ...]] = ("json", "console", "auto")
@@ -27,72 +27,58 @@ class Log(Protocol):
     def warning(self, event: str, /, **fields: Any) -> Any:
         """Somebody may have to look at this."""
 
+    def error(self, event: str, /, **fields: Any) -> Any:
+        """Something was given up."""
+
     def exception(self, event: str, /, **fields: Any) -> Any:
         """The exception that is being handled was not expected."""
 
 
-def open_log(mode: LogMode, stream: TextIO) -> Log:
-    """A log to `stream` without structlog, unless a person reads it; times are in UTC.
-
-    structlog always imports its console, and rich if that is installed: 7 MiB that an agent on each node does without.
-    """
-    if _is_console(mode, stream):
-        set_up_logs(mode, stream)
-        import structlog
-
-        log: Log = structlog.get_logger()
-        return log
-    _handle_warnings(stream, _JsonFormatter())
-    return _JsonLog(stream)
+def get_logger() -> Log:
+    """The log of this process. Its events go to structlog until `set_up_logs` has chosen lines of JSON."""
+    return _LOG
 
 
 def set_up_logs(mode: LogMode, stream: TextIO) -> None:
-    """Send structlog's events, and what libraries warn of through `logging`, to `stream`; times are in UTC."""
-    # Imported here: see `open_log`.
-    import structlog
-
-    processors: list[structlog.typing.Processor] = [_json_line]
-    formatter: logging.Formatter = _JsonFormatter()
-    if _is_console(mode, stream):
-        # Plain tracebacks: the coloured ones show local variables, and those may be secrets.
-        console = structlog.dev.ConsoleRenderer(
-            colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback, timestamp_key="time"
-        )
-        shared: list[structlog.typing.Processor] = [
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
-        ]
-        processors = [*shared, console]
-        formatter = structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, console],
-        )
-    structlog.configure(
-        processors=processors,
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(file=stream),
-        cache_logger_on_first_use=True,
-    )
-    _handle_warnings(stream, formatter)
-
-
-def _is_console(mode: LogMode, stream: TextIO) -> bool:
-    return mode == "console" or (mode == "auto" and stream.isatty())
-
-
-def _handle_warnings(stream: TextIO, formatter: logging.Formatter) -> None:
+    """Send all events, and what libraries warn of through `logging`, to `stream`; times are in UTC."""
+    is_console = mode == "console" or (mode == "auto" and stream.isatty())
+    _LOG.stream = None if is_console else stream
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(formatter)
+    handler.setFormatter(_set_up_console(stream) if is_console else _JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
 
 
-class _JsonLog:
-    """Writes each event at once, as a line."""
+def _set_up_console(stream: TextIO) -> logging.Formatter:
+    """Have structlog write coloured text; what does the same for `logging`."""
+    import structlog
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    # Plain tracebacks: the coloured ones show local variables, and those may be secrets.
+    console = structlog.dev.ConsoleRenderer(
+        colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback, timestamp_key="time"
+    )
+    shared: list[structlog.typing.Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+    ]
+    structlog.configure(
+        processors=[*shared, console],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        cache_logger_on_first_use=True,
+    )
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, console],
+    )
+
+
+class _Log:
+    """Writes each event to `stream` as a line of JSON; without a stream gives it to structlog."""
+
+    def __init__(self) -> None:
+        self.stream: TextIO | None = None
 
     def info(self, event: str, /, **fields: Any) -> None:
         self._write("info", event, fields)
@@ -100,39 +86,42 @@ class _JsonLog:
     def warning(self, event: str, /, **fields: Any) -> None:
         self._write("warning", event, fields)
 
-    def exception(self, event: str, /, **fields: Any) -> None:
-        self._write("exception", event, {**fields, "exc_info": True})
+    def error(self, event: str, /, **fields: Any) -> None:
+        self._write("error", event, fields)
 
-    def _write(self, method: str, event: str, fields: Mapping[str, Any]) -> None:
-        self._stream.write(_json_line(None, method, {"event": event, **fields}) + "\n")
-        self._stream.flush()
+    def exception(self, event: str, /, **fields: Any) -> None:
+        self._write("error", event, fields | {"exc_info": sys.exception()})
+
+    def _write(self, level: str, event: str, fields: Mapping[str, Any]) -> None:
+        if self.stream is not None:
+            self.stream.write(_json_line(level, event, fields) + "\n")
+            self.stream.flush()
+            return
+        # Imported here: structlog always imports its console, and rich if that is installed. Programs in a cluster do
+        # without these 7 MiB and 75 ms.
+        import structlog
+
+        getattr(structlog.get_logger(), level)(event, **fields)
+
+
+_LOG: Final = _Log()
 
 
 class _JsonFormatter(logging.Formatter):
     """What libraries log, in the form of events."""
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = {"event": record.getMessage(), "logger": record.name, "exc_info": record.exc_info}
-        return _json_line(None, record.levelname.lower(), fields)
+        error = record.exc_info[1] if record.exc_info else None
+        return _json_line(record.levelname.lower(), record.getMessage(), {"logger": record.name, "exc_info": error})
 
 
-def _json_line(_logger: object, method: str, fields: Mapping[str, Any]) -> str:
-    """An event as a processor of structlog renders it.
+def _json_line(level: str, event: str, fields: Mapping[str, Any]) -> str:
+    """An event with its fields; `exc_info` is an exception or `None`.
 
     When, how grave and what come first: people read lines without a tool, and narrow terminals cut them.
     """
     time = utcnow().isoformat().replace("+00:00", "Z")
-    line = {"time": time, "level": "error" if method == "exception" else method, "event": fields["event"]}
-    line |= {name: value for name, value in fields.items() if name not in line and name != "exc_info"}
-    if error := _exception(fields.get("exc_info")):
+    line = {"time": time, "level": level, "event": event, **fields}
+    if (error := line.pop("exc_info", None)) is not None:
         line["exception"] = "".join(traceback.format_exception(error)).rstrip("\n")
     return json.dumps(line, ensure_ascii=False, default=repr)
-
-
-def _exception(exc_info: Any) -> BaseException | None:
-    """From what `logging` and structlog accept: an exception, the triple of `sys.exc_info`, or whether there is one."""
-    if isinstance(exc_info, BaseException):
-        return exc_info
-    triple = exc_info if isinstance(exc_info, tuple) else sys.exc_info() if exc_info else (None, None, None)
-    error: BaseException | None = triple[1]
-    return error

@@ -8,9 +8,11 @@ from typing import Any, Final
 
 from adapters.clock import Clock
 from adapters.kubernetes.client import KubernetesError, Refused
-from adapters.logs import Log
+from adapters.logs import Log, get_logger
 
 __all__ = ["OutageLog", "WatchOutage", "WatchOutages"]
+
+_log = get_logger()
 
 _AGAIN_SECONDS: Final = 300.0
 # An outage that returns sooner, such as a watch that opens and breaks in turns, is not logged each time.
@@ -46,10 +48,6 @@ class WatchOutages:
     """The outages of all watches of one process: one outage breaks the watches of all kinds at about the same time."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
-        # Imported here: the agent uses the class above and does without structlog.
-        import structlog
-
-        self._log: Log = structlog.get_logger()
         self.monotonic = monotonic
         """Returns seconds."""
         self._interrupted: set[Hashable] = set()
@@ -68,7 +66,7 @@ class WatchOutages:
         if told is not None and now - told < (_AGAIN_SECONDS if told >= self._since else _SOON_SECONDS):
             return
         self._told[about] = now
-        self._log.warning("watch-interrupted", kind=kind, problem=str(problem), hint=_hint(problem.status))
+        _log.warning("watch-interrupted", kind=kind, problem=str(problem), hint=_hint(problem.status))
 
     def recovered(self, follower: Hashable) -> None:
         """The watch of `follower` works again."""
@@ -76,7 +74,7 @@ class WatchOutages:
             return
         self._interrupted.remove(follower)
         if not self._interrupted and max(self._told.values()) >= self._since:
-            self._log.info("watch-interrupted-over", seconds=round(self.monotonic() - self._since))
+            _log.info("watch-interrupted-over", seconds=round(self.monotonic() - self._since))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

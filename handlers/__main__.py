@@ -13,14 +13,13 @@ import random
 import sys
 from collections.abc import Sequence
 
-import structlog
 import uvloop
 
 from adapters.clock import real_clock
 from adapters.env import BadSetting
 from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.transport import BadKubeconfig, open_transport
-from adapters.logs import set_up_logs
+from adapters.logs import get_logger, set_up_logs
 from handlers.app import Resources, Web, create_app
 from handlers.event_sink import log_missing_token, open_event_sink
 from handlers.metrics import Metrics
@@ -32,7 +31,7 @@ from handlers.sources import Configuration, read_configuration
 
 async def run(settings: Settings, configuration: Configuration) -> None:
     """Serve until the process is asked to stop. Raises `BadSetting` if a port is taken."""
-    log, metrics = structlog.get_logger(), Metrics()
+    log, metrics = get_logger(), Metrics()
     api_server = open_transport(settings.kubeconfig, user_agent="warmhook-web")
     async with api_server as transport, open_event_sink(settings) as post:
         credentials = Credentials(Kubernetes(transport, count=metrics.count_api_request), settings.namespace)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
-import structlog
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
@@ -23,6 +22,7 @@ from adapters.cloudevents import read_event
 from adapters.kubernetes.client import Kubernetes, KubernetesError, Unavailable
 from adapters.kubernetes.rate_limit import ByteRateLimiter, Lanes
 from adapters.kubernetes.readiness import wait_for_api_server
+from adapters.logs import get_logger
 from adapters.outages import WatchOutages
 from handlers.admission.endpoint import Admission
 from handlers.admission.queue import BATCH_MAX, BATCHES_MAX, POSTS_MAX, AdmissionQueue, forward
@@ -52,7 +52,7 @@ from warmhook.ports import Transport
 
 __all__ = ["Resources", "Web", "create_app"]
 
-_log = structlog.get_logger()
+_log = get_logger()
 
 # For pushes that are being published when the process ends.
 _DRAIN_SECONDS: Final = 3.0

@@ -10,11 +10,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Seque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-import structlog
-
 from adapters.cloudevents import STRUCTURED, write_event
 from adapters.internal import is_internal
 from adapters.kubernetes.client import KubernetesError, Unavailable
+from adapters.logs import get_logger
 from handlers.settings import Settings
 from warmhook.events import Event, NotAnEvent
 from warmhook.timestamps import parse_retry_after
@@ -40,7 +39,7 @@ __all__ = [
     "retry_after",
 ]
 
-_log = structlog.get_logger()
+_log = get_logger()
 
 EVENTS_SECONDS: Final = 30.0
 """How long the sender waits for the handlers: they answer after 27 seconds at most."""

@@ -19,7 +19,7 @@ from adapters.cri import open_runtime
 from adapters.env import BadSetting
 from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.transport import BadKubeconfig, open_transport
-from adapters.logs import Log, open_log
+from adapters.logs import get_logger, set_up_logs
 from adapters.signals import on_signals
 from nodeagent.agent import Agent
 from nodeagent.metrics import Metrics
@@ -33,25 +33,26 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
     """The exit code: 0 after SIGTERM or SIGINT, 2 where a setting cannot be used."""
     try:
         settings = read_settings(environ)
-        asyncio.run(_run(settings, open_log(settings.log, sys.stdout)))
+        set_up_logs(settings.log, sys.stdout)
+        asyncio.run(_run(settings))
     except (BadSetting, BadKubeconfig) as error:
         print(f"warmhook agent: {error}", file=sys.stderr)  # noqa: T201 - one line for who set it, not for the logs
         return 2
     return 0
 
 
-async def _run(settings: Settings, log: Log) -> None:
+async def _run(settings: Settings) -> None:
     stop = asyncio.Event()
     with on_signals(stop.set):
-        await _work(settings, log, stop)
+        await _work(settings, stop)
 
 
-async def _work(settings: Settings, log: Log, stop: asyncio.Event) -> None:
+async def _work(settings: Settings, stop: asyncio.Event) -> None:
     async with (
         open_transport(settings.kubeconfig, user_agent=f"warmhook-agent/{__version__}") as transport,
         open_runtime(settings.runtime_endpoint) as runtime,
     ):
-        clock, metrics = real_clock(), Metrics()
+        log, clock, metrics = get_logger(), real_clock(), Metrics()
         agent = Agent(
             settings,
             Kubernetes(transport, count=metrics.count_api_request),

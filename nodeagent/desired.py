@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
-from adapters.logs import Log
-
 from adapters.clock import Backoff, Clock
 from adapters.kubernetes.client import Kubernetes, KubernetesError, Unavailable
 from adapters.kubernetes.paths import configmaps
 from adapters.kubernetes.reflector import ListWatch, Reflector
+from adapters.logs import Log
 from adapters.outages import OutageLog
 from warmhook.node_lines import desired_name
 from warmhook.ports import Object

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-import structlog
-
 from adapters.clock import Backoff, Clock
 from adapters.kubernetes.client import Kubernetes, KubernetesError, Unavailable
+from adapters.logs import get_logger
 
 __all__ = ["wait_for_api_server"]
 
-_log = structlog.get_logger()
+_log = get_logger()
 
 _LONGEST_WAIT_SECONDS: Final = 5.0
 

@@ -7,12 +7,12 @@ import json
 from collections.abc import Callable
 from typing import Final
 
-import structlog
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from adapters.clock import Clock
+from adapters.logs import get_logger
 from handlers.admission.queue import AdmissionQueue
 from handlers.admission.warm_nodes import WarmNodes
 from handlers.metrics import Metrics
@@ -22,7 +22,7 @@ from warmhook.events import admitted_event
 
 __all__ = ["Admission"]
 
-_log = structlog.get_logger()
+_log = get_logger()
 
 # An object of 1.5 MiB is the largest that etcd takes, and the review holds it once more as managedFields would.
 _BODY_MAX_BYTES: Final = 4 * 1024 * 1024

@@ -9,16 +9,15 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Literal, TypeAlias
 
-import structlog
-
 from adapters.clock import Clock
 from adapters.kubernetes.client import Unavailable
+from adapters.logs import get_logger
 from handlers.event_sink import Post, RetryLater
 from warmhook.events import Event
 
 __all__ = ["BATCHES_MAX", "BATCH_MAX", "POSTS_MAX", "QUEUE_MAX", "Added", "AdmissionQueue", "Handle", "forward"]
 
-_log = structlog.get_logger()
+_log = get_logger()
 
 QUEUE_MAX: Final = 1000
 """Events that wait; further ones are dropped."""

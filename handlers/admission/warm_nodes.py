@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal, TypeAlias, get_args
 
-import structlog
-
 from adapters.clock import Clock
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes
@@ -21,6 +19,7 @@ from adapters.kubernetes.reflector import ListWatch, reflect
 from adapters.kubernetes.template import InvalidObject
 from adapters.kubernetes.warmimage import read_warmimage
 from adapters.kubernetes.warmpolicy import read_warmpolicy
+from adapters.logs import get_logger
 from adapters.outages import WatchOutages
 from warmhook.admission_review import Admitted, read_pod
 from warmhook.api import KIND_LABEL, PREFER_ANNOTATION
@@ -36,7 +35,7 @@ from warmhook.preferred_nodes import affinity_patch, preferred_nodes, prefers_no
 __all__ = ["WarmNodes"]
 
 Kind: TypeAlias = Literal["WarmPolicy", "WarmImage", "Node", "ConfigMap"]
-_log = structlog.get_logger()
+_log = get_logger()
 
 _AGAIN_SECONDS: Final = 10.0
 _RANKINGS_MAX: Final = 100

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
 
-import structlog
-
 from adapters.clock import Clock
 from adapters.env import BadSetting
 from adapters.kubernetes.client import KubernetesError, Unavailable
+from adapters.logs import get_logger
 from adapters.registries import Delivery, Outcome, Reply
 from adapters.registries.common.auth import sent_unencoded
 from handlers.event_sink import Publisher
@@ -27,7 +26,7 @@ from warmhook.events import Pushed, Skip, SkipReason, pushed_event, pushed_id
 
 __all__ = ["Answer", "Receiver"]
 
-_log = structlog.get_logger()
+_log = get_logger()
 
 # Senders wait for 1 to 10 seconds, then send again.
 _ACCEPT_SECONDS: Final = 0.8

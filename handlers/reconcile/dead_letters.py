@@ -9,15 +9,14 @@ from http import HTTPStatus
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-import structlog
-
+from adapters.logs import get_logger
 from handlers.metrics import Metrics
 from handlers.reconcile.dispatch import HANDLED
 from warmhook.node_report import clean_message
 
 __all__ = ["DeadLetters", "read_dead_letter"]
 
-_log = structlog.get_logger()
+_log = get_logger()
 
 _STATUSES: Final = frozenset(str(int(status)) for status in HTTPStatus)
 # Of what a subscriber answered, decoded.

@@ -7,9 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, TypeAlias
 
-import structlog
-
 from adapters.kubernetes.client import Kubernetes, KubernetesError, Unavailable
+from adapters.logs import get_logger
 from handlers.reconcile.coalescing import Coalescer
 from handlers.reconcile.node_configmaps import delete_configmaps
 from handlers.reconcile.node_events import record_name_too_long
@@ -46,7 +45,7 @@ from warmhook.warmimages import ObjectKey, PolicyKey
 
 __all__ = ["HANDLED", "Dispatch", "Result"]
 
-_log = structlog.get_logger()
+_log = get_logger()
 
 HANDLED: Final = frozenset({PUSHED, ADMITTED, CHANGED, REPORTED, SYNC, PING})
 # Longer than any part takes that is well; `watch` and the Triggers wait for 30 seconds.

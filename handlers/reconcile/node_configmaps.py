@@ -8,11 +8,10 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias, TypeVar
 
-import structlog
-
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Conflict, Kubernetes, NotFound, Refused, Unavailable
 from adapters.kubernetes.rate_limit import AdaptiveLimiter, ByteRateLimiter
+from adapters.logs import get_logger
 from handlers.reconcile.outcomes import Outcomes
 from warmhook.api import DROPPED_ANNOTATION
 from warmhook.node_lines import (
@@ -32,7 +31,7 @@ __all__ = ["DesiredState", "NodeChange", "NodeWrites", "delete_configmaps"]
 
 Answer = TypeVar("Answer")
 
-_log = structlog.get_logger()
+_log = get_logger()
 
 _MOST_IN_FLIGHT: Final = 24
 """Of the 32 a process may have; the rest is for reading and for accepting pushes."""

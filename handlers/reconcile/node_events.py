@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
-import structlog
-
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Conflict, Kubernetes
+from adapters.logs import get_logger
 from handlers.reconcile.outcomes import Outcomes
 from handlers.reconcile.recorder import event_object
 from warmhook.placement import NODE_NAME_MAX, Node
@@ -17,7 +16,7 @@ from warmhook.transitions import Transition
 
 __all__ = ["record_name_too_long"]
 
-_log = structlog.get_logger()
+_log = get_logger()
 
 
 async def record_name_too_long(kubernetes: Kubernetes, nodes: Iterable[Node], outcomes: Outcomes, now: Utcnow) -> None:

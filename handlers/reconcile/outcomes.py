@@ -8,13 +8,12 @@ from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
-import structlog
-
 from adapters.kubernetes.client import Conflict, Gone, NotFound, Refused, Unavailable
+from adapters.logs import get_logger
 
 __all__ = ["Outcomes", "Overtaken"]
 
-_log = structlog.get_logger()
+_log = get_logger()
 
 Item = TypeVar("Item")
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-import structlog
-
 from adapters.kubernetes.client import Kubernetes, Unavailable
+from adapters.logs import get_logger
 from handlers.reconcile.outcomes import Outcomes
 from handlers.reconcile.reader import Reader
 from handlers.reconcile.writer import upsert_warmimage
@@ -20,7 +19,7 @@ from warmhook.warmimages import ObjectKey, WarmImage
 
 __all__ = ["PodAdmissions"]
 
-_log = structlog.get_logger()
+_log = get_logger()
 
 # How often a write is decided anew because another handler wrote first.
 _ATTEMPTS: Final = 5

@@ -10,10 +10,9 @@ from datetime import timedelta
 from typing import Final, TypeAlias
 from weakref import WeakValueDictionary
 
-import structlog
-
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Conflict, Kubernetes, NotFound, Unavailable
+from adapters.logs import get_logger
 from handlers.reconcile.outcomes import Outcomes
 from handlers.reconcile.policy_statuses import PolicyStatuses
 from handlers.reconcile.reader import FROM_CACHE, MAX_GETS, Reader, WarmImages, policy_object
@@ -25,7 +24,7 @@ from warmhook.warmimages import ObjectKey, PolicyKey, WarmImage, policy_label, r
 
 __all__ = ["Applied", "Policies", "Settled"]
 
-_log = structlog.get_logger()
+_log = get_logger()
 
 # Of a namespace at a time: what a burst of pushes leaves behind must not stand in the way of the next.
 _DELETES: Final = 4

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-import structlog
-
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Conflict, Kubernetes, NotFound
+from adapters.logs import get_logger
 from handlers.reconcile.reader import PolicyObject, policy_object
 from handlers.reconcile.recorder import Recorder
 from warmhook.ports import Object, Utcnow
@@ -17,7 +16,7 @@ from warmhook.transitions import transitions
 
 __all__ = ["PolicyStatuses"]
 
-_log = structlog.get_logger()
+_log = get_logger()
 
 # How often a status is written anew because somebody else wrote first; then the next sync writes it.
 _ATTEMPTS: Final = 3

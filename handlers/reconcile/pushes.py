@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal, TypeAlias
 
-import structlog
-
 from adapters.kubernetes.client import Kubernetes, KubernetesError, Refused, Unavailable
+from adapters.logs import get_logger
 from handlers.reconcile.circuit_breaker import CircuitBreakers
 from handlers.reconcile.policy_statuses import PolicyStatuses, is_degraded
 from handlers.reconcile.reader import FROM_CACHE, PolicyObject, Reader
@@ -25,7 +24,7 @@ from warmhook.warmimages import policy_label, repository_label
 
 __all__ = ["Accepted", "Pushes"]
 
-_log = structlog.get_logger()
+_log = get_logger()
 
 # How often an upsert is decided anew because another handler wrote first.
 _ATTEMPTS: Final = 8

@@ -7,10 +7,9 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
-import structlog
-
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes, KubernetesError
+from adapters.logs import get_logger
 from warmhook.api import API_VERSION
 from warmhook.ports import Object, Utcnow
 from warmhook.timestamps import format_time
@@ -19,7 +18,7 @@ from warmhook.warmimages import ObjectKey
 
 __all__ = ["Recorder", "event_object"]
 
-_log = structlog.get_logger()
+_log = get_logger()
 
 # What comes beyond is dropped: conditions say the same, and last.
 _PER_MINUTE: Final = 60

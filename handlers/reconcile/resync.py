@@ -14,10 +14,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, TypeVar
 
-import structlog
-
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes
+from adapters.logs import get_logger
 from handlers.reconcile.node_configmaps import NodeChange, delete_configmaps
 from handlers.reconcile.node_events import record_name_too_long
 from handlers.reconcile.outcomes import Outcomes, Overtaken
@@ -36,7 +35,7 @@ from warmhook.warmimages import ObjectKey, WarmImage
 
 __all__ = ["Resync"]
 
-_log = structlog.get_logger()
+_log = get_logger()
 
 Item = TypeVar("Item", WarmImage, PolicyObject)
 

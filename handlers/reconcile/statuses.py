@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
-import structlog
-
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Conflict, Kubernetes, NotFound, Unavailable
+from adapters.logs import get_logger
 from handlers.reconcile.outcomes import Outcomes
 from handlers.reconcile.reader import Reader, WarmImages, object_key, sort_out
 from handlers.reconcile.recorder import Recorder
@@ -27,7 +26,7 @@ from warmhook.warmimages import ObjectKey, WarmImage
 
 __all__ = ["Judgement", "Statuses", "Unfinished"]
 
-_log = structlog.get_logger()
+_log = get_logger()
 
 # Between two writes of one status.
 _APART_SECONDS: Final = 1.0

@@ -10,12 +10,11 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
 
-import structlog
-
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Conflict, Kubernetes, NotFound, Refused, Unavailable
 from adapters.kubernetes.template import InvalidObject
 from adapters.kubernetes.warmimage import read_warmimage, warmimage_object, warmimage_patch
+from adapters.logs import get_logger
 from warmhook.api import POLICY_LABEL, REPOSITORY_LABEL
 from warmhook.policies import Upsert
 from warmhook.ports import Object, Utcnow
@@ -24,7 +23,7 @@ from warmhook.warmimages import WarmImage, repository_label
 
 __all__ = ["upsert_warmimage"]
 
-_log = structlog.get_logger()
+_log = get_logger()
 
 # Deletions take moments; one that is older waits for a finalizer that nobody removes.
 _DELETION: Final = timedelta(minutes=1)

@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-import structlog
-
 from adapters.clock import Absence, Clock
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes, KubernetesError, NotFound, Unavailable
 from adapters.kubernetes.webhook_secret import SECRET, AdmissionSecret, Certificate, read_admission_secret
+from adapters.logs import get_logger
 from warmhook.admission_tokens import accepts
 
 __all__ = ["LOOK_SECONDS", "Credentials"]
 
-_log = structlog.get_logger()
+_log = get_logger()
 
 LOOK_SECONDS: Final = 20.0
 """Between two reads of the Secret."""

@@ -14,11 +14,11 @@ import ssl
 from collections.abc import Callable
 from typing import Final
 
-import structlog
+from adapters.logs import get_logger
 
 __all__ = ["Handshakes"]
 
-_log = structlog.get_logger()
+_log = get_logger()
 
 # The connection itself failed, not the accept.
 _ABORTED: Final = frozenset(

@@ -12,23 +12,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, cast
 
-import structlog
 import uvicorn
 from starlette.applications import Starlette
 
 from adapters.env import BadSetting
 from adapters.kubernetes.webhook_secret import SECRET, Certificate
 from adapters.listening import open_listener
+from adapters.logs import get_logger
+from adapters.signals import on_signals
 from handlers.serving.credentials import LOOK_SECONDS, Credentials
 from handlers.serving.handshakes import Handshakes
 from handlers.serving.limits import Limits, limited
 from handlers.settings import Settings
-from adapters.signals import on_signals
 from warmhook.ports import Sleep
 
 __all__ = ["Server", "TlsServer", "serve", "serve_tls", "uvicorn_config"]
 
-_log = structlog.get_logger()
+_log = get_logger()
 
 # Open requests get this long when the process is asked to stop; a projection that is cut off is repeated.
 _GRACE_SECONDS: Final = 5

@@ -12,21 +12,20 @@ import os
 import random
 import sys
 
-import structlog
 import uvloop
 
 from adapters.clock import real_clock
 from adapters.env import BadSetting
 from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.transport import BadKubeconfig, open_transport
-from adapters.logs import set_up_logs
+from adapters.logs import get_logger, set_up_logs
 from adapters.outages import WatchOutages
+from adapters.signals import until_stopped
 from handlers.event_sink import log_missing_token, open_event_sink
 from handlers.settings import Settings, read_settings
-from adapters.signals import until_stopped
 from handlers.watch.run import watch
 
-_log = structlog.get_logger()
+_log = get_logger()
 
 
 async def run(settings: Settings) -> None:

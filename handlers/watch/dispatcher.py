@@ -6,16 +6,15 @@ import asyncio
 from dataclasses import dataclass
 from typing import Final
 
-import structlog
-
 from adapters.clock import Backoff, Clock
+from adapters.logs import get_logger
 from handlers.event_sink import Post, Refused, RetryLater
 from handlers.watch.work_queue import Batch, Topic, WorkQueue
 from warmhook.events import CHANGES_MAX, Event, changed_event, reported_event, sync_event
 
 __all__ = ["OVERDUE_MAX", "EventDispatcher"]
 
-_log = structlog.get_logger()
+_log = get_logger()
 
 _AT_ONCE: Final[dict[Topic, int]] = {"changes": 4, "reports": 1, "sync": 1}
 """Events at a time, without those that are overdue: a large projection must not hold up a small one."""

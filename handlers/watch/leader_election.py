@@ -8,17 +8,16 @@ import random
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-import structlog
-
 from adapters.clock import Clock
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Conflict, Kubernetes, KubernetesError, NotFound
+from adapters.logs import get_logger
 from warmhook.leader_election import LEASE_SECONDS, POLL_SECONDS, RENEW_SECONDS, ElectionState, Lease
 from warmhook.ports import Object
 
 __all__ = ["LeaderElector", "new_identity"]
 
-_log = structlog.get_logger()
+_log = get_logger()
 
 _NAME: Final = "warmhook-watch"
 # Until a renewal that failed is tried again.

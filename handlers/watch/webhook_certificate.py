@@ -12,19 +12,18 @@ from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import structlog
-
 from adapters.certificates import NotACertificate, belong_together, make_pair, still_valid, wants_rotation
 from adapters.clock import Absence, Clock
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Conflict, Kubernetes, KubernetesError, NotFound
 from adapters.kubernetes.webhook_secret import SECRET, AdmissionSecret, read_admission_secret, token_data
+from adapters.logs import get_logger
 from warmhook.admission_tokens import RANDOM_BITS, path_of, renew, token_of, without_tokens
 from warmhook.ports import Object
 
 __all__ = ["CONFIGURATION", "SECRET", "CertRotator"]
 
-_log = structlog.get_logger()
+_log = get_logger()
 
 CONFIGURATION: Final = "warmhook"
 _CERT_MANAGER: Final = "cert-manager.io/inject-ca-from"
