@@ -26,7 +26,8 @@ _NAME_PROBLEM: Final = "must be lower-case letters, digits and '-', at most 63 o
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True)
+    # Built when first used, as the models of policies are.
+    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True, defer_build=True)
 
 
 class _Secret(_Model):

@@ -64,7 +64,10 @@ class InvalidObject(ValueError):
 class Spec(BaseModel):
     """Base of all models: camelCase on the wire, fields of a newer version ignored."""
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True)
+    # Built when first used, with the models in it and not each by itself: a program starts sooner.
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True, defer_build=True
+    )
 
 
 _VALUES_RULE: Final = (

@@ -30,7 +30,8 @@ Model = TypeVar("Model", bound="Fields")
 class Fields(BaseModel):
     """The fields used of a foreign object; others are ignored, wrong types are `Unreadable`."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", populate_by_name=True)
+    # Built when first used, as the models of policies are.
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", populate_by_name=True, defer_build=True)
 
 
 Text = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
