@@ -20,7 +20,7 @@ from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.transport import BadKubeconfig, open_transport
 from adapters.logs import get_logger, set_up_logs
 from adapters.outages import WatchOutages
-from adapters.signals import until_stopped
+from adapters.signals import until_signal
 from handlers.event_sink import log_missing_token, open_event_sink
 from handlers.settings import Settings, read_settings
 from handlers.watch.run import watch
@@ -39,7 +39,7 @@ async def run(settings: Settings) -> None:
         log_missing_token(settings)
         _log.info("watch-started", namespace=settings.namespace, sync_seconds=settings.sync_seconds)
         outages = WatchOutages(clock.monotonic)
-        await until_stopped(watch(Kubernetes(transport), post, settings, clock, random.SystemRandom(), outages))
+        await until_signal(watch(Kubernetes(transport), post, settings, clock, random.SystemRandom(), outages))
     _log.info("watch-stopped")
 
 
