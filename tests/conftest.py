@@ -1,4 +1,4 @@
-"""Choose how many examples generated tests try, and say with which seeds they run.
+"""Choose how many examples generated tests try, say with which seeds they run, and reset the log after each test.
 
 `quick` is for people who wait, `thorough` for `make test`, `nightly` for `make fuzz` (`--hypothesis-profile`).
 """
@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterator
 from typing import Final
 
 import pytest
 from hypothesis import settings
+
+from adapters import logs
 
 settings.register_profile("quick", max_examples=15, deadline=None)
 settings.register_profile("thorough", max_examples=100, deadline=None)
@@ -41,3 +44,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 def _seeds(config: pytest.Config) -> str:
     return f"seeds: {_FUZZ_SEED}={os.environ[_FUZZ_SEED]} --hypothesis-seed={config.option.hypothesis_seed}"
+
+
+@pytest.fixture(autouse=True)
+def _events_go_to_structlog_again() -> Iterator[None]:
+    """A program that a test runs in this process chooses for the whole process where events go."""
+    yield
+    logs._LOG.stream = None

@@ -10,13 +10,11 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from adapters import logs
 from adapters.logs import LogMode, get_logger, set_up_logs
 
 
 @pytest.fixture(autouse=True)
-def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(logs._LOG, "stream", None)
+def as_before() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield

@@ -19,7 +19,6 @@ import httpx
 import pytest
 import structlog
 
-from adapters import logs
 from adapters.env import BadSetting
 from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.readiness import wait_for_api_server
@@ -36,9 +35,8 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
-def _logs_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _logs_as_before() -> Iterator[None]:
     """A program sets up logs for its whole process."""
-    monkeypatch.setattr(logs._LOG, "stream", None)
     yield
     structlog.reset_defaults()
 
