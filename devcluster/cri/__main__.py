@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import signal
 import sys
 from pathlib import Path
 
+from adapters.signals import until_signal
 from devcluster.cri.server import serve_cri
 
 
@@ -17,17 +17,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="devcluster.cri", description="CRI's image service on a unix socket.")
     parser.add_argument("--socket", type=Path, required=True, help="at most 107 characters")
     parser.add_argument("--root", type=Path, required=True, help="content; created if it is absent")
-    asyncio.run(_serve(parser.parse_args()))
+    asyncio.run(until_signal(_serve(parser.parse_args())))
 
 
 async def _serve(arguments: argparse.Namespace) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with serve_cri(arguments.socket, arguments.root):
         sys.stdout.write(json.dumps({"event": "ready", "socket": str(arguments.socket)}) + "\n")
         sys.stdout.flush()
-        await stop.wait()
+        await asyncio.Event().wait()
 
 
 if __name__ == "__main__":

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from adapters.signals import until_signal
 from devcluster.registry.app import Access
 from devcluster.registry.serve import serve_registry
 
@@ -22,18 +22,15 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.root.mkdir(parents=True, exist_ok=True)
     try:
-        asyncio.run(_serve(arguments.root, arguments.port))
+        asyncio.run(until_signal(_serve(arguments.root, arguments.port)))
     except OSError as error:
         parser.error(f"cannot listen on port {arguments.port}: {error}")
 
 
 async def _serve(root: Path, port: int) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with serve_registry(root, port=port, log=_print) as registry:
         _line({"event": "ready", "host": registry.host})
-        await stop.wait()
+        await asyncio.Event().wait()
 
 
 def _print(access: Access) -> None:
