@@ -1,10 +1,10 @@
-"""With a sink, do others hear of pushes too, without acceptance depending on it and without anything going round?"""
+"""Events are sent in process, over HTTP and to a sink. Acceptance needs no sink, and no event goes round."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,8 +33,10 @@ from tests.handlers.world import (
     HOST,
     NAMESPACE,
     START,
+    AsyncTest,
     World,
     digest,
+    giving,
     harbor_push,
     in_world,
     run_in_world,
@@ -50,59 +52,56 @@ sources:
 """
 
 
-def with_sink(case: Callable[[World, list[Event]], Awaitable[None]], post: Post | None = None) -> None:
-    """Run a case in a world whose `web` has a sink; what it took is in the list."""
+def with_sink(post: Post | None = None) -> Callable[[AsyncTest], Callable[..., None]]:
+    """Run a test in a world whose `web` has a sink; the events that it took are in the list."""
 
-    async def run(world: World) -> None:
-        taken: list[Event] = []
+    def run(case: AsyncTest) -> None:
+        async def in_its_world(world: World) -> None:
+            taken: list[Event] = []
 
-        async def take(event: Event) -> None:
-            taken.append(event)
+            async def take(event: Event) -> None:
+                taken.append(event)
 
-        settings = replace(world.settings, sink="http://broker.example/in")
-        world.client = world.new_client(world.new_app(settings, post or take))
-        await world.add_policy(push=[{"repository": f"{HOST}/shop/**", "keep": 9}])
-        await case(world, taken)
+            settings = replace(world.settings, sink="http://broker.example/in")
+            world.client = world.new_client(world.new_app(settings, post or take))
+            await world.add_policy(push=[{"repository": f"{HOST}/shop/**", "keep": 9}])
+            await case(world, taken)
 
-    run_in_world(run, sources=SOURCES)
+        run_in_world(in_its_world, sources=SOURCES)
 
-
-def test_an_accepted_push_is_published_with_its_identity() -> None:
-    async def case(world: World, taken: list[Event]) -> None:
-        assert (await world.push()).status_code == 202
-
-        (event,) = taken
-        (obj,) = (await world.warmimages()).values()
-        assert event.id == obj["metadata"]["annotations"]["warmhook.dev/event-id"]
-        assert (event.type, event.subject) == (PUSHED, f"{HOST}/shop/app:v1")
-        assert (event.data["image"], event.data["digest"]) == (f"{HOST}/shop/app:v1", DIGEST)
-        assert world.metric("warmhook_published_total", result="published") == 1
-
-    with_sink(case)
+    return giving(2, run)
 
 
-def test_what_is_skipped_or_not_believed_is_not_published() -> None:
-    async def case(world: World, taken: list[Event]) -> None:
-        await world.push(secret="wrong")
-        await world.deliver({"type": "DELETE_ARTIFACT"})
-        event = {"specversion": "1.0", "id": "1", "source": "/", "type": "t", "data": {"image": "evil.example/a:1"}}
-        await world.deliver(event, source="events")
+@with_sink()
+async def test_an_accepted_push_is_published_with_its_identity(world: World, taken: list[Event]) -> None:
+    assert (await world.push()).status_code == 202
 
-        assert taken == []
+    (event,) = taken
+    (obj,) = (await world.warmimages()).values()
+    assert event.id == obj["metadata"]["annotations"]["warmhook.dev/event-id"]
+    assert (event.type, event.subject) == (PUSHED, f"{HOST}/shop/app:v1")
+    assert (event.data["image"], event.data["digest"]) == (f"{HOST}/shop/app:v1", DIGEST)
+    assert world.metric("warmhook_published_total", result="published") == 1
 
-    with_sink(case)
+
+@with_sink()
+async def test_what_is_skipped_or_not_believed_is_not_published(world: World, taken: list[Event]) -> None:
+    await world.push(secret="wrong")
+    await world.deliver({"type": "DELETE_ARTIFACT"})
+    event = {"specversion": "1.0", "id": "1", "source": "/", "type": "t", "data": {"image": "evil.example/a:1"}}
+    await world.deliver(event, source="events")
+
+    assert taken == []
 
 
-def test_every_image_of_a_delivery_is_an_event_of_its_own() -> None:
-    async def case(world: World, taken: list[Event]) -> None:
-        body = harbor_push(world.now(), "v1", "shop/app", DIGEST)
-        more = {"digest": digest("b"), "tag": "v2", "resource_url": f"{HOST}/shop/app:v2"}
-        body["event_data"]["resources"].append(more)
-        await world.deliver(body)
+@with_sink()
+async def test_every_image_of_a_delivery_is_an_event_of_its_own(world: World, taken: list[Event]) -> None:
+    body = harbor_push(world.now(), "v1", "shop/app", DIGEST)
+    more = {"digest": digest("b"), "tag": "v2", "resource_url": f"{HOST}/shop/app:v2"}
+    body["event_data"]["resources"].append(more)
+    await world.deliver(body)
 
-        assert [event.subject for event in taken] == [f"{HOST}/shop/app:v1", f"{HOST}/shop/app:v2"]
-
-    with_sink(case)
+    assert [event.subject for event in taken] == [f"{HOST}/shop/app:v1", f"{HOST}/shop/app:v2"]
 
 
 async def _refuse(_event: Event) -> None:
@@ -113,28 +112,34 @@ async def _hang(_event: Event) -> None:
     await asyncio.sleep(3600)
 
 
-@pytest.mark.parametrize("post", [_refuse, _hang])
-def test_a_push_is_accepted_at_once_whatever_becomes_of_the_broker(post: Post) -> None:
-    async def case(world: World, _taken: list[Event]) -> None:
-        began = world.monotonic()
-        assert (await world.push()).status_code == 202
-        assert world.monotonic() == began
-        assert len(await world.warmimages()) == 1
-
-    with_sink(case, post)
+async def _take_slowly(_event: Event) -> None:
+    await asyncio.sleep(31.8)
 
 
-def test_a_broker_that_answers_after_its_repeats_is_waited_for_beyond_the_answer() -> None:
-    async def slowly(_event: Event) -> None:
-        await asyncio.sleep(31.8)
+async def accepted_at_once(world: World, taken: list[Event]) -> None:
+    began = world.monotonic()
+    assert (await world.push()).status_code == 202
+    assert world.monotonic() == began
+    assert len(await world.warmimages()) == 1
+    assert taken == []
 
-    async def case(world: World, _taken: list[Event]) -> None:
-        assert (await world.push()).status_code == 202
-        assert world.metric("warmhook_published_total") == 0
-        await asyncio.sleep(32)
-        assert world.metric("warmhook_published_total", result="published") == 1
 
-    with_sink(case, slowly)
+@with_sink(_refuse)
+async def test_a_push_is_accepted_at_once_if_the_broker_refuses_it(world: World, taken: list[Event]) -> None:
+    await accepted_at_once(world, taken)
+
+
+@with_sink(_hang)
+async def test_a_push_is_accepted_at_once_if_the_broker_hangs(world: World, taken: list[Event]) -> None:
+    await accepted_at_once(world, taken)
+
+
+@with_sink(_take_slowly)
+async def test_a_broker_that_answers_after_its_repeats_is_waited_for(world: World, taken: list[Event]) -> None:
+    await accepted_at_once(world, taken)
+    assert world.metric("warmhook_published_total") == 0
+    await asyncio.sleep(32)
+    assert world.metric("warmhook_published_total", result="published") == 1
 
 
 def test_what_a_broker_that_hangs_is_to_take_is_bounded_in_number_and_bytes() -> None:
@@ -180,56 +185,52 @@ def test_a_process_that_ends_gives_what_is_under_way_a_moment() -> None:
         assert instantly(run()) == pytest.approx(5, abs=0.01)
 
 
-def test_a_push_that_was_not_accepted_is_published_again_under_the_same_id() -> None:
-    async def case(world: World, taken: list[Event]) -> None:
-        body = harbor_push(world.now(), "v1", "shop/app", DIGEST)
-        world.faults.append(lambda _method, _path: status(503))
-        assert (await world.deliver(body)).status_code == 503
-        world.faults.clear()
-        await asyncio.sleep(5)
-        assert (await world.deliver(body)).status_code == 202
+@with_sink()
+async def test_a_push_that_was_not_accepted_is_published_again_under_the_same_id(
+    world: World, taken: list[Event]
+) -> None:
+    body = harbor_push(world.now(), "v1", "shop/app", DIGEST)
+    world.faults.append(lambda _method, _path: status(503))
+    assert (await world.deliver(body)).status_code == 503
+    world.faults.clear()
+    await asyncio.sleep(5)
+    assert (await world.deliver(body)).status_code == 202
 
-        assert len({event.id for event in taken}) == 1
-
-    with_sink(case)
+    assert len({event.id for event in taken}) == 1
 
 
 # --- loops -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [PUSHED, CHANGED, REPORTED, SYNC])
-def test_our_own_events_are_no_pushes_at_a_webhook(kind: str) -> None:
-    async def case(world: World, taken: list[Event]) -> None:
-        event = {"specversion": "1.0", "id": "1", "source": "/", "type": kind, "data": {"image": f"{HOST}/shop/app:v1"}}
-        assert (await world.deliver(event, source="events")).status_code == 202
-        assert taken == []
-        assert await world.warmimages() == {}
-        assert world.metric("warmhook_deliveries_total", source="events", reason="replication-echo") == 1
-
-    with_sink(case)
+@with_sink()
+async def test_our_own_events_are_no_pushes_at_a_webhook(world: World, taken: list[Event], kind: str) -> None:
+    event = {"specversion": "1.0", "id": "1", "source": "/", "type": kind, "data": {"image": f"{HOST}/shop/app:v1"}}
+    assert (await world.deliver(event, source="events")).status_code == 202
+    assert taken == []
+    assert await world.warmimages() == {}
+    assert world.metric("warmhook_deliveries_total", source="events", reason="replication-echo") == 1
 
 
-def test_a_published_push_that_comes_back_changes_nothing_and_is_not_published_again() -> None:
-    async def case(world: World, taken: list[Event]) -> None:
-        await world.push()
-        world.writes()
-        headers = {"content-type": STRUCTURED}
-        answer = await world.client.post("/events", content=write_event(taken[0]), headers=headers)
+@with_sink()
+async def test_a_published_push_that_comes_back_changes_nothing_and_is_not_published_again(
+    world: World, taken: list[Event]
+) -> None:
+    await world.push()
+    world.writes()
+    headers = {"content-type": STRUCTURED}
+    answer = await world.client.post("/events", content=write_event(taken[0]), headers=headers)
 
-        assert (answer.status_code, answer.content) == (204, b"")
-        assert world.writes() == []
-        assert len(taken) == 1
-
-    with_sink(case)
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert world.writes() == []
+    assert len(taken) == 1
 
 
 @pytest.mark.parametrize("kind", ["com.example.foreign", "harbor.artifact.pushed", "dev.warmhook.unknown.v1"])
-def test_events_takes_no_foreign_type(kind: str) -> None:
-    async def case(world: World, taken: list[Event]) -> None:
-        assert (await world.event(kind)).status_code == 400
-        assert taken == []
-
-    with_sink(case)
+@with_sink()
+async def test_events_takes_no_foreign_type(world: World, taken: list[Event], kind: str) -> None:
+    assert (await world.event(kind)).status_code == 400
+    assert taken == []
 
 
 # --- where watch posts -----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Does everything that matters reach the handlers, once for many changes, and nothing else?"""
+"""Every change that matters reaches the handlers, once for many changes, and no other change does."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from devcluster.apiserver import InProcessTransport
 from handlers.event_sink import Refused, RetryLater
 from handlers.watch.change_filter import ChangeFilter
 from handlers.watch.work_queue import WorkQueue
-from tests.handlers.world import HOST, NAMESPACE, World, in_world, run_in_world, status
+from tests.handlers.world import HOST, NAMESPACE, AsyncTest, World, giving, in_world, run_in_world, status
 from warmhook.events import Changed, Event
 from warmhook.node_lines import Line, desired_name, node_patch
 from warmhook.node_report import LineReport, report_name
@@ -62,20 +62,23 @@ class Told:
         return [name for _, event in self.posts if event.type == REPORTED for name in event.data["warmimages"]]
 
 
-def watched(case: Callable[[World, Told], Awaitable[None]], **more: Any) -> None:
-    """Run a case beside a watch that has told of its first sync."""
+def watched(**more: Any) -> Callable[[AsyncTest], Callable[..., None]]:
+    """Run a test beside a watch that has sent its first sync."""
 
-    async def run(world: World) -> None:
-        told = Told(world)
-        await world.add_nodes("a", "b")
-        await world.add_warmimage("x")
-        async with world.watching(told.post, **more):
-            await asyncio.sleep(2)
-            assert told.types() == [SYNC]
-            told.posts.clear()
-            await case(world, told)
+    def run(case: AsyncTest) -> None:
+        async def in_its_world(world: World) -> None:
+            told = Told(world)
+            await world.add_nodes("a", "b")
+            await world.add_warmimage("x")
+            async with world.watching(told.post, **more):
+                await asyncio.sleep(2)
+                assert told.types() == [SYNC]
+                told.posts.clear()
+                await case(world, told)
 
-    run_in_world(run)
+        run_in_world(in_its_world)
+
+    return giving(2, run)
 
 
 async def set_desired(world: World, node: str, *names: str, uid: str = "") -> None:
@@ -96,268 +99,238 @@ def reported_line(name: str, state: Any) -> dict[str, LineReport]:
 # --- what is told ----------------------------------------------------------------------------------------------------
 
 
-def test_what_is_there_at_the_start_is_left_to_the_first_sync() -> None:
-    async def case(_world: World, told: Told) -> None:
-        await asyncio.sleep(10)
-        assert told.posts == []
-
-    watched(case)
-
-
-def test_a_sync_is_asked_for_now_and_then() -> None:
-    async def case(_world: World, told: Told) -> None:
-        await asyncio.sleep(3 * 60)
-        assert told.types() == [SYNC] * 3
-        assert len({event.id for _, event in told.posts}) == 3
-
-    watched(case, sync_seconds=60)
+@watched()
+async def test_what_is_there_at_the_start_is_left_to_the_first_sync(world: World, told: Told) -> None:
+    await asyncio.sleep(10)
+    assert told.posts == []
+    assert world.writes() == []
 
 
-def test_objects_that_come_change_and_go_are_told_of() -> None:
-    async def case(world: World, told: Told) -> None:
-        await world.add_policy("p")
-        await world.add_warmimage("y")
-        await world.add_nodes("c")
-        await asyncio.sleep(1)
-        assert sorted(told.changes()) == [("Node", "c", False), ("WarmImage", "y", False), ("WarmPolicy", "p", False)]
-        told.posts.clear()
-        await world.admin.patch(paths.warmimages(ObjectKey("shop", "y")), {"spec": {"image": "nginx:2"}})
-        await world.admin.delete(paths.warmimages(ObjectKey("shop", "x")))
-        await world.admin.patch(paths.node("c"), {"metadata": {"labels": {"pool": "web"}}})
-        await asyncio.sleep(1)
-        assert sorted(told.changes()) == [("Node", "c", False), ("WarmImage", "x", True), ("WarmImage", "y", False)]
-
-    watched(case)
+@watched(sync_seconds=60)
+async def test_a_sync_is_asked_for_now_and_then(world: World, told: Told) -> None:
+    await asyncio.sleep(3 * 60)
+    assert told.types() == [SYNC] * 3
+    assert len({event.id for _, event in told.posts}) == 3
+    assert world.writes() == []
 
 
-def test_a_deletion_carries_the_version_at_which_it_happened() -> None:
-    async def case(world: World, told: Told) -> None:
-        await world.admin.delete(paths.node("b"))
-        await asyncio.sleep(1)
-        ((_, event),) = told.posts
-        (named,) = event.data["objects"]
-        assert int(named["resourceVersion"]) > 0
-        assert (named["apiVersion"], named["kind"], named["name"]) == ("v1", "Node", "b")
-
-    watched(case)
-
-
-def test_changes_of_nothing_that_matters_are_dropped() -> None:
-    async def case(world: World, told: Told) -> None:
-        key = ObjectKey("shop", "x")
-        await world.admin.patch(paths.status(paths.warmimages(key)), {"status": {"warm": 1}})
-        await world.admin.patch(paths.warmimages(key), {"metadata": {"annotations": {"kubectl.kubernetes.io/x": "y"}}})
-        await world.admin.patch(paths.node("a"), {"metadata": {"annotations": {"a": "b"}}})
-        await world.admin.patch(paths.status(paths.node("a")), {"status": {"nodeInfo": {"kubeletVersion": "v1.99.0"}}})
-        await asyncio.sleep(3)
-        assert told.posts == []
-
-    watched(case)
+@watched()
+async def test_objects_that_come_change_and_go_are_told_of(world: World, told: Told) -> None:
+    await world.add_policy("p")
+    await world.add_warmimage("y")
+    await world.add_nodes("c")
+    await asyncio.sleep(1)
+    assert sorted(told.changes()) == [("Node", "c", False), ("WarmImage", "y", False), ("WarmPolicy", "p", False)]
+    told.posts.clear()
+    await world.admin.patch(paths.warmimages(ObjectKey("shop", "y")), {"spec": {"image": "nginx:2"}})
+    await world.admin.delete(paths.warmimages(ObjectKey("shop", "x")))
+    await world.admin.patch(paths.node("c"), {"metadata": {"labels": {"pool": "web"}}})
+    await asyncio.sleep(1)
+    assert sorted(told.changes()) == [("Node", "c", False), ("WarmImage", "x", True), ("WarmImage", "y", False)]
 
 
-def test_the_change_of_a_warmimage_carries_the_labels_that_it_has() -> None:
-    async def case(world: World, told: Told) -> None:
-        labels = {"warmhook.dev/policy": "p", "warmhook.dev/repository": "r", "team": "shop"}
-        patch = {"metadata": {"labels": labels, "annotations": {"warmhook.dev/event-id": "e"}}}
-        await world.admin.patch(paths.warmimages(ObjectKey("shop", "x")), patch)
-        await world.admin.patch(paths.node("a"), {"metadata": {"labels": labels}})
-        await asyncio.sleep(1)
-        changed = [event for _, event in told.posts if event.type == CHANGED]
-        carried = {named["name"]: named.get("object") for event in changed for named in event.data["objects"]}
-        del labels["team"]
-        assert carried == {"x": {"metadata": {"labels": labels}}, "a": None}
-
-    watched(case)
+@watched()
+async def test_a_deletion_carries_the_version_at_which_it_happened(world: World, told: Told) -> None:
+    await world.admin.delete(paths.node("b"))
+    await asyncio.sleep(1)
+    ((_, event),) = told.posts
+    (named,) = event.data["objects"]
+    assert int(named["resourceVersion"]) > 0
+    assert (named["apiVersion"], named["kind"], named["name"]) == ("v1", "Node", "b")
 
 
-def test_an_annotation_of_warmhook_on_a_warmimage_matters() -> None:
-    async def case(world: World, told: Told) -> None:
-        annotations = {"warmhook.dev/event-id": "e"}
-        await world.admin.patch(paths.warmimages(ObjectKey("shop", "x")), {"metadata": {"annotations": annotations}})
-        await asyncio.sleep(1)
-        assert told.changes() == [("WarmImage", "x", False)]
+@watched()
+async def test_changes_of_nothing_that_matters_are_dropped(world: World, told: Told) -> None:
+    key = ObjectKey("shop", "x")
+    await world.admin.patch(paths.status(paths.warmimages(key)), {"status": {"warm": 1}})
+    await world.admin.patch(paths.warmimages(key), {"metadata": {"annotations": {"kubectl.kubernetes.io/x": "y"}}})
+    await world.admin.patch(paths.node("a"), {"metadata": {"annotations": {"a": "b"}}})
+    await world.admin.patch(paths.status(paths.node("a")), {"status": {"nodeInfo": {"kubeletVersion": "v1.99.0"}}})
+    await asyncio.sleep(3)
+    assert told.posts == []
 
-    watched(case)
+
+@watched()
+async def test_the_change_of_a_warmimage_carries_the_labels_that_it_has(world: World, told: Told) -> None:
+    labels = {"warmhook.dev/policy": "p", "warmhook.dev/repository": "r", "team": "shop"}
+    patch = {"metadata": {"labels": labels, "annotations": {"warmhook.dev/event-id": "e"}}}
+    await world.admin.patch(paths.warmimages(ObjectKey("shop", "x")), patch)
+    await world.admin.patch(paths.node("a"), {"metadata": {"labels": labels}})
+    await asyncio.sleep(1)
+    changed = [event for _, event in told.posts if event.type == CHANGED]
+    carried = {named["name"]: named.get("object") for event in changed for named in event.data["objects"]}
+    del labels["team"]
+    assert carried == {"x": {"metadata": {"labels": labels}}, "a": None}
 
 
-def test_a_desired_configmap_that_is_lost_or_owned_by_another_node_has_its_node_told() -> None:
-    async def case(world: World, told: Told) -> None:
-        await set_desired(world, "a", "x")
-        await asyncio.sleep(1)
-        assert told.changes() == []
-        await world.admin.delete(paths.configmaps(NAMESPACE, desired_name("a")))
-        await asyncio.sleep(1)
-        assert told.changes() == [("Node", "a", False)]
-        await set_desired(world, "b", "x", uid="of-a-node-that-was-replaced")
-        await asyncio.sleep(1)
-        assert told.changes() == [("Node", "a", False), ("Node", "b", False)]
+@watched()
+async def test_an_annotation_of_warmhook_on_a_warmimage_matters(world: World, told: Told) -> None:
+    annotations = {"warmhook.dev/event-id": "e"}
+    await world.admin.patch(paths.warmimages(ObjectKey("shop", "x")), {"metadata": {"annotations": annotations}})
+    await asyncio.sleep(1)
+    assert told.changes() == [("WarmImage", "x", False)]
 
-    watched(case)
+
+@watched()
+async def test_a_desired_configmap_that_is_lost_or_owned_by_another_node_has_its_node_told(
+    world: World, told: Told
+) -> None:
+    await set_desired(world, "a", "x")
+    await asyncio.sleep(1)
+    assert told.changes() == []
+    await world.admin.delete(paths.configmaps(NAMESPACE, desired_name("a")))
+    await asyncio.sleep(1)
+    assert told.changes() == [("Node", "a", False)]
+    await set_desired(world, "b", "x", uid="of-a-node-that-was-replaced")
+    await asyncio.sleep(1)
+    assert told.changes() == [("Node", "a", False), ("Node", "b", False)]
 
 
 # --- reports ---------------------------------------------------------------------------------------------------------
 
 
-def test_report_changes_become_at_most_one_event_per_second_that_names_all() -> None:
-    async def case(world: World, told: Told) -> None:
-        await world.add_warmimage("y")
-        for node in ("a", "b"):
-            await set_desired(world, node, "x", "y")
-        await asyncio.sleep(3)
-        told.posts.clear()
-        states = ["waiting", "pulling", "failed"]
-        for number in range(100):
-            node, name = "ab"[number % 2], "xy"[number // 2 % 2]
-            await world.report(node, reported_line(name, states[number % 3]))
-            await asyncio.sleep(0.05)
-        await asyncio.sleep(2)
-        moments = [moment for moment, _ in told.posts]
-        assert set(told.types()) == {REPORTED}
-        assert set(told.reported()) == {"shop/x", "shop/y"}
-        assert len(moments) <= 8
-        assert all(later - earlier > 0.999 for earlier, later in pairwise(moments))
-
-    watched(case)
+@watched()
+async def test_report_changes_become_at_most_one_event_per_second_that_names_all(world: World, told: Told) -> None:
+    await world.add_warmimage("y")
+    for node in ("a", "b"):
+        await set_desired(world, node, "x", "y")
+    await asyncio.sleep(3)
+    told.posts.clear()
+    states = ["waiting", "pulling", "failed"]
+    for number in range(100):
+        node, name = "ab"[number % 2], "xy"[number // 2 % 2]
+        await world.report(node, reported_line(name, states[number % 3]))
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(2)
+    moments = [moment for moment, _ in told.posts]
+    assert set(told.types()) == {REPORTED}
+    assert set(told.reported()) == {"shop/x", "shop/y"}
+    assert len(moments) <= 8
+    assert all(later - earlier > 0.999 for earlier, later in pairwise(moments))
 
 
-def test_a_report_that_only_says_the_agent_is_there_is_dropped() -> None:
-    async def case(world: World, told: Told) -> None:
-        await set_desired(world, "a", "x")
+@watched()
+async def test_a_report_that_only_says_the_agent_is_there_is_dropped(world: World, told: Told) -> None:
+    await set_desired(world, "a", "x")
+    await world.report("a", reported_line("x", "warm"))
+    await asyncio.sleep(3)
+    told.posts.clear()
+    for _ in range(3):
+        await asyncio.sleep(240)
         await world.report("a", reported_line("x", "warm"))
-        await asyncio.sleep(3)
-        told.posts.clear()
-        for _ in range(3):
-            await asyncio.sleep(240)
-            await world.report("a", reported_line("x", "warm"))
-        assert [kind for kind in told.types() if kind != SYNC] == []
-
-    watched(case)
+    assert [kind for kind in told.types() if kind != SYNC] == []
 
 
 @pytest.mark.parametrize("after", ["waiting", "pulling", "failed"])
-def test_a_line_that_is_in_another_state_names_its_warmimage(after: str) -> None:
-    async def case(world: World, told: Told) -> None:
-        await set_desired(world, "a", "x")
-        await world.report("a", reported_line("x", "warm"))
-        await asyncio.sleep(3)
-        told.posts.clear()
-        await world.admin.delete(paths.configmaps(NAMESPACE, report_name("a")))
-        await world.report("a", reported_line("x", after))
-        await asyncio.sleep(2)
-        assert set(told.reported()) == {"shop/x"}
-
-    watched(case)
+@watched()
+async def test_a_line_that_is_in_another_state_names_its_warmimage(world: World, told: Told, after: str) -> None:
+    await set_desired(world, "a", "x")
+    await world.report("a", reported_line("x", "warm"))
+    await asyncio.sleep(3)
+    told.posts.clear()
+    await world.admin.delete(paths.configmaps(NAMESPACE, report_name("a")))
+    await world.report("a", reported_line("x", after))
+    await asyncio.sleep(2)
+    assert set(told.reported()) == {"shop/x"}
 
 
-def test_lines_that_come_or_go_with_a_node_name_their_warmimages() -> None:
-    async def case(world: World, told: Told) -> None:
-        await set_desired(world, "a", "x")
-        await asyncio.sleep(3)
-        assert told.reported() == ["shop/x"]
-        told.posts.clear()
-        await world.admin.delete(paths.configmaps(NAMESPACE, desired_name("a")))
-        await asyncio.sleep(3)
-        assert told.reported() == ["shop/x"]
-
-    watched(case)
+@watched()
+async def test_lines_that_come_or_go_with_a_node_name_their_warmimages(world: World, told: Told) -> None:
+    await set_desired(world, "a", "x")
+    await asyncio.sleep(3)
+    assert told.reported() == ["shop/x"]
+    told.posts.clear()
+    await world.admin.delete(paths.configmaps(NAMESPACE, desired_name("a")))
+    await asyncio.sleep(3)
+    assert told.reported() == ["shop/x"]
 
 
 # --- telling ---------------------------------------------------------------------------------------------------------
 
 
-def test_many_changes_of_one_object_are_told_as_one_while_the_handlers_are_busy() -> None:
-    async def case(world: World, told: Told) -> None:
-        async def slow(_event: Event) -> None:
-            await asyncio.sleep(5)
+@watched()
+async def test_many_changes_of_one_object_are_told_as_one_while_the_handlers_are_busy(world: World, told: Told) -> None:
+    async def slow(_event: Event) -> None:
+        await asyncio.sleep(5)
 
-        told.answer = slow
-        for number in range(50):
-            await world.admin.patch(paths.node("a"), {"metadata": {"labels": {"n": str(number)}}})
-            await asyncio.sleep(0.01)
-        await asyncio.sleep(20)
-        assert len(told.changes()) == 2
-        (last,) = told.posts[-1][1].data["objects"]
-        node = await world.admin.get(paths.node("a"))
-        assert last["resourceVersion"] == node["metadata"]["resourceVersion"]
-
-    watched(case)
+    told.answer = slow
+    for number in range(50):
+        await world.admin.patch(paths.node("a"), {"metadata": {"labels": {"n": str(number)}}})
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(20)
+    assert len(told.changes()) == 2
+    (last,) = told.posts[-1][1].data["objects"]
+    node = await world.admin.get(paths.node("a"))
+    assert last["resourceVersion"] == node["metadata"]["resourceVersion"]
 
 
-def test_no_key_is_lost_when_the_handlers_cannot_be_reached_for_a_while() -> None:
-    async def case(world: World, told: Told) -> None:
-        until = world.monotonic() + 60
+@watched()
+async def test_no_key_is_lost_when_the_handlers_cannot_be_reached_for_a_while(world: World, told: Told) -> None:
+    until = world.monotonic() + 60
 
-        async def down(_event: Event) -> None:
-            if world.monotonic() < until:
-                raise RetryLater("connection refused")
+    async def down(_event: Event) -> None:
+        if world.monotonic() < until:
+            raise RetryLater("connection refused")
 
-        told.answer = down
-        for number in range(250):
-            await world.add_nodes(f"n{number}")
-        await world.admin.delete(paths.node("n7"))
-        await asyncio.sleep(70)
-        assert {name for _, name, _ in told.changes()} == {f"n{number}" for number in range(250)}
-        assert [it for it in told.changes() if it[2]] == [("Node", "n7", True)]
-
-    watched(case)
+    told.answer = down
+    for number in range(250):
+        await world.add_nodes(f"n{number}")
+    await world.admin.delete(paths.node("n7"))
+    await asyncio.sleep(70)
+    assert {name for _, name, _ in told.changes()} == {f"n{number}" for number in range(250)}
+    assert [it for it in told.changes() if it[2]] == [("Node", "n7", True)]
 
 
-def test_repeats_wait_longer_and_longer_but_never_long() -> None:
-    async def case(world: World, told: Told) -> None:
-        tried: list[float] = []
+@watched()
+async def test_repeats_wait_longer_and_longer_but_never_long(world: World, told: Told) -> None:
+    tried: list[float] = []
 
-        async def down(_event: Event) -> None:
-            tried.append(world.monotonic())
-            raise RetryLater("503", 3600)
+    async def down(_event: Event) -> None:
+        tried.append(world.monotonic())
+        raise RetryLater("503", 3600)
 
-        told.answer = down
-        await world.add_nodes("c")
-        await asyncio.sleep(60)
-        assert 11 <= len(tried) <= 15
-
-    watched(case)
+    told.answer = down
+    await world.add_nodes("c")
+    await asyncio.sleep(60)
+    assert 11 <= len(tried) <= 15
 
 
-def test_what_the_handlers_refuse_is_not_told_again() -> None:
-    async def case(world: World, told: Told) -> None:
-        tried = 0
+@watched()
+async def test_what_the_handlers_refuse_is_not_told_again(world: World, told: Told) -> None:
+    tried = 0
 
-        async def refuse(_event: Event) -> None:
-            nonlocal tried
-            tried += 1
-            raise Refused("400")
+    async def refuse(_event: Event) -> None:
+        nonlocal tried
+        tried += 1
+        raise Refused("400")
 
-        told.answer = refuse
-        await world.add_nodes("c")
-        await asyncio.sleep(60)
-        assert tried == 1
-
-    watched(case)
+    told.answer = refuse
+    await world.add_nodes("c")
+    await asyncio.sleep(60)
+    assert tried == 1
 
 
-def test_an_urgent_change_is_not_held_up_by_a_large_one_or_by_some_that_fail() -> None:
-    async def case(world: World, told: Told) -> None:
-        async def slow(event: Event) -> None:
-            names = {one["name"] for one in event.data["objects"]}
-            if "large" in names:
-                await asyncio.sleep(20)
-            if any(name.startswith("bad") for name in names):
-                raise RetryLater("503")
+@watched()
+async def test_an_urgent_change_is_not_held_up_by_a_large_one_or_by_some_that_fail(world: World, told: Told) -> None:
+    async def slow(event: Event) -> None:
+        names = {one["name"] for one in event.data["objects"]}
+        if "large" in names:
+            await asyncio.sleep(20)
+        if any(name.startswith("bad") for name in names):
+            raise RetryLater("503")
 
-        told.answer = slow
-        await world.add_nodes("large")
-        for number in range(8):
-            await asyncio.sleep(1)
-            await world.add_nodes(f"bad{number}")
+    told.answer = slow
+    await world.add_nodes("large")
+    for number in range(8):
         await asyncio.sleep(1)
-        began = world.monotonic()
-        await world.add_nodes("urgent")
-        await asyncio.sleep(1)
-        assert ("Node", "urgent", False) in told.changes()
-        assert told.posts[-1][0] - began < 1
-        assert ("Node", "large", False) not in told.changes()
-
-    watched(case)
+        await world.add_nodes(f"bad{number}")
+    await asyncio.sleep(1)
+    began = world.monotonic()
+    await world.add_nodes("urgent")
+    await asyncio.sleep(1)
+    assert ("Node", "urgent", False) in told.changes()
+    assert told.posts[-1][0] - began < 1
+    assert ("Node", "large", False) not in told.changes()
 
 
 def delays() -> list[Any]:
@@ -367,46 +340,42 @@ def delays() -> list[Any]:
 
 
 @pytest.mark.parametrize(("seconds", "lines"), [(30, 1), (0.1, 0)])
-def test_a_single_failure_is_logged_if_it_took_long(seconds: float, lines: int) -> None:
-    async def case(world: World, told: Told) -> None:
-        async def fail_once(_event: Event) -> None:
-            told.answer = None
-            await asyncio.sleep(seconds)
-            raise RetryLater("http://broker: ReadTimeout")
+@watched()
+async def test_a_single_failure_is_logged_if_it_took_long(world: World, told: Told, seconds: float, lines: int) -> None:
+    async def fail_once(_event: Event) -> None:
+        told.answer = None
+        await asyncio.sleep(seconds)
+        raise RetryLater("http://broker: ReadTimeout")
 
-        told.answer = fail_once
-        await world.add_nodes("c")
-        await asyncio.sleep(60)
-        assert [(line["problem"], line["seconds"]) for line in delays()] == [
-            ("http://broker: ReadTimeout", 30.0)
-        ] * lines
-        assert told.changes() == [("Node", "c", False)]
-
-    watched(case)
+    told.answer = fail_once
+    await world.add_nodes("c")
+    await asyncio.sleep(60)
+    assert [(line["problem"], line["seconds"]) for line in delays()] == [("http://broker: ReadTimeout", 30.0)] * lines
+    assert told.changes() == [("Node", "c", False)]
 
 
-def test_a_key_that_changes_while_its_event_is_overdue_is_sent_again_and_never_put_back_by_the_older_one() -> None:
-    async def case(world: World, told: Told) -> None:
-        posted: list[str] = []
+@watched()
+async def test_a_key_that_changes_while_its_event_is_overdue_is_sent_again_and_never_put_back_by_the_older_one(
+    world: World, told: Told
+) -> None:
+    posted: list[str] = []
 
-        async def first_hangs_and_fails(event: Event) -> None:
-            (named,) = event.data["objects"]
-            posted.append(named["resourceVersion"])
-            if len(posted) == 1:
-                await asyncio.sleep(20)
-                raise RetryLater("no answer")
+    async def first_hangs_and_fails(event: Event) -> None:
+        (named,) = event.data["objects"]
+        posted.append(named["resourceVersion"])
+        if len(posted) == 1:
+            await asyncio.sleep(20)
+            raise RetryLater("no answer")
 
-        told.answer = first_hangs_and_fails
-        for number in range(2):
-            await world.admin.patch(paths.node("a"), {"metadata": {"labels": {"n": str(number)}}})
-            await asyncio.sleep(0.5)
-        await asyncio.sleep(2)
-        assert len(posted) == 2
-        await asyncio.sleep(40)
-        assert len(posted) == 2
-        assert len(told.changes()) == 1
-
-    watched(case)
+    told.answer = first_hangs_and_fails
+    for number in range(2):
+        await world.admin.patch(paths.node("a"), {"metadata": {"labels": {"n": str(number)}}})
+        await asyncio.sleep(0.5)
+    await asyncio.sleep(2)
+    assert len(posted) == 2
+    await asyncio.sleep(40)
+    assert len(posted) == 2
+    assert len(told.changes()) == 1
 
 
 # --- errors of the watch ---------------------------------------------------------------------------------------------
@@ -615,42 +584,38 @@ def test_a_server_that_ends_every_watch_at_once_is_not_asked_in_a_hot_loop() -> 
 # --- crowds ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_change_is_told_at_once_and_a_crowd_of_them_together() -> None:
-    async def case(world: World, told: Told) -> None:
-        async def slowly(_event: Event) -> None:
-            await asyncio.sleep(5)
-
-        told.answer = slowly
-        began = world.monotonic()
-        for number in range(200):
-            await world.add_warmimage(f"image-{number}")
-            await asyncio.sleep(0.01)
-        await asyncio.sleep(20)
-        told_changes = [(moment - 5, event) for moment, event in told.posts if event.type == CHANGED]
-        assert told_changes[0][0] - began < 0.05
-        assert len(told_changes[0][1].data["objects"]) == 1
-        # Two seconds of them: one at once, and then one request in 0.2 seconds as long as no more than four run.
-        assert len(told_changes) <= 6
-        assert len(told.changes()) == 200
-
-    watched(case)
-
-
-def test_reports_are_gathered_before_they_are_told() -> None:
-    async def case(world: World, told: Told) -> None:
-        await set_desired(world, "a", "x")
-        await set_desired(world, "b", "x")
+@watched()
+async def test_a_change_is_told_at_once_and_a_crowd_of_them_together(world: World, told: Told) -> None:
+    async def slowly(_event: Event) -> None:
         await asyncio.sleep(5)
-        told.posts.clear()
-        began = world.monotonic()
-        await world.report("a", reported_line("x", "warm"))
-        await asyncio.sleep(0.2)
-        await world.report("b", reported_line("x", "warm"))
-        await asyncio.sleep(5)
-        assert told.reported() == ["shop/x"]
-        assert 0.29 < told.posts[0][0] - began < 0.5
 
-    watched(case)
+    told.answer = slowly
+    began = world.monotonic()
+    for number in range(200):
+        await world.add_warmimage(f"image-{number}")
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(20)
+    told_changes = [(moment - 5, event) for moment, event in told.posts if event.type == CHANGED]
+    assert told_changes[0][0] - began < 0.05
+    assert len(told_changes[0][1].data["objects"]) == 1
+    # Two seconds of them: one at once, and then one request in 0.2 seconds as long as no more than four run.
+    assert len(told_changes) <= 6
+    assert len(told.changes()) == 200
+
+
+@watched()
+async def test_reports_are_gathered_before_they_are_told(world: World, told: Told) -> None:
+    await set_desired(world, "a", "x")
+    await set_desired(world, "b", "x")
+    await asyncio.sleep(5)
+    told.posts.clear()
+    began = world.monotonic()
+    await world.report("a", reported_line("x", "warm"))
+    await asyncio.sleep(0.2)
+    await world.report("b", reported_line("x", "warm"))
+    await asyncio.sleep(5)
+    assert told.reported() == ["shop/x"]
+    assert 0.29 < told.posts[0][0] - began < 0.5
 
 
 # --- bounds ----------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
-from typing import Any, Concatenate, ParamSpec
+from typing import Any, Concatenate, ParamSpec, TypeAlias
 
 import httpx
 import structlog
@@ -315,6 +315,24 @@ def run_in_world(
 
     with structlog.testing.capture_logs():
         instantly(run())
+
+
+AsyncTest: TypeAlias = Callable[..., Coroutine[Any, Any, None]]
+
+
+def giving(count: int, run: Callable[[AsyncTest], None]) -> Callable[[AsyncTest], Callable[..., None]]:
+    """Decorate an asynchronous test whose first `count` arguments are no fixtures: `run` calls it with them."""
+
+    def decorate(test: AsyncTest) -> Callable[..., None]:
+        @functools.wraps(test)
+        def decorated(*args: Any, **kwargs: Any) -> None:
+            run(lambda *given: test(*given, *args, **kwargs))
+
+        signature = inspect.signature(test)
+        decorated.__signature__ = signature.replace(parameters=list(signature.parameters.values())[count:])  # type: ignore[attr-defined]
+        return decorated
+
+    return decorate
 
 
 def in_world(
