@@ -1,4 +1,4 @@
-"""Does `OPTIONS` permit those senders of CloudEvents that the configuration names, and is the callback left alone?"""
+"""`OPTIONS` permits the senders of CloudEvents that the configuration names, and calls no callback."""
 
 from __future__ import annotations
 

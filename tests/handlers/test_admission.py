@@ -1,4 +1,4 @@
-"""Is every AdmissionReview answered at once, and does what it saw become warm images where more such Pods can land?"""
+"""Every AdmissionReview is answered at once, and its images are warmed where more such Pods can land."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ async def test_a_review_is_answered_under_its_uid(world: World) -> None:
     "body", [b"", b"{", b"\xff", b"[" * 100_000, b'"x"', b"7", b'{"request": {}}', b"x" * (5 << 20)]
 )
 @in_world()
-async def test_what_is_no_review_is_allowed_under_no_uid(world: World, body: bytes) -> None:
+async def test_a_body_that_is_no_review_is_allowed_under_no_uid(world: World, body: bytes) -> None:
     assert await ask(world, body) == {"uid": "", "allowed": True}
     assert world.metric("warmhook_admissions_total", result="skipped", reason="malformed") == 1
 
@@ -101,20 +101,20 @@ ALONE = Admission(
 
 @settings(max_examples=100, deadline=None)
 @given(bent_reviews())
-def test_whatever_the_shape_it_is_allowed(body: Any) -> None:
+def test_a_review_of_any_shape_is_allowed(body: Any) -> None:
     allowed(json.dumps(body).encode())
 
 
 @settings(max_examples=100)
 @given(st.binary(max_size=200))
-def test_whatever_the_bytes_they_are_allowed(body: bytes) -> None:
+def test_any_bytes_are_allowed(body: bytes) -> None:
     allowed(body)
 
 
 @pytest.mark.nightly
 @settings(max_examples=20_000, deadline=None)
 @given(bent_reviews())
-def test_whatever_of_very_many_shapes_it_is_allowed(body: Any) -> None:
+def test_reviews_of_very_many_shapes_are_allowed(body: Any) -> None:
     allowed(json.dumps(body).encode())
 
 
@@ -157,7 +157,7 @@ async def test_no_request_is_made_on_the_path(world: World) -> None:
 
 @pytest.mark.skipif(not RECORDED.exists(), reason="WARMHOOK_TEST_APISERVER names no folder with recorded requests")
 @in_world()
-async def test_what_a_real_api_server_sent_is_answered(world: World) -> None:
+async def test_reviews_of_a_real_api_server_are_answered(world: World) -> None:
     for entry in json.loads(RECORDED.read_text()):
         assert (await ask(world, entry["body"]))["uid"] == entry["body"]["request"]["uid"]
 
@@ -303,7 +303,7 @@ async def test_a_crowd_of_one_owner_costs_one_write_and_a_refresh_when_a_tenth_o
 
 
 @in_world()
-async def test_it_ends_when_no_such_pod_came_for_as_long_as_the_policy_says(world: World) -> None:
+async def test_a_warmimage_ends_if_no_such_pod_came_for_its_lifetime(world: World) -> None:
     await world.add_policy(**pods_policy())
     async with world.watching(), running(world.app):
         await ask(world, review(metadata=WARM))
@@ -396,7 +396,7 @@ async def test_an_event_that_is_posted_leads_to_the_same(world: World) -> None:
 
 
 @in_world()
-async def test_of_rollouts_two_versions_stay_and_an_image_that_a_second_owner_needs(world: World) -> None:
+async def test_two_versions_of_rollouts_stay_and_an_image_that_a_second_owner_needs(world: World) -> None:
     await add_node(world, "a")
     await world.add_policy(**pods_policy())
     async with world.watching():

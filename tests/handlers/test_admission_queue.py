@@ -56,7 +56,7 @@ async def drained(queue: Queue, seconds: float = 100) -> None:
 
 
 @instant
-async def test_what_is_queued_is_handed_on_in_order() -> None:
+async def test_queued_events_are_handled_in_order() -> None:
     queue = Queue()
     events = [event(number) for number in range(120)]
     assert [queue.hints.add(one) for one in events] == ["queued"] * 120
@@ -76,7 +76,7 @@ async def test_a_repeat_is_folded_for_a_while_and_other_constraints_are_no_repea
 
 
 @instant
-async def test_it_never_holds_more_than_its_limit() -> None:
+async def test_the_queue_never_holds_more_than_its_limit() -> None:
     queue = Queue()
     added = [queue.hints.add(event(number)) for number in range(QUEUE_MAX + 10)]
     assert added == ["queued"] * QUEUE_MAX + ["dropped"] * 10
@@ -87,7 +87,7 @@ async def test_it_never_holds_more_than_its_limit() -> None:
 
 
 @instant
-async def test_what_cannot_be_handed_on_now_is_tried_again_and_then_dropped() -> None:
+async def test_an_event_that_cannot_be_handled_is_tried_again_and_then_dropped() -> None:
     once = Queue(lambda attempt: Unavailable("down") if attempt == 1 else None)
     once.hints.add(event(1))
     await drained(once)
@@ -135,7 +135,7 @@ async def test_one_post_that_hangs_holds_up_no_other() -> None:
 
 
 @instant
-async def test_what_goes_wrong_with_one_does_not_end_the_queue_for_the_others() -> None:
+async def test_an_error_of_one_event_does_not_end_the_queue() -> None:
     queue = Queue(lambda attempt: KeyError("a bug") if attempt == 1 else None)
     queue.hints.add(event(1))
     task = asyncio.create_task(queue.hints.run(), name="hints")

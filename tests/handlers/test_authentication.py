@@ -1,4 +1,4 @@
-"""Is every kind of sender believed with what the configuration names, and with nothing else?"""
+"""Every kind of sender is authenticated by what the configuration names, and by nothing else."""
 
 from __future__ import annotations
 

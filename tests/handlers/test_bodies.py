@@ -1,4 +1,4 @@
-"""Are bodies read within their limits, and does a slow one give way to those that come?"""
+"""Bodies are read within their limits, and the oldest of too many is dropped."""
 
 from __future__ import annotations
 

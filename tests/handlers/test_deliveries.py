@@ -84,7 +84,7 @@ async def test_a_body_is_decompressed_within_the_bound_of_any_body(world: World)
     [b"{}", b"", gzip.compress(b"{}")[:-1], gzip.compress(b"{}") + b"x", b"\x1f\x8b\x08"],
     ids=["plain", "empty", "cut", "longer", "header"],
 )
-def test_what_is_not_the_gzip_it_is_said_to_be_is_left_as_it_is(body: bytes) -> None:
+def test_a_body_that_is_no_gzip_is_left_as_it_is(body: bytes) -> None:
     assert decode_body(_encoded(body, "gzip")).body == body
 
 

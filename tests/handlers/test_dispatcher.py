@@ -1,4 +1,4 @@
-"""Events that are not answered bound neither what comes later nor themselves without a limit."""
+"""Events without an answer hold up no other event, and their number is bounded."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ async def test_an_accepted_push_is_published_with_its_identity(world: World, tak
 
 
 @with_sink()
-async def test_what_is_skipped_or_not_believed_is_not_published(world: World, taken: list[Event]) -> None:
+async def test_a_push_that_is_skipped_or_not_authenticated_is_not_published(world: World, taken: list[Event]) -> None:
     await world.push(secret="wrong")
     await world.deliver({"type": "DELETE_ARTIFACT"})
     event = {"specversion": "1.0", "id": "1", "source": "/", "type": "t", "data": {"image": "evil.example/a:1"}}
@@ -142,7 +142,7 @@ async def test_a_broker_that_answers_after_its_repeats_is_waited_for(world: Worl
     assert world.metric("warmhook_published_total", result="published") == 1
 
 
-def test_what_a_broker_that_hangs_is_to_take_is_bounded_in_number_and_bytes() -> None:
+def test_events_for_a_broker_that_hangs_are_bounded_in_number_and_bytes() -> None:
     counted: list[str] = []
     large = replace(sync_event(1, START), data={"text": "x" * (QUEUE_BYTES // 10)})
 
@@ -396,7 +396,7 @@ async def test_web_that_watches_handles_its_events_without_a_request_to_itself(w
 
 
 @in_world(watch=True)
-async def test_what_the_handlers_cannot_do_now_is_dispatched_again(world: World) -> None:
+async def test_an_event_that_cannot_be_handled_now_is_dispatched_again(world: World) -> None:
     await world.add_nodes("a")
     await world.add_policy()
     async with world.app.router.lifespan_context(world.app):

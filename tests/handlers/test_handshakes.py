@@ -126,7 +126,7 @@ def test_the_oldest_handshake_gives_way_and_an_unfinished_one_ends_after_its_tim
 
 
 @loops
-def test_what_is_no_tls_is_hung_up_on(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+def test_a_connection_that_speaks_no_tls_is_closed(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
     async def case() -> None:
         async with serving(handshake_seconds=60) as ports:
             reader, writer = await asyncio.open_connection("127.0.0.1", ports.secured)

@@ -1,4 +1,4 @@
-"""Does one of several watches tell, and never two?"""
+"""One of several watches sends, and never two."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ async def lease(world: World) -> Object:
     return found
 
 
-def test_of_two_watches_one_tells_and_stays_at_it() -> None:
+def test_one_of_two_watches_sends_and_stays_the_leader() -> None:
     async def case(_world: World, one: Process, _two: Process) -> None:
         await asyncio.sleep(600)
         assert {name for _, name, _ in one.sent} == {"one"}
@@ -121,7 +121,7 @@ def test_a_leader_that_is_stopped_beyond_its_lease_is_followed_by_the_other_and_
     two(case)
 
 
-def test_who_takes_over_begins_with_a_sync() -> None:
+def test_a_new_leader_begins_with_a_sync() -> None:
     async def case(world: World, one: Process, two: Process) -> None:
         await asyncio.sleep(10)
         one.runs.clear()

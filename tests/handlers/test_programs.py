@@ -1,4 +1,4 @@
-"""Do the programs start fast, stop cleanly, and say in one line what is wrong with their settings?"""
+"""The programs start fast, stop cleanly, and name a wrong setting in one line."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ GOOD = f"{{name: h, kind: harbor, secret: {{env: S}}, registryHost: {HOST}}}"
         (f"sources: [{GOOD[:-1]}, alowedHosts: [x]}}]", "alowedHosts"),
     ],
 )
-def test_what_is_wrong_with_the_configuration_is_named_by_its_key(text: str, names: str, tmp_path: Path) -> None:
+def test_a_mistake_in_the_configuration_is_named_by_its_key(text: str, names: str, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(text)
     with pytest.raises(BadSetting) as caught:

@@ -1,4 +1,4 @@
-"""What do senders get, and what is written down about their deliveries?"""
+"""Senders get the right answer, and each delivery is logged and counted."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ async def test_a_body_that_trickles_in_too_slowly_is_given_up(world: World) -> N
 
 
 @in_world()
-async def test_of_too_many_bodies_the_oldest_gives_way_and_none_is_left_behind(world: World) -> None:
+async def test_the_oldest_of_too_many_bodies_is_dropped_and_none_is_left_behind(world: World) -> None:
     go = asyncio.Event()
 
     async def body() -> AsyncIterator[bytes]:
@@ -137,7 +137,7 @@ async def test_of_too_many_bodies_the_oldest_gives_way_and_none_is_left_behind(w
     ],
 )
 @in_world()
-async def test_what_comes_with_the_right_secret_is_answered_202_even_if_it_is_skipped(
+async def test_a_delivery_with_the_right_secret_is_answered_202_even_if_it_is_skipped(
     world: World, body: Any, reason: str | None
 ) -> None:
     answer = await world.deliver(body)

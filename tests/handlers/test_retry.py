@@ -1,4 +1,4 @@
-"""Is a push tried for as long as its sender waits, and no longer?"""
+"""A push is tried for as long as its sender waits, and no longer."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _insist(outcomes: list[float | Exception], *, seconds: float) -> tuple[objec
         ([Unavailable("no")], 8, (Unavailable, 8, 16)),
     ],
 )
-def test_it_is_tried_until_it_is_accepted_or_time_is_up(
+def test_a_push_is_tried_until_it_is_accepted_or_time_is_up(
     outcomes: list[float | Exception], seconds: float, expected: tuple[object, float, int]
 ) -> None:
     result, took, tries = _insist(outcomes, seconds=seconds)

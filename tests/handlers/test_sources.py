@@ -85,7 +85,7 @@ def test_a_host_in_options_that_is_none_is_refused(tmp_path: Path) -> None:
         (b"\xff\x00\xc3\xa0\n", b"\xff\x00\xc3\xa0"),
     ],
 )
-def test_of_a_secret_file_only_a_closing_line_end_is_no_part_of_the_secret(
+def test_only_a_closing_line_end_of_a_secret_file_is_no_part_of_the_secret(
     tmp_path: Path, content: bytes, secret: bytes
 ) -> None:
     (tmp_path / "secret").write_bytes(content)

@@ -100,7 +100,7 @@ def reported_line(name: str, state: Any) -> dict[str, LineReport]:
 
 
 @watched()
-async def test_what_is_there_at_the_start_is_left_to_the_first_sync(world: World, told: Told) -> None:
+async def test_objects_that_exist_at_the_start_are_left_to_the_first_sync(world: World, told: Told) -> None:
     await asyncio.sleep(10)
     assert told.posts == []
     assert world.writes() == []
@@ -296,7 +296,7 @@ async def test_repeats_wait_longer_and_longer_but_never_long(world: World, told:
 
 
 @watched()
-async def test_what_the_handlers_refuse_is_not_told_again(world: World, told: Told) -> None:
+async def test_an_event_that_the_handlers_refuse_is_not_sent_again(world: World, told: Told) -> None:
     tried = 0
 
     async def refuse(_event: Event) -> None:
@@ -429,7 +429,7 @@ async def test_an_outage_is_one_line_for_all_kinds_and_one_when_all_are_followed
 
 
 @in_world()
-async def test_what_is_refused_is_told_apart_from_an_outage(world: World) -> None:
+async def test_a_refusal_is_logged_apart_from_an_outage(world: World) -> None:
     answers = {paths.NODES: 403, paths.warmpolicies(): 404, paths.warmimages(): 404}
 
     async def before(_method: str, path: str) -> Response | None:
@@ -493,9 +493,7 @@ troubles = st.sampled_from(["cut", "gone", "too-large", "throttled", "ended", "r
 
 @settings(max_examples=12, deadline=None)
 @given(st.lists(troubles, max_size=8), st.integers(0, 10**6))
-def test_whatever_happens_to_the_watches_what_the_handlers_were_told_is_the_truth(
-    trouble: list[str], seed: int
-) -> None:
+def test_the_handlers_know_the_truth_whatever_happens_to_the_watches(trouble: list[str], seed: int) -> None:
     rng = Random(seed)
 
     async def case(world: World) -> None:
@@ -621,7 +619,7 @@ async def test_reports_are_gathered_before_they_are_told(world: World, told: Tol
 # --- bounds ----------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_pending_is_bounded_by_the_number_of_objects() -> None:
+def test_the_queue_is_bounded_by_the_number_of_objects() -> None:
     pending = WorkQueue()
     pending.open()
     for number in range(10_000):
@@ -630,7 +628,7 @@ def test_what_is_pending_is_bounded_by_the_number_of_objects() -> None:
     assert len(pending) == 20
 
 
-def test_who_may_tell_nobody_collects_nothing() -> None:
+def test_a_process_that_does_not_lead_queues_nothing() -> None:
     pending = WorkQueue()
     cache = ChangeFilter(pending)
     for kind in ("WarmPolicy", "WarmImage", "Node", "ConfigMap"):

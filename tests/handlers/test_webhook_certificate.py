@@ -1,4 +1,4 @@
-"""Is the certificate of admission there, renewed in time, trusted before it is used, and taken without a restart?"""
+"""The certificate of admission is made, renewed in time, trusted before it is used, and used without a restart."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def certificates(
 
 
 @in_world()
-async def test_it_is_made_and_trusted_once_admission_is_installed(world: World) -> None:
+async def test_a_certificate_is_made_and_trusted_once_admission_is_installed(world: World) -> None:
     async with world.watching():
         await empty(world)
         await asyncio.sleep(60)
@@ -106,7 +106,7 @@ async def test_it_is_made_and_trusted_once_admission_is_installed(world: World) 
 
 
 @in_world()
-async def test_it_is_renewed_when_two_thirds_of_its_life_are_over_and_the_old_authority_stays_trusted(
+async def test_a_certificate_is_renewed_after_two_thirds_of_its_life_and_the_old_authority_stays(
     world: World,
 ) -> None:
     await world.admin.create(CONFIGURATIONS, configuration())
@@ -126,7 +126,7 @@ async def test_it_is_renewed_when_two_thirds_of_its_life_are_over_and_the_old_au
 
 
 @in_world()
-async def test_it_is_trusted_before_it_is_used(world: World) -> None:
+async def test_a_certificate_is_trusted_before_it_is_used(world: World) -> None:
     await world.admin.create(CONFIGURATIONS, configuration())
     await certificates(world, kubernetes=Kubernetes(world.transport)).reconcile()
     assert [path.rpartition("/")[2] for _, path in world.writes()] == ["warmhook", SECRET]
@@ -171,7 +171,7 @@ async def test_where_cert_manager_makes_the_certificate_the_token_alone_is_writt
 
 
 @in_world()
-async def test_who_does_not_lead_writes_nothing(world: World) -> None:
+async def test_a_process_that_does_not_lead_writes_nothing(world: World) -> None:
     await world.admin.create(CONFIGURATIONS, configuration())
     await certificates(world, kubernetes=Kubernetes(world.transport), leads=False).reconcile()
     assert world.writes() == []
@@ -209,7 +209,7 @@ async def test_a_secret_that_is_missing_is_said_once_with_the_command_that_makes
 
 
 @in_world()
-async def test_what_is_refused_is_told_without_the_token(world: World) -> None:
+async def test_a_refusal_is_logged_without_the_token(world: World) -> None:
     await world.admin.create(CONFIGURATIONS, configuration())
     # As a policy or a validation quotes what it does not like.
     quoted = status(422, f"clientConfig.service.path: Invalid value: {path_of(ADMISSION_TOKEN)!r}: too long")
@@ -265,7 +265,7 @@ async def test_a_path_that_somebody_else_wrote_is_put_right_at_once(world: World
     assert await token(world.admin) == ADMISSION_TOKEN
 
 
-def test_what_is_no_certificate_is_said_to_be_none() -> None:
+def test_bytes_that_are_no_certificate_are_recognised() -> None:
     with pytest.raises(NotACertificate):
         wants_rotation(b"-----BEGIN NOTHING-----", [], START)
     assert still_valid(b"", START) == b""
