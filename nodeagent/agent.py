@@ -16,7 +16,7 @@ from nodeagent.disk import free_percent
 from nodeagent.health import Health
 from nodeagent.metrics import Metrics
 from nodeagent.node_state import NodeState
-from nodeagent.pullqueue import PullQueue
+from nodeagent.image_puller import PullQueue
 from nodeagent.reporter import Reporter
 from nodeagent.settings import Settings
 from nodeagent.state_file import State, StateFile
