@@ -1,1 +1,1 @@
-"""The node program: makes the node's runtime catch up with the node's ConfigMap, and reports."""
+"""Make the runtime of a node catch up with the node's ConfigMap, and report."""

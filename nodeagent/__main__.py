@@ -1,4 +1,4 @@
-"""Run the node program: `python -m nodeagent` reads its settings, opens its adapters and works until SIGTERM."""
+"""Run the agent of a node: `python -m nodeagent` reads its settings, opens its adapters and works until SIGTERM."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from adapters.kubernetes.transport import BadKubeconfig, open_transport
 from adapters.logs import get_logger, set_up_logs
 from adapters.signals import on_signals
 from nodeagent.agent import Agent
+from nodeagent.context import Context
 from nodeagent.metrics import Metrics
 from nodeagent.probes import serve_probes
 from nodeagent.settings import Settings, read_settings
@@ -42,28 +43,17 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
 
 
 async def _run(settings: Settings) -> None:
-    stop = asyncio.Event()
+    stop, clock, log, metrics = asyncio.Event(), real_clock(), get_logger(), Metrics()
+    node = platform_of(platform.system(), platform.machine())
     with on_signals(stop.set):
-        await _work(settings, stop)
-
-
-async def _work(settings: Settings, stop: asyncio.Event) -> None:
-    async with (
-        open_transport(settings.kubeconfig, user_agent=f"warmhook-agent/{__version__}") as transport,
-        open_runtime(settings.runtime_endpoint) as runtime,
-    ):
-        log, clock, metrics = get_logger(), real_clock(), Metrics()
-        agent = Agent(
-            settings,
-            Kubernetes(transport, count=metrics.count_api_request),
-            runtime,
-            clock=clock,
-            log=log,
-            metrics=metrics,
-            platform=platform_of(platform.system(), platform.machine()),
-        )
-        async with serve_probes(settings.metrics_port, agent.health, metrics.exposition, clock, log):
-            await agent.run(stop)
+        async with (
+            open_transport(settings.kubeconfig, user_agent=f"warmhook-agent/{__version__}") as transport,
+            open_runtime(settings.runtime_endpoint) as runtime,
+        ):
+            kubernetes = Kubernetes(transport, count=metrics.count_api_request)
+            agent = Agent(Context(settings, kubernetes, runtime, clock, log, metrics, node))
+            async with serve_probes(settings.metrics_port, agent.health, metrics.exposition, clock, log):
+                await agent.run(stop)
 
 
 if __name__ == "__main__":

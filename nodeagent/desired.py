@@ -1,4 +1,4 @@
-"""Follow what is wanted on this node: its desired ConfigMap, as far as it is certain."""
+"""Follow the desired ConfigMap of the node; lines that went count only after a consistent read."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
-from adapters.clock import Backoff, Clock
-from adapters.kubernetes.client import Kubernetes, KubernetesError, Unavailable
+from adapters.clock import Backoff
+from adapters.kubernetes.client import KubernetesError, Unavailable
 from adapters.kubernetes.paths import configmaps
 from adapters.kubernetes.reflector import ListWatch, Reflector
-from adapters.logs import Log
 from adapters.outages import OutageLog
+from nodeagent.context import Context
 from warmhook.node_lines import desired_name
 from warmhook.ports import Object
 
@@ -27,11 +27,11 @@ class Desired:
     resource_version: int
     data: Mapping[str, str] = field(default_factory=dict)
     owner_uid: str = ""
-    """Of the Node that the ConfigMap says it belongs to."""
+    """The uid of the Node in its owner references; empty if there is none."""
 
 
 def read_desired(configmap: Object) -> Desired:
-    """The parts of the ConfigMap that the agent uses."""
+    """The fields of the ConfigMap that the agent uses."""
     metadata, data = configmap.get("metadata") or {}, configmap.get("data")
     version = str(metadata.get("resourceVersion") or "")
     owners = [owner for owner in metadata.get("ownerReferences") or [] if owner.get("kind") == "Node"]
@@ -42,25 +42,27 @@ def read_desired(configmap: Object) -> Desired:
     )
 
 
-async def follow_desired(
-    kubernetes: Kubernetes, namespace: str, node: str, store: DesiredStore, clock: Clock, log: Log
-) -> None:
-    """Keep the store true. Never returns: every error is waited out."""
-    fields = f"metadata.name={desired_name(node)}"
+async def follow_desired(context: Context, store: DesiredStore) -> None:
+    """Keep the store true. Never returns; after an error the lines of the store stay."""
+    settings = context.settings
     what: ListWatch[Literal["ConfigMap"]] = ListWatch(
-        "ConfigMap", configmaps(namespace), fields=fields, keep=lambda configmap: configmap
+        "ConfigMap",
+        configmaps(settings.namespace),
+        fields=f"metadata.name={desired_name(settings.node)}",
+        keep=lambda configmap: configmap,
     )
-    reflector = Reflector(kubernetes, what, store, clock, _Outage(OutageLog(log, clock, "api-server-trouble")))
+    outage = _Outage(OutageLog(context.log, context.clock, "api-server-trouble"))
+    reflector = Reflector(context.kubernetes, what, store, context.clock, outage)
     store.relist = reflector.relist
-    backoff = Backoff(clock, first_seconds=0.5, longest_seconds=_LONGEST_BACKOFF_SECONDS)
+    backoff = Backoff(context.clock, first_seconds=0.5, longest_seconds=_LONGEST_BACKOFF_SECONDS)
     await reflector.run(backoff, refused_seconds=_LONGEST_BACKOFF_SECONDS)
 
 
 class DesiredStore:
     """The ConfigMap as it was last known.
 
-    A ConfigMap that is missing or deleted says nothing. That lines went, or a version older than the known one, counts
-    only after a consistent read confirms it: a watch may be served by an API server that lags behind.
+    A ConfigMap that is missing or deleted changes nothing. A line that went, or a resourceVersion older than the known
+    one, counts only after a consistent read confirms it: a watch may be served by an API server that lags behind.
     """
 
     def __init__(self, known: Desired, changed: Callable[[Desired], None]) -> None:
@@ -89,7 +91,7 @@ class DesiredStore:
             self.relist()
 
     def deleted(self, _kind: Literal["ConfigMap"], configmap: Object) -> None:
-        """Keep the lines: a ConfigMap that was deleted is made again."""
+        """Keep the lines: the handlers create a deleted ConfigMap again."""
 
 
 class _Outage:

@@ -1,4 +1,4 @@
-"""Tell whether the agent works, and whether it knows enough to be relied on."""
+"""Decide what the probes of the agent answer: whether it works, and whether it is ready."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ _SPARE_SECONDS: Final = 120.0
 
 
 class Health:
-    """What the probes of the agent's Pod are answered."""
+    """The health of one agent."""
 
     def __init__(self, clock: Clock, check_seconds: float) -> None:
         self._clock, self._longest = clock, 1.05 * check_seconds + _SPARE_SECONDS
         self._checked_at = clock.monotonic()
         self._runtime_up = False
         self.lines_known = False
-        """Whether the agent knows what is wanted on its node, from the API server or from its disk."""
+        """Whether the agent knows the lines of its node, from the API server or from its disk."""
 
     def checked(self, *, runtime_up: bool) -> None:
-        """The runtime was asked what it has, and answered or not."""
+        """A check of the runtime ended; `runtime_up` is whether it answered."""
         self._checked_at, self._runtime_up = self._clock.monotonic(), runtime_up
 
     def sick(self) -> str:
-        """Why the agent should be restarted; empty where it works."""
+        """Why the agent should be restarted; empty if it works."""
         seconds = self._clock.monotonic() - self._checked_at
         return f"the runtime was last asked {seconds:.0f} s ago" if seconds > self._longest else ""
 
     def unready(self) -> str:
-        """Why the agent cannot do its work; empty where it can."""
+        """Why the agent cannot do its work; empty if it can."""
         if sick := self.sick():
             return sick
         if not self._runtime_up:

@@ -1,4 +1,4 @@
-"""Start the pulls that are due, stop those that give way or are no longer wanted, and note how each ended."""
+"""Start the pulls that are due, stop those that give way or are no longer wanted, and record how each ended."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from adapters.clock import Clock
-from adapters.logs import Log
 from nodeagent.checks import Checks
-from nodeagent.metrics import Metrics
+from nodeagent.context import Context
 from nodeagent.node_state import NodeState
 from nodeagent.pulls import pull_image
-from warmhook.ports import Runtime
 from warmhook.pull_queue import ImagePull
 
-__all__ = ["PullQueue"]
+__all__ = ["ImagePuller"]
 
 _IDLE_SECONDS: Final = 60.0
 
@@ -30,35 +27,31 @@ class _Outcome:
     message: str = ""
     digests: str = ""
     size_bytes: int = 0
-    """Of an image that was not there before."""
+    """Of an image that was not present before; 0 for others."""
 
 
 _CANCELLED: Final = _Outcome("cancelled")
 
 
-class PullQueue:
+class ImagePuller:
     """The pulls of one node."""
 
     def __init__(
         self,
-        parallel: int,
-        runtime: Runtime,
+        context: Context,
         state: NodeState,
         checks: Checks,
         *,
-        clock: Clock,
-        log: Log,
-        metrics: Metrics,
         started: Callable[[], None],
         ended: Callable[[], None],
     ) -> None:
-        """At most twice `parallel` pulls; `started` is called after pulls may have started, `ended` after each."""
-        self._parallel, self._runtime, self._state, self._checks = parallel, runtime, state, checks
-        self._clock, self._log, self._metrics = clock, log, metrics
+        """`started` is called after pulls may have started, `ended` after each pull."""
+        self._context, self._state, self._checks = context, state, checks
+        self._clock, self._log = context.clock, context.log
         self._started, self._ended = started, ended
         self._pulling: dict[str, asyncio.Task[None]] = {}
         self.wake = asyncio.Event()
-        """Set when other pulls than before may be due."""
+        """Set if other pulls than before may be due."""
 
     async def run(self) -> None:
         """Pull for ever; cancelling cancels the pulls."""
@@ -67,7 +60,7 @@ class PullQueue:
                 for image, task in self._pulling.items():
                     if not self._state.wants(image) and not task.cancelling():
                         task.cancel()
-                plan = self._state.schedule(self._parallel)
+                plan = self._state.schedule(self._context.settings.parallel_pulls)
                 for image in plan.stop:
                     self._pulling[image].cancel()
                 for pull in plan.start:
@@ -81,27 +74,27 @@ class PullQueue:
 
     async def _pull(self, pull: ImagePull) -> None:
         began, attempts = self._clock.monotonic(), self._state.attempts(pull) + 1
-        verdict, outcome = self._state.verdict(pull), _CANCELLED
+        failures, outcome = self._state.failures(pull), _CANCELLED
         try:
             outcome = await self._outcome(pull)
         finally:
             seconds = self._clock.monotonic() - began
-            if outcome is _CANCELLED and self._state.gives_way(pull.image):
+            if outcome is _CANCELLED and self._state.is_stopping(pull.image):
                 message = f"stopped after {seconds:.0f} s because other images had no slot"
                 self._state.pull_failed(pull, "Timeout", message)
                 outcome = _Outcome("failed", "Timeout", message)
-            self._metrics.pull(outcome.result, outcome.reason, seconds, outcome.size_bytes)
-            # A failed line is tried for as long as it is wanted; that it fails as before is no news.
-            if not outcome.message or self._state.verdict(pull) != verdict:
+            self._context.metrics.pull(outcome.result, outcome.reason, seconds, outcome.size_bytes)
+            # A failed line is retried for as long as it is wanted; the same failure is logged once.
+            if not outcome.message or self._state.failures(pull) != failures:
                 self._log_pull(pull, outcome, attempts, seconds)
 
     async def _outcome(self, pull: ImagePull) -> _Outcome:
-        """Pull, ask the runtime what it has and note how it went."""
+        """Pull, check the runtime and record the result."""
         before = self._state.images
-        failure = await pull_image(self._runtime, pull, self._clock, self._log)
+        failure = await pull_image(self._context.runtime, pull, self._clock, self._log)
         if failure is not None:
             self._state.pull_failed(pull, failure.reason, failure.message)
-            # What could not be unpacked may have taken the name of what could.
+            # An image that could not be unpacked may have taken the name of one that could.
             if failure.unreachable or failure.reason == "NotRunnable":
                 self._checks.wake.set()
             return _Outcome("failed", failure.reason, failure.message)
@@ -115,7 +108,7 @@ class PullQueue:
             return _Outcome("failed", "RuntimeError", "the runtime has pulled the image and does not list it", digests)
         if (unusable := self._state.unusable(pull.image)) is not None:
             return _Outcome("failed", unusable.reason, unusable.message, digests)
-        new = image.id not in {it.id for it in before.values()}
+        new = image.id not in {known.id for known in before.values()}
         return _Outcome("pulled", digests=digests, size_bytes=image.size_bytes if new else 0)
 
     def _log_pull(self, pull: ImagePull, outcome: _Outcome, attempts: int, seconds: float) -> None:

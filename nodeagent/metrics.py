@@ -1,4 +1,4 @@
-"""Count what an agent does. Never by image or node: those labels have no bound."""
+"""Define the metrics of an agent. None has a label for image or node: those have no bound."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _STATES = ("warm", "waiting", "pulling", "failed", "malformed")
 
 
 class Metrics:
-    """The figures of one agent."""
+    """The metrics of one agent."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -53,7 +53,7 @@ class Metrics:
         self.lines(())
 
     def lines(self, states: Iterable[str], malformed: int = 0) -> None:
-        """The present states, one for each line."""
+        """The current states, one for each line."""
         count = Tally(states)
         count["malformed"] = malformed
         for state in _STATES:
@@ -67,21 +67,21 @@ class Metrics:
             self._bytes.inc(size_bytes)
 
     def checked(self, unix_time: float | None) -> None:
-        """The runtime said what it has at that time; `None`: it did not answer."""
+        """A check ended at that time; `None` if the runtime did not answer."""
         self._runtime_up.set(unix_time is not None)
         if unix_time is not None:
             self._last_check.set(unix_time)
 
     def free_space(self, percent: float | None) -> None:
-        """The free share of the disk for images; `None` where it cannot be seen."""
+        """The free share of the disk for images; `None` if it is unknown."""
         self._free.set(float("nan") if percent is None else percent)
 
     def evicted(self, images: int) -> None:
-        """So many images are gone from the runtime."""
+        """Another program removed so many images from the runtime."""
         self._evictions.inc(images)
 
     def count_api_request(self, kind: str, verb: str, code: str) -> None:
-        """One answer of the API server, or none (`unreachable`)."""
+        """One answer of the API server; the code is `unreachable` if there was none."""
         self._api_requests.labels(kind, verb, code).inc()
         self._api_up.set(code != "unreachable")
 

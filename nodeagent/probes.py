@@ -1,7 +1,7 @@
 """Serve `/metrics`, `/healthz` and `/readyz` on the agent's own event loop.
 
-The port is on the node's network, where anybody may connect: connections are few, short and closed after one answer,
-and a new one displaces the oldest rather than wait for it.
+The port is on the node's network, where anybody may connect. So connections are few, short and closed after one answer,
+and a new one closes the oldest instead of waiting for it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["serve_probes"]
 
 CONNECTIONS: Final = 32
 _SECONDS: Final = 5.0
-"""For one connection, from its beginning to its end."""
+"""The limit for one connection, from its beginning to its end."""
 _HEAD_BYTES: Final = 8 * 1024
 _PHRASES: Final = {
     200: "OK",
@@ -37,7 +37,7 @@ _TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 async def serve_probes(
     port: int, health: Health, exposition: Callable[[], bytes], clock: Clock, log: Log
 ) -> AsyncIterator[None]:
-    """Answer while the context lasts; port 0: nowhere. A port in use is tried again and again, and stops nothing."""
+    """Answer while the context lasts; port 0 serves nothing. If the port is in use, it is tried again meanwhile."""
     if port == 0:
         yield
         return
@@ -50,20 +50,20 @@ async def serve_probes(
 
 
 async def _serve(port: int, probes: _Probes, clock: Clock, log: Log) -> None:
-    trouble = OutageLog(log, clock, "metrics-port-in-use")
+    outage = OutageLog(log, clock, "metrics-port-in-use")
     backoff = Backoff(clock, first_seconds=1, longest_seconds=30)
     while True:
         try:
             with contextlib.ExitStack() as stack:
                 listener = stack.enter_context(open_listener(port))
-                # Another program can have bound the port at the same time: who listens first has it.
+                # Another program can have bound the port at the same time: the first to listen has it.
                 server = await asyncio.start_server(probes.answer, sock=listener, limit=_HEAD_BYTES)
                 stack.pop_all()
         except OSError as error:
-            trouble.failed(port=port, error=str(error), hint="set WARMHOOK_METRICS_PORT to a free port; 0 is none")
+            outage.failed(port=port, error=str(error), hint="set WARMHOOK_METRICS_PORT to a free port; 0 is none")
             await clock.sleep(backoff.seconds())
             continue
-        trouble.recovered()
+        outage.recovered()
         try:
             await asyncio.Event().wait()
         finally:

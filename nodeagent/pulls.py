@@ -1,4 +1,4 @@
-"""Pull one image: to the end, to a failure or until it is cancelled; the log shows that it goes on."""
+"""Pull one image, translate its failure, and log every half minute that the pull goes on."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ _GRACE_SECONDS: Final = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a pull did not work."""
+    """Why a pull failed."""
 
     reason: FailureReason
     message: str
     unreachable: bool = False
-    """The runtime itself did not answer."""
+    """Whether the runtime itself did not answer."""
 
 
 async def pull_image(runtime: Runtime, pull: ImagePull, clock: Clock, log: Log) -> Failure | None:
-    """Pull; `None` when the runtime says that it has. Cancelling cancels at the runtime."""
+    """Pull; `None` if the runtime reports success. Cancelling cancels the pull at the runtime."""
     began = clock.monotonic()
     try:
         async with _progress(runtime, pull, clock, log), asyncio.timeout(pull.timeout_seconds + _GRACE_SECONDS):
             await runtime.pull(pull.image, timeout_seconds=pull.timeout_seconds)
     except PullFailed as error:
         if clock.monotonic() - began >= pull.timeout_seconds:
-            # A runtime whose process is stopped makes gRPC end the call with whatever words it has.
+            # If the process of the runtime is stopped, gRPC ends the call with a text of its own.
             return _timeout(pull)
         return Failure(error.reason, clean_message(error.message))
     except RuntimeUnreachable as error:
@@ -48,7 +48,7 @@ async def pull_image(runtime: Runtime, pull: ImagePull, clock: Clock, log: Log) 
     except TimeoutError:
         return _timeout(pull)
     except Exception as error:
-        # Whatever one image makes a library do, the others are pulled all the same.
+        # An unexpected error of one image must not stop the pulls of others.
         log.exception("pull-crashed", image=pull.image)
         return Failure("RuntimeError", clean_message(f"{type(error).__name__}: {error}"))
     return None
@@ -60,7 +60,7 @@ def _timeout(pull: ImagePull) -> Failure:
 
 @contextlib.asynccontextmanager
 async def _progress(runtime: Runtime, pull: ImagePull, clock: Clock, log: Log) -> AsyncIterator[None]:
-    task = asyncio.create_task(_tell_progress(runtime, pull, clock, log), name=f"progress of {pull.image}")
+    task = asyncio.create_task(_log_progress(runtime, pull, clock, log), name=f"progress of {pull.image}")
     try:
         yield
     finally:
@@ -68,7 +68,7 @@ async def _progress(runtime: Runtime, pull: ImagePull, clock: Clock, log: Log) -
         await asyncio.wait((task,))
 
 
-async def _tell_progress(runtime: Runtime, pull: ImagePull, clock: Clock, log: Log) -> None:
+async def _log_progress(runtime: Runtime, pull: ImagePull, clock: Clock, log: Log) -> None:
     began, used_before = clock.monotonic(), 0
     while True:
         await clock.sleep(_PROGRESS_SECONDS)
@@ -77,7 +77,7 @@ async def _tell_progress(runtime: Runtime, pull: ImagePull, clock: Clock, log: L
         except Exception as error:
             log.info("pulling", image=pull.image, seconds=round(clock.monotonic() - began), error=str(error)[:200])
             continue
-        # CRI tells no progress of a pull: the growth of the image file system has to do, all pulls together.
+        # CRI reports no progress of a pull, so the log has the growth of the image file system, by all pulls together.
         grown = used - used_before if used_before else None
         used_before = used
         log.info("pulling", image=pull.image, seconds=round(clock.monotonic() - began), node_bytes_since_last=grown)

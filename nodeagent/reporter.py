@@ -1,4 +1,4 @@
-"""Write the report of the node: soon, rarely, and never more than is true."""
+"""Write the report of the node soon after a change, in few writes, and never with more than is true."""
 
 from __future__ import annotations
 
@@ -22,39 +22,39 @@ __all__ = ["Reporter", "reportable", "rewrite"]
 SEEN_SECONDS: Final = 240.0
 """How often a report that does not change is renewed."""
 SETTLED_SECONDS: Final = 5.0
-"""A line that waits or is pulled for less than this is not worth a write."""
+"""A line that waits or is pulled for less than this causes no write."""
 _BETWEEN_WRITES_SECONDS: Final = 1.0
-# Each write is a new version of the report in etcd, which has a quota, and there are thousands of nodes: however often
-# states change, that many writes may follow closely, then one each so many seconds.
+# Each write is a new version of the report in etcd, which has a quota, and there are thousands of nodes. So many writes
+# may follow closely, however often states change; after them one each so many seconds.
 _BURST_WRITES: Final = 120
 _SUSTAINED_SECONDS: Final = 30.0
-# Changes come in bursts, and one push makes all nodes pull: what follows within this time goes into the same write.
+# Changes come in bursts, and one push makes all nodes pull: changes within this time share a write.
 _GATHER_SECONDS: Final = 0.3
 _LONGEST_BACKOFF_SECONDS: Final = 30.0
 _LAST_WRITE_SECONDS: Final = 2.0
-# Refusals after which nothing was written for sure; any other error may have come after the write.
+# After these statuses nothing was written; any other error may have come after the write.
 _NOT_TAKEN: Final = frozenset({429, 503})
 
 Reports = Mapping[str, LineReport]
 
 
-def reportable(written: Reports, current: Reports, unsettled: set[str]) -> dict[str, LineReport]:
-    """What a write says now. Of an unsettled line it repeats what was said before, unless that was warm:
+def reportable(written: Reports, current: Reports, pending: set[str]) -> dict[str, LineReport]:
+    """The report to write now. A pending line keeps its written state.
 
-    a line that is no longer warm is left out, which readers take as waiting.
+    If that was warm, the line is left out, which readers take as waiting.
     """
-    said = {key: line for key, line in current.items() if key not in unsettled}
-    kept = {key: written[key] for key in unsettled & written.keys() if written[key].state != "warm"}
-    return said | kept
+    settled = {key: line for key, line in current.items() if key not in pending}
+    kept = {key: written[key] for key in pending & written.keys() if written[key].state != "warm"}
+    return settled | kept
 
 
 def rewrite(patch: Object, present: Object, *, bare: bool = False) -> Object:
-    """`patch`, a report in full, with nulls for all lines of the report at hand that it does not name.
+    """`patch`, a whole report, with nulls for all lines of the `present` ConfigMap that it does not name.
 
-    `bare`: with nulls for all else as well that others have put there.
+    `bare`: also with nulls for everything that other writers have added.
     """
-    there = present.get("metadata") or {}
-    labels, annotations = there.get("labels") or {}, there.get("annotations") or {}
+    before = present.get("metadata") or {}
+    labels, annotations = before.get("labels") or {}, before.get("annotations") or {}
     stale = {name: None for name in labels if bare or name.startswith(LINE_LABEL)}
     metadata = patch["metadata"] | {"labels": stale | patch["metadata"]["labels"]}
     data = dict.fromkeys(present.get("data") or {}) | patch.get("data", {})
@@ -66,36 +66,36 @@ def rewrite(patch: Object, present: Object, *, bare: bool = False) -> Object:
 
 
 class Reporter:
-    """Writes the report of one node; nobody else does."""
+    """The only writer of the report of one node."""
 
     def __init__(self, kubernetes: Kubernetes, namespace: str, node: str, clock: Clock, log: Log) -> None:
         self._kubernetes, self._node, self._clock, self._log = kubernetes, node, clock, log
         self._collection, self._path = configmaps(namespace), configmaps(namespace, report_name(node))
-        self._node_trouble = OutageLog(log, clock, "node-not-found")
-        self._write_trouble = OutageLog(log, clock, "report-refused")
+        self._node_outage = OutageLog(log, clock, "node-not-found")
+        self._write_outage = OutageLog(log, clock, "report-refused")
         self.wake = asyncio.Event()
-        """Set when what is to be said, or the Node, may have changed."""
+        """Set if the reports or the Node may have changed."""
         self._uid = ""
         self._doubted_uid = ""
         self._confirm_uid = False
         self._adopt = False
         self._bare = False
-        """Whether a report was refused: perhaps for what somebody else has put there, such as an annotation."""
+        """Whether a report was refused, perhaps because of what another writer has added, such as an annotation."""
         self._written: dict[str, LineReport] | None = None
-        self._settling: dict[str, tuple[LineReport, float]] = {}
+        self._unsettled: dict[str, tuple[LineReport, float]] = {}
         self._write_after = 0.0
         self._budget = Budget(clock, _BURST_WRITES, _SUSTAINED_SECONDS)
         self._changed_at: float | None = None
         self._seen_due = 0.0
 
     def owner_seen(self, uid: str) -> None:
-        """The other ConfigMap names that uid as the Node's: if ours differs, the Node may have been registered anew."""
+        """Take the Node's uid from the other ConfigMap: if it differs, the Node may have been registered again."""
         if uid and self._uid and uid not in (self._uid, self._doubted_uid):
             self._doubted_uid, self._confirm_uid = uid, True
             self.wake.set()
 
     async def run(self, current: Callable[[], Reports | None]) -> None:
-        """Keep the report true, for ever. `current` gives `None` as long as nothing is known yet."""
+        """Keep the report true, for ever. `current` returns `None` while the state is not known yet."""
         backoff = Backoff(self._clock, first_seconds=0.5, longest_seconds=_LONGEST_BACKOFF_SECONDS)
         while True:
             latest = current()
@@ -105,23 +105,23 @@ class Reporter:
                 await self._clock.wait(self.wake, seconds)
                 continue
             try:
-                await self._write(reports, self._unsettled(reports))
+                await self._write(reports, self._pending(reports))
             except KubernetesError as error:
-                # Of an API server that is out of reach, the watch says so in the log already.
+                # If the API server is unreachable, the Reflector has logged it.
                 if isinstance(error, Refused) and self._uid:
                     self._written, self._bare = None, True
                 if not isinstance(error, Unavailable):
-                    trouble = self._write_trouble if self._uid else self._node_trouble
-                    trouble.failed(error=str(error)[:300], hint=f"no report of node {self._node} until this is settled")
+                    outage = self._write_outage if self._uid else self._node_outage
+                    outage.failed(error=str(error)[:300], hint=f"node {self._node} has no report until this is solved")
                 await self._clock.sleep(
                     backoff.seconds(error.retry_after_seconds if isinstance(error, Unavailable) else None)
                 )
             else:
                 backoff.reset()
-                self._write_trouble.recovered()
+                self._write_outage.recovered()
 
     async def write_final(self, reports: Reports | None) -> None:
-        """One more write before the program ends, if there is anything to say; given up after two seconds."""
+        """Write a changed report before the program ends; given up after two seconds."""
         if reports is None or not self._uid or reports == self._written:
             return
         try:
@@ -130,20 +130,20 @@ class Reporter:
         except (TimeoutError, KubernetesError) as error:
             self._log.info("last-report-not-written", error=str(error)[:300])
 
-    def _unsettled(self, reports: Reports) -> set[str]:
+    def _pending(self, reports: Reports) -> set[str]:
         now = self._clock.monotonic()
-        return {key for key, (_, since) in self._settling.items() if now < since + SETTLED_SECONDS and key in reports}
+        return {key for key, (_, since) in self._unsettled.items() if now < since + SETTLED_SECONDS and key in reports}
 
     def _seconds_until_write(self, reports: Reports) -> float:
-        """0 or less: now."""
+        """Seconds until the next write; 0 or less if it is due."""
         now = self._clock.monotonic()
-        self._note(reports, now)
+        self._note_pending(reports, now)
         if self._written is None or self._confirm_uid or self._adopt:
             return self._write_after - now
-        written, unsettled = self._written, self._unsettled(reports)
+        written, pending = self._written, self._pending(reports)
         due = [self._seen_due]
         if any(key not in reports for key in written) or any(
-            not reads_the_same(written.get(key), line) for key, line in reports.items() if key not in unsettled
+            not reads_the_same(written.get(key), line) for key, line in reports.items() if key not in pending
         ):
             if self._changed_at is None:
                 self._changed_at = now + _GATHER_SECONDS * self._clock.random()
@@ -151,48 +151,48 @@ class Reporter:
         else:
             self._changed_at = None
         due += [
-            max(self._settling[key][1] + SETTLED_SECONDS, self._write_after)
-            for key in unsettled
+            max(self._unsettled[key][1] + SETTLED_SECONDS, self._write_after)
+            for key in pending
             if not reads_the_same(written.get(key), reports[key])
         ]
         return min(due) - now
 
-    def _note(self, reports: Reports, now: float) -> None:
-        """Since when each line that waits or is pulled does so, in this version."""
-        settling = {}
+    def _note_pending(self, reports: Reports, now: float) -> None:
+        """Note since when each line has been waiting or pulled in this version."""
+        unsettled = {}
         for key, line in reports.items():
             if line.state in ("waiting", "pulling"):
-                known = self._settling.get(key)
-                settling[key] = known if known is not None and reads_the_same(known[0], line) else (line, now)
-        self._settling = settling
+                before = self._unsettled.get(key)
+                unsettled[key] = before if before is not None and reads_the_same(before[0], line) else (line, now)
+        self._unsettled = unsettled
 
-    async def _write(self, reports: Reports, unsettled: set[str]) -> None:
+    async def _write(self, reports: Reports, pending: set[str]) -> None:
         now = self._clock.monotonic()
         await self._find_owner()
         if self._written is not None:
-            said = reportable(self._written, reports, unsettled)
-            same = said.keys() == self._written.keys() and all(
-                reads_the_same(line, self._written[key]) for key, line in said.items()
+            reported = reportable(self._written, reports, pending)
+            same = reported.keys() == self._written.keys() and all(
+                reads_the_same(line, self._written[key]) for key, line in reported.items()
             )
             if same and not self._adopt and now < self._seen_due:
                 return
             try:
-                await self._patch(self._written, said)
+                await self._patch(self._written, reported)
             except NotFound:
-                # Deleted, with the Node perhaps: whose it is must be asked again, and all of it said again.
+                # Deleted, perhaps with the Node: its owner must be read again, and the whole report written again.
                 self._written, self._uid = None, ""
                 await self._find_owner()
             except Unavailable as error:
                 if error.status not in _NOT_TAKEN:
-                    # Perhaps it was taken: what the report says now is not known, so all of it is said again.
+                    # The write may have succeeded, so the stored report is unknown: the whole report is written again.
                     self._written = None
                 raise
         if self._written is None:
-            # Nothing is held back: all of it is written anyway, and names every line.
-            said = dict(reports)
-            await self._write_whole(said)
+            # Pending lines are not held back: the report is written anyway, and names every line.
+            reported = dict(reports)
+            await self._write_whole(reported)
         now = self._clock.monotonic()
-        self._written, self._changed_at, self._adopt = said, None, False
+        self._written, self._changed_at, self._adopt = reported, None, False
         between = _BETWEEN_WRITES_SECONDS * (1 + 0.5 * self._clock.random())
         self._write_after = now + max(between, self._budget.spend())
         self._seen_due = now + self._clock.jitter(SEEN_SECONDS)
@@ -218,7 +218,7 @@ class Reporter:
             await self._kubernetes.patch(self._path, seen_patch(self._node, self._uid, seen))
 
     async def _find_owner(self) -> None:
-        """Ask for the Node's uid where it is not known or in doubt."""
+        """Read the uid of the Node if it is unknown or in doubt."""
         if self._uid and not self._confirm_uid:
             return
         before, confirm = self._uid, self._confirm_uid
@@ -233,4 +233,4 @@ class Reporter:
             raise
         self._uid = uid
         self._adopt = bool(before) and self._uid != before
-        self._node_trouble.recovered()
+        self._node_outage.recovered()

@@ -21,16 +21,16 @@ class Settings:
     node: str
     """The Node's name, from the downward API."""
     namespace: str = "warmhook-system"
-    """Where the node's two ConfigMaps are."""
+    """The namespace of the node's two ConfigMaps."""
     runtime_endpoint: str = "unix:///run/containerd/containerd.sock"
     parallel_pulls: int = 2
     check_seconds: int = 45
-    """How often the runtime is asked what it has, while nothing happens."""
+    """The interval of checks of the runtime while nothing changes."""
     state_dir: Path = Path("/var/lib/warmhook")
     metrics_port: int = 9464
-    """Of metrics and probes; 0: none."""
+    """The port of metrics and probes; 0: none."""
     min_free_percent: int = 20
-    """Of the disk for images; with less no pull starts. A kubelet removes images at less than 15 %. 0: no limit."""
+    """No pull starts with a smaller share of the disk for images free. A kubelet removes images below 15 %. 0: no limit."""
     allow_local_registries: bool = False
     """Whether nodes may pull from themselves and from link-local addresses."""
     log: LogMode = "auto"

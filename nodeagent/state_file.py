@@ -1,4 +1,4 @@
-"""Remember on disk what outlives an agent: the lines it last knew and how their pulls went."""
+"""Save on disk what outlives an agent: its last lines and the results of their pulls."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ class State:
     """What outlives the agent."""
 
     resource_version: int = 0
-    """Of the ConfigMap that the lines are from; 0 where it was never seen."""
+    """Of the ConfigMap with the lines; 0 if it was never seen."""
     lines: Mapping[str, str] = field(default_factory=dict)
     """Key to encoded line, as they were read."""
     pulled: Mapping[str, str] = field(default_factory=dict)
     """Version of a line to the digest that its pull brought."""
     not_runnable: Mapping[str, str] = field(default_factory=dict)
-    """Version of a line whose last completed pull brought what cannot run, to the runtime's message."""
+    """Version of a line whose last completed pull brought an image that cannot run, to the runtime's message."""
 
 
 class StateFile:
-    """`state.json` of one node: whole or not there, never half-written."""
+    """`state.json` of one node: whole or absent, never half-written."""
 
     def __init__(self, folder: Path, node: str, log: Log) -> None:
         self._path, self._node, self._log = folder / "state.json", node, log
         self._saving = threading.Lock()
 
     def load(self) -> State:
-        """What was saved last; nothing where there is no file. A file that cannot be used is set aside."""
+        """The last saved state; an empty one if there is no file. An unusable file is renamed."""
         try:
             with self._path.open("rb") as file:
                 content = file.read(_MOST_BYTES + 1)
@@ -61,7 +61,7 @@ class StateFile:
             return State()
 
     def save(self, state: State) -> None:
-        """Write the state and see it on the disk before the old one goes. Raises `OSError`.
+        """Write the state to the disk before the old one is replaced. Raises `OSError`.
 
         A thread cannot be cancelled, so the last save may begin before the one before it has ended.
         """
@@ -103,6 +103,6 @@ class StateFile:
         if not isinstance(resource_version, int) or resource_version < 0:
             raise ValueError(f"resourceVersion {resource_version!r} is no number of a version")
         texts = [dict(fields["lines"]), dict(fields["pulled"]), dict(fields.get("notRunnable", {}))]
-        if not all(isinstance(text, str) for each in texts for pair in each.items() for text in pair):
+        if not all(isinstance(text, str) for mapping in texts for pair in mapping.items() for text in pair):
             raise ValueError("a line, digest or message is no text")
         return State(resource_version, *texts)

@@ -14,8 +14,8 @@ from warmhook.ports import ImageConfig, RuntimeImage
 from warmhook.pull_failures import FailureReason
 
 __all__ = [
+    "NO_CONFIG",
     "NO_DIGEST",
-    "UNTOLD",
     "Images",
     "Pulled",
     "Unusable",
@@ -43,7 +43,7 @@ class Unusable:
 # containerd 1.6 goes on listing images that it could not unpack, by tag and without a digest.
 NO_DIGEST: Final = Unusable("RuntimeError", "the runtime lists the image without a digest, so it is perhaps not whole")
 
-UNTOLD: Final = Unusable("RuntimeError", "the runtime does not say what kind of image this is")
+NO_CONFIG: Final = Unusable("RuntimeError", "the runtime does not say what kind of image this is")
 
 
 def unusable(config: ImageConfig, node: Platform) -> Unusable | None:

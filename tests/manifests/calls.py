@@ -22,6 +22,7 @@ from devcluster.apiserver import InProcessTransport
 from handlers.serving.credentials import Credentials
 from handlers.watch.webhook_certificate import SECRET
 from nodeagent.agent import Agent
+from nodeagent.context import Context
 from nodeagent.metrics import Metrics
 from nodeagent.settings import Settings
 from tests.handlers.world import DIGEST, HOST, NAMESPACE, POLICIES, World, run_in_world, status
@@ -240,13 +241,14 @@ def _agent(world: World, node: str, transport: Any, folder: Path) -> Agent:
         return function(*arguments)
 
     runtime = MemoryRuntime(registry={f"{HOST}/shop/app:{tag}": DIGEST for tag in ("v1", "v2")})
-    return Agent(
+    context = Context(
         Settings(node, NAMESPACE, state_dir=folder / node, min_free_percent=0),
         Kubernetes(transport),
         runtime,
-        clock=Clock(world.now, world.monotonic, asyncio.sleep, Random(1).random),
-        log=structlog.get_logger(),
-        metrics=Metrics(),
-        platform=Platform("linux", "amd64"),
+        Clock(world.now, world.monotonic, asyncio.sleep, Random(1).random),
+        structlog.get_logger(),
+        Metrics(),
+        Platform("linux", "amd64"),
         offload=here,
     )
+    return Agent(context)

@@ -34,6 +34,7 @@ from handlers.serving.credentials import Credentials
 from handlers.settings import Settings
 from handlers.watch.run import watch
 from nodeagent.agent import Agent
+from nodeagent.context import Context
 from nodeagent.metrics import Metrics as AgentMetrics
 from nodeagent.settings import Settings as AgentSettings
 from tests.model.history import EPOCH, Attempt, History, Image, Push, Spec
@@ -151,16 +152,17 @@ class World:
         clock = self._clock(f"agent-{node}", Random(self.rng.random()))
         settings = AgentSettings(node, NAMESPACE, state_dir=self.folder / node, min_free_percent=0)
         runtime = self.runtimes.setdefault(node, MemoryRuntime(self.registry))
-        return Agent(
+        context = Context(
             settings,
             Kubernetes(connection),
             runtime,
-            clock=clock,
-            log=_SILENT,
-            metrics=AgentMetrics(),
-            platform=Platform("linux", "amd64"),
+            clock,
+            _SILENT,
+            AgentMetrics(),
+            Platform("linux", "amd64"),
             offload=here,
         )
+        return Agent(context)
 
     # --- HTTP ---
 

@@ -21,6 +21,7 @@ from adapters.kubernetes.paths import NODES, configmaps
 from adapters.kubernetes.paths import node as node_path
 from devcluster.apiserver import ApiServer, InProcessTransport
 from nodeagent.agent import Agent
+from nodeagent.context import Context
 from nodeagent.metrics import Metrics
 from nodeagent.settings import Settings
 from tests.support.runtime import MemoryRuntime
@@ -114,15 +115,17 @@ class Bench:
             None, processors=[self._capture], wrapper_class=structlog.make_filtering_bound_logger(20)
         )
         return Agent(
-            settings,
-            Kubernetes(transport, count=self.metrics.count_api_request),
-            runtime or self.runtime,
-            clock=self.clock(),
-            log=log,
-            metrics=self.metrics,
-            platform=Platform("linux", "amd64"),
-            offload=here,
-            measure=lambda _folders, _instead: self.free_percent(),
+            Context(
+                settings,
+                Kubernetes(transport, count=self.metrics.count_api_request),
+                runtime or self.runtime,
+                self.clock(),
+                log,
+                self.metrics,
+                Platform("linux", "amd64"),
+                offload=here,
+                measure=lambda _folders, _instead: self.free_percent(),
+            )
         )
 
     # --- the cluster ---

@@ -33,6 +33,7 @@ from handlers.watch.__main__ import main as watch_main
 from handlers.watch.run import watch
 from nodeagent.__main__ import main as agent_main
 from nodeagent.agent import Agent
+from nodeagent.context import Context
 from nodeagent.metrics import Metrics as AgentMetrics
 from nodeagent.probes import serve_probes
 from nodeagent.settings import read_settings as read_agent_settings
@@ -107,16 +108,17 @@ async def run_agent(environ: Mapping[str, str], transport: Transport, time: Time
     clock = time.clock
     log = structlog.get_logger()
     async with open_runtime(settings.runtime_endpoint) as runtime:
-        agent = Agent(
+        context = Context(
             settings,
             Kubernetes(transport, count=metrics.count_api_request),
             runtime,
-            clock=clock,
-            log=log,
-            metrics=metrics,
-            platform=Platform("linux", "amd64"),
+            clock,
+            log,
+            metrics,
+            Platform("linux", "amd64"),
             measure=lambda _folders, _instead: 50.0,
         )
+        agent = Agent(context)
         async with serve_probes(settings.metrics_port, agent.health, metrics.exposition, clock, log):
             running = asyncio.create_task(agent.run(stop), name="agent")
             try:

@@ -1,0 +1,36 @@
+"""Name what every task of an agent uses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from adapters.clock import Clock
+from adapters.kubernetes.client import Kubernetes
+from adapters.logs import Log
+from nodeagent.disk import free_percent
+from nodeagent.metrics import Metrics
+from nodeagent.settings import Settings
+from warmhook.platforms import Platform
+from warmhook.ports import Runtime
+
+__all__ = ["Context"]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The settings of one agent, and everything outside it."""
+
+    settings: Settings
+    kubernetes: Kubernetes
+    runtime: Runtime
+    clock: Clock
+    log: Log
+    metrics: Metrics
+    platform: Platform
+    """Of the node."""
+    offload: Callable[..., Awaitable[Any]] = asyncio.to_thread
+    """Calls a function that waits for the disk, outside the event loop."""
+    measure: Callable[[Iterable[str], str], float | None] = free_percent
