@@ -30,7 +30,7 @@ class Settings:
     metrics_port: int = 9464
     """The port of metrics and probes; 0: none."""
     min_free_percent: int = 20
-    """No pull starts with a smaller share of the disk for images free. A kubelet removes images below 15 %. 0: no limit."""
+    """Of the disk for images; with less no pull starts. A kubelet removes images at less than 15 %. 0: no limit."""
     allow_local_registries: bool = False
     """Whether nodes may pull from themselves and from link-local addresses."""
     log: LogMode = "auto"
