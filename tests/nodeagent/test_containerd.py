@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import tempfile
@@ -17,6 +16,7 @@ from adapters.kubernetes.warmimage import read_warmimage
 from devcluster.registry.images import build_artifact, build_image, build_index, incompressible_image, write_image
 from devcluster.registry.serve import Registry, serve_registry
 from tests.real.containerd import Containerd, start_containerd
+from tests.real.programs import real_time
 from tests.support.agents import Bench, bench
 from tests.support.instant import until
 from warmhook.images import parse_reference
@@ -54,118 +54,108 @@ async def _place() -> AsyncIterator[Place]:
             yield Place(registry, containerd, runtime, b)
 
 
-def test_what_cannot_run_is_failed_whatever_containerd_says_of_the_pull_also_after_a_restart() -> None:
-    async def main() -> None:
-        async with _place() as place:
-            b, root, host = place.bench, place.registry.root, place.registry.host
-            made = {
-                "helm": (build_artifact("helm"), "NotRunnable"),
-                "signature": (build_artifact("signature"), "NotRunnable"),
-                "arm64": (incompressible_image(0.1, "arm", platform="linux/arm64"), "PlatformMissing"),
-            }
-            lines = []
-            for name, (image, reason) in made.items():
-                write_image(root, f"shop/{name}", "1", image)
-                lines.append((reason, place.line(f"{host}/shop/{name}:1")))
-            await b.want(*(line for _, line in lines))
-            for _ in range(2):
-                async with b.agent(runtime=place.runtime, check_seconds=1):
-                    for reason, line in lines:
-                        await until(lambda line=line: b.state(line) == "failed", seconds=30)  # type: ignore[misc]
-                        assert json.loads(b.detail(line))["reason"] == reason
-                    assert not b.report().warm
-
-    asyncio.run(main())
-
-
-def test_an_image_with_an_endless_configuration_is_failed_and_holds_up_no_other() -> None:
-    async def main() -> None:
-        async with _place() as place:
-            b, root, host = place.bench, place.registry.root, place.registry.host
-            lines = []
-            for mebibytes in (0, 2, 20):
-                image = build_image(b"content", note="x" * (mebibytes << 20) or "small")
-                write_image(root, "shop/web", f"{mebibytes}", image)
-                lines.append(place.line(f"{host}/shop/web:{mebibytes}"))
-            await b.want(*lines)
+@real_time
+async def test_what_cannot_run_is_failed_whatever_containerd_says_of_the_pull_also_after_a_restart() -> None:
+    async with _place() as place:
+        b, root, host = place.bench, place.registry.root, place.registry.host
+        made = {
+            "helm": (build_artifact("helm"), "NotRunnable"),
+            "signature": (build_artifact("signature"), "NotRunnable"),
+            "arm64": (incompressible_image(0.1, "arm", platform="linux/arm64"), "PlatformMissing"),
+        }
+        lines = []
+        for name, (image, reason) in made.items():
+            write_image(root, f"shop/{name}", "1", image)
+            lines.append((reason, place.line(f"{host}/shop/{name}:1")))
+        await b.want(*(line for _, line in lines))
+        for _ in range(2):
             async with b.agent(runtime=place.runtime, check_seconds=1):
-                await until(lambda: [b.state(line) for line in lines] == ["warm", "failed", "failed"], seconds=60)
-                assert all(json.loads(b.detail(line))["reason"] == "NotRunnable" for line in lines[1:])
-
-    asyncio.run(main())
-
-
-def test_an_image_is_there_under_the_name_that_its_author_wrote() -> None:
-    async def main() -> None:
-        async with _place() as place:
-            names = ["registry-1.docker.io/library", "registry.hub.docker.com/library", "Reg.Example.com/shop"]
-            lines = []
-            for name in names:
-                host, _, repository = name.partition("/")
-                write_image(place.registry.root, f"{repository}/web", "1", incompressible_image(0.1, "web"))
-                folder = place.containerd.certs / host
-                folder.mkdir()
-                (folder / "hosts.toml").write_text(
-                    f'server = "http://{place.registry.host}"\n[host."http://{place.registry.host}"]\n'
-                )
-                line = place.line(str(parse_reference(f"{name}/web:1")))
-                lines.append(Line(ObjectKey("shop", host.lower()), line.image))
-            await place.bench.want(*lines)
-            async with place.bench.agent(runtime=place.runtime, check_seconds=1):
-                await until(lambda: all(place.bench.state(line) == "warm" for line in lines), seconds=30)
-            for name in names:
-                assert await place.runtime.image(f"{name}/web:1"), name
-
-    asyncio.run(main())
+                for reason, line in lines:
+                    await until(lambda line=line: b.state(line) == "failed", seconds=30)  # type: ignore[misc]
+                    assert json.loads(b.detail(line))["reason"] == reason
+                assert not b.report().warm
 
 
-def test_a_pinned_digest_is_there_as_a_pod_would_name_it_where_its_tag_has_moved() -> None:
-    async def main() -> None:
-        async with _place() as place:
-            root, host = place.registry.root, place.registry.host
-            pinned = write_image(root, "shop/web", "1", incompressible_image(0.1, "first"))
-            write_image(root, "shop/web", "1", incompressible_image(0.1, "second"))
-            reference = f"{host}/shop/web:1@{pinned}"
-            obj = {"metadata": {"namespace": "shop", "name": "web"}, "spec": {"image": reference}}
-            line = line_of(read_warmimage(obj))
-            await place.bench.want(line)
-            async with place.bench.agent(runtime=place.runtime, check_seconds=1):
-                await until(lambda: place.bench.state(line) == "warm", seconds=30)
-            found = await place.runtime.image(reference)
-            assert found
-            assert found.digests == (f"{host}/shop/web@{pinned}",)
-
-    asyncio.run(main())
+@real_time
+async def test_an_image_with_an_endless_configuration_is_failed_and_holds_up_no_other() -> None:
+    async with _place() as place:
+        b, root, host = place.bench, place.registry.root, place.registry.host
+        lines = []
+        for mebibytes in (0, 2, 20):
+            image = build_image(b"content", note="x" * (mebibytes << 20) or "small")
+            write_image(root, "shop/web", f"{mebibytes}", image)
+            lines.append(place.line(f"{host}/shop/web:{mebibytes}"))
+        await b.want(*lines)
+        async with b.agent(runtime=place.runtime, check_seconds=1):
+            await until(lambda: [b.state(line) for line in lines] == ["warm", "failed", "failed"], seconds=60)
+            assert all(json.loads(b.detail(line))["reason"] == "NotRunnable" for line in lines[1:])
 
 
-def test_pull_heal_move_and_a_killed_runtime() -> None:
-    async def main() -> None:
-        async with _place() as place:
-            b, runtime, registry = place.bench, place.runtime, place.registry
-            root, containerd = registry.root, place.containerd
-            async with b.agent(runtime=runtime, check_seconds=1):
-                index = build_index([incompressible_image(1, "one", platform="linux/amd64")])
-                image = f"{registry.host}/shop/web:1"
-                line = Line(ObjectKey("shop", "web"), image, write_image(root, "shop/web", "1", index))
-                await b.want(line)
-                await until(lambda: b.state(line) == "warm", seconds=30)
-                listed = await runtime.image(image)
-                assert listed
-                assert listed.digests == (f"{registry.host}/shop/web@{line.digest}",)
+@real_time
+async def test_an_image_is_there_under_the_name_that_its_author_wrote() -> None:
+    async with _place() as place:
+        names = ["registry-1.docker.io/library", "registry.hub.docker.com/library", "Reg.Example.com/shop"]
+        lines = []
+        for name in names:
+            host, _, repository = name.partition("/")
+            write_image(place.registry.root, f"{repository}/web", "1", incompressible_image(0.1, "web"))
+            folder = place.containerd.certs / host
+            folder.mkdir()
+            (folder / "hosts.toml").write_text(
+                f'server = "http://{place.registry.host}"\n[host."http://{place.registry.host}"]\n'
+            )
+            line = place.line(str(parse_reference(f"{name}/web:1")))
+            lines.append(Line(ObjectKey("shop", host.lower()), line.image))
+        await place.bench.want(*lines)
+        async with place.bench.agent(runtime=place.runtime, check_seconds=1):
+            await until(lambda: all(place.bench.state(line) == "warm" for line in lines), seconds=30)
+        for name in names:
+            assert await place.runtime.image(f"{name}/web:1"), name
 
-                await runtime.remove(image)
-                await until(lambda: len(b.events("pull")) == 2 and b.state(line) == "warm", seconds=30)
 
-                digest = write_image(root, "shop/web", "2", incompressible_image(1, "two"))
-                moved = Line(ObjectKey("shop", "two"), f"{registry.host}/shop/web:2", line.digest)
-                await b.want(moved)
-                await until(lambda: b.state(moved) == "warm", seconds=30)
-                assert json.loads(b.detail(moved)) == {"moved": digest}
+@real_time
+async def test_a_pinned_digest_is_there_as_a_pod_would_name_it_where_its_tag_has_moved() -> None:
+    async with _place() as place:
+        root, host = place.registry.root, place.registry.host
+        pinned = write_image(root, "shop/web", "1", incompressible_image(0.1, "first"))
+        write_image(root, "shop/web", "1", incompressible_image(0.1, "second"))
+        reference = f"{host}/shop/web:1@{pinned}"
+        obj = {"metadata": {"namespace": "shop", "name": "web"}, "spec": {"image": reference}}
+        line = line_of(read_warmimage(obj))
+        await place.bench.want(line)
+        async with place.bench.agent(runtime=place.runtime, check_seconds=1):
+            await until(lambda: place.bench.state(line) == "warm", seconds=30)
+        found = await place.runtime.image(reference)
+        assert found
+        assert found.digests == (f"{host}/shop/web@{pinned}",)
 
-                await containerd.kill()
-                await until(lambda: b.state(line) == "waiting", seconds=30)
-                await containerd.start()
-                await until(lambda: b.state(line) == b.state(moved) == "warm", seconds=60)
-                assert len(b.events("pull")) == 3
 
-    asyncio.run(main())
+@real_time
+async def test_pull_heal_move_and_a_killed_runtime() -> None:
+    async with _place() as place:
+        b, runtime, registry = place.bench, place.runtime, place.registry
+        root, containerd = registry.root, place.containerd
+        async with b.agent(runtime=runtime, check_seconds=1):
+            index = build_index([incompressible_image(1, "one", platform="linux/amd64")])
+            image = f"{registry.host}/shop/web:1"
+            line = Line(ObjectKey("shop", "web"), image, write_image(root, "shop/web", "1", index))
+            await b.want(line)
+            await until(lambda: b.state(line) == "warm", seconds=30)
+            listed = await runtime.image(image)
+            assert listed
+            assert listed.digests == (f"{registry.host}/shop/web@{line.digest}",)
+
+            await runtime.remove(image)
+            await until(lambda: len(b.events("pull")) == 2 and b.state(line) == "warm", seconds=30)
+
+            digest = write_image(root, "shop/web", "2", incompressible_image(1, "two"))
+            moved = Line(ObjectKey("shop", "two"), f"{registry.host}/shop/web:2", line.digest)
+            await b.want(moved)
+            await until(lambda: b.state(moved) == "warm", seconds=30)
+            assert json.loads(b.detail(moved)) == {"moved": digest}
+
+            await containerd.kill()
+            await until(lambda: b.state(line) == "waiting", seconds=30)
+            await containerd.start()
+            await until(lambda: b.state(line) == b.state(moved) == "warm", seconds=60)
+            assert len(b.events("pull")) == 3

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from nodeagent.disk import free_percent
-from tests.nodeagent.test_agent import a_push, warm
-from tests.support.agents import Bench, bench
-from tests.support.instant import instant, instantly, until
+from tests.support.agents import Bench, a_push, bench, on_node, warm, with_agent
+from tests.support.instant import instantly, until
 
 HOUR = 3600
 ROOM = 40
@@ -77,49 +76,46 @@ def test_where_the_disk_is_not_seen_removals_hold_pulls_back(lines: int, hours: 
     assert writes <= hours * 40
 
 
-@instant
-async def test_below_the_free_share_nothing_is_pulled_and_the_report_says_why() -> None:
-    async with bench() as b:
-        left = 19.0
-        b.free_percent = lambda: left
-        line, present = a_push(b), a_push(b, "registry.example.com/shop/there:1", "there")
-        b.runtime.have(present.image)
-        await b.want(line, present)
-        async with b.agent():
-            await until(lambda: b.state(line) == "failed")
-            detail = json.loads(b.detail(line))
-            assert (detail["reason"], "20 %" in detail["message"]) == ("DiskFull", True)
-            assert b.state(present) == "warm"
-            assert len(b.events("disk-low")) == 1
-            assert b.metrics.registry.get_sample_value("warmhook_disk_free_percent") == 19
-            await asyncio.sleep(HOUR)
-            assert b.runtime.pulls == []
-            left = 30.0
-            await warm(b, line)
+@on_node
+async def test_below_the_free_share_nothing_is_pulled_and_the_report_says_why(b: Bench) -> None:
+    left = 19.0
+    b.free_percent = lambda: left
+    line, present = a_push(b), a_push(b, "registry.example.com/shop/there:1", "there")
+    b.runtime.have(present.image)
+    await b.want(line, present)
+    async with b.agent():
+        await until(lambda: b.state(line) == "failed")
+        detail = json.loads(b.detail(line))
+        assert (detail["reason"], "20 %" in detail["message"]) == ("DiskFull", True)
+        assert b.state(present) == "warm"
+        assert len(b.events("disk-low")) == 1
+        assert b.metrics.registry.get_sample_value("warmhook_disk_free_percent") == 19
+        await asyncio.sleep(HOUR)
+        assert b.runtime.pulls == []
+        left = 30.0
+        await warm(b, line)
 
 
-@instant
-async def test_a_full_disk_is_tried_again_after_an_hour_only() -> None:
-    async with bench() as b, b.agent():
-        line, other = a_push(b), a_push(b, "registry.example.com/shop/other:1", "other")
-        b.runtime.fail(line.image, "DiskFull", "DiskFull", "DiskFull", "DiskFull", "DiskFull")
-        await b.want(line)
-        await until(lambda: b.state(line) == "failed", seconds=10)
-        await b.want(other)
-        await warm(b, other, seconds=5)
-        await asyncio.sleep(4 * HOUR)
-        assert 3 <= b.runtime.pulls.count(line.image) <= 5
+@with_agent
+async def test_a_full_disk_is_tried_again_after_an_hour_only(b: Bench) -> None:
+    line, other = a_push(b), a_push(b, "registry.example.com/shop/other:1", "other")
+    b.runtime.fail(line.image, "DiskFull", "DiskFull", "DiskFull", "DiskFull", "DiskFull")
+    await b.want(line)
+    await until(lambda: b.state(line) == "failed", seconds=10)
+    await b.want(other)
+    await warm(b, other, seconds=5)
+    await asyncio.sleep(4 * HOUR)
+    assert 3 <= b.runtime.pulls.count(line.image) <= 5
 
 
-@instant
-async def test_images_that_somebody_removes_all_at_once_are_back_at_once() -> None:
-    async with bench() as b, b.agent():
-        lines = [a_push(b, f"registry.example.com/shop/web{i}:1", str(i)) for i in range(20)]
-        await b.want(*lines)
-        await warm(b, *lines)
-        b.runtime.listed.clear()
-        await until(lambda: images(b) == 20, seconds=90)
-        assert b.metrics.registry.get_sample_value("warmhook_evictions_total") == 20
+@with_agent
+async def test_images_that_somebody_removes_all_at_once_are_back_at_once(b: Bench) -> None:
+    lines = [a_push(b, f"registry.example.com/shop/web{i}:1", str(i)) for i in range(20)]
+    await b.want(*lines)
+    await warm(b, *lines)
+    b.runtime.listed.clear()
+    await until(lambda: images(b) == 20, seconds=90)
+    assert b.metrics.registry.get_sample_value("warmhook_evictions_total") == 20
 
 
 def test_the_free_share_is_that_of_the_fullest_folder_that_can_be_seen(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Collection
 
 import pytest
 
-from tests.support.agents import Bench, bench
-from tests.support.instant import instant, until
+from tests.support.agents import Bench, on_node, with_agent
+from tests.support.instant import until
 from tests.support.runtime import MemoryRuntime, digest_of
 from warmhook.node_lines import Line
 from warmhook.platforms import Platform
@@ -34,52 +34,51 @@ def reason(b: Bench, line: Line) -> str:
     return found
 
 
-@instant
-async def test_what_could_not_be_unpacked_is_failed_still_after_a_restart_of_the_agent() -> None:
-    async with bench() as b:
-        line = a_line(retries=3)
-        b.runtime.fail(WEB, *NOT_RUNNABLE)
-        await b.want(line)
+@on_node
+async def test_what_could_not_be_unpacked_is_failed_still_after_a_restart_of_the_agent(b: Bench) -> None:
+    line = a_line(retries=3)
+    b.runtime.fail(WEB, *NOT_RUNNABLE)
+    await b.want(line)
+    async with b.agent():
+        await until(lambda: b.state(line) == "failed", seconds=120)
+    assert WEB in b.runtime.listed
+    # As where another image of the same ID is whole.
+    b.runtime.listed[f"{NAME}@{digest_of('whole')}"] = b.runtime.listed[WEB]
+    for _ in range(2):
+        pulls = len(b.runtime.pulls)
         async with b.agent():
-            await until(lambda: b.state(line) == "failed", seconds=120)
-        assert WEB in b.runtime.listed
-        # As where another image of the same ID is whole.
-        b.runtime.listed[f"{NAME}@{digest_of('whole')}"] = b.runtime.listed[WEB]
-        for _ in range(2):
-            pulls = len(b.runtime.pulls)
-            async with b.agent():
-                await until(lambda pulls=pulls: len(b.runtime.pulls) > pulls)  # type: ignore[misc]
-                await asyncio.sleep(10)
-                assert (b.state(line), reason(b, line)) == ("failed", "NotRunnable")
+            await until(lambda pulls=pulls: len(b.runtime.pulls) > pulls)  # type: ignore[misc]
+            await asyncio.sleep(10)
+            assert (b.state(line), reason(b, line)) == ("failed", "NotRunnable")
 
 
 @pytest.mark.parametrize("later", ["Network", "RateLimited", "Timeout"])
-@instant
-async def test_what_could_not_be_unpacked_is_not_warm_after_a_failure_of_another_kind(later: FailureReason) -> None:
-    async with bench() as b, b.agent():
-        line = a_line()
-        b.runtime.push(WEB, "a chart first, then an image")
-        b.runtime.fail(WEB, "NotRunnable", *[later] * 5)
-        await b.want(line)
-        await until(lambda: b.state(line) == "failed")
-        b.runtime.listed[f"{NAME}@{digest_of('whole')}"] = b.runtime.listed[WEB]
-        await until(lambda: reason(b, line) == later, seconds=600)
-        assert b.state(line) != "warm"
-        pulls = len(b.runtime.pulls)
-        await until(lambda: b.state(line) == "warm", seconds=4000)
-        assert len(b.runtime.pulls) > pulls
+@with_agent
+async def test_what_could_not_be_unpacked_is_not_warm_after_a_failure_of_another_kind(
+    b: Bench, later: FailureReason
+) -> None:
+    line = a_line()
+    b.runtime.push(WEB, "a chart first, then an image")
+    b.runtime.fail(WEB, "NotRunnable", *[later] * 5)
+    await b.want(line)
+    await until(lambda: b.state(line) == "failed")
+    b.runtime.listed[f"{NAME}@{digest_of('whole')}"] = b.runtime.listed[WEB]
+    await until(lambda: reason(b, line) == later, seconds=600)
+    assert b.state(line) != "warm"
+    pulls = len(b.runtime.pulls)
+    await until(lambda: b.state(line) == "warm", seconds=4000)
+    assert len(b.runtime.pulls) > pulls
 
 
-@instant
-async def test_an_image_without_a_digest_is_pulled_although_its_tag_is_listed() -> None:
-    async with bench() as b:
-        line = a_line()
-        b.runtime.push(WEB, "an image")
-        b.runtime.listed[WEB] = "sha256:imported"
-        await b.want(line)
-        async with b.agent():
-            await until(lambda: b.state(line) == "warm")
-            assert b.runtime.pulls == [WEB]
+@on_node
+async def test_an_image_without_a_digest_is_pulled_although_its_tag_is_listed(b: Bench) -> None:
+    line = a_line()
+    b.runtime.push(WEB, "an image")
+    b.runtime.listed[WEB] = "sha256:imported"
+    await b.want(line)
+    async with b.agent():
+        await until(lambda: b.state(line) == "warm")
+        assert b.runtime.pulls == [WEB]
 
 
 @pytest.mark.parametrize("present", [False, True])
@@ -87,71 +86,66 @@ async def test_an_image_without_a_digest_is_pulled_although_its_tag_is_listed() 
     ("config", "expected"), [(CHART, "NotRunnable"), (ARM64, "PlatformMissing"), (OVERSIZED, "NotRunnable")]
 )
 @pytest.mark.parametrize("told", ["", "digest", "time"])
-@instant
+@on_node
 async def test_what_the_runtime_pulls_without_an_error_and_cannot_run_is_failed(
-    present: bool, config: ImageConfig, expected: str, told: str
+    b: Bench, present: bool, config: ImageConfig, expected: str, told: str
 ) -> None:
-    async with bench() as b:
-        digest = b.runtime.push(WEB, "no image for this node")
-        b.runtime.configs[digest] = config
-        line = a_line(digest=digest if told == "digest" else "", pushed_at="2026" if told == "time" else "")
-        if present:
-            b.runtime.have(WEB)
-        await b.want(line)
-        for _ in range(2):
-            async with b.agent():
-                await until(lambda: reason(b, line) == expected)
-                await until(lambda: b.state(line) == "failed")
-                assert b.events("pull")[-1]["reason"] == expected
+    digest = b.runtime.push(WEB, "no image for this node")
+    b.runtime.configs[digest] = config
+    line = a_line(digest=digest if told == "digest" else "", pushed_at="2026" if told == "time" else "")
+    if present:
+        b.runtime.have(WEB)
+    await b.want(line)
+    for _ in range(2):
+        async with b.agent():
+            await until(lambda: reason(b, line) == expected)
+            await until(lambda: b.state(line) == "failed")
+            assert b.events("pull")[-1]["reason"] == expected
 
 
-@instant
-async def test_a_good_image_under_the_same_tag_is_warm_when_it_was_pulled() -> None:
-    async with bench() as b, b.agent():
-        line = a_line(retries=1)
-        b.runtime.configs[b.runtime.push(WEB, "a chart")] = CHART
-        await b.want(line)
-        await until(lambda: b.state(line) == "failed", seconds=60)
-        b.runtime.push(WEB, "an image")
-        await until(lambda: b.state(line) == "warm", seconds=600)
+@with_agent
+async def test_a_good_image_under_the_same_tag_is_warm_when_it_was_pulled(b: Bench) -> None:
+    line = a_line(retries=1)
+    b.runtime.configs[b.runtime.push(WEB, "a chart")] = CHART
+    await b.want(line)
+    await until(lambda: b.state(line) == "failed", seconds=60)
+    b.runtime.push(WEB, "an image")
+    await until(lambda: b.state(line) == "warm", seconds=600)
 
 
-@instant
-async def test_a_line_that_is_warm_by_the_same_tag_is_no_longer_when_the_tag_brings_a_chart() -> None:
-    async with bench() as b, b.agent():
-        first = a_line(name="first")
-        b.runtime.push(WEB, "an image")
-        await b.want(first)
-        await until(lambda: b.state(first) == "warm")
-        b.runtime.fail(WEB, *NOT_RUNNABLE)
-        pushed = a_line(name="second", digest=b.runtime.push(WEB, "a chart"))
-        await b.want(pushed)
-        await until(lambda: b.state(pushed) == "failed")
-        await until(lambda: b.state(first) != "warm", seconds=5)
+@with_agent
+async def test_a_line_that_is_warm_by_the_same_tag_is_no_longer_when_the_tag_brings_a_chart(b: Bench) -> None:
+    first = a_line(name="first")
+    b.runtime.push(WEB, "an image")
+    await b.want(first)
+    await until(lambda: b.state(first) == "warm")
+    b.runtime.fail(WEB, *NOT_RUNNABLE)
+    pushed = a_line(name="second", digest=b.runtime.push(WEB, "a chart"))
+    await b.want(pushed)
+    await until(lambda: b.state(pushed) == "failed")
+    await until(lambda: b.state(first) != "warm", seconds=5)
 
 
-@instant
-async def test_each_image_is_asked_for_its_configuration_once() -> None:
-    async with bench() as b, b.agent():
-        b.runtime.push(WEB, "an image")
-        await b.want(a_line(), a_line(name="another"))
-        await until(lambda: len(b.report().warm) == 2)
-        await asyncio.sleep(3600)
-        assert b.runtime.config_reads == 1
+@with_agent
+async def test_each_image_is_asked_for_its_configuration_once(b: Bench) -> None:
+    b.runtime.push(WEB, "an image")
+    await b.want(a_line(), a_line(name="another"))
+    await until(lambda: len(b.report().warm) == 2)
+    await asyncio.sleep(3600)
+    assert b.runtime.config_reads == 1
 
 
-@instant
-async def test_what_the_runtime_cannot_say_is_asked_again_and_holds_up_nobody() -> None:
-    async with bench() as b, b.agent():
-        line, other = a_line(), Line(ObjectKey("shop", "other"), "registry.example.com/shop/other:1")
-        b.runtime.push(other.image, "another")
-        digest = b.runtime.push(WEB, "an image")
-        b.runtime.configs[digest] = None
-        await b.want(line, other)
-        await until(lambda: b.state(other) == "warm")
-        await until(lambda: b.state(line) == "failed")
-        del b.runtime.configs[digest]
-        await until(lambda: b.state(line) == "warm", seconds=60)
+@with_agent
+async def test_what_the_runtime_cannot_say_is_asked_again_and_holds_up_nobody(b: Bench) -> None:
+    line, other = a_line(), Line(ObjectKey("shop", "other"), "registry.example.com/shop/other:1")
+    b.runtime.push(other.image, "another")
+    digest = b.runtime.push(WEB, "an image")
+    b.runtime.configs[digest] = None
+    await b.want(line, other)
+    await until(lambda: b.state(other) == "warm")
+    await until(lambda: b.state(line) == "failed")
+    del b.runtime.configs[digest]
+    await until(lambda: b.state(line) == "warm", seconds=60)
 
 
 class Hanging(MemoryRuntime):
@@ -167,28 +161,27 @@ class Hanging(MemoryRuntime):
         return await super().config(reference)
 
 
-@instant
-async def test_a_runtime_that_hangs_at_the_configurations_of_many_images_holds_up_no_other_image_and_no_report() -> (
-    None
-):
-    async with bench() as b:
-        runtime = b.runtime = Hanging()
-        hung = [Line(ObjectKey("other", f"n{i}"), f"registry.example.com/other/web{i}:1") for i in range(60)]
-        for line in hung:
-            runtime.push(line.image, line.image)
-            runtime.have(line.image)
-        runtime.hangs_at = {runtime.listed[line.image] for line in hung}
-        await b.want(*hung)
-        async with b.agent() as agent:
-            await until(lambda: b.report().seen is not None, seconds=60)
-            for i in range(12):
-                image = f"registry.example.com/shop/web{i}:1"
-                line = Line(ObjectKey("shop", f"web{i}"), image, runtime.push(image, f"web{i}"))
-                await b.want(line)
-                await until(lambda line=line: b.state(line) == "warm", seconds=300)  # type: ignore[misc]
-                for _ in range(30):
-                    assert agent.health.sick() == ""
-                    await asyncio.sleep(10)
-            assert not b.report().warm & {line.version for line in hung}
-            runtime.hangs_at = ()
-            await until(lambda: len(b.report().warm) == 72, seconds=4000, step=10)
+@on_node
+async def test_a_runtime_that_hangs_at_the_configurations_of_many_images_holds_up_no_other_image_and_no_report(
+    b: Bench,
+) -> None:
+    runtime = b.runtime = Hanging()
+    hung = [Line(ObjectKey("other", f"n{i}"), f"registry.example.com/other/web{i}:1") for i in range(60)]
+    for line in hung:
+        runtime.push(line.image, line.image)
+        runtime.have(line.image)
+    runtime.hangs_at = {runtime.listed[line.image] for line in hung}
+    await b.want(*hung)
+    async with b.agent() as agent:
+        await until(lambda: b.report().seen is not None, seconds=60)
+        for i in range(12):
+            image = f"registry.example.com/shop/web{i}:1"
+            line = Line(ObjectKey("shop", f"web{i}"), image, runtime.push(image, f"web{i}"))
+            await b.want(line)
+            await until(lambda line=line: b.state(line) == "warm", seconds=300)  # type: ignore[misc]
+            for _ in range(30):
+                assert agent.health.sick() == ""
+                await asyncio.sleep(10)
+        assert not b.report().warm & {line.version for line in hung}
+        runtime.hangs_at = ()
+        await until(lambda: len(b.report().warm) == 72, seconds=4000, step=10)

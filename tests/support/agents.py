@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import inspect
 import json
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 import structlog
 
@@ -24,15 +26,30 @@ from nodeagent.agent import Agent
 from nodeagent.context import Context
 from nodeagent.metrics import Metrics
 from nodeagent.settings import Settings
+from tests.support.instant import instant, until
 from tests.support.runtime import MemoryRuntime
 from warmhook.node_lines import Line, desired_name, node_patch
 from warmhook.node_report import Report, read_report, report_name
 from warmhook.platforms import Platform
 from warmhook.ports import Object, Response, Runtime, Unreachable
+from warmhook.warmimages import ObjectKey, Pull
 
-__all__ = ["EPOCH", "NAMESPACE", "Bench", "bench"]
+__all__ = [
+    "EPOCH",
+    "NAMESPACE",
+    "WEB",
+    "Bench",
+    "a_push",
+    "bench",
+    "line_of",
+    "on_node",
+    "warm",
+    "warmed",
+    "with_agent",
+]
 
 NAMESPACE = "warmhook-system"
+WEB = "registry.example.com/shop/web:1"
 EPOCH = datetime(2026, 5, 1, tzinfo=UTC)
 """When the loop's clock stands at 0."""
 
@@ -223,3 +240,56 @@ async def bench(
         if registered:
             await made.register_node()
         yield made
+
+
+def line_of(image: str, *, name: str = "", digest: str = "", pushed_at: str = "", pull: Pull | None = None) -> Line:
+    """A line for an image; its WarmImage is named after the image."""
+    key = ObjectKey("shop", name or image.rpartition("/")[2].replace(":", "-"))
+    return Line(key, image, digest, pushed_at, pull or Pull())
+
+
+def a_push(b: Bench, image: str = WEB, content: str = "first", *, pull: Pull | None = None) -> Line:
+    """A line for what was just pushed."""
+    return line_of(image, digest=b.runtime.push(image, content), pull=pull)
+
+
+async def warm(b: Bench, *lines: Line, seconds: float = 120) -> float:
+    """Let time pass until all lines are warm; returns how many seconds that took."""
+    return await until(lambda: all(b.state(line) == "warm" for line in lines), seconds=seconds)
+
+
+async def warmed(b: Bench) -> Line:
+    """A line that was just pushed and is warm already."""
+    line = a_push(b)
+    await b.want(line)
+    await warm(b, line)
+    return line
+
+
+_Given = ParamSpec("_Given")
+_Test = Callable[Concatenate[Bench, _Given], Coroutine[Any, Any, None]]
+
+
+def on_node(test: _Test[_Given]) -> Callable[_Given, None]:
+    """Run an asynchronous test on an `InstantLoop`, with a bench as its first argument."""
+    return _as_test(test, lambda _: contextlib.nullcontext())
+
+
+def with_agent(test: _Test[_Given]) -> Callable[_Given, None]:
+    """Do the same while the node's agent runs."""
+    return _as_test(test, Bench.agent)
+
+
+def _as_test(
+    test: _Test[_Given], around: Callable[[Bench], contextlib.AbstractAsyncContextManager[object]]
+) -> Callable[_Given, None]:
+    @functools.wraps(test)
+    @instant
+    async def run(*args: _Given.args, **kwargs: _Given.kwargs) -> None:
+        async with bench() as b, around(b):
+            await test(b, *args, **kwargs)
+
+    # The bench is no fixture.
+    signature = inspect.signature(test)
+    run.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])  # type: ignore[attr-defined]
+    return run
