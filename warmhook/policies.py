@@ -60,7 +60,6 @@ class Policy:
     """Pods of this policy prefer nodes that have their images."""
     template: Template = field(default_factory=Template)
     """If it cannot be read: no node, for new images."""
-    generation: int = 0
     problems: tuple[str, ...] = ()
     """Its unreadable parts, each beginning with the field; the rest of the policy works."""
     unread: frozenset[Part] = frozenset()
@@ -88,7 +87,7 @@ class Policy:
 
         Empty if it does not want the push.
         """
-        written = [pushed.written_as(it) for it in self._written.get(pushed.without_digest(), ())]
+        written = [pushed.written_as(reference) for reference in self._written.get(pushed.without_digest(), ())]
         own = [pushed] if self._takes(pushed) else []
         return tuple(dict.fromkeys(written + own))
 
@@ -181,7 +180,11 @@ def decide_push(
 
 def _after_those_received(received: datetime, existing: Iterable[WarmImage]) -> datetime:
     """The receipt, or just after earlier receipts by a clock that is ahead, within the difference of clocks."""
-    moments = [it.pushed_at for it in existing if it.pushed_at is not None and it.pushed_at - received < _CLOCKS_DIFFER]
+    moments = [
+        warmimage.pushed_at
+        for warmimage in existing
+        if warmimage.pushed_at is not None and warmimage.pushed_at - received < _CLOCKS_DIFFER
+    ]
     return max([received, *(moment + timedelta(microseconds=1) for moment in moments)])
 
 
@@ -194,7 +197,9 @@ def surplus(policy: Policy, same_repository: Collection[WarmImage]) -> list[Warm
 
     Images in `spec.images` and images for Pods are neither counted nor removed.
     """
-    pushed = [it for it in same_repository if it.pod_origin is None and not policy.names(it.image)]
+    pushed = [
+        warmimage for warmimage in same_repository if warmimage.pod_origin is None and not policy.names(warmimage.image)
+    ]
     if not pushed:
         return []
     return beyond(policy.keep(pushed[0].image), pushed)

@@ -161,7 +161,6 @@ def read_warmpolicy(obj: Object) -> Policy:
         prefer_warm=spec.get("preferWarm") is True,
         # Pushes meanwhile are written and wait: no push is lost when a person fixes the template.
         template=Template(Nodes(limit=Limit(0))) if template is None else template,
-        generation=metadata.get("generation", 0),
         problems=tuple(problems),
         unread=frozenset(unread),
     )
