@@ -93,16 +93,16 @@ def belong_together(authorities: bytes, certificate: bytes, key: bytes) -> bool:
         own = serialization.load_pem_private_key(key, password=None).public_key()
     except (ValueError, TypeError, UnsupportedAlgorithm):
         return False
-    return own == leaf.public_key() and any(_signed(one, leaf) for one in [*_read(authorities), *chain])
+    return own == leaf.public_key() and any(_signed(issuer, leaf) for issuer in [*_read(authorities), *chain])
 
 
 def still_valid(authorities: bytes, now: datetime) -> bytes:
     """The CAs that have not expired; empty if none is readable."""
     try:
-        kept = [one for one in _read(authorities) if one.not_valid_after_utc > now]
+        kept = [authority for authority in _read(authorities) if authority.not_valid_after_utc > now]
     except NotACertificate:
         return b""
-    return b"".join(one.public_bytes(serialization.Encoding.PEM) for one in kept)
+    return b"".join(authority.public_bytes(serialization.Encoding.PEM) for authority in kept)
 
 
 def _signed(authority: x509.Certificate, leaf: x509.Certificate) -> bool:

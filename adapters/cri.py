@@ -93,18 +93,18 @@ class _CriRuntime:
         self._runtime = RuntimeServiceStub(channel)
 
     async def version(self) -> str:
-        answer = await self._ask(self._runtime.Version, cri.VersionRequest())
+        answer = await self._call(self._runtime.Version, cri.VersionRequest())
         return f"{answer.runtime_name} {answer.runtime_version.removeprefix('v')}"
 
     async def images(self) -> list[RuntimeImage]:
-        answer = await self._ask(self._images.ListImages, cri.ListImagesRequest())
+        answer = await self._call(self._images.ListImages, cri.ListImagesRequest())
         return [_image(image) for image in answer.images]
 
     async def image(self, reference: str) -> RuntimeImage | None:
         if not reference:
             return None  # containerd treats "" as the beginning of every ID
         request = cri.ImageStatusRequest(image=cri.ImageSpec(image=reference))
-        answer = await self._ask(self._images.ImageStatus, request)
+        answer = await self._call(self._images.ImageStatus, request)
         return _image(answer.image) if answer.HasField("image") else None
 
     async def config(self, reference: str) -> ImageConfig | None:
@@ -148,15 +148,17 @@ class _CriRuntime:
         if not reference:
             return  # containerd would remove the only image
         request = cri.RemoveImageRequest(image=cri.ImageSpec(image=reference))
-        await self._ask(self._images.RemoveImage, request, _REMOVE_SECONDS)
+        await self._call(self._images.RemoveImage, request, _REMOVE_SECONDS)
 
     async def filesystems(self) -> list[ImageFilesystem]:
-        answer = await self._ask(self._images.ImageFsInfo, cri.ImageFsInfoRequest())
-        return [ImageFilesystem(each.fs_id.mountpoint, each.used_bytes.value) for each in answer.image_filesystems]
+        answer = await self._call(self._images.ImageFsInfo, cri.ImageFsInfoRequest())
+        return [
+            ImageFilesystem(system.fs_id.mountpoint, system.used_bytes.value) for system in answer.image_filesystems
+        ]
 
-    async def _ask(self, call: Any, request: Any, timeout_seconds: float = _QUERY_SECONDS) -> Any:
+    async def _call(self, method: Any, request: Any, timeout_seconds: float = _QUERY_SECONDS) -> Any:
         try:
-            return await call(request, timeout=timeout_seconds)
+            return await method(request, timeout=timeout_seconds)
         except grpc.aio.AioRpcError as error:
             if error.code() == _C.DEADLINE_EXCEEDED:
                 raise RuntimeUnreachable(f"{self._endpoint}: no answer within {timeout_seconds:g} s") from error
@@ -184,7 +186,7 @@ def sanitize(text: str, *, secrets: tuple[str, ...] = ()) -> str:
     """
     for secret in secrets:
         text = text.replace(secret, "***")
-    line = " ".join("".join(each if each.isprintable() else " " for each in text).split())
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
     line = _TOKEN.sub(r"\1 ***", _QUERY.sub("", _USERINFO.sub("//", _WRAPPERS.sub("", line))))
     if len(line) > _MESSAGE_MAX:
         line = _DIGEST.sub(r"\1", line)

@@ -170,7 +170,7 @@ def _admitted(pod: Mapping[str, Any], metadata: Mapping[str, Any], namespace: st
     name = _text(spec.get("nodeName"))
     if name:
         affinity = intersect(affinity, (Term(fields=(Requirement("metadata.name", "In", (name,)),)),))
-    secrets = (_text(_map(one).get("name")) for one in _list(spec.get("imagePullSecrets")))
+    secrets = (_text(_map(reference).get("name")) for reference in _list(spec.get("imagePullSecrets")))
     admitted = Admitted(
         namespace=namespace,
         owner=owner,

@@ -18,11 +18,11 @@ _PARTS_PER_BUILD: Final = 32
 
 def beyond(keep: int, pushed: Collection[WarmImage]) -> list[WarmImage]:
     """The WarmImages of one repository beyond its newest `keep` builds: a pure function of the set."""
-    builds = _builds([it for it in pushed if it.image.tag])
+    builds = _builds([warmimage for warmimage in pushed if warmimage.image.tag])
     over = [warmimage for build in builds[keep:] for warmimage in build]
     # The parts of an image are pushed before its tag: none is removed while its tag may still arrive.
     kept_since = min(map(_moment, builds[keep - 1]), default=_NEVER) - _PARTS_SECONDS if builds[keep - 1 :] else _NEVER
-    parts = sorted((it for it in pushed if not it.image.tag), key=_newest_last, reverse=True)
+    parts = sorted((warmimage for warmimage in pushed if not warmimage.image.tag), key=_newest_last, reverse=True)
     return over + [
         part for rank, part in enumerate(parts) if rank >= keep * _PARTS_PER_BUILD or _moment(part) < kept_since
     ]
@@ -39,7 +39,10 @@ def _builds(tagged: Iterable[WarmImage]) -> list[list[WarmImage]]:
         marks: set[object] = {warmimage.digest or warmimage.key.name}
         if warmimage.pushed_at is not None:
             marks.add(int(warmimage.pushed_at.timestamp()))
-        same, builds = [it for it in builds if it[0] & marks], [it for it in builds if not it[0] & marks]
+        same, builds = (
+            [build for build in builds if build[0] & marks],
+            [build for build in builds if not build[0] & marks],
+        )
         members = [warmimage, *(member for _, others in same for member in others)]
         builds.append((marks.union(*(others for others, _ in same)), members))
     return sorted((members for _, members in builds), key=lambda build: max(map(_newest_last, build)), reverse=True)

@@ -1,4 +1,4 @@
-"""Which lines of a node's ConfigMap its agent takes: at most `MAX_LINES`, shared between namespaces."""
+"""Decide which lines of a node's ConfigMap its agent pulls: at most `MAX_LINES`, shared between namespaces."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Selection:
 
 
 def select_lines(data: Mapping[str, str], before: Mapping[str, DesiredLine], now: float) -> Selection:
-    """Read `data`, keys to encoded lines; a version that is in `before`, taken or not, keeps its age.
+    """Read `data`, keys to encoded lines. A version that is in `before`, selected or not, keeps its age.
 
-    Of each namespace the lines of the highest priority are taken, of equal priority the newest. Keys with a dot
-    (`<key>.hint`) belong to a line and are none themselves.
+    Of each namespace the lines of the highest priority are selected, of equal priority the newest. A key with a dot
+    (`<key>.hint`) is not a line; it belongs to one.
     """
     readable: dict[str, DesiredLine] = {}
     malformed: dict[str, str] = {}
@@ -49,14 +49,17 @@ def select_lines(data: Mapping[str, str], before: Mapping[str, DesiredLine], now
         except (NotALine, UnicodeError) as error:
             malformed[key] = str(error)
             continue
-        known = before.get(key)
-        since = known.since if known is not None and known.version == version else now
+        last = before.get(key)
+        since = last.since if last is not None and last.version == version else now
         readable[key] = DesiredLine(line, version, since)
-    claims = (Claim(key, it.line.warmimage.namespace, it.line.pull.priority, it.since) for key, it in readable.items())
+    claims = (
+        Claim(key, wanted.line.warmimage.namespace, wanted.line.pull.priority, wanted.since)
+        for key, wanted in readable.items()
+    )
     # The handlers bound the bytes.
-    taken = served(claims, Room(MAX_LINES, 1))
+    selected = served(claims, Room(MAX_LINES, 1))
     return Selection(
-        lines={key: it for key, it in readable.items() if key in taken},
-        surplus={key: it for key, it in readable.items() if key not in taken},
+        lines={key: wanted for key, wanted in readable.items() if key in selected},
+        surplus={key: wanted for key, wanted in readable.items() if key not in selected},
         malformed=malformed,
     )

@@ -49,8 +49,8 @@ class Term:
         """Whether the node of that name, with these labels, satisfies the term."""
         if not self.expressions and not self.fields:
             return False
-        return all(it.matches({_NAME_FIELD: name}) for it in self.fields) and all(
-            it.matches(labels) for it in self.expressions
+        return all(field.matches({_NAME_FIELD: name}) for field in self.fields) and all(
+            expression.matches(labels) for expression in self.expressions
         )
 
 
@@ -69,7 +69,7 @@ class Constraints:
     def canonical(self) -> str:
         """The same text for the same constraints."""
         affinity = None if self.affinity is None else affinity_object(self.affinity)
-        tolerations = [toleration_object(it) for it in self.tolerations]
+        tolerations = [toleration_object(toleration) for toleration in self.tolerations]
         return json.dumps([affinity, tolerations], sort_keys=True, separators=(",", ":"))
 
 
@@ -123,7 +123,10 @@ def parse_affinity(obj: object, *, strict: bool = True) -> Affinity:
 
 
 def _bounded(affinity: Affinity) -> Affinity:
-    if sum(1 + len(it.values) for term in affinity for it in (*term.expressions, *term.fields)) > PARTS_MAX:
+    if (
+        sum(1 + len(requirement.values) for term in affinity for requirement in (*term.expressions, *term.fields))
+        > PARTS_MAX
+    ):
         raise TooManyTerms(f"nodeSelectorTerms: at most {PARTS_MAX} requirements and values together")
     return affinity
 
@@ -139,7 +142,7 @@ def _term(obj: object, where: str) -> Term:
         if len(listed or ()) > TERMS_MAX:
             raise TooManyTerms(f"{where}.{name}: at most {TERMS_MAX}")
         read = _field if name == "matchFields" else _expression
-        parts.append(_sorted(read(one, f"{where}.{name}[{number}]") for number, one in enumerate(listed or ())))
+        parts.append(_sorted(read(item, f"{where}.{name}[{number}]") for number, item in enumerate(listed or ())))
     return Term(*parts)
 
 
@@ -158,7 +161,7 @@ def _field(obj: object, where: str) -> Requirement:
     if operator is None:
         raise NotASelector(f"{where}.operator: {obj.get('operator')!r} is none of {', '.join(_FIELD_OPERATORS)}")
     values = obj.get("values")
-    if not isinstance(values, list | tuple) or not values or not all(isinstance(it, str) for it in values):
+    if not isinstance(values, list | tuple) or not values or not all(isinstance(value, str) for value in values):
         raise NotASelector(f"{where}.values: must be a list of names")
     if len(values) > VALUES_MAX:
         raise TooManyTerms(f"{where}.values: at most {VALUES_MAX}")
@@ -170,7 +173,7 @@ def affinity_object(affinity: Affinity) -> dict[str, Any]:
     return {
         "nodeSelectorTerms": [
             {
-                name: [requirement_object(it) for it in requirements]
+                name: [requirement_object(requirement) for requirement in requirements]
                 for name, requirements in (("matchExpressions", term.expressions), ("matchFields", term.fields))
                 if requirements
             }
@@ -188,4 +191,6 @@ def _order(requirement: Requirement) -> tuple[str, str, tuple[str, ...]]:
 
 
 def _order_of_term(term: Term) -> tuple[list[tuple[str, str, tuple[str, ...]]], ...]:
-    return [_order(it) for it in term.expressions], [_order(it) for it in term.fields]
+    return [_order(requirement) for requirement in term.expressions], [
+        _order(requirement) for requirement in term.fields
+    ]

@@ -214,7 +214,7 @@ def seen_patch(node: str, node_uid: str, seen: datetime) -> dict[str, Any]:
 
 def clean_message(text: str) -> str:
     """`text` without control characters, at most 200 characters: it comes from registries and nodes."""
-    printable = text if text.isprintable() else "".join(each if each.isprintable() else " " for each in text)
+    printable = text if text.isprintable() else "".join(letter if letter.isprintable() else " " for letter in text)
     return " ".join(printable.split())[:_MESSAGE_MAX]
 
 

@@ -59,7 +59,11 @@ def node_selector(nodes: Nodes) -> Selector:
         selector = Selector(()) if nodes.names else ANY_LINUX_NODE
     if nodes.affinity is None or len(nodes.affinity) != 1:
         return selector
-    asked = [it for it in nodes.affinity[0].expressions if it.operator in LABEL_OPERATORS and len(it.values) <= _SHORT]
+    asked = [
+        expression
+        for expression in nodes.affinity[0].expressions
+        if expression.operator in LABEL_OPERATORS and len(expression.values) <= _SHORT
+    ]
     return Selector(tuple(dict.fromkeys((*selector.requirements, *asked[:_SHORT]))))
 
 

@@ -126,7 +126,7 @@ def next_due(
 ) -> float | None:
     """When the schedule may change by itself: a back-off ends or a pull becomes slow; `None` if neither will."""
     times = [attempts.get(wanted.version, NO_ATTEMPTS).due_at for wanted in lines if wanted.version not in warm]
-    times += [each.began + seconds for each in running for seconds in (SLOW_SECONDS, GIVE_WAY_SECONDS)]
+    times += [pull.began + seconds for pull in running for seconds in (SLOW_SECONDS, GIVE_WAY_SECONDS)]
     return min((time for time in times if time > now), default=None)
 
 
@@ -148,8 +148,8 @@ class _Slots:
         self, running: Iterable[Running], now: float, parallel: int, turns: dict[tuple[str, bool], float]
     ) -> None:
         self._now, self._parallel, self._turns = now, parallel, turns
-        self._running = {each.pull.image: each for each in running}
-        self._promised = sum(1 for each in self._running.values() if each.stopping)
+        self._running = {active.pull.image: active for active in running}
+        self._promised = sum(1 for active in self._running.values() if active.stopping)
 
     def order(self, pull: ImagePull) -> tuple[bool, int, float, int, int, float, str]:
         turn = min(self._turns.get((namespace, pull.slow), math.inf) for namespace in pull.namespaces)
@@ -159,7 +159,7 @@ class _Slots:
         if len(self._running) >= 2 * self._parallel:
             return False
         if pull.slow:
-            were_slow = sum(1 for each in self._running.values() if each.pull.slow)
+            were_slow = sum(1 for active in self._running.values() if active.pull.slow)
             return were_slow < max(1, self._parallel // 2)
         return self._not_slow() < self._parallel
 
@@ -175,19 +175,19 @@ class _Slots:
         if self._promised:
             self._promised -= 1
             return None
-        stopping = sum(1 for each in self._running.values() if each.stopping)
+        stopping = sum(1 for active in self._running.values() if active.stopping)
         if self._not_slow() + stopping >= self._parallel:
             return None
         alone = self._slow_of(pull) == 0
         candidates = [
-            each
-            for each in self._running.values()
-            if not each.stopping
-            and each.slow(self._now)
+            active
+            for active in self._running.values()
+            if not active.stopping
+            and active.slow(self._now)
             and (
-                each.pull.slow
-                or self._now >= each.began + GIVE_WAY_SECONDS
-                or (alone and self._slow_of(each.pull) > 1)  # no namespace holds several slots while another has none
+                active.pull.slow
+                or self._now >= active.began + GIVE_WAY_SECONDS
+                or (alone and self._slow_of(active.pull) > 1)  # no namespace holds several slots while another has none
             )
         ]
         if not candidates:
@@ -201,12 +201,12 @@ class _Slots:
         return (pull.slow, self._slow_of(pull), -pull.priority, -running.began, pull.image)
 
     def _not_slow(self) -> int:
-        return sum(1 for each in self._running.values() if not each.slow(self._now))
+        return sum(1 for active in self._running.values() if not active.slow(self._now))
 
     def _slow_of(self, pull: ImagePull) -> int:
         """The number of slow pulls of its namespace; the least if lines of several namespaces share the image."""
-        slow = [each for each in self._running.values() if each.slow(self._now) and not each.stopping]
-        return min(sum(1 for each in slow if namespace in each.pull.namespaces) for namespace in pull.namespaces)
+        slow = [active for active in self._running.values() if active.slow(self._now) and not active.stopping]
+        return min(sum(1 for active in slow if namespace in active.pull.namespaces) for namespace in pull.namespaces)
 
 
 def _by_image(
@@ -221,7 +221,7 @@ def _by_image(
         outstanding = [wanted for wanted in group if wanted.version not in warm]
         if not outstanding:
             continue
-        known = [attempts.get(wanted.version, NO_ATTEMPTS) for wanted in outstanding]
+        tried = [attempts.get(wanted.version, NO_ATTEMPTS) for wanted in outstanding]
         longest = max(wanted.line.pull.timeout_seconds for wanted in outstanding)
         pulls.append(
             ImagePull(
@@ -231,9 +231,9 @@ def _by_image(
                 priority=max(wanted.line.pull.priority for wanted in outstanding),
                 since=min(wanted.since for wanted in outstanding),
                 timeout_seconds=min(longest, LONGEST_TIMEOUT_SECONDS),
-                failed=max(each.failed for each in known),
-                slow=any(each.slow for each in known),
-                due_since=min(max(it.since, each.due_at) for it, each in zip(outstanding, known, strict=True)),
+                failed=max(attempt.failed for attempt in tried),
+                slow=any(attempt.slow for attempt in tried),
+                due_since=min(max(wanted.since, last.due_at) for wanted, last in zip(outstanding, tried, strict=True)),
             )
         )
     return pulls

@@ -168,14 +168,14 @@ def invalid_status(before: Mapping[str, Any], generation: int, problem: str, now
 
 def with_conditions(before: Mapping[str, Any], *ours: dict[str, Any]) -> list[dict[str, Any]]:
     """The conditions of a status that was `before`: these, and those of others unchanged."""
-    left = {it["type"]: it for it in ours}
-    kept = [left.pop(it.get("type"), it) for it in before.get("conditions") or []]
+    left = {own["type"]: own for own in ours}
+    kept = [left.pop(stored.get("type"), stored) for stored in before.get("conditions") or []]
     return [*kept, *left.values()]
 
 
 def find_condition(status: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
     """The condition of that type; empty if there is none."""
-    return next((it for it in status.get("conditions") or [] if it.get("type") == kind), {})
+    return next((condition for condition in status.get("conditions") or [] if condition.get("type") == kind), {})
 
 
 def condition(

@@ -89,12 +89,12 @@ def tolerates(taints: Iterable[Taint], unschedulable: bool, tolerations: Iterabl
     if not lasting:
         return True
     tolerations = tuple(tolerations)
-    return all(any(it.tolerates(taint) for it in tolerations) for taint in lasting)
+    return all(any(toleration.tolerates(taint) for toleration in tolerations) for taint in lasting)
 
 
 def blocking_taints(taints: Iterable[Taint], unschedulable: bool) -> list[Taint]:
     """The taints that a Pod must tolerate; transient taints are left out."""
-    lasting = [it for it in taints if it.effect in {"NoSchedule", "NoExecute"} and not _passes(it.key)]
+    lasting = [taint for taint in taints if taint.effect in {"NoSchedule", "NoExecute"} and not _passes(taint.key)]
     return [*lasting, Taint(_CORDONED)] if unschedulable else lasting
 
 
@@ -109,8 +109,8 @@ def parse_tolerations(obj: object) -> tuple[Toleration, ...]:
     Tolerations of transient taints, which every Pod gets, are left out. Raises `TooManyTerms`.
     """
     found = set()
-    for one in obj if isinstance(obj, list | tuple) else ():
-        toleration = _toleration(one)
+    for item in obj if isinstance(obj, list | tuple) else ():
+        toleration = _toleration(item)
         if toleration is not None and not (_passes(toleration.key) and toleration.operator == "Exists"):
             found.add(toleration)
     if len(found) > TOLERATIONS_MAX:

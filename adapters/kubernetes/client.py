@@ -166,7 +166,9 @@ class Kubernetes:
                 raise NotServed(str(error), status=error.status, reason=error.reason) from error
             page_items = answer.get("items") or []
             if not (
-                _is_object(answer) and isinstance(page_items, list) and all(isinstance(it, dict) for it in page_items)
+                _is_object(answer)
+                and isinstance(page_items, list)
+                and all(isinstance(item, dict) for item in page_items)
             ):
                 # Such as the answer of a proxy.
                 raise Unavailable(f"GET {path}: the answer is no list of objects")

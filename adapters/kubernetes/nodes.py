@@ -20,7 +20,9 @@ FULL_PAGE: Final = 100
 def taints_of(node: Object) -> tuple[Taint, ...]:
     """Its taints, sorted; empty if only its metadata was read."""
     listed = (node.get("spec") or {}).get("taints") or []
-    return tuple(sorted(Taint(it.get("key", ""), it.get("value") or "", it.get("effect", "")) for it in listed))
+    return tuple(
+        sorted(Taint(taint.get("key", ""), taint.get("value") or "", taint.get("effect", "")) for taint in listed)
+    )
 
 
 def unschedulable(node: Object) -> bool:

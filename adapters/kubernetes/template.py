@@ -246,7 +246,7 @@ class TemplateSpec(Spec):
 
     def _tolerations(self) -> tuple[Toleration, ...] | None:
         given = self.nodes.tolerations
-        return None if given is None else parse_tolerations([one.model_dump() for one in given])
+        return None if given is None else parse_tolerations([toleration.model_dump() for toleration in given])
 
 
 def _limit(limit: int | str | None) -> Limit | None:
@@ -274,7 +274,7 @@ def template_object(template: Template) -> dict[str, Any]:
     if template.nodes.affinity is not None:
         nodes["affinity"] = affinity_object(template.nodes.affinity)
     if template.nodes.tolerations is not None:
-        nodes["tolerations"] = [toleration_object(it) for it in template.nodes.tolerations]
+        nodes["tolerations"] = [toleration_object(toleration) for toleration in template.nodes.tolerations]
     lifetime: dict[str, Any] = {"type": "Keep"}
     if template.expire_after_seconds is not None:
         lifetime["expireAfterSeconds"] = template.expire_after_seconds

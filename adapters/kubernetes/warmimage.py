@@ -236,7 +236,7 @@ def _asked_text(asked: PodOrigin) -> str:
     if asked.constraints.affinity is not None:
         said["affinity"] = affinity_object(asked.constraints.affinity)
     if asked.constraints.tolerations:
-        said["tolerations"] = [toleration_object(it) for it in asked.constraints.tolerations]
+        said["tolerations"] = [toleration_object(toleration) for toleration in asked.constraints.tolerations]
     return json.dumps(said, sort_keys=True, separators=(",", ":"))
 
 
