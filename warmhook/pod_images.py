@@ -107,7 +107,7 @@ def _outdated(now: datetime | None, before: datetime | None, refresh: timedelta)
 
 
 def _is_known(asker: PodOwner, asked: PodOrigin, refresh: timedelta) -> bool:
-    known = next((owner for owner in asked.owners if owner.owner == asker.owner), None)
+    known = next((entry for entry in asked.owners if entry.owner == asker.owner), None)
     if known is None:
         # The first owners represent all others, so that each of a thousand Jobs costs no write.
         return asked.more and len(asked.owners) >= OWNERS_MAX
@@ -123,8 +123,8 @@ def _together(wanted: PodOrigin, stored: PodOrigin | None) -> PodOrigin:
     if stored is None:
         return wanted
     (asker,) = wanted.owners
-    known = next((owner for owner in stored.owners if owner.owner == asker.owner), None)
+    known = next((entry for entry in stored.owners if entry.owner == asker.owner), None)
     if known is not None and known.at is not None and asker.at is not None:
         asker = replace(asker, at=max(asker.at, known.at))
-    others = [owner for owner in stored.owners if owner.owner != asker.owner]
+    others = [entry for entry in stored.owners if entry.owner != asker.owner]
     return PodOrigin((asker, *others[: OWNERS_MAX - 1]), wanted.constraints, stored.more or len(others) >= OWNERS_MAX)
