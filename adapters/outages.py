@@ -25,16 +25,16 @@ class OutageLog:
     def __init__(self, log: Log, clock: Clock, event: str) -> None:
         self._log, self._clock, self._event = log, clock, event
         self._since: float | None = None
-        self._told_at = 0.0
+        self._logged_at = 0.0
 
     def failed(self, **fields: Any) -> None:
         """Log a failed attempt, if it is the first or five minutes after the last line."""
         now = self._clock.monotonic()
         if self._since is None:
             self._since = now
-        elif now - self._told_at < _AGAIN_SECONDS:
+        elif now - self._logged_at < _AGAIN_SECONDS:
             return
-        self._told_at = now
+        self._logged_at = now
         self._log.warning(self._event, seconds=round(now - self._since), **fields)
 
     def recovered(self) -> None:
@@ -52,7 +52,7 @@ class WatchOutages:
         """Returns seconds."""
         self._interrupted: set[Hashable] = set()
         self._since = 0.0
-        self._told: dict[int, float] = {}
+        self._logged: dict[int, float] = {}
         """When each problem was logged last, by the status of a rejection, which a person must fix; 0 for others."""
 
     def failed(self, follower: Hashable, kind: str, problem: KubernetesError) -> None:
@@ -62,10 +62,10 @@ class WatchOutages:
             self._since = now
         self._interrupted.add(follower)
         about = problem.status if isinstance(problem, Refused) else 0
-        told = self._told.get(about)
-        if told is not None and now - told < (_AGAIN_SECONDS if told >= self._since else _SOON_SECONDS):
+        last = self._logged.get(about)
+        if last is not None and now - last < (_AGAIN_SECONDS if last >= self._since else _SOON_SECONDS):
             return
-        self._told[about] = now
+        self._logged[about] = now
         _log.warning("watch-interrupted", kind=kind, problem=str(problem), hint=_hint(problem.status))
 
     def recovered(self, follower: Hashable) -> None:
@@ -73,7 +73,7 @@ class WatchOutages:
         if follower not in self._interrupted:
             return
         self._interrupted.remove(follower)
-        if not self._interrupted and max(self._told.values()) >= self._since:
+        if not self._interrupted and max(self._logged.values()) >= self._since:
             _log.info("watch-interrupted-over", seconds=round(self.monotonic() - self._since))
 
 

@@ -43,7 +43,7 @@ def read_desired(configmap: Object) -> Desired:
 
 
 async def follow_desired(context: Context, store: DesiredStore) -> None:
-    """Keep the store true. Never returns; after an error the lines of the store stay."""
+    """Keep the store up to date. Never returns; after an error the lines of the store stay."""
     settings = context.settings
     what: ListWatch[Literal["ConfigMap"]] = ListWatch(
         "ConfigMap",
@@ -70,7 +70,7 @@ class DesiredStore:
         self.relist: Callable[[], None] = lambda: None
 
     def replace(self, _kind: Literal["ConfigMap"], objects: list[Object]) -> None:
-        """Take what a consistent read returned."""
+        """Take the ConfigMap of a consistent read."""
         if objects:
             found = read_desired(objects[0])
             if not found.resource_version:
@@ -78,7 +78,7 @@ class DesiredStore:
             self._known = found
         self._changed(self._known)
 
-    def seen(self, _kind: Literal["ConfigMap"], configmap: Object) -> None:
+    def update(self, _kind: Literal["ConfigMap"], configmap: Object) -> None:
         """Take new lines at once; lines that went stay until they are confirmed to be gone."""
         found = read_desired(configmap)
         if found.resource_version < self._known.resource_version:
@@ -90,7 +90,7 @@ class DesiredStore:
         if lost:
             self.relist()
 
-    def deleted(self, _kind: Literal["ConfigMap"], configmap: Object) -> None:
+    def delete(self, _kind: Literal["ConfigMap"], configmap: Object) -> None:
         """Keep the lines: the handlers create a deleted ConfigMap again."""
 
 

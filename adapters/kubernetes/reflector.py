@@ -1,4 +1,4 @@
-"""Keep a store true to what the API server has: list, watch, and after any error resume or list again."""
+"""Keep a store equal to the objects of the API server: list, watch, and after an error resume or list again."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ class ListWatch(Generic[_Kind]):
 
 
 class Store(Protocol[_Kind_contra]):
-    """What a Reflector keeps true."""
+    """What a Reflector keeps equal to the API server."""
 
     def replace(self, kind: _Kind_contra, objects: list[Object]) -> None:
-        """Take a list for the truth: an object that is missing from it is gone."""
+        """Replace all objects of the kind by those of a list."""
         ...
 
-    def seen(self, kind: _Kind_contra, obj: Object) -> None:
+    def update(self, kind: _Kind_contra, obj: Object) -> None:
         """Take an object that was added or modified."""
         ...
 
-    def deleted(self, kind: _Kind_contra, obj: Object) -> None:
-        """Take that an object is gone."""
+    def delete(self, kind: _Kind_contra, obj: Object) -> None:
+        """Drop an object that was deleted."""
         ...
 
 
@@ -68,7 +68,7 @@ class Outage(Protocol):
 
 
 class Reflector(Generic[_Kind]):
-    """Keeps a store true to one kind of objects."""
+    """Keeps a store equal to the objects of one kind."""
 
     def __init__(
         self, kubernetes: Kubernetes, what: ListWatch[_Kind], store: Store[_Kind], clock: Clock, outage: Outage
@@ -79,7 +79,7 @@ class Reflector(Generic[_Kind]):
         self._relist, self._reached = False, False
 
     def relist(self) -> None:
-        """List again soon, as what the watch brought is in doubt: it may come from a server that lags behind."""
+        """List again soon: what the watch delivered may come from an API server that lags behind."""
         self._relist = True
 
     async def run(self, backoff: Backoff, *, refused_seconds: float = 0.0) -> None:
@@ -150,9 +150,9 @@ class Reflector(Generic[_Kind]):
         async with aclosing(changes):
             async for change in changes:
                 if change.type == "DELETED":
-                    self._store.deleted(what.kind, change.object)
+                    self._store.delete(what.kind, change.object)
                 elif change.type != "BOOKMARK":
-                    self._store.seen(what.kind, keep(change.object))
+                    self._store.update(what.kind, keep(change.object))
                 self._version = change.object["metadata"]["resourceVersion"]
                 if self._relist:
                     return
@@ -161,7 +161,7 @@ class Reflector(Generic[_Kind]):
 async def reflect(
     kubernetes: Kubernetes, kinds: Sequence[ListWatch[_Kind]], store: Store[_Kind], clock: Clock, outages: WatchOutages
 ) -> None:
-    """Keep a store true to several kinds until this is cancelled."""
+    """Keep a store equal to the objects of several kinds until this is cancelled."""
     async with asyncio.TaskGroup() as group:
         for what in kinds:
             backoff = Backoff(

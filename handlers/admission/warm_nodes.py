@@ -83,10 +83,10 @@ class WarmNodes:
         """Replace all objects of a kind by those of a list."""
         self._table(kind).clear()
         for obj in objects:
-            self.seen(kind, obj)
+            self.update(kind, obj)
         self._listed.add(kind)
 
-    def seen(self, kind: Kind, obj: Object) -> None:
+    def update(self, kind: Kind, obj: Object) -> None:
         """An object was added or modified."""
         key, value = _key(obj), _READ[kind](obj)
         if value is None:
@@ -94,7 +94,7 @@ class WarmNodes:
         else:
             self._table(kind)[key] = value
 
-    def deleted(self, kind: Kind, obj: Object) -> None:
+    def delete(self, kind: Kind, obj: Object) -> None:
         """An object is gone."""
         self._table(kind).pop(_key(obj), None)
 

@@ -60,12 +60,12 @@ class ChangeFilter:
             for namespace, name in self._objects[kind].keys() - names:
                 self._gone(kind, namespace, name, "")
         for obj in objects:
-            self.seen(kind, obj)
+            self.update(kind, obj)
         self._listed.add(kind)
         if len(self._listed) == len(get_args(Kind)):
             self.complete.set()
 
-    def seen(self, kind: Kind, obj: Object) -> None:
+    def update(self, kind: Kind, obj: Object) -> None:
         """An object was listed, added or modified."""
         if kind == "ConfigMap":
             if not _node_of(obj):
@@ -89,7 +89,7 @@ class ChangeFilter:
         seen = _labelled(metadata) if kind == "WarmImage" else None
         self._changed(kind, Changed(kind, *key, False, version, uid, seen))
 
-    def deleted(self, kind: Kind, obj: Object) -> None:
+    def delete(self, kind: Kind, obj: Object) -> None:
         """An object is gone."""
         if kind != "ConfigMap":
             self._gone(kind, *_name(obj), obj["metadata"].get("resourceVersion", ""))

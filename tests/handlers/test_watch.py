@@ -634,7 +634,7 @@ def test_a_process_that_does_not_lead_queues_nothing() -> None:
     for kind in ("WarmPolicy", "WarmImage", "Node", "ConfigMap"):
         cache.replace(kind, [])
     for number in range(100):
-        cache.seen("Node", {"metadata": {"name": f"n{number}", "uid": str(number)}})
-        cache.deleted("Node", {"metadata": {"name": f"n{number}", "uid": str(number)}})
+        cache.update("Node", {"metadata": {"name": f"n{number}", "uid": str(number)}})
+        cache.delete("Node", {"metadata": {"name": f"n{number}", "uid": str(number)}})
     assert len(pending) == 0
     assert cache._objects["Node"] == {}
