@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from adapters.kubernetes.client import Kubernetes
-from adapters.kubernetes.paths import CRDS, NODES, node, secrets_in
+from adapters.kubernetes.paths import CRDS, NODES, node
 from adapters.kubernetes.warmimage import warmimage_crd
 from adapters.kubernetes.warmpolicy import warmpolicy_crd
 from devcluster.admission import SECRET
@@ -19,7 +19,7 @@ NAMESPACE: Final = "warmhook-system"
 async def install(kubernetes: Kubernetes) -> None:
     """Create Warmhook's namespace, the Secret of its certificate, and the CRDs."""
     await create_namespace(kubernetes, NAMESPACE)
-    await kubernetes.create(secrets_in(NAMESPACE), SECRET)
+    await kubernetes.create(secrets(NAMESPACE), SECRET)
     for crd in (warmpolicy_crd(), warmimage_crd()):
         await kubernetes.create(CRDS, crd)
 

@@ -15,9 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from pydantic.alias_generators import to_camel
 
 from adapters.env import BadSetting
-from adapters.mistakes import in_plain_words
 from adapters.registries import Adapter, BadOptions, Keys, Source, adapter_kinds, find_adapter
 from adapters.strictyaml import decode
+from adapters.validation_errors import plain_message
 from warmhook.images import NotAReference, canonical_host
 
 __all__ = ["Configuration", "ConfiguredSource", "read_configuration"]
@@ -229,7 +229,7 @@ def _problem(kind: str, location: tuple[int | str, ...], message: str) -> str:
         return f"no such key; did you mean {like[0]}?" if like else "no such key"
     if kind == "model_type" and last == "_Secret":
         return "must be {file: PATH} or {env: NAME}, never the secret itself"
-    return _NAME_PROBLEM if kind == "string_pattern_mismatch" else in_plain_words(kind, message)
+    return _NAME_PROBLEM if kind == "string_pattern_mismatch" else plain_message(kind, message)
 
 
 def _no_yaml(error: yaml.YAMLError | UnicodeDecodeError) -> str:

@@ -50,14 +50,9 @@ def leases(namespace: str, name: str = "") -> str:
     return _in_namespace("/apis/coordination.k8s.io/v1", namespace, "leases", name)
 
 
-def secrets(namespace: str, name: str) -> str:
-    """One Secret of a namespace."""
+def secrets(namespace: str, name: str = "") -> str:
+    """The Secrets of a namespace, or one of them."""
     return _in_namespace("/api/v1", namespace, "secrets", name)
-
-
-def secrets_in(namespace: str) -> str:
-    """The Secrets of a namespace, to create one."""
-    return _in_namespace("/api/v1", namespace, "secrets", "")
 
 
 def mutating_webhooks(name: str) -> str:

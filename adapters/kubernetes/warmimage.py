@@ -13,7 +13,7 @@ from pydantic.config import JsonDict
 
 from adapters.kubernetes.crd import Column, custom_resource_definition
 from adapters.kubernetes.template import DigestText, ImageText, InvalidObject, Spec, TemplateSpec, template_object
-from adapters.mistakes import in_plain_words
+from adapters.validation_errors import plain_message
 from warmhook.api import (
     API_VERSION,
     EVENT_ANNOTATION,
@@ -274,4 +274,4 @@ def _asked(metadata: Mapping[str, Any]) -> PodOrigin | None:
 def first_problem(error: ValidationError) -> tuple[tuple[str, ...], str]:
     """The first error of pydantic: the path of the field and the problem."""
     problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    return tuple(map(str, problem["loc"])), in_plain_words(problem["type"], problem["msg"])
+    return tuple(map(str, problem["loc"])), plain_message(problem["type"], problem["msg"])

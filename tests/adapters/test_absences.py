@@ -33,7 +33,7 @@ async def bare() -> AsyncIterator[World]:
     world = World(ApiServer(lambda: START + timedelta(seconds=loop.time()), Random(1)))
     for name in (NAMESPACE, "shop"):
         await world.admin.create("/api/v1/namespaces", {"metadata": {"name": name}})
-    await world.admin.create(paths.secrets_in(NAMESPACE), {"metadata": {"name": SECRET}})
+    await world.admin.create(paths.secrets(NAMESPACE), {"metadata": {"name": SECRET}})
     await world.add_nodes("node-1")
     world.credentials = Credentials(Kubernetes(world.transport), NAMESPACE)
     world.app = world.new_app()

@@ -15,7 +15,7 @@ from typing import Final
 import aiohttp
 
 from adapters.certificates import make_pair
-from adapters.kubernetes.paths import secrets, secrets_in, warmimages_in, warmpolicies
+from adapters.kubernetes.paths import secrets, warmimages_in, warmpolicies
 from adapters.kubernetes.webhook_secret import SECRET, token_data
 from devcluster.nodes import node_object
 from tests.bench.figures import Measured
@@ -52,7 +52,7 @@ async def admission(place: Place) -> list[Measured]:
     pair = make_pair(("127.0.0.1",), datetime.now(UTC))
     data = {"tls.crt": pair.certificate, "tls.key": pair.key, "ca.crt": pair.authority, **token_data((_TOKEN,))}
     body = {"metadata": {"name": SECRET}, "type": "Opaque", "data": {k: _base64(v) for k, v in data.items()}}
-    await place.kubernetes.create(secrets_in(place.namespace), body)
+    await place.kubernetes.create(secrets(place.namespace), body)
     try:
         # Pods beside Warmhook's own are passed over.
         async with another_namespace(place, "pods") as namespace:

@@ -203,7 +203,7 @@ async def test_a_secret_that_is_missing_is_said_once_with_the_command_that_makes
         entries = structlog.get_config()["processors"][0].entries
         said = [entry for entry in entries if entry["event"] == "certificate-not-kept"]
         assert [entry["hint"] for entry in said] == ["kubectl -n warmhook-system create secret generic warmhook-tls"]
-        await world.admin.create(paths.secrets_in(NAMESPACE), {"metadata": {"name": SECRET}, "type": "Opaque"})
+        await world.admin.create(paths.secrets(NAMESPACE), {"metadata": {"name": SECRET}, "type": "Opaque"})
         await asyncio.sleep(60)
         assert read_tokens((await secret(world.admin))["admission-tokens"]) == (await token(world.admin),)
 
@@ -308,7 +308,7 @@ class Site:
         try:
             await self.kubernetes.patch(paths.secrets(NAMESPACE, SECRET), {"data": data})
         except NotFound:
-            await self.kubernetes.create(paths.secrets_in(NAMESPACE), body)
+            await self.kubernetes.create(paths.secrets(NAMESPACE), body)
 
 
 def with_site(case: Any) -> None:

@@ -130,7 +130,7 @@ class World:
         for name in (NAMESPACE, "shop"):
             await self.admin.create("/api/v1/namespaces", {"metadata": {"name": name}})
         data = {name: base64.b64encode(text).decode() for name, text in token_data((ADMISSION_TOKEN,)).items()}
-        await self.admin.create(paths.secrets_in(NAMESPACE), {"metadata": {"name": ADMISSION_SECRET}, "data": data})
+        await self.admin.create(paths.secrets(NAMESPACE), {"metadata": {"name": ADMISSION_SECRET}, "data": data})
         await self.credentials.look()
 
     async def drop_patterns(self) -> None:

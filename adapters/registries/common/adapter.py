@@ -7,10 +7,10 @@ from dataclasses import KW_ONLY, dataclass
 
 from pydantic import ValidationError
 
-from adapters.mistakes import in_plain_words
 from adapters.registries.common.bodies import each
 from adapters.registries.common.delivery import Delivery, IdToken, Outcome, Source, SourceOptions
 from adapters.registries.common.oidc import verify_id_token
+from adapters.validation_errors import plain_message
 
 __all__ = ["Adapter", "BadOptions"]
 
@@ -77,4 +77,4 @@ class Adapter:
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             key = ".".join(["options", *(str(part) for part in first["loc"])])
-            raise BadOptions(f"{key}: {in_plain_words(first['type'], first['msg'])}") from None
+            raise BadOptions(f"{key}: {plain_message(first['type'], first['msg'])}") from None

@@ -9,9 +9,9 @@ from urllib.parse import parse_qs
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from adapters.mistakes import in_plain_words
 from adapters.registries.common.delivery import Delivery, Outcome, UnknownEvent, Unreadable
 from adapters.strictjson import decode
+from adapters.validation_errors import plain_message
 from warmhook.events import Skip
 from warmhook.ports import Json
 
@@ -74,7 +74,7 @@ def read_fields(model: type[Model], value: Json, *, key: str = "") -> Model:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the body"
-        raise Unreadable(f"{where}: {in_plain_words(first['type'], first['msg'])}"[:120]) from None
+        raise Unreadable(f"{where}: {plain_message(first['type'], first['msg'])}"[:120]) from None
 
 
 def each(parts: Iterable[Part], read: Callable[[Part], Outcome | list[Outcome]]) -> list[Outcome]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["in_plain_words"]
+__all__ = ["plain_message"]
 
 # By the error type of pydantic.
 _PROBLEMS: Final = {
@@ -23,6 +23,6 @@ _PROBLEMS: Final = {
 }
 
 
-def in_plain_words(kind: str, message: str) -> str:
+def plain_message(kind: str, message: str) -> str:
     """The problem of pydantic's error type `kind`, whose own `message` may name classes of this program."""
     return _PROBLEMS.get(kind) or message.removeprefix("Value error, ").replace("Input should be", "must be", 1)
