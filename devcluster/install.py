@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from adapters.kubernetes.client import Kubernetes
-from adapters.kubernetes.paths import CRDS, NODES, node
+from adapters.kubernetes.paths import CRDS, NODES, node, secrets
 from adapters.kubernetes.warmimage import warmimage_crd
 from adapters.kubernetes.warmpolicy import warmpolicy_crd
 from devcluster.admission import SECRET

@@ -17,7 +17,6 @@ __all__ = [
     "mutating_webhooks",
     "node",
     "secrets",
-    "secrets_in",
     "status",
     "warmimages",
     "warmimages_in",
