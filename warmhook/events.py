@@ -278,7 +278,7 @@ _VERSION_MAX: Final = 64
 CHANGES_MAX: Final = 500
 """Objects or WarmImages that one event may name: with the longest names about 250 KB, and `/events` accepts 1 MiB."""
 _OBJECTS_MAX_BYTES: Final = 128 * 1024
-"""Of all objects that one event carries: with the names less than half of what `/events` takes."""
+"""For all objects that one event carries: with the names less than half of what `/events` accepts."""
 
 
 def changed_event(changes: Iterable[Changed], now: datetime) -> Event:
