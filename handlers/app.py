@@ -31,18 +31,13 @@ from handlers.event_sink import Post, Publisher, bearer, open_in_process, retry_
 from handlers.intake.deliveries import read_delivery
 from handlers.intake.receiver import Receiver
 from handlers.metrics import Metrics
+from handlers.reconcile.context import Context
 from handlers.reconcile.dead_letters import DeadLetters
 from handlers.reconcile.dispatch import HANDLED, Dispatch
-from handlers.reconcile.node_configmaps import NodeWrites
-from handlers.reconcile.pods import PodAdmissions
-from handlers.reconcile.policies import Policies
-from handlers.reconcile.policy_statuses import PolicyStatuses
-from handlers.reconcile.projection import Projection
 from handlers.reconcile.pushes import Pushes
-from handlers.reconcile.reader import Reader
+from handlers.reconcile.reader import PolicyCache, Reader
 from handlers.reconcile.recorder import Recorder
-from handlers.reconcile.resync import Resync
-from handlers.reconcile.statuses import Statuses
+from handlers.reconcile.writer import Writer
 from handlers.serving.bodies import BadBody, Bodies
 from handlers.serving.credentials import Credentials
 from handlers.settings import Settings
@@ -85,14 +80,14 @@ class Web:
         self._kubernetes = Kubernetes(resources.transport, count=metrics.count_api_request, lanes=lanes)
         # A sender waits for its push to be accepted, nobody for what follows.
         accepting = Kubernetes(resources.transport, count=metrics.count_api_request, lanes=lanes, urgent=True)
-        # The part that outsiders reach creates no Events: the condition names what was refused.
-        noting = PolicyStatuses(accepting, None, now=clock.utcnow)
-        accepting_reader = Reader(accepting, settings.namespace, now=clock.utcnow)
-        pushes = Pushes(accepting, accepting_reader, noting, now=clock.utcnow, monotonic=clock.monotonic)
+        cache = PolicyCache()
+        pushes = Pushes(_context(settings, accepting, clock, cache))
         post = resources.post
         self._publisher = Publisher(post, metrics.count_published) if post and settings.publishes else None
         self.receiver = Receiver(configuration, pushes, metrics, clock, self._publisher)
-        self._dispatch = _dispatch(settings, configuration, resources, self._kubernetes, pushes)
+        budget = ByteRateLimiter(settings.write_bytes, monotonic=clock.monotonic, sleep=clock.sleep)
+        context = _context(settings, self._kubernetes, clock, cache)
+        self._dispatch = Dispatch(context, configuration, pushes, budget, metrics.push_to_warm_seconds.observe)
         forwards = post is not None and settings.forwards_admissions
         self._queue = AdmissionQueue(
             forward(post) if post and settings.forwards_admissions else self._dispatch.handle,
@@ -159,47 +154,11 @@ class Web:
             await watch(kubernetes, post, self.settings, self.clock, resources.rng, outages)
 
 
-def _dispatch(
-    settings: Settings, configuration: Configuration, resources: Resources, kubernetes: Kubernetes, pushes: Pushes
-) -> Dispatch:
-    """The handlers of events."""
-    namespace, clock = settings.namespace, resources.clock
-    now, monotonic, sleep = clock.utcnow, clock.monotonic, clock.sleep
-    reader = Reader(kubernetes, namespace, now=now)
-    budget = ByteRateLimiter(settings.write_bytes, monotonic=monotonic, sleep=sleep)
-    writes = NodeWrites(kubernetes, namespace, budget, monotonic=monotonic, sleep=sleep, rng=resources.rng)
-    recorder = Recorder(kubernetes, now=now, monotonic=monotonic)
-    policy_statuses = PolicyStatuses(kubernetes, recorder, now=now)
+def _context(settings: Settings, kubernetes: Kubernetes, clock: Clock, cache: PolicyCache) -> Context:
+    reader = Reader(kubernetes, settings.namespace, clock, cache)
+    writer = Writer(kubernetes, settings.namespace, clock)
     grace = timedelta(seconds=settings.sync_seconds)
-    policies = Policies(kubernetes, reader, policy_statuses, now=now, grace=grace)
-    projection = Projection(reader, writes, monotonic=monotonic)
-    statuses = Statuses(
-        kubernetes,
-        reader,
-        recorder,
-        namespace,
-        now=now,
-        monotonic=monotonic,
-        sleep=sleep,
-        observe_push_to_warm=resources.metrics.push_to_warm_seconds.observe,
-    )
-    sync = Resync(
-        kubernetes, reader, policies, policy_statuses, projection, statuses, namespace, now=now, monotonic=monotonic
-    )
-    return Dispatch(
-        kubernetes,
-        reader,
-        configuration,
-        pushes,
-        PodAdmissions(kubernetes, reader, now=now),
-        policies,
-        projection,
-        statuses,
-        sync,
-        namespace,
-        now=now,
-        sleep=sleep,
-    )
+    return Context(reader, writer, clock, Recorder(writer, clock), grace)
 
 
 def create_app(web: Web) -> Starlette:

@@ -6,9 +6,9 @@ nothing could be written for a policy for a minute, and something for another on
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
+from adapters.clock import Clock
 from warmhook.warmimages import PolicyKey
 
 __all__ = ["CircuitBreakers"]
@@ -20,8 +20,8 @@ _REMEMBERED: Final = 1000
 class CircuitBreakers:
     """Remembers for which policies writes fail; of one process, and only as long as they do."""
 
-    def __init__(self, monotonic: Callable[[], float]) -> None:
-        self._monotonic = monotonic
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._failing: dict[PolicyKey, float] = {}
         """Since when nothing could be written for a policy, on the monotonic clock."""
         self._succeeded = float("-inf")
@@ -32,15 +32,15 @@ class CircuitBreakers:
         since = self._failing.get(policy)
         if since is None:
             return False
-        return self._monotonic() - since >= _AFTER_SECONDS and self._succeeded >= since
+        return self._clock.monotonic() - since >= _AFTER_SECONDS and self._succeeded >= since
 
     def succeeded(self, policy: PolicyKey) -> None:
         """Something was written for the policy."""
         self._failing.pop(policy, None)
-        self._succeeded = self._monotonic()
+        self._succeeded = self._clock.monotonic()
 
     def failed(self, policy: PolicyKey) -> None:
         """The API server did not take a write for the policy, or gave no answer in time."""
-        self._failing.setdefault(policy, self._monotonic())
+        self._failing.setdefault(policy, self._clock.monotonic())
         while len(self._failing) > _REMEMBERED:
             del self._failing[next(iter(self._failing))]

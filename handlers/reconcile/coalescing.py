@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeAlias, TypeVar
 
-from adapters.kubernetes.client import Unavailable
+from adapters.kubernetes.errors import Unavailable
 from warmhook.ports import Sleep
 
 __all__ = ["Coalescer", "Work"]
@@ -66,7 +66,7 @@ class Coalescer(Generic[Item]):
         await asyncio.wait(futures)
         problems = [problem for future in futures if (problem := future.result()) is not None]
         if problems:
-            raise next((it for it in problems if isinstance(it, Unavailable)), problems[0])
+            raise next((problem for problem in problems if isinstance(problem, Unavailable)), problems[0])
 
     def _begin(self) -> None:
         """Start a round if one may begin now."""

@@ -7,17 +7,19 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, TypeAlias
 
-from adapters.kubernetes.client import Kubernetes, KubernetesError, Unavailable
-from adapters.logs import get_logger
+import structlog
+
+from adapters.kubernetes.errors import KubernetesError, Unavailable
+from adapters.kubernetes.rate_limit import ByteRateLimiter
 from handlers.reconcile.coalescing import Coalescer
-from handlers.reconcile.node_configmaps import delete_configmaps
-from handlers.reconcile.node_events import record_name_too_long
+from handlers.reconcile.context import Context
+from handlers.reconcile.node_configmaps import NodeWrites
+from handlers.reconcile.objects import version_number
 from handlers.reconcile.outcomes import Outcomes
-from handlers.reconcile.pods import PodAdmissions
+from handlers.reconcile.pods import accept_pods
 from handlers.reconcile.policies import Policies
 from handlers.reconcile.projection import Projection
 from handlers.reconcile.pushes import Pushes
-from handlers.reconcile.reader import Reader
 from handlers.reconcile.resync import Resync
 from handlers.reconcile.statuses import Statuses
 from handlers.sources import Configuration
@@ -40,7 +42,6 @@ from warmhook.events import (
     read_pushed,
     read_reported,
 )
-from warmhook.ports import Sleep, Utcnow
 from warmhook.warmimages import ObjectKey, PolicyKey
 
 __all__ = ["HANDLED", "Dispatch", "Result"]
@@ -58,7 +59,7 @@ Result: TypeAlias = Literal["handled", "denied"]
 
 
 @dataclass(slots=True)
-class _Asked:
+class _Targets:
     """Where to look, by all events that came together."""
 
     pushed: list[tuple[Event, str, Pushed]] = field(default_factory=list)
@@ -98,7 +99,7 @@ class _Asked:
             raise refused
 
     def _add_change(self, changed: Changed) -> None:
-        version = _version(changed.resource_version)
+        version = version_number(changed.resource_version)
         match changed.kind:
             case "WarmPolicy":
                 policy = PolicyKey(changed.namespace, changed.name)
@@ -115,31 +116,21 @@ class Dispatch:
 
     def __init__(
         self,
-        kubernetes: Kubernetes,
-        cluster: Reader,
+        context: Context,
         configuration: Configuration,
         pushes: Pushes,
-        admissions: PodAdmissions,
-        policies: Policies,
-        projection: Projection,
-        statuses: Statuses,
-        sync: Resync,
-        namespace: str,
-        *,
-        now: Utcnow,
-        sleep: Sleep,
+        budget: ByteRateLimiter,
+        observe_push_to_warm: Callable[[float], None],
     ) -> None:
-        self._kubernetes = kubernetes
-        self._cluster = cluster
+        """`observe_push_to_warm` is called with the seconds from a push to when its last node is seen warm."""
+        self._context = context
         self._configuration = configuration
         self._pushes = pushes
-        self._admissions = admissions
-        self._policies = policies
-        self._projection = projection
-        self._statuses = statuses
-        self._sync = sync
-        self._namespace = namespace
-        self._now = now
+        self._policies = Policies(context)
+        self._projection = Projection(context, NodeWrites(context, budget))
+        self._statuses = Statuses(context, observe_push_to_warm)
+        self._resync = Resync(context, self._policies, self._projection, self._statuses)
+        sleep = context.clock.sleep
         self._policy_rounds = Coalescer("policies", self._reconcile, at_once=_ROUNDS, seconds=_SECONDS, sleep=sleep)
         self._image_rounds = Coalescer("WarmImages", self._project, at_once=_ROUNDS, seconds=_SECONDS, sleep=sleep)
         self._node_rounds = Coalescer("Nodes", self._nodes, at_once=_ROUNDS, seconds=_SECONDS, sleep=sleep)
@@ -156,17 +147,17 @@ class Dispatch:
         there. Raises `NotAnEvent` for what can never be handled and `Unavailable` for what can be later; all that can
         be handled now is done before.
         """
-        asked = _Asked()
+        targets = _Targets()
         refused: NotAnEvent | None = None
         for event in events:
             try:
-                asked.add(event)
+                targets.add(event)
             except NotAnEvent as error:
                 refused = error
         outcomes = Outcomes()
         try:
             async with asyncio.timeout(_SECONDS):
-                await self._work(asked, outcomes)
+                await self._work(targets, outcomes)
         except TimeoutError as error:
             raise Unavailable("there was more to do than could be done in time", retry_after_seconds=1) from error
         if outcomes.later is not None:
@@ -175,18 +166,18 @@ class Dispatch:
             raise refused
         return "denied" if outcomes.refused is not None else "handled"
 
-    async def _work(self, asked: _Asked, outcomes: Outcomes) -> None:
+    async def _work(self, targets: _Targets, outcomes: Outcomes) -> None:
         """Every part to its end, whatever becomes of the others."""
         parts: dict[str, Callable[[], Awaitable[None]]] = {
-            "pushes": lambda: outcomes.each("push", asked.pushed, self._pushed, name=_event_id),
-            "policies": lambda: self._policy_rounds.join(asked.policies),
-            "warmimages": lambda: self._image_rounds.join(asked.warmimages),
-            "nodes": lambda: self._node_rounds.join(asked.nodes),
-            "reports": lambda: self._report_rounds.join(asked.reported),
+            "pushes": lambda: outcomes.each("push", targets.pushed, self._pushed, name=_event_id),
+            "policies": lambda: self._policy_rounds.join(targets.policies),
+            "warmimages": lambda: self._image_rounds.join(targets.warmimages),
+            "nodes": lambda: self._node_rounds.join(targets.nodes),
+            "reports": lambda: self._report_rounds.join(targets.reported),
         }
-        if asked.admitted:
-            parts["admissions"] = lambda: self._admissions.accept(asked.admitted)
-        if asked.sync:
+        if targets.admitted:
+            parts["admissions"] = lambda: accept_pods(self._context, targets.admitted)
+        if targets.sync:
             parts["sync"] = lambda: self._sync_rounds.join({SYNC: 0})
 
         async def run(name: str, work: Callable[[], Awaitable[None]]) -> None:
@@ -198,8 +189,8 @@ class Dispatch:
             if isinstance(outcome, BaseException):
                 raise outcome
 
-    async def _pushed(self, told: tuple[Event, str, Pushed]) -> None:
-        event, name, pushed = told
+    async def _pushed(self, received: tuple[Event, str, Pushed]) -> None:
+        event, name, pushed = received
         configured = self._configuration.sources.get(name)
         # The event may have come through a broker that others write to as well.
         if configured is None or not configured.allows(pushed.image.host):
@@ -216,49 +207,44 @@ class Dispatch:
 
     async def _project(self, changed: Mapping[ObjectKey, int]) -> dict[ObjectKey, Exception]:
         keys, newest = changed.keys(), _newest(changed)
-        # Settled first: what a push replaces leaves the nodes in the same write that brings the new line, and each
+        # Repositories first: what a push replaces leaves the nodes in the same write that brings the new line, and each
         # write of a node costs etcd the whole object.
         outcomes, soon = Outcomes(), bool(newest)
         try:
-            settled = await self._policies.settle(keys, not_older_than=newest)
+            reconciled = await self._policies.reconcile_repositories(keys, not_older_than=newest)
         except KubernetesError:
             await self._projection.project(keys, outcomes, soon=soon)
             raise
-        await self._projection.project({*keys, *settled.deleted}, outcomes, found=settled.found, soon=soon)
+        await self._projection.project({*keys, *reconciled.deleted}, outcomes, found=reconciled.found, soon=soon)
         problem = outcomes.problem
-        return {**(dict.fromkeys(keys, problem) if problem is not None else {}), **settled.problems}
+        return {**(dict.fromkeys(keys, problem) if problem is not None else {}), **reconciled.problems}
 
     async def _reported(self, keys: Mapping[ObjectKey, int]) -> dict[ObjectKey, Exception]:
         outcomes = Outcomes()
         with outcomes.item("statuses"):
             await self._statuses.update(keys.keys())
-        with outcomes.item("recount"):
-            await self._policies.recount({key.namespace for key in keys})
-        outcomes.settle()
+        with outcomes.item("counts"):
+            await self._policies.update_counts({key.namespace for key in keys})
+        outcomes.raise_problem()
         return {}
 
-    async def _synced(self, _asked: Mapping[str, int]) -> dict[str, Exception]:
-        await self._sync.run()
+    async def _synced(self, _targets: Mapping[str, int]) -> dict[str, Exception]:
+        await self._resync.run()
         return {}
 
     async def _nodes(self, names: Mapping[str, int]) -> dict[str, Exception]:
         outcomes = Outcomes()
-        found = await self._cluster.nodes_of(names)
+        found = await self._context.reader.nodes_of(names)
         gone = sorted(set(names) - found.keys())
-        await outcomes.each("node", gone, lambda name: delete_configmaps(self._kubernetes, self._namespace, name))
-        await record_name_too_long(self._kubernetes, found.values(), outcomes, self._now)
+        await outcomes.each("node", gone, self._context.writer.delete_configmaps)
+        await self._context.recorder.record_long_names(found.values(), outcomes)
         await self._projection.project_nodes(names.keys(), outcomes)
-        outcomes.settle()
+        outcomes.raise_problem()
         return {}
 
 
-def _event_id(told: tuple[Event, str, Pushed]) -> str:
-    return told[0].id
-
-
-def _version(text: str) -> int:
-    """resourceVersions are integers of one etcd."""
-    return int(text) if text.isascii() and text.isdigit() else 0
+def _event_id(received: tuple[Event, str, Pushed]) -> str:
+    return received[0].id
 
 
 def _newest(versions: Mapping[Any, int]) -> str:

@@ -8,8 +8,9 @@ from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
-from adapters.kubernetes.client import Conflict, Gone, NotFound, Refused, Unavailable
-from adapters.logs import get_logger
+import structlog
+
+from adapters.kubernetes.errors import Conflict, Gone, NotFound, Refused, Unavailable
 
 __all__ = ["Outcomes", "Overtaken"]
 
@@ -30,7 +31,7 @@ class Overtaken(Unavailable):
 
 
 class Outcomes:
-    """What became of several items; `settle` raises what their caller must know."""
+    """What became of several items; `raise_problem` raises what their caller must know."""
 
     def __init__(self) -> None:
         self.refused: Refused | None = None
@@ -101,7 +102,7 @@ class Outcomes:
             return self.later
         return _Logged(str(error), status=error.status, reason=error.reason)
 
-    def settle(self) -> None:
+    def raise_problem(self) -> None:
         """Raise the problem, if there is one."""
         if (problem := self.problem) is not None:
             raise problem

@@ -1,75 +1,64 @@
-"""Turn the creation of Pods into WarmImages: for every policy that takes them, on the nodes where more can land."""
+"""Turn the creation of Pods into WarmImages: for every policy that takes them, on the nodes where more can land.
+
+What admission saw is a hint, so a Pod that is refused later costs no more than a warm image.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
-from adapters.kubernetes.client import Kubernetes, Unavailable
-from adapters.logs import get_logger
+import structlog
+
+from handlers.reconcile.context import Context
 from handlers.reconcile.outcomes import Outcomes
-from handlers.reconcile.reader import Reader
-from handlers.reconcile.writer import upsert_warmimage
 from warmhook.admission_review import Admitted
 from warmhook.events import Event
-from warmhook.pod_images import decide_admission, takes_pod, warmimages_for_pod
+from warmhook.pod_images import AdmissionRefusal, decide_admission, takes_pod, warmimages_for_pod
 from warmhook.policies import Upsert, is_expired
-from warmhook.ports import Utcnow
 from warmhook.warmimages import ObjectKey, WarmImage
 
-__all__ = ["PodAdmissions"]
+__all__ = ["accept_pods"]
 
 _log = get_logger()
 
-# How often a write is decided anew because another handler wrote first.
-_ATTEMPTS: Final = 5
 
+async def accept_pods(context: Context, admitted: Sequence[tuple[Event, Admitted]]) -> None:
+    """Write what the policies make of these Pods; equal wishes are one.
 
-class PodAdmissions:
-    """Accepts what admission saw; a hint, so a Pod that is refused later costs no more than a warm image."""
-
-    def __init__(self, kubernetes: Kubernetes, cluster: Reader, *, now: Utcnow) -> None:
-        self._kubernetes = kubernetes
-        self._cluster = cluster
-        self._now = now
-
-    async def accept(self, admitted: Sequence[tuple[Event, Admitted]]) -> None:
-        """Write what the policies make of these Pods; equal wishes are one.
-
-        Raises `Unavailable` where some can be written later, `Refused` where some never can.
-        """
-        policies = [policy for policy in await self._cluster.policies() if policy.pods is not None]
-        wanted: dict[ObjectKey, WarmImage] = {}
-        for event, pod in admitted:
-            moment = min(event.time, self._now())
-            for policy in policies:
-                if takes_pod(policy, pod):
-                    asked = warmimages_for_pod(policy, pod, moment, event.id)
+    Raises `Unavailable` where some can be written later, `Refused` where some never can.
+    """
+    policies = [policy for policy in await context.reader.policies() if policy.pods is not None]
+    now = context.clock.utcnow()
+    wanted: dict[ObjectKey, WarmImage] = {}
+    for event, pod in admitted:
+        moment = min(event.time, now)
+        for policy in policies:
+            if takes_pod(policy, pod):
+                for warmimage in warmimages_for_pod(policy, pod, moment, event.id):
                     # An event that a Broker kept for long may be about Pods that are long gone.
-                    wanted |= {one.key: one for one in asked if not is_expired(one, self._now())}
-        outcomes = Outcomes()
-        await outcomes.each(
-            "admitted",
-            wanted.values(),
-            self._upsert,
-            name=lambda one: str(one.key),
-            group=lambda one: one.key.namespace,
-        )
-        outcomes.settle()
+                    if not is_expired(warmimage, now):
+                        wanted[warmimage.key] = warmimage
 
-    async def _upsert(self, wanted: WarmImage) -> None:
-        for _ in range(_ATTEMPTS):
-            decision = decide_admission(wanted, await self._cluster.warmimage(wanted.key))
-            if not isinstance(decision, Upsert):
-                return
-            if not await upsert_warmimage(self._kubernetes, decision, self._now):
-                continue
-            _log.info(
-                "admitted",
-                event_id=wanted.event_id,
-                image=str(wanted.image),
-                warmimage=str(wanted.key),
-                result="refreshed" if decision.replaces else "accepted",
-            )
-            return
-        raise Unavailable(f"{_ATTEMPTS} other writes of {wanted.key} came first")
+    async def upsert(warmimage: WarmImage) -> None:
+        await _upsert(context, warmimage)
+
+    outcomes = Outcomes()
+    await outcomes.each(
+        "admitted",
+        wanted.values(),
+        upsert,
+        name=lambda warmimage: str(warmimage.key),
+        group=lambda warmimage: warmimage.key.namespace,
+    )
+    outcomes.raise_problem()
+
+
+async def _upsert(context: Context, wanted: WarmImage) -> None:
+    async def decide(_attempt: int) -> Upsert | AdmissionRefusal:
+        return decide_admission(wanted, await context.reader.warmimage(wanted.key))
+
+    decision = await context.writer.upsert_until_written(wanted.key, decide)
+    if isinstance(decision, Upsert):
+        result = "refreshed" if decision.replaces else "accepted"
+        key, image = str(wanted.key), str(wanted.image)
+        _log.info("admitted", event_id=wanted.event_id, image=image, warmimage=key, result=result)

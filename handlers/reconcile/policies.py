@@ -3,43 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
-from typing import Final, TypeAlias
+from typing import Final
 from weakref import WeakValueDictionary
 
-from adapters.kubernetes import paths
-from adapters.kubernetes.client import Conflict, Kubernetes, NotFound, Unavailable
-from adapters.logs import get_logger
-from handlers.reconcile.outcomes import Outcomes
-from handlers.reconcile.policy_statuses import PolicyStatuses
-from handlers.reconcile.reader import FROM_CACHE, MAX_GETS, Reader, WarmImages, policy_object
-from handlers.reconcile.writer import upsert_warmimage
-from warmhook.api import POLICY_LABEL, REPOSITORY_LABEL
-from warmhook.policies import Policy, PolicyChanges, Upsert, decide_orphan, policy_changes
-from warmhook.ports import Utcnow
-from warmhook.warmimages import ObjectKey, PolicyKey, WarmImage, policy_label, repository_label
+import structlog
 
-__all__ = ["Applied", "Policies", "Settled"]
+from adapters.kubernetes.errors import Conflict, Unavailable
+from handlers.reconcile.context import Context
+from handlers.reconcile.objects import Repository, WarmImages, repository_of
+from handlers.reconcile.outcomes import Outcomes
+from handlers.reconcile.policy_statuses import write_status
+from handlers.reconcile.reader import FROM_CACHE, MAX_GETS
+from warmhook.policies import Policy, PolicyChanges, Upsert, decide_orphan, policy_changes
+from warmhook.warmimages import ObjectKey, PolicyKey, WarmImage
+
+__all__ = ["Applied", "Policies", "Reconciled"]
 
 _log = get_logger()
 
 # Of a namespace at a time: what a burst of pushes leaves behind must not stand in the way of the next.
 _DELETES: Final = 4
 _DELETED_KNOWN: Final = 2000
-_SETTLE_SECONDS: Final = 5.0
+_REPOSITORIES_SECONDS: Final = 5.0
 # How often a WarmImage is deleted anew because its status was written meanwhile.
 _ATTEMPTS: Final = 5
 
-_Repository: TypeAlias = tuple[str, str, str]
-"""Label of the policy, namespace, label of the repository."""
-
 
 @dataclass(frozen=True, slots=True)
-class Settled:
-    """What came of judging WarmImages."""
+class Reconciled:
+    """What came of reconciling the repositories of WarmImages."""
 
     found: WarmImages
     """Those that are left, as they were read; what was written since is newer."""
@@ -74,15 +68,8 @@ class Applied:
 class Policies:
     """Reconciles WarmPolicies."""
 
-    def __init__(
-        self, kubernetes: Kubernetes, cluster: Reader, statuses: PolicyStatuses, *, now: Utcnow, grace: timedelta
-    ) -> None:
-        """`grace` is for how long a policy must be missing before its WarmImages go; one sync interval."""
-        self._kubernetes = kubernetes
-        self._cluster = cluster
-        self._statuses = statuses
-        self._now = now
-        self._grace = grace
+    def __init__(self, context: Context) -> None:
+        self._context = context
         self._deletes: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         """By namespace, one of which may hang."""
         self._deleted: dict[str, None] = {}
@@ -94,15 +81,14 @@ class Policies:
         What one of them cannot get keeps the others from nothing. Raises `Unavailable` where another try may help, and
         `Refused` where something was refused for good, which the policy's condition `Degraded` says as well.
         """
-        labelled = await self._cluster.every_warmimage(f"{POLICY_LABEL}={policy_label(key)}", key.namespace)
+        labelled = await self._context.reader.warmimages_of_policy(key)
         owned = list(labelled.usable.values())
-        try:
-            found = policy_object(await self._kubernetes.get(paths.warmpolicies(key)))
-        except NotFound:
+        found = await self._context.reader.policy_object(key)
+        if found is None:
             # Read after its WarmImages: none of them belongs to a policy that came back under the name.
             outcomes = Outcomes()
             await outcomes.each("let-go", owned, self.let_go, name=_name)
-            outcomes.settle()
+            outcomes.raise_problem()
             return
         applied = Applied()
         # What an unusable one led to before stays: a slip of the pen must not take images from the nodes.
@@ -110,98 +96,97 @@ class Policies:
             applied = await self.apply(found.policy, owned)
         with applied.outcomes.item("policy-status", policy=str(key)):
             images = len(owned) + len(labelled.unusable) + applied.created - len(applied.deleted)
-            await self._statuses.write(found, images, refused=applied.refused)
-        applied.outcomes.settle()
+            await write_status(self._context, found, images, applied.refused)
+        applied.outcomes.raise_problem()
 
     async def apply(self, policy: Policy, owned: list[WarmImage]) -> Applied:
         """Write what differs, each WarmImage by itself. Raises nothing of the API server's: it is in the outcomes."""
         applied = Applied()
-        await self._write(policy_changes(policy, owned, self._now()), applied)
+        await self._write(policy_changes(policy, owned, self._context.clock.utcnow()), applied)
         return applied
 
-    async def settle(self, keys: Collection[ObjectKey], *, not_older_than: str = "") -> Settled:
+    async def reconcile_repositories(self, keys: Collection[ObjectKey], *, not_older_than: str = "") -> Reconciled:
         """Judge WarmImages that changed, and their repositories, by their policies as these are now.
 
         This is what deletes the pushes that `keep` no longer retains, and what catches up where a policy changed while
         a push was being accepted. `not_older_than` is the newest version of these WarmImages that is known: what comes
         after has its own event.
         """
-        found, same_repository = await self._same_repository(keys, not_older_than)
-        if not same_repository:
-            return Settled(found)
+        found, repositories = await self._read_repositories(keys, not_older_than)
+        if not repositories:
+            return Reconciled(found)
         # Read after their WarmImages, which are written only over the version that was read.
-        policies = await self._cluster.policies_of({(label, namespace) for label, namespace, _ in same_repository})
+        policies = await self._context.reader.policies_of({repository[:2] for repository in repositories})
         late = Unavailable("its repository could not be written in time", retry_after_seconds=1)
-        problems: dict[_Repository, Exception | None] = dict.fromkeys(same_repository, late)
+        problems: dict[Repository, Exception | None] = dict.fromkeys(repositories, late)
         deleted: set[ObjectKey] = set()
 
-        async def settle(repository: _Repository) -> None:
+        async def reconcile(repository: Repository) -> None:
             applied = Applied(deleted=deleted)
             if policy := policies.get(repository[:2]):
-                changes = policy_changes(policy, same_repository[repository], self._now())
+                changes = policy_changes(policy, repositories[repository], self._context.clock.utcnow())
                 updates = tuple(upsert for upsert in changes.upserts if upsert.replaces)
                 await self._write(PolicyChanges(updates, changes.deletes), applied)
             problems[repository] = applied.outcomes.problem
 
         # What one namespace cannot get in time must not hold up the lines of all.
         await Outcomes().each(
-            "settle", same_repository, settle, name=" ".join, group=lambda it: it[1], seconds=_SETTLE_SECONDS
+            "repository",
+            repositories,
+            reconcile,
+            name=" ".join,
+            group=lambda repository: repository.namespace,
+            seconds=_REPOSITORIES_SECONDS,
         )
         left = {key: warmimage for key, warmimage in found.usable.items() if key not in deleted}
-        of_keys = {key: problems.get(_repository(warmimage)) for key, warmimage in found.usable.items()}
-        return Settled(
+        of_keys = {key: problems.get(repository_of(warmimage)) for key, warmimage in found.usable.items()}
+        return Reconciled(
             WarmImages(left, found.unusable),
             deleted,
             {key: problem for key, problem in of_keys.items() if problem is not None},
         )
 
-    async def recount(self, namespaces: Collection[str]) -> None:
+    async def update_counts(self, namespaces: Collection[str]) -> None:
         """Tell the policies of these namespaces how many WarmImages they have now."""
-        known = [
-            it for it in await self._cluster.policy_objects(not_older_than=FROM_CACHE) if it.key.namespace in namespaces
-        ]
+        known = await self._context.reader.policy_objects(not_older_than=FROM_CACHE)
         outcomes = Outcomes()
 
-        async def count(namespace: str) -> None:
-            listed = await self._kubernetes.list(paths.warmimages_in(namespace), metadata_only=True)
-            images = Counter((obj["metadata"].get("labels") or {}).get(POLICY_LABEL, "") for obj in listed.items)
-            here = [found for found in known if found.key.namespace == namespace]
+        async def update(namespace: str) -> None:
+            images = await self._context.reader.count_by_policy(namespace)
             await outcomes.each(
                 "policy-status",
-                here,
-                lambda found: self._statuses.write(found, images[found.label]),
+                [found for found in known if found.key.namespace == namespace],
+                lambda found: write_status(self._context, found, images[found.label]),
                 name=lambda found: str(found.key),
             )
 
-        await outcomes.each("recount", {found.key.namespace for found in known}, count)
-        outcomes.settle()
+        await outcomes.each("counts", {found.key.namespace for found in known} & set(namespaces), update)
+        outcomes.raise_problem()
 
-    async def _same_repository(
+    async def _read_repositories(
         self, keys: Collection[ObjectKey], not_older_than: str
-    ) -> tuple[WarmImages, dict[_Repository, list[WarmImage]]]:
-        """These WarmImages, and all of the repositories, each of one policy, that they belong to."""
+    ) -> tuple[WarmImages, dict[Repository, list[WarmImage]]]:
+        """These WarmImages, and all of the repositories that they belong to."""
+        reader = self._context.reader
         if len(keys) > MAX_GETS:
-            everything = await self._cluster.every_warmimage(not_older_than=not_older_than)
+            everything = await reader.warmimages(not_older_than=not_older_than)
             found = WarmImages(
                 {key: warmimage for key, warmimage in everything.usable.items() if key in keys},
                 {key: problem for key, problem in everything.unusable.items() if key in keys},
             )
-            groups = {_repository(it): list[WarmImage]() for it in found.usable.values() if it.policy_label}
+            repositories = {repository: list[WarmImage]() for repository in _repositories(found)}
             for warmimage in everything.usable.values():
-                if (group := _repository(warmimage)) in groups:
-                    groups[group].append(warmimage)
-            return found, groups
-        found = await self._cluster.warmimages_of(keys)
-        repositories = list({_repository(it) for it in found.usable.values() if it.policy_label})
+                if (repository := repository_of(warmimage)) in repositories:
+                    repositories[repository].append(warmimage)
+            return found, repositories
+        found = await reader.warmimages_of(keys)
+        listed = _repositories(found)
         lists = await asyncio.gather(
-            *(
-                self._cluster.warmimages(
-                    f"{POLICY_LABEL}={policy},{REPOSITORY_LABEL}={repository}", namespace, not_older_than=not_older_than
-                )
-                for policy, namespace, repository in repositories
-            )
+            *(reader.warmimages_of_repository(repository, not_older_than=not_older_than) for repository in listed)
         )
-        return found, dict(zip(repositories, lists, strict=True))
+        return found, {
+            repository: list(warmimages.usable.values()) for repository, warmimages in zip(listed, lists, strict=True)
+        }
 
     async def _write(self, changes: PolicyChanges, applied: Applied) -> None:
         """Deletes first: they may be what a quota waits for."""
@@ -214,10 +199,10 @@ class Policies:
             await self._upsert(change, applied)
 
         await applied.outcomes.each("delete", changes.deletes, delete, name=_name)
-        await applied.outcomes.each("write", changes.upserts, upsert, name=lambda it: str(it.warmimage.key))
+        await applied.outcomes.each("write", changes.upserts, upsert, name=lambda change: str(change.warmimage.key))
 
     async def _upsert(self, upsert: Upsert, applied: Applied) -> None:
-        if not await upsert_warmimage(self._kubernetes, upsert, self._now):
+        if not await self._context.writer.upsert(upsert):
             raise Conflict(f"{upsert.warmimage.key} changed meanwhile")
         if upsert.replaces is None:
             applied.created += 1
@@ -229,7 +214,7 @@ class Policies:
 
         Raises `Conflict` where another writer came first.
         """
-        decision = decide_orphan(warmimage, self._now(), self._grace)
+        decision = decide_orphan(warmimage, self._context.clock.utcnow(), self._context.grace)
         if isinstance(decision, Upsert):
             await self._upsert(decision, Applied())
             return True
@@ -253,11 +238,9 @@ class Policies:
                 if doomed.uid in self._deleted:
                     return True
                 try:
-                    await self._kubernetes.delete(
-                        paths.warmimages(doomed.key), uid=doomed.uid, resource_version=doomed.resource_version
-                    )
+                    await self._context.writer.delete_warmimage(doomed)
                 except Conflict:
-                    version, found = doomed.resource_version, await self._cluster.warmimages_of((doomed.key,))
+                    version, found = doomed.resource_version, await self._context.reader.warmimages_of((doomed.key,))
                     if found.unusable:
                         return False
                     doomed = found.usable.get(doomed.key)
@@ -276,5 +259,6 @@ def _name(warmimage: WarmImage) -> str:
     return str(warmimage.key)
 
 
-def _repository(warmimage: WarmImage) -> _Repository:
-    return warmimage.policy_label, warmimage.key.namespace, repository_label(warmimage.image)
+def _repositories(found: WarmImages) -> list[Repository]:
+    """The repositories of those that a policy has made."""
+    return list({repository_of(warmimage) for warmimage in found.usable.values() if warmimage.policy_label})

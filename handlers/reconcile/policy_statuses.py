@@ -1,20 +1,24 @@
-"""Write the status of WarmPolicies: whether they can be used, how many images they have, what was refused to them."""
+"""Write the status of WarmPolicies: whether they can be used, how many images they have, what was refused to them.
+
+A status is written where it differs. Conditions of other writers stay as they are.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any, Final
 
-from adapters.kubernetes import paths
-from adapters.kubernetes.client import Conflict, Kubernetes, NotFound
-from adapters.logs import get_logger
-from handlers.reconcile.reader import PolicyObject, policy_object
-from handlers.reconcile.recorder import Recorder
-from warmhook.ports import Object, Utcnow
+import structlog
+
+from adapters.kubernetes.errors import Conflict, NotFound
+from handlers.reconcile.context import Context
+from handlers.reconcile.objects import PolicyObject
+from warmhook.ports import Object
 from warmhook.status import condition, find_condition, with_conditions
 from warmhook.transitions import transitions
 
-__all__ = ["PolicyStatuses"]
+__all__ = ["is_degraded", "write_refusal", "write_status"]
 
 _log = get_logger()
 
@@ -22,74 +26,36 @@ _log = get_logger()
 _ATTEMPTS: Final = 3
 
 
-class PolicyStatuses:
-    """Writes `WarmPolicy.status` where it differs. Conditions of other writers stay as they are."""
+async def write_status(context: Context, found: PolicyObject, images: int, refused: str | None = None) -> None:
+    """Say whether the policy can be used, and that it has so many WarmImages; `refused` as in `write_refusal`."""
 
-    def __init__(self, kubernetes: Kubernetes, recorder: Recorder | None, *, now: Utcnow) -> None:
-        """Without a `recorder` changes of a condition lead to no Events."""
-        self._kubernetes = kubernetes
-        self._recorder = recorder
-        self._now = now
+    def status(policy: PolicyObject) -> Object:
+        before, generation, now = _status(policy), _generation(policy), context.clock.utcnow()
+        problem = policy.problem
+        message = problem or f"{images} images wanted"
+        ready = condition(before, "Ready", not problem, "Invalid" if problem else "Usable", message, now, generation)
+        conditions = with_conditions(before, ready, *_degraded(policy, refused, now))
+        return {"observedGeneration": generation, "images": images, "conditions": conditions}
 
-    async def write(self, found: PolicyObject, images: int, *, refused: str | None = None) -> None:
-        """Say whether the policy can be used, and that it has so many WarmImages; `refused` as in `note_write`."""
+    await _write(context, found, status, record=True)
 
-        def status(policy: PolicyObject) -> Object:
-            before, generation = _status(policy), policy.object["metadata"].get("generation", 0)
-            problem = policy.problem
-            message = problem or f"{images} images wanted"
-            reason = "Invalid" if problem else "Usable"
-            ready = condition(before, "Ready", not problem, reason, message, self._now(), generation)
-            conditions = with_conditions(before, ready, *self._degraded(before, refused, generation))
-            return {"observedGeneration": generation, "images": images, "conditions": conditions}
 
-        await self._write(found, status)
+async def write_refusal(context: Context, found: PolicyObject, refused: str) -> None:
+    """Say in the condition `Degraded` what the API server refused to write for the policy; empty: nothing any more.
 
-    async def note_write(self, found: PolicyObject, refused: str) -> None:
-        """Say in the condition `Degraded` what the API server refused to write for the policy; empty: nothing any more.
+    The condition dates from the first refusal, so a refusal of every push costs one write. No Event is recorded: the
+    part that is reached from outside may create none.
+    """
 
-        The condition dates from the first refusal, so a refusal of every push costs one write.
-        """
+    def status(policy: PolicyObject) -> Object:
+        before = _status(policy)
+        return {
+            **before,
+            "conditions": with_conditions(before, *_degraded(policy, refused, context.clock.utcnow())),
+        }
 
-        def status(policy: PolicyObject) -> Object:
-            before, generation = _status(policy), policy.object["metadata"].get("generation", 0)
-            return {**before, "conditions": with_conditions(before, *self._degraded(before, refused, generation))}
-
-        if refused or is_degraded(found):
-            await self._write(found, status)
-
-    def _degraded(self, before: Mapping[str, Any], refused: str | None, generation: int) -> list[dict[str, Any]]:
-        holds = find_condition(before, "Degraded").get("status") == "True"
-        if refused is None or holds == bool(refused):
-            return []
-        reason, message = ("WriteRefused", refused) if refused else ("WritesTaken", "")
-        return [condition(before, "Degraded", bool(refused), reason, message, self._now(), generation)]
-
-    async def _write(self, found: PolicyObject, status: Callable[[PolicyObject], Object]) -> None:
-        path = paths.warmpolicies(found.key)
-        for _ in range(_ATTEMPTS):
-            before, after = _status(found), status(found)
-            if after == before:
-                return
-            version = found.object["metadata"]["resourceVersion"]
-            body = {"metadata": {"resourceVersion": version}, "status": after}
-            try:
-                # Who shares this list of policies need not write the same again.
-                found.object.update(await self._kubernetes.patch(paths.status(path), body))
-            except Conflict:
-                try:
-                    found = policy_object(await self._kubernetes.get(path))
-                except NotFound:
-                    return
-                continue
-            except NotFound:
-                return
-            if found.problem:
-                _log.warning("policy-invalid", policy=str(found.key), problem=found.problem)
-            uid = found.object["metadata"]["uid"]
-            if self._recorder is not None:
-                await self._recorder.record("WarmPolicy", found.key, uid, transitions(before, after))
-            return
+    if refused or is_degraded(found):
+        await _write(context, found, status, record=False)
 
 
 def is_degraded(found: PolicyObject) -> bool:
@@ -97,5 +63,45 @@ def is_degraded(found: PolicyObject) -> bool:
     return find_condition(_status(found), "Degraded").get("status") == "True"
 
 
+def _degraded(policy: PolicyObject, refused: str | None, now: datetime) -> list[dict[str, Any]]:
+    """The condition `Degraded` if it changes; `None` changes nothing."""
+    if refused is None or is_degraded(policy) == bool(refused):
+        return []
+    reason = "WriteRefused" if refused else "WritesTaken"
+    return [condition(_status(policy), "Degraded", bool(refused), reason, refused, now, _generation(policy))]
+
+
+async def _write(
+    context: Context, found: PolicyObject, status: Callable[[PolicyObject], Object], *, record: bool
+) -> None:
+    for _ in range(_ATTEMPTS):
+        before, after = _status(found), status(found)
+        if after == before:
+            return
+        metadata = found.object["metadata"]
+        try:
+            written = await context.writer.patch_policy_status(found.key, metadata["resourceVersion"], after)
+        except Conflict:
+            present = await context.reader.policy_object(found.key)
+            if present is None:
+                return
+            found = present
+            continue
+        except NotFound:
+            return
+        # Whoever shares this list of policies need not write the same again.
+        found.object.update(written)
+        if found.problem:
+            _log.warning("policy-invalid", policy=str(found.key), problem=found.problem)
+        if record:
+            await context.recorder.record("WarmPolicy", found.key, metadata["uid"], transitions(before, after))
+        return
+
+
 def _status(found: PolicyObject) -> Mapping[str, Any]:
     return found.object.get("status") or {}
+
+
+def _generation(found: PolicyObject) -> int:
+    generation: int = found.object["metadata"].get("generation", 0)
+    return generation

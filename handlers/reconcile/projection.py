@@ -8,37 +8,39 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeAlias
 
-from adapters.kubernetes.client import Unavailable
+from adapters.kubernetes.errors import Unavailable
+from handlers.reconcile.context import Context
 from handlers.reconcile.node_configmaps import NodeChange, NodeWrites
+from handlers.reconcile.objects import DesiredConfigMap, WarmImages
 from handlers.reconcile.outcomes import Outcomes
-from handlers.reconcile.reader import FROM_CACHE, MAX_GETS, DesiredConfigMap, Reader, WarmImages
+from handlers.reconcile.reader import FROM_CACHE, MAX_GETS, Reader
 from warmhook.node_lines import Line, diff, line_key, line_of, noted_refusals, over_budget
 from warmhook.placement import Node, node_selector, place_each, reads_taints
 from warmhook.warmimages import ObjectKey, WarmImage
 
-__all__ = ["Projection", "Wanted", "untouched", "wanted_lines", "whole_node"]
+__all__ = ["LinesByNode", "Projection", "full_change", "untouched", "wanted_lines"]
 
 # After this the rest is left to the sender's repeat, which finds less to do.
 _SECONDS: Final = 20.0
 # Up to so many different node selectors are listed by the API server; beyond that all nodes are matched here.
 _SELECTORS: Final = 4
 
-Wanted = Mapping[str, Mapping[str, Line]]
+LinesByNode: TypeAlias = Mapping[str, Mapping[str, Line]]
 """Per node's name the lines it should hold, by key."""
 
 
 class Projection:
     """Projects WarmImages onto nodes."""
 
-    def __init__(self, cluster: Reader, writes: NodeWrites, *, monotonic: Callable[[], float]) -> None:
-        self._cluster = cluster
+    def __init__(self, context: Context, writes: NodeWrites) -> None:
+        self._reader = context.reader
+        self._monotonic = context.clock.monotonic
         self._writes = writes
-        self._monotonic = monotonic
         self._projected: set[ObjectKey] = set()
         """What is being projected."""
         self._ended = asyncio.Condition()
@@ -94,14 +96,14 @@ class Projection:
         wrote: set[ObjectKey] = set()
         while pending:
             if found is None:
-                found = await self._cluster.warmimages_of(pending)
+                found = await self._reader.warmimages_of(pending)
             if soon and len(pending) <= MAX_GETS:
                 # The second pass shows what the first overlooked.
                 wrote = await self._project_once(pending, found, FROM_CACHE, deadline, outcomes)
             wrote |= await self._project_once(pending, found, "", deadline, outcomes)
             if not wrote:
                 return
-            again = await self._cluster.generations(wrote)
+            again = await self._reader.generations(wrote)
             pending = {key for key in wrote if again.get(key) != _version(found.usable.get(key))}
             found, soon, wrote = None, False, set()
             if pending and self._monotonic() > deadline:
@@ -113,7 +115,7 @@ class Projection:
         A limit ranks nodes against each other, so one that joins or leaves may move a placement elsewhere.
         """
         deadline = self._monotonic() + _SECONDS
-        found = await self._cluster.every_warmimage()
+        found = await self._reader.warmimages()
         limited = {key for key, warmimage in found.usable.items() if warmimage.template.nodes.limit is not None}
         await self._rebuild(names, found, deadline, outcomes)
         if limited:
@@ -123,20 +125,20 @@ class Projection:
         """Write every line of these nodes, creating ConfigMaps that are missing."""
         few, warmimages = len(names) <= MAX_GETS, every.usable.values()
         if few and all(warmimage.template.nodes.limit is None for warmimage in warmimages):
-            nodes = list((await self._cluster.nodes_of(names)).values())
+            nodes = list((await self._reader.nodes_of(names)).values())
         else:
-            nodes = await self._cluster.nodes(taints=reads_taints(warmimages))
-        found = await (self._cluster.desired_of(names) if few else self._cluster.desired())
-        desired = {one.node: untouched(one, every.unusable) for one in found}
+            nodes = await self._reader.nodes(taints=reads_taints(warmimages))
+        found = await (self._reader.desired_of(names) if few else self._reader.desired())
+        desired = {have.node: untouched(have, every.unusable) for have in found}
         wanted = await wanted_lines(warmimages, nodes)
         changes: dict[str, NodeChange] = {}
         for node in nodes:
             if node.name in names:
-                change = whole_node(node, desired.get(node.name), wanted.get(node.name, {}))
+                change = full_change(node, desired.get(node.name), wanted.get(node.name, {}))
                 changes |= {node.name: change} if change else {}
-        await self.write_whole(changes, warmimages, deadline, outcomes)
+        await self.write_full(changes, warmimages, deadline, outcomes)
 
-    async def write_whole(
+    async def write_full(
         self,
         changes: Mapping[str, NodeChange],
         warmimages: Collection[WarmImage],
@@ -150,10 +152,10 @@ class Projection:
             await self._project_changed(warmimages, deadline, outcomes, written)
 
     async def _write(self, changes: Mapping[str, NodeChange], deadline: float, outcomes: Outcomes) -> None:
-        entire = _Entire(self._cluster)
-        await self._writes.write(changes, deadline, entire.change, outcomes)
-        if entire.warmimages:
-            await self._project_changed(entire.warmimages, deadline, outcomes)
+        full = _FullState(self._reader)
+        await self._writes.write(changes, deadline, full.change, outcomes)
+        if full.warmimages:
+            await self._project_changed(full.warmimages, deadline, outcomes)
 
     async def _project_changed(
         self,
@@ -164,7 +166,8 @@ class Projection:
     ) -> None:
         """Project those that are no longer as they were when their lines were written, these or all."""
         before = {warmimage.key: _version(warmimage) for warmimage in warmimages}
-        after = {warmimage.key: _version(warmimage) for warmimage in await self._cluster.warmimages()}
+        present = (await self._reader.warmimages()).usable
+        after = {key: _version(warmimage) for key, warmimage in present.items()}
         stale = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
         if line_keys is not None:
             stale = {key for key in stale if line_key(key) in line_keys}
@@ -208,39 +211,39 @@ class Projection:
             selectors = {""}
         taints = reads_taints(warmimages)
         lists = await asyncio.gather(
-            *(self._cluster.nodes(labels, not_older_than=not_older_than, taints=taints) for labels in sorted(selectors))
+            *(self._reader.nodes(labels, not_older_than=not_older_than, taints=taints) for labels in sorted(selectors))
         )
         return {node.name: node for nodes in lists for node in nodes}
 
     async def _holding(self, line_keys: Collection[str], not_older_than: str) -> dict[str, DesiredConfigMap]:
         """The ConfigMaps that hold one of the lines, by node."""
         if len(line_keys) > MAX_GETS:
-            return {one.node: one for one in await self._cluster.desired(not_older_than=not_older_than)}
-        lists = await asyncio.gather(*(self._cluster.desired(key, not_older_than=not_older_than) for key in line_keys))
-        return {one.node: one for desired in lists for one in desired}
+            return {have.node: have for have in await self._reader.desired(not_older_than=not_older_than)}
+        lists = await asyncio.gather(*(self._reader.desired(key, not_older_than=not_older_than) for key in line_keys))
+        return {have.node: have for desired in lists for have in desired}
 
 
-class _Entire:
+class _FullState:
     """Every line of any node, worked out when the first ConfigMap is found missing."""
 
-    def __init__(self, cluster: Reader) -> None:
-        self._cluster = cluster
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
         self._once = asyncio.Lock()
         self._nodes: dict[str, Node] | None = None
-        self._wanted: Wanted = {}
+        self._wanted: LinesByNode = {}
         self.warmimages: list[WarmImage] = []
-        """What the lines were made from; empty as long as nobody asked."""
+        """What the lines were made from; empty until they are."""
 
     async def change(self, name: str) -> NodeChange | None:
         """What creates the ConfigMap of a node; `None` for a node that is gone or has no line."""
         async with self._once:
             if self._nodes is None:
-                self.warmimages = await self._cluster.warmimages()
-                nodes = await self._cluster.nodes(taints=reads_taints(self.warmimages))
+                self.warmimages = list((await self._reader.warmimages()).usable.values())
+                nodes = await self._reader.nodes(taints=reads_taints(self.warmimages))
                 self._wanted = await wanted_lines(self.warmimages, nodes)
                 self._nodes = {node.name: node for node in nodes}
         node = self._nodes.get(name)
-        return whole_node(node, None, self._wanted.get(name, {})) if node is not None else None
+        return full_change(node, None, self._wanted.get(name, {})) if node is not None else None
 
 
 async def wanted_lines(warmimages: Iterable[WarmImage], nodes: Iterable[Node]) -> dict[str, dict[str, Line]]:
@@ -262,7 +265,7 @@ def untouched(have: DesiredConfigMap, unusable: Iterable[ObjectKey]) -> DesiredC
     return replace(have, lines={key: version for key, version in have.lines.items() if key not in keys})
 
 
-def whole_node(
+def full_change(
     node: Node, have: DesiredConfigMap | None, wanted: Mapping[str, Line], unknown: Collection[str] = ()
 ) -> NodeChange | None:
     """What makes a node's ConfigMap hold exactly `wanted`, as far as there is room; `None` where it does.
@@ -274,7 +277,7 @@ def whole_node(
     changes = diff(have.lines if have else {}, want)
     changes |= {key: want[key] for key in unknown if key in want}
     if have is None:
-        return NodeChange(node.uid, changes, refused, whole=True) if changes else None
+        return NodeChange(node.uid, changes, refused, replace=True) if changes else None
     noted = have.refused == frozenset(noted_refusals(refused))
     as_it_should_be = have.owner_uid == node.uid and noted and not have.tracked
     return None if as_it_should_be and not changes else NodeChange(node.uid, changes, refused)

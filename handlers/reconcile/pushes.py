@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal, TypeAlias
 
-from adapters.kubernetes.client import Kubernetes, KubernetesError, Refused, Unavailable
-from adapters.logs import get_logger
+import structlog
+
+from adapters.kubernetes.errors import KubernetesError, Refused, Unavailable
 from handlers.reconcile.circuit_breaker import CircuitBreakers
-from handlers.reconcile.policy_statuses import PolicyStatuses, is_degraded
-from handlers.reconcile.reader import FROM_CACHE, PolicyObject, Reader
-from handlers.reconcile.singleflight import SharedLists, failed, shared_task
-from handlers.reconcile.writer import upsert_warmimage
-from warmhook.api import POLICY_LABEL, REPOSITORY_LABEL
+from handlers.reconcile.context import Context
+from handlers.reconcile.objects import PolicyObject, Repository
+from handlers.reconcile.policy_statuses import is_degraded, write_refusal
+from handlers.reconcile.reader import FROM_CACHE
+from handlers.reconcile.singleflight import SingleFlight
 from warmhook.events import Pushed, SkipReason, is_timed, push_time
 from warmhook.images import Reference
 from warmhook.policies import Policy, PushRefusal, Upsert, decide_push
-from warmhook.ports import Utcnow
-from warmhook.warmimages import policy_label, repository_label
+from warmhook.warmimages import ObjectKey, WarmImage, policy_label, repository_label, warmimage_name
 
 __all__ = ["Accepted", "Pushes"]
 
 _log = get_logger()
 
-# How often an upsert is decided anew because another handler wrote first.
-_ATTEMPTS: Final = 8
 # Requests within this time share one LIST of the policies.
 _POLICIES_FOR_SECONDS: Final = 0.1
+_POLICY_LISTS: Final = 32
+# Lists of WarmImages at a time, for each namespace: with one alone all would wait whenever it is slow.
+_LISTS: Final = 4
+# One list that gets no answer must not hold up all that come after it.
+_LIST_SECONDS: Final = 2.5
 
 Accepted: TypeAlias = Literal["accepted"]
 # Where policies differ, the reason that says most about the event wins.
@@ -54,24 +58,17 @@ class _Push:
 class Pushes:
     """Turns pushes into WarmImages."""
 
-    def __init__(
-        self,
-        kubernetes: Kubernetes,
-        cluster: Reader,
-        statuses: PolicyStatuses,
-        *,
-        now: Utcnow,
-        monotonic: Callable[[], float],
-    ) -> None:
-        self._kubernetes = kubernetes
-        self._cluster = cluster
-        self._statuses = statuses
-        self._lists = SharedLists(cluster)
-        self._breakers = CircuitBreakers(monotonic)
-        self._now = now
-        self._monotonic = monotonic
-        self._policies: dict[str, tuple[asyncio.Task[list[PolicyObject]], float]] = {}
-        """By how old they may be: the LIST that requests share, and until when on the monotonic clock."""
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._policies = {
+            not_older_than: SingleFlight(
+                self._read_policies, context.clock, at_once=_POLICY_LISTS, shared_seconds=_POLICIES_FOR_SECONDS
+            )
+            for not_older_than in (FROM_CACHE, "")
+        }
+        self._repositories: dict[str, SingleFlight[str, dict[str, list[WarmImage]]]] = {}
+        """By namespace."""
+        self._breakers = CircuitBreakers(context.clock)
 
     async def accept(self, pushed: Pushed, event_id: str, received: datetime) -> Accepted | SkipReason:
         """Write what every policy makes of the push; `accepted` if it changed anything.
@@ -87,7 +84,9 @@ class Pushes:
         if not wanting:
             return "no-policy"
         # An event that came through a Broker names its time of receipt itself.
-        push = _Push(push_time(pushed.pushed_at, min(received, self._now())), is_timed(pushed), event_id)
+        push = _Push(
+            push_time(pushed.pushed_at, min(received, self._context.clock.utcnow())), is_timed(pushed), event_id
+        )
         outcomes = await asyncio.gather(
             *(self._decide(found, policy, image, push) for found, policy, image in wanting),
             return_exceptions=True,
@@ -103,7 +102,7 @@ class Pushes:
         """Every policy that wants the push, with each name under which it does."""
         return [
             (found, found.policy, image)
-            for found in await self._shared_policies(not_older_than)
+            for found in await self._policies[not_older_than].get(not_older_than)
             if found.policy is not None
             for image in found.policy.spellings(pushed.image)
         ]
@@ -142,33 +141,51 @@ class Pushes:
         """Say it in the policy's condition, if that can be written: it decides nothing."""
         try:
             async with asyncio.timeout(_NOTE_SECONDS):
-                await self._statuses.note_write(found, refused)
+                await write_refusal(self._context, found, refused)
         except (KubernetesError, TimeoutError) as error:
             _log.warning("policy-status-not-written", policy=str(found.key), problem=str(error))
 
     async def _upsert(self, policy: Policy, image: Reference, push: _Push) -> Accepted | PushRefusal:
-        label, repository = policy_label(policy.key), repository_label(image)
-        labels = f"{POLICY_LABEL}={label},{REPOSITORY_LABEL}={repository}"
-        # First as the API server has them at hand, in a list that all policies of a namespace share: a write holds only
-        # over the version that was read, so one that is based on an older state conflicts. Only what leads to no write
-        # must be decided on the present.
-        at_hand = await self._lists.of_repository(policy.key.namespace, repository)
-        existing, present = [it for it in at_hand if it.policy_label == label], False
-        for _ in range(_ATTEMPTS):
-            decision = decide_push(policy, image, push.moment, push.event_id, existing, self._now(), timed=push.timed)
-            if isinstance(decision, Upsert):
-                if await upsert_warmimage(self._kubernetes, decision, self._now):
-                    return "accepted"
-            elif present:
-                return decision
-            existing, present = await self._cluster.warmimages(labels, policy.key.namespace), True
-        raise Unavailable(f"{_ATTEMPTS} other writes of the same WarmImage came first")
+        repository = Repository(policy_label(policy.key), policy.key.namespace, repository_label(image))
+        reader, now = self._context.reader, self._context.clock.utcnow
 
-    async def _shared_policies(self, not_older_than: str) -> list[PolicyObject]:
-        shared, until = self._policies.get(not_older_than, (None, 0.0))
-        if shared is None or failed(shared) or self._monotonic() >= until:
-            reading = self._cluster.policy_objects(not_older_than=not_older_than)
-            shared = shared_task(reading, "policies")
-            self._policies[not_older_than] = shared, self._monotonic() + _POLICIES_FOR_SECONDS
-        # Shielded: that one sender hangs up must not fail the others.
-        return await asyncio.shield(shared)
+        def judge(existing: Iterable[WarmImage]) -> Upsert | PushRefusal:
+            return decide_push(policy, image, push.moment, push.event_id, existing, now(), timed=push.timed)
+
+        async def decide(attempt: int) -> Upsert | PushRefusal:
+            # First from the API server's cache, in a list that all policies of a namespace share: a write holds only
+            # over the version that was read, so one that is based on an older state conflicts. Only what leads to no
+            # write must be decided on the present.
+            if attempt == 0:
+                found = await self._repositories_in(repository.namespace).get(repository.label)
+                cached = found.get(repository.label, [])
+                decision = judge(warmimage for warmimage in cached if warmimage.policy_label == repository.policy)
+                if isinstance(decision, Upsert):
+                    return decision
+            return judge((await reader.warmimages_of_repository(repository)).usable.values())
+
+        key = ObjectKey(policy.key.namespace, warmimage_name(policy.key, image))
+        decision: Upsert | PushRefusal = await self._context.writer.upsert_until_written(key, decide)
+        if isinstance(decision, Upsert):
+            return "accepted"
+        return decision
+
+    async def _read_policies(self, not_older_than: Collection[str]) -> list[PolicyObject]:
+        (version,) = not_older_than
+        return await self._context.reader.policy_objects(not_older_than=version)
+
+    def _repositories_in(self, namespace: str) -> SingleFlight[str, dict[str, list[WarmImage]]]:
+        """The lists of WarmImages of a namespace, by the label of their repository."""
+
+        async def read(labels: Collection[str]) -> dict[str, list[WarmImage]]:
+            found: defaultdict[str, list[WarmImage]] = defaultdict(list)
+            listed = await self._context.reader.warmimages_of_repositories(namespace, labels, not_older_than=FROM_CACHE)
+            for warmimage in listed:
+                found[repository_label(warmimage.image)].append(warmimage)
+            return found
+
+        if namespace not in self._repositories:
+            self._repositories[namespace] = SingleFlight(
+                read, self._context.clock, at_once=_LISTS, timeout_seconds=_LIST_SECONDS
+            )
+        return self._repositories[namespace]

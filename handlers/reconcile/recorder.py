@@ -1,22 +1,26 @@
-"""Record Kubernetes Events about WarmImages and WarmPolicies, as far as that costs the API server little."""
+"""Record Kubernetes Events, as far as that costs the API server little."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Final
 
-from adapters.kubernetes import paths
-from adapters.kubernetes.client import Kubernetes, KubernetesError
-from adapters.logs import get_logger
+import structlog
+
+from adapters.clock import Clock
+from adapters.kubernetes.errors import Conflict, KubernetesError
+from handlers.reconcile.outcomes import Outcomes
+from handlers.reconcile.writer import Writer
 from warmhook.api import API_VERSION
-from warmhook.ports import Object, Utcnow
+from warmhook.placement import NODE_NAME_MAX, Node
+from warmhook.ports import Object
 from warmhook.timestamps import format_time
 from warmhook.transitions import Transition
 from warmhook.warmimages import ObjectKey
 
-__all__ = ["Recorder", "event_object"]
+__all__ = ["Recorder"]
 
 _log = get_logger()
 
@@ -29,24 +33,23 @@ _MESSAGE_MAX: Final = 1000
 
 
 class Recorder:
-    """Creates Events in the namespaces of their objects; one that cannot be created is dropped."""
+    """Creates Events about WarmImages and WarmPolicies in their namespaces, and about Nodes in `default`."""
 
-    def __init__(self, kubernetes: Kubernetes, *, now: Utcnow, monotonic: Callable[[], float]) -> None:
-        self._kubernetes = kubernetes
-        self._now = now
-        self._monotonic = monotonic
+    def __init__(self, writer: Writer, clock: Clock) -> None:
+        self._writer = writer
+        self._clock = clock
         self._recent: deque[float] = deque(maxlen=_PER_MINUTE)
         """When the last were created, on the monotonic clock."""
         self._last: dict[tuple[str, str], float] = {}
         """Uid and reason to when such an Event was last created; only of the last few minutes."""
 
     async def record(self, kind: str, key: ObjectKey, uid: str, changes: Iterable[Transition]) -> None:
-        """Create an Event for each of these changes of one object. Raises nothing of the API server's."""
+        """Create an Event for each of these changes of one object; one that cannot be created is dropped."""
         for change in changes:
             if not self._allowed(uid, change.reason):
                 continue
-            moment = format_time(self._now())
-            name = f"{key.name[:200]}.{hashlib.sha256(f'{uid} {change.reason} {moment}'.encode()).hexdigest()[:16]}"
+            moment = format_time(self._clock.utcnow())
+            name = f"{key.name[:200]}.{_digest(f'{uid} {change.reason} {moment}')}"
             involved = {
                 "apiVersion": API_VERSION,
                 "kind": kind,
@@ -54,14 +57,31 @@ class Recorder:
                 "name": key.name,
                 "uid": uid,
             }
-            body = event_object(name, key.namespace, involved, change, self._now)
             try:
-                await self._kubernetes.create(paths.events(key.namespace), body)
+                await self._writer.create_event(self._event(name, key.namespace, involved, change))
             except KubernetesError as error:
                 _log.warning("event-not-written", object=str(key), problem=str(error))
 
+    async def record_long_names(self, nodes: Iterable[Node], outcomes: Outcomes) -> None:
+        """Leave an Event on each Node whose name is too long for the names of its ConfigMaps: it is never warmed."""
+        long = [node for node in nodes if len(node.name) > NODE_NAME_MAX]
+        await outcomes.each("node-event", long, self._record_long_name, name=lambda node: node.name)
+
+    async def _record_long_name(self, node: Node) -> None:
+        text = f"Warmhook cannot warm this node: its name has {len(node.name)} characters, at most {NODE_NAME_MAX} "
+        change = Transition("NodeNameTooLong", text + "leave room for the names of its ConfigMaps", warning=True)
+        involved = {"apiVersion": "v1", "kind": "Node", "name": node.name, "uid": node.uid}
+        # The name is the Node's, so there is one at a time.
+        name = f"warmhook-{_digest(node.uid)}"
+        try:
+            # Events about objects that have no namespace go into `default`; the API server refuses them elsewhere.
+            await self._writer.create_event(self._event(name, "default", involved, change))
+        except Conflict:
+            return
+        _log.warning("node-name-too-long", node=node.name, limit=NODE_NAME_MAX)
+
     def _allowed(self, uid: str, reason: str) -> bool:
-        now = self._monotonic()
+        now = self._clock.monotonic()
         if len(self._recent) == _PER_MINUTE and now - self._recent[0] < 60:
             return False
         if now - self._last.get((uid, reason), float("-inf")) < _APART_SECONDS:
@@ -73,20 +93,23 @@ class Recorder:
             del self._last[next(iter(self._last))]
         return True
 
+    def _event(self, name: str, namespace: str, involved: Object, change: Transition) -> Object:
+        """An Event (core/v1) that happened once, now."""
+        moment = format_time(self._clock.utcnow().replace(microsecond=0))
+        return {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": name, "namespace": namespace},
+            "involvedObject": involved,
+            "type": "Warning" if change.warning else "Normal",
+            "reason": change.reason,
+            "message": change.message[:_MESSAGE_MAX],
+            "source": {"component": "warmhook"},
+            "firstTimestamp": moment,
+            "lastTimestamp": moment,
+            "count": 1,
+        }
 
-def event_object(name: str, namespace: str, involved: Object, change: Transition, now: Utcnow) -> Object:
-    """An Event (core/v1) that happened once, now."""
-    moment = format_time(now().replace(microsecond=0))
-    return {
-        "apiVersion": "v1",
-        "kind": "Event",
-        "metadata": {"name": name, "namespace": namespace},
-        "involvedObject": involved,
-        "type": "Warning" if change.warning else "Normal",
-        "reason": change.reason,
-        "message": change.message[:_MESSAGE_MAX],
-        "source": {"component": "warmhook"},
-        "firstTimestamp": moment,
-        "lastTimestamp": moment,
-        "count": 1,
-    }
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Read the WarmImages of repositories for many pushes at once: who asks while a few lists run shares the next.
+"""Share one read among the callers that come while it waits for its turn, or shortly after it began.
 
 The API server looks at every WarmImage of a namespace for each list, whatever its selector, so that pushes that come
 together would cost it more by their lists than by their writes. One that comes alone waits for nobody.
@@ -7,85 +7,87 @@ together would cost it more by their lists than by their writes. One that comes 
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Collection, Hashable
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Final, Generic, TypeVar
 
-from adapters.kubernetes.client import Unavailable
-from handlers.reconcile.reader import FROM_CACHE, Reader
-from warmhook.api import REPOSITORY_LABEL
-from warmhook.warmimages import WarmImage, repository_label
+from adapters.clock import Clock
+from adapters.kubernetes.errors import Unavailable
 
-__all__ = ["SharedLists", "failed", "shared_task"]
+__all__ = ["SingleFlight"]
 
+Item = TypeVar("Item", bound=Hashable)
 Result = TypeVar("Result")
 
-# Per namespace. One alone would make all wait whenever it is slow.
-_AT_ONCE: Final = 4
-# Their labels are part of a URL.
-_MOST_REPOSITORIES: Final = 100
-# One list that gets no answer must not hold up all that come after it.
-_SECONDS: Final = 2.5
-
-_Found = dict[str, list[WarmImage]]
-"""By the label of the repository."""
+# What is read for may be part of a URL.
+_MOST_ITEMS: Final = 100
 
 
-def shared_task(reading: Coroutine[Any, Any, Result], name: str) -> asyncio.Task[Result]:
-    """A task whose outcome is looked at even where everybody who waited for it has given up."""
-    task = asyncio.create_task(reading, name=name)
-    task.add_done_callback(failed)
-    return task
+@dataclass(slots=True, eq=False)
+class _Flight(Generic[Item, Result]):
+    """A read that callers share."""
+
+    shared_until: float
+    """By the monotonic clock, for callers whose item it reads for."""
+    items: set[Item] = field(default_factory=set)
+    begun: bool = False
+    task: asyncio.Task[Result] | None = None
+
+    def serves(self, item: Item, now: float) -> bool:
+        """Whether a caller that wants `item` now may share it."""
+        if self.task is not None and _failed(self.task):
+            return False
+        if not self.begun:
+            return len(self.items) < _MOST_ITEMS
+        return item in self.items and now < self.shared_until
 
 
-def failed(task: asyncio.Task[Result]) -> bool:
-    """Whether it ended without a result."""
-    return task.done() and (task.cancelled() or task.exception() is not None)
+class SingleFlight(Generic[Item, Result]):
+    """Reads of one kind, a few at a time."""
 
+    def __init__(
+        self,
+        read: Callable[[Collection[Item]], Awaitable[Result]],
+        clock: Clock,
+        *,
+        at_once: int,
+        shared_seconds: float = 0.0,
+        timeout_seconds: float | None = None,
+    ) -> None:
+        """At most `at_once` reads run. One is shared until it begins, and `shared_seconds` from its first caller on."""
+        self._read = read
+        self._clock = clock
+        self._shared_seconds = shared_seconds
+        self._timeout_seconds = timeout_seconds
+        self._last: _Flight[Item, Result] | None = None
+        self._turns = asyncio.Semaphore(at_once)
 
-@dataclass(slots=True)
-class _Asked:
-    """A list that has not begun."""
+    async def get(self, item: Item) -> Result:
+        """What is read for `item`, and for what others want at the same time.
 
-    labels: set[str] = field(default_factory=set)
-    reading: asyncio.Task[_Found] | None = None
-
-
-class SharedLists:
-    """Lists of WarmImages as the API server has them at hand, a few at a time for each namespace."""
-
-    def __init__(self, cluster: Reader) -> None:
-        self._cluster = cluster
-        self._next: dict[str, _Asked] = {}
-        self._turns: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(_AT_ONCE))
-
-    async def of_repository(self, namespace: str, label: str) -> list[WarmImage]:
-        """The WarmImages of a repository, by its label, as they are after this is called or a little before.
-
-        Raises as `Cluster.warmimages` does, and `Unavailable` where that takes more than 2.5 seconds.
+        Raises as the read does, and `Unavailable` where that takes longer than the timeout.
         """
-        asked = self._next.get(namespace)
-        if asked is None or len(asked.labels) >= _MOST_REPOSITORIES:
-            asked = self._next[namespace] = _Asked()
-        asked.labels.add(label)
-        if asked.reading is None:
-            asked.reading = shared_task(self._read(namespace, asked), f"list of {namespace}")
-        # Shielded: that one sender hangs up must not fail the others.
-        found = await asyncio.shield(asked.reading)
-        return found.get(label, [])
+        now, flight = self._clock.monotonic(), self._last
+        if flight is None or not flight.serves(item, now):
+            flight = self._last = _Flight(now + self._shared_seconds)
+        flight.items.add(item)
+        if flight.task is None:
+            flight.task = asyncio.create_task(self._run(flight), name="shared read")
+            flight.task.add_done_callback(_failed)
+        # Shielded: that one caller gives up must not fail the others.
+        return await asyncio.shield(flight.task)
 
-    async def _read(self, namespace: str, asked: _Asked) -> _Found:
-        async with self._turns[namespace]:
-            if self._next.get(namespace) is asked:
-                del self._next[namespace]
-            labels = f"{REPOSITORY_LABEL} in ({','.join(sorted(asked.labels))})"
+    async def _run(self, flight: _Flight[Item, Result]) -> Result:
+        async with self._turns:
+            flight.begun = True
             try:
-                async with asyncio.timeout(_SECONDS):
-                    warmimages = await self._cluster.warmimages(labels, namespace, not_older_than=FROM_CACHE)
+                # One read that gets no answer must not hold up all that come after it.
+                async with asyncio.timeout(self._timeout_seconds):
+                    return await self._read(flight.items)
             except TimeoutError as error:
-                raise Unavailable(f"no list of WarmImages within {_SECONDS:g} seconds") from error
-        found: _Found = defaultdict(list)
-        for warmimage in warmimages:
-            found[repository_label(warmimage.image)].append(warmimage)
-        return found
+                raise Unavailable(f"no answer to a read within {self._timeout_seconds or 0:g} seconds") from error
+
+
+def _failed(task: asyncio.Task[Result]) -> bool:
+    """Whether it ended without a result; looked at even where every caller has given up."""
+    return task.done() and (task.cancelled() or task.exception() is not None)

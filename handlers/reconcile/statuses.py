@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
-from adapters.kubernetes import paths
-from adapters.kubernetes.client import Conflict, Kubernetes, NotFound, Unavailable
-from adapters.logs import get_logger
+import structlog
+
+from adapters.kubernetes.errors import Conflict, NotFound, Unavailable
+from handlers.reconcile.context import Context
+from handlers.reconcile.objects import WarmImages, object_key, read_warmimages
 from handlers.reconcile.outcomes import Outcomes
-from handlers.reconcile.reader import Reader, WarmImages, object_key, sort_out
-from handlers.reconcile.recorder import Recorder
 from warmhook.node_lines import line_of
-from warmhook.node_report import Report, read_detail, report_name
+from warmhook.node_report import Report, read_detail
 from warmhook.placement import Node, node_selector, place_each, reads_taints
-from warmhook.ports import Object, Sleep, Utcnow
+from warmhook.ports import Object
 from warmhook.status import FAILURES_MAX, Counts, Failure, count, find_condition, invalid_status, status_object
 from warmhook.timestamps import parse_time
 from warmhook.transitions import transitions
 from warmhook.warmimages import ObjectKey, WarmImage
 
-__all__ = ["Judgement", "Statuses", "Unfinished"]
+__all__ = ["ClusterState", "Judgement", "Statuses", "Unfinished"]
 
 _log = get_logger()
 
@@ -44,6 +44,21 @@ class Unfinished(Unavailable):
     def __init__(self, left: Sequence[ObjectKey]) -> None:
         super().__init__(f"{len(left)} WarmImages are left to be judged", retry_after_seconds=1)
         self.left = left
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterState:
+    """What WarmImages are judged by."""
+
+    objects: Mapping[ObjectKey, Object]
+    """The WarmImages as they were read."""
+    warmimages: WarmImages
+    """The same as values."""
+    nodes: Collection[Node]
+    reports: Mapping[str, Report]
+    """By the node's name."""
+    refused: Mapping[str, Collection[str]]
+    """Per node's name the keys of the lines that its ConfigMap has no room for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,26 +87,10 @@ class Judgement:
 class Statuses:
     """Writes `WarmImage.status`."""
 
-    def __init__(
-        self,
-        kubernetes: Kubernetes,
-        cluster: Reader,
-        recorder: Recorder,
-        namespace: str,
-        *,
-        now: Utcnow,
-        monotonic: Callable[[], float],
-        sleep: Sleep,
-        observe_push_to_warm: Callable[[float], None],
-    ) -> None:
-        """`observe_push_to_warm` is told the seconds from a push to the moment its last node is seen warm."""
-        self._kubernetes = kubernetes
-        self._cluster = cluster
-        self._recorder = recorder
-        self._namespace = namespace
-        self._now = now
-        self._monotonic = monotonic
-        self._sleep = sleep
+    def __init__(self, context: Context, observe_push_to_warm: Callable[[float], None]) -> None:
+        """`observe_push_to_warm` is called with the seconds from a push to when its last node is seen warm."""
+        self._context = context
+        self._monotonic = context.clock.monotonic
         self._observe = observe_push_to_warm
         self._written: dict[ObjectKey, float] = {}
         """When a status was written, on the monotonic clock; only of the last second."""
@@ -101,7 +100,7 @@ class Statuses:
     async def update(self, keys: Collection[ObjectKey], *, deadline: float | None = None) -> None:
         """Judge these WarmImages anew, in this order, until `deadline` on the monotonic clock or for 20 seconds.
 
-        Raises `Unfinished` when there are more, and as `Outcomes.settle` does.
+        Raises `Unfinished` when there are more, and as `Outcomes.raise_problem` does.
         """
         deadline = self._monotonic() + _SECONDS if deadline is None else deadline
         outcomes, left = Outcomes(), list(keys)
@@ -111,28 +110,30 @@ class Statuses:
             if left and self._monotonic() + _APART_SECONDS > deadline:
                 raise Unfinished(left)
             if left:
-                await self._sleep(_APART_SECONDS)
-        outcomes.settle()
+                await self._context.clock.sleep(_APART_SECONDS)
+        outcomes.raise_problem()
 
     async def _update(self, keys: Collection[ObjectKey], deadline: float, outcomes: Outcomes) -> set[ObjectKey]:
         """Those that must be looked at again: not judged in time, or written less than a second ago."""
-        objects = {object_key(obj): obj for obj in await self._cluster.warmimage_objects(keys)}
-        found = await sort_out([objects[key] for key in keys if key in objects])
+        reader = self._context.reader
+        objects = {object_key(obj): obj for obj in await reader.warmimage_objects(keys)}
+        found = await read_warmimages([objects[key] for key in keys if key in objects])
         if not found.usable and not found.unusable:
             return set()
-        reports = await self._cluster.reports()
-        refused = {one.node: one.refused for one in await self._cluster.full()}
+        reports = await reader.reports()
+        refused = {desired.node: desired.refused for desired in await reader.truncated()}
         selectors = {node_selector(warmimage.template.nodes).query() for warmimage in found.usable.values()}
         taints = reads_taints(found.usable.values())
         nodes = await self._nodes(selectors.pop() if len(selectors) == 1 else "", taints=taints)
+        state = ClusterState(objects, found, nodes, reports, refused)
         left = {*found.usable, *found.unusable}
-        differing: dict[ObjectKey, Judgement] = {}
+        differing: list[Judgement] = []
         order = [key for key in keys if key in left]
-        async with aclosing(self.judge(order, found, objects, nodes, reports, refused, outcomes)) as judgements:
+        async with aclosing(self.judge(order, state, outcomes)) as judgements:
             async for judgement in judgements:
                 left.discard(judgement.key)
                 if judgement.differs:
-                    differing[judgement.key] = judgement
+                    differing.append(judgement)
                 if self._monotonic() > deadline:
                     break
 
@@ -142,10 +143,10 @@ class Statuses:
 
         await outcomes.each(
             "status",
-            differing.values(),
+            differing,
             write,
-            name=lambda it: str(it.key),
-            group=lambda it: it.key.namespace,
+            name=lambda judgement: str(judgement.key),
+            group=lambda judgement: judgement.key.namespace,
             seconds=max(0.0, deadline - self._monotonic()),
         )
         return left
@@ -153,47 +154,38 @@ class Statuses:
     async def _nodes(self, labels: str, *, taints: bool) -> list[Node]:
         """Nodes under a selector. Full ones are large, and while reports come in they are asked for every second."""
         if not taints:
-            return await self._cluster.nodes(labels)
+            return await self._context.reader.nodes(labels)
         read_at, nodes = self._full_nodes.get(labels, (float("-inf"), []))
         if self._monotonic() - read_at >= _FULL_NODES_SECONDS:
-            read_at, nodes = self._monotonic(), await self._cluster.nodes(labels, taints=True)
+            read_at, nodes = self._monotonic(), await self._context.reader.nodes(labels, taints=True)
             self._full_nodes = {labels: (read_at, nodes)}
         return nodes
 
     async def judge(
-        self,
-        order: Sequence[ObjectKey],
-        found: WarmImages,
-        objects: Mapping[ObjectKey, Object],
-        nodes: Collection[Node],
-        reports: Mapping[str, Report],
-        refused: Mapping[str, Collection[str]],
-        outcomes: Outcomes,
+        self, order: Iterable[ObjectKey], state: ClusterState, outcomes: Outcomes
     ) -> AsyncGenerator[Judgement, None]:
-        """What the status of each of the WarmImages in `order` should be, given what the cluster holds.
-
-        `refused` are per node's name the keys of the lines that its ConfigMap has no room for. Lets other requests run
-        between two WarmImages.
-        """
+        """What the status of each of the WarmImages in `order` should be. Lets other tasks run between two of them."""
+        now = self._context.clock.utcnow
+        usable, unusable = state.warmimages.usable, state.warmimages.unusable
         details: dict[str, Mapping[str, str]] = {}
-        placed = place_each((found.usable[key] for key in order if key in found.usable), nodes)
+        order = list(order)
+        placed = place_each((usable[key] for key in order if key in usable), state.nodes)
         for key in order:
-            obj = objects[key]
+            obj = state.objects[key]
             before: Object = obj.get("status") or {}
-            if key in found.unusable:
-                generation = obj["metadata"].get("generation", 0)
-                after = invalid_status(before, generation, found.unusable[key], self._now())
+            if key in unusable:
+                after = invalid_status(before, obj["metadata"].get("generation", 0), unusable[key], now())
                 yield Judgement(key, obj, None, after)
                 continue
             warmimage, wanted = next(placed)
             line = line_of(warmimage)
-            full = {name for name, keys in refused.items() if line.key in keys}
-            counts = count(line, wanted, reports, self._now(), full)
+            full = {name for name, keys in state.refused.items() if line.key in keys}
+            counts = count(line, wanted, state.reports, now(), full)
             failures: list[Failure] | None = None
             with outcomes.item("failures", warmimage=str(key)):
                 failures = await self._failures(line.key, counts, full, details)
             if failures is not None:
-                after = status_object(before, warmimage.generation, warmimage.digest, counts, failures, self._now())
+                after = status_object(before, warmimage.generation, warmimage.digest, counts, failures, now())
                 yield Judgement(key, obj, warmimage, after)
             await asyncio.sleep(0)
 
@@ -208,11 +200,9 @@ class Statuses:
         if key in self._written:
             return False
         self._written[key] = now
-        before, metadata = judgement.before, judgement.object["metadata"]
-        whole = {**dict.fromkeys(before.keys() - judgement.after.keys()), **judgement.after}
-        patch = {"metadata": {"resourceVersion": metadata["resourceVersion"]}, "status": whole}
+        before = judgement.before
         try:
-            await self._kubernetes.patch(paths.status(paths.warmimages(key)), patch)
+            await self._context.writer.replace_warmimage_status(judgement.object, judgement.after)
         except Conflict:
             return False
         except NotFound:
@@ -222,7 +212,8 @@ class Statuses:
             _log.warning("warmimage-invalid", warmimage=str(key), problem=problem)
         else:
             self._measure(judgement.warmimage, before, judgement.after)
-        await self._recorder.record("WarmImage", key, metadata["uid"], transitions(before, judgement.after))
+        uid = judgement.object["metadata"]["uid"]
+        await self._context.recorder.record("WarmImage", key, uid, transitions(before, judgement.after))
         return True
 
     def _measure(self, warmimage: WarmImage, before: Mapping[str, Any], status: Object) -> None:
@@ -231,7 +222,7 @@ class Statuses:
         if "completedAt" not in status or again or warmimage.pushed_at is None or warmimage.pod_origin is not None:
             return
         if parse_time(status["startedAt"]) - warmimage.pushed_at < _OF_THE_PUSH:
-            self._observe((self._now() - warmimage.pushed_at).total_seconds())
+            self._observe((self._context.clock.utcnow() - warmimage.pushed_at).total_seconds())
 
     async def _failures(
         self, key: str, counts: Counts, refused: Collection[str], details: dict[str, Mapping[str, str]]
@@ -243,14 +234,7 @@ class Statuses:
                 failures.append(Failure(node, "TooManyLines", "the node's ConfigMap has no room for another line"))
                 continue
             if node not in details:
-                details[node] = await self._details(node)
+                details[node] = await self._context.reader.report_data(node)
             failures.append(Failure(node, *read_detail(details[node].get(key, "{}"))))
         failures += [Failure(node, "NoAgent", "no word from its agent for 10 minutes") for node in counts.silent]
         return failures[:FAILURES_MAX]
-
-    async def _details(self, node: str) -> Mapping[str, str]:
-        try:
-            report = await self._kubernetes.get(paths.configmaps(self._namespace, report_name(node)))
-        except NotFound:
-            return {}
-        return report.get("data") or {}

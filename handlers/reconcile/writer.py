@@ -1,92 +1,174 @@
-"""Create or change a WarmImage, and take over one that stands under its name but that no list of its policy shows.
-
-Names are hashes over the policy and the image, so such an object is one of the policy's that somebody has changed by
-hand: its labels, or its spec to what cannot be read.
-"""
+"""Write what was decided; together with the reader the only one here that speaks to the Kubernetes client."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+import structlog
+
+from adapters.clock import Clock
 from adapters.kubernetes import paths
-from adapters.kubernetes.client import Conflict, Kubernetes, NotFound, Refused, Unavailable
+from adapters.kubernetes.client import Kubernetes
+from adapters.kubernetes.errors import Conflict, NotFound, Refused, Unavailable
 from adapters.kubernetes.template import InvalidObject
 from adapters.kubernetes.warmimage import read_warmimage, warmimage_object, warmimage_patch
-from adapters.logs import get_logger
+from handlers.reconcile.objects import object_key
 from warmhook.api import POLICY_LABEL, REPOSITORY_LABEL
+from warmhook.node_lines import desired_name, new_configmap
+from warmhook.node_report import report_name
 from warmhook.policies import Upsert
-from warmhook.ports import Object, Utcnow
+from warmhook.ports import Object
 from warmhook.timestamps import parse_time
-from warmhook.warmimages import WarmImage, repository_label
+from warmhook.warmimages import ObjectKey, PolicyKey, WarmImage, repository_label
 
-__all__ = ["upsert_warmimage"]
+__all__ = ["Writer"]
 
 _log = get_logger()
 
+Decision = TypeVar("Decision")
+
 # Deletions take moments; one that is older waits for a finalizer that nobody removes.
 _DELETION: Final = timedelta(minutes=1)
+# How often an upsert is decided anew because another handler wrote first.
+_ATTEMPTS: Final = 8
 
 
-async def upsert_warmimage(kubernetes: Kubernetes, upsert: Upsert, now: Utcnow) -> bool:
-    """Create or change a WarmImage; whether it now says what it should. Otherwise the caller reads and decides anew.
+class Writer:
+    """Writes, and reads only what stands in the way of a write."""
 
-    Raises `Refused` where it can never be written, and `Unavailable` where that may be later.
-    """
-    wanted, replaced = upsert.warmimage, upsert.replaces
-    try:
-        if replaced is not None:
-            await kubernetes.patch(paths.warmimages(wanted.key), warmimage_patch(wanted, replaced.resource_version))
-            return True
+    def __init__(self, kubernetes: Kubernetes, namespace: str, clock: Clock) -> None:
+        """`namespace` is that of the node ConfigMaps."""
+        self._kubernetes = kubernetes
+        self._namespace = namespace
+        self._clock = clock
+
+    # --- WarmImages ---
+
+    async def upsert_until_written(
+        self, key: ObjectKey, decide: Callable[[int], Awaitable[Upsert | Decision]]
+    ) -> Upsert | Decision:
+        """Read, decide and write until no other handler writes in between; the decision that held.
+
+        `decide` is told how many writes failed before. Raises `Unavailable` where too many did, and as `upsert` does.
+        """
+        for attempt in range(_ATTEMPTS):
+            decision = await decide(attempt)
+            if not isinstance(decision, Upsert) or await self.upsert(decision):
+                return decision
+        raise Unavailable(f"{_ATTEMPTS} other writes of {key} came first")
+
+    async def upsert(self, upsert: Upsert) -> bool:
+        """Create or change a WarmImage; whether it now says what it should. Otherwise the caller decides anew.
+
+        Raises `Refused` where it can never be written, and `Unavailable` where that may be later.
+        """
+        wanted, replaced = upsert.warmimage, upsert.replaces
         try:
-            await kubernetes.create(paths.warmimages_in(wanted.key.namespace), warmimage_object(wanted))
-        except Conflict as error:
-            return error.reason == "AlreadyExists" and await _adopt(kubernetes, wanted, now)
-    except Conflict:
-        return False
-    except NotFound:
-        if replaced is None:
-            raise  # its namespace is gone
-        return False
-    return True
-
-
-async def _adopt(kubernetes: Kubernetes, wanted: WarmImage, now: Utcnow) -> bool:
-    """Make the object under `wanted`'s name one of its policy's again; whether it now says what `wanted` says.
-
-    Where it does not, because it was readable, or is gone, the caller decides anew. Raises `Unavailable` while it is
-    being deleted, `Refused` where that takes longer than a minute, and `Conflict` where it changed meanwhile.
-    """
-    path = paths.warmimages(wanted.key)
-    try:
-        obj = await kubernetes.get(path)
-    except NotFound:
-        return False
-    metadata: dict[str, Any] = obj["metadata"]
-    if deleted := metadata.get("deletionTimestamp"):
-        if now() - parse_time(deleted) < _DELETION:
-            raise Unavailable(f"{wanted.key} is being deleted", retry_after_seconds=1)
-        raise Refused(f"{wanted.key} has been in deletion since {deleted}: a finalizer keeps it")
-    try:
-        read_warmimage(obj)
-    except InvalidObject:
-        await kubernetes.patch(path, warmimage_patch(_newer(obj, wanted), metadata["resourceVersion"]))
-        _log.warning("warmimage-adopted", warmimage=str(wanted.key), why="unusable")
+            if replaced is not None:
+                patch = warmimage_patch(wanted, replaced.resource_version)
+                await self._kubernetes.patch(paths.warmimages(wanted.key), patch)
+                return True
+            try:
+                await self._kubernetes.create(paths.warmimages_in(wanted.key.namespace), warmimage_object(wanted))
+            except Conflict as error:
+                return error.reason == "AlreadyExists" and await self._adopt(wanted)
+        except Conflict:
+            return False
+        except NotFound:
+            if replaced is None:
+                raise  # its namespace is gone
+            return False
         return True
-    labels = {POLICY_LABEL: wanted.policy_label, REPOSITORY_LABEL: repository_label(wanted.image)}
-    if not labels.items() <= (metadata.get("labels") or {}).items():
-        body = {"metadata": {"resourceVersion": metadata["resourceVersion"], "labels": labels}}
-        await kubernetes.patch(path, body)
-        _log.warning("warmimage-adopted", warmimage=str(wanted.key), why="labels")
-    return False
+
+    async def _adopt(self, wanted: WarmImage) -> bool:
+        """Take over the object under `wanted`'s name that no list of its policy shows; as `upsert` returns.
+
+        Names are hashes over the policy and the image, so it is one of the policy's that somebody has changed by hand:
+        its labels, or its spec to what cannot be read. Raises `Unavailable` while it is being deleted, `Refused` where
+        that takes longer than a minute, and `Conflict` where it changed meanwhile.
+        """
+        path = paths.warmimages(wanted.key)
+        try:
+            obj = await self._kubernetes.get(path)
+        except NotFound:
+            return False
+        metadata: dict[str, Any] = obj["metadata"]
+        if deleted := metadata.get("deletionTimestamp"):
+            if self._clock.utcnow() - parse_time(deleted) < _DELETION:
+                raise Unavailable(f"{wanted.key} is being deleted", retry_after_seconds=1)
+            raise Refused(f"{wanted.key} has been in deletion since {deleted}: a finalizer keeps it")
+        try:
+            read_warmimage(obj)
+        except InvalidObject:
+            await self._kubernetes.patch(path, warmimage_patch(_newer(obj, wanted), metadata["resourceVersion"]))
+            _log.warning("warmimage-adopted", warmimage=str(wanted.key), why="unusable")
+            return True
+        labels = {POLICY_LABEL: wanted.policy_label, REPOSITORY_LABEL: repository_label(wanted.image)}
+        if not labels.items() <= (metadata.get("labels") or {}).items():
+            body = {"metadata": {"resourceVersion": metadata["resourceVersion"], "labels": labels}}
+            await self._kubernetes.patch(path, body)
+            _log.warning("warmimage-adopted", warmimage=str(wanted.key), why="labels")
+        return False
+
+    async def delete_warmimage(self, warmimage: WarmImage) -> None:
+        """Delete a WarmImage as it was read; absent already is fine. Raises `Conflict` where it is another by now."""
+        path = paths.warmimages(warmimage.key)
+        await self._kubernetes.delete(path, uid=warmimage.uid, resource_version=warmimage.resource_version)
+
+    # --- statuses and Events ---
+
+    async def replace_warmimage_status(self, obj: Object, status: Mapping[str, Any]) -> None:
+        """Make this the status of a WarmImage. Raises `Conflict` where it is no longer as it was read."""
+        gone = (obj.get("status") or {}).keys() - status.keys()
+        path, metadata = paths.warmimages(object_key(obj)), obj["metadata"]
+        body = {
+            "metadata": {"resourceVersion": metadata["resourceVersion"]},
+            "status": {**dict.fromkeys(gone), **status},
+        }
+        await self._kubernetes.patch(paths.status(path), body)
+
+    async def patch_policy_status(self, key: PolicyKey, resource_version: str, status: Object) -> Object:
+        """Write the status of a WarmPolicy and return the object. Raises `Conflict` where it has another version."""
+        body = {"metadata": {"resourceVersion": resource_version}, "status": status}
+        return await self._kubernetes.patch(paths.status(paths.warmpolicies(key)), body)
+
+    async def create_event(self, event: Object) -> None:
+        """Create an Event. Raises `Conflict` where there is one of its name."""
+        await self._kubernetes.create(paths.events(event["metadata"]["namespace"]), event)
+
+    # --- the ConfigMaps of nodes ---
+
+    async def patch_desired(self, node: str, patch: Object) -> int:
+        """Patch the desired ConfigMap of a node; its size in bytes. Raises `NotFound` where there is none."""
+        return await self._kubernetes.patch_size(self._desired(node), patch)
+
+    async def create_desired(self, node: str, patch: Object) -> None:
+        """Create the desired ConfigMap of a node from what would patch it. Raises `Conflict` where it exists."""
+        body = new_configmap(desired_name(node), patch)
+        try:
+            await self._kubernetes.create(paths.configmaps(self._namespace), body)
+        except NotFound as error:
+            raise Refused(
+                f"namespace {self._namespace} does not exist: create it, or set WARMHOOK_NAMESPACE"
+            ) from error
+
+    async def delete_configmaps(self, node: str) -> None:
+        """Delete both ConfigMaps of a Node that is gone; the garbage collector may have done so already."""
+        for name in (desired_name(node), report_name(node)):
+            await self._kubernetes.delete(paths.configmaps(self._namespace, name))
+
+    def _desired(self, node: str) -> str:
+        return paths.configmaps(self._namespace, desired_name(node))
 
 
 def _newer(obj: Object, wanted: WarmImage) -> WarmImage:
-    """`wanted`, with the push that the object tells of where that is the later one."""
+    """`wanted`, with the push that the object holds where that is the later one."""
+    given = obj.get("spec") or {}
     spec = {"image": str(wanted.image)}
-    said = obj.get("spec") or {}
-    spec |= {name: said[name] for name in ("digest", "pushedAt") if said.get(name)}
+    spec |= {name: given[name] for name in ("digest", "pushedAt") if given.get(name)}
     try:
         stored = read_warmimage({"metadata": obj["metadata"], "spec": spec})
     except InvalidObject:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,15 +12,18 @@ from typing import Any, Final
 
 import aiohttp
 
-from adapters.clock import utcnow
+from adapters.clock import real_clock
 from adapters.kubernetes.client import MERGE_PATCH
 from adapters.kubernetes.paths import configmaps
 from adapters.kubernetes.rate_limit import ByteRateLimiter
 from handlers.reconcile import node_configmaps
+from handlers.reconcile.context import Context
 from handlers.reconcile.node_configmaps import NodeChange, NodeWrites
 from handlers.reconcile.outcomes import Outcomes
 from handlers.reconcile.projection import Projection
 from handlers.reconcile.reader import Reader
+from handlers.reconcile.recorder import Recorder
+from handlers.reconcile.writer import Writer
 from tests.bench.bare import open_bare
 from tests.bench.figures import Measured
 from tests.bench.place import Place
@@ -45,27 +47,30 @@ def _line(place: Place, number: int, version: str = "1") -> Line:
 
 def unbounded_writes(place: Place) -> NodeWrites:
     """As `web` has it, without a budget of bytes."""
-    budget = ByteRateLimiter(0, monotonic=time.monotonic, sleep=asyncio.sleep)
-    return NodeWrites(
-        place.kubernetes,
-        place.namespace,
-        budget,
-        monotonic=time.monotonic,
-        sleep=asyncio.sleep,
-        rng=random.SystemRandom(),
-    )
+    return NodeWrites(_context(place), _unlimited())
+
+
+def _context(place: Place) -> Context:
+    clock = real_clock()
+    writer = Writer(place.kubernetes, place.namespace, clock)
+    reader = Reader(place.kubernetes, place.namespace, clock)
+    return Context(reader, writer, clock, Recorder(writer, clock))
+
+
+def _unlimited() -> ByteRateLimiter:
+    return ByteRateLimiter(0, monotonic=time.monotonic, sleep=asyncio.sleep)
 
 
 async def write_all(writes: NodeWrites, changes: Mapping[str, NodeChange]) -> float:
     """Write all; the seconds that took."""
 
-    async def entire(node: str) -> NodeChange:
-        return replace(changes[node], whole=True)
+    async def full(node: str) -> NodeChange:
+        return replace(changes[node], replace=True)
 
     began = time.monotonic()
     outcomes = Outcomes()
-    await writes.write(changes, began + _DEADLINE_SECONDS, entire, outcomes)
-    outcomes.settle()
+    await writes.write(changes, began + _DEADLINE_SECONDS, full, outcomes)
+    outcomes.raise_problem()
     return time.monotonic() - began
 
 
@@ -122,7 +127,7 @@ class _Recorded(NodeWrites):
         self,
         changes: Mapping[str, NodeChange],
         deadline: float,
-        entire: node_configmaps.DesiredState,
+        full: node_configmaps.DesiredState,
         outcomes: Outcomes,
     ) -> None:
         self.patches = [node_patch(name, it.node_uid, it.lines, it.refused) for name, it in changes.items()]
@@ -137,17 +142,10 @@ async def resolve(place: Place) -> list[Measured]:
     matching = [node for node in nodes if node.labels["pool"] == place.namespace]
     name, image = "resolved", "registry.example.com/team-a/app-999:v1.0"
     await place.create_warmimage(name, image, digest_of("0"))
-    cluster = Reader(place.kubernetes, place.namespace, now=utcnow)
-    await _fill(place, cluster, matching, ObjectKey(place.namespace, name))
-    recorded = _Recorded(
-        place.kubernetes,
-        place.namespace,
-        ByteRateLimiter(0, monotonic=time.monotonic, sleep=asyncio.sleep),
-        monotonic=time.monotonic,
-        sleep=asyncio.sleep,
-        rng=random.SystemRandom(),
-    )
-    projection = Projection(cluster, recorded, monotonic=time.monotonic)
+    context = _context(place)
+    await _fill(place, context.reader, matching, ObjectKey(place.namespace, name))
+    recorded = _Recorded(context, _unlimited())
+    projection = Projection(context, recorded)
     seconds = []
     for run in range(place.runs(7)):
         patch = {"spec": {"digest": digest_of(f"{run + 1}")}}
@@ -160,8 +158,8 @@ async def resolve(place: Place) -> list[Measured]:
     return [Measured("resolve-5000-s", median(seconds), seconds, note)]
 
 
-async def _fill(place: Place, cluster: Reader, nodes: Sequence[Node], key: ObjectKey) -> None:
-    warmimage = await cluster.warmimage(key)
+async def _fill(place: Place, reader: Reader, nodes: Sequence[Node], key: ObjectKey) -> None:
+    warmimage = await reader.warmimage(key)
     assert warmimage is not None
     lines = [line_of(warmimage), *(_line(place, number) for number in range(19))]
     held = {line.key: line for line in lines}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from adapters.kubernetes import paths
-from handlers.reconcile.reader import sort_out
+from handlers.reconcile.objects import read_warmimages
 from tests.handlers.test_statuses import say
 from tests.handlers.world import HOST, NAMESPACE, POLICIES, WARMIMAGES, World, digest, in_world, run_in_world, status
 from warmhook.api import API_VERSION
@@ -735,7 +735,7 @@ def test_others_go_on_while_many_warmimages_are_read() -> None:
 
         objects = (await world.admin.list(paths.warmimages())).items
         task = asyncio.create_task(others(), name="others")
-        found = await sort_out(objects)
+        found = await read_warmimages(objects)
         assert (len(found.usable), turns > 30) == (40, True)
         task.cancel()
         await asyncio.wait({task})

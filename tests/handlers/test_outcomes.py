@@ -23,7 +23,7 @@ async def test_a_mistake_about_one_item_ends_no_other() -> None:
     await outcomes.each("work", ["odd", "a", "b"], work)
     assert done == ["a", "b"]
     with pytest.raises(Exception, match="IndexError"):
-        outcomes.settle()
+        outcomes.raise_problem()
 
 
 @instant

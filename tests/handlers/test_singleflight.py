@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 
 import pytest
 
 from adapters.kubernetes.client import Unavailable
-from handlers.reconcile.singleflight import SharedLists
+from handlers.reconcile.reader import FROM_CACHE
+from handlers.reconcile.singleflight import SingleFlight
 from tests.handlers.world import WARMIMAGES, World, digest, in_world, status
 from warmhook.ports import Response
+from warmhook.warmimages import WarmImage
 
 
 def lists(world: World) -> int:
     return world.requests.count(("GET", WARMIMAGES))
+
+
+def shared_lists(world: World) -> SingleFlight[str, list[WarmImage]]:
+    reader = world.new_cluster()
+
+    async def read(labels: Collection[str]) -> list[WarmImage]:
+        return await reader.warmimages_of_repositories("shop", labels, not_older_than=FROM_CACHE)
+
+    return SingleFlight(read, world.clock, at_once=4, timeout_seconds=2.5)
 
 
 def slow(world: World, seconds: float) -> None:
@@ -65,10 +77,10 @@ async def test_a_list_that_fails_fails_for_those_who_share_it_and_not_for_the_ne
         return refusals.pop() if refusals and path == WARMIMAGES else None
 
     world.faults.append(fault)
-    shared = SharedLists(world.new_cluster())
-    first = [asyncio.create_task(shared.of_repository("shop", letter * 16)) for letter in "aab"]
+    shared = shared_lists(world)
+    first = [asyncio.create_task(shared.get(letter * 16)) for letter in "aab"]
     await asyncio.sleep(0.001)
-    assert await shared.of_repository("shop", "a" * 16) == []
+    assert await shared.get("a" * 16) == []
     outcomes = await asyncio.gather(*first, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [Unavailable] * 3
 
@@ -76,23 +88,21 @@ async def test_a_list_that_fails_fails_for_those_who_share_it_and_not_for_the_ne
 @in_world()
 async def test_lists_that_get_no_answer_hold_up_nobody_for_long(world: World) -> None:
     slow(world, 3600)
-    shared = SharedLists(world.new_cluster())
+    shared = shared_lists(world)
     began = world.monotonic()
-    outcomes = await asyncio.gather(
-        *(shared.of_repository("shop", f"{n:016x}") for n in range(50)), return_exceptions=True
-    )
+    outcomes = await asyncio.gather(*(shared.get(f"{n:016x}") for n in range(50)), return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {Unavailable}
     assert world.monotonic() - began <= 6
     world.faults.clear()
-    assert await shared.of_repository("shop", "a" * 16) == []
+    assert await shared.get("a" * 16) == []
 
 
 @in_world()
 async def test_one_who_gives_up_does_not_take_the_list_from_the_others(world: World) -> None:
     slow(world, 0.05)
-    shared = SharedLists(world.new_cluster())
-    others = [asyncio.create_task(shared.of_repository("shop", "a" * 16)) for _ in range(3)]
+    shared = shared_lists(world)
+    others = [asyncio.create_task(shared.get("a" * 16)) for _ in range(3)]
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
-            await shared.of_repository("shop", "b" * 16)
+            await shared.get("b" * 16)
     assert await asyncio.gather(*others) == [[], [], []]

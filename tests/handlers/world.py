@@ -86,7 +86,7 @@ class World:
         self.metrics = Metrics()
         self.environ = {"HARBOR": SECRET}
         self.configuration = configuration(sources, self.environ)
-        self.cluster = Reader(self.admin, NAMESPACE, now=self.now)
+        self.cluster = Reader(self.admin, NAMESPACE, self.clock)
         self.credentials = Credentials(Kubernetes(InProcessTransport(server, user_agent="web")), NAMESPACE)
         self.app = self.new_app()
         self.client = self.new_client(self.app)
@@ -99,7 +99,7 @@ class World:
 
     def new_cluster(self) -> Reader:
         """What reads the cluster for a `web`."""
-        return Reader(Kubernetes(self.transport), NAMESPACE, now=self.now)
+        return Reader(Kubernetes(self.transport), NAMESPACE, self.clock)
 
     def new_client(self, app: Any, host: str = "127.0.0.1") -> httpx.AsyncClient:
         """A client of `app`, from that address."""

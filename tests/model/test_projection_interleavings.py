@@ -14,16 +14,19 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from adapters.clock import utcnow
+from adapters.clock import Clock, utcnow
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.rate_limit import ByteRateLimiter
 from adapters.kubernetes.warmimage import warmimage_crd
 from devcluster.apiserver import ApiServer, InProcessTransport
+from handlers.reconcile.context import Context
 from handlers.reconcile.node_configmaps import NodeWrites
 from handlers.reconcile.outcomes import Outcomes
 from handlers.reconcile.projection import Projection
 from handlers.reconcile.reader import Reader
+from handlers.reconcile.recorder import Recorder
+from handlers.reconcile.writer import Writer
 from tests.model.history import EPOCH
 from tests.support.instant import instantly
 from tests.support.runtime import digest_of
@@ -88,8 +91,10 @@ class Stage:
 def _projection(transport: InProcessTransport) -> Projection:
     loop, kubernetes = asyncio.get_running_loop(), Kubernetes(transport)
     budget = ByteRateLimiter(0, monotonic=loop.time, sleep=asyncio.sleep)
-    writes = NodeWrites(kubernetes, SYSTEM, budget, monotonic=loop.time, sleep=asyncio.sleep, rng=random.Random(1))
-    return Projection(Reader(kubernetes, SYSTEM, now=utcnow), writes, monotonic=loop.time)
+    clock = Clock(utcnow, loop.time, asyncio.sleep, random.Random(1).random)
+    writer = Writer(kubernetes, SYSTEM, clock)
+    context = Context(Reader(kubernetes, SYSTEM, clock), writer, clock, Recorder(writer, clock))
+    return Projection(context, NodeWrites(context, budget))
 
 
 @dataclass(frozen=True, slots=True)

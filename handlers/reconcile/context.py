@@ -1,0 +1,25 @@
+"""Hold what every part of the room works with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from adapters.clock import Clock
+from handlers.reconcile.reader import Reader
+from handlers.reconcile.recorder import Recorder
+from handlers.reconcile.writer import Writer
+
+__all__ = ["Context"]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The API server to read and to write, and time."""
+
+    reader: Reader
+    writer: Writer
+    clock: Clock
+    recorder: Recorder
+    grace: timedelta = timedelta(minutes=5)
+    """For how long a policy must be missing before its WarmImages go; one sync interval."""

@@ -1,0 +1,149 @@
+"""Read objects of the API server as the values that decisions are made of."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from adapters.kubernetes.template import InvalidObject
+from adapters.kubernetes.warmimage import read_warmimage
+from adapters.kubernetes.warmpolicy import read_warmpolicy
+from warmhook.api import DROPPED_ANNOTATION
+from warmhook.node_lines import desired_node, versions
+from warmhook.policies import Policy
+from warmhook.ports import Object
+from warmhook.warmimages import ObjectKey, PolicyKey, WarmImage, policy_label, repository_label
+
+__all__ = [
+    "DesiredConfigMap",
+    "PolicyObject",
+    "Repository",
+    "WarmImages",
+    "object_key",
+    "owner_uid",
+    "read_desired",
+    "read_policy_object",
+    "read_warmimages",
+    "repository_of",
+    "version_number",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredConfigMap:
+    """The metadata of one node's desired ConfigMap."""
+
+    node: str
+    owner_uid: str
+    """Of the Node that the ConfigMap belongs to."""
+    lines: Mapping[str, str]
+    """Line key to version."""
+    uid: str
+    refused: frozenset[str] = frozenset()
+    """Keys of lines for which there was no room."""
+    tracked: bool = False
+    """Whether the API server still tracks who set which field."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyObject:
+    """A WarmPolicy and what it says."""
+
+    object: Object
+    policy: Policy | None
+    """`None` where nothing of it can be used."""
+    problem: str = ""
+    """What cannot be read of it; empty where all can."""
+
+    @property
+    def key(self) -> PolicyKey:
+        """Its namespace and name."""
+        return object_key(self.object)
+
+    @property
+    def label(self) -> str:
+        """What its WarmImages carry."""
+        return policy_label(self.key)
+
+
+@dataclass(frozen=True, slots=True)
+class WarmImages:
+    """WarmImages that exist, as they were read; those that are being deleted are not among them."""
+
+    usable: Mapping[ObjectKey, WarmImage] = field(default_factory=dict)
+    unusable: Mapping[ObjectKey, str] = field(default_factory=dict)
+    """What is wrong with those that cannot be used: what they led to before stays as it is."""
+
+
+class Repository(NamedTuple):
+    """One repository of one policy, by the labels that its WarmImages carry."""
+
+    policy: str
+    namespace: str
+    label: str
+
+
+def object_key(obj: Object) -> ObjectKey:
+    """Namespace and name of an object."""
+    return ObjectKey(obj["metadata"]["namespace"], obj["metadata"]["name"])
+
+
+def version_number(resource_version: str) -> int:
+    """A resourceVersion as a number, to be compared with others of the same kind; 0 where it is none."""
+    return int(resource_version) if resource_version.isascii() and resource_version.isdigit() else 0
+
+
+def repository_of(warmimage: WarmImage) -> Repository:
+    """The repository of a policy that a WarmImage belongs to."""
+    return Repository(warmimage.policy_label, warmimage.key.namespace, repository_label(warmimage.image))
+
+
+async def read_warmimages(objects: Iterable[Object]) -> WarmImages:
+    """The WarmImages of these objects, usable or not. Other tasks run between two of them: each may be large."""
+    usable: dict[ObjectKey, WarmImage] = {}
+    unusable: dict[ObjectKey, str] = {}
+    for obj in objects:
+        if obj["metadata"].get("deletionTimestamp"):
+            continue
+        key = object_key(obj)
+        try:
+            usable[key] = read_warmimage(obj)
+        except InvalidObject as error:
+            unusable[key] = str(error)
+        await asyncio.sleep(0)
+    return WarmImages(usable, unusable)
+
+
+def read_policy_object(obj: Object) -> PolicyObject:
+    """A WarmPolicy as it was read, usable or not."""
+    try:
+        policy = read_warmpolicy(obj)
+    except InvalidObject as error:
+        return PolicyObject(obj, None, str(error))
+    return PolicyObject(obj, policy, "; ".join(policy.problems))
+
+
+def read_desired(metadata: Mapping[str, Any]) -> DesiredConfigMap | None:
+    """A desired ConfigMap by its name; `None` for another one, which may be a copy with all labels and annotations."""
+    node = desired_node(metadata["name"])
+    if not node:
+        return None
+    annotations = metadata.get("annotations") or {}
+    lines = versions(metadata.get("labels") or {})
+    return DesiredConfigMap(
+        node=node,
+        owner_uid=owner_uid(metadata),
+        # Shared: thousands of nodes have the same few hundred lines.
+        lines={sys.intern(key): sys.intern(version) for key, version in lines.items()},
+        uid=metadata["uid"],
+        refused=frozenset(filter(None, annotations.get(DROPPED_ANNOTATION, "").split(","))),
+        tracked=bool(metadata.get("managedFields")),
+    )
+
+
+def owner_uid(metadata: Mapping[str, Any]) -> str:
+    """The uid of the Node that owns a ConfigMap; empty where none does."""
+    return next((owner["uid"] for owner in metadata.get("ownerReferences") or [] if owner["kind"] == "Node"), "")
