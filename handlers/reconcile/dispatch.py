@@ -18,7 +18,7 @@ from handlers.reconcile.objects import version_number
 from handlers.reconcile.outcomes import Outcomes
 from handlers.reconcile.pods import accept_pods
 from handlers.reconcile.policies import Policies
-from handlers.reconcile.projection import Projection
+from handlers.reconcile.projection import FirstPass, Projection
 from handlers.reconcile.pushes import Pushes
 from handlers.reconcile.resync import Resync
 from handlers.reconcile.statuses import Statuses
@@ -42,6 +42,7 @@ from warmhook.events import (
     read_pushed,
     read_reported,
 )
+from warmhook.ports import Object
 from warmhook.warmimages import ObjectKey, PolicyKey
 
 __all__ = ["HANDLED", "Dispatch", "Result"]
@@ -70,6 +71,8 @@ class _Targets:
     nodes: dict[str, int] = field(default_factory=dict)
     reported: dict[ObjectKey, int] = field(default_factory=dict)
     sync: bool = False
+    seen: dict[ObjectKey, Object] = field(default_factory=dict)
+    """WarmImages as the watch saw them."""
 
     def add(self, event: Event) -> None:
         """Take in one event. Raises `NotAnEvent`."""
@@ -107,6 +110,8 @@ class _Targets:
             case "WarmImage":
                 warmimage = ObjectKey(changed.namespace, changed.name)
                 self.warmimages[warmimage] = max(version, self.warmimages.get(warmimage, 0))
+                if changed.object is not None:
+                    self.seen[warmimage] = changed.object
             case "Node":
                 self.nodes[changed.name] = max(version, self.nodes.get(changed.name, 0))
 
@@ -130,6 +135,10 @@ class Dispatch:
         self._projection = Projection(context, NodeWrites(context, budget))
         self._statuses = Statuses(context, observe_push_to_warm)
         self._resync = Resync(context, self._policies, self._projection, self._statuses)
+        self._seen: dict[ObjectKey, Object] = {}
+        """WarmImages of local events as they were seen, until they are handled."""
+        self._uncounted: set[str] | None = None
+        """Namespaces in which WarmImages changed since they were counted; `None` where not all changes are local."""
         sleep = context.clock.sleep
         self._policy_rounds = Coalescer("policies", self._reconcile, at_once=_ROUNDS, seconds=_SECONDS, sleep=sleep)
         self._image_rounds = Coalescer("WarmImages", self._project, at_once=_ROUNDS, seconds=_SECONDS, sleep=sleep)
@@ -140,9 +149,11 @@ class Dispatch:
         # A sync reads everything there is, so those that come meanwhile share the next one.
         self._sync_rounds = Coalescer("syncs", self._synced, at_once=1, seconds=_SECONDS, sleep=sleep)
 
-    async def handle(self, events: Sequence[Event]) -> Result:
+    async def handle(self, events: Sequence[Event], *, local: bool = False) -> Result:
         """Handle events that came together; what concerns the same objects, here or in other requests, is done once.
 
+        `local` events come from the watch of this process, all of them, and from nowhere else: the objects that they
+        carry are used, and what was seen is not read again.
         `denied` where the API server refused a part for good: a repeat would be refused again, and the next sync looks
         there. Raises `NotAnEvent` for what can never be handled and `Unavailable` for what can be later; all that can
         be handled now is done before.
@@ -154,6 +165,8 @@ class Dispatch:
                 targets.add(event)
             except NotAnEvent as error:
                 refused = error
+        if local:
+            self._note(targets)
         outcomes = Outcomes()
         try:
             async with asyncio.timeout(_SECONDS):
@@ -165,6 +178,13 @@ class Dispatch:
         if refused is not None:
             raise refused
         return "denied" if outcomes.refused is not None else "handled"
+
+    def _note(self, targets: _Targets) -> None:
+        """Note what the watch of this process saw, before anything is read."""
+        self._context.reader.note_change("WarmPolicy", max(targets.policies.values(), default=0))
+        self._context.reader.note_change("Node", max(targets.nodes.values(), default=0))
+        self._seen |= targets.seen
+        self._uncounted = (self._uncounted or set()) | {key.namespace for key in targets.warmimages}
 
     async def _work(self, targets: _Targets, outcomes: Outcomes) -> None:
         """Every part to its end, whatever becomes of the others."""
@@ -207,15 +227,17 @@ class Dispatch:
 
     async def _project(self, changed: Mapping[ObjectKey, int]) -> dict[ObjectKey, Exception]:
         keys, newest = changed.keys(), _newest(changed)
+        seen = {key: obj for key in keys if (obj := self._seen.pop(key, None)) is not None}
+        first: FirstPass = "noted" if len(seen) == len(keys) else "cached" if newest else "none"
         # Repositories first: what a push replaces leaves the nodes in the same write that brings the new line, and each
         # write of a node costs etcd the whole object.
-        outcomes, soon = Outcomes(), bool(newest)
+        outcomes = Outcomes()
         try:
-            reconciled = await self._policies.reconcile_repositories(keys, not_older_than=newest)
+            reconciled = await self._policies.reconcile_repositories(keys, not_older_than=newest, seen=seen)
         except KubernetesError:
-            await self._projection.project(keys, outcomes, soon=soon)
+            await self._projection.project(keys, outcomes, first="cached" if newest else "none")
             raise
-        await self._projection.project({*keys, *reconciled.deleted}, outcomes, found=reconciled.found, soon=soon)
+        await self._projection.project({*keys, *reconciled.deleted}, outcomes, found=reconciled.found, first=first)
         problem = outcomes.problem
         return {**(dict.fromkeys(keys, problem) if problem is not None else {}), **reconciled.problems}
 
@@ -224,9 +246,21 @@ class Dispatch:
         with outcomes.item("statuses"):
             await self._statuses.update(keys.keys())
         with outcomes.item("counts"):
-            await self._policies.update_counts({key.namespace for key in keys})
+            await self._update_counts({key.namespace for key in keys})
         outcomes.raise_problem()
         return {}
+
+    async def _update_counts(self, namespaces: set[str]) -> None:
+        """Count the WarmImages of these namespaces, as far as their number may have changed."""
+        if self._uncounted is None:
+            return await self._policies.update_counts(namespaces)
+        namespaces &= self._uncounted
+        self._uncounted -= namespaces
+        try:
+            await self._policies.update_counts(namespaces)
+        except KubernetesError:
+            self._uncounted |= namespaces
+            raise
 
     async def _synced(self, _targets: Mapping[str, int]) -> dict[str, Exception]:
         await self._resync.run()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 from weakref import WeakValueDictionary
@@ -16,7 +16,9 @@ from handlers.reconcile.objects import Repository, WarmImages, repository_of
 from handlers.reconcile.outcomes import Outcomes
 from handlers.reconcile.policy_statuses import write_status
 from handlers.reconcile.reader import FROM_CACHE, MAX_GETS
+from warmhook.api import POLICY_LABEL, REPOSITORY_LABEL
 from warmhook.policies import Policy, PolicyChanges, Upsert, decide_orphan, policy_changes
+from warmhook.ports import Object
 from warmhook.warmimages import ObjectKey, PolicyKey, WarmImage
 
 __all__ = ["Applied", "Policies", "Reconciled"]
@@ -105,18 +107,29 @@ class Policies:
         await self._write(policy_changes(policy, owned, self._context.clock.utcnow()), applied)
         return applied
 
-    async def reconcile_repositories(self, keys: Collection[ObjectKey], *, not_older_than: str = "") -> Reconciled:
+    async def reconcile_repositories(
+        self, keys: Collection[ObjectKey], *, not_older_than: str = "", seen: Mapping[ObjectKey, Object] | None = None
+    ) -> Reconciled:
         """Judge WarmImages that changed, and their repositories, by their policies as these are now.
 
         This is what deletes the pushes that `keep` no longer retains, and what catches up where a policy changed while
         a push was being accepted. `not_older_than` is the newest version of these WarmImages that is known: what comes
-        after has its own event.
+        after has its own event. `seen` are the WarmImages as the watch of this process saw them: where all were seen,
+        policies are read anew only for a repository in which those that are known would change something.
         """
-        found, repositories = await self._read_repositories(keys, not_older_than)
+        found, repositories = await self._read_repositories(keys, not_older_than, seen or {})
         if not repositories:
             return Reconciled(found)
+        doubtful = repositories
+        if seen is not None and seen.keys() >= set(keys):
+            known = await self._context.reader.policies_as_noted()
+            doubtful = {
+                repository: warmimages
+                for repository, warmimages in repositories.items()
+                if (policy := known.get(repository[:2])) is None or self._changes(policy, warmimages) != PolicyChanges()
+            }
         # Read after their WarmImages, which are written only over the version that was read.
-        policies = await self._context.reader.policies_of({repository[:2] for repository in repositories})
+        policies = await self._context.reader.policies_of({repository[:2] for repository in doubtful})
         late = Unavailable("its repository could not be written in time", retry_after_seconds=1)
         problems: dict[Repository, Exception | None] = dict.fromkeys(repositories, late)
         deleted: set[ObjectKey] = set()
@@ -124,9 +137,7 @@ class Policies:
         async def reconcile(repository: Repository) -> None:
             applied = Applied(deleted=deleted)
             if policy := policies.get(repository[:2]):
-                changes = policy_changes(policy, repositories[repository], self._context.clock.utcnow())
-                updates = tuple(upsert for upsert in changes.upserts if upsert.replaces)
-                await self._write(PolicyChanges(updates, changes.deletes), applied)
+                await self._write(self._changes(policy, repositories[repository]), applied)
             problems[repository] = applied.outcomes.problem
 
         # What one namespace cannot get in time must not hold up the lines of all.
@@ -148,6 +159,8 @@ class Policies:
 
     async def update_counts(self, namespaces: Collection[str]) -> None:
         """Tell the policies of these namespaces how many WarmImages they have now."""
+        if not namespaces:
+            return
         known = await self._context.reader.policy_objects(not_older_than=FROM_CACHE)
         outcomes = Outcomes()
 
@@ -163,29 +176,40 @@ class Policies:
         await outcomes.each("counts", {found.key.namespace for found in known} & set(namespaces), update)
         outcomes.raise_problem()
 
+    def _changes(self, policy: Policy, same_repository: Collection[WarmImage]) -> PolicyChanges:
+        """What must change in a repository, without what `spec.images` asks for elsewhere."""
+        changes = policy_changes(policy, same_repository, self._context.clock.utcnow())
+        return PolicyChanges(tuple(upsert for upsert in changes.upserts if upsert.replaces), changes.deletes)
+
     async def _read_repositories(
-        self, keys: Collection[ObjectKey], not_older_than: str
+        self, keys: Collection[ObjectKey], not_older_than: str, seen: Mapping[ObjectKey, Object]
     ) -> tuple[WarmImages, dict[Repository, list[WarmImage]]]:
-        """These WarmImages, and all of the repositories that they belong to."""
-        reader = self._context.reader
+        """These WarmImages, and all of the repositories that they belong to.
+
+        Where `seen` says in which repository a WarmImage is, the list of that shows it.
+        """
+        reader, lists = self._context.reader, dict[Repository, WarmImages]()
+
+        async def read(repositories: Collection[Repository]) -> None:
+            new = [repository for repository in repositories if repository not in lists]
+            read = (reader.warmimages_of_repository(repository, not_older_than=not_older_than) for repository in new)
+            lists.update(zip(new, await asyncio.gather(*read), strict=True))
+
         if len(keys) > MAX_GETS:
             everything = await reader.warmimages(not_older_than=not_older_than)
-            found = WarmImages(
-                {key: warmimage for key, warmimage in everything.usable.items() if key in keys},
-                {key: problem for key, problem in everything.unusable.items() if key in keys},
-            )
+            found = _among(keys, [everything])
             repositories = {repository: list[WarmImage]() for repository in _repositories(found)}
             for warmimage in everything.usable.values():
                 if (repository := repository_of(warmimage)) in repositories:
                     repositories[repository].append(warmimage)
             return found, repositories
-        found = await reader.warmimages_of(keys)
-        listed = _repositories(found)
-        lists = await asyncio.gather(
-            *(reader.warmimages_of_repository(repository, not_older_than=not_older_than) for repository in listed)
-        )
-        return found, {
-            repository: list(warmimages.usable.values()) for repository, warmimages in zip(listed, lists, strict=True)
+        await read(list(filter(None, {_repository_seen(key, seen[key]) for key in keys if key in seen})))
+        listed = _among(keys, lists.values())
+        missing = set(keys) - listed.usable.keys() - listed.unusable.keys()
+        found = await reader.warmimages_of(missing)
+        await read(_repositories(found))
+        return _among(keys, [found, *lists.values()]), {
+            repository: list(warmimages.usable.values()) for repository, warmimages in lists.items()
         }
 
     async def _write(self, changes: PolicyChanges, applied: Applied) -> None:
@@ -257,6 +281,23 @@ class Policies:
 
 def _name(warmimage: WarmImage) -> str:
     return str(warmimage.key)
+
+
+def _repository_seen(key: ObjectKey, obj: Object) -> Repository | None:
+    """The repository by the labels that the object had when it was seen; `None` where no policy has made it."""
+    labels = obj["metadata"].get("labels") or {}
+    policy, label = labels.get(POLICY_LABEL), labels.get(REPOSITORY_LABEL)
+    return Repository(policy, key.namespace, label) if policy and label else None
+
+
+def _among(keys: Collection[ObjectKey], lists: Iterable[WarmImages]) -> WarmImages:
+    """Those of these WarmImages that are in one of the lists."""
+    usable: dict[ObjectKey, WarmImage] = {}
+    unusable: dict[ObjectKey, str] = {}
+    for listed in lists:
+        usable |= {key: listed.usable[key] for key in keys if key in listed.usable}
+        unusable |= {key: listed.unusable[key] for key in keys if key in listed.unusable}
+    return WarmImages(usable, unusable)
 
 
 def _repositories(found: WarmImages) -> list[Repository]:

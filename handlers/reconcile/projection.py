@@ -10,8 +10,8 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
-from typing import Final, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Final, Literal, TypeAlias
 
 from adapters.kubernetes.errors import Unavailable
 from handlers.reconcile.context import Context
@@ -23,15 +23,43 @@ from warmhook.node_lines import Line, diff, line_key, line_of, noted_refusals, o
 from warmhook.placement import Node, node_selector, place_each, reads_taints
 from warmhook.warmimages import ObjectKey, WarmImage
 
-__all__ = ["LinesByNode", "Projection", "full_change", "untouched", "wanted_lines"]
+__all__ = ["FirstPass", "LinesByNode", "Projection", "full_change", "untouched", "wanted_lines"]
 
 # After this the rest is left to the sender's repeat, which finds less to do.
 _SECONDS: Final = 20.0
 # Up to so many different node selectors are listed by the API server; beyond that all nodes are matched here.
 _SELECTORS: Final = 4
+_BEGUN_KNOWN: Final = 2000
 
+FirstPass: TypeAlias = Literal["none", "cached", "noted"]
+"""What the first of two passes reads.
+
+`cached`: what the API server has in its cache. `noted`: Nodes with all changes that were noted (`Reader.note_change`),
+which serve both passes, and no index for new WarmImages. `none`: there is one pass.
+"""
 LinesByNode: TypeAlias = Mapping[str, Mapping[str, Line]]
 """Per node's name the lines it should hold, by key."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """WarmImages that are projected together."""
+
+    keys: Collection[ObjectKey]
+    found: WarmImages
+    """Those that exist."""
+    deadline: float
+    outcomes: Outcomes
+
+    @property
+    def present(self) -> list[WarmImage]:
+        """Those that can be used."""
+        return [self.found.usable[key] for key in self.keys if key in self.found.usable]
+
+    @property
+    def line_keys(self) -> dict[str, ObjectKey]:
+        """By the keys of their lines all whose lines may change."""
+        return {line_key(key): key for key in self.keys if key not in self.found.unusable}
 
 
 class Projection:
@@ -44,6 +72,8 @@ class Projection:
         self._projected: set[ObjectKey] = set()
         """What is being projected."""
         self._ended = asyncio.Condition()
+        self._begun: dict[str, None] = {}
+        """The uids of the last that were projected."""
 
     async def project(
         self,
@@ -51,21 +81,21 @@ class Projection:
         outcomes: Outcomes,
         *,
         found: WarmImages | None = None,
-        soon: bool = False,
+        first: FirstPass = "none",
         deadline: float | None = None,
     ) -> None:
         """Bring the lines of these WarmImages up to date on every node; those of absent ones are removed.
 
         Lines of WarmImages that cannot be used stay as they are. `found` are those that exist, if they were read just
-        now. With `soon` a few are projected twice: first with nodes and index as the API server has them at hand,
-        since it may take 100 ms for those of this moment. Another handler may project an older or newer version of the
-        same WarmImage at the same time, so this ends only when a consistent read after the last write shows the
-        WarmImage as it was projected. Raises `Unavailable` when there is more to do than the API server takes in 20
-        seconds, or until `deadline` on the monotonic clock; nodes that are refused for good are in `outcomes`.
+        now. A few are projected twice, since it may take 100 ms to read nodes and index as they are at this moment:
+        `first` says what the first pass reads. Another handler may project an older or newer version of the same
+        WarmImage at the same time, so this ends only when a consistent read after the last write shows the WarmImage as
+        it was projected. Raises `Unavailable` when there is more to do than the API server takes in 20 seconds, or
+        until `deadline` on the monotonic clock; nodes that are refused for good are in `outcomes`.
         """
         deadline = self._monotonic() + _SECONDS if deadline is None else deadline
         async with self._alone_with(keys) as at_once:
-            await self._project(keys, found if at_once else None, soon, deadline, outcomes)
+            await self._project(keys, found if at_once else None, first, deadline, outcomes)
 
     @asynccontextmanager
     async def _alone_with(self, keys: Collection[ObjectKey]) -> AsyncIterator[bool]:
@@ -89,25 +119,55 @@ class Projection:
         self,
         pending: Collection[ObjectKey],
         found: WarmImages | None,
-        soon: bool,
+        first: FirstPass,
         deadline: float,
         outcomes: Outcomes,
     ) -> None:
-        wrote: set[ObjectKey] = set()
         while pending:
             if found is None:
                 found = await self._reader.warmimages_of(pending)
-            if soon and len(pending) <= MAX_GETS:
-                # The second pass shows what the first overlooked.
-                wrote = await self._project_once(pending, found, FROM_CACHE, deadline, outcomes)
-            wrote |= await self._project_once(pending, found, "", deadline, outcomes)
+            batch = _Batch(pending, found, deadline, outcomes)
+            # The second pass shows what the first overlooked.
+            twice = first != "none" and len(pending) <= MAX_GETS
+            wrote, nodes = await self._first_pass(batch, first) if twice else (set(), None)
+            wrote |= await self._second_pass(batch, nodes)
             if not wrote:
                 return
             again = await self._reader.generations(wrote)
             pending = {key for key in wrote if again.get(key) != _version(found.usable.get(key))}
-            found, soon, wrote = None, False, set()
+            found, first = None, "none"
             if pending and self._monotonic() > deadline:
                 raise Unavailable("WarmImages changed faster than they were projected", retry_after_seconds=1)
+
+    async def _first_pass(self, batch: _Batch, first: FirstPass) -> tuple[set[ObjectKey], dict[str, Node] | None]:
+        """The WarmImages of which something was written, and the Nodes if they need not be read again.
+
+        That Nodes and index may be old is safe: the second pass reads the index of this moment. Who writes an older
+        version of a line after that reads the WarmImage again, and then projects with an index of that moment.
+        """
+        if first == "cached":
+            return await self._write_lines(batch, *await self._read(batch, FROM_CACHE, batch.line_keys)), None
+        new = {line_key(warmimage.key) for warmimage in batch.present if self._is_new(warmimage)}
+        version = self._reader.as_noted("Node")
+        nodes, desired = await self._read(batch, version, batch.line_keys.keys() - new)
+        return await self._write_lines(batch, nodes, desired), nodes
+
+    async def _second_pass(self, batch: _Batch, nodes: dict[str, Node] | None) -> set[ObjectKey]:
+        """The WarmImages of which something was written; by `nodes`, or by those of this moment."""
+        if nodes is None:
+            return await self._write_lines(batch, *await self._read(batch, "", batch.line_keys))
+        return await self._write_lines(batch, nodes, await self._holding(batch.line_keys, ""))
+
+    def _is_new(self, warmimage: WarmImage) -> bool:
+        """Whether no node can have a line of it: it was never changed, and this process projects it the first time.
+
+        A repeat looks at the index again: it must not begin with the nodes that have the line already.
+        """
+        known = warmimage.uid in self._begun
+        self._begun[warmimage.uid] = None
+        while len(self._begun) > _BEGUN_KNOWN:
+            del self._begun[next(iter(self._begun))]
+        return warmimage.generation == 1 and not known
 
     async def project_nodes(self, names: Collection[str], outcomes: Outcomes) -> None:
         """Bring these nodes up to date with every WarmImage, and every node with those that have a limit.
@@ -172,25 +232,21 @@ class Projection:
         if line_keys is not None:
             stale = {key for key in stale if line_key(key) in line_keys}
         # Not alone with them: the projection that found them may be about some of them itself.
-        await self._project(stale, None, False, deadline, outcomes)
+        await self._project(stale, None, "none", deadline, outcomes)
 
-    async def _project_once(
-        self,
-        keys: Collection[ObjectKey],
-        found: WarmImages,
-        not_older_than: str,
-        deadline: float,
-        outcomes: Outcomes,
+    async def _read(
+        self, batch: _Batch, not_older_than: str, line_keys: Collection[str]
+    ) -> tuple[dict[str, Node], dict[str, DesiredConfigMap]]:
+        """Nodes, and the ConfigMaps that hold one of the lines, by node. At once: a consistent list may take 100 ms."""
+        of_index = FROM_CACHE if not_older_than else ""
+        return await asyncio.gather(self._candidates(batch.present, not_older_than), self._holding(line_keys, of_index))
+
+    async def _write_lines(
+        self, batch: _Batch, nodes: Mapping[str, Node], desired: Mapping[str, DesiredConfigMap]
     ) -> set[ObjectKey]:
-        """The WarmImages of which something was written."""
-        present = [found.usable[key] for key in keys if key in found.usable]
-        line_keys = {line_key(key): key for key in keys if key not in found.unusable}
-        # At once: a consistent list may take 100 ms. That the index may be old is safe: who writes an older version of
-        # a line afterwards reads the WarmImage again, and then projects with a consistent index.
-        nodes, desired = await asyncio.gather(
-            self._candidates(present, not_older_than), self._holding(line_keys, not_older_than)
-        )
-        wanted = await wanted_lines(present, nodes.values())
+        """Write the lines that differ; the WarmImages of which something was written."""
+        line_keys = batch.line_keys
+        wanted = await wanted_lines(batch.present, nodes.values())
         changes: dict[str, NodeChange] = {}
         touched: set[ObjectKey] = set()
         for name in desired.keys() | wanted.keys():
@@ -202,7 +258,7 @@ class Projection:
             if differing:
                 changes[name] = NodeChange(uid, differing)
                 touched |= {line_keys[key] for key in differing}
-        await self._write(changes, deadline, outcomes)
+        await self._write(changes, batch.deadline, batch.outcomes)
         return touched
 
     async def _candidates(self, warmimages: Collection[WarmImage], not_older_than: str) -> dict[str, Node]:

@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
 from adapters.clock import Clock
 from adapters.kubernetes import paths
@@ -23,6 +23,7 @@ from handlers.reconcile.objects import (
     read_desired,
     read_policy_object,
     read_warmimages,
+    version_number,
 )
 from warmhook.api import KIND_LABEL, LINE_LABEL, POLICY_LABEL, REPOSITORY_LABEL, TRUNCATED_LABEL
 from warmhook.node_lines import desired_name
@@ -34,20 +35,29 @@ from warmhook.warmimages import ObjectKey, PolicyKey, WarmImage, policy_label
 
 __all__ = ["FROM_CACHE", "MAX_GETS", "PolicyCache", "Reader"]
 
+Kind: TypeAlias = Literal["WarmPolicy", "WarmImage", "Node"]
+
 FROM_CACHE: Final = "0"
 """`not_older_than` of a read that may be a little behind. kube-apiserver 1.36 answers it in 1 ms from its cache; a
 consistent list took 97 ms after a write of another kind (median of 20): the cache seems to wait for etcd's word."""
 MAX_GETS: Final = 16
 """Up to so many objects are read one by one; beyond that one list is cheaper."""
+_CACHED_SECONDS: Final = 1.0
+"""For so long a list of the policies that accepted a push serves what follows from it."""
 _QUERY_MAX: Final = 4000
 """Characters of a label selector that the API server is asked; it takes 1 MiB of URL and headers, proxies less."""
 
 
 @dataclass(slots=True)
 class PolicyCache:
-    """The WarmPolicies of the last list, by uid and resourceVersion: reading one compiles its globs."""
+    """The WarmPolicies of the last list."""
 
     objects: dict[tuple[str, str], PolicyObject] = field(default_factory=dict)
+    """By uid and resourceVersion: reading one compiles its globs."""
+    version: int = 0
+    """The resourceVersion of the list."""
+    read_at: float = float("-inf")
+    """When it was asked for, on the monotonic clock."""
 
 
 class Reader:
@@ -62,15 +72,42 @@ class Reader:
         self._namespace = namespace
         self._clock = clock
         self._cache = cache or PolicyCache()
+        self._newest: dict[Kind, int] = {}
+        """By kind the newest resourceVersion of a change that `note_change` was given."""
+
+    def note_change(self, kind: Kind, resource_version: int) -> None:
+        """Note that the watch of this process saw this version, and that its event is being handled.
+
+        Whoever handles a change of a Node or a policy reads the WarmImages after this. So what handles a WarmImage that
+        was created later need read no Nodes or policies newer than `as_noted`.
+        """
+        self._newest[kind] = max(resource_version, self._newest.get(kind, 0))
+
+    def as_noted(self, kind: Kind) -> str:
+        """`not_older_than` of a list that shows every change that was noted; the API server answers from its cache."""
+        return str(self._newest.get(kind, FROM_CACHE))
 
     # --- WarmPolicies ---
 
     async def policy_objects(self, *, not_older_than: str = "") -> list[PolicyObject]:
         """Every WarmPolicy, usable or not."""
+        cache, read_at = self._cache, self._clock.monotonic()
         found = await self._kubernetes.list(paths.warmpolicies(), not_older_than=not_older_than)
-        known = self._cache.objects
-        self._cache.objects = {_state(obj): known.get(_state(obj)) or read_policy_object(obj) for obj in found.items}
-        return list(self._cache.objects.values())
+        objects = {_state(obj): cache.objects.get(_state(obj)) or read_policy_object(obj) for obj in found.items}
+        cache.objects, cache.version, cache.read_at = objects, version_number(found.resource_version), read_at
+        return list(objects.values())
+
+    async def policies_as_noted(self) -> dict[tuple[str, str], Policy]:
+        """The usable WarmPolicies by label and namespace, none older than `as_noted`.
+
+        Those of the last list, if that is less than a second old.
+        """
+        cache = self._cache
+        newest = self._newest.get("WarmPolicy", 0)
+        if cache.version < newest or self._clock.monotonic() - cache.read_at > _CACHED_SECONDS:
+            await self.policy_objects(not_older_than=self.as_noted("WarmPolicy"))
+        policies = [found.policy for found in cache.objects.values() if found.policy is not None]
+        return {(policy_label(policy.key), policy.key.namespace): policy for policy in policies}
 
     async def policies(self) -> list[Policy]:
         """Every WarmPolicy that can be used."""
@@ -89,6 +126,8 @@ class Reader:
 
         One that was created a moment ago may be missing: what it leads to is its own event's work.
         """
+        if not wanted:
+            return {}
         known = await self.policy_objects(not_older_than=FROM_CACHE)
         keys = [found.key for found in known if (found.label, found.key.namespace) in wanted]
         objects = await asyncio.gather(*map(self.policy_object, keys))
