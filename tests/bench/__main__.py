@@ -22,6 +22,7 @@ from tests.bench.memory import machine_memory_gib
 from tests.bench.nodes import node_with_200_lines, push_to_pull
 from tests.bench.place import PACKAGES, NotMeasured, Place, open_place
 from tests.bench.pulls import pull_overhead
+from tests.bench.push import push_requests
 from tests.bench.rate import rate
 from tests.bench.webhooks import cold_start, latency
 
@@ -35,7 +36,7 @@ MEASUREMENTS: Final[Mapping[Measurement, tuple[str, ...]]] = {
     pull_overhead: ("pull-overhead",),
     node_with_200_lines: ("agent-idle-rss-mib", "etcd-bytes-per-node-push"),
     cold_start: ("web-cold-start-s",),
-    image_size: ("image-mib",),
+    push_requests: ("push-reads", "push-writes"),
     resolve: ("resolve-5000-s",),
     admission: ("admission-p99-ms",),
     feasible: ("feasible-5000-ms",),

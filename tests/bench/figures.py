@@ -57,6 +57,8 @@ FIGURES: Final = (
     Figure("web-cold-start-s", "s", Bar(0.7)),
     Figure("image-mib", "MiB", Bar(30)),
     Figure("etcd-bytes-per-node-push", "bytes", Bar(57344)),
+    Figure("push-reads", "requests", Bar(6)),
+    Figure("push-writes", "requests", Bar(4)),
     Figure("resolve-5000-s", "s", Bar(0.5), needs_real_cluster=True),
     Figure("admission-p99-ms", "ms", Bar(10)),
     Figure("feasible-5000-ms", "ms"),
