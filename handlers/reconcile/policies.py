@@ -12,7 +12,7 @@ import structlog
 
 from adapters.kubernetes.errors import Conflict, Unavailable
 from handlers.reconcile.context import Context
-from handlers.reconcile.objects import Repository, WarmImages, repository_of
+from handlers.reconcile.objects import PolicyObject, Repository, WarmImages, repository_of
 from handlers.reconcile.outcomes import Outcomes
 from handlers.reconcile.policy_statuses import write_status
 from handlers.reconcile.reader import FROM_CACHE, MAX_GETS
@@ -92,19 +92,21 @@ class Policies:
             await outcomes.each("let-go", owned, self.let_go, name=_name)
             outcomes.raise_problem()
             return
+        applied = await self.apply(found, owned, len(labelled.unusable))
+        applied.outcomes.raise_problem()
+
+    async def apply(self, found: PolicyObject, owned: list[WarmImage], unusable: int) -> Applied:
+        """Write what differs, each WarmImage by itself, and the policy's status. What is refused is in the outcomes.
+
+        `owned` are its WarmImages; `unusable` is the number of those that cannot be used, which count and stay.
+        """
         applied = Applied()
         # What an unusable one led to before stays: a slip of the pen must not take images from the nodes.
         if found.policy is not None:
-            applied = await self.apply(found.policy, owned)
-        with applied.outcomes.item("policy-status", policy=str(key)):
-            images = len(owned) + len(labelled.unusable) + applied.created - len(applied.deleted)
+            await self._write(policy_changes(found.policy, owned, self._context.clock.utcnow()), applied)
+        with applied.outcomes.item("policy-status", policy=str(found.key)):
+            images = len(owned) + unusable + applied.created - len(applied.deleted)
             await write_status(self._context, found, images, applied.refused)
-        applied.outcomes.raise_problem()
-
-    async def apply(self, policy: Policy, owned: list[WarmImage]) -> Applied:
-        """Write what differs, each WarmImage by itself. Raises nothing of the API server's: it is in the outcomes."""
-        applied = Applied()
-        await self._write(policy_changes(policy, owned, self._context.clock.utcnow()), applied)
         return applied
 
     async def reconcile_repositories(

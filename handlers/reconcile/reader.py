@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
@@ -106,8 +106,7 @@ class Reader:
         newest = self._newest.get("WarmPolicy", 0)
         if cache.version < newest or self._clock.monotonic() - cache.read_at > _CACHED_SECONDS:
             await self.policy_objects(not_older_than=self.as_noted("WarmPolicy"))
-        policies = [found.policy for found in cache.objects.values() if found.policy is not None]
-        return {(policy_label(policy.key), policy.key.namespace): policy for policy in policies}
+        return _by_label(cache.objects.values())
 
     async def policies(self) -> list[Policy]:
         """Every WarmPolicy that can be used."""
@@ -130,9 +129,7 @@ class Reader:
             return {}
         known = await self.policy_objects(not_older_than=FROM_CACHE)
         keys = [found.key for found in known if (found.label, found.key.namespace) in wanted]
-        objects = await asyncio.gather(*map(self.policy_object, keys))
-        policies = [found.policy for found in objects if found is not None and found.policy is not None]
-        return {(policy_label(policy.key), policy.key.namespace): policy for policy in policies}
+        return _by_label(await asyncio.gather(*map(self.policy_object, keys)))
 
     # --- WarmImages ---
 
@@ -302,6 +299,11 @@ class Reader:
 
 def _state(obj: Object) -> tuple[str, str]:
     return obj["metadata"]["uid"], obj["metadata"]["resourceVersion"]
+
+
+def _by_label(objects: Iterable[PolicyObject | None]) -> dict[tuple[str, str], Policy]:
+    """The usable policies by label and namespace."""
+    return {(found.label, found.key.namespace): found.policy for found in objects if found and found.policy}
 
 
 def _all_desired(listed: Collection[Mapping[str, Any]]) -> list[DesiredConfigMap]:

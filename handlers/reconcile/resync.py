@@ -20,8 +20,7 @@ from handlers.reconcile.context import Context
 from handlers.reconcile.node_configmaps import NodeChange
 from handlers.reconcile.objects import DesiredConfigMap, PolicyObject, object_key, read_warmimages
 from handlers.reconcile.outcomes import Outcomes, Overtaken
-from handlers.reconcile.policies import Applied, Policies
-from handlers.reconcile.policy_statuses import write_status
+from handlers.reconcile.policies import Policies
 from handlers.reconcile.projection import LinesByNode, Projection, full_change, untouched, wanted_lines
 from handlers.reconcile.statuses import ClusterState, Statuses, Unfinished
 from warmhook.api import POLICY_LABEL
@@ -143,14 +142,9 @@ class Resync:
 
         async def apply(policy: PolicyObject) -> None:
             nonlocal changed
-            key = policy.label, policy.key.namespace
-            mine, applied = owned[key], Applied()
-            if policy.policy is not None:
-                applied = await self._policies.apply(policy.policy, mine)
+            key = _policy_label(policy)
+            applied = await self._policies.apply(policy, owned[key], unusable[key])
             changed |= applied.wrote
-            with applied.outcomes.item("policy-status", policy=str(policy.key)):
-                images = len(mine) + unusable[key] + applied.created - len(applied.deleted)
-                await write_status(self._context, policy, images, applied.refused)
             if isinstance(applied.outcomes.later, Overtaken):
                 # Another handler is at it, and the next sync looks again.
                 _log.info("policy-not-applied", policy=str(policy.key), problem=str(applied.outcomes.later))
