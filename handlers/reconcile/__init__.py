@@ -1,1 +1,1 @@
-"""Bring the cluster to what pushes, policies, Pods and reports ask for: read, decide, write."""
+"""Reconcile the cluster with pushes, policies, Pods and reports: read, decide, write."""

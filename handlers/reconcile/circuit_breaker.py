@@ -1,7 +1,7 @@
-"""Tell the trouble of one policy from that of the API server: a circuit breaker for each policy.
+"""Distinguish a policy whose writes fail from an API server that fails: a circuit breaker for each policy.
 
-A webhook of one namespace that fails or hangs looks like an API server that does. It is known by what others get: where
-nothing could be written for a policy for a minute, and something for another one meanwhile, the trouble is its own.
+If a webhook of one namespace fails or hangs, the API server seems to. Writes for other policies show the difference: if
+nothing could be written for one policy for a minute, and something was written for another, only that policy fails.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _REMEMBERED: Final = 1000
 
 
 class CircuitBreakers:
-    """Remembers for which policies writes fail; of one process, and only as long as they do."""
+    """Remembers the policies whose writes fail, for as long as they do, in one process."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -28,7 +28,7 @@ class CircuitBreakers:
         """When something was written last, for any policy."""
 
     def is_open(self, policy: PolicyKey) -> bool:
-        """Whether the policy's trouble is its own, so that nobody should wait for it."""
+        """Whether only this policy fails, so that no request should wait for it."""
         since = self._failing.get(policy)
         if since is None:
             return False

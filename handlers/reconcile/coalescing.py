@@ -1,7 +1,7 @@
-"""Coalesce requests that arrive side by side: while a few rounds run, the next gathers everything that comes.
+"""Coalesce requests that arrive together: while a few rounds run, the next round gathers their items.
 
-A Broker delivers each event by itself, and every round writes each node that differs once, whatever it is about. A
-request that comes alone waits for nobody, and what hangs in one round keeps no other item waiting.
+A Broker delivers each event by itself, and a round writes each node that differs once, for all of its items. A request
+that comes alone starts at once, and an item that hangs delays no item of another round.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class _Waiting:
 
     version: int
     ended: asyncio.Future[Exception | None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    """What was wrong with it, if anything was."""
+    """The problem with the item, or `None`."""
 
 
 class Coalescer(Generic[Item]):
@@ -50,10 +50,10 @@ class Coalescer(Generic[Item]):
         self._gathering: asyncio.Task[None] | None = None
 
     async def join(self, items: Mapping[Item, int]) -> None:
-        """Have items handled, each with the resourceVersion at which it changed, and wait until they are.
+        """Handle items, each with the resourceVersion at which it changed, and wait for their outcomes.
 
-        Raises a problem of one of them, if there is one that a repeat may solve such a one. A caller that no longer
-        waits stops nothing.
+        Raises the problem of one of them, preferably one that a repeat may solve. If the caller is cancelled, the items
+        are handled nevertheless.
         """
         futures = []
         for item, version in items.items():

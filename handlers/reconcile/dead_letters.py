@@ -1,4 +1,4 @@
-"""Log and count the events that no subscriber took, as a Knative Broker delivers them to its dead-letter sink."""
+"""Log and count the events that no subscriber accepted, as a Knative Broker delivers them to its dead-letter sink."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ANSWER_BYTES: Final = 1000
 
 
 class DeadLetters:
-    """Writes one line per event, and leads to nothing else: anybody in the cluster may post here."""
+    """Writes one line per event and does nothing else, because anybody in the cluster may post here."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -38,7 +38,7 @@ class DeadLetters:
 
 
 def read_dead_letter(headers: Mapping[str, str]) -> dict[str, str]:
-    """What is known of the event and of why nobody took it; empty texts where Knative does not say.
+    """The event, and why no subscriber accepted it; empty strings for what Knative leaves out.
 
     https://knative.dev/docs/eventing/event-delivery/: `knativeerrorcode` is the last status, `knativeerrordata` the
     body that came with it, in Base64, and `knativeerrordest` the subscriber. All are missing if a subscriber answered
@@ -73,9 +73,9 @@ def _decoded(text: str) -> str:
     try:
         return clean_message(base64.b64decode(text, validate=True)[:_ANSWER_BYTES].decode(errors="replace"))
     except (ValueError, binascii.Error):
-        return ""  # another Broker's, and nobody says what it may hold
+        return ""  # of another Broker, which may write anything here
 
 
 def _is_status(code: str) -> bool:
-    """Whether it is a status that HTTP knows: whoever calls may write anything, and each value is a series for ever."""
+    """Whether it is a status of HTTP: a client may send any text, and each value becomes a series of the metric."""
     return code in _STATUSES

@@ -50,7 +50,7 @@ __all__ = ["HANDLED", "Dispatch", "Result"]
 _log = get_logger()
 
 HANDLED: Final = frozenset({PUSHED, ADMITTED, CHANGED, REPORTED, SYNC, PING})
-# Longer than any part takes that is well; `watch` and the Triggers wait for 30 seconds.
+# Longer than any part takes on a healthy cluster; `watch` and the Triggers wait for 30 seconds.
 _SECONDS: Final = 27.0
 # Rounds at a time, so that a long one holds up nothing that comes later.
 _ROUNDS: Final = 4
@@ -66,7 +66,7 @@ class _Targets:
     pushed: list[tuple[Event, str, Pushed]] = field(default_factory=list)
     admitted: list[tuple[Event, Admitted]] = field(default_factory=list)
     policies: dict[PolicyKey, int] = field(default_factory=dict)
-    """Like the next ones with the resourceVersion at which it changed; 0 where that is not known."""
+    """Each with the resourceVersion at which it changed, as the next ones; 0 if that is unknown."""
     warmimages: dict[ObjectKey, int] = field(default_factory=dict)
     nodes: dict[str, int] = field(default_factory=dict)
     reported: dict[ObjectKey, int] = field(default_factory=dict)
@@ -75,7 +75,7 @@ class _Targets:
     """WarmImages as the watch saw them."""
 
     def add(self, event: Event) -> None:
-        """Take in one event. Raises `NotAnEvent`."""
+        """Add one event. Raises `NotAnEvent`."""
         if event.type == PUSHED:
             self.pushed.append((event, *read_pushed(event)))
         elif event.type == ADMITTED:
@@ -90,8 +90,8 @@ class _Targets:
             raise NotAnEvent(f"type {event.type[:100]!r} is not handled here")
 
     def _add_changes(self, objects: Sequence[object]) -> None:
-        """Take in every object that can be read, then raise `NotAnEvent` where one cannot: a newer `watch` may name
-        kinds that this process does not know."""
+        """Add every object that can be read, then raise `NotAnEvent` if one cannot: a newer `watch` may name kinds that
+        this process does not know."""
         refused: NotAnEvent | None = None
         for named in objects:
             try:
@@ -117,7 +117,7 @@ class _Targets:
 
 
 class Dispatch:
-    """Knows what to do about every event; level-triggered, so an event says only where to look."""
+    """Handles every type of event. Level-triggered: an event says only where to look."""
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class Dispatch:
         self._report_rounds = Coalescer(
             "reports", self._reported, at_once=_REPORT_ROUNDS, seconds=_SECONDS, sleep=sleep
         )
-        # A sync reads everything there is, so those that come meanwhile share the next one.
+        # A sync reads everything, so the events that ask for one while it runs share the next.
         self._sync_rounds = Coalescer("syncs", self._synced, at_once=1, seconds=_SECONDS, sleep=sleep)
 
     async def handle(self, events: Sequence[Event], *, local: bool = False) -> Result:
@@ -212,11 +212,11 @@ class Dispatch:
     async def _pushed(self, received: tuple[Event, str, Pushed]) -> None:
         event, name, pushed = received
         configured = self._configuration.sources.get(name)
-        # The event may have come through a broker that others write to as well.
+        # The event may come from a Broker that other programs write to as well.
         if configured is None or not configured.allows(pushed.image.host):
             _log.warning("event-refused", event_id=event.id, reason="host-not-allowed", image=str(pushed.image))
             return
-        # Received when the event was made, however long it was on its way.
+        # The push was received when the event was made, however late the event is.
         pushed = pushed if is_timed(pushed) else replace(pushed, pushed_at=event.time)
         result = await self._pushes.accept(pushed, event.id, event.time)
         _log.info("pushed", event_id=event.id, image=str(pushed.image), result=result)

@@ -1,4 +1,4 @@
-"""Write the ConfigMaps of many nodes: bounded, with back-off, and no node waits for another's trouble."""
+"""Write the ConfigMaps of many nodes with a bound and back-off, so that a node that fails delays no other."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MOST_IN_FLIGHT: Final = 24
 _FIRST_WAIT_SECONDS: Final = 0.1
 _LONGEST_WAIT_SECONDS: Final = 5.0
 _METADATA_BYTES: Final = 2048
-"""More than what a ConfigMap holds beside its lines."""
+"""An upper bound of what a ConfigMap holds besides its lines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +42,11 @@ class NodeChange:
     refused: Collection[str] | None = None
     """Keys of all lines without room; `None` where only some of the node's lines were looked at."""
     replace: bool = False
-    """Whether there is no ConfigMap and `lines` are all that the node should hold, so that it is created from them."""
+    """Whether `lines` are all lines of a node without a ConfigMap, which is created from them."""
 
 
 DesiredState: TypeAlias = Callable[[str], Awaitable[NodeChange | None]]
-"""Every line of the node of that name, as a change that replaces; `None` where it needs no ConfigMap."""
+"""All lines of the node of that name, as a change with `replace`; `None` if it needs no ConfigMap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,8 @@ class _Batch:
     """On the monotonic clock."""
     full: DesiredState
     turns: asyncio.Semaphore
-    """One per node that is being written; keeps a projection of thousands from standing in front of a small one. A node
-    that waits for a repeat gives it away meanwhile."""
+    """One per node that is being written, so that a projection of thousands does not delay a small one. A node that
+    waits for its next try gives its turn to another."""
 
 
 class NodeWrites:
@@ -140,7 +140,7 @@ class NodeWrites:
     async def _make_room(self, node: str, change: NodeChange, batch: _Batch) -> None:
         """Take the least important lines out again until the rest fits, and leave a note of which.
 
-        How old a line is does not stand in it: of equal priority those of this change count as the newest.
+        A line does not hold its age: of equal priority the lines of this change count as the newest.
         """
         obj = await self._send(lambda: self._context.reader.desired_object(node), batch)
         lines, unreadable = [], []
@@ -184,7 +184,7 @@ class NodeWrites:
 
     async def _send_once(self, request: Callable[[], Awaitable[Answer]], batch: _Batch) -> Answer:
         async with self._in_flight.slot() as slot:
-            # Only who holds a place waits for the budget: were it the other way round, all would pass it at once.
+            # The slot comes first: if all waited for the budget before it, they would pass it together.
             await self._budget.wait()
             if self._context.clock.monotonic() > batch.deadline:
                 raise Unavailable("there was more to write than the API server took in time")

@@ -1,4 +1,4 @@
-"""Handle items one by one, so that what one of them cannot get keeps no other from being handled."""
+"""Handle items one by one, so that an item that fails keeps no other from being handled."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Outcomes:
 
     @contextmanager
     def item(self, what: str, **fields: str) -> Iterator[None]:
-        """One item; `what` and `fields` are for the log. Whatever it gets from the API server ends here."""
+        """Handle one item; `what` and `fields` are for the log. Every error of the API server ends here."""
         try:
             yield
         except (NotFound, Conflict, Gone) as error:
@@ -53,7 +53,7 @@ class Outcomes:
         except Unavailable as error:
             self.add_later(error)
         except Exception as error:
-            # A mistake of this program, which a repeat would make again; it concerns this item alone as well.
+            # A bug, which a repeat would meet again. It concerns this item alone.
             _log.exception("failed", what=what, **fields)
             self.refused = self.refused or _Logged(f"{what}: {error!r}")
 
@@ -72,10 +72,10 @@ class Outcomes:
         group: Callable[[Item], str] = lambda _item: "",
         seconds: float | None = None,
     ) -> None:
-        """Do `work` for each of the items, a few of each group at a time; `name` says in the log which one it was.
+        """Do `work` for each of the items, a few of each group at a time; `name` is for the log.
 
-        Groups are namespaces: where one of them hangs its items wait for each other and for nobody else. After
-        `seconds`, if given, the rest is left for later: some items may wait for something that does not answer.
+        Groups are namespaces: if the webhook of one hangs, only its own items wait for each other. After `seconds`, if
+        given, the rest is left for later.
         """
         turns: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(_AT_ONCE))
 

@@ -1,6 +1,6 @@
 """Turn the creation of Pods into WarmImages: for every policy that takes them, on the nodes where more can land.
 
-What admission saw is a hint, so a Pod that is refused later costs no more than a warm image.
+An admission is a hint: a Pod that is refused later costs no more than a warm image.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _log = get_logger()
 
 
 async def accept_pods(context: Context, admitted: Sequence[tuple[Event, Admitted]]) -> None:
-    """Write what the policies make of these Pods; equal wishes are one.
+    """Write the WarmImages that policies want for these Pods, each once.
 
-    Raises `Unavailable` where some can be written later, `Refused` where some never can.
+    Raises `Unavailable` if some may be written later, `Refused` if some never can.
     """
     policies = [policy for policy in await context.reader.policies() if policy.pods is not None]
     now = context.clock.utcnow()

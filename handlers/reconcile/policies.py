@@ -25,7 +25,7 @@ __all__ = ["Applied", "Policies", "Reconciled"]
 
 _log = get_logger()
 
-# Of a namespace at a time: what a burst of pushes leaves behind must not stand in the way of the next.
+# At a time in each namespace: the deletes after a burst of pushes must not delay the next burst.
 _DELETES: Final = 4
 _DELETED_KNOWN: Final = 2000
 _REPOSITORIES_SECONDS: Final = 5.0
@@ -61,7 +61,7 @@ class Applied:
 
     @property
     def refused(self) -> str | None:
-        """What the API server refused, empty where it took all; `None` where nothing tells."""
+        """What the API server refused; empty if it accepted all, `None` if nothing was written."""
         if self.outcomes.refused is not None:
             return str(self.outcomes.refused)
         return "" if self.wrote and self.outcomes.later is None else None
@@ -75,13 +75,13 @@ class Policies:
         self._deletes: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         """By namespace, one of which may hang."""
         self._deleted: dict[str, None] = {}
-        """The uids of the last that were deleted: lists that lag behind go on naming them."""
+        """The uids of the last WarmImages that were deleted, which lists from a cache may still show."""
 
     async def reconcile(self, key: PolicyKey) -> None:
         """Bring one policy's WarmImages up to date; those of a policy that is gone are marked, and deleted later.
 
-        What one of them cannot get keeps the others from nothing. Raises `Unavailable` where another try may help, and
-        `Refused` where something was refused for good, which the policy's condition `Degraded` says as well.
+        One that fails does not keep the others from being written. Raises `Unavailable` if another try may help, and
+        `Refused` if something was refused for good, which the policy's condition `Degraded` says as well.
         """
         labelled = await self._context.reader.warmimages_of_policy(key)
         owned = list(labelled.usable.values())
@@ -101,7 +101,7 @@ class Policies:
         `owned` are its WarmImages; `unusable` is the number of those that cannot be used, which count and stay.
         """
         applied = Applied()
-        # What an unusable one led to before stays: a slip of the pen must not take images from the nodes.
+        # What an unusable one led to before stays: a typo must not evict images from nodes.
         if found.policy is not None:
             await self._write(policy_changes(found.policy, owned, self._context.clock.utcnow()), applied)
         with applied.outcomes.item("policy-status", policy=str(found.key)):
@@ -142,7 +142,7 @@ class Policies:
                 await self._write(self._changes(policy, repositories[repository]), applied)
             problems[repository] = applied.outcomes.problem
 
-        # What one namespace cannot get in time must not hold up the lines of all.
+        # A namespace that hangs must not delay the lines of all.
         await Outcomes().each(
             "repository",
             repositories,
@@ -160,7 +160,7 @@ class Policies:
         )
 
     async def update_counts(self, namespaces: Collection[str]) -> None:
-        """Tell the policies of these namespaces how many WarmImages they have now."""
+        """Write how many WarmImages the policies of these namespaces have now."""
         if not namespaces:
             return
         known = await self._context.reader.policy_objects(not_older_than=FROM_CACHE)
@@ -250,8 +250,8 @@ class Policies:
         """Delete a WarmImage as it was read, and say whether it is gone.
 
         One that changed meanwhile, or cannot be used any more, is judged again by its own event. A write of its status
-        alone is no change and has no event, so then it is deleted all the same. Raises `Conflict` where the API server
-        goes on answering so.
+        alone is no change and has no event, so it is deleted nevertheless. Raises `Conflict` if the API server goes on
+        answering so.
         """
         doomed: WarmImage | None = warmimage
         turns = self._deletes.setdefault(warmimage.key.namespace, asyncio.Semaphore(_DELETES))

@@ -22,7 +22,7 @@ __all__ = ["is_degraded", "write_refusal", "write_status"]
 
 _log = get_logger()
 
-# How often a status is written anew because somebody else wrote first; then the next sync writes it.
+# How often a status is decided anew after a conflict; then the next sync writes it.
 _ATTEMPTS: Final = 3
 
 
@@ -89,7 +89,7 @@ async def _write(
             continue
         except NotFound:
             return
-        # Whoever shares this list of policies need not write the same again.
+        # Other requests that share this list of policies need not write the same again.
         found.object.update(written)
         if found.problem:
             _log.warning("policy-invalid", policy=str(found.key), problem=found.problem)

@@ -1,7 +1,7 @@
 """Project WarmImages onto nodes: make every node's ConfigMap hold exactly the lines that are wanted there.
 
-Level-triggered and idempotent: the same code serves a push, a new node, a changed policy, a deleted image and the
-sync, and what is as it should be costs no write.
+Level-triggered and idempotent: the same code serves a push, a new node, a changed policy, a deleted image and the sync.
+A node that is correct costs no write.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from warmhook.warmimages import ObjectKey, WarmImage
 
 __all__ = ["FirstPass", "LinesByNode", "Projection", "full_change", "untouched", "wanted_lines"]
 
-# After this the rest is left to the sender's repeat, which finds less to do.
+# After this the rest is left to the repeat of the event, which finds less to do.
 _SECONDS: Final = 20.0
 # Up to so many different node selectors are listed by the API server; beyond that all nodes are matched here.
 _SELECTORS: Final = 4
@@ -101,8 +101,8 @@ class Projection:
     async def _alone_with(self, keys: Collection[ObjectKey]) -> AsyncIterator[bool]:
         """Wait until no other projection of this process is about one of these; whether there was none.
 
-        Two at once would be right as well, but what the first removes and adds in one write of a node the second may
-        remove in a write before it, and each write costs etcd the whole object.
+        Two at once would be correct as well, but they would write a node twice where one write is enough, and each
+        write costs etcd the whole object.
         """
         async with self._ended:
             at_once = self._projected.isdisjoint(keys)
@@ -142,8 +142,8 @@ class Projection:
     async def _first_pass(self, batch: _Batch, first: FirstPass) -> tuple[set[ObjectKey], dict[str, Node] | None]:
         """The WarmImages of which something was written, and the Nodes if they need not be read again.
 
-        That Nodes and index may be old is safe: the second pass reads the index of this moment. Who writes an older
-        version of a line after that reads the WarmImage again, and then projects with an index of that moment.
+        Old Nodes and an old index are safe, because the second pass reads the index of this moment. A handler that
+        writes an older version of a line after that reads the WarmImage again, and projects it with a new index.
         """
         if first == "cached":
             return await self._write_lines(batch, *await self._read(batch, FROM_CACHE, batch.line_keys)), None
@@ -159,9 +159,9 @@ class Projection:
         return await self._write_lines(batch, nodes, await self._holding(batch.line_keys, ""))
 
     def _is_new(self, warmimage: WarmImage) -> bool:
-        """Whether no node can have a line of it: it was never changed, and this process projects it the first time.
+        """Whether no node can have a line of it: it never changed, and this process projects it for the first time.
 
-        A repeat looks at the index again: it must not begin with the nodes that have the line already.
+        A repeat reads the index, so that it does not begin with the nodes that have the line already.
         """
         known = warmimage.uid in self._begun
         self._begun[warmimage.uid] = None

@@ -36,17 +36,17 @@ _LISTS: Final = 4
 _LIST_SECONDS: Final = 2.5
 
 Accepted: TypeAlias = Literal["accepted"]
-# Where policies differ, the reason that says most about the event wins.
-_TELLING: Final[tuple[PushRefusal | Literal["refused"], ...]] = ("refused", "duplicate", "superseded", "expired")
-# The sender waits meanwhile.
+# If policies differ, the first of these is the answer.
+_REFUSALS: Final[tuple[PushRefusal | Literal["refused"], ...]] = ("refused", "duplicate", "superseded", "expired")
+# The sender of the push is waiting.
 _NOTE_SECONDS: Final = 0.2
-# For a policy of which it is known that its writes fail.
+# For a policy whose circuit breaker is open.
 _TRIAL_SECONDS: Final = 0.3
 
 
 @dataclass(frozen=True, slots=True)
 class _Push:
-    """What all policies make of a push alike."""
+    """What is the same of a push for all policies."""
 
     moment: datetime
     """When the image counts as pushed."""
@@ -79,7 +79,7 @@ class Pushes:
         """
         wanting = await self._wanting(pushed, FROM_CACHE)
         if not wanting:
-            # What is refused does not come again, so that takes the policies of this moment.
+            # The sender does not repeat a push that no policy wants, so this is decided on the policies of this moment.
             wanting = await self._wanting(pushed, "")
         if not wanting:
             return "no-policy"
@@ -96,7 +96,7 @@ class Pushes:
                 raise outcome
         if "accepted" in outcomes:
             return "accepted"
-        return next(reason for reason in _TELLING if reason in outcomes)
+        return next(reason for reason in _REFUSALS if reason in outcomes)
 
     async def _wanting(self, pushed: Pushed, not_older_than: str) -> list[tuple[PolicyObject, Policy, Reference]]:
         """Every policy that wants the push, with each name under which it does."""
@@ -138,7 +138,7 @@ class Pushes:
         return outcome
 
     async def _note(self, found: PolicyObject, refused: str) -> None:
-        """Say it in the policy's condition, if that can be written: it decides nothing."""
+        """Write the refusal to the policy's condition `Degraded`, if that succeeds in time."""
         try:
             async with asyncio.timeout(_NOTE_SECONDS):
                 await write_refusal(self._context, found, refused)

@@ -1,4 +1,4 @@
-"""Read what the cluster holds; together with the writer the only one here that speaks to the Kubernetes client."""
+"""Read the cluster. Only this module and the writer use the Kubernetes client."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ Kind: TypeAlias = Literal["WarmPolicy", "WarmImage", "Node"]
 
 FROM_CACHE: Final = "0"
 """`not_older_than` of a read that may be a little behind. kube-apiserver 1.36 answers it in 1 ms from its cache; a
-consistent list took 97 ms after a write of another kind (median of 20): the cache seems to wait for etcd's word."""
+consistent list took 97 ms after a write of another kind (median of 20), probably until etcd reports its progress."""
 MAX_GETS: Final = 16
-"""Up to so many objects are read one by one; beyond that one list is cheaper."""
+"""The most objects that are read one by one; one list is cheaper for more."""
 _CACHED_SECONDS: Final = 1.0
 """For so long a list of the policies that accepted a push serves what follows from it."""
 _QUERY_MAX: Final = 4000
-"""Characters of a label selector that the API server is asked; it takes 1 MiB of URL and headers, proxies less."""
+"""The most characters of a label selector: the API server accepts 1 MiB of URL and headers, proxies less."""
 
 
 @dataclass(slots=True)
@@ -78,8 +78,8 @@ class Reader:
     def note_change(self, kind: Kind, resource_version: int) -> None:
         """Note that the watch of this process saw this version, and that its event is being handled.
 
-        Whoever handles a change of a Node or a policy reads the WarmImages after this. So what handles a WarmImage that
-        was created later need read no Nodes or policies newer than `as_noted`.
+        The change of a Node or a policy is handled with a list of WarmImages that is read after this call. So a
+        WarmImage that this list does not show was created later, and Nodes and policies `as_noted` serve it.
         """
         self._newest[kind] = max(resource_version, self._newest.get(kind, 0))
 
@@ -103,10 +103,10 @@ class Reader:
         Those of the last list, if that is less than a second old.
         """
         cache = self._cache
-        newest = self._newest.get("WarmPolicy", 0)
-        if cache.version < newest or self._clock.monotonic() - cache.read_at > _CACHED_SECONDS:
-            await self.policy_objects(not_older_than=self.as_noted("WarmPolicy"))
-        return _by_label(cache.objects.values())
+        recent = self._clock.monotonic() - cache.read_at <= _CACHED_SECONDS
+        if recent and cache.version >= self._newest.get("WarmPolicy", 0):
+            return _by_label(cache.objects.values())
+        return _by_label(await self.policy_objects(not_older_than=self.as_noted("WarmPolicy")))
 
     async def policies(self) -> list[Policy]:
         """Every WarmPolicy that can be used."""
@@ -123,7 +123,7 @@ class Reader:
     async def policies_of(self, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], Policy]:
         """The usable WarmPolicies with these labels and namespaces as they are now.
 
-        One that was created a moment ago may be missing: what it leads to is its own event's work.
+        One that was created a moment ago may be missing; its own event reconciles it.
         """
         if not wanted:
             return {}

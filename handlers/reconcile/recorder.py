@@ -24,7 +24,7 @@ __all__ = ["Recorder"]
 
 _log = get_logger()
 
-# What comes beyond is dropped: conditions say the same, and last.
+# More are dropped: conditions say the same, and stay.
 _PER_MINUTE: Final = 60
 # An object that goes back and forth gets one Event of each reason within this time.
 _APART_SECONDS: Final = 300.0

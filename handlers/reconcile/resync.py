@@ -1,4 +1,4 @@
-"""Compare everything with everything: whatever was missed, lost or left behind is put right here.
+"""Compare everything with everything, and repair what was missed, lost or left behind.
 
 ConfigMaps are listed before WarmImages and Nodes, so a line is an orphan only if its WarmImage was absent after the
 line was seen; and every owner is read again before anything is removed.
@@ -41,16 +41,16 @@ Item = TypeVar("Item", WarmImage, PolicyObject)
 _LINES_SECONDS: Final = 15.0
 _SECONDS: Final = 22.0
 _AT_LEAST_SECONDS: Final = 2.0
-# For the WarmImages and policies of all namespaces: what one of them waits for must not hold up the lines.
+# For the WarmImages and policies of all namespaces: one that hangs must not delay the lines.
 _POLICIES_SECONDS: Final = 6.0
-# Statuses that are written in one go; so that a sync which has too little time for all still writes some.
+# Statuses that are written together, so that a sync with too little time for all writes some.
 _STATUSES: Final = 500
 
 
 class Resync:
     """Repairs every kind of divergence; writes nothing when all is well.
 
-    Every object is handled by itself: one that cannot be written keeps no other from being put right.
+    Every object is handled by itself: one that cannot be written keeps no other from being repaired.
     """
 
     def __init__(self, context: Context, policies: Policies, projection: Projection, statuses: Statuses) -> None:
@@ -64,9 +64,10 @@ class Resync:
         """The WarmImage with which the next judging begins, where the last had too little time for all."""
 
     async def run(self) -> None:
-        """Put everything right, or as much as 22 seconds allow.
+        """Repair everything, or as much as 22 seconds allow.
 
-        Raises `Unavailable` for the rest, which begins where this one stopped, and `Refused` for what never can be.
+        Raises `Unavailable` if something is left, with which the next sync begins, and `Refused` for what cannot be
+        repaired.
         """
         monotonic = self._context.clock.monotonic
         began, outcomes = monotonic(), Outcomes()
@@ -146,7 +147,7 @@ class Resync:
             applied = await self._policies.apply(policy, owned[key], unusable[key])
             changed |= applied.wrote
             if isinstance(applied.outcomes.later, Overtaken):
-                # Another handler is at it, and the next sync looks again.
+                # Another handler writes it, and the next sync compares it again.
                 _log.info("policy-not-applied", policy=str(policy.key), problem=str(applied.outcomes.later))
                 applied.outcomes.later = None
             applied.outcomes.raise_problem()
@@ -163,7 +164,7 @@ class Resync:
         expired = [warmimage for warmimage in usable if not warmimage.policy_label and is_expired(warmimage, now)]
         expired_in, unowned_in = _by_namespace(expired), _by_namespace(await self._unowned(usable, policies))
         policies_in = _by_namespace(policies)
-        # Another one first each time, in case there is too little time for all.
+        # Each sync begins with another policy, in case there is too little time for all.
         self._turn += 1
 
         async def reconcile(namespace: str) -> None:
@@ -219,7 +220,7 @@ class Resync:
     ) -> dict[str, NodeChange]:
         """These changes, and the removal of lines that have no label, so that no list shows them.
 
-        Agents act on the data, so a report that tells of more lines than there are labels shows where to look.
+        Agents act on the data, so a report with more lines than there are labels shows where to look.
         """
         uids = {node.name: node.uid for node in nodes}
         with_removals = dict(changes)
@@ -255,10 +256,10 @@ def _repairs(
     reports: Mapping[str, Report],
     now: datetime,
 ) -> dict[str, NodeChange]:
-    """What must be written per node: lines that differ, and lines of which the node's agent says nothing.
+    """What must be written per node: lines that differ, and lines that are missing from the report of its agent.
 
-    A line that an agent which is there never mentions may have a label that disagrees with its data: it is sent again,
-    which changes nothing where all is well.
+    If a reachable agent does not report a line, the label of the line may disagree with its data. The line is sent
+    again, which changes nothing if they agree.
     """
     changes = {}
     for node in nodes:
@@ -267,7 +268,7 @@ def _repairs(
         unknown = [key for key, line in want.items() if report and heard and not report.knows(key, line.version)]
         change = full_change(node, have, want, unknown)
         if have is None and not want and report is not None and (report.warm or report.states):
-            # Absence tells an agent nothing: one that goes on with lines of old is told that there are none.
+            # An agent keeps its old lines until it sees a ConfigMap, so it gets an empty one.
             change = NodeChange(node.uid, {}, replace=True)
         if change is not None:
             changes[node.name] = change

@@ -1,7 +1,7 @@
-"""Share one read among the callers that come while it waits for its turn, or shortly after it began.
+"""Share one read among the callers that come before it begins, or shortly after.
 
-The API server looks at every WarmImage of a namespace for each list, whatever its selector, so that pushes that come
-together would cost it more by their lists than by their writes. One that comes alone waits for nobody.
+The API server looks at every WarmImage of a namespace for each list, whatever its selector. Without sharing, the lists
+of pushes that come together would cost it more than their writes. A push that comes alone is read for at once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Keep the status of WarmImages current: what their nodes report, added up and written where it differs."""
+"""Write the status of WarmImages: what their nodes report, counted, where it differs."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _log = get_logger()
 
 # Between two writes of one status.
 _APART_SECONDS: Final = 1.0
-# For so long Nodes with their taints are not read again, only for counting; the next sync counts anew.
+# For so long Nodes with their taints are used again, because they only decide counts, which the next sync repeats.
 _FULL_NODES_SECONDS: Final = 5.0
-# After this the rest is left to the sender's repeat.
+# After this the rest is left to the repeat of the event.
 _SECONDS: Final = 20.0
 # A generation that began longer after its push than this was made by a changed policy, not by the push.
 _OF_THE_PUSH: Final = timedelta(minutes=10)
@@ -152,7 +152,7 @@ class Statuses:
         return left
 
     async def _nodes(self, labels: str, *, taints: bool) -> list[Node]:
-        """Nodes under a selector. Full ones are large, and while reports come in they are asked for every second."""
+        """Nodes under a selector. With taints they are large, and reports make them needed every second."""
         if not taints:
             return await self._context.reader.nodes(labels)
         read_at, nodes = self._full_nodes.get(labels, (float("-inf"), []))
@@ -192,8 +192,8 @@ class Statuses:
     async def _write(self, judgement: Judgement) -> bool:
         """Whether it was written, or never can be; not where the last write is less than a second old.
 
-        Nor where another handler wrote since the object was read: the reports are read after the object, so whoever
-        comes later knows more, and a slow one never overrules it.
+        Nor if another handler wrote since the object was read: the reports are read after the object, so the later
+        handler has newer reports, and a slow one never overwrites its status.
         """
         now, key = self._monotonic(), judgement.key
         self._written = {key: moment for key, moment in self._written.items() if now - moment < _APART_SECONDS}

@@ -1,4 +1,4 @@
-"""Write what was decided; together with the reader the only one here that speaks to the Kubernetes client."""
+"""Write to the cluster. Only this module and the reader use the Kubernetes client."""
 
 from __future__ import annotations
 
