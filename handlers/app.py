@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hmac
 import random
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -100,11 +101,14 @@ class Web:
         accept = resources.credentials.accept
         self.admission = Admission(self._queue, self._warm_nodes, metrics, settings.namespace, accept, clock)
 
-    async def handle(self, event: Event) -> None:
-        """Handle an event and count its result. Raises `NotAnEvent` and `KubernetesError`."""
+    async def handle(self, event: Event, *, local: bool = False) -> None:
+        """Handle an event and count its result; `local` as for `Dispatch.handle`.
+
+        Raises `NotAnEvent` and `KubernetesError`.
+        """
         result = "failed"
         try:
-            result = await self._dispatch.handle([event])
+            result = await self._dispatch.handle([event], local=local)
         except NotAnEvent:
             result = "refused"
             raise
@@ -149,7 +153,7 @@ class Web:
 
         resources = self.resources
         kubernetes = Kubernetes(resources.transport, count=self.metrics.count_api_request)
-        async with open_in_process(self.handle) as handle:
+        async with open_in_process(functools.partial(self.handle, local=True)) as handle:
             post = resources.post or handle
             await watch(kubernetes, post, self.settings, self.clock, resources.rng, outages)
 
