@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Final, Literal, TypeAlias
 
 import structlog
@@ -14,7 +14,6 @@ from adapters.kubernetes.rate_limit import ByteRateLimiter
 from handlers.reconcile.coalescing import Coalescer
 from handlers.reconcile.context import Context
 from handlers.reconcile.node_configmaps import NodeWrites
-from handlers.reconcile.objects import version_number
 from handlers.reconcile.outcomes import Outcomes
 from handlers.reconcile.pods import accept_pods
 from handlers.reconcile.policies import Policies
@@ -22,8 +21,8 @@ from handlers.reconcile.projection import FirstPass, Projection
 from handlers.reconcile.pushes import Pushes
 from handlers.reconcile.resync import Resync
 from handlers.reconcile.statuses import Statuses
+from handlers.reconcile.targets import Targets
 from handlers.sources import Configuration
-from warmhook.admission_review import Admitted
 from warmhook.events import (
     ADMITTED,
     CHANGED,
@@ -31,16 +30,10 @@ from warmhook.events import (
     PUSHED,
     REPORTED,
     SYNC,
-    Changed,
     Event,
     NotAnEvent,
     Pushed,
     is_timed,
-    read_admitted,
-    read_change,
-    read_changed,
-    read_pushed,
-    read_reported,
 )
 from warmhook.ports import Object
 from warmhook.warmimages import ObjectKey, PolicyKey
@@ -57,63 +50,6 @@ _ROUNDS: Final = 4
 _REPORT_ROUNDS: Final = 2
 
 Result: TypeAlias = Literal["handled", "denied"]
-
-
-@dataclass(slots=True)
-class _Targets:
-    """Where to look, by all events that came together."""
-
-    pushed: list[tuple[Event, str, Pushed]] = field(default_factory=list)
-    admitted: list[tuple[Event, Admitted]] = field(default_factory=list)
-    policies: dict[PolicyKey, int] = field(default_factory=dict)
-    """Each with the resourceVersion at which it changed, as the next ones; 0 if that is unknown."""
-    warmimages: dict[ObjectKey, int] = field(default_factory=dict)
-    nodes: dict[str, int] = field(default_factory=dict)
-    reported: dict[ObjectKey, int] = field(default_factory=dict)
-    sync: bool = False
-    seen: dict[ObjectKey, Object] = field(default_factory=dict)
-    """WarmImages as the watch saw them."""
-
-    def add(self, event: Event) -> None:
-        """Add one event. Raises `NotAnEvent`."""
-        if event.type == PUSHED:
-            self.pushed.append((event, *read_pushed(event)))
-        elif event.type == ADMITTED:
-            self.admitted.append((event, read_admitted(event)))
-        elif event.type == CHANGED:
-            self._add_changes(read_changed(event))
-        elif event.type == REPORTED:
-            self.reported |= {ObjectKey(*name.split("/")): 0 for name in read_reported(event)}
-        elif event.type in {SYNC, PING}:
-            self.sync = True
-        else:
-            raise NotAnEvent(f"type {event.type[:100]!r} is not handled here")
-
-    def _add_changes(self, objects: Sequence[object]) -> None:
-        """Add every object that can be read, then raise `NotAnEvent` if one cannot: a newer `watch` may name kinds that
-        this process does not know."""
-        refused: NotAnEvent | None = None
-        for named in objects:
-            try:
-                self._add_change(read_change(named))
-            except NotAnEvent as error:
-                refused = error
-        if refused is not None:
-            raise refused
-
-    def _add_change(self, changed: Changed) -> None:
-        version = version_number(changed.resource_version)
-        match changed.kind:
-            case "WarmPolicy":
-                policy = PolicyKey(changed.namespace, changed.name)
-                self.policies[policy] = max(version, self.policies.get(policy, 0))
-            case "WarmImage":
-                warmimage = ObjectKey(changed.namespace, changed.name)
-                self.warmimages[warmimage] = max(version, self.warmimages.get(warmimage, 0))
-                if changed.object is not None:
-                    self.seen[warmimage] = changed.object
-            case "Node":
-                self.nodes[changed.name] = max(version, self.nodes.get(changed.name, 0))
 
 
 class Dispatch:
@@ -158,7 +94,7 @@ class Dispatch:
         there. Raises `NotAnEvent` for what can never be handled and `Unavailable` for what can be later; all that can
         be handled now is done before.
         """
-        targets = _Targets()
+        targets = Targets()
         refused: NotAnEvent | None = None
         for event in events:
             try:
@@ -179,14 +115,14 @@ class Dispatch:
             raise refused
         return "denied" if outcomes.refused is not None else "handled"
 
-    def _note(self, targets: _Targets) -> None:
+    def _note(self, targets: Targets) -> None:
         """Note what the watch of this process saw, before anything is read."""
         self._context.reader.note_change("WarmPolicy", max(targets.policies.values(), default=0))
         self._context.reader.note_change("Node", max(targets.nodes.values(), default=0))
         self._seen |= targets.seen
         self._uncounted = (self._uncounted or set()) | {key.namespace for key in targets.warmimages}
 
-    async def _work(self, targets: _Targets, outcomes: Outcomes) -> None:
+    async def _work(self, targets: Targets, outcomes: Outcomes) -> None:
         """Every part to its end, whatever becomes of the others."""
         parts: dict[str, Callable[[], Awaitable[None]]] = {
             "pushes": lambda: outcomes.each("push", targets.pushed, self._pushed, name=_event_id),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 from weakref import WeakValueDictionary
@@ -15,8 +15,8 @@ from handlers.reconcile.context import Context
 from handlers.reconcile.objects import PolicyObject, Repository, WarmImages, repository_of
 from handlers.reconcile.outcomes import Outcomes
 from handlers.reconcile.policy_statuses import write_status
-from handlers.reconcile.reader import FROM_CACHE, MAX_GETS
-from warmhook.api import POLICY_LABEL, REPOSITORY_LABEL
+from handlers.reconcile.reader import FROM_CACHE
+from handlers.reconcile.repositories import read_repositories
 from warmhook.policies import Policy, PolicyChanges, Upsert, decide_orphan, policy_changes
 from warmhook.ports import Object
 from warmhook.warmimages import ObjectKey, PolicyKey, WarmImage
@@ -119,7 +119,7 @@ class Policies:
         after has its own event. `seen` are the WarmImages as the watch of this process saw them: where all were seen,
         policies are read anew only for a repository in which those that are known would change something.
         """
-        found, repositories = await self._read_repositories(keys, not_older_than, seen or {})
+        found, repositories = await read_repositories(self._context.reader, keys, not_older_than, seen or {})
         if not repositories:
             return Reconciled(found)
         doubtful = repositories
@@ -182,37 +182,6 @@ class Policies:
         """What must change in a repository, without what `spec.images` asks for elsewhere."""
         changes = policy_changes(policy, same_repository, self._context.clock.utcnow())
         return PolicyChanges(tuple(upsert for upsert in changes.upserts if upsert.replaces), changes.deletes)
-
-    async def _read_repositories(
-        self, keys: Collection[ObjectKey], not_older_than: str, seen: Mapping[ObjectKey, Object]
-    ) -> tuple[WarmImages, dict[Repository, list[WarmImage]]]:
-        """These WarmImages, and all of the repositories that they belong to.
-
-        Where `seen` says in which repository a WarmImage is, the list of that shows it.
-        """
-        reader, lists = self._context.reader, dict[Repository, WarmImages]()
-
-        async def read(repositories: Collection[Repository]) -> None:
-            new = [repository for repository in repositories if repository not in lists]
-            read = (reader.warmimages_of_repository(repository, not_older_than=not_older_than) for repository in new)
-            lists.update(zip(new, await asyncio.gather(*read), strict=True))
-
-        if len(keys) > MAX_GETS:
-            everything = await reader.warmimages(not_older_than=not_older_than)
-            found = _among(keys, [everything])
-            repositories = {repository: list[WarmImage]() for repository in _repositories(found)}
-            for warmimage in everything.usable.values():
-                if (repository := repository_of(warmimage)) in repositories:
-                    repositories[repository].append(warmimage)
-            return found, repositories
-        await read(list(filter(None, {_repository_seen(key, seen[key]) for key in keys if key in seen})))
-        listed = _among(keys, lists.values())
-        missing = set(keys) - listed.usable.keys() - listed.unusable.keys()
-        found = await reader.warmimages_of(missing)
-        await read(_repositories(found))
-        return _among(keys, [found, *lists.values()]), {
-            repository: list(warmimages.usable.values()) for repository, warmimages in lists.items()
-        }
 
     async def _write(self, changes: PolicyChanges, applied: Applied) -> None:
         """Deletes first: they may be what a quota waits for."""
@@ -283,25 +252,3 @@ class Policies:
 
 def _name(warmimage: WarmImage) -> str:
     return str(warmimage.key)
-
-
-def _repository_seen(key: ObjectKey, obj: Object) -> Repository | None:
-    """The repository by the labels that the object had when it was seen; `None` where no policy has made it."""
-    labels = obj["metadata"].get("labels") or {}
-    policy, label = labels.get(POLICY_LABEL), labels.get(REPOSITORY_LABEL)
-    return Repository(policy, key.namespace, label) if policy and label else None
-
-
-def _among(keys: Collection[ObjectKey], lists: Iterable[WarmImages]) -> WarmImages:
-    """Those of these WarmImages that are in one of the lists."""
-    usable: dict[ObjectKey, WarmImage] = {}
-    unusable: dict[ObjectKey, str] = {}
-    for listed in lists:
-        usable |= {key: listed.usable[key] for key in keys if key in listed.usable}
-        unusable |= {key: listed.unusable[key] for key in keys if key in listed.unusable}
-    return WarmImages(usable, unusable)
-
-
-def _repositories(found: WarmImages) -> list[Repository]:
-    """The repositories of those that a policy has made."""
-    return list({repository_of(warmimage) for warmimage in found.usable.values() if warmimage.policy_label})

@@ -7,23 +7,23 @@ A node that is correct costs no write.
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from adapters.kubernetes.errors import Unavailable
 from handlers.reconcile.context import Context
+from handlers.reconcile.full_lines import FullState, full_change, untouched, wanted_lines
 from handlers.reconcile.node_configmaps import NodeChange, NodeWrites
 from handlers.reconcile.objects import DesiredConfigMap, WarmImages
 from handlers.reconcile.outcomes import Outcomes
-from handlers.reconcile.reader import FROM_CACHE, MAX_GETS, Reader
-from warmhook.node_lines import Line, diff, line_key, line_of, noted_refusals, over_budget
-from warmhook.placement import Node, node_selector, place_each, reads_taints
+from handlers.reconcile.reader import FROM_CACHE, MAX_GETS
+from warmhook.node_lines import diff, line_key
+from warmhook.placement import Node, node_selector, reads_taints
 from warmhook.warmimages import ObjectKey, WarmImage
 
-__all__ = ["FirstPass", "LinesByNode", "Projection", "full_change", "untouched", "wanted_lines"]
+__all__ = ["FirstPass", "Projection"]
 
 # After this the rest is left to the repeat of the event, which finds less to do.
 _SECONDS: Final = 20.0
@@ -37,8 +37,6 @@ FirstPass: TypeAlias = Literal["none", "cached", "noted"]
 `cached`: what the API server has in its cache. `noted`: Nodes with all changes that were noted (`Reader.note_change`),
 which serve both passes, and no index for new WarmImages. `none`: there is one pass.
 """
-LinesByNode: TypeAlias = Mapping[str, Mapping[str, Line]]
-"""Per node's name the lines it should hold, by key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +210,7 @@ class Projection:
             await self._project_changed(warmimages, deadline, outcomes, written)
 
     async def _write(self, changes: Mapping[str, NodeChange], deadline: float, outcomes: Outcomes) -> None:
-        full = _FullState(self._reader)
+        full = FullState(self._reader)
         await self._writes.write(changes, deadline, full.change, outcomes)
         if full.warmimages:
             await self._project_changed(full.warmimages, deadline, outcomes)
@@ -277,66 +275,6 @@ class Projection:
             return {have.node: have for have in await self._reader.desired(not_older_than=not_older_than)}
         lists = await asyncio.gather(*(self._reader.desired(key, not_older_than=not_older_than) for key in line_keys))
         return {have.node: have for desired in lists for have in desired}
-
-
-class _FullState:
-    """Every line of any node, worked out when the first ConfigMap is found missing."""
-
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
-        self._once = asyncio.Lock()
-        self._nodes: dict[str, Node] | None = None
-        self._wanted: LinesByNode = {}
-        self.warmimages: list[WarmImage] = []
-        """What the lines were made from; empty until they are."""
-
-    async def change(self, name: str) -> NodeChange | None:
-        """What creates the ConfigMap of a node; `None` for a node that is gone or has no line."""
-        async with self._once:
-            if self._nodes is None:
-                self.warmimages = list((await self._reader.warmimages()).usable.values())
-                nodes = await self._reader.nodes(taints=reads_taints(self.warmimages))
-                self._wanted = await wanted_lines(self.warmimages, nodes)
-                self._nodes = {node.name: node for node in nodes}
-        node = self._nodes.get(name)
-        return full_change(node, None, self._wanted.get(name, {})) if node is not None else None
-
-
-async def wanted_lines(warmimages: Iterable[WarmImage], nodes: Iterable[Node]) -> dict[str, dict[str, Line]]:
-    """Which lines each node should hold. Lets other requests run between two WarmImages."""
-    wanted: dict[str, dict[str, Line]] = defaultdict(dict)
-    for warmimage, chosen in place_each(warmimages, nodes):
-        line = line_of(warmimage)
-        for node in chosen:
-            wanted[node.name][line.key] = line
-        await asyncio.sleep(0)
-    return wanted
-
-
-def untouched(have: DesiredConfigMap, unusable: Iterable[ObjectKey]) -> DesiredConfigMap:
-    """A node's ConfigMap without the lines of WarmImages that cannot be used, so that they stay as they are."""
-    keys = set(map(line_key, unusable))
-    if keys.isdisjoint(have.lines):
-        return have
-    return replace(have, lines={key: version for key, version in have.lines.items() if key not in keys})
-
-
-def full_change(
-    node: Node, have: DesiredConfigMap | None, wanted: Mapping[str, Line], unknown: Collection[str] = ()
-) -> NodeChange | None:
-    """What makes a node's ConfigMap hold exactly `wanted`, as far as there is room; `None` where it does.
-
-    `unknown` are keys of lines that are sent again although their label says they are there.
-    """
-    refused = over_budget(wanted.values())
-    want = {key: line for key, line in wanted.items() if key not in refused}
-    changes = diff(have.lines if have else {}, want)
-    changes |= {key: want[key] for key in unknown if key in want}
-    if have is None:
-        return NodeChange(node.uid, changes, refused, replace=True) if changes else None
-    noted = have.refused == frozenset(noted_refusals(refused))
-    as_it_should_be = have.owner_uid == node.uid and noted and not have.tracked
-    return None if as_it_should_be and not changes else NodeChange(node.uid, changes, refused)
 
 
 def _version(warmimage: WarmImage | None) -> tuple[str, int] | None:

@@ -17,11 +17,12 @@ from typing import Final, TypeVar
 import structlog
 
 from handlers.reconcile.context import Context
+from handlers.reconcile.full_lines import LinesByNode, full_change, untouched, wanted_lines
 from handlers.reconcile.node_configmaps import NodeChange
 from handlers.reconcile.objects import DesiredConfigMap, PolicyObject, object_key, read_warmimages
 from handlers.reconcile.outcomes import Outcomes, Overtaken
 from handlers.reconcile.policies import Policies
-from handlers.reconcile.projection import LinesByNode, Projection, full_change, untouched, wanted_lines
+from handlers.reconcile.projection import Projection
 from handlers.reconcile.statuses import ClusterState, Statuses, Unfinished
 from warmhook.api import POLICY_LABEL
 from warmhook.node_lines import line_key, versions

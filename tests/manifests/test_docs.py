@@ -80,7 +80,7 @@ def test_every_reason_of_a_condition_is_explained() -> None:
     )
     assert {name for name in explained if f'"{name}"' not in sources} == set()
     written = set(re.findall(r"\"([A-Z][a-z]+[A-Z][A-Za-z]+|Usable|Invalid)\"", sources))
-    kinds = {"WarmImage", "WarmPolicy", "WarmPolicies", "ConfigMap", "PolicyStatuses", *get_args(FailureReason)}
+    kinds = {"WarmImage", "WarmPolicy", "WarmPolicies", "ConfigMap", "ClusterState", *get_args(FailureReason)}
     assert written - kinds <= explained
 
 

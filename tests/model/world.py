@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -28,7 +29,7 @@ from adapters.kubernetes.warmpolicy import warmpolicy_crd
 from adapters.outages import WatchOutages
 from devcluster.apiserver import ApiServer
 from handlers.app import Resources, Web, create_app
-from handlers.event_sink import Refused, RetryLater
+from handlers.event_sink import Post, Refused, RetryLater, open_in_process
 from handlers.metrics import Metrics
 from handlers.serving.credentials import Credentials
 from handlers.settings import Settings
@@ -113,7 +114,7 @@ class World:
         connection = Connection(self.network, program)
         kind, _, which = name.partition("-")
         if kind == "web":
-            self._apps[name] = self._web(connection, name)
+            self._apps[name] = create_app(self._web(connection, name))
         elif kind == "watch":
             program.spawn(self._watch(connection), name)
         else:
@@ -131,16 +132,23 @@ class World:
         """For good."""
         self.programs.pop(name).kill()
 
-    def _web(self, connection: Connection, name: str) -> Any:
+    def _web(self, connection: Connection, name: str) -> Web:
         rng = Random(self.rng.random())
         credentials = Credentials(Kubernetes(connection), NAMESPACE)
         resources = Resources(connection, credentials, self._clock(name, rng), rng, Metrics())
-        return create_app(Web(_SETTINGS, configuration(), resources))
+        return Web(_SETTINGS, configuration(), resources)
 
     async def _watch(self, connection: Connection) -> None:
+        """Half of all systems have `watch` in a `web`, whose handlers are given what it saw."""
         rng = Random(self.rng.random())
         clock = self._clock("watch", rng)
-        await watch(Kubernetes(connection), self._post, _SETTINGS, clock, rng, WatchOutages(clock.monotonic))
+        async with contextlib.AsyncExitStack() as stack:
+            post: Post = self._post
+            if self.seed % 2:
+                web = self._web(connection, "watch")
+                self._apps["watch"] = create_app(web)
+                post = await stack.enter_async_context(open_in_process(functools.partial(web.handle, local=True)))
+            await watch(Kubernetes(connection), post, _SETTINGS, clock, rng, WatchOutages(clock.monotonic))
 
     def _clock(self, program: str, rng: Random) -> Clock:
         return Clock(self.clock(program), asyncio.get_running_loop().time, asyncio.sleep, rng.random)

@@ -1,0 +1,81 @@
+"""Compute all lines that nodes should hold."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from typing import TypeAlias
+
+from handlers.reconcile.node_configmaps import NodeChange
+from handlers.reconcile.objects import DesiredConfigMap
+from handlers.reconcile.reader import Reader
+from warmhook.node_lines import Line, diff, line_key, line_of, noted_refusals, over_budget
+from warmhook.placement import Node, place_each, reads_taints
+from warmhook.warmimages import ObjectKey, WarmImage
+
+__all__ = ["FullState", "LinesByNode", "full_change", "untouched", "wanted_lines"]
+
+LinesByNode: TypeAlias = Mapping[str, Mapping[str, Line]]
+"""Per node's name the lines it should hold, by key."""
+
+
+class FullState:
+    """Every line of any node, worked out when the first ConfigMap is found missing."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._once = asyncio.Lock()
+        self._nodes: dict[str, Node] | None = None
+        self._wanted: LinesByNode = {}
+        self.warmimages: list[WarmImage] = []
+        """What the lines were made from; empty until they are."""
+
+    async def change(self, name: str) -> NodeChange | None:
+        """What creates the ConfigMap of a node; `None` for a node that is gone or has no line."""
+        async with self._once:
+            if self._nodes is None:
+                self.warmimages = list((await self._reader.warmimages()).usable.values())
+                nodes = await self._reader.nodes(taints=reads_taints(self.warmimages))
+                self._wanted = await wanted_lines(self.warmimages, nodes)
+                self._nodes = {node.name: node for node in nodes}
+        node = self._nodes.get(name)
+        return full_change(node, None, self._wanted.get(name, {})) if node is not None else None
+
+
+async def wanted_lines(warmimages: Iterable[WarmImage], nodes: Iterable[Node]) -> dict[str, dict[str, Line]]:
+    """Which lines each node should hold. Lets other requests run between two WarmImages."""
+    wanted: dict[str, dict[str, Line]] = defaultdict(dict)
+    for warmimage, chosen in place_each(warmimages, nodes):
+        line = line_of(warmimage)
+        for node in chosen:
+            wanted[node.name][line.key] = line
+        await asyncio.sleep(0)
+    return wanted
+
+
+def untouched(have: DesiredConfigMap, unusable: Iterable[ObjectKey]) -> DesiredConfigMap:
+    """A node's ConfigMap without the lines of WarmImages that cannot be used, so that they stay as they are."""
+    keys = set(map(line_key, unusable))
+    if keys.isdisjoint(have.lines):
+        return have
+    return replace(have, lines={key: version for key, version in have.lines.items() if key not in keys})
+
+
+def full_change(
+    node: Node, have: DesiredConfigMap | None, wanted: Mapping[str, Line], unknown: Collection[str] = ()
+) -> NodeChange | None:
+    """What makes a node's ConfigMap hold exactly `wanted`, as far as there is room; `None` where it does.
+
+    `unknown` are keys of lines that are sent again although their label says they are there.
+    """
+    refused = over_budget(wanted.values())
+    want = {key: line for key, line in wanted.items() if key not in refused}
+    changes = diff(have.lines if have else {}, want)
+    changes |= {key: want[key] for key in unknown if key in want}
+    if have is None:
+        return NodeChange(node.uid, changes, refused, replace=True) if changes else None
+    noted = have.refused == frozenset(noted_refusals(refused))
+    as_it_should_be = have.owner_uid == node.uid and noted and not have.tracked
+    return None if as_it_should_be and not changes else NodeChange(node.uid, changes, refused)

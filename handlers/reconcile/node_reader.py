@@ -1,0 +1,137 @@
+"""Read Nodes and their ConfigMaps: one half of the reader."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+
+from adapters.clock import Clock
+from adapters.kubernetes import paths
+from adapters.kubernetes.client import Kubernetes
+from adapters.kubernetes.errors import NotFound, Refused
+from adapters.kubernetes.nodes import FULL_PAGE, read_node, reduced_node
+from handlers.reconcile.objects import DesiredConfigMap, owner_uid, read_desired
+from warmhook.api import KIND_LABEL, LINE_LABEL, TRUNCATED_LABEL
+from warmhook.node_lines import desired_name
+from warmhook.node_report import Report, read_report, report_name
+from warmhook.placement import Node
+from warmhook.ports import Object
+
+__all__ = ["FROM_CACHE", "MAX_GETS", "NodeReader"]
+
+FROM_CACHE: Final = "0"
+"""`not_older_than` of a read that may be a little behind. kube-apiserver 1.36 answers it in 1 ms from its cache; a
+consistent list took 97 ms after a write of another kind (median of 20), probably until etcd reports its progress."""
+MAX_GETS: Final = 16
+"""The most objects that are read one by one; one list is cheaper for more."""
+_QUERY_MAX: Final = 4000
+"""The most characters of a label selector: the API server accepts 1 MiB of URL and headers, proxies less."""
+
+
+class NodeReader:
+    """Reads Nodes and their ConfigMaps, never writes.
+
+    `not_older_than` is a resourceVersion of the same kind, or `FROM_CACHE`; without it a list is consistent.
+    """
+
+    def __init__(self, kubernetes: Kubernetes, namespace: str, clock: Clock) -> None:
+        """`namespace` is that of the node ConfigMaps."""
+        self._kubernetes = kubernetes
+        self._namespace = namespace
+        self._clock = clock
+
+    async def nodes(self, labels: str = "", *, not_older_than: str = "", taints: bool = False) -> list[Node]:
+        """The Nodes under a label selector; without `taints` from their metadata only, a fifth of the bytes.
+
+        There may be others among them: a selector that is too long for a URL, or that the API server refuses, is left
+        out, since placement compares labels.
+        """
+        path, labels = paths.NODES, labels if len(labels) <= _QUERY_MAX else ""
+        try:
+            if taints:
+                found = await self._kubernetes.list(
+                    path, labels=labels, not_older_than=not_older_than, page=FULL_PAGE, keep=reduced_node
+                )
+            else:
+                found = await self._kubernetes.list(
+                    path, labels=labels, metadata_only=True, not_older_than=not_older_than
+                )
+        except Refused:
+            if not labels:
+                raise
+            return await self.nodes(not_older_than=not_older_than, taints=taints)
+        now = self._clock.utcnow()
+        return [read_node(node, now) for node in found.items]
+
+    async def nodes_of(self, names: Collection[str]) -> dict[str, Node]:
+        """Those of these Nodes that exist, as they are now, by name: few one by one, many from one list."""
+        if len(names) > MAX_GETS:
+            return {node.name: node for node in await self.nodes() if node.name in names}
+        found = await asyncio.gather(*map(self.node, names))
+        return {node.name: node for node in found if node is not None}
+
+    async def node(self, name: str) -> Node | None:
+        """One Node as it is now; `None` where it does not exist."""
+        try:
+            return read_node(await self._kubernetes.get(paths.node(name)), self._clock.utcnow())
+        except NotFound:
+            return None
+
+    # --- the ConfigMaps of nodes ---
+
+    async def desired(self, line_key: str = "", *, not_older_than: str = "") -> list[DesiredConfigMap]:
+        """The desired ConfigMaps: all of them, or those that have a line."""
+        labels = f"{KIND_LABEL}=desired" + (f",{LINE_LABEL}{line_key}" if line_key else "")
+        return _all_desired(await self._metadata(labels, not_older_than))
+
+    async def truncated(self) -> list[DesiredConfigMap]:
+        """The desired ConfigMaps that have no room for some of their lines."""
+        return _all_desired(await self._metadata(f"{KIND_LABEL}=desired,{TRUNCATED_LABEL}"))
+
+    async def desired_of(self, nodes: Collection[str]) -> list[DesiredConfigMap]:
+        """The desired ConfigMaps of a few nodes, where they exist."""
+        return list(filter(None, await asyncio.gather(*map(self._desired_of, nodes))))
+
+    async def _desired_of(self, node: str) -> DesiredConfigMap | None:
+        path = paths.configmaps(self._namespace, desired_name(node))
+        try:
+            return read_desired((await self._kubernetes.get(path, metadata_only=True))["metadata"])
+        except NotFound:
+            return None
+
+    async def desired_object(self, node: str) -> Object:
+        """The whole desired ConfigMap of a node. Raises `NotFound`."""
+        return await self._kubernetes.get(paths.configmaps(self._namespace, desired_name(node)))
+
+    async def reports(self) -> dict[str, Report]:
+        """Every node's report, by the node's name."""
+        found = (read_report(metadata) for metadata in await self._metadata(f"{KIND_LABEL}=report"))
+        return {report.node: report for report in found if report.node}
+
+    async def report_data(self, node: str) -> Mapping[str, str]:
+        """The details of a node's report by line key; empty where it has none."""
+        try:
+            report = await self._kubernetes.get(paths.configmaps(self._namespace, report_name(node)))
+        except NotFound:
+            return {}
+        return report.get("data") or {}
+
+    async def desired_and_reports(self) -> tuple[list[DesiredConfigMap], dict[str, Report], dict[str, str]]:
+        """Both kinds of ConfigMaps in one list; and of each report, by its node's name, the uid of its owner."""
+        reports, owners = {}, {}
+        listed = await self._metadata(f"{KIND_LABEL} in (desired,report)")
+        for metadata in listed:
+            report = read_report(metadata)
+            if report.node:
+                reports[report.node], owners[report.node] = report, owner_uid(metadata)
+        return _all_desired(listed), reports, owners
+
+    async def _metadata(self, labels: str, not_older_than: str = "") -> list[dict[str, Any]]:
+        path = paths.configmaps(self._namespace)
+        found = await self._kubernetes.list(path, labels=labels, metadata_only=True, not_older_than=not_older_than)
+        return [obj["metadata"] for obj in found.items]
+
+
+def _all_desired(listed: Collection[Mapping[str, Any]]) -> list[DesiredConfigMap]:
+    return [desired for metadata in listed if (desired := read_desired(metadata)) is not None]

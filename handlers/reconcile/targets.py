@@ -1,0 +1,87 @@
+"""Collect what events name, so that what several of them name is handled once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from handlers.reconcile.objects import version_number
+from warmhook.admission_review import Admitted
+from warmhook.events import (
+    ADMITTED,
+    CHANGED,
+    PING,
+    PUSHED,
+    REPORTED,
+    SYNC,
+    Changed,
+    Event,
+    NotAnEvent,
+    Pushed,
+    read_admitted,
+    read_change,
+    read_changed,
+    read_pushed,
+    read_reported,
+)
+from warmhook.ports import Object
+from warmhook.warmimages import ObjectKey, PolicyKey
+
+__all__ = ["Targets"]
+
+
+@dataclass(slots=True)
+class Targets:
+    """Where to look, by all events that came together."""
+
+    pushed: list[tuple[Event, str, Pushed]] = field(default_factory=list)
+    admitted: list[tuple[Event, Admitted]] = field(default_factory=list)
+    policies: dict[PolicyKey, int] = field(default_factory=dict)
+    """Each with the resourceVersion at which it changed, as the next ones; 0 if that is unknown."""
+    warmimages: dict[ObjectKey, int] = field(default_factory=dict)
+    nodes: dict[str, int] = field(default_factory=dict)
+    reported: dict[ObjectKey, int] = field(default_factory=dict)
+    sync: bool = False
+    seen: dict[ObjectKey, Object] = field(default_factory=dict)
+    """WarmImages as the watch saw them."""
+
+    def add(self, event: Event) -> None:
+        """Add one event. Raises `NotAnEvent`."""
+        if event.type == PUSHED:
+            self.pushed.append((event, *read_pushed(event)))
+        elif event.type == ADMITTED:
+            self.admitted.append((event, read_admitted(event)))
+        elif event.type == CHANGED:
+            self._add_changes(read_changed(event))
+        elif event.type == REPORTED:
+            self.reported |= {ObjectKey(*name.split("/")): 0 for name in read_reported(event)}
+        elif event.type in {SYNC, PING}:
+            self.sync = True
+        else:
+            raise NotAnEvent(f"type {event.type[:100]!r} is not handled here")
+
+    def _add_changes(self, objects: Sequence[object]) -> None:
+        """Add every object that can be read, then raise `NotAnEvent` if one cannot: a newer `watch` may name kinds that
+        this process does not know."""
+        refused: NotAnEvent | None = None
+        for named in objects:
+            try:
+                self._add_change(read_change(named))
+            except NotAnEvent as error:
+                refused = error
+        if refused is not None:
+            raise refused
+
+    def _add_change(self, changed: Changed) -> None:
+        version = version_number(changed.resource_version)
+        match changed.kind:
+            case "WarmPolicy":
+                policy = PolicyKey(changed.namespace, changed.name)
+                self.policies[policy] = max(version, self.policies.get(policy, 0))
+            case "WarmImage":
+                warmimage = ObjectKey(changed.namespace, changed.name)
+                self.warmimages[warmimage] = max(version, self.warmimages.get(warmimage, 0))
+                if changed.object is not None:
+                    self.seen[warmimage] = changed.object
+            case "Node":
+                self.nodes[changed.name] = max(version, self.nodes.get(changed.name, 0))
