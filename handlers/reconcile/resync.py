@@ -135,11 +135,7 @@ class Resync:
         for warmimage in usable:
             owned[warmimage.policy_label, warmimage.key.namespace].append(warmimage)
         # They count, too, and stay as they are.
-        unusable = Counter(
-            ((obj["metadata"].get("labels") or {}).get(POLICY_LABEL, ""), obj["metadata"]["namespace"])
-            for obj in objects
-            if object_key(obj) in found.unusable
-        )
+        unusable = Counter(map(_owner_label, (obj for obj in objects if object_key(obj) in found.unusable)))
         changed = False
 
         async def apply(policy: PolicyObject) -> None:
@@ -297,6 +293,11 @@ def _by_namespace(items: Iterable[Item]) -> dict[str, list[Item]]:
     for item in items:
         found[item.key.namespace].append(item)
     return found
+
+
+def _owner_label(warmimage: Object) -> tuple[str, str]:
+    metadata = warmimage["metadata"]
+    return (metadata.get("labels") or {}).get(POLICY_LABEL, ""), metadata["namespace"]
 
 
 def _policy_label(policy: PolicyObject) -> tuple[str, str]:

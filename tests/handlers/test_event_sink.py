@@ -403,7 +403,7 @@ async def test_an_event_that_cannot_be_handled_now_is_dispatched_again(world: Wo
         await asyncio.sleep(5)
         world.faults.append(lambda _method, path: status(503) if path.endswith("/configmaps") else None)
         await world.add_warmimage("x")
-        await asyncio.sleep(20)
+        await asyncio.sleep(60)
         assert world.metric("warmhook_events_total", type=CHANGED, result="unavailable") > 1
         world.faults.clear()
         await asyncio.sleep(20)
