@@ -7,10 +7,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Literal, TypeAlias
 
-import structlog
-
 from adapters.kubernetes.errors import KubernetesError, Unavailable
 from adapters.kubernetes.rate_limit import ByteRateLimiter
+from adapters.logs import get_logger
 from handlers.reconcile.coalescing import Coalescer
 from handlers.reconcile.context import Context
 from handlers.reconcile.node_configmaps import NodeWrites

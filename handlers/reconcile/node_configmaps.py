@@ -7,11 +7,10 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias, TypeVar
 
-import structlog
-
 from adapters.clock import Backoff
 from adapters.kubernetes.errors import Conflict, NotFound, Refused, Unavailable
 from adapters.kubernetes.rate_limit import AdaptiveLimiter, ByteRateLimiter
+from adapters.logs import get_logger
 from handlers.reconcile.context import Context
 from handlers.reconcile.outcomes import Outcomes
 from warmhook.api import DROPPED_ANNOTATION

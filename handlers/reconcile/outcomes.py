@@ -8,9 +8,8 @@ from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
-import structlog
-
 from adapters.kubernetes.errors import Conflict, Gone, NotFound, Refused, Unavailable
+from adapters.logs import get_logger
 
 __all__ = ["Outcomes", "Overtaken"]
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import structlog
-
+from adapters.logs import get_logger
 from handlers.reconcile.context import Context
 from handlers.reconcile.outcomes import Outcomes
 from warmhook.admission_review import Admitted

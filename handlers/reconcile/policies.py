@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from typing import Final
 from weakref import WeakValueDictionary
 
-import structlog
-
 from adapters.kubernetes.errors import Conflict, Unavailable
+from adapters.logs import get_logger
 from handlers.reconcile.context import Context
 from handlers.reconcile.objects import PolicyObject, Repository, WarmImages, repository_of
 from handlers.reconcile.outcomes import Outcomes

@@ -9,9 +9,8 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final
 
-import structlog
-
 from adapters.kubernetes.errors import Conflict, NotFound
+from adapters.logs import get_logger
 from handlers.reconcile.context import Context
 from handlers.reconcile.objects import PolicyObject
 from warmhook.ports import Object

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal, TypeAlias
 
-import structlog
-
 from adapters.kubernetes.errors import KubernetesError, Refused, Unavailable
+from adapters.logs import get_logger
 from handlers.reconcile.circuit_breaker import CircuitBreakers
 from handlers.reconcile.context import Context
 from handlers.reconcile.objects import PolicyObject, Repository

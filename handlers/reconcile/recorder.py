@@ -7,10 +7,9 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
-import structlog
-
 from adapters.clock import Clock
 from adapters.kubernetes.errors import Conflict, KubernetesError
+from adapters.logs import get_logger
 from handlers.reconcile.outcomes import Outcomes
 from handlers.reconcile.writer import Writer
 from warmhook.api import API_VERSION

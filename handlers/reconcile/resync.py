@@ -14,8 +14,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final, TypeVar
 
-import structlog
-
+from adapters.logs import get_logger
 from handlers.reconcile.context import Context
 from handlers.reconcile.full_lines import LinesByNode, full_change, untouched, wanted_lines
 from handlers.reconcile.node_configmaps import NodeChange

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
-import structlog
-
 from adapters.kubernetes.errors import Conflict, NotFound, Unavailable
+from adapters.logs import get_logger
 from handlers.reconcile.context import Context
 from handlers.reconcile.objects import WarmImages, object_key, read_warmimages
 from handlers.reconcile.outcomes import Outcomes

@@ -7,14 +7,13 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
-import structlog
-
 from adapters.clock import Clock
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.errors import Conflict, NotFound, Refused, Unavailable
 from adapters.kubernetes.template import InvalidObject
 from adapters.kubernetes.warmimage import read_warmimage, warmimage_object, warmimage_patch
+from adapters.logs import get_logger
 from handlers.reconcile.objects import object_key
 from warmhook.api import POLICY_LABEL, REPOSITORY_LABEL
 from warmhook.node_lines import desired_name, new_configmap
