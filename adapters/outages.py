@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from adapters.clock import Clock
-from adapters.kubernetes.client import KubernetesError, Refused
+from adapters.kubernetes.errors import KubernetesError, Refused
 from adapters.logs import Log, get_logger
 
 __all__ = ["OutageLog", "WatchOutage", "WatchOutages"]

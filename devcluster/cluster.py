@@ -14,7 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias
 
-from adapters.kubernetes.client import Kubernetes, KubernetesError
+from adapters.kubernetes.client import Kubernetes
+from adapters.kubernetes.errors import KubernetesError
 from adapters.kubernetes.transport import open_transport
 from devcluster import containerd
 from devcluster.install import NAMESPACE, register

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from adapters.clock import Backoff
-from adapters.kubernetes.client import KubernetesError, Unavailable
+from adapters.kubernetes.errors import KubernetesError, Unavailable
 from adapters.kubernetes.paths import configmaps
 from adapters.kubernetes.reflector import ListWatch, Reflector
 from adapters.outages import OutageLog

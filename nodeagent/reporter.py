@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from adapters.clock import Backoff, Budget, Clock
-from adapters.kubernetes.client import Conflict, Kubernetes, KubernetesError, NotFound, Refused, Unavailable
+from adapters.kubernetes.client import Kubernetes
+from adapters.kubernetes.errors import Conflict, KubernetesError, NotFound, Refused, Unavailable
 from adapters.kubernetes.paths import configmaps
 from adapters.kubernetes.paths import node as node_path
 from adapters.logs import Log

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from adapters.clock import Backoff, Clock
-from adapters.kubernetes.client import Kubernetes, KubernetesError, Unavailable
+from adapters.kubernetes.client import Kubernetes
+from adapters.kubernetes.errors import KubernetesError, Unavailable
 from adapters.logs import get_logger
 
 __all__ = ["wait_for_api_server"]

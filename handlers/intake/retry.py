@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-from adapters.kubernetes.client import Unavailable
+from adapters.kubernetes.errors import Unavailable
 from warmhook.ports import Sleep
 
 __all__ = ["retry_until"]

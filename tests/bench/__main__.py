@@ -36,6 +36,7 @@ MEASUREMENTS: Final[Mapping[Measurement, tuple[str, ...]]] = {
     pull_overhead: ("pull-overhead",),
     node_with_200_lines: ("agent-idle-rss-mib", "etcd-bytes-per-node-push"),
     cold_start: ("web-cold-start-s",),
+    image_size: ("image-mib",),
     push_requests: ("push-reads", "push-writes"),
     resolve: ("resolve-5000-s",),
     admission: ("admission-p99-ms",),

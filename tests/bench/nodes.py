@@ -10,7 +10,7 @@ from contextlib import aclosing
 from statistics import median
 from typing import Final
 
-from adapters.kubernetes.client import NotFound
+from adapters.kubernetes.errors import NotFound
 from adapters.kubernetes.paths import configmaps
 from devcluster.registry.images import write_image
 from tests.bench.figures import Measured

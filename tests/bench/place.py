@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from adapters.kubernetes.client import Conflict, Kubernetes, NotFound
+from adapters.kubernetes.client import Kubernetes
+from adapters.kubernetes.errors import Conflict, NotFound
 from adapters.kubernetes.paths import CRDS, NODES, configmaps, node, warmimages, warmimages_in
 from adapters.kubernetes.transport import open_transport
 from adapters.kubernetes.warmimage import warmimage_crd

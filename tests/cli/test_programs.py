@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters.kubernetes.client import KubernetesError, Refused, Unavailable
+from adapters.kubernetes.errors import KubernetesError, Refused, Unavailable
 from cli.demo_run.run import for_children, run_in_folder
 from cli.errors import Failed
 from devcluster.cluster import naming_its_end

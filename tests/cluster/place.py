@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from adapters.kubernetes.client import Conflict, Kubernetes, KubernetesError, NotFound, Refused
+from adapters.kubernetes.client import Kubernetes
+from adapters.kubernetes.errors import Conflict, KubernetesError, NotFound, Refused
 from adapters.kubernetes.paths import CRDS, configmaps, leases, warmimages_in
 from adapters.kubernetes.warmimage import warmimage_crd
 from adapters.kubernetes.warmpolicy import warmpolicy_crd

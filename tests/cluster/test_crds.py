@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from adapters.kubernetes.client import Conflict, Kubernetes, NotFound, Refused
+from adapters.kubernetes.client import Kubernetes
+from adapters.kubernetes.errors import Conflict, NotFound, Refused
 from adapters.kubernetes.paths import CRDS
 from adapters.kubernetes.transport import open_transport
 from adapters.kubernetes.warmimage import warmimage_crd

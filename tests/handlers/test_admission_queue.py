@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import structlog
 
-from adapters.kubernetes.client import Unavailable
+from adapters.kubernetes.errors import Unavailable
 from handlers.admission.queue import BATCHES_MAX, POSTS_MAX, QUEUE_MAX, AdmissionQueue
 from tests.support.instant import instant, loop_clock
 from warmhook.admission_review import Admitted

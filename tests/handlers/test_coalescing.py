@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from adapters.kubernetes.client import Refused, Unavailable
+from adapters.kubernetes.errors import Refused, Unavailable
 from handlers.reconcile.coalescing import Coalescer
 from tests.support.instant import instantly
 

@@ -15,7 +15,7 @@ import structlog
 from adapters.cloudevents import STRUCTURED, read_event, write_event
 from adapters.env import BadSetting
 from adapters.kubernetes import paths
-from adapters.kubernetes.client import KubernetesError, Unavailable
+from adapters.kubernetes.errors import KubernetesError, Unavailable
 from handlers.event_sink import (
     AT_ONCE,
     QUEUE_BYTES,

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from adapters.kubernetes.client import Unavailable
+from adapters.kubernetes.errors import Unavailable
 from handlers.intake.retry import retry_until
 from tests.support.instant import instantly
 

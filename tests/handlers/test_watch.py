@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.kubernetes import paths
-from adapters.kubernetes.client import Unavailable
+from adapters.kubernetes.errors import Unavailable
 from adapters.outages import WatchOutages
 from devcluster.apiserver import InProcessTransport
 from handlers.event_sink import Refused, RetryLater

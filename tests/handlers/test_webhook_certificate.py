@@ -25,7 +25,8 @@ from starlette.routing import Route
 from adapters.certificates import LIFETIME, NotACertificate, belong_together, make_pair, still_valid, wants_rotation
 from adapters.clock import real_clock
 from adapters.kubernetes import paths
-from adapters.kubernetes.client import Kubernetes, NotFound
+from adapters.kubernetes.client import Kubernetes
+from adapters.kubernetes.errors import NotFound
 from adapters.kubernetes.webhook_secret import token_data
 from devcluster.apiserver import ApiServer, InProcessTransport
 from handlers.serving.credentials import Credentials

@@ -24,7 +24,8 @@ from starlette.applications import Starlette
 from adapters.clock import Clock
 from adapters.cloudevents import STRUCTURED, write_event
 from adapters.kubernetes import paths
-from adapters.kubernetes.client import Kubernetes, NotFound
+from adapters.kubernetes.client import Kubernetes
+from adapters.kubernetes.errors import NotFound
 from adapters.kubernetes.warmimage import warmimage_crd
 from adapters.kubernetes.warmpolicy import warmpolicy_crd
 from adapters.kubernetes.webhook_secret import SECRET as ADMISSION_SECRET

@@ -17,7 +17,8 @@ import structlog
 
 from adapters.clock import Clock
 from adapters.kubernetes import paths
-from adapters.kubernetes.client import Kubernetes, NotFound
+from adapters.kubernetes.client import Kubernetes
+from adapters.kubernetes.errors import NotFound
 from devcluster.apiserver import InProcessTransport
 from handlers.serving.credentials import Credentials
 from handlers.watch.webhook_certificate import SECRET

@@ -15,7 +15,8 @@ from typing import Any, Final
 
 import pytest
 
-from adapters.kubernetes.client import Conflict, Kubernetes, NotFound, Refused
+from adapters.kubernetes.client import Kubernetes
+from adapters.kubernetes.errors import Conflict, NotFound, Refused
 from adapters.kubernetes.transport import open_transport
 from tests.cluster.access import write_kubeconfig
 from tests.manifests.rendered import BASE, render

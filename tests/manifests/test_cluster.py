@@ -14,7 +14,8 @@ import pytest
 import structlog
 
 from adapters.clock import real_clock
-from adapters.kubernetes.client import Kubernetes, KubernetesError, NotFound, Refused
+from adapters.kubernetes.client import Kubernetes
+from adapters.kubernetes.errors import KubernetesError, NotFound, Refused
 from adapters.kubernetes.paths import NODES, configmaps
 from handlers.watch.webhook_certificate import CertRotator
 from nodeagent.reporter import Reporter

@@ -16,7 +16,8 @@ from typing import Any, Final
 
 import httpx
 
-from adapters.kubernetes.client import Conflict, Kubernetes, NotFound
+from adapters.kubernetes.client import Kubernetes
+from adapters.kubernetes.errors import Conflict, NotFound
 from adapters.kubernetes.paths import configmaps, warmimages_in
 from devcluster.cluster import Cluster
 from devcluster.programs import Program
