@@ -24,7 +24,7 @@ from handlers.app import Resources, Web, create_app
 from handlers.event_sink import log_missing_token, open_event_sink
 from handlers.metrics import Metrics
 from handlers.serving.credentials import Credentials
-from handlers.serving.server import serve
+from handlers.serving.server import listen, serve
 from handlers.settings import Settings, read_settings
 from handlers.sources import Configuration, read_configuration
 
@@ -34,11 +34,12 @@ async def run(settings: Settings, configuration: Configuration) -> None:
     log, metrics = get_logger(), Metrics()
     api_server = open_transport(settings.kubeconfig, user_agent="warmhook-web")
     async with api_server as transport, open_event_sink(settings) as post:
-        credentials = Credentials(Kubernetes(transport, count=metrics.count_api_request), settings.namespace)
-        resources = Resources(transport, credentials, real_clock(), random.SystemRandom(), metrics, post)
-        log_missing_token(settings)
-        log.info("web-started", port=settings.port, sources=sorted(configuration.sources), watch=settings.watch)
-        await serve(create_app(Web(settings, configuration, resources)), settings, credentials)
+        with listen(settings) as ports:
+            credentials = Credentials(Kubernetes(transport, count=metrics.count_api_request), settings.namespace)
+            resources = Resources(transport, credentials, real_clock(), random.SystemRandom(), metrics, post)
+            log_missing_token(settings)
+            log.info("web-started", port=settings.port, sources=sorted(configuration.sources), watch=settings.watch)
+            await serve(create_app(Web(settings, configuration, resources)), ports, credentials)
     log.info("web-stopped")
 
 

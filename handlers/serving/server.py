@@ -10,7 +10,7 @@ import ssl
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, TypeAlias, cast
 
 import uvicorn
 from starlette.applications import Starlette
@@ -26,7 +26,7 @@ from handlers.serving.limits import Limits, limited
 from handlers.settings import Settings
 from warmhook.ports import Sleep
 
-__all__ = ["Server", "TlsServer", "serve", "serve_tls", "uvicorn_config"]
+__all__ = ["Server", "TlsServer", "listen", "serve", "serve_tls", "uvicorn_config"]
 
 _log = get_logger()
 
@@ -40,32 +40,32 @@ _KEEP_ALIVE_SECONDS: Final = 120
 _HANDSHAKE_SECONDS: Final = 5.0
 _HANDSHAKES: Final = 64
 
+Ports: TypeAlias = tuple[socket.socket, socket.socket | None]
+"""For HTTP, and for TLS if it is served."""
+
 
 @contextlib.contextmanager
-def _listen(port: int, setting: str) -> Iterator[socket.socket]:
-    """The port, opened here because uvicorn would end the process with a code of its own. Raises `BadSetting`."""
+def listen(settings: Settings) -> Iterator[Ports]:
+    """The ports, opened here because uvicorn would end the process with a code of its own. Raises `BadSetting`."""
+    with contextlib.ExitStack() as stack:
+        plain = stack.enter_context(_opened(settings.port, "PORT"))
+        tls_port = settings.tls_port
+        yield plain, stack.enter_context(_opened(tls_port, "WARMHOOK_TLS_PORT")) if tls_port else None
+
+
+def _opened(port: int, setting: str) -> socket.socket:
     try:
-        listener = open_listener(port)
+        return open_listener(port)
     except OSError as error:
         raise BadSetting(f"{setting} {port} cannot be opened: {error.strerror}") from error
-    with listener:
-        yield listener
 
 
-async def serve(app: Starlette, settings: Settings, credentials: Credentials) -> None:
-    """Run the application on the ports of the settings until SIGTERM or SIGINT.
+async def serve(app: Starlette, ports: Ports, credentials: Credentials) -> None:
+    """Run the application until SIGTERM or SIGINT.
 
-    If a background task of the application or one of the servers fails, all end and the error is raised. Raises
-    `BadSetting` if a port is taken.
+    If a background task of the application or one of the servers fails, all end and the error is raised.
     """
-    # Without a TLS port a free one is opened and never listened on.
-    with _listen(settings.port, "PORT") as listener, _listen(settings.tls_port, "WARMHOOK_TLS_PORT") as tls_listener:
-        await _serve(app, credentials, listener, tls_listener if settings.tls_port else None)
-
-
-async def _serve(
-    app: Starlette, credentials: Credentials, listener: socket.socket, tls_listener: socket.socket | None
-) -> None:
+    listener, tls_listener = ports
     most = _most_connections()
     servers = [Server(uvicorn_config(app, most))]
 
