@@ -17,6 +17,7 @@ import pytest
 from cri_api.v1 import api_pb2 as cri
 
 from adapters.cri import open_runtime, sanitize
+from tests.real.programs import real_time
 from warmhook.platforms import Platform
 from warmhook.ports import Credentials, ImageConfig, PullFailed, Runtime, RuntimeUnreachable
 from warmhook.pull_failures import REASONS, FailureReason, failure_reason
@@ -52,36 +53,39 @@ async def _runtime(**methods: Answer) -> AsyncIterator[Runtime]:
         shutil.rmtree(folder)
 
 
-def _pull_request(credentials: Credentials | None) -> Any:
-    """What the runtime is sent for a pull."""
+def _answers(message: Any) -> Answer:
+    async def answer(*_: Any) -> Any:
+        return message
 
-    async def run() -> Any:
-        seen: list[Any] = []
-
-        async def pull(request: Any, _: Any) -> Any:
-            seen.append(request)
-            return cri.PullImageResponse(image_ref="sha256:1")
-
-        async with _runtime(PullImage=pull) as runtime:
-            assert await runtime.pull("h/a:1", timeout_seconds=10, credentials=credentials) == "sha256:1"
-        return seen[0]
-
-    return asyncio.run(run())
+    return answer
 
 
-def _pull_error(code: grpc.StatusCode, text: str, credentials: Credentials | None = None) -> Exception:
-    """What a pull raises where the runtime aborts with this."""
+def _aborts(code: grpc.StatusCode, text: str) -> Answer:
+    async def abort(_: Any, context: Any) -> Any:
+        await context.abort(code, text)
 
-    async def run() -> Exception:
-        async def pull(_: Any, context: Any) -> Any:
-            await context.abort(code, text)
+    return abort
 
-        async with _runtime(PullImage=pull) as runtime:
-            with pytest.raises((PullFailed, RuntimeUnreachable)) as caught:
-                await runtime.pull("h/a:1", timeout_seconds=10, credentials=credentials)
-            return caught.value
 
-    return asyncio.run(run())
+async def _pull_request(credentials: Credentials | None) -> Any:
+    """The request that a pull sends to the runtime."""
+    seen: list[Any] = []
+
+    async def pull(request: Any, _: Any) -> Any:
+        seen.append(request)
+        return cri.PullImageResponse(image_ref="sha256:1")
+
+    async with _runtime(PullImage=pull) as runtime:
+        assert await runtime.pull("h/a:1", timeout_seconds=10, credentials=credentials) == "sha256:1"
+    return seen[0]
+
+
+async def _pull_error(code: grpc.StatusCode, text: str, credentials: Credentials | None = None) -> Exception:
+    """The error of a pull that the runtime aborts with this code and text."""
+    async with _runtime(PullImage=_aborts(code, text)) as runtime:
+        with pytest.raises((PullFailed, RuntimeUnreachable)) as caught:
+            await runtime.pull("h/a:1", timeout_seconds=10, credentials=credentials)
+        return caught.value
 
 
 @pytest.mark.parametrize(
@@ -130,9 +134,12 @@ def _pull_error(code: grpc.StatusCode, text: str, credentials: Credentials | Non
         (C.INTERNAL, "something nobody has seen before", "RuntimeError"),
     ],
 )  # fmt: skip
-def test_an_error_is_told_by_code_and_text(code: grpc.StatusCode, text: str, reason: FailureReason) -> None:
+@real_time
+async def test_the_reason_of_a_failed_pull_follows_from_code_and_text(
+    code: grpc.StatusCode, text: str, reason: FailureReason
+) -> None:
     assert failure_reason(code.name, text) == reason
-    error = _pull_error(code, text)
+    error = await _pull_error(code, text)
     assert isinstance(error, PullFailed)
     assert error.reason == reason
 
@@ -161,7 +168,7 @@ def test_the_table_is_written_in_lower_case_with_reasons_of_the_closed_list() ->
 def test_no_line_of_the_table_hides_a_later_one() -> None:
     """A later line whose text contains an earlier one's, for the same code, would never be reached."""
     for later, (code, part, reason) in enumerate(REASONS):
-        hiding = [each for each in REASONS[:later] if each[0] in (None, code) and each[1] in part and each[2] != reason]
+        hiding = [line for line in REASONS[:later] if line[0] in (None, code) and line[1] in part and line[2] != reason]
         assert hiding == []
 
 
@@ -169,17 +176,15 @@ def test_a_message_loses_what_every_message_repeats() -> None:
     assert sanitize("rpc error: code = Unknown desc = " + WRAPPED + "connection refused") == "connection refused"
 
 
-def test_a_pull_that_reaches_its_deadline_says_how_long_that_was() -> None:
-    async def run() -> None:
-        async def pull(_: Any, __: Any) -> Any:
-            await asyncio.sleep(60)
+@real_time
+async def test_a_pull_that_reaches_its_deadline_says_how_long_that_was() -> None:
+    async def pull(_: Any, __: Any) -> Any:
+        await asyncio.sleep(60)
 
-        async with _runtime(PullImage=pull) as runtime:
-            with pytest.raises(PullFailed) as caught:
-                await runtime.pull("h/a:1", timeout_seconds=0.05)
-            assert (caught.value.reason, caught.value.message) == ("Timeout", "the pull took longer than 0.05 s")
-
-    asyncio.run(run())
+    async with _runtime(PullImage=pull) as runtime:
+        with pytest.raises(PullFailed) as caught:
+            await runtime.pull("h/a:1", timeout_seconds=0.05)
+        assert (caught.value.reason, caught.value.message) == ("Timeout", "the pull took longer than 0.05 s")
 
 
 def test_a_message_is_one_line_without_control_characters() -> None:
@@ -212,18 +217,18 @@ def test_a_message_shows_no_credentials(text: str, shown: str) -> None:
     assert sanitize(text) == shown
 
 
-def test_the_credentials_of_the_pull_itself_are_cut_out_of_its_error() -> None:
+@real_time
+async def test_the_credentials_of_the_pull_itself_are_cut_out_of_its_error() -> None:
     credentials = Credentials("h", "puller", "pass-word", "token-token")
-    error = _pull_error(C.UNKNOWN, "sent pass-word, token-token and cHVsbGVyOnBhc3Mtd29yZA==", credentials)
+    error = await _pull_error(C.UNKNOWN, "sent pass-word, token-token and cHVsbGVyOnBhc3Mtd29yZA==", credentials)
     assert str(error) == "RuntimeError: sent ***, *** and ***"
 
 
-def test_a_pull_always_has_a_sandbox_config() -> None:
-    assert _pull_request(None).HasField("sandbox_config")
-
-
-def test_a_pull_without_credentials_sends_none() -> None:
-    assert not _pull_request(None).HasField("auth")
+@real_time
+async def test_a_pull_always_has_a_sandbox_config_and_without_credentials_sends_none() -> None:
+    request = await _pull_request(None)
+    assert request.HasField("sandbox_config")
+    assert not request.HasField("auth")
 
 
 @pytest.mark.parametrize(
@@ -235,52 +240,46 @@ def test_a_pull_without_credentials_sends_none() -> None:
         ("docker.io", "https://registry-1.docker.io"),
     ],
 )
-def test_credentials_are_bound_to_their_host_in_the_form_that_containerd_reads(address: str, sent: str) -> None:
-    auth = _pull_request(Credentials(address, "puller", "pass-word", "token")).auth
+@real_time
+async def test_credentials_are_bound_to_their_host_in_the_form_that_containerd_reads(address: str, sent: str) -> None:
+    auth = (await _pull_request(Credentials(address, "puller", "pass-word", "token"))).auth
     assert (auth.server_address, auth.username, auth.password, auth.identity_token) == (
         sent, "puller", "pass-word", "token",
     )  # fmt: skip
 
 
-def test_a_list_longer_than_the_default_limit_of_grpc_is_read() -> None:
-    async def run() -> int:
-        tags = [f"registry.example.com/{'x' * 100}:{number}" for number in range(20)]
-        images = [cri.Image(id=f"sha256:{number:064}", repo_tags=tags, size=1) for number in range(3000)]
-
-        async def answer(*_: Any) -> Any:
-            return cri.ListImagesResponse(images=images)
-
-        async with _runtime(ListImages=answer) as runtime:
-            return len(await runtime.images())
-
-    assert asyncio.run(run()) == 3000
+@real_time
+async def test_a_list_longer_than_the_default_limit_of_grpc_is_read() -> None:
+    tags = [f"registry.example.com/{'x' * 100}:{number}" for number in range(20)]
+    images = [cri.Image(id=f"sha256:{number:064}", repo_tags=tags, size=1) for number in range(3000)]
+    async with _runtime(ListImages=_answers(cri.ListImagesResponse(images=images))) as runtime:
+        assert len(await runtime.images()) == 3000
 
 
-def _config_of(info: dict[str, str], image_id: str = "sha256:1") -> ImageConfig | None:
-    """What the adapter makes of the information of an image."""
+async def _config_of(info: dict[str, str], image_id: str = "sha256:1") -> ImageConfig | None:
+    """The configuration that the adapter reads from the information of an image."""
 
-    async def run() -> ImageConfig | None:
-        async def status(request: Any, _: Any) -> Any:
-            assert request.verbose
-            return cri.ImageStatusResponse(image=cri.Image(id=request.image.image), info=info)
+    async def status(request: Any, _: Any) -> Any:
+        assert request.verbose
+        return cri.ImageStatusResponse(image=cri.Image(id=request.image.image), info=info)
 
-        async with _runtime(ImageStatus=status) as runtime:
-            return await runtime.config(image_id)
-
-    return asyncio.run(run())
+    async with _runtime(ImageStatus=status) as runtime:
+        return await runtime.config(image_id)
 
 
-def test_the_configuration_is_read_as_containerd_and_cri_o_write_it() -> None:
+@real_time
+async def test_the_configuration_is_read_as_containerd_and_cri_o_write_it() -> None:
     """CRI-O has no chainID, and its IDs do not begin with `sha256:`."""
     spec = {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": ["sha256:1", "sha256:2"]}}
     expected = ImageConfig(Platform("linux", "amd64"), layers=2)
-    assert _config_of({"info": json.dumps({"chainID": "sha256:3", "imageSpec": spec})}) == expected
-    assert _config_of({"info": json.dumps({"labels": None, "imageSpec": spec})}, "0" * 64) == expected
+    assert await _config_of({"info": json.dumps({"chainID": "sha256:3", "imageSpec": spec})}) == expected
+    assert await _config_of({"info": json.dumps({"labels": None, "imageSpec": spec})}, "0" * 64) == expected
 
 
-def test_a_hostile_platform_is_cut_and_cleaned() -> None:
+@real_time
+async def test_a_hostile_platform_is_cut_and_cleaned() -> None:
     spec = {"architecture": "x\x1b[31m\n" * 1000, "os": "linux", "rootfs": {"diff_ids": ["sha256:1"]}}
-    config = _config_of({"info": json.dumps({"imageSpec": spec})})
+    config = await _config_of({"info": json.dumps({"imageSpec": spec})})
     assert config
     assert config.platform.architecture.isprintable()
     assert len(config.platform.architecture) <= 32
@@ -301,82 +300,64 @@ def test_a_hostile_platform_is_cut_and_cleaned() -> None:
         {"info": "[" * 100_000},
     ],
 )
-def test_a_configuration_that_says_nothing_is_that_of_no_image(info: dict[str, str]) -> None:
+@real_time
+async def test_a_configuration_that_says_nothing_is_that_of_no_image(info: dict[str, str]) -> None:
     """containerd shows a chart so; of what it calls an artifact CRI-O has no information."""
-    assert _config_of(info) == ImageConfig()
+    assert await _config_of(info) == ImageConfig()
 
 
 @pytest.mark.parametrize("mebibytes", [1, 8, 20])
-def test_a_configuration_of_mebibytes_is_not_parsed(mebibytes: int) -> None:
+@real_time
+async def test_a_configuration_of_mebibytes_is_not_parsed(mebibytes: int) -> None:
     """Two bytes of JSON can be seventy of a process that has 256 MiB; 16 MiB are the most that is received."""
     empty = "{}," * (mebibytes * 2**20 // 3)
     spec = f'{{"architecture": "amd64", "os": "linux", "rootfs": {{"diff_ids": ["x"]}}, "history": [{empty}{{}}]}}'
-    assert _config_of({"info": f'{{"imageSpec": {spec}}}'}) == ImageConfig(oversized=True)
+    assert await _config_of({"info": f'{{"imageSpec": {spec}}}'}) == ImageConfig(oversized=True)
 
 
-def test_an_error_about_one_image_is_not_an_unreachable_runtime() -> None:
-    async def run() -> None:
-        async def status(_: Any, context: Any) -> Any:
-            await context.abort(C.INTERNAL, "blob not found")
-
-        async with _runtime(ImageStatus=status) as runtime:
-            assert await runtime.config("sha256:1") is None
-
-    asyncio.run(run())
+@real_time
+async def test_an_error_about_one_image_is_not_an_unreachable_runtime() -> None:
+    async with _runtime(ImageStatus=_aborts(C.INTERNAL, "blob not found")) as runtime:
+        assert await runtime.config("sha256:1") is None
 
 
-def test_a_pinned_image_is_known_as_such() -> None:
-    async def run() -> bool:
-        async def answer(*_: Any) -> Any:
-            return cri.ImageStatusResponse(image=cri.Image(id="sha256:1", pinned=True))
-
-        async with _runtime(ImageStatus=answer) as runtime:
-            image = await runtime.image("h/a:1")
-        assert image is not None
-        return image.pinned
-
-    assert asyncio.run(run())
+@real_time
+async def test_a_pinned_image_is_known_as_such() -> None:
+    pinned = cri.ImageStatusResponse(image=cri.Image(id="sha256:1", pinned=True))
+    async with _runtime(ImageStatus=_answers(pinned)) as runtime:
+        image = await runtime.image("h/a:1")
+    assert image is not None
+    assert image.pinned
 
 
-def test_a_runtime_that_is_still_starting_is_unreachable() -> None:
-    assert isinstance(_pull_error(C.UNKNOWN, "server is not initialized yet"), RuntimeUnreachable)
+@real_time
+async def test_a_runtime_that_is_still_starting_is_unreachable() -> None:
+    assert isinstance(await _pull_error(C.UNKNOWN, "server is not initialized yet"), RuntimeUnreachable)
 
 
-def test_a_server_without_cri_is_unreachable_and_says_what_to_check() -> None:
-    async def run() -> None:
-        async with _runtime() as runtime:
+@real_time
+async def test_a_server_without_cri_is_unreachable_and_says_what_to_check() -> None:
+    async with _runtime() as runtime:
+        with pytest.raises(RuntimeUnreachable, match="disabled_plugins"):
             await runtime.images()
 
-    with pytest.raises(RuntimeUnreachable, match="disabled_plugins"):
-        asyncio.run(run())
 
-
-def test_another_error_of_a_query_names_the_endpoint_and_the_code() -> None:
-    async def run() -> None:
-        async def answer(_: Any, context: Any) -> Any:
-            await context.abort(C.INTERNAL, "broken\x00store")
-
-        async with _runtime(ListImages=answer) as runtime:
+@real_time
+async def test_another_error_of_a_query_names_the_endpoint_and_the_code() -> None:
+    async with _runtime(ListImages=_aborts(C.INTERNAL, "broken\x00store")) as runtime:
+        with pytest.raises(RuntimeUnreachable, match=r"unix:///tmp/wh.*/s: INTERNAL: broken store"):
             await runtime.images()
 
-    with pytest.raises(RuntimeUnreachable, match=r"unix:///tmp/wh.*/s: INTERNAL: broken store"):
-        asyncio.run(run())
 
-
-def test_a_busy_runtime_that_accepts_late_is_reached() -> None:
+@real_time
+async def test_a_busy_runtime_that_accepts_late_is_reached() -> None:
     """A connection attempt of gRPC is given as long as the shortest pause between two, so that must not be short."""
-
-    async def run() -> None:
-        async def status(_: Any, __: Any) -> Any:
-            return cri.ImageStatusResponse(image=cri.Image(id="sha256:1"))
-
-        async with _runtime(ImageStatus=status) as direct:
-            behind = direct._endpoint.removeprefix("unix://")  # type: ignore[attr-defined]
-            server = await asyncio.start_unix_server(lambda *ends: _late(behind, *ends), f"{behind}-late")
-            async with server, open_runtime(f"unix://{behind}-late") as late:
-                assert await late.image("sha256:1")
-
-    asyncio.run(run())
+    status = _answers(cri.ImageStatusResponse(image=cri.Image(id="sha256:1")))
+    async with _runtime(ImageStatus=status) as direct:
+        behind = direct._endpoint.removeprefix("unix://")  # type: ignore[attr-defined]
+        server = await asyncio.start_unix_server(lambda *ends: _late(behind, *ends), f"{behind}-late")
+        async with server, open_runtime(f"unix://{behind}-late") as late:
+            assert await late.image("sha256:1")
 
 
 async def _late(behind: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -394,19 +375,14 @@ async def _late(behind: str, reader: asyncio.StreamReader, writer: asyncio.Strea
         await asyncio.gather(copy(reader, behind_writer), copy(behind_reader, writer))
 
 
-def test_a_missing_socket_is_named_with_what_to_check() -> None:
-    async def run() -> None:
-        async with open_runtime("/tmp/wh-no-such-socket") as runtime:
+@real_time
+async def test_a_missing_socket_is_named_with_what_to_check() -> None:
+    async with open_runtime("/tmp/wh-no-such-socket") as runtime:
+        with pytest.raises(RuntimeUnreachable, match="wh-no-such-socket: no socket: check that the runtime is running"):
             await runtime.images()
 
-    with pytest.raises(RuntimeUnreachable, match="wh-no-such-socket: no socket: check that the runtime is running"):
-        asyncio.run(run())
 
-
-def test_an_empty_endpoint_is_refused() -> None:
-    async def run() -> None:
-        async with open_runtime(""):
-            pass
-
+@real_time
+async def test_an_empty_endpoint_is_refused() -> None:
     with pytest.raises(ValueError, match="endpoint is empty"):
-        asyncio.run(run())
+        await open_runtime("").__aenter__()
