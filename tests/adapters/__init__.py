@@ -1,1 +1,1 @@
-"""Are the adapters right about the outside things they stand for?"""
+"""The adapters behave like the external systems that they wrap."""

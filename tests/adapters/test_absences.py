@@ -58,7 +58,7 @@ async def test_crds_and_admission_that_are_not_installed_are_asked_for_every_fiv
 
 
 @instant
-async def test_no_sync_is_repeated_because_the_crds_are_missing() -> None:
+async def test_a_sync_is_not_repeated_because_the_crds_are_missing() -> None:
     async with bare() as world:
         await asyncio.sleep(HOUR)
         assert world.metric("warmhook_events_total", type="dev.warmhook.sync.v1") <= HOUR / 300 + 1
@@ -66,7 +66,7 @@ async def test_no_sync_is_repeated_because_the_crds_are_missing() -> None:
 
 
 @instant
-async def test_what_is_installed_late_is_noticed_within_minutes() -> None:
+async def test_a_late_installation_is_noticed_within_minutes() -> None:
     async with bare() as world:
         await asyncio.sleep(4 * HOUR)
         for crd in (warmimage_crd(), warmpolicy_crd()):

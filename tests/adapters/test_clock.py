@@ -1,4 +1,4 @@
-"""Does waiting end, whatever is left to wait?"""
+"""Waiting ends, however little time is left to wait."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Are CloudEvents read in every mode, and refused where something is missing?"""
+"""CloudEvents are read in every mode, and refused if something is missing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def read(content_type: str, body: Any, **headers: str) -> Event:
     return read_event({"content-type": content_type, **named}, content, NOW)
 
 
-def test_what_is_written_reads_back() -> None:
+def test_a_written_event_reads_back() -> None:
     assert read_event({"content-type": STRUCTURED}, write_event(EVENT), NOW) == EVENT
 
 
@@ -67,7 +67,7 @@ def test_a_time_that_is_missing_or_none_is_that_of_receipt() -> None:
 
 
 @pytest.mark.parametrize("name", ["specversion", "id", "source", "type"])
-def test_what_is_required_must_be_there(name: str) -> None:
+def test_a_required_attribute_must_be_present(name: str) -> None:
     for missing in ({}, {name: ""}, {name: 1}, {name: None}):
         with pytest.raises(NotAnEvent, match=name):
             read(STRUCTURED, {key: text for key, text in FIELDS.items() if key != name} | missing)
@@ -92,13 +92,13 @@ def test_what_is_required_must_be_there(name: str) -> None:
         ("", b""),
     ],
 )
-def test_what_is_no_event_is_refused(content_type: str, body: Any) -> None:
+def test_a_body_that_is_no_event_is_refused(content_type: str, body: Any) -> None:
     with pytest.raises(NotAnEvent):
         read(content_type, body)
 
 
 @given(st.sampled_from([STRUCTURED, BATCHED, "application/json", ""]), st.binary(max_size=200))
-def test_no_body_is_a_surprise(content_type: str, body: bytes) -> None:
+def test_a_body_of_any_bytes_is_read_or_refused(content_type: str, body: bytes) -> None:
     headers = {"content-type": content_type, "ce-id": "1", "ce-source": "/", "ce-type": "t", "ce-specversion": "1.0"}
     with suppress(NotAnEvent):
         assert isinstance(read_event(headers, body, NOW), Event)

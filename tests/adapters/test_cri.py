@@ -165,7 +165,7 @@ def test_the_table_is_written_in_lower_case_with_reasons_of_the_closed_list() ->
         assert reason in get_args(FailureReason)
 
 
-def test_no_line_of_the_table_hides_a_later_one() -> None:
+def test_a_line_of_the_table_hides_no_later_one() -> None:
     """A later line whose text contains an earlier one's, for the same code, would never be reached."""
     for later, (code, part, reason) in enumerate(REASONS):
         hiding = [line for line in REASONS[:later] if line[0] in (None, code) and line[1] in part and line[2] != reason]

@@ -1,4 +1,4 @@
-"""Are settings read as they are meant, and refused by name otherwise?"""
+"""Settings are read by type, and refused with the name of the variable."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ def test_unset_and_empty_take_the_default() -> None:
         assert flag(environ, "X") is False
 
 
-def test_without_a_default_it_must_be_set() -> None:
+def test_a_setting_without_a_default_must_be_set() -> None:
     with pytest.raises(BadSetting, match="X is not set"):
         text({}, "X")
 
 
 @pytest.mark.parametrize("value", ["-1", "10", "1.5", "1_0", " 1", "٣", "0x1", "nine", "9" * 5000])
-def test_what_is_no_number_within_bounds_is_refused(value: str) -> None:
+def test_a_value_that_is_no_number_within_bounds_is_refused(value: str) -> None:
     with pytest.raises(BadSetting, match="X must be a whole number from 0 to 9"):
         number({"X": value}, "X", 3, minimum=0, maximum=9)
 
 
-def test_what_is_not_offered_is_refused() -> None:
+def test_a_choice_that_is_not_offered_is_refused() -> None:
     with pytest.raises(BadSetting, match="X must be one of a, b, not 'c'"):
         choice({"X": "c"}, "X", "a", ("a", "b"))
     with pytest.raises(BadSetting, match="X must be one of true, false"):

@@ -1,4 +1,4 @@
-"""Do answers of the API server become what the caller must do next?"""
+"""Answers of the API server become errors that name the next step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Can the API server take the CRDs, and do objects and values say the same?"""
+"""The API server accepts the CRDs, and objects and values agree."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_objects_start_empty_and_their_fields_fill_them() -> None:
             assert each["default"] == {}
 
 
-def test_what_a_schema_of_a_resource_must_not_have_is_refused_when_it_is_made() -> None:
+def test_a_schema_that_the_api_server_would_refuse_is_refused_when_it_is_built() -> None:
     class Unbounded(BaseModel):
         names: list[str]
 
@@ -136,7 +136,7 @@ def test_the_server_fills_in_every_default() -> None:
     assert read_warmpolicy(policy).template == Template()
 
 
-def test_what_the_server_fills_in_is_what_the_values_default_to() -> None:
+def test_the_defaults_of_the_crds_are_those_of_the_values() -> None:
     bare: Object = {"metadata": {"namespace": "default", "name": "x"}, "spec": {"push": [{"repository": "ghcr.io/**"}]}}
     filled = read_warmpolicy(created(POLICIES, bare["spec"]))
     assert filled.push == read_warmpolicy(bare).push == (PushRule("ghcr.io/**"),)
@@ -328,7 +328,7 @@ def test_a_digest_that_a_push_brought_is_what_the_tag_is_expected_to_point_at() 
         ),
     ],
 )
-def test_what_no_schema_rules_out_names_its_field(spec: dict[str, Any], field: str) -> None:
+def test_a_bad_value_that_the_schema_allows_names_its_field(spec: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidObject, match=field.replace(".", r"\.")):
         read_warmimage(warmimage(**spec))
 
@@ -345,7 +345,7 @@ def test_what_no_schema_rules_out_names_its_field(spec: dict[str, Any], field: s
         ({"template": {"lifetime": {"type": "Once"}}}, r"spec\.template\.lifetime\.type"),
     ],
 )
-def test_what_cannot_be_read_of_a_policy_is_named_and_the_rest_works(spec: dict[str, Any], field: str) -> None:
+def test_an_unreadable_part_of_a_policy_is_named_and_the_rest_works(spec: dict[str, Any], field: str) -> None:
     good: dict[str, Any] = {"images": ["nginx"], "push": [{"repository": "ghcr.io/**"}]}
     both = {**spec, **{name: [*spec.get(name, []), *listed] for name, listed in good.items()}}
     policy = read_warmpolicy({"metadata": {"namespace": "default", "name": "x"}, "spec": both})

@@ -1,4 +1,4 @@
-"""Is the API server pressed as hard as it can take, and no harder?"""
+"""The load on the API server is as high as it allows, and no higher."""
 
 from __future__ import annotations
 
@@ -69,9 +69,7 @@ async def test_one_place_is_always_left() -> None:
 @settings(max_examples=25)
 @given(st.lists(st.tuples(st.integers(0, 30), st.floats(0, 5)), max_size=20), st.sets(st.integers(0, 30)))
 @instant
-async def test_whoever_gives_up_waiting_leaves_no_place_behind(
-    cancelled: list[tuple[int, float]], refused: set[int]
-) -> None:
+async def test_a_cancelled_wait_holds_no_place(cancelled: list[tuple[int, float]], refused: set[int]) -> None:
     in_flight = AdaptiveLimiter(4)
 
     async def one(number: int) -> None:

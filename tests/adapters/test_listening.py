@@ -29,7 +29,7 @@ def test_one_port_answers_both_families() -> None:
 
 
 @pytest.mark.parametrize("code", [errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL])
-def test_without_ipv6_it_is_open_to_ipv4(code: int) -> None:
+def test_a_listener_without_ipv6_is_open_to_ipv4(code: int) -> None:
     def new_socket(family: socket.AddressFamily, *more: Any) -> socket.socket:
         if family == socket.AF_INET6:
             raise OSError(code, "no IPv6")

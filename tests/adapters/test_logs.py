@@ -42,7 +42,7 @@ def test_a_value_that_is_not_json_is_written_as_its_repr() -> None:
     assert "ü" in stream.getvalue()
 
 
-def test_what_libraries_warn_of_looks_the_same() -> None:
+def test_a_warning_of_a_library_looks_like_an_event() -> None:
     stream = io.StringIO()
     set_up_logs("json", stream)
     logging.getLogger("aiohttp").warning("slow %s", "answer")

@@ -42,7 +42,7 @@ async def test_a_push_arrives_within_two_minutes_though_the_connection_delivers_
 
 
 @on_node
-async def test_what_is_present_already_is_not_pulled(b: Bench) -> None:
+async def test_an_image_that_is_present_is_not_pulled(b: Bench) -> None:
     line = a_push(b)
     b.runtime.have(WEB)
     await b.want(line)
@@ -53,7 +53,7 @@ async def test_what_is_present_already_is_not_pulled(b: Bench) -> None:
 
 
 @on_node
-async def test_a_stale_tag_is_pulled_and_not_called_warm_before(b: Bench) -> None:
+async def test_a_stale_tag_is_pulled_and_is_not_warm_before(b: Bench) -> None:
     b.runtime.push(WEB, "old")
     b.runtime.have(WEB)
     b.runtime.pull_seconds = 20
@@ -66,7 +66,7 @@ async def test_a_stale_tag_is_pulled_and_not_called_warm_before(b: Bench) -> Non
 
 
 @with_agent
-async def test_an_image_that_somebody_removed_is_back_within_a_minute_and_its_pull(b: Bench) -> None:
+async def test_an_image_that_another_program_removed_is_back_within_a_minute_and_its_pull(b: Bench) -> None:
     await warmed(b)
     b.runtime.lose(WEB)
     assert await until(lambda: WEB in b.runtime.listed) <= 60 + b.runtime.pull_seconds
@@ -152,7 +152,7 @@ async def test_lines_of_one_image_share_a_pull(b: Bench) -> None:
 
 
 @on_node
-async def test_no_more_pulls_run_at_once_than_allowed_and_the_important_go_first(b: Bench) -> None:
+async def test_pulls_run_at_most_two_at_once_and_those_of_high_priority_start_first(b: Bench) -> None:
     lines = [a_push(b, f"registry.example.com/shop/web{i}:1", str(i), pull=Pull(priority=i)) for i in range(8)]
     await b.want(*lines)
     async with b.agent():
@@ -226,7 +226,7 @@ async def test_a_line_whose_digest_changes_while_its_image_is_pulled_needs_no_se
 
 
 @with_agent
-async def test_a_pull_that_nobody_wants_any_more_is_cancelled_at_the_runtime(b: Bench) -> None:
+async def test_a_pull_of_a_removed_line_is_cancelled_at_the_runtime(b: Bench) -> None:
     b.runtime.pull_seconds = 300
     line, other = a_push(b), a_push(b, "registry.example.com/shop/other:1", "other")
     await b.want(line, other)
@@ -273,7 +273,7 @@ async def test_a_deleted_configmap_means_not_known_and_nothing_is_forgotten(b: B
 
 
 @with_agent
-async def test_a_removed_line_is_believed_only_after_a_consistent_read_and_its_image_stays(b: Bench) -> None:
+async def test_a_line_counts_as_removed_only_after_a_consistent_read_and_its_image_stays(b: Bench) -> None:
     line, other = a_push(b), a_push(b, "registry.example.com/shop/other:1", "other")
     await b.want(line, other)
     await warm(b, line, other)
@@ -288,7 +288,7 @@ async def test_a_removed_line_is_believed_only_after_a_consistent_read_and_its_i
 
 
 @with_agent
-async def test_a_line_that_comes_while_another_goes_is_pulled_before_that_is_believed(b: Bench) -> None:
+async def test_a_line_that_replaces_another_is_pulled_before_the_other_counts_as_removed(b: Bench) -> None:
     old = a_push(b)
     await b.want(old)
     await warm(b, old)
@@ -301,7 +301,7 @@ async def test_a_line_that_comes_while_another_goes_is_pulled_before_that_is_bel
 
 
 @with_agent
-async def test_while_nothing_changes_there_is_only_the_watch_and_the_sign_of_life(b: Bench) -> None:
+async def test_an_agent_without_changes_requests_only_its_watch_and_renews_its_report(b: Bench) -> None:
     lines = [a_push(b, f"registry.example.com/shop/web{i}:1", str(i)) for i in range(20)]
     await b.want(*lines)
     await warm(b, *lines)
@@ -421,7 +421,7 @@ async def test_a_wrong_owner_in_the_other_configmap_is_doubted_once(b: Bench) ->
 
 
 @instant
-async def test_without_its_node_the_agent_pulls_and_waits_with_the_report() -> None:
+async def test_an_agent_without_its_node_pulls_and_delays_the_report() -> None:
     async with bench(registered=False) as b:
         line = a_push(b)
         metadata = {"name": desired_name(b.node)}
@@ -453,7 +453,7 @@ async def test_a_runtime_that_is_down_at_the_start_is_named_in_one_line_and_wait
 
 
 @with_agent
-async def test_a_runtime_that_goes_down_is_not_called_warm_and_is_pulled_nothing_twice(b: Bench) -> None:
+async def test_a_runtime_that_goes_down_has_no_warm_lines_and_pulls_nothing_twice(b: Bench) -> None:
     line = await warmed(b)
     b.runtime.unreachable = True
     await until(lambda: b.state(line) == "waiting")
@@ -490,7 +490,7 @@ async def test_a_pull_during_which_the_runtime_dies_is_tried_again_when_it_is_ba
 
 
 @with_agent
-async def test_what_cannot_run_is_not_called_warm_although_the_runtime_lists_it(b: Bench) -> None:
+async def test_an_image_that_cannot_run_is_not_warm_although_the_runtime_lists_it(b: Bench) -> None:
     line = line_of(WEB, pull=Pull(backoff_limit=0))
     b.runtime.push(WEB, "a chart")
     b.runtime.fail(WEB, "NotRunnable")
@@ -502,7 +502,7 @@ async def test_what_cannot_run_is_not_called_warm_although_the_runtime_lists_it(
 
 
 @with_agent
-async def test_an_error_nobody_thought_of_fails_one_image_only(b: Bench) -> None:
+async def test_an_unexpected_error_fails_one_image_only(b: Bench) -> None:
     bad, good = a_push(b, pull=Pull(backoff_limit=0)), a_push(b, "registry.example.com/shop/good:1", "good")
     b.runtime.failures[WEB].append(OverflowError("timeout is too large"))
     await b.want(bad, good)
@@ -583,7 +583,7 @@ async def test_a_line_of_a_newer_handler_is_reported_in_the_version_that_its_lab
 
 
 @on_node
-async def test_being_told_to_stop_cancels_pulls_says_so_and_leaves_the_state_on_disk(b: Bench) -> None:
+async def test_an_agent_that_stops_cancels_its_pulls_reports_it_and_leaves_the_state_on_disk(b: Bench) -> None:
     done, long = a_push(b), a_push(b, "registry.example.com/shop/long:1", "long")
     await b.want(done)
     async with b.agent():
@@ -630,7 +630,7 @@ async def test_a_refused_report_is_logged_and_tried_again(b: Bench) -> None:
 
 
 @with_agent
-async def test_a_report_that_is_refused_for_what_somebody_has_put_there_is_written_without_it(b: Bench) -> None:
+async def test_a_report_that_is_refused_because_of_foreign_fields_is_written_without_them(b: Bench) -> None:
     await warmed(b)
     foreign = {"labels": {"team": "x"}, "annotations": {"note": "x"}, "finalizers": ["example.com/x"]}
     await b.kubernetes.patch(REPORT, {"metadata": foreign})
@@ -674,7 +674,7 @@ async def test_a_watch_that_is_refused_once_is_begun_again(b: Bench, code: int) 
 @pytest.mark.parametrize("path", [configmaps(NAMESPACE), node_path("node-1")])
 @pytest.mark.parametrize("body", ["{}", "[]", '{"metadata":null}', '{"metadata":{},"items":[{}]}', "<html>"])
 @on_node
-async def test_an_answer_that_is_none_of_an_api_server_is_waited_out(b: Bench, path: str, body: str) -> None:
+async def test_an_agent_waits_out_answers_that_are_not_those_of_an_api_server(b: Bench, path: str, body: str) -> None:
     line = a_push(b)
     await b.want(line)
     b.answers[("GET", path)] = Response(200, {}, body.encode())
@@ -738,7 +738,7 @@ async def test_a_node_of_thousands_of_changes_is_never_written_more_than_once_a_
 
 
 @on_node
-async def test_a_runtime_that_takes_questions_and_does_not_answer_is_noticed_and_said_so(b: Bench) -> None:
+async def test_a_runtime_that_accepts_requests_without_answering_is_logged_and_not_warm(b: Bench) -> None:
     class Stopped(MemoryRuntime):
         stopped = False
 
@@ -760,7 +760,7 @@ async def test_a_runtime_that_takes_questions_and_does_not_answer_is_noticed_and
 
 
 @on_node
-async def test_a_pull_that_ends_with_its_time_has_timed_out_whatever_its_words(b: Bench) -> None:
+async def test_a_pull_that_ends_at_its_time_limit_has_timed_out_whatever_the_error(b: Bench) -> None:
     class Removed(MemoryRuntime):
         async def pull(self, reference: str, *, timeout_seconds: float, credentials: Credentials | None = None) -> str:
             await asyncio.sleep(timeout_seconds)

@@ -55,7 +55,7 @@ async def _place() -> AsyncIterator[Place]:
 
 
 @real_time
-async def test_what_cannot_run_is_failed_whatever_containerd_says_of_the_pull_also_after_a_restart() -> None:
+async def test_an_image_that_cannot_run_is_failed_whatever_containerd_answers_also_after_a_restart() -> None:
     async with _place() as place:
         b, root, host = place.bench, place.registry.root, place.registry.host
         made = {

@@ -63,21 +63,21 @@ A_DAY = pytest.param(100, 23, marks=pytest.mark.nightly)
 
 
 @pytest.mark.parametrize(("lines", "hours"), [(ROOM, 4), A_DAY])
-def test_where_the_disk_is_seen_nothing_is_pulled_that_would_be_removed(lines: int, hours: int) -> None:
+def test_a_node_that_sees_its_disk_pulls_nothing_that_would_be_removed(lines: int, hours: int) -> None:
     pulls, writes = instantly(pulls_and_writes(lines, hours, visible=True))
     assert pulls <= 5
     assert writes <= hours * 17
 
 
 @pytest.mark.parametrize(("lines", "hours"), [(ROOM, 4), A_DAY])
-def test_where_the_disk_is_not_seen_removals_hold_pulls_back(lines: int, hours: int) -> None:
+def test_a_node_that_does_not_see_its_disk_is_held_back_by_removals(lines: int, hours: int) -> None:
     pulls, writes = instantly(pulls_and_writes(lines, hours, visible=False))
     assert pulls <= 15 + hours
     assert writes <= hours * 40
 
 
 @on_node
-async def test_below_the_free_share_nothing_is_pulled_and_the_report_says_why(b: Bench) -> None:
+async def test_a_disk_below_the_free_share_gets_no_pull_and_the_report_names_the_reason(b: Bench) -> None:
     left = 19.0
     b.free_percent = lambda: left
     line, present = a_push(b), a_push(b, "registry.example.com/shop/there:1", "there")
@@ -109,7 +109,7 @@ async def test_a_full_disk_is_tried_again_after_an_hour_only(b: Bench) -> None:
 
 
 @with_agent
-async def test_images_that_somebody_removes_all_at_once_are_back_at_once(b: Bench) -> None:
+async def test_images_that_another_program_removes_together_are_back_at_once(b: Bench) -> None:
     lines = [a_push(b, f"registry.example.com/shop/web{i}:1", str(i)) for i in range(20)]
     await b.want(*lines)
     await warm(b, *lines)

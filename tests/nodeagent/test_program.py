@@ -44,7 +44,7 @@ def start(tmp_path: Path, **environ: str) -> subprocess.Popen[str]:
     )
 
 
-def test_a_bad_setting_ends_it_with_2_and_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bad_setting_ends_the_agent_with_2_and_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main({"NODE_NAME": "node-1", "WARMHOOK_PARALLEL_PULLS": "none"}) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -58,7 +58,7 @@ def test_a_namespace_that_cannot_be_one_is_refused_as_web_refuses_it(capsys: pyt
 
 
 @pytest.mark.e2e
-def test_a_kubeconfig_that_is_not_there_ends_it_with_2(tmp_path: Path) -> None:
+def test_a_missing_kubeconfig_ends_the_agent_with_2(tmp_path: Path) -> None:
     _, err = (program := start(tmp_path, KUBECONFIG=str(tmp_path / "nowhere"))).communicate(timeout=30)
     assert program.returncode == 2
     assert "nowhere" in err
@@ -84,7 +84,9 @@ def test_a_metrics_port_in_use_is_logged_and_the_agent_works(tmp_path: Path) -> 
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_told_to_stop_it_ends_with_0_though_nothing_around_it_answers(tmp_path: Path, number: int) -> None:
+def test_a_stopped_agent_ends_with_0_although_neither_runtime_nor_api_server_answers(
+    tmp_path: Path, number: int
+) -> None:
     with start(tmp_path) as program:
         assert program.stdout is not None
         seen = ""

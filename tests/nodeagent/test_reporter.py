@@ -14,7 +14,7 @@ from warmhook.node_report import LineReport, read_report, report_patch
 
 
 @given(SETS, SETS, st.data())
-def test_warm_is_said_only_of_what_is_warm_now(
+def test_a_written_line_is_warm_only_if_it_is_warm_now(
     written: dict[str, LineReport], current: dict[str, LineReport], data: st.DataObject
 ) -> None:
     unsettled = {
@@ -29,7 +29,7 @@ def test_warm_is_said_only_of_what_is_warm_now(
 
 
 @given(SETS, SETS)
-def test_a_rewrite_leaves_nothing_of_what_was_there(old: dict[str, LineReport], new: dict[str, LineReport]) -> None:
+def test_a_rewrite_leaves_no_line_of_the_old_report(old: dict[str, LineReport], new: dict[str, LineReport]) -> None:
     there: dict[str, Any] = merged({}, report_patch("node-1", "old", NOW, {}, old))
     there["metadata"]["labels"]["app"] = "kept"
     whole = report_patch("node-1", "new", NOW, {}, new)

@@ -35,7 +35,7 @@ def reason(b: Bench, line: Line) -> str:
 
 
 @on_node
-async def test_what_could_not_be_unpacked_is_failed_still_after_a_restart_of_the_agent(b: Bench) -> None:
+async def test_an_image_that_could_not_be_unpacked_is_still_failed_after_a_restart_of_the_agent(b: Bench) -> None:
     line = a_line(retries=3)
     b.runtime.fail(WEB, *NOT_RUNNABLE)
     await b.want(line)
@@ -54,7 +54,7 @@ async def test_what_could_not_be_unpacked_is_failed_still_after_a_restart_of_the
 
 @pytest.mark.parametrize("later", ["Network", "RateLimited", "Timeout"])
 @with_agent
-async def test_what_could_not_be_unpacked_is_not_warm_after_a_failure_of_another_kind(
+async def test_an_image_that_could_not_be_unpacked_is_not_warm_after_another_kind_of_failure(
     b: Bench, later: FailureReason
 ) -> None:
     line = a_line()
@@ -87,7 +87,7 @@ async def test_an_image_without_a_digest_is_pulled_although_its_tag_is_listed(b:
 )
 @pytest.mark.parametrize("told", ["", "digest", "time"])
 @on_node
-async def test_what_the_runtime_pulls_without_an_error_and_cannot_run_is_failed(
+async def test_an_image_that_is_pulled_without_an_error_and_cannot_run_is_failed(
     b: Bench, present: bool, config: ImageConfig, expected: str, told: str
 ) -> None:
     digest = b.runtime.push(WEB, "no image for this node")
@@ -127,7 +127,7 @@ async def test_a_line_that_is_warm_by_the_same_tag_is_no_longer_when_the_tag_bri
 
 
 @with_agent
-async def test_each_image_is_asked_for_its_configuration_once(b: Bench) -> None:
+async def test_a_configuration_is_read_once_for_each_image(b: Bench) -> None:
     b.runtime.push(WEB, "an image")
     await b.want(a_line(), a_line(name="another"))
     await until(lambda: len(b.report().warm) == 2)
@@ -136,7 +136,7 @@ async def test_each_image_is_asked_for_its_configuration_once(b: Bench) -> None:
 
 
 @with_agent
-async def test_what_the_runtime_cannot_say_is_asked_again_and_holds_up_nobody(b: Bench) -> None:
+async def test_a_configuration_that_the_runtime_cannot_return_is_read_again_and_delays_no_other_image(b: Bench) -> None:
     line, other = a_line(), Line(ObjectKey("shop", "other"), "registry.example.com/shop/other:1")
     b.runtime.push(other.image, "another")
     digest = b.runtime.push(WEB, "an image")

@@ -1,4 +1,4 @@
-"""Does a wrong setting stop the agent with one line that says which and how?"""
+"""A bad setting of the agent is refused with one line that names the variable and the expected form."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ async def test_images_that_hang_delay_a_push_of_their_own_namespace_for_the_defa
 
 
 @on_node
-async def test_with_one_slot_a_push_waits_for_a_minute_at_most(b: Bench) -> None:
+async def test_a_push_to_a_node_of_one_slot_waits_for_a_minute_at_most(b: Bench) -> None:
     b.parallel_pulls = 1
     async with b.agent():
         await b.want(*hanging(b, 10, priority=1000, timeout=7200))

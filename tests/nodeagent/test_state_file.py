@@ -26,19 +26,19 @@ def state_file(folder: Path, node: str = "node-1") -> StateFile:
     return StateFile(folder, node, structlog.get_logger())
 
 
-def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+def test_a_saved_state_is_loaded(tmp_path: Path) -> None:
     state_file(tmp_path / "new").save(STATE)
     assert state_file(tmp_path / "new").load() == STATE
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["state.json"]
 
 
-def test_a_file_that_says_nothing_of_what_cannot_run_is_loaded(tmp_path: Path) -> None:
+def test_a_file_without_images_that_cannot_run_is_loaded(tmp_path: Path) -> None:
     content = {"format": 1, "node": "node-1", "resourceVersion": 7, "lines": {}, "pulled": {"00000000": "sha256:1"}}
     (tmp_path / "state.json").write_text(json.dumps(content))
     assert state_file(tmp_path).load() == State(7, {}, {"00000000": "sha256:1"})
 
 
-def test_no_file_is_an_empty_state_without_a_warning(tmp_path: Path, logs: list[Any]) -> None:
+def test_a_missing_file_is_an_empty_state_without_a_warning(tmp_path: Path, logs: list[Any]) -> None:
     assert state_file(tmp_path).load() == State()
     assert logs == []
 

@@ -78,7 +78,7 @@ class Storm:
 
 @pytest.mark.parametrize("seed", [0, 1, 2, *(pytest.param(seed, marks=pytest.mark.nightly) for seed in range(3, 16))])
 @on_node
-async def test_after_a_storm_the_report_says_warm_of_all_that_is_wanted_and_nothing_else(b: Bench, seed: int) -> None:
+async def test_a_node_after_a_storm_reports_all_wanted_lines_warm_and_no_others(b: Bench, seed: int) -> None:
     random = Random(seed)
     storm = Storm(b, random)
     for _ in range(3):

@@ -49,7 +49,7 @@ async def test_lines_that_go_on_failing_cost_one_write_every_four_minutes(
 
 
 @with_agent
-async def test_a_failed_line_stays_failed_while_it_is_tried_again_and_the_metric_with_it(b: Bench) -> None:
+async def test_a_failed_line_stays_failed_in_report_and_metric_while_it_is_retried(b: Bench) -> None:
     line = line_of("registry.example.com/shop/stalls:1", pull=Pull(timeout_seconds=600, backoff_limit=1))
     b.runtime.hanging.add(line.image)
     await b.want(line)
@@ -65,7 +65,7 @@ async def test_a_failed_line_stays_failed_while_it_is_tried_again_and_the_metric
 
 
 @with_agent
-async def test_the_first_failure_and_the_last_retry_are_logged_and_what_is_between_is_not(b: Bench) -> None:
+async def test_the_log_has_the_first_failure_and_the_last_retry_but_none_between(b: Bench) -> None:
     line = a_push(b, pull=Pull(backoff_limit=3))
     b.runtime.failures[line.image] += [PullFailed("Network", "reset")] * 6
     await b.want(line)
@@ -78,7 +78,7 @@ async def test_the_first_failure_and_the_last_retry_are_logged_and_what_is_betwe
 
 
 @with_agent
-async def test_words_of_any_length_and_script_leave_the_report_small_and_written(b: Bench) -> None:
+async def test_messages_of_any_length_and_script_leave_the_report_small_and_written(b: Bench) -> None:
     lines = failing(b, 60, "Unauthorized", "\N{GRINNING FACE}" * 200)
     await b.want(*lines)
     await until(lambda: failed(b, lines), seconds=HOUR, step=10)

@@ -1,4 +1,4 @@
-"""What does an AdmissionReview say, and is every one of them answered?"""
+"""Every AdmissionReview is answered, and the fields of its Pod are read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is there at most one holder, whatever the clocks and whenever a process stops?"""
+"""There is at most one leader, whatever the clocks and whenever a process stops."""
 
 from __future__ import annotations
 

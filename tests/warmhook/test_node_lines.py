@@ -1,4 +1,4 @@
-"""Does a line survive its way through a ConfigMap, and do patches of a node's lines commute?"""
+"""A line is the same after its way through a ConfigMap, and patches of different lines commute."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which nodes hold an image, and do placements stay where they are?"""
+"""Placement chooses the nodes of an image, and keeps its choice when nodes come and go."""
 
 from __future__ import annotations
 

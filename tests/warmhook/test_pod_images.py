@@ -1,4 +1,4 @@
-"""What does a Pod's creation lead to, and what does it leave alone?"""
+"""A new Pod leads to the WarmImages that its policy asks for, and leaves all others alone."""
 
 from __future__ import annotations
 

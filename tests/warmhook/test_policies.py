@@ -1,4 +1,4 @@
-"""What do policies make of pushes, whatever the order in which these arrive?"""
+"""Policies lead to the same WarmImages, whatever the order of pushes."""
 
 from __future__ import annotations
 

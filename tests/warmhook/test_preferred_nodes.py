@@ -1,4 +1,4 @@
-"""Which nodes should a Pod rather go to, and is anything of the Pod's own touched?"""
+"""A Pod prefers the nodes that have its images, and keeps its own fields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a WarmImage's status say what its nodes report, no more and no less?"""
+"""The status of a WarmImage has what its nodes report, no more and no less."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Are WarmImages named so that a repeated event finds the same object, and can the API server take the names?"""
+"""The names of WarmImages are the same for a repeated event, and valid for the API server."""
 
 from __future__ import annotations
 
