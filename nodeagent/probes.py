@@ -15,6 +15,7 @@ from adapters.clock import Backoff, Clock
 from adapters.listening import open_listener
 from adapters.logs import Log
 from adapters.outages import OutageLog
+from adapters.tasks import in_background
 from nodeagent.health import Health
 
 __all__ = ["serve_probes"]
@@ -41,12 +42,8 @@ async def serve_probes(
     if port == 0:
         yield
         return
-    serving = asyncio.create_task(_serve(port, _Probes(health, exposition), clock, log), name="probes")
-    try:
+    async with in_background(_serve(port, _Probes(health, exposition), clock, log), "probes"):
         yield
-    finally:
-        serving.cancel()
-        await asyncio.wait((serving,))
 
 
 async def _serve(port: int, probes: _Probes, clock: Clock, log: Log) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final
 
 from adapters.clock import Clock
 from adapters.logs import Log
+from adapters.tasks import in_background
 from warmhook.node_report import clean_message
 from warmhook.ports import PullFailed, Runtime, RuntimeUnreachable
 from warmhook.pull_failures import FailureReason
@@ -34,10 +33,11 @@ class Failure:
 
 async def pull_image(runtime: Runtime, pull: ImagePull, clock: Clock, log: Log) -> Failure | None:
     """Pull; `None` if the runtime reports success. Cancelling cancels the pull at the runtime."""
-    began = clock.monotonic()
+    began, progress = clock.monotonic(), _log_progress(runtime, pull, clock, log)
     try:
-        async with _progress(runtime, pull, clock, log), asyncio.timeout(pull.timeout_seconds + _GRACE_SECONDS):
-            await runtime.pull(pull.image, timeout_seconds=pull.timeout_seconds)
+        async with in_background(progress, f"progress of {pull.image}"):
+            async with asyncio.timeout(pull.timeout_seconds + _GRACE_SECONDS):
+                await runtime.pull(pull.image, timeout_seconds=pull.timeout_seconds)
     except PullFailed as error:
         if clock.monotonic() - began >= pull.timeout_seconds:
             # If the process of the runtime is stopped, gRPC ends the call with a text of its own.
@@ -56,16 +56,6 @@ async def pull_image(runtime: Runtime, pull: ImagePull, clock: Clock, log: Log) 
 
 def _timeout(pull: ImagePull) -> Failure:
     return Failure("Timeout", f"the pull took longer than {pull.timeout_seconds} s")
-
-
-@contextlib.asynccontextmanager
-async def _progress(runtime: Runtime, pull: ImagePull, clock: Clock, log: Log) -> AsyncIterator[None]:
-    task = asyncio.create_task(_log_progress(runtime, pull, clock, log), name=f"progress of {pull.image}")
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.wait((task,))
 
 
 async def _log_progress(runtime: Runtime, pull: ImagePull, clock: Clock, log: Log) -> None:
