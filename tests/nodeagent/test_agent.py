@@ -10,7 +10,19 @@ import pytest
 
 from adapters.kubernetes.paths import configmaps
 from adapters.kubernetes.paths import node as node_path
-from tests.support.agents import NAMESPACE, WEB, Bench, a_push, bench, line_of, on_node, warm, warmed, with_agent
+from tests.support.agents import (
+    NAMESPACE,
+    WEB,
+    Bench,
+    a_push,
+    bench,
+    line_of,
+    on_node,
+    push,
+    push_warm,
+    warm,
+    with_agent,
+)
 from tests.support.instant import instant, until
 from tests.support.runtime import MemoryRuntime, digest_of
 from warmhook.api import LINE_LABEL
@@ -24,8 +36,7 @@ REPORT = configmaps(NAMESPACE, report_name("node-1"))
 
 @with_agent
 async def test_a_line_becomes_warm_and_the_report_says_so(b: Bench) -> None:
-    line = a_push(b)
-    await b.want(line)
+    line = await push(b)
     assert await warm(b, line) < 3
     assert b.runtime.pulls == [WEB]
     assert b.events("pull")[0]["digest"] == line.digest
@@ -33,11 +44,10 @@ async def test_a_line_becomes_warm_and_the_report_says_so(b: Bench) -> None:
 
 @with_agent
 async def test_a_push_arrives_within_two_minutes_though_the_connection_delivers_nothing_any_more(b: Bench) -> None:
-    await b.want(a_push(b))
+    await push(b)
     await asyncio.sleep(20)
     b.swallows_before = asyncio.get_running_loop().time()
-    line = a_push(b, content="second")
-    await b.want(line)
+    line = await push(b, content="second")
     assert await warm(b, line, seconds=120) > 20
 
 
@@ -57,8 +67,7 @@ async def test_a_stale_tag_is_pulled_and_is_not_warm_before(b: Bench) -> None:
     b.runtime.push(WEB, "old")
     b.runtime.have(WEB)
     b.runtime.pull_seconds = 20
-    line = a_push(b, content="new")
-    await b.want(line)
+    line = await push(b, content="new")
     async with b.agent():
         await asyncio.sleep(15)
         assert b.state(line) == "pulling"
@@ -67,7 +76,7 @@ async def test_a_stale_tag_is_pulled_and_is_not_warm_before(b: Bench) -> None:
 
 @with_agent
 async def test_an_image_that_another_program_removed_is_back_within_a_minute_and_its_pull(b: Bench) -> None:
-    await warmed(b)
+    await push_warm(b)
     b.runtime.lose(WEB)
     assert await until(lambda: WEB in b.runtime.listed) <= 60 + b.runtime.pull_seconds
     assert len(b.events("image-removed")) == 1
@@ -75,8 +84,7 @@ async def test_an_image_that_another_program_removed_is_back_within_a_minute_and
 
 @with_agent
 async def test_an_image_removed_three_times_within_an_hour_is_left_alone_for_an_hour(b: Bench) -> None:
-    line = a_push(b)
-    await b.want(line)
+    line = await push(b)
     for _ in range(3):
         await warm(b, line)
         b.runtime.lose(WEB)
@@ -93,15 +101,13 @@ async def test_an_image_removed_three_times_within_an_hour_is_left_alone_for_an_
 
 @with_agent
 async def test_a_new_version_of_an_evicted_line_is_pulled_at_once(b: Bench) -> None:
-    line = a_push(b)
-    await b.want(line)
+    line = await push(b)
     for _ in range(3):
         await until(lambda: WEB in b.runtime.listed and b.state(line) == "warm")
         b.runtime.lose(WEB)
         await until(lambda: b.state(line) != "warm" or WEB in b.runtime.listed)
     await until(lambda: b.state(line) == "failed")
-    newer = a_push(b, content="second")
-    await b.want(newer)
+    newer = await push(b, content="second")
     assert await warm(b, newer) < 5
 
 
@@ -134,7 +140,7 @@ async def test_a_second_push_without_a_digest_is_pulled_though_the_tag_is_presen
 
 @with_agent
 async def test_always_pulls_each_version_once_also_when_its_neighbour_of_the_same_image_is_warm(b: Bench) -> None:
-    line = await warmed(b)
+    line = await push_warm(b)
     always = line_of(WEB, name="always", pull=Pull(policy="Always"))
     await b.want(always)
     await warm(b, line, always)
@@ -168,7 +174,7 @@ async def test_a_failing_image_waits_longer_each_time_then_fails_and_does_not_st
     await warm(b, good, seconds=5)
     await until(lambda: b.state(bad) == "waiting")
     await until(lambda: b.state(bad) == "failed")
-    assert json.loads(b.detail(bad))["reason"] == "NotFound"
+    assert b.reason(bad) == "NotFound"
     assert json.loads(b.detail(bad))["attempts"] == 4
     tries = len(b.runtime.pulls)
     await asyncio.sleep(1000)
@@ -182,8 +188,7 @@ async def test_a_new_version_of_a_failed_line_starts_afresh(b: Bench) -> None:
     bad = line_of(WEB, pull=Pull(backoff_limit=0))
     await b.want(bad)
     await until(lambda: b.state(bad) == "failed")
-    good = a_push(b)
-    await b.want(good)
+    good = await push(b)
     assert await warm(b, good) < 5
 
 
@@ -193,8 +198,7 @@ async def test_images_that_hang_until_their_time_is_over_let_new_ones_pass(b: Be
     b.runtime.pull_seconds = 1000
     await b.want(*hanging)
     await asyncio.sleep(30)
-    good = a_push(b, pull=Pull(timeout_seconds=5000))
-    await b.want(good)
+    await push(b, pull=Pull(timeout_seconds=5000))
     await until(lambda: WEB in b.runtime.pulls, seconds=40)
 
 
@@ -217,11 +221,9 @@ async def test_a_line_whose_digest_changes_while_its_image_is_pulled_needs_no_se
     b: Bench,
 ) -> None:
     b.runtime.pull_seconds = 30
-    await b.want(a_push(b, content="first"))
+    await push(b, content="first")
     await until(lambda: b.runtime.running == 1)
-    second = a_push(b, content="second")
-    await b.want(second)
-    await warm(b, second)
+    await push_warm(b, content="second")
     assert b.runtime.pulls == [WEB]
 
 
@@ -238,8 +240,7 @@ async def test_a_pull_of_a_removed_line_is_cancelled_at_the_runtime(b: Bench) ->
 
 @on_node
 async def test_a_restarted_agent_works_from_its_disk_while_the_api_server_is_down(b: Bench) -> None:
-    line = a_push(b)
-    await b.want(line)
+    line = await push(b)
     async with b.killed_agent():
         await warm(b, line)
         await asyncio.sleep(5)
@@ -251,15 +252,12 @@ async def test_a_restarted_agent_works_from_its_disk_while_the_api_server_is_dow
         assert 1 <= len(b.events("api-server-trouble")) <= 3
         b.down = False
         await until(lambda: bool(b.events("api-server-trouble-over")), seconds=35)
-        newer = a_push(b, content="second")
-        await b.want(newer)
-        await warm(b, newer, seconds=35)
+        await push_warm(b, content="second", seconds=35)
 
 
 @on_node
 async def test_a_deleted_configmap_means_not_known_and_nothing_is_forgotten(b: Bench) -> None:
-    line = a_push(b)
-    await b.want(line)
+    line = await push(b)
     async with b.agent():
         await warm(b, line)
         await b.kubernetes.delete(configmaps(NAMESPACE, desired_name(b.node)))
@@ -289,9 +287,7 @@ async def test_a_line_counts_as_removed_only_after_a_consistent_read_and_its_ima
 
 @with_agent
 async def test_a_line_that_replaces_another_is_pulled_before_the_other_counts_as_removed(b: Bench) -> None:
-    old = a_push(b)
-    await b.want(old)
-    await warm(b, old)
+    old = await push_warm(b)
     reads = len(b.requests)
     new = a_push(b, "registry.example.com/shop/other:1", "other")
     await b.want(new, without=(old,))
@@ -338,7 +334,7 @@ async def test_a_short_pull_is_reported_once_when_it_is_warm(b: Bench) -> None:
     await asyncio.sleep(20)
     b.requests.clear()
     b.runtime.pull_seconds = 3
-    await warmed(b)
+    await push_warm(b)
     assert len(b.writes()) == 1
 
 
@@ -346,8 +342,7 @@ async def test_a_short_pull_is_reported_once_when_it_is_warm(b: Bench) -> None:
 async def test_a_long_pull_is_reported_and_logged_while_it_lasts(b: Bench) -> None:
     await asyncio.sleep(20)
     b.runtime.pull_seconds = 100
-    line = a_push(b)
-    await b.want(line)
+    line = await push(b)
     assert 4 < await until(lambda: b.state(line) == "pulling") < 8
     await warm(b, line)
     assert [event["seconds"] for event in b.events("pulling")] == [30, 60, 90]
@@ -372,8 +367,7 @@ async def test_the_first_check_after_a_start_rewrites_the_whole_report(b: Bench)
 
 @on_node
 async def test_a_restart_never_takes_back_what_is_warm(b: Bench) -> None:
-    line = a_push(b)
-    await b.want(line)
+    line = await push(b)
     async with b.agent():
         await warm(b, line)
     (b.state_dir / "state.json").unlink()
@@ -385,14 +379,14 @@ async def test_a_restart_never_takes_back_what_is_warm(b: Bench) -> None:
 
 @with_agent
 async def test_a_report_that_was_deleted_is_written_again_in_full(b: Bench) -> None:
-    line = await warmed(b)
+    line = await push_warm(b)
     await b.kubernetes.delete(REPORT)
     await until(lambda: b.state(line) == "warm", seconds=260)
 
 
 @with_agent
 async def test_a_node_registered_again_adopts_its_report_at_once(b: Bench) -> None:
-    line = await warmed(b)
+    line = await push_warm(b)
     await b.kubernetes.delete(node_path(b.node))
     uid = await b.register_node()
     await b.want(line)
@@ -409,7 +403,7 @@ async def test_a_node_registered_again_adopts_its_report_at_once(b: Bench) -> No
 
 @with_agent
 async def test_a_wrong_owner_in_the_other_configmap_is_doubted_once(b: Bench) -> None:
-    await warmed(b)
+    await push_warm(b)
     b.requests.clear()
     owner = {"apiVersion": "v1", "kind": "Node", "name": b.node, "uid": "not-the-nodes"}
     for i in range(3):
@@ -438,12 +432,11 @@ async def test_an_agent_without_its_node_pulls_and_delays_the_report() -> None:
 
 @on_node
 async def test_a_runtime_that_is_down_at_the_start_is_named_in_one_line_and_waited_for(b: Bench) -> None:
-    line = a_push(b)
-    await b.want(line)
+    line = await push(b)
     b.runtime.unreachable = True
     async with b.agent():
         await until(lambda: b.state(line) == "waiting")
-        assert json.loads(b.detail(line))["reason"] == "RuntimeError"
+        assert b.reason(line) == "RuntimeError"
         await asyncio.sleep(100)
         assert len(b.events("runtime-unreachable")) == 1
         assert b.events("runtime-unreachable")[0]["endpoint"] == "unix:///run/containerd/containerd.sock"
@@ -454,7 +447,7 @@ async def test_a_runtime_that_is_down_at_the_start_is_named_in_one_line_and_wait
 
 @with_agent
 async def test_a_runtime_that_goes_down_has_no_warm_lines_and_pulls_nothing_twice(b: Bench) -> None:
-    line = await warmed(b)
+    line = await push_warm(b)
     b.runtime.unreachable = True
     await until(lambda: b.state(line) == "waiting")
     b.runtime.unreachable = False
@@ -464,7 +457,7 @@ async def test_a_runtime_that_goes_down_has_no_warm_lines_and_pulls_nothing_twic
 
 @with_agent
 async def test_a_short_break_of_the_runtime_is_not_worth_a_write(b: Bench) -> None:
-    await warmed(b)
+    await push_warm(b)
     await asyncio.sleep(10)
     b.requests.clear()
     lists = b.runtime.lists
@@ -479,8 +472,7 @@ async def test_a_short_break_of_the_runtime_is_not_worth_a_write(b: Bench) -> No
 @with_agent
 async def test_a_pull_during_which_the_runtime_dies_is_tried_again_when_it_is_back(b: Bench) -> None:
     b.runtime.pull_seconds = 10
-    line = a_push(b)
-    await b.want(line)
+    line = await push(b)
     await until(lambda: b.runtime.running == 1)
     b.runtime.unreachable = True
     await asyncio.sleep(60)
@@ -520,7 +512,7 @@ async def test_a_pull_that_the_runtime_does_not_list_afterwards_has_failed_and_i
     b.runtime.unlisted.add(line.image)
     await b.want(line)
     await until(lambda: b.state(line) == "failed")
-    assert json.loads(b.detail(line))["reason"] == "RuntimeError"
+    assert b.reason(line) == "RuntimeError"
     assert len(b.runtime.pulls) == 2
 
 
@@ -536,7 +528,7 @@ async def test_lines_beyond_the_limit_are_reported_and_never_pulled(b: Bench) ->
     async with b.agent():
         await warm(b, *lines)
         assert b.state(extra) == "failed"
-        assert json.loads(b.detail(extra))["reason"] == "TooManyLines"
+        assert b.reason(extra) == "TooManyLines"
         assert WEB not in b.runtime.pulls
         await b.want(without=(lines[0],))
         await warm(b, extra)
@@ -561,11 +553,10 @@ async def test_a_configmap_of_a_mebibyte_leads_to_a_report_that_the_cluster_take
 
 @with_agent
 async def test_a_malformed_line_is_logged_once_counted_and_skipped(b: Bench) -> None:
-    line = a_push(b)
-    await b.want(line)
+    line = await push(b)
     await b.patch_desired({"data": {"f" * 16: "not a line", f"{line.key}.hint": '{"x":1}'}})
     await warm(b, line)
-    await b.want(a_push(b, content="second"))
+    await push(b, content="second")
     await asyncio.sleep(5)
     assert [event["key"] for event in b.events("malformed-line")] == ["f" * 16]
     assert b.metrics.registry.get_sample_value("warmhook_lines", {"state": "malformed"}) == 1
@@ -574,8 +565,7 @@ async def test_a_malformed_line_is_logged_once_counted_and_skipped(b: Bench) -> 
 
 @with_agent
 async def test_a_line_of_a_newer_handler_is_reported_in_the_version_that_its_label_has(b: Bench) -> None:
-    line = a_push(b)
-    await b.want(line)
+    line = await push(b)
     fields = json.loads(line.encode()) | {"z": "of tomorrow"}
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
     await b.patch_desired({"data": {line.key: text}})
@@ -617,10 +607,8 @@ async def test_stopping_takes_two_seconds_at_most_when_the_api_server_hangs(b: B
 
 @on_node
 async def test_a_refused_report_is_logged_and_tried_again(b: Bench) -> None:
-    status = {"kind": "Status", "message": "not allowed", "reason": "Forbidden", "code": 403}
-    b.answers[("POST", configmaps(NAMESPACE))] = Response(403, {}, json.dumps(status).encode())
-    line = a_push(b)
-    await b.want(line)
+    b.refuse("POST", configmaps(NAMESPACE), 403, "Forbidden")
+    line = await push(b)
     async with b.agent():
         await asyncio.sleep(200)
         assert len(b.events("report-refused")) == 1
@@ -631,13 +619,11 @@ async def test_a_refused_report_is_logged_and_tried_again(b: Bench) -> None:
 
 @with_agent
 async def test_a_report_that_is_refused_because_of_foreign_fields_is_written_without_them(b: Bench) -> None:
-    await warmed(b)
+    await push_warm(b)
     foreign = {"labels": {"team": "x"}, "annotations": {"note": "x"}, "finalizers": ["example.com/x"]}
     await b.kubernetes.patch(REPORT, {"metadata": foreign})
-    status = {"kind": "Status", "message": "no others", "reason": "Forbidden", "code": 403}
-    b.answers[("PATCH", REPORT)] = Response(403, {}, json.dumps(status).encode())
-    newer = a_push(b, content="second")
-    await b.want(newer)
+    b.refuse("PATCH", REPORT, 403, "Forbidden")
+    newer = await push(b, content="second")
     await until(lambda: bool(b.events("report-refused")))
     b.answers.clear()
     await warm(b, newer, seconds=35)
@@ -655,28 +641,19 @@ async def test_a_report_that_is_refused_because_of_foreign_fields_is_written_wit
 @pytest.mark.parametrize("code", [410, 504])
 @with_agent
 async def test_a_watch_that_is_refused_once_is_begun_again(b: Bench, code: int) -> None:
-    await warmed(b)
-    status = {
-        "kind": "Status",
-        "message": "no",
-        "reason": "Expired" if code == 410 else "Timeout",
-        "code": code,
-    }
-    b.answers[("GET", configmaps(NAMESPACE))] = Response(code, {}, json.dumps(status).encode())
+    await push_warm(b)
+    b.refuse("GET", configmaps(NAMESPACE), code, "Expired" if code == 410 else "Timeout")
     b.server.end_watches()
     await asyncio.sleep(20)
     b.answers.clear()
-    newer = a_push(b, content="second")
-    await b.want(newer)
-    await warm(b, newer, seconds=40)
+    await push_warm(b, content="second", seconds=40)
 
 
 @pytest.mark.parametrize("path", [configmaps(NAMESPACE), node_path("node-1")])
 @pytest.mark.parametrize("body", ["{}", "[]", '{"metadata":null}', '{"metadata":{},"items":[{}]}', "<html>"])
 @on_node
 async def test_an_agent_waits_out_answers_that_are_not_those_of_an_api_server(b: Bench, path: str, body: str) -> None:
-    line = a_push(b)
-    await b.want(line)
+    line = await push(b)
     b.answers[("GET", path)] = Response(200, {}, body.encode())
     async with b.agent():
         await asyncio.sleep(60)
@@ -686,7 +663,7 @@ async def test_an_agent_waits_out_answers_that_are_not_those_of_an_api_server(b:
 
 @with_agent
 async def test_a_restarted_api_server_with_a_forgotten_history_is_read_again(b: Bench) -> None:
-    await warmed(b)
+    await push_warm(b)
     await asyncio.sleep(30)
     newer = a_push(b, content="second")
     b.server.end_watches()
@@ -697,12 +674,11 @@ async def test_a_restarted_api_server_with_a_forgotten_history_is_read_again(b: 
 
 @with_agent
 async def test_an_api_server_that_is_back_and_has_forgotten_its_history_is_read_without_another_wait(b: Bench) -> None:
-    await warmed(b)
+    await push_warm(b)
     b.down = True
     b.server.end_watches()
     await asyncio.sleep(300)
-    newer = a_push(b, content="second")
-    await b.want(newer)
+    newer = await push(b, content="second")
     b.server.compact()
     known = len(b.requests)
     b.down = False
@@ -748,8 +724,7 @@ async def test_a_runtime_that_accepts_requests_without_answering_is_logged_and_n
             return await super().images()
 
     runtime = b.runtime = Stopped()
-    line = a_push(b)
-    await b.want(line)
+    line = await push(b)
     async with b.agent():
         await warm(b, line)
         runtime.stopped = True
@@ -767,8 +742,7 @@ async def test_a_pull_that_ends_at_its_time_limit_has_timed_out_whatever_the_err
             raise PullFailed("RuntimeError", "Stream removed")
 
     b.runtime = Removed()
-    line = a_push(b, pull=Pull(timeout_seconds=30, backoff_limit=0))
-    await b.want(line)
+    line = await push(b, pull=Pull(timeout_seconds=30, backoff_limit=0))
     async with b.agent():
         await until(lambda: b.state(line) == "failed")
         assert json.loads(b.detail(line)) == {
@@ -786,7 +760,7 @@ async def test_a_node_does_not_pull_from_itself_unless_it_is_allowed(b: Bench, h
     async with b.agent():
         await warm(b, other)
         assert b.state(line) == "failed"
-        assert json.loads(b.detail(line))["reason"] == "Refused"
+        assert b.reason(line) == "Refused"
         await asyncio.sleep(3600)
         assert b.runtime.pulls == [WEB]
     b.allow_local_registries = True
@@ -797,8 +771,7 @@ async def test_a_node_does_not_pull_from_itself_unless_it_is_allowed(b: Bench, h
 @on_node
 async def test_a_state_folder_that_cannot_be_written_is_logged_now_and_then(b: Bench) -> None:
     b.state_dir.write_text("a file")
-    line = a_push(b)
-    await b.want(line)
+    line = await push(b)
     async with b.agent():
         await warm(b, line)
         await asyncio.sleep(3600)

@@ -72,7 +72,7 @@ async def test_an_image_that_cannot_run_is_failed_whatever_containerd_answers_al
             async with b.agent(runtime=place.runtime, check_seconds=1):
                 for reason, line in lines:
                     await until(lambda line=line: b.state(line) == "failed", seconds=30)  # type: ignore[misc]
-                    assert json.loads(b.detail(line))["reason"] == reason
+                    assert b.reason(line) == reason
                 assert not b.report().warm
 
 
@@ -88,7 +88,7 @@ async def test_an_image_with_an_endless_configuration_is_failed_and_holds_up_no_
         await b.want(*lines)
         async with b.agent(runtime=place.runtime, check_seconds=1):
             await until(lambda: [b.state(line) for line in lines] == ["warm", "failed", "failed"], seconds=60)
-            assert all(json.loads(b.detail(line))["reason"] == "NotRunnable" for line in lines[1:])
+            assert all(b.reason(line) == "NotRunnable" for line in lines[1:])
 
 
 @real_time

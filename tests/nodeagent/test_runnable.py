@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Collection
 
 import pytest
@@ -29,11 +28,6 @@ def a_line(*, digest: str = "", pushed_at: str = "", name: str = "web", retries:
     return Line(ObjectKey("shop", name), WEB, digest, pushed_at, Pull(backoff_limit=retries))
 
 
-def reason(b: Bench, line: Line) -> str:
-    found: str = json.loads(b.detail(line) or "{}").get("reason", "")
-    return found
-
-
 @on_node
 async def test_an_image_that_could_not_be_unpacked_is_still_failed_after_a_restart_of_the_agent(b: Bench) -> None:
     line = a_line(retries=3)
@@ -49,7 +43,7 @@ async def test_an_image_that_could_not_be_unpacked_is_still_failed_after_a_resta
         async with b.agent():
             await until(lambda pulls=pulls: len(b.runtime.pulls) > pulls)  # type: ignore[misc]
             await asyncio.sleep(10)
-            assert (b.state(line), reason(b, line)) == ("failed", "NotRunnable")
+            assert (b.state(line), b.reason(line)) == ("failed", "NotRunnable")
 
 
 @pytest.mark.parametrize("later", ["Network", "RateLimited", "Timeout"])
@@ -63,7 +57,7 @@ async def test_an_image_that_could_not_be_unpacked_is_not_warm_after_another_kin
     await b.want(line)
     await until(lambda: b.state(line) == "failed")
     b.runtime.listed[f"{NAME}@{digest_of('whole')}"] = b.runtime.listed[WEB]
-    await until(lambda: reason(b, line) == later, seconds=600)
+    await until(lambda: b.reason(line) == later, seconds=600)
     assert b.state(line) != "warm"
     pulls = len(b.runtime.pulls)
     await until(lambda: b.state(line) == "warm", seconds=4000)
@@ -98,7 +92,7 @@ async def test_an_image_that_is_pulled_without_an_error_and_cannot_run_is_failed
     await b.want(line)
     for _ in range(2):
         async with b.agent():
-            await until(lambda: reason(b, line) == expected)
+            await until(lambda: b.reason(line) == expected)
             await until(lambda: b.state(line) == "failed")
             assert b.events("pull")[-1]["reason"] == expected
 

@@ -8,7 +8,7 @@ import statistics
 
 import pytest
 
-from tests.support.agents import Bench, a_push, on_node, warm, with_agent
+from tests.support.agents import Bench, a_push, on_node, push, warm, with_agent
 from tests.support.instant import until
 from warmhook.node_lines import Line
 from warmhook.ports import PullFailed
@@ -96,8 +96,7 @@ async def test_a_pull_that_gives_way_has_timed_out_and_is_tried_again(b: Bench) 
     async with b.agent():
         await b.want(*long)
         await until(lambda: b.runtime.running == 2, seconds=120)
-        line = a_push(b)
-        await b.want(line)
+        line = await push(b)
         assert await warm(b, line, seconds=GIVE_WAY_SECONDS + 60) > 300
         [stopped] = [line for line in long if line.image in b.runtime.cancelled]
         assert b.events("pull")[0]["reason"] == "Timeout"

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from adapters.clock import Budget
-from tests.support.agents import Bench, a_push, line_of, on_node, warm, with_agent
+from tests.support.agents import Bench, a_push, line_of, on_node, push, warm, with_agent
 from tests.support.instant import until
 from warmhook.node_lines import Line
 from warmhook.node_report import TEXT_BYTES
@@ -95,9 +95,9 @@ async def test_messages_of_any_length_and_script_leave_the_report_small_and_writ
 
 @with_agent
 async def test_states_that_change_for_ever_are_written_ever_more_rarely(b: Bench) -> None:
-    await b.want(a_push(b))
+    await push(b)
     for step in range(250):
-        await b.want(a_push(b, content=f"{step}"))
+        await push(b, content=f"{step}")
         await asyncio.sleep(3)
     assert len(b.writes()) <= 120 + 750 / 30 + 10
 

@@ -21,6 +21,7 @@ from adapters.clock import Clock
 from adapters.kubernetes.client import Kubernetes, NotFound
 from adapters.kubernetes.paths import NODES, configmaps
 from adapters.kubernetes.paths import node as node_path
+from adapters.tasks import in_background
 from devcluster.apiserver import ApiServer, InProcessTransport
 from nodeagent.agent import Agent
 from nodeagent.context import Context
@@ -43,8 +44,9 @@ __all__ = [
     "bench",
     "line_of",
     "on_node",
+    "push",
+    "push_warm",
     "warm",
-    "warmed",
     "with_agent",
 ]
 
@@ -103,12 +105,8 @@ class Bench:
     async def killed_agent(self) -> AsyncIterator[Agent]:
         """A running agent that ends without any last word."""
         running = self.new_agent()
-        task = asyncio.create_task(running.run(asyncio.Event()), name="agent")
-        try:
+        async with in_background(running.run(asyncio.Event()), "agent"):
             yield running
-        finally:
-            task.cancel()
-            await asyncio.wait((task,))
 
     def new_agent(self, runtime: Runtime | None = None, check_seconds: int = 45) -> Agent:
         """An agent that does not run yet; of the bench's own runtime, or of a real one."""
@@ -198,6 +196,16 @@ class Bench:
         text: str = (stored.get("data") or {}).get(line.key, "")
         return text
 
+    def reason(self, line: Line) -> str:
+        """The report's reason for a line; empty where there is none."""
+        reason: str = json.loads(self.detail(line) or "{}").get("reason", "")
+        return reason
+
+    def refuse(self, method: str, path: str, code: int, reason: str) -> None:
+        """Refuse these requests of the agent with a `Status`."""
+        status = {"kind": "Status", "message": "not allowed", "reason": reason, "code": code}
+        self.answers[(method, path)] = Response(code, {}, json.dumps(status).encode())
+
     def writes(self) -> list[float]:
         """When the agent wrote."""
         return [at for at, method, _ in self.requests if method != "GET"]
@@ -258,11 +266,17 @@ async def warm(b: Bench, *lines: Line, seconds: float = 120) -> float:
     return await until(lambda: all(b.state(line) == "warm" for line in lines), seconds=seconds)
 
 
-async def warmed(b: Bench) -> Line:
-    """A line that was just pushed and is warm already."""
-    line = a_push(b)
+async def push(b: Bench, image: str = WEB, content: str = "first", *, pull: Pull | None = None) -> Line:
+    """Push an image, and write its line as handlers do."""
+    line = a_push(b, image, content, pull=pull)
     await b.want(line)
-    await warm(b, line)
+    return line
+
+
+async def push_warm(b: Bench, image: str = WEB, content: str = "first", *, seconds: float = 120) -> Line:
+    """Push an image, and let time pass until its line is warm."""
+    line = await push(b, image, content)
+    await warm(b, line, seconds=seconds)
     return line
 
 
