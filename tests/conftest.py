@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from typing import Final
 
@@ -15,7 +16,10 @@ from hypothesis import settings
 
 from adapters import logs
 
-settings.register_profile("quick", max_examples=15, deadline=None)
+# pytest keeps test modules as it compiles them, or each process would spend seconds on their assertions again.
+sys.dont_write_bytecode = False
+
+settings.register_profile("quick", max_examples=10, deadline=None)
 settings.register_profile("thorough", max_examples=100, deadline=None)
 settings.register_profile("nightly", max_examples=1000, deadline=None)
 settings.load_profile("quick")

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from random import Random
 
+import pytest
+
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.warmimage import warmimage_crd
@@ -19,6 +21,8 @@ from tests.handlers.test_webhook_certificate import CONFIGURATIONS, configuratio
 from tests.handlers.world import HOST, NAMESPACE, START, World
 from tests.support.instant import instant
 from warmhook.ports import Response, Unreachable
+
+pytestmark = pytest.mark.slow
 
 HOUR = 3600
 # After an hour they are asked for every five minutes.

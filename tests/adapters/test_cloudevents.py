@@ -97,6 +97,7 @@ def test_a_body_that_is_no_event_is_refused(content_type: str, body: Any) -> Non
         read(content_type, body)
 
 
+@pytest.mark.slow
 @given(st.sampled_from([STRUCTURED, BATCHED, "application/json", ""]), st.binary(max_size=200))
 def test_a_body_of_any_bytes_is_read_or_refused(content_type: str, body: bytes) -> None:
     headers = {"content-type": content_type, "ce-id": "1", "ce-source": "/", "ce-type": "t", "ce-specversion": "1.0"}

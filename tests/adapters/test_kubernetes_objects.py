@@ -253,6 +253,7 @@ def test_an_object_reads_back_as_its_value(warmimage: WarmImage) -> None:
     assert read_warmimage(json.loads(json.dumps(warmimage_object(warmimage)))) == warmimage
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(warmimages, warmimages)
 def test_a_patch_turns_any_warmimage_into_any_other(one: WarmImage, other: WarmImage) -> None:

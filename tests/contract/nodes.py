@@ -218,7 +218,7 @@ def open_site() -> Iterator[Site]:
         shutil.rmtree(root)
 
 
-_KINDS = ("embedded", pytest.param("containerd", marks=pytest.mark.containerd))
+_KINDS = (pytest.param("embedded", marks=pytest.mark.slow), pytest.param("containerd", marks=pytest.mark.containerd))
 
 
 def on_each_runtime(case: Callable[..., Awaitable[None]]) -> Callable[..., None]:

@@ -15,6 +15,8 @@ from tests.delivery.receiver import ECR_HOST, HOST, SECRET, Fault, Receiver
 from tests.delivery.senders import ALL, Distribution, EventBridge, GitHub, Harbor, Image, PubSub, Quay, Sender, Trigger
 from tests.support.instant import instant, until
 
+pytestmark = pytest.mark.slow
+
 FAULTS: Final[tuple[Fault, ...]] = tuple(fault for fault in get_args(Fault) if fault)
 # The API server of a cluster with one control plane node takes as long to restart; Quay and GitHub wait longer.
 LONGEST_FAULT_SECONDS: Final = 6.0
@@ -120,7 +122,6 @@ async def test_no_accepted_push_is_lost_and_no_sender_is_blocked_while_the_api_s
     await _send_through_trouble(seed, events=105, restarts=False)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.nightly) for seed in range(2, 9))])
 @instant
 async def test_no_accepted_push_of_a_thousand_is_lost_through_faults_and_restarts(seed: int) -> None:

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from adapters.kubernetes.warmimage import warmimage_crd
 from devcluster.apiserver import ApiServer
 
+pytestmark = pytest.mark.slow
+
 _COLLECTIONS = {
     "namespaces": "/api/v1/namespaces",
     "nodes": "/api/v1/nodes",

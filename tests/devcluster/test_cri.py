@@ -153,6 +153,7 @@ async def test_the_rest_of_cri_is_unimplemented(folder: Path) -> None:
         assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
+@pytest.mark.slow
 @in_a_folder
 async def test_a_killed_program_takes_no_half_written_file_for_a_blob(folder: Path) -> None:
     async with _stalled(folder) as registry:

@@ -152,6 +152,7 @@ def test_a_stalled_answer_does_not_delay_the_end_of_the_registry(root: Path, log
     asyncio.run(asyncio.wait_for(run(), 20))
 
 
+@pytest.mark.slow
 def test_the_program_prints_its_host_logs_json_and_ends_on_sigterm(root: Path) -> None:
     command = [sys.executable, "-m", "devcluster.registry", "--port", "0", "--root", str(root)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

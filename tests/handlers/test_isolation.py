@@ -362,6 +362,7 @@ async def test_a_configmap_under_a_name_that_means_nothing_is_nobodys(world: Wor
     assert found == {"no-node", "copied", desired_name("a")}
 
 
+@pytest.mark.slow
 @in_world(patterns=False)
 async def test_every_warmimage_has_its_status_after_a_few_syncs_that_had_too_little_time(world: World) -> None:
     await world.add_nodes("a")
@@ -560,6 +561,7 @@ async def test_a_warmimage_that_cannot_be_used_says_so_in_its_status_and_in_one_
 # --- nodes -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @in_world(patterns=False, write_bytes=0)
 async def test_hundreds_of_new_nodes_are_written_in_one_go(world: World) -> None:
     names = [f"n{number:03}" for number in range(500)]

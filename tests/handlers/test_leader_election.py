@@ -8,12 +8,16 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+import pytest
+
 from adapters.kubernetes import paths
 from devcluster.apiserver import InProcessTransport
 from tests.handlers.world import NAMESPACE, World, in_world, run_in_world, status
 from warmhook.events import Event
 from warmhook.leader_election import LEASE_SECONDS, POLL_SECONDS
 from warmhook.ports import Object, Response, Unreachable
+
+pytestmark = pytest.mark.slow
 
 LEASE = paths.leases(NAMESPACE, "warmhook-watch")
 

@@ -24,6 +24,8 @@ from handlers.serving.limits import Limits, limited
 from handlers.serving.server import Server, TlsServer, uvicorn_config
 from tests.real.programs import eventually
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 3
 UNTAKEN_SECONDS = 3.0
 # More than the buffers of both kernels hold.

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from tests.handlers.world import World, digest, in_world
+
+pytestmark = pytest.mark.slow
 
 NODES = 100
 PUSHES = 20

@@ -126,6 +126,7 @@ def test_a_mistake_in_the_configuration_is_named_by_its_key(text: str, names: st
     assert "the-secret" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_only_the_configured_kinds_are_imported(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(f"sources: [{GOOD}]")
@@ -288,6 +289,7 @@ def test_web_without_an_api_server_serves_and_ends_with_0_when_it_is_asked_to(
     assert lines[-1]["event"] == "web-stopped"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "without"),
     [("handlers", ()), ("handlers.watch", ("pydantic",)), ("nodeagent", ("pydantic", "cryptography", "uvloop"))],
@@ -303,6 +305,7 @@ def test_a_program_starts_without_libraries_that_it_seldom_needs(module: str, wi
     assert not absent & imported
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["handlers", "handlers.watch", "nodeagent"])
 def test_a_program_that_is_asked_to_stop_while_it_starts_ends_with_0(module: str) -> None:
     # Stopped where the imports begin, so that the signal comes before the program has handlers of its own.
@@ -320,6 +323,7 @@ runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["handlers", "handlers.watch", "nodeagent"])
 def test_a_program_starts_as_a_user_without_a_name_and_without_an_environment(module: str, tmp_path: Path) -> None:
     # What `pathlib.Path.home` meets there; a test that does not run as root cannot become another user.

@@ -254,6 +254,7 @@ async def test_a_node_that_is_refused_for_good_is_left_to_the_sync(world: World)
     assert {len(lines) for lines in (await world.lines()).values()} == {2}
 
 
+@pytest.mark.slow
 @in_world()
 async def test_after_twenty_seconds_the_rest_is_left_to_the_repeat_which_patches_only_what_differs(
     world: World,
@@ -291,6 +292,7 @@ async def test_bytes_are_written_within_the_budget(world: World) -> None:
     assert 3 <= world.monotonic() <= 10
 
 
+@pytest.mark.slow
 @in_world()
 async def test_a_small_projection_does_not_wait_for_a_large_one(world: World) -> None:
     await world.add_nodes(*(f"n{i:03}" for i in range(300)))
@@ -372,6 +374,7 @@ async def test_a_warmimage_that_is_deleted_and_made_again_ends_as_it_is_now(worl
     assert await world.lines() == {"a": [f"{HOST}/shop/again:v1"]}
 
 
+@pytest.mark.slow
 @in_world()
 async def test_a_configmap_that_vanishes_in_the_middle_comes_back_with_all_its_lines(world: World) -> None:
     await world.add_nodes("a")
@@ -394,6 +397,7 @@ async def fill(world: World, count: int) -> None:
         await world.add_warmimage(f"w{number:03}", f"{HOST}/{repository}:v1")
 
 
+@pytest.mark.slow
 @in_world()
 async def test_a_full_node_refuses_the_least_important_lines_and_takes_them_when_there_is_room(world: World) -> None:
     await world.add_nodes("a")
@@ -420,6 +424,7 @@ async def test_a_full_node_refuses_the_least_important_lines_and_takes_them_when
     assert "warmhook.dev/refused" not in obj["metadata"]["annotations"]
 
 
+@pytest.mark.slow
 @in_world()
 async def test_on_a_full_node_the_newest_has_room_and_a_loud_namespace_takes_none_of_another(world: World) -> None:
     await world.add_nodes("a")
@@ -443,6 +448,7 @@ async def test_on_a_full_node_the_newest_has_room_and_a_loud_namespace_takes_non
     assert IMAGE in images
 
 
+@pytest.mark.slow
 @in_world()
 async def test_what_is_pushed_to_a_node_without_room_has_room_at_once(world: World) -> None:
     await world.add_nodes("a")

@@ -119,6 +119,7 @@ events = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(events, st.randoms(use_true_random=False))
 def test_repeats_and_order_change_nothing(given_: list[tuple[str, str, int]], random: Random) -> None:
@@ -148,6 +149,7 @@ async def test_requests_within_a_tenth_of_a_second_share_one_list_of_the_policie
     assert lists(world) == 2
 
 
+@pytest.mark.slow
 def test_the_globs_of_a_policy_are_compiled_once_and_read_a_push_once(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled, read = [], []
     init, matching = Globs.__init__, Globs.matching

@@ -1,8 +1,9 @@
-"""What does a folder of manifests amount to? As much of kustomize as ours use; a test compares it with kubectl's."""
+"""Render a folder of manifests with as much of kustomize as ours use; a test compares the result with kubectl's."""
 
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -20,11 +21,16 @@ KNATIVE: Final = _KNATIVE_FOLDER / "overlays" / "knative"
 
 def render(folder: Path) -> list[Object]:
     """The objects of the folder's kustomization. Generated ConfigMaps keep their plain names."""
+    return copy.deepcopy(_render(folder))
+
+
+@functools.cache
+def _render(folder: Path) -> list[Object]:
     kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
     objects: list[Object] = []
     for name in kustomization["resources"]:
         path = folder / name
-        objects += render(path) if path.is_dir() else list(yaml.safe_load_all(path.read_text()))
+        objects += render(path) if path.is_dir() else list(yaml.load_all(path.read_text(), yaml.CSafeLoader))
     for generator in kustomization.get("configMapGenerator", []):
         objects.append(_generated(folder, generator))
     for patch in kustomization.get("patches", []):

@@ -12,6 +12,8 @@ from tests.manifests.calls import PARTS, Call, record, requested
 from tests.manifests.rendered import BASE, KNATIVE, find, pod_templates, render
 from warmhook.ports import Object
 
+pytestmark = pytest.mark.slow
+
 BOTH: Final = {"base": render(BASE), "knative": render(KNATIVE)}
 # Which parts are one process, and so one account.
 ACCOUNTS: Final[dict[str, dict[str, set[str]]]] = {

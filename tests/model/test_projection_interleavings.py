@@ -175,6 +175,7 @@ def play_all(case: Case, deaths: Sequence[tuple[int, int]] = ((-1, 0),)) -> None
     instantly(main())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fresh", [False, True], ids=["present", "fresh"])
 def test_two_projections_end_at_the_newest_generation(*, fresh: bool) -> None:
     play_all(Case(nodes=1, fresh=fresh))

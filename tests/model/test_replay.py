@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
 
+import pytest
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
@@ -14,6 +15,8 @@ from tests.model.history import HOST, Image, Rule, Spec
 from tests.model.running import GENERATED, SEED, play, settle
 from tests.model.steps import NODES
 from tests.model.world import NAMESPACE, World, world
+
+pytestmark = pytest.mark.slow
 
 IMAGES = [Image(f"{HOST}/shop/{name}", tag) for name in ("app", "web") for tag in ("v1", "v2", "v3", "v4")]
 """Twice as many as are kept."""

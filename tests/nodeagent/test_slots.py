@@ -15,6 +15,8 @@ from warmhook.ports import PullFailed
 from warmhook.pull_queue import GIVE_WAY_SECONDS, SLOW_SECONDS
 from warmhook.warmimages import ObjectKey, Pull
 
+pytestmark = pytest.mark.slow
+
 HOUR = 3600
 
 

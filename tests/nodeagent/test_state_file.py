@@ -85,6 +85,7 @@ def test_a_write_that_fails_leaves_the_old_state(tmp_path: Path) -> None:
     assert state_file(tmp_path).load() == STATE
 
 
+@pytest.mark.slow
 def test_two_saves_at_once_leave_one_of_both_whole(tmp_path: Path) -> None:
     """An agent that is told to stop while it saves saves once more."""
     file = state_file(tmp_path)

@@ -15,6 +15,8 @@ from warmhook.node_report import report_name
 from warmhook.pull_failures import FailureReason
 from warmhook.warmimages import ObjectKey, Pull
 
+pytestmark = pytest.mark.slow
+
 REASONS: list[FailureReason] = ["Network", "RateLimited", "Timeout", "NotRunnable"]
 IMAGES = [f"registry.example.com/shop/web{i}:1" for i in range(6)]
 

@@ -15,6 +15,8 @@ from warmhook.ports import PullFailed
 from warmhook.pull_failures import FailureReason
 from warmhook.warmimages import Pull
 
+pytestmark = pytest.mark.slow
+
 HOUR = 3600
 
 

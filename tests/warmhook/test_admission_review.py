@@ -211,6 +211,7 @@ def test_any_json_is_answered(body: Any) -> None:
     answered(body)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(bent_reviews())
 def test_any_bent_review_is_answered(body: Any) -> None:

@@ -157,6 +157,7 @@ def value_of(node: dict[str, Any]) -> Node:
     return Node(metadata["name"], "u", metadata["labels"], taints, node["spec"]["unschedulable"])
 
 
+@pytest.mark.slow
 def test_for_a_thousand_pods_and_nodes_both_implementations_agree() -> None:
     rng = Random(20)
     feasible = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -191,6 +192,7 @@ def test_images_that_were_slow_hold_half_of_the_slots_at_most_and_stop_nothing(
     assert plan.stop == []
 
 
+@pytest.mark.slow
 @settings(max_examples=50)
 @given(RUNNING, st.integers(1, 4), SETS)
 def test_no_more_pulls_are_stopped_than_wait_and_none_twice(

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import grpc.aio
 import httpx
+import pytest
 from cri_api.v1 import api_pb2 as cri
 from google.protobuf.json_format import MessageToDict  # type: ignore[import-untyped]
 
@@ -94,6 +95,7 @@ async def serve_runtime(path: str) -> AsyncIterator[Runtime]:
         await server.stop(grace=0)
 
 
+@pytest.mark.slow
 def test_an_agent_pulls_reports_and_counts_as_recorded() -> None:
     async def main() -> dict[str, Any]:
         # The path of a socket has at most 107 bytes.
