@@ -65,7 +65,7 @@ class Backoff:
     def __init__(
         self, clock: Clock, *, first_seconds: float, longest_seconds: float, longest_asked_seconds: float | None = None
     ) -> None:
-        """A server may ask for `longest_asked_seconds` at most; `None`: for `longest_seconds`."""
+        """A server may request `longest_asked_seconds` at most; `None`: `longest_seconds`."""
         self._clock, self._first, self._longest = clock, first_seconds, longest_seconds
         self._longest_asked = longest_seconds if longest_asked_seconds is None else longest_asked_seconds
         self._next = first_seconds

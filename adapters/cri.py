@@ -139,7 +139,7 @@ class _CriRuntime:
                 raise unreachable from error
             message = sanitize(without_server_words(text), secrets=_secrets(credentials) if credentials else ())
             if error.code() == _C.DEADLINE_EXCEEDED:
-                # gRPC's own text says that a stream was removed.
+                # The message of gRPC itself is about a removed stream.
                 message = f"the pull took longer than {timeout_seconds:g} s"
             raise PullFailed(failure_reason(error.code().name, text), message) from None
         return str(answer.image_ref)

@@ -19,7 +19,7 @@ LOG_MODES: Final[tuple[LogMode, ...]] = ("json", "console", "auto")
 
 
 class Log(Protocol):
-    """What writes events; structlog's loggers do."""
+    """A logger of events, such as those of structlog."""
 
     def info(self, event: str, /, **fields: Any) -> Any:
         """Something happened as it should."""
@@ -108,7 +108,7 @@ _LOG: Final = _Log()
 
 
 class _JsonFormatter(logging.Formatter):
-    """What libraries log, in the form of events."""
+    """The log messages of libraries, in the form of events."""
 
     def format(self, record: logging.LogRecord) -> str:
         error = record.exc_info[1] if record.exc_info else None

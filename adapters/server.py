@@ -15,5 +15,5 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave them to the program."""
+        """Install no signal handlers."""
         yield

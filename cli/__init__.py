@@ -1,1 +1,1 @@
-"""The command `warmhook`: see it work, try policies, print CRDs, read a delivery."""
+"""Run the command `warmhook`: demo, development cluster, CRDs, reading a delivery."""

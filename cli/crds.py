@@ -1,4 +1,4 @@
-"""`warmhook crds`: the CustomResourceDefinitions, as `kubectl apply` takes them."""
+"""Print the CustomResourceDefinitions: `warmhook crds`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`warmhook demo`: a push becomes an image on every node, in one terminal."""
+"""Show a push becoming an image on every node, in one terminal: `warmhook demo`."""
 
 from __future__ import annotations
 

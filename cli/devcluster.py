@@ -1,4 +1,4 @@
-"""`warmhook devcluster`: a cluster on this machine to try policies on, until Ctrl-C."""
+"""Run a cluster on this machine to try policies, until Ctrl-C: `warmhook devcluster`."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ __all__ = ["Failed", "Unusable", "needing_dev_extra"]
 
 
 class Unusable(click.ClickException):
-    """The command cannot start as it was called; the message says what to do."""
+    """The command cannot start with these arguments; the message says what to do."""
 
     exit_code = 2
 

@@ -1,4 +1,4 @@
-"""`warmhook`: the command that a person types."""
+"""Define the command `warmhook`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Show what Warmhook makes of one delivery: `warmhook parse KIND [FILE]`.
+"""Show how Warmhook reads one delivery: `warmhook parse KIND [FILE]`.
 
 Needs no configuration: nothing is authenticated, no host is refused, nothing is sent anywhere.
 """
@@ -35,13 +35,13 @@ _TELLING: Final = (
     *("not-runnable", "not-a-container", "unknown-event", "not-a-push", "ping", "handshake"),
 )
 
-# Where Warmhook's own Pods are; without configuration nobody says otherwise.
+# The default namespace of Warmhook's own Pods.
 _OWN_NAMESPACE: Final = "warmhook-system"
 
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """What the command was given."""
+    """The arguments of the command."""
 
     content: bytes
     headers: Mapping[str, str]
@@ -51,7 +51,7 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a reader found, in the order of the events."""
+    """The results of a reader, in the order of the events."""
 
     references: list[str]
     skips: list[str]

@@ -30,7 +30,7 @@ from handlers.sources import Configuration, read_configuration
 
 
 async def run(settings: Settings, configuration: Configuration) -> None:
-    """Serve until the process is asked to stop. Raises `BadSetting` if a port is taken."""
+    """Serve until a signal to stop. Raises `BadSetting` if a port is in use."""
     log, metrics = get_logger(), Metrics()
     api_server = open_transport(settings.kubeconfig, user_agent="warmhook-web")
     async with api_server as transport, open_event_sink(settings) as post:

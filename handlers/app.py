@@ -57,7 +57,7 @@ _NO_SOURCE: Final = "no such source; the last part of the path is a name from WA
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What the program opened for `web`."""
+    """The objects that the program opened for `web`."""
 
     transport: Transport
     credentials: Credentials
@@ -79,7 +79,7 @@ class Web:
         self.metrics = metrics = resources.metrics
         lanes = Lanes()
         self._kubernetes = Kubernetes(resources.transport, count=metrics.count_api_request, lanes=lanes)
-        # A sender waits for its push to be accepted, nobody for what follows.
+        # A sender waits until its push is accepted, but not for the following work.
         accepting = Kubernetes(resources.transport, count=metrics.count_api_request, lanes=lanes, urgent=True)
         cache = PolicyCache()
         pushes = Pushes(_context(settings, accepting, clock, cache))
@@ -205,7 +205,7 @@ class _UnknownSource(Exception):
 
 
 class _Unauthorized(Exception):
-    """The caller may not post events."""
+    """The client may not post events."""
 
 
 class _Endpoints:
@@ -243,7 +243,7 @@ class _Endpoints:
         return Response(status_code=204)
 
     async def dead_letter(self, request: Request) -> Response:
-        # Read to its end and dropped: the headers say what happened.
+        # Read to its end and dropped: only the headers count.
         await self._bodies.read(request.stream())
         self._dead_letters.take(dict(request.headers))
         return Response(status_code=202)
@@ -285,7 +285,7 @@ def _check_may_post(settings: Settings, authorization: str) -> None:
 
 
 def _on_the_loop(answer: Callable[[Request, Exception], Response]) -> ExceptionHandler:
-    """Starlette runs plain functions in a pool of threads, which a flood of refusals would fill."""
+    """An async handler: Starlette runs plain functions in a pool of threads, which many rejections would fill."""
 
     async def handler(request: Request, error: Exception) -> Response:
         return answer(request, error)

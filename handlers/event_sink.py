@@ -44,7 +44,7 @@ _log = get_logger()
 EVENTS_SECONDS: Final = 30.0
 """How long the sender waits for the handlers: they answer after 27 seconds at most."""
 SINK_SECONDS: Final = 270.0
-"""How long a post to a sink waits for its answer.
+"""The time-out of a post to a sink.
 
 A Knative Broker in memory answers when every subscriber has, repeats and dead letter included. If the connection is
 closed before, the repeats end. So this is longer than all of them, which knative/overlays/knative/eventing.yaml sets,
@@ -61,7 +61,7 @@ _GRACE_SECONDS: Final = 5.0
 
 
 class RetryLater(Exception):
-    """The event was not taken now."""
+    """The event was not accepted; a later attempt may succeed."""
 
     def __init__(self, problem: str, retry_after_seconds: float | None = None) -> None:
         super().__init__(problem)
@@ -69,7 +69,7 @@ class RetryLater(Exception):
 
 
 class Refused(Exception):
-    """The event will never be taken."""
+    """The event will never be accepted."""
 
 
 Post: TypeAlias = Callable[[Event], Awaitable[None]]
@@ -143,7 +143,7 @@ async def open_event_sink(settings: Settings) -> AsyncIterator[Post | None]:
             except TimeoutError as error:
                 raise RetryLater(f"{shown}: no answer within {seconds:g} seconds") from error
             except httpx.HTTPError as error:
-                # The text of a time-out is empty.
+                # The message of a time-out is empty.
                 raise RetryLater(f"{shown}: {str(error) or type(error).__name__}") from error
             raise_for_status(answer, shown)
 
@@ -214,7 +214,7 @@ class Publisher:
         self._dropping = False
 
     def publish(self, events: Sequence[Event]) -> None:
-        """Queue events, and drop those for which there is no room. Waits for nothing."""
+        """Queue events, and drop those without room. Never waits."""
         for event in events:
             size = len(write_event(event))
             if len(self._queue) >= QUEUE_MAX or self._bytes + size > QUEUE_BYTES:
@@ -225,7 +225,7 @@ class Publisher:
             self._next()
 
     async def drain(self, seconds: float) -> None:
-        """Wait until everything is published, for so long at most, and drop the rest."""
+        """Wait until everything is published, at most `seconds`, and drop the rest."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while self._posting:
@@ -265,6 +265,6 @@ class Publisher:
     def _drop(self, event: Event) -> None:
         self._count("dropped")
         if not self._dropping:
-            # Once, until there is room again: the metric counts the others.
+            # Log once until there is room again: the metric counts the others.
             _log.warning("publish-dropped", event_id=event.id, waiting=len(self._queue), posting=len(self._posting))
             self._dropping = True

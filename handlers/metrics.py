@@ -8,7 +8,7 @@ __all__ = ["Metrics"]
 
 
 class Metrics:
-    """The metrics of one process, in a registry of its own."""
+    """The metrics of one process, in its own registry."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -58,19 +58,19 @@ class Metrics:
         )
 
     def count_api_request(self, kind: str, verb: str, code: str) -> None:
-        """One answer of the API server, or none (`unreachable`)."""
+        """Count one answer of the API server, or none (`unreachable`)."""
         self._api_requests.labels(kind, verb, code).inc()
 
     def count_hint(self, result: str) -> None:
-        """One queued admission was `handled`, or `failed` and was dropped."""
+        """Count one queued admission: `handled`, or `failed` and dropped."""
         self._hints.labels(result).inc()
 
     def count_dead_letter(self, kind: str, code: str) -> None:
-        """One event of a type was not taken by a subscriber that answered `code`."""
+        """Count one event of a type that a subscriber rejected with `code`."""
         self._dead_letters.labels(kind, code).inc()
 
     def count_published(self, result: str) -> None:
-        """One event `published`, one `failed`, or one `dropped`."""
+        """Count one event: `published`, `failed` or `dropped`."""
         self._published.labels(result).inc()
 
     def exposition(self) -> bytes:

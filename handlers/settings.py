@@ -28,19 +28,19 @@ _MORE_ROUTES: Final = frozenset({"dead-letters"})
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How one `web` or `watch` runs."""
+    """The settings of one `web` or `watch`."""
 
     port: int = 8080
     tls_port: int = 0
-    """Where the same routes are served over TLS, which admission needs; 0: nowhere."""
+    """The port of the same routes over TLS, which admission needs; 0: none."""
     watch: bool = False
     """Whether this process watches."""
     serve: frozenset[str] = _ROUTES
     """Groups of routes that this process has; none for the program `watch`."""
     namespace: str = "warmhook-system"
-    """Of the node ConfigMaps."""
+    """The namespace of the node ConfigMaps."""
     config: str | None = None
-    """The file that names the senders; `None`: there are none."""
+    """The file with the senders; `None`: no senders."""
     events_url: str = "http://127.0.0.1:8080/events"
     """Where events are posted that another process handles."""
     events_token_file: Path | None = None
@@ -48,9 +48,9 @@ class Settings:
     events_open: bool = False
     """Without a token file anybody may post to `/events`: for Knative, where a NetworkPolicy restricts it."""
     sink: str | None = None
-    """`K_SINK`: pushes are posted there as well, and watch posts there instead of to `events_url`."""
+    """`K_SINK`: `web` also posts pushes there, and `watch` posts there instead of to `events_url`."""
     sink_extensions: Mapping[str, str] = field(default_factory=dict)
-    """Attributes that every event for the sink gets on top."""
+    """Additional attributes of every event for the sink."""
     sync_seconds: int = 300
     write_bytes: int = 4 * 1024 * 1024
     """Bytes of node ConfigMaps written per second; 0: no limit."""
@@ -130,7 +130,7 @@ def _sink(environ: Mapping[str, str]) -> str | None:
 
 
 def _extensions(given: str) -> dict[str, str]:
-    """What Knative's SinkBinding writes: `{"extensions": {"name": "value"}}`."""
+    """The value that a Knative SinkBinding writes: `{"extensions": {"name": "value"}}`."""
     try:
         extensions = json.loads(given or "{}").get("extensions", {})
         usable = all(

@@ -75,19 +75,19 @@ class ConfiguredSource:
         return host in self.allowed_hosts
 
     def current(self) -> Source:
-        """What the adapter needs for one delivery, with the secrets as they are now. Raises `BadSetting`."""
+        """The source for one delivery, with the current secrets. Raises `BadSetting`."""
         return replace(self.source, secrets=tuple(_read(secret, self.environ) for secret in self.secrets))
 
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """Every sender by its name, the last part of its path."""
+    """All senders by their names, the last part of their paths."""
 
     sources: Mapping[str, ConfiguredSource]
 
 
 def read_configuration(path: str | None, environ: Mapping[str, str]) -> Configuration:
-    """The configuration of the file; without one there is no sender. Raises `BadSetting` naming the key."""
+    """The configuration of the file; without a file there is no sender. Raises `BadSetting` with the key."""
     if path is None:
         return Configuration({})
     try:
@@ -145,7 +145,7 @@ def _configured(given: _Source, environ: Mapping[str, str]) -> ConfiguredSource:
 
 
 def _hosts(given: _Source) -> tuple[str, frozenset[str]]:
-    """The registry's host, empty where the payload's stays, and the hosts that are allowed."""
+    """The host of the registry, empty to keep the host of the payload, and the allowed hosts."""
     hosts = [given.registry_host] if given.registry_host and not given.allowed_hosts else given.allowed_hosts
     if not hosts:
         raise BadSetting("allowedHosts: missing; name the registry hosts this sender may speak of, or registryHost")
@@ -158,7 +158,7 @@ def _hosts(given: _Source) -> tuple[str, frozenset[str]]:
 
 
 def _check_hosts(adapter: Adapter, source: Source, allowed: frozenset[str]) -> None:
-    """Hosts that no payload decides must be allowed, or the source would start and skip every push."""
+    """Check that hosts of the configuration are allowed: otherwise every push would be skipped."""
     try:
         fixed = [canonical_host(host) for host in adapter.fixed_hosts(source)]
     except NotAReference as error:
@@ -169,7 +169,7 @@ def _check_hosts(adapter: Adapter, source: Source, allowed: frozenset[str]) -> N
 
 
 def _check_proof(given: _Source, *, signed: bool) -> None:
-    """Refuse what is missing, and what is not used: a reader of the file would rely on it."""
+    """Reject missing and unused settings: a reader of the file would rely on them."""
     if signed and given.keys is None:
         raise BadSetting("keys: missing; name the key set of whoever signs the tokens, by file or url")
     if signed and given.secret:
@@ -181,7 +181,7 @@ def _check_proof(given: _Source, *, signed: bool) -> None:
 
 
 def _keys(given: _Keys) -> Keys:
-    # Only sources whose sender signs tokens pay for importing an HTTP client.
+    # Only sources with signed tokens need the import of an HTTP client.
     from adapters.registries.common.jwks import FetchedKeys, FileKeys, fetch_text
 
     if (given.file is None) == (given.url is None):
@@ -206,7 +206,7 @@ def _read(secret: _Secret, environ: Mapping[str, str]) -> bytes:
         except OSError as error:
             raise BadSetting(f"secret.file: cannot read {secret.file}: {error.strerror}") from error
         if value.endswith(b"\n"):
-            # Editors and `echo` leave it; anything else may be part of the secret.
+            # Editors and `echo` add it; anything else may be part of the secret.
             value = value[:-1].removesuffix(b"\r")
     if not value.strip():
         raise BadSetting(where)
@@ -214,13 +214,13 @@ def _read(secret: _Secret, environ: Mapping[str, str]) -> bytes:
 
 
 def _key(location: tuple[int | str, ...]) -> str:
-    # Of a union pydantic names the member as well: `_Secret`, `list[_Secret]`.
+    # For a union pydantic also names the member: `_Secret`, `list[_Secret]`.
     parts = [part for part in location if isinstance(part, int) or "_" not in part]
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".") or "the file"
 
 
 def _problem(kind: str, location: tuple[int | str, ...], message: str) -> str:
-    """What is wrong there, in words of the file and not of the library that read it."""
+    """The problem at that place, in the terms of the file, not of the library."""
     last = str(location[-1]) if location else ""
     if kind == "extra_forbidden":
         models: tuple[type[_Model], ...] = (_File, _Source, _Secret, _Keys)
@@ -233,7 +233,7 @@ def _problem(kind: str, location: tuple[int | str, ...], message: str) -> str:
 
 
 def _no_yaml(error: yaml.YAMLError | UnicodeDecodeError) -> str:
-    """Where and why, without the text itself: that may be a secret in the wrong place."""
+    """The place and the problem, without the text: it may be a secret in the wrong place."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
         return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"

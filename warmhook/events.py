@@ -172,7 +172,7 @@ class Changed:
     resource_version: str = ""
     uid: str = ""
     object: Object | None = field(default=None, compare=False)
-    """The object as it was seen, or what is needed of it. A hint: only a read says what the object is now."""
+    """The object as it was seen, or a part of it. A hint: only a read returns the current object."""
 
 
 def pushed_event(source: str, pushed: Pushed, received: datetime) -> Event:

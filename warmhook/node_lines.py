@@ -68,7 +68,7 @@ class Line:
     """Only without a digest: makes a second push of one tag a new version of the line."""
     pull: Pull = field(default_factory=Pull)
     since: float = field(default=0.0, compare=False)
-    """Seconds since the epoch of the push, the last admission or the creation. Decides who has room; never sent."""
+    """Seconds since the epoch of the push, the last admission or the creation. Decides about room; never sent."""
 
     @property
     def key(self) -> str:

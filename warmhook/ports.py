@@ -150,7 +150,7 @@ class ImageFilesystem:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What the runtime sends to one registry host, never to another."""
+    """Credentials that the runtime sends to one registry host, never to another."""
 
     server_address: str
     username: str = ""
@@ -182,7 +182,7 @@ class Runtime(Protocol):
         ...
 
     async def remove(self, reference: str) -> None:
-        """Remove the image: every name of its ID goes, as CRI does it. Nothing happens where it is absent."""
+        """Remove the image with every name of its ID, as CRI does. Does nothing if it is absent."""
         ...
 
     async def filesystems(self) -> list[ImageFilesystem]:

@@ -62,7 +62,7 @@ def _read_plain(file: Path) -> Mapping[str, Any] | None:
         context = _named(config, "context", config["current-context"])
         values = {**_named(config, "cluster", context["cluster"]), **_named(config, "user", context["user"])}
     except _MALFORMED:
-        # The library's message says what is wrong.
+        # The message of the library has the problem.
         return None
     return values if "server" in values and values.keys() <= _PLAIN_KEYS else None
 
@@ -105,7 +105,7 @@ async def _library_config(files: list[Path]) -> RestConfig:
     try:
         Path.home()
     except RuntimeError:
-        # The library asks for it while it is imported. A user without a name has none where HOME is not set.
+        # The library reads it during its import. A user without a name has none if HOME is not set.
         os.environ["HOME"] = "/"
     from kubernetes.aio.client import Configuration
     from kubernetes.aio.config import ConfigException, load_kube_config

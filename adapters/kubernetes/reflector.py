@@ -16,7 +16,7 @@ from warmhook.ports import Object
 
 __all__ = ["ListWatch", "Outage", "Reflector", "Store", "reflect"]
 
-# A watch that ends sooner was not closed by its time limit, nor given up because it was silent.
+# A watch that ends sooner was not closed by its time limit or because of silence.
 _SHORT_WATCH_SECONDS: Final = 5.0
 _RELIST_SECONDS: Final = 0.2
 _FIRST_WAIT_SECONDS: Final = 0.2
@@ -29,14 +29,14 @@ _Kind_contra = TypeVar("_Kind_contra", bound=str, contravariant=True)
 
 @dataclass(frozen=True, slots=True)
 class ListWatch(Generic[_Kind]):
-    """What is listed and watched."""
+    """A kind of object to list and watch."""
 
     kind: _Kind
     path: str
     labels: str = ""
     fields: str = ""
     keep: Callable[[Object], Object] | None = None
-    """What to keep of each object. `None`: objects are read as metadata only."""
+    """Reduces each object to the parts to keep. `None`: only metadata is read."""
 
 
 class Store(Protocol[_Kind_contra]):
@@ -56,7 +56,7 @@ class Store(Protocol[_Kind_contra]):
 
 
 class Outage(Protocol):
-    """Where a Reflector reports that it cannot go on."""
+    """Receives the failures of a Reflector."""
 
     def failed(self, problem: KubernetesError, *, reached: bool) -> None:
         """A request failed; `reached` is whether any list succeeded before."""

@@ -1,4 +1,4 @@
-"""Show a person what happens: lines with the time since the start, and the nodes as a table."""
+"""Display the progress: lines with the time since the start, and the nodes as a table."""
 
 from __future__ import annotations
 

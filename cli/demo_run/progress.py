@@ -49,7 +49,7 @@ class NodeProgress:
 
 
 async def find_line(cluster: Cluster, key: ObjectKey) -> Line | None:
-    """The line that this WarmImage puts on nodes; `None` where there is none. Raises `KubernetesError`."""
+    """The line that this WarmImage puts on nodes; `None` if there is none. Raises `KubernetesError`."""
     try:
         return line_of(read_warmimage(await cluster.kubernetes.get(warmimages(key))))
     except NotFound:
@@ -68,7 +68,7 @@ async def follow_line(
 ) -> AsyncGenerator[list[NodeProgress], None]:
     """Every node's progress, each time it was looked at, until all are over; `seconds` after `since` all are.
 
-    Raises `ProgramFailed` where a program ends that everything depends on.
+    Raises `ProgramFailed` if a program ends that everything depends on.
     """
     nodes = {name: NodeProgress(name) for name in cluster.nodes}
     reports: Mapping[str, Report] = {}
@@ -89,7 +89,7 @@ async def new_warm_lines(
 ) -> AsyncGenerator[tuple[str, str], None]:
     """Node and image, for ever, as more become warm than are `known` by node and version.
 
-    Raises `ProgramFailed` where a program ends.
+    Raises `ProgramFailed` if a program ends.
     """
     while True:
         cluster.check()

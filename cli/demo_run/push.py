@@ -30,14 +30,14 @@ _ATTEMPTS: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """An image in the registry, and what its webhook says."""
+    """An image in the registry, and the content of its webhook."""
 
     image: Reference
     body: bytes
 
 
 def policy_object(cluster: Cluster) -> Object:
-    """A small WarmPolicy: what is pushed below `shop/` goes to the nodes of pool `web`."""
+    """A small WarmPolicy: pushes below `shop/` go to the nodes of pool `web`."""
     return {
         "apiVersion": API_VERSION,
         "kind": "WarmPolicy",
@@ -50,7 +50,7 @@ def policy_object(cluster: Cluster) -> Object:
 
 
 def push_image(cluster: Cluster, tag: str, now: datetime) -> Pushed:
-    """Put an image into the registry; nobody is told yet."""
+    """Put an image into the registry, without a webhook."""
     made = incompressible_image(_MEGABYTES, tag, layers=3, platform=f"linux/{architecture()}")
     digest = write_image(cluster.plan.registry_root, _REPOSITORY, tag, made)
     image = from_event(cluster.registry, _REPOSITORY, tag, digest)
@@ -69,7 +69,7 @@ def push_image(cluster: Cluster, tag: str, now: datetime) -> Pushed:
 
 
 async def send_webhook(cluster: Cluster, pushed: Pushed, sleep: Sleep) -> int:
-    """Deliver as Harbor does, again where the answer is 503; the last answer's status."""
+    """Deliver as Harbor does, and repeat after a 503; returns the status of the last answer."""
     status = 0
     for _ in range(_ATTEMPTS):
         status, wait = await asyncio.to_thread(_post, _url(cluster), pushed.body, cluster.secret)

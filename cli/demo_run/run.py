@@ -37,9 +37,9 @@ def for_children(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def run_in_folder(work: Callable[[Path], Coroutine[Any, Any, int]], environ: MutableMapping[str, str]) -> int | None:
-    """Run `work` in a temporary folder that is removed afterwards; its result, or `None` where a signal ended it.
+    """Run `work` in a temporary folder that is removed afterwards; its result, or `None` if a signal ended it.
 
-    Raises `Failed` where a program failed.
+    Raises `Failed` if a program failed.
     """
     # The client of the API server asks the environment for a proxy; either spelling counts.
     environ.update(NO_PROXY="*", no_proxy="*")

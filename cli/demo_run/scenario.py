@@ -36,7 +36,7 @@ _SECOND_TAG: Final = "v2"
 
 @dataclass(frozen=True, slots=True)
 class Demonstration:
-    """What was asked for."""
+    """The options of the command."""
 
     nodes: int = 3
     runtime: RuntimeName = "embedded"

@@ -1,1 +1,1 @@
-"""Answer admission reviews and forward what they saw."""
+"""Answer admission reviews, and forward their Pods."""

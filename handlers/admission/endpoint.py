@@ -24,7 +24,7 @@ __all__ = ["Admission"]
 
 _log = get_logger()
 
-# An object of 1.5 MiB is the largest that etcd takes, and the review holds it once more as managedFields would.
+# The largest object in etcd has 1.5 MiB, and managedFields may double it in the review.
 _BODY_MAX_BYTES: Final = 4 * 1024 * 1024
 # The API server waits for 30 seconds at most.
 _BODY_SECONDS: Final = 5.0

@@ -22,11 +22,11 @@ _log = get_logger()
 QUEUE_MAX: Final = 1000
 """Events that wait; further ones are dropped."""
 BATCH_MAX: Final = 50
-"""Events of one namespace that the handlers of this process take at once."""
+"""Events of one namespace that the handlers of this process take in one batch."""
 BATCHES_MAX: Final = 8
 """Batches that the handlers of this process take concurrently."""
 POSTS_MAX: Final = 64
-"""Posts under way at once: a Broker answers each when its slowest subscriber has."""
+"""Concurrent posts: a Broker answers each after its slowest subscriber has answered."""
 _FOLD_SECONDS: Final = 30.0
 """A repeat within this time is not queued again."""
 _FOLDED_MAX: Final = 10_000
@@ -53,7 +53,7 @@ def forward(post: Post) -> Handle:
 
 
 class AdmissionQueue:
-    """The one queue of `web` in memory: a Pod's creation may not wait until something is written."""
+    """The queue of admission, in memory: the creation of a Pod must not wait for a write."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class AdmissionQueue:
         self._under_way: Counter[str] = Counter()
         """Batches by namespace."""
         self._queues: dict[str, deque[tuple[bytes, Event]]] = {}
-        """By namespace; the one whose turn it is comes first, and none is empty."""
+        """By namespace; the next one comes first, and none is empty."""
         self._length = 0
         self._known: dict[bytes, float] = {}
         """Until when a repeat of an event that was queued lately is folded; oldest first."""

@@ -46,7 +46,7 @@ Key = tuple[str, str]
 
 @dataclass(slots=True)
 class WarmNodes:
-    """Policies, WarmImages, Nodes and reports as they were last seen."""
+    """The last seen policies, WarmImages, Nodes and reports."""
 
     clock: Clock
     _listed: set[Kind] = field(default_factory=set)
@@ -95,7 +95,7 @@ class WarmNodes:
             self._table(kind)[key] = value
 
     def delete(self, kind: Kind, obj: Object) -> None:
-        """An object is gone."""
+        """An object was deleted."""
         self._table(kind).pop(_key(obj), None)
 
     def _table(self, kind: Kind) -> dict[Key, Any]:

@@ -1,1 +1,1 @@
-"""Receive registries' webhooks and accept their pushes."""
+"""Receive the webhooks of registries and accept their pushes."""

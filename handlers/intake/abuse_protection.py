@@ -15,7 +15,7 @@ __all__ = ["validation_headers"]
 def validation_headers(headers: Mapping[str, str], allowed_origins: frozenset[str]) -> dict[str, str] | None:
     """The headers of the answer; `None` if the configuration does not name the origin. Header names in lower case.
 
-    `allowed_origins` are in lower case; `*` stands for any.
+    `allowed_origins` are in lower case; `*` means any.
     """
     origin = headers.get("webhook-request-origin", "").strip()
     if not origin or not allowed_origins & {origin.lower(), "*"}:

@@ -20,7 +20,7 @@ _GZIP_WINDOW: Final = 16 + zlib.MAX_WBITS
 
 
 def read_delivery(headers: Mapping[str, str], query_string: bytes, body: bytes, received: datetime) -> Delivery:
-    """The delivery as it was sent; header names in lower case. Of a parameter given twice the last counts."""
+    """The delivery as it was sent; header names in lower case. If a parameter is given twice, the last one counts."""
     # A secret may be any bytes, so none is replaced.
     text = query_string.decode(errors="surrogateescape")
     query = dict(parse_qsl(text, keep_blank_values=True, errors="surrogateescape"))
@@ -28,11 +28,11 @@ def read_delivery(headers: Mapping[str, str], query_string: bytes, body: bytes, 
 
 
 def decode_body(delivery: Delivery, limit_bytes: int = BODY_BYTES) -> Delivery:
-    """The delivery with its body as it was before its content encoding. Raises `BadBody` with 413 or 415.
+    """The delivery with its decoded body. Raises `BadBody` with 413 or 415.
 
-    Call it when the sender is authenticated: a signature covers the bytes as they were sent, and no stranger's body is
-    decompressed. A body that is no gzip although the header says so is left as it is: a proxy may have decompressed it
-    already, and any other body is `malformed` to its adapter.
+    Call it after authentication: a signature covers the bytes as they were sent, and bodies of strangers are not
+    decompressed. A body that is declared as gzip but is not stays unchanged: a proxy may have decompressed it already,
+    and its adapter rejects any other body as `malformed`.
     """
     named = (part.strip().lower() for part in delivery.headers.get("content-encoding", "").split(","))
     encodings = [encoding for encoding in named if encoding not in ("", "identity")]

@@ -32,7 +32,7 @@ _log = get_logger()
 _ACCEPT_SECONDS: Final = 0.8
 _RETRY_AFTER_SECONDS: Final = 5
 
-# A delivery may name thousands of images; a log line need not.
+# A delivery may name thousands of images; its log line names only the first ones.
 _IMAGES_LOGGED: Final = 20
 
 Result = Literal["accepted", "skipped", "unauthorized", "unavailable", "refused"]
@@ -40,7 +40,7 @@ Result = Literal["accepted", "skipped", "unauthorized", "unavailable", "refused"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the sender gets; an empty body unless its handshake needs one, or its body cannot be taken."""
+    """The answer to the sender; the body is empty unless a handshake needs one, or the request body was rejected."""
 
     status: int
     body: bytes = b""
@@ -57,11 +57,11 @@ class _Record:
     images: tuple[str, ...] = ()
     event_ids: tuple[str, ...] = ()
     detail: str = ""
-    """What was seen, if the reason alone does not say it; never a secret."""
+    """The unexpected value, if the reason alone does not explain it; never a secret."""
 
 
 class Receiver:
-    """Verifies, reads and accepts deliveries."""
+    """Authenticates, reads and accepts deliveries."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Receiver:
     async def deliver(self, name: str, delivery: Delivery) -> Answer:
         """Handle one delivery of the source `name`. With the right secret the answer is 2xx, 413, 415 or 503.
 
-        Distribution repeats anything else for ever and blocks its queue, Quay disables a notification after three.
+        Distribution repeats any other answer forever and blocks its queue; Quay disables a notification after three.
         """
         began = self._clock.monotonic()
         configured = self._configuration.sources[name]

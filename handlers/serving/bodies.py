@@ -13,7 +13,7 @@ from typing import Final
 __all__ = ["BODY_BYTES", "BadBody", "Bodies"]
 
 BODY_BYTES: Final = 1024 * 1024
-"""Of one body, also when it is decompressed."""
+"""Limit of one body, also when it is decompressed."""
 _ALL_BYTES: Final = 64 * 1024 * 1024
 # A slower body holds a connection for nothing.
 _SECONDS: Final = 10.0
@@ -45,7 +45,7 @@ class Bodies:
         self._incoming: dict[_Incoming, None] = {}
         """Oldest first."""
         self._held_bytes = 0
-        """Of all of them."""
+        """The bytes of all of them."""
 
     async def read(self, parts: AsyncIterable[bytes]) -> bytes:
         """The whole body. Raises `BadBody`."""

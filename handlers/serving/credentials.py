@@ -17,14 +17,14 @@ __all__ = ["LOOK_SECONDS", "Credentials"]
 _log = get_logger()
 
 LOOK_SECONDS: Final = 20.0
-"""Between two reads of the Secret."""
+"""The interval between two reads of the Secret."""
 _FIRST_LOOK_SECONDS: Final = 1.0
 # Other log lines name an API server that is away, and what was read before stays valid for days.
 _LOOKS_UNANSWERED: Final = 3
 
 
 class Credentials:
-    """The Secret as it was last read. An API server that does not answer changes nothing."""
+    """The content of the Secret at the last read. It stays if the API server does not answer."""
 
     def __init__(self, kubernetes: Kubernetes, namespace: str) -> None:
         self._kubernetes = kubernetes
@@ -41,7 +41,7 @@ class Credentials:
         return accepts(self._held.tokens, token)
 
     async def run(self, clock: Clock) -> None:
-        """Read the Secret again and again until this is cancelled; without a token at first often, then seldom."""
+        """Read the Secret repeatedly until cancelled; without a token often at first, then less often."""
         wait, absence = _FIRST_LOOK_SECONDS, Absence(clock.monotonic)
         while True:
             answered = await self.look()
@@ -78,7 +78,7 @@ class Credentials:
         self._logged = True
 
     async def next_certificate(self, used: Certificate | None) -> Certificate:
-        """The certificate of the Secret, as soon as there is one other than `used`."""
+        """Wait for a certificate in the Secret other than `used`."""
         while (pair := self._held.pair) is None or pair == used:
             self._changed.clear()
             await self._changed.wait()

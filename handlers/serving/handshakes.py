@@ -20,7 +20,7 @@ __all__ = ["Handshakes"]
 
 _log = get_logger()
 
-# The connection itself failed, not the accept.
+# The connection failed, not the accept.
 _ABORTED: Final = frozenset(
     {errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.EINTR, errno.ENETDOWN, errno.EHOSTDOWN}
 )

@@ -35,7 +35,7 @@ class Limits:
 
 
 def limited(limits: Limits) -> type[HttpToolsProtocol]:
-    """The protocol for one server."""
+    """The protocol class for one server."""
     return type("Connection", (_Connection,), {"limits": limits, "silent": {}})
 
 

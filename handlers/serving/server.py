@@ -30,12 +30,12 @@ __all__ = ["Server", "TlsServer", "listen", "serve", "serve_tls", "uvicorn_confi
 
 _log = get_logger()
 
-# Open requests get this long when the process is asked to stop; a projection that is cut off is repeated.
+# Open requests get this long after a signal to stop; a cancelled projection is repeated.
 _GRACE_SECONDS: Final = 5
 # Connections held at once; beyond that the one that has been silent for longest is closed.
 _CONNECTIONS: Final = 4096
 # Ingresses keep idle connections for 60 seconds or more, the API server keeps those to webhooks for 90. If they were
-# closed here first, a delivery would now and then meet the close, and many senders never repeat.
+# closed here first, a delivery could arrive during the close, and many senders never repeat.
 _KEEP_ALIVE_SECONDS: Final = 120
 _HANDSHAKE_SECONDS: Final = 5.0
 _HANDSHAKES: Final = 64
@@ -46,7 +46,7 @@ Ports: TypeAlias = tuple[socket.socket, socket.socket | None]
 
 @contextlib.contextmanager
 def listen(settings: Settings) -> Iterator[Ports]:
-    """The ports, opened here because uvicorn would end the process with a code of its own. Raises `BadSetting`."""
+    """The ports, opened here because uvicorn would end the process with its own exit code. Raises `BadSetting`."""
     with contextlib.ExitStack() as stack:
         plain = stack.enter_context(_opened(settings.port, "PORT"))
         tls_port = settings.tls_port
@@ -115,12 +115,12 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave them to the program."""
+        """Install no signal handlers."""
         yield
 
 
 class TlsServer(Server):
-    """uvicorn with a certificate that can be replaced while it serves.
+    """A uvicorn server whose certificate can be replaced while it serves.
 
     New handshakes see the new certificate; open connections go on.
     """
@@ -128,7 +128,7 @@ class TlsServer(Server):
     def __init__(
         self, config: uvicorn.Config, *, handshakes: int = _HANDSHAKES, handshake_seconds: float = _HANDSHAKE_SECONDS
     ) -> None:
-        """At most `handshakes` at once, each for at most `handshake_seconds`."""
+        """At most `handshakes` run at a time, each for at most `handshake_seconds`."""
         super().__init__(config)
         self._handshakes, self._handshake_seconds = handshakes, handshake_seconds
         self._context: ssl.SSLContext | None = None
@@ -136,11 +136,11 @@ class TlsServer(Server):
     def use(self, certificate: Certificate) -> None:
         """Show this certificate in all handshakes from now on. Raises `ssl.SSLError` if it is none.
 
-        A context into which a certificate could not be loaded is lost, also with the one it had.
+        A context that failed to load a certificate is lost, together with its previous one.
         """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        # The ssl module reads certificates from files only; these are gone as soon as it has.
+        # The ssl module reads certificates from files only; these are deleted at once.
         with tempfile.TemporaryDirectory(prefix="warmhook-") as folder:
             chain, key = Path(folder, "tls.crt"), Path(folder, "tls.key")
             for file, content in zip((chain, key), certificate, strict=True):
@@ -151,7 +151,7 @@ class TlsServer(Server):
         self._context = context
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's, but connections are counted before their handshake."""
+        """Like uvicorn's, but connections count before their handshake."""
         await self.lifespan.startup()
         accepting = [
             Handshakes(
@@ -161,7 +161,7 @@ class TlsServer(Server):
         ]
         for handshakes in accepting:
             handshakes.start(self.config.backlog)
-        # uvicorn closes them, and waits until they are.
+        # uvicorn closes them, and waits for that.
         self.servers = cast("list[asyncio.base_events.Server]", accepting)
         self.started = True
 
@@ -180,7 +180,7 @@ class TlsServer(Server):
 async def serve_tls(
     server: TlsServer, listener: socket.socket, credentials: Credentials, *, sleep: Sleep = asyncio.sleep
 ) -> None:
-    """Serve as soon as there is a certificate, and follow its changes, until the server is told to exit."""
+    """Serve once there is a certificate, and use its changes, until the server must exit."""
     used = await _use_next(server, credentials, None, sleep)
     async with asyncio.TaskGroup() as group:
         following = group.create_task(_follow(server, credentials, used, sleep), name="follow certificate")
@@ -194,7 +194,7 @@ async def _follow(server: TlsServer, credentials: Credentials, used: Certificate
 
 
 async def _use_next(server: TlsServer, credentials: Credentials, used: Certificate | None, sleep: Sleep) -> Certificate:
-    """Wait for another certificate than `used` that can be shown, and show it."""
+    """Wait for a valid certificate other than `used`, and use it."""
     latest, logged = used, False
     while True:
         latest = await credentials.next_certificate(latest)
@@ -204,7 +204,7 @@ async def _use_next(server: TlsServer, credentials: Credentials, used: Certifica
             _log.warning("certificate-unusable", secret=SECRET, problem=type(error).__name__)
             continue
         except OSError as error:
-            # Nothing is wrong with the certificate, so it is tried again.
+            # The certificate itself is valid, so it is tried again.
             if not logged:
                 hint = "certificates are read from files: give the process a folder for temporary files"
                 _log.error("certificate-unusable", secret=SECRET, problem=type(error).__name__, hint=hint)

@@ -1,1 +1,1 @@
-"""The program `watch`: turns changes of objects and reports into CloudEvents for the handlers."""
+"""Run the program `watch`: it turns changes of objects and reports into CloudEvents for the handlers."""

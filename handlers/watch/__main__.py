@@ -29,7 +29,7 @@ _log = get_logger()
 
 
 async def run(settings: Settings) -> None:
-    """Watch until the process is asked to stop."""
+    """Watch until a signal to stop."""
     clock = real_clock()
     async with (
         open_transport(settings.kubeconfig, user_agent="warmhook-watch") as transport,
@@ -44,7 +44,7 @@ async def run(settings: Settings) -> None:
 
 
 def main() -> int:
-    """The program; 2 for settings it cannot use."""
+    """The program. Returns 2 for an invalid setting."""
     try:
         settings = read_settings(os.environ, "watch")
         set_up_logs(settings.log, sys.stderr)

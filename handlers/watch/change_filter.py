@@ -90,7 +90,7 @@ class ChangeFilter:
         self._changed(kind, Changed(kind, *key, False, version, uid, seen))
 
     def delete(self, kind: Kind, obj: Object) -> None:
-        """An object is gone."""
+        """An object was deleted."""
         if kind != "ConfigMap":
             self._gone(kind, *_name(obj), obj["metadata"].get("resourceVersion", ""))
         elif not _node_of(obj):
@@ -174,7 +174,7 @@ def _fingerprint(kind: Kind, obj: Object) -> tuple[object, ...]:
 
 
 def _labelled(metadata: Object) -> Object:
-    """A WarmImage with what says to which policy and repository it belongs, a few hundred bytes."""
+    """A WarmImage with the labels of its policy and repository, a few hundred bytes."""
     labels = metadata.get("labels") or {}
     return {"metadata": {"labels": {key: value for key, value in labels.items() if key.startswith(f"{GROUP}/")}}}
 

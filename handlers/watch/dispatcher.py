@@ -1,4 +1,4 @@
-"""Send what is queued as CloudEvents, a few at once, each until it is taken."""
+"""Send queued changes as CloudEvents, a few concurrently, each until it is accepted."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["OVERDUE_MAX", "EventDispatcher"]
 _log = get_logger()
 
 _AT_ONCE: Final[dict[Topic, int]] = {"changes": 4, "reports": 1, "sync": 1}
-"""Events at a time, without those that are overdue: a large projection must not hold up a small one."""
+"""Concurrent events, overdue ones not counted: a large projection must not delay a small one."""
 _OVERDUE_SECONDS: Final = 2.0
-"""After this an event is overdue: others no longer wait for it, and its keys, if they change again, are sent again. A
-Broker that answers when the slowest subscriber has may have delivered it long before."""
+"""After this an event is overdue: others no longer wait for it, and its keys are sent again if they change. A Broker
+that answers after its slowest subscriber may have delivered it long before."""
 OVERDUE_MAX: Final = 200
-"""Events under way beyond which no other is sent."""
+"""Limit of events in flight."""
 _CHANGES_DEBOUNCE_SECONDS: Final = 0.2
 """While an event is under way another is sent so long after the last: many changes that are sent, read and written
 together cost the API server a fraction."""
@@ -31,7 +31,7 @@ _DEBOUNCE_SECONDS_PER_OVERDUE: Final = 0.05
 _REPORTS_DEBOUNCE_SECONDS: Final = 0.3
 """From the first report to its event: many nodes report at once, and pushes come first."""
 _REPORT_SECONDS: Final = 1.0
-"""Between two events about reports: a status is written once for all."""
+"""The interval between two events about reports: a status is written once for all."""
 _FIRST_WAIT_SECONDS: Final = 0.2
 _LONGEST_WAIT_SECONDS: Final = 5.0
 # Further failures in a row are not logged.
@@ -43,14 +43,14 @@ _SLOW_LOG_SECONDS: Final = 60.0
 
 @dataclass(slots=True, eq=False)
 class _UnderWay:
-    """An event that was sent and not answered."""
+    """An event in flight."""
 
     batch: Batch
     overdue: bool = False
 
 
 class EventDispatcher:
-    """Empties a `WorkQueue`, for ever."""
+    """Empties a `WorkQueue` until cancelled."""
 
     def __init__(self, queue: WorkQueue, post: Post, clock: Clock) -> None:
         self._queue = queue
@@ -58,11 +58,11 @@ class EventDispatcher:
         self._clock = clock
         self._backoff = Backoff(clock, first_seconds=_FIRST_WAIT_SECONDS, longest_seconds=_LONGEST_WAIT_SECONDS)
         self._running: dict[Topic, int] = dict.fromkeys(_AT_ONCE, 0)
-        """Events under way that are not overdue."""
+        """Events in flight that are not overdue."""
         self._overdue = 0
         self._syncs = 0
         self._failures = 0
-        """Events in a row that were not taken."""
+        """Failed events in a row."""
         self._slow_logged = float("-inf")
         """When a slow answer was last logged, on the monotonic clock."""
         self._debouncing: set[Topic] = set()

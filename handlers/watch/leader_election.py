@@ -20,9 +20,9 @@ __all__ = ["LeaderElector", "new_identity"]
 _log = get_logger()
 
 _NAME: Final = "warmhook-watch"
-# Until a renewal that failed is tried again.
+# Until a failed renewal is tried again.
 _AGAIN_SECONDS: Final = 1.0
-# For giving the Lease back while the process ends.
+# To release the Lease while the process ends.
 _RELEASE_SECONDS: Final = 2.0
 
 
@@ -68,7 +68,7 @@ class LeaderElector:
     def _pause(self) -> float:
         if not self.leads():
             return POLL_SECONDS * (0.8 + 0.4 * self._clock.random())
-        # Never past the moment at which leading ends.
+        # Never beyond the end of the leadership.
         left = self._election.leads_until() - self._clock.monotonic()
         return min(_AGAIN_SECONDS if self._failing else RENEW_SECONDS, left)
 
@@ -132,7 +132,7 @@ class LeaderElector:
         self._election = self._election.wrote(_lease(written), began, self._clock.monotonic())
 
     async def _release(self) -> None:
-        """Give the Lease back, so that the next one need not wait until it ends."""
+        """Release the Lease, so that the next candidate need not wait for its end."""
         if self.leads():
             with contextlib.suppress(KubernetesError, TimeoutError):
                 async with asyncio.timeout(_RELEASE_SECONDS):
@@ -143,7 +143,7 @@ class LeaderElector:
         try:
             await self._write("")
         except Conflict:
-            # A renewal was under way when this process was told to end.
+            # A renewal was in flight when this process was told to end.
             self._election = self._election.observed(await self._read(), self._clock.monotonic())
             if self.leads():
                 await self._write("")

@@ -1,4 +1,4 @@
-"""Run `watch`: follow four kinds of objects, send what changed, and ask for a sync at the start and regularly."""
+"""Run `watch`: watch four kinds of objects, send their changes, and request a sync at the start and periodically."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _kinds(namespace: str) -> list[ListWatch[Kind]]:
     return [
         ListWatch("WarmPolicy", paths.warmpolicies()),
         ListWatch("WarmImage", paths.warmimages()),
-        # Taints are no metadata, and decide where Pods can land.
+        # Taints are not metadata, and decide where Pods can run.
         ListWatch("Node", paths.NODES, keep=reduced_node),
         ListWatch("ConfigMap", paths.configmaps(namespace), f"{KIND_LABEL} in (desired,report)"),
     ]

@@ -28,7 +28,7 @@ _log = get_logger()
 CONFIGURATION: Final = "warmhook"
 _CERT_MANAGER: Final = "cert-manager.io/inject-ca-from"
 _LOOK_SECONDS: Final = 20.0
-# Each web reads the Secret every 20 seconds; two reads may fail.
+# Each `web` reads the Secret every 20 seconds; two reads may fail.
 _KNOWN_SECONDS: Final = 60.0
 
 
@@ -50,7 +50,7 @@ class CertRotator:
         self._rng = rng
         self._leads = leads
         self._newest: tuple[str, float] = ("", 0.0)
-        """The newest token of the Secret, and when this process saw it there first."""
+        """The newest token of the Secret, and when this process first saw it."""
         self._problem = ""
         self._uninstalled = False
         """Whether there was no webhook configuration at the last reconciliation."""

@@ -12,7 +12,7 @@ from warmhook.events import Changed
 __all__ = ["Batch", "Key", "Topic", "WorkQueue"]
 
 Topic: TypeAlias = Literal["changes", "reports", "sync"]
-"""What one event is about."""
+"""The kind of content of an event."""
 Key: TypeAlias = tuple[str, ...]
 """Kind, namespace and name of an object that changed, `namespace/name` of a WarmImage with reports, or nothing."""
 
@@ -21,7 +21,7 @@ _SYNC: Final[Key] = ()
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """The items of one event: by key the latest change, or `None` if the key says all."""
+    """The items of one event: by key the latest change, or `None` if the key is enough."""
 
     topic: Topic
     items: Mapping[Key, Changed | None]
@@ -80,7 +80,7 @@ class WorkQueue:
         self._add("changes", (change.kind, change.namespace, change.name), change)
 
     def reported(self, warmimage: str) -> None:
-        """A node reported something new about a WarmImage."""
+        """Add a WarmImage with a new report."""
         self._add("reports", (warmimage,), None)
 
     def sync(self) -> None:

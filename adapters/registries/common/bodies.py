@@ -18,7 +18,7 @@ from warmhook.ports import Json
 __all__ = ["Fields", "Text", "each", "each_in_batch", "quoted", "read_fields", "read_json", "read_payload", "read_time"]
 
 _FORM: Final = "application/x-www-form-urlencoded"
-# Go senders write year 1 and Unix time 0 where a time is not set.
+# Go senders write year 1 and Unix time 0 if a time is not set.
 _FIRST_YEAR: Final = 2000
 # A body of 1 MiB may hold half a million list items; no sender has more than a few events in one.
 _MOST_PARTS: Final = 10_000
