@@ -1,4 +1,4 @@
-"""Does the repository say the same thing everywhere, and only what belongs into it?"""
+"""The parts of the repository agree with each other, and nothing foreign is in it."""
 
 from __future__ import annotations
 
@@ -93,6 +93,11 @@ def test_decisions_are_in_order_and_those_that_are_referred_to_exist() -> None:
 def test_no_file_is_longer_than_a_reader_has_patience() -> None:
     lines = {str(path.relative_to(ROOT)): path.read_text().count("\n") for path in tracked("*.py")}
     assert {name: count for name, count in lines.items() if count > 450 and not name.startswith("tests/")} == {}
+
+
+def test_every_module_begins_with_a_statement() -> None:
+    openings = {path: path.read_text().partition("\n")[0] for path in tracked("*.py")}
+    assert [path for path, line in openings.items() if line.startswith('"""') and "?" in line] == []
 
 
 def test_the_demo_and_its_set_up_echo_no_command() -> None:

@@ -1,1 +1,1 @@
-"""Do senders keep their rules, and keep what they were promised, while things go wrong?"""
+"""Test deliveries of simulated senders during failures."""

@@ -1,4 +1,4 @@
-"""Do nodes get exactly the lines that are wanted there, whatever goes wrong on the way?"""
+"""Nodes get exactly the wanted lines, whatever fails on the way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a push end the same however often, in whatever order and at however many replicas it arrives?"""
+"""A push has the same result for any number, order and replicas of its deliveries."""
 
 from __future__ import annotations
 

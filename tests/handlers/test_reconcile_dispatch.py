@@ -1,4 +1,4 @@
-"""Who may post to `/events`, in which form, and what answer do they get?"""
+"""The clients and forms that `/events` accepts, and its answers."""
 
 from __future__ import annotations
 

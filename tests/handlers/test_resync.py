@@ -1,4 +1,4 @@
-"""Does a sync put right whatever diverged, and touch nothing that is as it should be?"""
+"""A sync repairs every difference, and writes nothing that is correct."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do pushes that come together share their lists, and does one that comes alone wait for nobody?"""
+"""Simultaneous pushes share their lists, and a single push does not wait."""
 
 from __future__ import annotations
 

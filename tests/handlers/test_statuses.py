@@ -1,4 +1,4 @@
-"""Does a WarmImage's status say what the nodes report, soon, seldom and cleanly?"""
+"""The status of a WarmImage follows the reports of nodes, soon, at a limited rate and cleaned."""
 
 from __future__ import annotations
 

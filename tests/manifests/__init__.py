@@ -1,1 +1,1 @@
-"""Do the manifests fit together, the programs they start, and the API servers they are for?"""
+"""Test the manifests against each other, the programs, and API servers."""

@@ -1,4 +1,4 @@
-"""Does an object fit its OpenAPI schema? Strictly: what the schema does not name is a mistake in the manifest."""
+"""Validate objects against their OpenAPI schema, strictly: an unknown field is an error in the manifest."""
 
 from __future__ import annotations
 

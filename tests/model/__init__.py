@@ -1,1 +1,1 @@
-"""Does the whole system, whatever happens to it, end where a page of set theory says it should?"""
+"""Test the whole system against a model of sets, through random failures."""

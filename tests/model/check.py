@@ -1,4 +1,4 @@
-"""Does the cluster hold what the model says? All that differs, in words."""
+"""Compare the cluster with the model, and describe all differences."""
 
 from __future__ import annotations
 

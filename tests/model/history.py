@@ -1,4 +1,4 @@
-"""What happened to the system? Everything the model is told: policies, pushes and the attempts to deliver them."""
+"""Record the history for the model: policies, pushes and their deliveries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where does the system end, given its history? Sets and maxima, written from the rules and not from the code.
+"""Compute the end state of the system from its history: sets and maxima, from the rules and not from the code.
 
 Most of the time there is one answer. Where a push is under way while a policy changes, where a sender gives up, or
 where nobody said when an image was pushed, there are several, each of them right: `outcomes` lists them all.

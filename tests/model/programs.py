@@ -1,4 +1,4 @@
-"""How does a program run in the test's process, and die at one of its requests as if its machine were switched off?"""
+"""Run a program in the process of the test, and kill it at one of its requests like a power failure."""
 
 from __future__ import annotations
 

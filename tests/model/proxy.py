@@ -1,4 +1,4 @@
-"""What lies between one program and the API server? A proxy that counts its requests, kills it at one, and refuses."""
+"""Put a proxy between a program and the API server, which counts requests, kills the program, and rejects."""
 
 from __future__ import annotations
 

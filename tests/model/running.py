@@ -1,4 +1,4 @@
-"""How is a generated system run: on which loop, with which seed, until when?"""
+"""Run a generated system on an event loop with a seed until its end."""
 
 from __future__ import annotations
 

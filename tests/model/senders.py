@@ -1,4 +1,4 @@
-"""What do three kinds of registries send when an image is pushed, and how long do they try?"""
+"""Simulate three kinds of registries: their deliveries for a push, and their repeats."""
 
 from __future__ import annotations
 

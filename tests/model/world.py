@@ -1,4 +1,4 @@
-"""What is a whole system in one process? API server, web replicas, watch, agents and senders, with chance between them.
+"""Run a whole system in one process: API server, `web` replicas, `watch`, agents and senders, at random.
 
 Time is the loop's, so hours take milliseconds; every request takes a random while, so every run of the programs is
 interleaved in another way, and in the same way for the same seed.

@@ -1,4 +1,4 @@
-"""Does this name match that glob? The grammar, and the patterns that regular expressions choke on."""
+"""Names match globs: the grammar, and the patterns that are expensive for regular expressions."""
 
 import fnmatch
 import re

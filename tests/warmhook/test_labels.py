@@ -1,4 +1,4 @@
-"""Do these labels satisfy that selector? Meaning, syntax and query string are those of apimachinery."""
+"""Labels match selectors with the meaning, syntax and query string of apimachinery."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Where can further Pods of an owner land? As a straightforward second reading of the scheduler's rules says."""
+"""Pods match nodes as in a second, straightforward implementation of the rules of the scheduler."""
 
 from __future__ import annotations
 

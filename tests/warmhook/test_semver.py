@@ -1,4 +1,4 @@
-"""Is this tag a semantic version within that range? The package `semver` is the oracle for versions."""
+"""Tags match ranges of semantic versions. The package `semver` is the oracle for versions."""
 
 import itertools
 
