@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
+ROOMS = dict(re.findall(r"^\| `([\w/]+/)` \| .* \| ([^|]+) \|$", PAGE.partition("## One push")[0], flags=re.MULTILINE))
 STEPS = re.findall(r"^\| `([\w/]+\.py)` \| (`[^|]+`) \|", PAGE, flags=re.MULTILINE)
 
 
@@ -38,10 +39,36 @@ def test_every_path_on_the_page_exists() -> None:
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
+def room_of(module: str) -> str:
+    """The room of a dotted module name; empty outside the project."""
+    parents = ["/".join(module.split(".")[:depth]) + "/" for depth in (2, 1)]
+    return next((parent for parent in parents if parent in ROOMS), "")
+
+
+def rooms_imported_by(room: str) -> set[str]:
+    """Rooms that the modules of a room import, itself left out."""
+    found = set()
+    for path in (ROOT / room).rglob("*.py"):
+        if room_of(".".join(path.relative_to(ROOT).with_suffix("").parts)) != room:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                found.add(room_of(node.module))
+    return found - {room, ""}
+
+
 def test_every_room_is_on_the_page() -> None:
     rooms = {path.parent.relative_to(ROOT) for path in (ROOT / "handlers").glob("*/__init__.py")}
-    rooms |= {Path(name) for name in ("warmhook", "adapters", "nodeagent", "devcluster", "cli")}
-    assert {str(room) for room in rooms if f"\n| `{room}/` |" not in PAGE} == set()
+    rooms |= {Path(name) for name in ("warmhook", "adapters", "handlers", "nodeagent", "devcluster", "cli")}
+    assert {f"{room}/" for room in rooms} == set(ROOMS)
+
+
+@pytest.mark.parametrize(("room", "imports"), ROOMS.items())
+def test_a_room_imports_the_rooms_that_its_row_names(room: str, imports: str) -> None:
+    own = (
+        {other for other in ROOMS if other.startswith(room) and other != room} if "its five rooms" in imports else set()
+    )
+    assert rooms_imported_by(room) == set(re.findall(r"`([\w/]+)`", imports)) | own
 
 
 def test_the_page_is_short() -> None:
