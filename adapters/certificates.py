@@ -14,8 +14,6 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-__all__ = ["LIFETIME", "NotACertificate", "Pair", "belong_together", "make_pair", "still_valid", "wants_rotation"]
-
 LIFETIME: Final = timedelta(days=90)
 # Clocks of nodes differ a little, and a certificate that is not valid yet is rejected.
 _EARLIER: Final = timedelta(hours=1)

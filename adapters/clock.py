@@ -12,8 +12,6 @@ from typing import Final
 
 from warmhook.ports import Sleep, Utcnow
 
-__all__ = ["LONGEST_ABSENCE_SECONDS", "Absence", "Backoff", "Budget", "Clock", "real_clock", "utcnow"]
-
 LONGEST_ABSENCE_SECONDS: Final = 300.0
 """A later installation is noticed within this time."""
 _SHARE: Final = 0.1

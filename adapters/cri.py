@@ -30,8 +30,6 @@ from warmhook.ports import (
 )
 from warmhook.pull_failures import failure_reason
 
-__all__ = ["open_runtime", "sanitize"]
-
 # The limit of the kubelet; a list of thousands of images exceeds gRPC's 4 MiB.
 _RECEIVE_BYTES: Final = 16 * 1024 * 1024
 _QUERY_SECONDS: Final = 30

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 
-__all__ = ["exit_when_asked"]
-
 
 def exit_when_asked() -> None:
     """From now on SIGTERM and SIGINT end the process with 0, until the program installs handlers of its own.

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-__all__ = ["BadSetting", "choice", "flag", "number", "text"]
-
 _Choice = TypeVar("_Choice", bound=str)
 
 

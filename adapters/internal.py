@@ -5,8 +5,6 @@ from __future__ import annotations
 import ipaddress
 from urllib.parse import urlsplit
 
-__all__ = ["is_internal"]
-
 
 def is_internal(url: str) -> bool:
     """Whether the host of `url` is loopback, a Service, a name without a domain, or a non-public IP address.

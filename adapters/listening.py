@@ -7,8 +7,6 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-__all__ = ["open_listener"]
-
 # Errors of a kernel without IPv6: for the socket if the module is absent, for the bind if IPv6 is disabled.
 _NO_IPV6: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
 

@@ -11,8 +11,6 @@ from typing import Any, Final, Literal, Protocol, TextIO, TypeAlias
 
 from adapters.clock import utcnow
 
-__all__ = ["LOG_MODES", "Log", "LogMode", "get_logger", "set_up_logs"]
-
 LogMode: TypeAlias = Literal["json", "console", "auto"]
 LOG_MODES: Final[tuple[LogMode, ...]] = ("json", "console", "auto")
 """`auto` is `console` on a terminal and `json` everywhere else."""

@@ -10,8 +10,6 @@ from adapters.clock import Clock
 from adapters.kubernetes.errors import KubernetesError, Refused
 from adapters.logs import Log, get_logger
 
-__all__ = ["OutageLog", "WatchOutage", "WatchOutages"]
-
 _log = get_logger()
 
 _AGAIN_SECONDS: Final = 300.0

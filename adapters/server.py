@@ -7,8 +7,6 @@ from collections.abc import Iterator
 
 import uvicorn
 
-__all__ = ["Server"]
-
 
 class Server(uvicorn.Server):
     """uvicorn without its signal handlers: they raise the signal again at the end, which would set the exit code."""

@@ -8,8 +8,6 @@ import signal
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
-__all__ = ["STOP_SIGNALS", "on_signals", "until_signal"]
-
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _Result = TypeVar("_Result")
 

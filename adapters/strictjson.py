@@ -7,8 +7,6 @@ from typing import NoReturn
 
 from warmhook.ports import Json
 
-__all__ = ["decode"]
-
 
 def decode(body: bytes | str) -> Json:
     """One JSON document. Raises `ValueError` with a message that quotes no value."""

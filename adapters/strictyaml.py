@@ -7,8 +7,6 @@ from typing import Any
 
 import yaml
 
-__all__ = ["decode"]
-
 
 def decode(text: str) -> Any:
     """One YAML document. Raises `yaml.YAMLError`, also for a duplicate key."""

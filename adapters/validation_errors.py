@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["plain_message"]
-
 # By the error type of pydantic.
 _PROBLEMS: Final = {
     "missing": "missing",

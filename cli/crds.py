@@ -8,8 +8,6 @@ import click
 
 from cli.errors import Unusable
 
-__all__ = ["crd_files", "crds"]
-
 
 def crd_files() -> dict[str, str]:
     """File name to YAML; the same bytes each time."""

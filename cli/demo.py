@@ -6,8 +6,6 @@ import click
 
 from cli.errors import needing_dev_extra
 
-__all__ = ["demo"]
-
 
 @click.command("demo")
 @click.option("--nodes", type=click.IntRange(1, 50), default=3, show_default=True, help="How many nodes.")

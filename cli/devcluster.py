@@ -8,8 +8,6 @@ import click
 
 from cli.errors import needing_dev_extra
 
-__all__ = ["devcluster"]
-
 
 @click.command("devcluster")
 @click.option(

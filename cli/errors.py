@@ -7,8 +7,6 @@ from collections.abc import Iterator
 
 import click
 
-__all__ = ["Failed", "Unusable", "needing_dev_extra"]
-
 
 class Unusable(click.ClickException):
     """The command cannot start with these arguments; the message says what to do."""

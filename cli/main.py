@@ -13,8 +13,6 @@ from cli.devcluster import devcluster
 from cli.parse import parse
 from warmhook import __version__
 
-__all__ = ["main", "warmhook"]
-
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="warmhook", message="%(prog)s %(version)s")

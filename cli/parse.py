@@ -24,8 +24,6 @@ from warmhook.admission_review import Admitted, read_review
 from warmhook.events import Pushed
 from warmhook.images import NotAReference, canonical_host
 
-__all__ = ["Body", "Found", "Reader", "parse", "readers", "report"]
-
 # When nothing is emitted, the one reason that is printed: that of the part which came closest to being an image. First
 # what its operator can mend, then what was an image of no use, then other packages, then events that are no pushes.
 _TELLING: Final = (

@@ -9,8 +9,6 @@ import yaml
 
 from warmhook.ports import Object
 
-__all__ = ["CONFIGURATIONS", "SECRET", "configuration"]
-
 CONFIGURATIONS: Final = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
 SECRET: Final[Object] = {"metadata": {"name": "warmhook-tls"}, "type": "Opaque"}
 """Empty; `watch` writes certificate and token into it."""

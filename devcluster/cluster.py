@@ -22,8 +22,6 @@ from devcluster.install import NAMESPACE, register
 from devcluster.programs import Program, Programs
 from warmhook.ports import Object
 
-__all__ = ["Cluster", "Commands", "Environ", "Plan", "RuntimeName", "free_port", "naming_its_end", "open_cluster"]
-
 RuntimeName: TypeAlias = Literal["embedded", "containerd"]
 Environ: TypeAlias = Mapping[str, str]
 

@@ -8,8 +8,6 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-__all__ = ["BOOTED", "command", "missing", "prepare", "socket_of", "unmount"]
-
 BOOTED: Final = "containerd successfully booted"
 """What it logs once its sockets answer."""
 

@@ -10,8 +10,6 @@ from devcluster.admission import CONFIGURATIONS, configuration
 from devcluster.cluster import Cluster, Environ, Plan, free_port, naming_its_end, open_cluster
 from devcluster.install import install, register
 
-__all__ = ["open_demo_cluster"]
-
 
 @contextlib.asynccontextmanager
 async def open_demo_cluster(

@@ -11,8 +11,6 @@ from adapters.kubernetes.warmpolicy import warmpolicy_crd
 from devcluster.admission import SECRET
 from devcluster.nodes import node_object
 
-__all__ = ["NAMESPACE", "create_namespace", "install", "register"]
-
 NAMESPACE: Final = "warmhook-system"
 
 

@@ -8,8 +8,6 @@ from typing import Final
 from warmhook.platforms import platform_of
 from warmhook.ports import Object
 
-__all__ = ["architecture", "node_object"]
-
 _ZONES: Final = "abc"
 
 

@@ -16,8 +16,6 @@ from typing import Final, Self
 
 from warmhook.ports import Sleep
 
-__all__ = ["Program", "ProgramFailed", "Programs"]
-
 _STOP_SECONDS: Final = 5.0
 _READY_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.02

@@ -46,8 +46,6 @@ from handlers.sources import Configuration
 from warmhook.events import Event, NotAnEvent
 from warmhook.ports import Transport
 
-__all__ = ["Resources", "Web", "create_app"]
-
 _log = get_logger()
 
 # For pushes that are being published when the process ends.

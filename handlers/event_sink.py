@@ -21,24 +21,6 @@ from warmhook.timestamps import parse_retry_after
 if TYPE_CHECKING:
     import httpx
 
-__all__ = [
-    "AT_ONCE",
-    "EVENTS_SECONDS",
-    "QUEUE_BYTES",
-    "QUEUE_MAX",
-    "SINK_SECONDS",
-    "Post",
-    "Publisher",
-    "Refused",
-    "RetryLater",
-    "bearer",
-    "log_missing_token",
-    "open_event_sink",
-    "open_in_process",
-    "raise_for_status",
-    "retry_after",
-]
-
 _log = get_logger()
 
 EVENTS_SECONDS: Final = 30.0

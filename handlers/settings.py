@@ -14,8 +14,6 @@ from adapters.env import BadSetting, choice, flag, number, text
 from adapters.logs import LOG_MODES, LogMode
 from warmhook.admission_review import is_namespace
 
-__all__ = ["Settings", "read_settings"]
-
 _PROGRAMS: Final = frozenset({"web", "web --watch", "watch"})
 
 _EXTENSION: Final = re.compile(r"[a-z0-9]{1,20}")

@@ -20,8 +20,6 @@ from adapters.strictyaml import decode
 from adapters.validation_errors import plain_message
 from warmhook.images import NotAReference, canonical_host
 
-__all__ = ["Configuration", "ConfiguredSource", "read_configuration"]
-
 _NAME_PROBLEM: Final = "must be lower-case letters, digits and '-', at most 63 of them"
 
 

@@ -16,8 +16,6 @@ from nodeagent.reporter import Reporter
 from nodeagent.state_file import State, StateFile
 from warmhook.node_report import LineReport, clean_message
 
-__all__ = ["Agent"]
-
 _SAVE_AGAIN_SECONDS: Final = 60.0
 
 

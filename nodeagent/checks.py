@@ -16,8 +16,6 @@ from nodeagent.node_state import NodeState
 from warmhook.node_report import clean_message
 from warmhook.ports import ImageConfig, RuntimeUnreachable
 
-__all__ = ["Checks"]
-
 # A runtime lists its images within milliseconds; one that takes longer does not answer kubelets either.
 _ANSWER_SECONDS: Final = 15.0
 # A configuration may hang, or have megabytes.

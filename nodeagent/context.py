@@ -16,8 +16,6 @@ from nodeagent.settings import Settings
 from warmhook.platforms import Platform
 from warmhook.ports import Runtime
 
-__all__ = ["Context"]
-
 
 @dataclass(frozen=True, slots=True)
 class Context:

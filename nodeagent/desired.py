@@ -15,8 +15,6 @@ from nodeagent.context import Context
 from warmhook.node_lines import desired_name
 from warmhook.ports import Object
 
-__all__ = ["Desired", "DesiredStore", "follow_desired", "read_desired"]
-
 _LONGEST_BACKOFF_SECONDS: Final = 30.0
 
 

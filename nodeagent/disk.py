@@ -11,8 +11,6 @@ from warmhook.disk import EMPTY, after_loss, is_low
 from warmhook.pull_failures import FailureReason
 from warmhook.timestamps import format_time
 
-__all__ = ["DiskState", "free_percent", "time_of_day"]
-
 
 def free_percent(folders: Iterable[str], instead: str) -> float | None:
     """The least free share of the file systems of `folders`, in percent, as a kubelet counts it: used by root or not.

@@ -6,8 +6,6 @@ from typing import Final
 
 from adapters.clock import Clock
 
-__all__ = ["Health"]
-
 # A check ends within its interval and the runtime's time limit, successfully or not.
 _SPARE_SECONDS: Final = 120.0
 

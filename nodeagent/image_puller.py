@@ -13,8 +13,6 @@ from nodeagent.node_state import NodeState
 from nodeagent.pulls import pull_image
 from warmhook.pull_queue import ImagePull
 
-__all__ = ["ImagePuller"]
-
 _IDLE_SECONDS: Final = 60.0
 
 

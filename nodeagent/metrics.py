@@ -7,8 +7,6 @@ from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
-__all__ = ["Metrics"]
-
 _STATES = ("warm", "waiting", "pulling", "failed", "malformed")
 
 

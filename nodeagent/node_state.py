@@ -22,8 +22,6 @@ from warmhook.presence import Images, Unusable, is_warm, pulled_digest, replaced
 from warmhook.pull_failures import FailureReason
 from warmhook.pull_queue import SLOW_SECONDS, ImagePull, Running, Schedule, next_due, schedule
 
-__all__ = ["Changes", "NodeState"]
-
 # Of lines beyond the limit, in a report, which has 1,024 lines at most: what is not named counts as waiting.
 _SURPLUS_MAX: Final = 512
 

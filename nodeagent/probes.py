@@ -18,8 +18,6 @@ from adapters.outages import OutageLog
 from adapters.tasks import in_background
 from nodeagent.health import Health
 
-__all__ = ["serve_probes"]
-
 CONNECTIONS: Final = 32
 _SECONDS: Final = 5.0
 """The limit for one connection, from its beginning to its end."""

@@ -14,8 +14,6 @@ from warmhook.ports import PullFailed, Runtime, RuntimeUnreachable
 from warmhook.pull_failures import FailureReason
 from warmhook.pull_queue import ImagePull
 
-__all__ = ["Failure", "pull_image"]
-
 _PROGRESS_SECONDS: Final = 30.0
 # The runtime ends a pull at its time limit; this is for one that does not.
 _GRACE_SECONDS: Final = 15.0

@@ -18,8 +18,6 @@ from warmhook.node_lines import new_configmap
 from warmhook.node_report import LineReport, bounded, reads_the_same, report_name, report_patch, seen_patch
 from warmhook.ports import Object
 
-__all__ = ["Reporter", "reportable", "rewrite"]
-
 SEEN_SECONDS: Final = 240.0
 """How often a report that does not change is renewed."""
 SETTLED_SECONDS: Final = 5.0

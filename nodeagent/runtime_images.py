@@ -8,8 +8,6 @@ from warmhook.platforms import Platform
 from warmhook.ports import ImageConfig, RuntimeImage
 from warmhook.presence import NO_CONFIG, NO_DIGEST, Images, Unusable, images_by_name, unusable
 
-__all__ = ["RuntimeImages"]
-
 
 class RuntimeImages:
     """The images of one runtime."""

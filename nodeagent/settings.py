@@ -11,8 +11,6 @@ from adapters.logs import LOG_MODES, LogMode
 from warmhook.admission_review import is_namespace
 from warmhook.placement import NODE_NAME_MAX
 
-__all__ = ["Settings", "read_settings"]
-
 
 @dataclass(frozen=True, slots=True)
 class Settings:

@@ -13,8 +13,6 @@ from typing import Any, Final
 
 from adapters.logs import Log
 
-__all__ = ["State", "StateFile"]
-
 _FORMAT: Final = 1
 # Far above 256 lines; a larger file is not ours.
 _MOST_BYTES: Final = 16 * 1024 * 1024

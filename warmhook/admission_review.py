@@ -17,17 +17,6 @@ from warmhook.labels import NotASelector, Requirement, TooManyTerms, parse_selec
 from warmhook.node_affinity import Affinity, Constraints, Term, intersect, parse_affinity
 from warmhook.taints import Toleration, parse_tolerations
 
-__all__ = [
-    "ADMISSION_SKIPS",
-    "AdmissionSkip",
-    "Admitted",
-    "Review",
-    "answer_object",
-    "is_namespace",
-    "read_pod",
-    "read_review",
-]
-
 AdmissionSkip: TypeAlias = Literal[
     "not-a-pod", "not-create", "dry-run", "mirror-pod", "daemonset-pod", "own-pod", "malformed", "too-large"
 ]

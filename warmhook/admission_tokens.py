@@ -12,18 +12,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-__all__ = [
-    "RANDOM_BITS",
-    "Tokens",
-    "accepts",
-    "path_of",
-    "print_tokens",
-    "read_tokens",
-    "renew",
-    "token_of",
-    "without_tokens",
-]
-
 RANDOM_BITS: Final = 192
 _LIFETIME: Final = timedelta(days=60)
 _PATH: Final = "/admission/pods/"

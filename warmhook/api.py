@@ -4,26 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = [
-    "API_VERSION",
-    "DROPPED_ANNOTATION",
-    "EVENT_ANNOTATION",
-    "GONE_ANNOTATION",
-    "GROUP",
-    "KIND_LABEL",
-    "LINE_LABEL",
-    "NODE_ANNOTATION",
-    "ORIGIN_ANNOTATION",
-    "OWNER_LABEL",
-    "POLICY_LABEL",
-    "PREFER_ANNOTATION",
-    "REPOSITORY_LABEL",
-    "SEEN_ANNOTATION",
-    "TRUNCATED_LABEL",
-    "VERSION",
-    "WARM_ANNOTATION",
-]
-
 GROUP: Final = "warmhook.dev"
 VERSION: Final = "v1alpha1"
 API_VERSION: Final = f"{GROUP}/{VERSION}"

@@ -13,19 +13,6 @@ from warmhook.desired_lines import DesiredLine
 from warmhook.node_report import LineReport
 from warmhook.pull_failures import LASTING_FAILURES, FailureReason
 
-__all__ = [
-    "EVICTED_SECONDS",
-    "FIRST_RETRY_SECONDS",
-    "LASTING_RETRY_SECONDS",
-    "NO_ATTEMPTS",
-    "RETRY_SECONDS",
-    "RETRY_STEP_SECONDS",
-    "Attempts",
-    "after_removal",
-    "line_report",
-    "with_failure",
-]
-
 FIRST_RETRY_SECONDS: Final = 5.0
 RETRY_SECONDS: Final = 300.0
 """The longest back-off before a line is failed, and the first retry interval of a failed line."""

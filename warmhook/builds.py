@@ -7,8 +7,6 @@ from typing import Final
 
 from warmhook.warmimages import WarmImage
 
-__all__ = ["beyond"]
-
 _NEVER: Final = float("-inf")
 # An image of several platforms is pushed part by part, sometimes from several machines, and its tag last of all.
 _PARTS_SECONDS: Final = 3600

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from warmhook.node_lines import MAX_LINES, Line, NotALine, read_line, version_of
 from warmhook.shares import Claim, Room, served
 
-__all__ = ["DesiredLine", "Selection", "select_lines"]
-
 
 @dataclass(frozen=True, slots=True)
 class DesiredLine:

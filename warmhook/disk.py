@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-__all__ = ["EMPTY", "FIRST_HOLD_SECONDS", "LONGEST_HOLD_SECONDS", "SPACED_SECONDS", "Hold", "after_loss", "is_low"]
-
 LOSSES: Final = 3
 """So many losses within an hour stop all pulls of the node."""
 FIRST_HOLD_SECONDS: Final = 3600.0

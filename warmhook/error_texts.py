@@ -14,8 +14,6 @@ import re
 from http import HTTPStatus
 from typing import Final
 
-__all__ = ["without_server_words"]
-
 # A status comes as `: 403 Forbidden`; the phrase is from the server as well, and all that follows may be.
 _STATUS: Final = re.compile(r"(?:: |status code |status |http )([1-5]\d\d)(?=$|[^\d.])", re.IGNORECASE)
 # All that follows one of these is from the server.

@@ -20,36 +20,6 @@ from warmhook.ports import Object
 from warmhook.taints import parse_tolerations, toleration_object
 from warmhook.timestamps import format_time, parse_time
 
-__all__ = [
-    "ADMITTED",
-    "CHANGED",
-    "CHANGES_MAX",
-    "PING",
-    "PUSHED",
-    "REPORTED",
-    "SKIP_REASONS",
-    "SYNC",
-    "Changed",
-    "Event",
-    "NotAnEvent",
-    "Pushed",
-    "Skip",
-    "SkipReason",
-    "admitted_event",
-    "changed_event",
-    "is_timed",
-    "push_time",
-    "pushed_event",
-    "pushed_id",
-    "read_admitted",
-    "read_change",
-    "read_changed",
-    "read_pushed",
-    "read_reported",
-    "reported_event",
-    "sync_event",
-]
-
 SkipReason = Literal[
     "not-a-push",
     "not-runnable",

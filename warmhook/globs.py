@@ -16,8 +16,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["Globs"]
-
 
 @dataclass(frozen=True, slots=True)
 class _Set:

@@ -14,8 +14,6 @@ import re
 from dataclasses import dataclass, replace
 from typing import Final
 
-__all__ = ["DOCKER_HUB", "NotAReference", "Reference", "canonical_host", "from_event", "is_digest", "parse_reference"]
-
 DOCKER_HUB: Final = "docker.io"
 # The one other name that runtimes rewrite:
 # https://github.com/distribution/reference/blob/main/normalize.go, splitDockerDomain

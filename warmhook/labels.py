@@ -11,19 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias, get_args
 
-__all__ = [
-    "LABEL_OPERATORS",
-    "NODE_OPERATORS",
-    "NotASelector",
-    "Operator",
-    "Requirement",
-    "Selector",
-    "TooManyTerms",
-    "parse_requirement",
-    "parse_selector",
-    "requirement_object",
-]
-
 Operator: TypeAlias = Literal["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"]
 NODE_OPERATORS: Final[tuple[Operator, ...]] = get_args(Operator)
 """The operators of node affinity; `Gt` and `Lt` compare the label as an integer and have no query-string form."""

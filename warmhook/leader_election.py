@@ -11,8 +11,6 @@ import math
 from dataclasses import dataclass, replace
 from typing import Final
 
-__all__ = ["LEASE_SECONDS", "POLL_SECONDS", "RENEW_SECONDS", "ElectionState", "Lease"]
-
 LEASE_SECONDS: Final = 15
 RENEW_SECONDS: Final = 5.0
 """The interval between two writes of the holder."""

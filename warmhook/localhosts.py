@@ -9,8 +9,6 @@ from __future__ import annotations
 import ipaddress
 from typing import Final
 
-__all__ = ["is_local_host"]
-
 _NAMES: Final = frozenset(
     {
         "localhost",

@@ -13,19 +13,6 @@ from typing import Any, Final, TypeAlias
 from warmhook.labels import NotASelector, Operator, Requirement, TooManyTerms, parse_requirement, requirement_object
 from warmhook.taints import Toleration, toleration_object
 
-__all__ = [
-    "PARTS_MAX",
-    "TERMS_MAX",
-    "VALUES_MAX",
-    "Affinity",
-    "Constraints",
-    "Term",
-    "affinity_object",
-    "intersect",
-    "matches_node",
-    "parse_affinity",
-]
-
 TERMS_MAX: Final = 64
 """Terms of an affinity, and requirements of a term; a Pod with more is ignored."""
 VALUES_MAX: Final = 256

@@ -18,27 +18,6 @@ from warmhook.shares import Claim, Room, served
 from warmhook.timestamps import format_time
 from warmhook.warmimages import ObjectKey, Pull, WarmImage
 
-__all__ = [
-    "MAX_BYTES",
-    "MAX_LINES",
-    "REFUSED_MAX",
-    "Line",
-    "NotALine",
-    "desired_name",
-    "desired_node",
-    "diff",
-    "line_key",
-    "line_of",
-    "new_configmap",
-    "node_metadata",
-    "node_patch",
-    "noted_refusals",
-    "over_budget",
-    "read_line",
-    "version_of",
-    "versions",
-]
-
 REFUSED_MAX: Final = 4096
 """70 KB of the 256 KiB that all annotations of an object may have."""
 MAX_LINES: Final = 256

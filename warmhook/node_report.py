@@ -18,24 +18,6 @@ from warmhook.node_lines import node_metadata
 from warmhook.pull_failures import FailureReason
 from warmhook.timestamps import format_time, parse_time
 
-__all__ = [
-    "REACHABLE_FOR",
-    "TEXT_BYTES",
-    "LineReport",
-    "LineState",
-    "Report",
-    "bounded",
-    "clean_message",
-    "read_detail",
-    "read_report",
-    "reads_the_same",
-    "report_name",
-    "report_node",
-    "report_patch",
-    "seen_patch",
-]
-
-
 # An agent refreshes `seen` every 4 minutes; a report that missed two refreshes is stale.
 REACHABLE_FOR: Final = timedelta(minutes=10)
 _MESSAGE_MAX: Final = 200

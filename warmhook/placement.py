@@ -13,8 +13,6 @@ from warmhook.node_affinity import matches_node
 from warmhook.taints import Taint, tolerates
 from warmhook.warmimages import Nodes, WarmImage
 
-__all__ = ["ANY_LINUX_NODE", "NODE_NAME_MAX", "Node", "is_away", "node_selector", "place", "place_each", "reads_taints"]
-
 # The default selector of a policy. The kubelet sets both labels; virtual kubelets run no containers of their own.
 ANY_LINUX_NODE: Final = Selector(
     (Requirement("kubernetes.io/os", "In", ("linux",)), Requirement("type", "NotIn", ("virtual-kubelet",)))

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["Platform", "platform_of", "runs_on"]
-
 # `uname -m` to GOARCH: https://github.com/containerd/platforms/blob/main/database.go and Linux's own names.
 _ARCHITECTURES: Final = {
     "x86_64": "amd64",

@@ -12,8 +12,6 @@ from warmhook.labels import TooManyTerms
 from warmhook.policies import Policy, Upsert, restrict
 from warmhook.warmimages import ObjectKey, PodOrigin, PodOwner, WarmImage, owner_label, pod_warmimage_name, policy_label
 
-__all__ = ["OWNERS_MAX", "AdmissionRefusal", "decide_admission", "takes_pod", "warmimages_for_pod"]
-
 AdmissionRefusal: TypeAlias = Literal["duplicate"]
 
 # A WarmImage is written again after this part of its lifetime since its last admission: often enough to outlive the

@@ -24,21 +24,6 @@ from warmhook.warmimages import (
     warmimage_name,
 )
 
-__all__ = [
-    "POD_LIFETIME_SECONDS",
-    "Part",
-    "Policy",
-    "PolicyChanges",
-    "PushRefusal",
-    "Upsert",
-    "decide_orphan",
-    "decide_push",
-    "is_expired",
-    "policy_changes",
-    "restrict",
-    "surplus",
-]
-
 POD_LIFETIME_SECONDS: Final = 7 * 86400
 """The time that an image stays after its last Pod if the policy has no `expireAfterSeconds`."""
 

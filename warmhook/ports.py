@@ -14,24 +14,6 @@ from typing import Any, Protocol, TypeAlias
 from warmhook.platforms import Platform
 from warmhook.pull_failures import FailureReason
 
-__all__ = [
-    "Credentials",
-    "ImageConfig",
-    "ImageFilesystem",
-    "Json",
-    "Object",
-    "PullFailed",
-    "Response",
-    "Runtime",
-    "RuntimeImage",
-    "RuntimeUnreachable",
-    "Sleep",
-    "Stream",
-    "Transport",
-    "Unreachable",
-    "Utcnow",
-]
-
 Json: TypeAlias = Any
 """A value from JSON; foreign, so its type is not known before it is read."""
 Object: TypeAlias = dict[str, Any]

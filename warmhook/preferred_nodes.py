@@ -12,8 +12,6 @@ from warmhook.node_affinity import Constraints, matches_node
 from warmhook.placement import ANY_LINUX_NODE, Node
 from warmhook.taints import tolerates
 
-__all__ = ["PREFERRED_MAX", "affinity_patch", "preferred_nodes", "prefers_nodes"]
-
 PREFERRED_MAX: Final = 10
 _HEAVIEST: Final = 100
 _PREFERRED: Final = "preferredDuringSchedulingIgnoredDuringExecution"

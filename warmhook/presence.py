@@ -13,19 +13,6 @@ from warmhook.platforms import Platform, runs_on
 from warmhook.ports import ImageConfig, RuntimeImage
 from warmhook.pull_failures import FailureReason
 
-__all__ = [
-    "NO_CONFIG",
-    "NO_DIGEST",
-    "Images",
-    "Pulled",
-    "Unusable",
-    "images_by_name",
-    "is_warm",
-    "pulled_digest",
-    "replaced_digest",
-    "unusable",
-]
-
 Images: TypeAlias = Mapping[str, RuntimeImage]
 """The images that the runtime lists, under each of their names: `host/repository:tag` and `host/repository@digest`."""
 Pulled: TypeAlias = Mapping[str, str]

@@ -6,8 +6,6 @@ from typing import Final, Literal, TypeAlias
 
 from warmhook.error_texts import without_server_words
 
-__all__ = ["LASTING_FAILURES", "REASONS", "FailureReason", "failure_reason"]
-
 FailureReason: TypeAlias = Literal[
     "NotFound",
     "Unauthorized",

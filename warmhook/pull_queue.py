@@ -18,18 +18,6 @@ from warmhook.attempts import NO_ATTEMPTS, Attempts
 from warmhook.desired_lines import DesiredLine
 from warmhook.warmimages import LONGEST_TIMEOUT_SECONDS
 
-__all__ = [
-    "GIVE_WAY_SECONDS",
-    "NEGLECTED_SECONDS",
-    "SLOW_SECONDS",
-    "ImagePull",
-    "Running",
-    "Schedule",
-    "Served",
-    "next_due",
-    "schedule",
-]
-
 SLOW_SECONDS: Final = 60.0
 GIVE_WAY_SECONDS: Final = 600.0
 """After this time a pull is stopped if an image that was not slow finds no slot."""

@@ -9,8 +9,6 @@ from warmhook.globs import Globs
 from warmhook.images import Reference
 from warmhook.semver import Range
 
-__all__ = ["PushRule", "PushRules"]
-
 
 @dataclass(frozen=True, slots=True)
 class PushRule:

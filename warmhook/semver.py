@@ -21,8 +21,6 @@ from dataclasses import dataclass, field
 from functools import total_ordering
 from typing import Final, Literal, TypeAlias, cast
 
-__all__ = ["Comparator", "NotARange", "Range", "Version", "parse_range", "parse_version"]
-
 Operator: TypeAlias = Literal["=", "!=", ">", ">=", "<", "<=", "~", "^"]
 
 # Longest text that is read, in characters: tags have 128 at most, and Python refuses integers of 4,300 digits.

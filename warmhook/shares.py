@@ -7,8 +7,6 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["Claim", "Room", "served"]
-
 
 @dataclass(frozen=True, slots=True)
 class Claim:

@@ -14,18 +14,6 @@ from warmhook.placement import Node
 from warmhook.pull_failures import FailureReason
 from warmhook.timestamps import format_time
 
-__all__ = [
-    "FAILURES_MAX",
-    "Counts",
-    "Failure",
-    "condition",
-    "count",
-    "find_condition",
-    "invalid_status",
-    "status_object",
-    "with_conditions",
-]
-
 FAILURES_MAX: Final = 10
 """The number of failing nodes that a status names."""
 _MESSAGE_MAX: Final = 1000

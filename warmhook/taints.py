@@ -13,17 +13,6 @@ from typing import Final, Literal, TypeAlias
 
 from warmhook.labels import TooManyTerms
 
-__all__ = [
-    "TOLERATIONS_MAX",
-    "Taint",
-    "Toleration",
-    "TolerationOperator",
-    "blocking_taints",
-    "parse_tolerations",
-    "tolerates",
-    "toleration_object",
-]
-
 TOLERATIONS_MAX: Final = 64
 # The taint of a cordoned node, which may not have been added yet.
 _CORDONED: Final = "node.kubernetes.io/unschedulable"

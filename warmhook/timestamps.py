@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-__all__ = ["format_time", "parse_retry_after", "parse_time"]
-
 
 def format_time(moment: datetime) -> str:
     """`2026-01-31T09:30:00Z`, with microseconds only if there are any. Raises `ValueError` for a naive time."""

@@ -8,8 +8,6 @@ from typing import Any, Final
 
 from warmhook.status import find_condition
 
-__all__ = ["Transition", "transitions"]
-
 # Reason of a condition to reason of the Event.
 _WARNINGS: Final = {"Invalid": "Invalid", "NodesFailed": "Failed", "WriteRefused": "WriteRefused"}
 _WARM: Final = frozenset({"AllWarm", "ReachableWarm"})

@@ -7,8 +7,6 @@ from typing import Final
 
 from warmhook.warmimages import WarmImage
 
-__all__ = ["old_versions"]
-
 _NEVER: Final = float("-inf")
 # Of each container of an owner: the running image, and that of a rollback.
 _VERSIONS: Final = 2

@@ -12,25 +12,6 @@ from warmhook.labels import Selector
 from warmhook.node_affinity import Affinity, Constraints
 from warmhook.taints import Toleration
 
-__all__ = [
-    "LONGEST_TIMEOUT_SECONDS",
-    "Limit",
-    "Nodes",
-    "ObjectKey",
-    "PodOrigin",
-    "PodOwner",
-    "PolicyKey",
-    "Pull",
-    "PullPolicy",
-    "Template",
-    "WarmImage",
-    "owner_label",
-    "pod_warmimage_name",
-    "policy_label",
-    "repository_label",
-    "warmimage_name",
-]
-
 PullPolicy: TypeAlias = Literal["IfNotPresent", "Always"]
 
 LONGEST_TIMEOUT_SECONDS: Final = 7200

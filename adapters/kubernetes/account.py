@@ -10,8 +10,6 @@ from typing import Final
 
 from adapters.kubernetes.rest_config import BadKubeconfig, RestConfig, tls_context
 
-__all__ = ["ServiceAccount", "in_cluster_config"]
-
 _FRESH_SECONDS: Final = 10.0
 
 

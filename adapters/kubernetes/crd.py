@@ -12,8 +12,6 @@ from adapters.kubernetes.schemas import structural_schema
 from warmhook.api import GROUP, VERSION
 from warmhook.ports import Object
 
-__all__ = ["Column", "custom_resource_definition"]
-
 
 @dataclass(frozen=True, slots=True)
 class Column:

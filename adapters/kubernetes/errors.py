@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["Conflict", "Gone", "KubernetesError", "NotFound", "NotServed", "Refused", "Unavailable"]
-
 
 class KubernetesError(Exception):
     """The API server did not fulfil the request."""

@@ -18,8 +18,6 @@ import yaml
 
 from adapters.kubernetes.rest_config import BadKubeconfig, RestConfig, tls_context
 
-__all__ = ["load_kubeconfig"]
-
 _DEFAULT_KUBECONFIG: Final = "~/.kube/config"
 _FILES: Final = ("certificate-authority", "client-certificate", "client-key")
 """Keys of files; the same key with `-data` holds a file's content in base64."""

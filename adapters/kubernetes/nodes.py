@@ -11,8 +11,6 @@ from warmhook.ports import Object
 from warmhook.taints import Taint
 from warmhook.timestamps import parse_time
 
-__all__ = ["FULL_PAGE", "not_ready_since", "read_node", "reduced_node", "taints_of", "unschedulable"]
-
 FULL_PAGE: Final = 100
 """Full Nodes per page of a list: reading a page must not delay other requests for long."""
 

@@ -8,21 +8,6 @@ from urllib.parse import quote
 from warmhook.api import API_VERSION
 from warmhook.warmimages import ObjectKey
 
-__all__ = [
-    "CRDS",
-    "NODES",
-    "configmaps",
-    "events",
-    "leases",
-    "mutating_webhooks",
-    "node",
-    "secrets",
-    "status",
-    "warmimages",
-    "warmimages_in",
-    "warmpolicies",
-]
-
 _CUSTOM: Final = f"/apis/{API_VERSION}"
 
 NODES: Final = "/api/v1/nodes"

@@ -10,8 +10,6 @@ from typing import Final
 
 from warmhook.ports import Sleep
 
-__all__ = ["AdaptiveLimiter", "ByteRateLimiter", "Lanes"]
-
 # Requests of one process at once, watches not counted: with 1,000 in flight from one ServiceAccount, API
 # Priority and Fairness rejected 2,590 of 3,000 patches.
 _MOST: Final = 32

@@ -9,8 +9,6 @@ from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.errors import KubernetesError, Unavailable
 from adapters.logs import get_logger
 
-__all__ = ["wait_for_api_server"]
-
 _log = get_logger()
 
 _LONGEST_WAIT_SECONDS: Final = 5.0

@@ -14,8 +14,6 @@ from adapters.kubernetes.nodes import FULL_PAGE
 from adapters.outages import WatchOutage, WatchOutages
 from warmhook.ports import Object
 
-__all__ = ["ListWatch", "Outage", "Reflector", "Store", "reflect"]
-
 # A watch that ends sooner was not closed by its time limit or because of silence.
 _SHORT_WATCH_SECONDS: Final = 5.0
 _RELIST_SECONDS: Final = 0.2

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["BadKubeconfig", "RestConfig", "tls_context"]
-
 
 class BadKubeconfig(ValueError):
     """No usable configuration of a cluster; the message says what to do."""

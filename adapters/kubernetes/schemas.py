@@ -14,8 +14,6 @@ from typing import Any, Final
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from pydantic.fields import FieldInfo
 
-__all__ = ["matching", "pattern", "structural_schema", "validated"]
-
 _DROPPED: Final = frozenset({"title", "examples", "discriminator", "propertyNames", "$defs"})
 _BOUNDS: Final = {"array": ("maxItems",), "string": ("maxLength", "enum", "format", "pattern")}
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import socket
 from typing import Any, Final
 
-__all__ = ["new_socket"]
-
 # A load balancer that lost its state sends no answer, not even a reset: 30 seconds after the last sign of life the
 # kernel ends the connection. Systems other than Linux lack some of these.
 _TCP_OPTIONS: Final = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 30_000}

@@ -13,8 +13,6 @@ from warmhook.node_affinity import TERMS_MAX, VALUES_MAX, Affinity, affinity_obj
 from warmhook.taints import TOLERATIONS_MAX, Toleration, TolerationOperator, parse_tolerations, toleration_object
 from warmhook.warmimages import LONGEST_TIMEOUT_SECONDS, Limit, Nodes, Pull, PullPolicy, Template
 
-__all__ = ["DigestText", "ImageText", "InvalidObject", "LabelSelector", "Spec", "TemplateSpec", "template_object"]
-
 DigestText = Annotated[str, StringConstraints(max_length=135, pattern=r"^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$")]
 # These limits are only in the schema of the API server: stored objects are read as far as possible.
 _ELEMENTS: Final = r"[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"

@@ -31,18 +31,6 @@ from warmhook.taints import parse_tolerations, toleration_object
 from warmhook.timestamps import format_time, parse_time
 from warmhook.warmimages import ObjectKey, PodOrigin, PodOwner, WarmImage, repository_label
 
-__all__ = [
-    "CONDITIONS",
-    "Condition",
-    "Count",
-    "first_problem",
-    "read_warmimage",
-    "warmimage_crd",
-    "warmimage_object",
-    "warmimage_patch",
-]
-
-
 Moment = Annotated[str, StringConstraints(max_length=40), Field(json_schema_extra={"format": "date-time"})]
 Text = Annotated[str, StringConstraints(max_length=1024)]
 Count = Annotated[int, Field(ge=0)]

@@ -19,8 +19,6 @@ from warmhook.rules import PushRule
 from warmhook.semver import parse_range
 from warmhook.warmimages import Limit, Nodes, ObjectKey, Template
 
-__all__ = ["read_warmpolicy", "warmpolicy_crd"]
-
 _KEEP_MAX: Final = 100
 # Characters of all globs of a policy: each push is compared with each of them.
 _REPOSITORIES_MAX: Final = 2048

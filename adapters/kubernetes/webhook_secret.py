@@ -11,8 +11,6 @@ from typing import Final
 from warmhook.admission_tokens import Tokens, print_tokens, read_tokens
 from warmhook.ports import Object
 
-__all__ = ["SECRET", "AdmissionSecret", "Certificate", "read_admission_secret", "token_data"]
-
 SECRET: Final = "warmhook-tls"  # noqa: S105 - its name
 _TOKENS: Final = "admission-tokens"
 

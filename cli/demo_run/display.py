@@ -13,8 +13,6 @@ from rich.text import Text
 
 from cli.demo_run.progress import NodeProgress
 
-__all__ = ["Display"]
-
 _STYLES: Final = {"warm": "green", "pulling": "cyan", "waiting": "dim", "failed": "bold red", "unreachable": "bold red"}
 
 

@@ -11,8 +11,6 @@ import cli
 from cli.errors import Failed
 from devcluster.cluster import Commands
 
-__all__ = ["INSTALLED", "PACKAGES", "program_commands", "read_procfile"]
-
 PACKAGES: Final = Path(cli.__file__).resolve().parent.parent
 """The folder that holds the packages: a checkout, or site-packages."""
 INSTALLED: Final = "web: python -m handlers --watch\nwatch: python -m handlers.watch\nagent: python -m nodeagent\n"

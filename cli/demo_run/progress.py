@@ -19,8 +19,6 @@ from warmhook.node_report import LineState, Report, read_detail, read_report, re
 from warmhook.ports import Object, Sleep
 from warmhook.warmimages import ObjectKey
 
-__all__ = ["NodeProgress", "find_line", "follow_line", "new_warm_lines", "read_reports"]
-
 _POLL_SECONDS: Final = 0.1
 _SLOW_POLL_SECONDS: Final = 0.5
 

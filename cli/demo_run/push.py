@@ -18,8 +18,6 @@ from warmhook.images import Reference, from_event
 from warmhook.ports import Object, Sleep
 from warmhook.warmimages import PolicyKey
 
-__all__ = ["POLICY", "Pushed", "curl_line", "policy_object", "push_image", "send_webhook"]
-
 POLICY: Final = PolicyKey("shop", "shop")
 _REPOSITORY: Final = "shop/web"
 _MEGABYTES: Final = 12.0

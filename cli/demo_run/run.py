@@ -15,8 +15,6 @@ from adapters.signals import STOP_SIGNALS, until_signal
 from cli.errors import Failed
 from devcluster.programs import ProgramFailed
 
-__all__ = ["for_children", "indented", "run_in_folder"]
-
 _SIGNALS: Final = (*STOP_SIGNALS, signal.SIGHUP)
 # Of this process's own settings none may reach a child, and no proxy can reach a loopback address.
 _NOT_FOR_CHILDREN: Final = frozenset({"CONTAINER_RUNTIME_ENDPOINT", "K_SINK", "KUBECONFIG", "NODE_NAME", "PORT"})

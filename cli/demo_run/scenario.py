@@ -28,8 +28,6 @@ from devcluster.cluster import Cluster, Plan, RuntimeName
 from devcluster.demo import open_demo_cluster
 from warmhook.warmimages import ObjectKey, warmimage_name
 
-__all__ = ["Demonstration", "run_demo"]
-
 _FIRST_TAG: Final = "v1"
 _SECOND_TAG: Final = "v2"
 

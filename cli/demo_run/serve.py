@@ -22,8 +22,6 @@ from cli.errors import Unusable
 from devcluster.cluster import Cluster, Plan
 from devcluster.demo import open_demo_cluster
 
-__all__ = ["keep_serving", "run_devcluster"]
-
 
 def run_devcluster(port: int, nodes: int, kubeconfig: Path | None) -> int:
     """The exit status, 0 after Ctrl-C. Raises `Unusable` and `Failed`."""

@@ -19,8 +19,6 @@ from devcluster.apiserver.app import application
 from devcluster.apiserver.core import ApiServer
 from devcluster.apiserver.journal import persisted
 
-__all__ = ["kubeconfig", "main"]
-
 _HOST = "127.0.0.1"
 
 

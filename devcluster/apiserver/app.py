@@ -18,8 +18,6 @@ from devcluster.apiserver.errors import StatusError
 from devcluster.apiserver.webhook_client import Services, as_given, review
 from warmhook.ports import Response
 
-__all__ = ["application"]
-
 _NO_SERVICES: Services = MappingProxyType({})
 _COLLECT_SECONDS = 0.5
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD")

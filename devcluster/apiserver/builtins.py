@@ -13,8 +13,6 @@ from devcluster.apiserver.metadata import map_error
 from devcluster.apiserver.resources import Resource
 from warmhook.ports import Object
 
-__all__ = ["causes", "created", "normalized", "type_error"]
-
 _CONFIG_KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
 _KEY_RULE = "a valid config key must consist of alphanumeric characters, '-', '_' or '.'"
 _DATA_LIMIT_BYTES = 1024 * 1024

@@ -24,8 +24,6 @@ from devcluster.apiserver.webhooks import Draft, Reviewing, reviewed
 from devcluster.apiserver.writes import Request, Writes, Written
 from warmhook.ports import Object, Response, Utcnow
 
-__all__ = ["ApiServer", "is_watch"]
-
 _BODY_LIMIT_BYTES = 3 * 1024 * 1024
 _NAMESPACES = ("default", "kube-node-lease", "kube-public", "kube-system")
 _WEBHOOKS = "mutatingwebhookconfigurations.admissionregistration.k8s.io"

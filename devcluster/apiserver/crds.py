@@ -10,8 +10,6 @@ from devcluster.apiserver.errors import Cause
 from devcluster.apiserver.resources import Column, Resource
 from warmhook.ports import Json, Object
 
-__all__ = ["causes", "created", "established", "normalized", "served"]
-
 _KEYWORDS: dict[str, type | tuple[type, ...]] = {
     "additionalProperties": (dict, bool),
     "anyOf": list,

@@ -8,8 +8,6 @@ from hashlib import sha256
 from devcluster.apiserver.resources import Registry, Resource
 from warmhook.ports import Object
 
-__all__ = ["document"]
-
 _VERBS = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]
 _STATUS_VERBS = ["get", "patch", "update"]
 _VERSION: Object = {

@@ -12,28 +12,6 @@ from warmhook.ports import Object, Response
 if TYPE_CHECKING:
     from devcluster.apiserver.resources import Resource
 
-__all__ = [
-    "Cause",
-    "PageNotFound",
-    "StatusError",
-    "already_exists",
-    "bad_request",
-    "conflict",
-    "expired",
-    "forbidden",
-    "internal_json",
-    "invalid",
-    "method_not_allowed",
-    "not_acceptable",
-    "not_found",
-    "precondition_failed",
-    "too_large_body",
-    "too_large_version",
-    "unparseable_number",
-    "unprocessable_patch",
-    "unsupported_media_type",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Cause:

@@ -8,8 +8,6 @@ from devcluster.apiserver.store import Store
 from devcluster.apiserver.views import json_path
 from devcluster.apiserver.writes import Writes
 
-__all__ = ["Collector"]
-
 _NOT_READY = "node.kubernetes.io/not-ready"
 
 

@@ -12,8 +12,6 @@ from devcluster.apiserver.core import ApiServer
 from devcluster.apiserver.store import Change, Key, Store
 from warmhook.ports import Object
 
-__all__ = ["persisted"]
-
 
 def _read(path: Path) -> tuple[int, dict[tuple[str, Key], Object]]:
     """The newest version in a journal and the objects it leaves; a last line cut short by a kill does not count."""

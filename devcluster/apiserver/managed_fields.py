@@ -10,8 +10,6 @@ from collections.abc import Iterator
 
 from warmhook.ports import Json, Object
 
-__all__ = ["created_by", "is_reset"]
-
 _UNTRACKED_TOP = frozenset(("apiVersion", "kind"))
 _UNTRACKED_METADATA = frozenset(
     (

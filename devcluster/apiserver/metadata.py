@@ -10,19 +10,6 @@ from devcluster.apiserver.errors import Cause
 from devcluster.apiserver.resources import Resource
 from warmhook.ports import Json, Object
 
-__all__ = [
-    "SERVER_OWNED",
-    "annotation_causes",
-    "go_type",
-    "label_causes",
-    "map_error",
-    "name_causes",
-    "normalized",
-    "owner_causes",
-    "type_error",
-    "unknown",
-]
-
 SERVER_OWNED = (
     "creationTimestamp",
     "deletionGracePeriodSeconds",

@@ -7,8 +7,6 @@ from typing import Any
 from devcluster.apiserver.errors import bad_request, unprocessable_patch
 from warmhook.ports import Json, Object
 
-__all__ = ["json_patched", "merge_patched", "strategic_merged"]
-
 _ATOMIC_LISTS = ("taints",)
 """Lists that a strategic merge patch replaces: their Go types name no merge key."""
 

@@ -9,8 +9,6 @@ from devcluster.apiserver.errors import PageNotFound, StatusError, method_not_al
 from devcluster.apiserver.resources import Registry, Resource
 from devcluster.apiserver.store import Key
 
-__all__ = ["Target", "parse_path"]
-
 
 @dataclass(frozen=True, slots=True)
 class Target:

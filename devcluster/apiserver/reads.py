@@ -13,8 +13,6 @@ from devcluster.apiserver.paths import Target
 from devcluster.apiserver.store import Compacted, Key, Store, Stored
 from warmhook.ports import Object
 
-__all__ = ["Selection", "found", "listed", "parse_selection", "parse_version"]
-
 
 @dataclass(frozen=True, slots=True)
 class Selection:

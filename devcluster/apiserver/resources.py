@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 
 from warmhook.ports import Object
 
-__all__ = ["BUILT_INS", "Column", "Registry", "Resource"]
-
 
 @dataclass(frozen=True, slots=True)
 class Column:

@@ -12,8 +12,6 @@ from typing import Any, Final
 from devcluster.apiserver.errors import Cause
 from warmhook.ports import Json, Object
 
-__all__ = ["causes", "defaulted", "pruned"]
-
 _ROOT_FIELDS = ("apiVersion", "kind", "metadata")
 
 

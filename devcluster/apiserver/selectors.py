@@ -12,8 +12,6 @@ from typing import Any
 from devcluster.apiserver.errors import bad_request
 from warmhook.ports import Object
 
-__all__ = ["FieldTerm", "LabelTerm", "parse_fields", "parse_labels", "value_at"]
-
 LabelTerm = Callable[[Mapping[str, str]], bool]
 """One requirement on an object's labels."""
 FieldTerm = tuple[str, str, bool]

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 
 from warmhook.ports import Object
 
-__all__ = ["Change", "Compacted", "Key", "Store", "Stored", "Subscription", "Table"]
-
 Key = tuple[str, str]
 """Namespace (empty for cluster-scoped objects) and name."""
 

@@ -11,21 +11,6 @@ from devcluster.apiserver.resources import Resource
 from devcluster.apiserver.store import Stored
 from warmhook.ports import Object
 
-__all__ = [
-    "CRDS",
-    "check_identity",
-    "check_kind",
-    "check_type",
-    "completed",
-    "counted",
-    "decoded",
-    "is_same",
-    "only_writable",
-    "type_error",
-    "validate",
-    "with_server_metadata",
-]
-
 CRDS = "customresourcedefinitions.apiextensions.k8s.io"
 """The table of CustomResourceDefinitions."""
 

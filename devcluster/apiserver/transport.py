@@ -11,8 +11,6 @@ from types import MappingProxyType
 from devcluster.apiserver.core import ApiServer
 from warmhook.ports import Json, Response, Stream, Unreachable
 
-__all__ = ["After", "Before", "CutStream", "InProcessTransport", "Swallow"]
-
 Before = Callable[[str, str], Awaitable[Response | None]]
 """Called with method and path before each request: an answer replaces the server's, an exception is raised."""
 After = Callable[[str, str, Response], Awaitable[Response]]

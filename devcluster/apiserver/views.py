@@ -13,8 +13,6 @@ from devcluster.apiserver.resources import Column, Resource
 from devcluster.apiserver.store import Stored
 from warmhook.ports import Json, Object
 
-__all__ = ["View", "json_path", "list_body", "object_body", "parse_accept", "watch_body"]
-
 View: TypeAlias = Literal["", "Table", "PartialObjectMetadata", "PartialObjectMetadataList"]
 """The `as` of the Accept header; empty for whole objects."""
 

@@ -13,8 +13,6 @@ from devcluster.apiserver.reads import parse_selection, parse_version
 from devcluster.apiserver.store import Change, Compacted, Store, Stored
 from warmhook.ports import Object
 
-__all__ = ["Watch"]
-
 _LONGEST_SECONDS = 1800.0
 """How long a watch lasts if the request names no time."""
 _BOOKMARK_SECONDS = 60.0

@@ -12,8 +12,6 @@ import httpx
 from devcluster.apiserver.webhooks import Call, NoReply, Reply, Reviewing
 from warmhook.ports import Object
 
-__all__ = ["Services", "as_given", "review"]
-
 Services: TypeAlias = Mapping[str, tuple[str, int]]
 """`name.namespace` of a Service to the host and port behind it: this cluster has no network of its own."""
 

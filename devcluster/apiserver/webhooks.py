@@ -23,8 +23,6 @@ from devcluster.apiserver.resources import Resource
 from warmhook.labels import parse_selector
 from warmhook.ports import Object
 
-__all__ = ["Call", "Draft", "NoReply", "Reply", "Reviewing", "completed", "reviewed"]
-
 _API_VERSION: Final = "admission.k8s.io/v1"
 _USER: Final = {"username": "admin", "uid": "admin", "groups": ["system:masters", "system:authenticated"]}
 _DEFAULTS: Final[Object] = {

@@ -31,8 +31,6 @@ from devcluster.apiserver.store import Store, Stored
 from devcluster.apiserver.strategy import CRDS
 from warmhook.ports import Json, Object, Utcnow
 
-__all__ = ["Request", "Writes", "Written"]
-
 _PRECONDITIONS = (
     ("uid", "UID", "have been deleted and then recreated"),
     ("resourceVersion", "ResourceVersion", "have been modified"),

@@ -22,8 +22,6 @@ from devcluster.cri.store import Named, Store
 from devcluster.nodes import architecture
 from warmhook.images import NotAReference, Reference, parse_reference
 
-__all__ = ["PullError", "Puller", "host_platform"]
-
 _MANIFEST_TYPES: Final = (
     "application/vnd.docker.distribution.manifest.v2+json",
     "application/vnd.oci.image.manifest.v1+json",

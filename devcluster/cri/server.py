@@ -24,8 +24,6 @@ from cri_api.v1 import api_pb2 as cri
 from devcluster.cri.pull import Puller, PullError, host_platform
 from devcluster.cri.store import Store, StoredImage, open_store
 
-__all__ = ["serve_cri"]
-
 _MESSAGE_BYTES: Final = 16 * 1024 * 1024
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", _MESSAGE_BYTES),

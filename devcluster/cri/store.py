@@ -20,8 +20,6 @@ from typing import BinaryIO
 from devcluster.registry.folder import write_whole
 from warmhook.images import NotAReference, parse_reference
 
-__all__ = ["Named", "Store", "StoredImage", "open_store"]
-
 
 @dataclass(frozen=True, slots=True)
 class Named:

@@ -26,8 +26,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from devcluster.registry.folder import Folder, is_repository
 
-__all__ = ["Access", "registry_app"]
-
 _CHUNK_BYTES: Final = 256 * 1024
 _STALL_ABOVE_BYTES: Final = 4096
 _STALL_POLL_SECONDS: Final = 0.05

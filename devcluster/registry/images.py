@@ -18,16 +18,6 @@ from typing import Any, Final, Literal
 
 from devcluster.registry.folder import Folder, digest_of
 
-__all__ = [
-    "Image",
-    "build_artifact",
-    "build_image",
-    "build_index",
-    "incompressible",
-    "incompressible_image",
-    "write_image",
-]
-
 _OCI_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
 _OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"
 _OCI_CONFIG: Final = "application/vnd.oci.image.config.v1+json"

@@ -17,8 +17,6 @@ from starlette.types import ASGIApp
 from adapters.server import Server
 from devcluster.registry.app import Access, registry_app
 
-__all__ = ["Registry", "serve_app", "serve_registry"]
-
 _STOP_POLL_SECONDS: Final = 0.02
 _BACKLOG: Final = 4096
 

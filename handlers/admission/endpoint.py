@@ -20,8 +20,6 @@ from handlers.serving.bodies import BadBody, Bodies
 from warmhook.admission_review import Admitted, Review, answer_object, read_review
 from warmhook.events import admitted_event
 
-__all__ = ["Admission"]
-
 _log = get_logger()
 
 # The largest object in etcd has 1.5 MiB, and managedFields may double it in the review.

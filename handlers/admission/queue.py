@@ -15,8 +15,6 @@ from adapters.logs import get_logger
 from handlers.event_sink import Post, RetryLater
 from warmhook.events import Event
 
-__all__ = ["BATCHES_MAX", "BATCH_MAX", "POSTS_MAX", "QUEUE_MAX", "Added", "AdmissionQueue", "Handle", "forward"]
-
 _log = get_logger()
 
 QUEUE_MAX: Final = 1000

@@ -32,8 +32,6 @@ from warmhook.policies import Policy
 from warmhook.ports import Object
 from warmhook.preferred_nodes import affinity_patch, preferred_nodes, prefers_nodes
 
-__all__ = ["WarmNodes"]
-
 Kind: TypeAlias = Literal["WarmPolicy", "WarmImage", "Node", "ConfigMap"]
 _log = get_logger()
 

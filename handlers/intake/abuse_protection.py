@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["validation_headers"]
-
 
 def validation_headers(headers: Mapping[str, str], allowed_origins: frozenset[str]) -> dict[str, str] | None:
     """The headers of the answer; `None` if the configuration does not name the origin. Header names in lower case.

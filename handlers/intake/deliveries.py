@@ -12,8 +12,6 @@ from urllib.parse import parse_qsl
 from adapters.registries import Delivery
 from handlers.serving.bodies import BODY_BYTES, BadBody
 
-__all__ = ["decode_body", "read_delivery"]
-
 _GZIP: Final = frozenset({"gzip", "x-gzip"})
 # zlib's number for a gzip header and trailer around the largest window.
 _GZIP_WINDOW: Final = 16 + zlib.MAX_WBITS

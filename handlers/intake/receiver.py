@@ -24,8 +24,6 @@ from handlers.serving.bodies import BadBody
 from handlers.sources import Configuration, ConfiguredSource
 from warmhook.events import Pushed, Skip, SkipReason, pushed_event, pushed_id
 
-__all__ = ["Answer", "Receiver"]
-
 _log = get_logger()
 
 # Senders wait for 1 to 10 seconds, then send again.

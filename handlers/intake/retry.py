@@ -14,8 +14,6 @@ from typing import Final, TypeVar
 from adapters.kubernetes.errors import Unavailable
 from warmhook.ports import Sleep
 
-__all__ = ["retry_until"]
-
 _PAUSE_SECONDS: Final = 0.5
 # A try without an answer must leave time for the next one.
 _TRIES: Final = 3

@@ -11,8 +11,6 @@ from typing import Final
 from adapters.clock import Clock
 from warmhook.warmimages import PolicyKey
 
-__all__ = ["CircuitBreakers"]
-
 _AFTER_SECONDS: Final = 60.0
 _REMEMBERED: Final = 1000
 

@@ -14,8 +14,6 @@ from typing import Final, Generic, TypeAlias, TypeVar
 from adapters.kubernetes.errors import Unavailable
 from warmhook.ports import Sleep
 
-__all__ = ["Coalescer", "Work"]
-
 Item = TypeVar("Item", bound=Hashable)
 Work: TypeAlias = Callable[[Mapping[Item, int]], Awaitable[Mapping[Item, Exception]]]
 """Handle items, each with the highest resourceVersion that was named (0: none), and return the problems by item."""

@@ -10,8 +10,6 @@ from handlers.reconcile.reader import Reader
 from handlers.reconcile.recorder import Recorder
 from handlers.reconcile.writer import Writer
 
-__all__ = ["Context"]
-
 
 @dataclass(frozen=True, slots=True)
 class Context:

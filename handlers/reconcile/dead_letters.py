@@ -14,8 +14,6 @@ from handlers.metrics import Metrics
 from handlers.reconcile.dispatch import HANDLED
 from warmhook.node_report import clean_message
 
-__all__ = ["DeadLetters", "read_dead_letter"]
-
 _log = get_logger()
 
 _STATUSES: Final = frozenset(str(int(status)) for status in HTTPStatus)

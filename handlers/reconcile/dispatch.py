@@ -37,8 +37,6 @@ from warmhook.events import (
 from warmhook.ports import Object
 from warmhook.warmimages import ObjectKey, PolicyKey
 
-__all__ = ["HANDLED", "Dispatch", "Result"]
-
 _log = get_logger()
 
 HANDLED: Final = frozenset({PUSHED, ADMITTED, CHANGED, REPORTED, SYNC, PING})

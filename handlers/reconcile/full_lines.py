@@ -15,8 +15,6 @@ from warmhook.node_lines import Line, diff, line_key, line_of, noted_refusals, o
 from warmhook.placement import Node, place_each, reads_taints
 from warmhook.warmimages import ObjectKey, WarmImage
 
-__all__ = ["FullState", "LinesByNode", "full_change", "untouched", "wanted_lines"]
-
 LinesByNode: TypeAlias = Mapping[str, Mapping[str, Line]]
 """Per node's name the lines it should hold, by key."""
 

@@ -17,8 +17,6 @@ from warmhook.api import DROPPED_ANNOTATION
 from warmhook.node_lines import MAX_BYTES, Line, NotALine, node_patch, over_budget, read_line
 from warmhook.ports import Object
 
-__all__ = ["DesiredState", "NodeChange", "NodeWrites"]
-
 Answer = TypeVar("Answer")
 
 _log = get_logger()

@@ -18,8 +18,6 @@ from warmhook.node_report import Report, read_report, report_name
 from warmhook.placement import Node
 from warmhook.ports import Object
 
-__all__ = ["FROM_CACHE", "MAX_GETS", "NodeReader"]
-
 FROM_CACHE: Final = "0"
 """`not_older_than` of a read that may be a little behind. kube-apiserver 1.36 answers it in 1 ms from its cache; a
 consistent list took 97 ms after a write of another kind (median of 20), probably until etcd reports its progress."""

@@ -17,20 +17,6 @@ from warmhook.policies import Policy
 from warmhook.ports import Object
 from warmhook.warmimages import ObjectKey, PolicyKey, WarmImage, policy_label, repository_label
 
-__all__ = [
-    "DesiredConfigMap",
-    "PolicyObject",
-    "Repository",
-    "WarmImages",
-    "object_key",
-    "owner_uid",
-    "read_desired",
-    "read_policy_object",
-    "read_warmimages",
-    "repository_of",
-    "version_number",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class DesiredConfigMap:

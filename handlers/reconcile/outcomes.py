@@ -11,8 +11,6 @@ from typing import Final, TypeVar
 from adapters.kubernetes.errors import Conflict, Gone, NotFound, Refused, Unavailable
 from adapters.logs import get_logger
 
-__all__ = ["Outcomes", "Overtaken"]
-
 _log = get_logger()
 
 Item = TypeVar("Item")

@@ -16,8 +16,6 @@ from warmhook.pod_images import AdmissionRefusal, decide_admission, takes_pod, w
 from warmhook.policies import Upsert, is_expired
 from warmhook.warmimages import ObjectKey, WarmImage
 
-__all__ = ["accept_pods"]
-
 _log = get_logger()
 
 

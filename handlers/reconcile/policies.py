@@ -20,8 +20,6 @@ from warmhook.policies import Policy, PolicyChanges, Upsert, decide_orphan, poli
 from warmhook.ports import Object
 from warmhook.warmimages import ObjectKey, PolicyKey, WarmImage
 
-__all__ = ["Applied", "Policies", "Reconciled"]
-
 _log = get_logger()
 
 # At a time in each namespace: the deletes after a burst of pushes must not delay the next burst.

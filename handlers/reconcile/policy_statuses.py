@@ -17,8 +17,6 @@ from warmhook.ports import Object
 from warmhook.status import condition, find_condition, with_conditions
 from warmhook.transitions import transitions
 
-__all__ = ["is_degraded", "write_refusal", "write_status"]
-
 _log = get_logger()
 
 # How often a status is decided anew after a conflict; then the next sync writes it.

@@ -23,8 +23,6 @@ from warmhook.node_lines import diff, line_key
 from warmhook.placement import Node, node_selector, reads_taints
 from warmhook.warmimages import ObjectKey, WarmImage
 
-__all__ = ["FirstPass", "Projection"]
-
 # After this the rest is left to the repeat of the event, which finds less to do.
 _SECONDS: Final = 20.0
 # Up to so many different node selectors are listed by the API server; beyond that all nodes are matched here.

@@ -22,8 +22,6 @@ from warmhook.images import Reference
 from warmhook.policies import Policy, PushRefusal, Upsert, decide_push
 from warmhook.warmimages import ObjectKey, WarmImage, policy_label, repository_label, warmimage_name
 
-__all__ = ["Accepted", "Pushes"]
-
 _log = get_logger()
 
 # Requests within this time share one LIST of the policies.

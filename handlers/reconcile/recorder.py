@@ -19,8 +19,6 @@ from warmhook.timestamps import format_time
 from warmhook.transitions import Transition
 from warmhook.warmimages import ObjectKey
 
-__all__ = ["Recorder"]
-
 _log = get_logger()
 
 # More are dropped: conditions say the same, and stay.

@@ -11,8 +11,6 @@ from warmhook.api import POLICY_LABEL, REPOSITORY_LABEL
 from warmhook.ports import Object
 from warmhook.warmimages import ObjectKey, WarmImage
 
-__all__ = ["read_repositories"]
-
 
 async def read_repositories(
     reader: Reader, keys: Collection[ObjectKey], not_older_than: str, seen: Mapping[ObjectKey, Object]

@@ -31,8 +31,6 @@ from warmhook.policies import is_expired
 from warmhook.ports import Object
 from warmhook.warmimages import ObjectKey, WarmImage
 
-__all__ = ["Resync"]
-
 _log = get_logger()
 
 Item = TypeVar("Item", WarmImage, PolicyObject)

@@ -14,8 +14,6 @@ from typing import Final, Generic, TypeVar
 from adapters.clock import Clock
 from adapters.kubernetes.errors import Unavailable
 
-__all__ = ["SingleFlight"]
-
 Item = TypeVar("Item", bound=Hashable)
 Result = TypeVar("Result")
 

@@ -23,8 +23,6 @@ from warmhook.timestamps import parse_time
 from warmhook.transitions import transitions
 from warmhook.warmimages import ObjectKey, WarmImage
 
-__all__ = ["ClusterState", "Judgement", "Statuses", "Unfinished"]
-
 _log = get_logger()
 
 # Between two writes of one status.

@@ -27,8 +27,6 @@ from warmhook.events import (
 from warmhook.ports import Object
 from warmhook.warmimages import ObjectKey, PolicyKey
 
-__all__ = ["Targets"]
-
 
 @dataclass(slots=True)
 class Targets:

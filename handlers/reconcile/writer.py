@@ -23,8 +23,6 @@ from warmhook.ports import Object
 from warmhook.timestamps import parse_time
 from warmhook.warmimages import ObjectKey, PolicyKey, WarmImage, repository_label
 
-__all__ = ["Writer"]
-
 _log = get_logger()
 
 Decision = TypeVar("Decision")

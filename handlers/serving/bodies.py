@@ -10,8 +10,6 @@ from collections.abc import AsyncIterable
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["BODY_BYTES", "BadBody", "Bodies"]
-
 BODY_BYTES: Final = 1024 * 1024
 """Limit of one body, also when it is decompressed."""
 _ALL_BYTES: Final = 64 * 1024 * 1024

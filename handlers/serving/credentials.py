@@ -12,8 +12,6 @@ from adapters.kubernetes.webhook_secret import SECRET, AdmissionSecret, Certific
 from adapters.logs import get_logger
 from warmhook.admission_tokens import accepts
 
-__all__ = ["LOOK_SECONDS", "Credentials"]
-
 _log = get_logger()
 
 LOOK_SECONDS: Final = 20.0

@@ -16,8 +16,6 @@ from typing import Final
 
 from adapters.logs import get_logger
 
-__all__ = ["Handshakes"]
-
 _log = get_logger()
 
 # The connection failed, not the accept.

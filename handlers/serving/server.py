@@ -26,8 +26,6 @@ from handlers.serving.limits import Limits, limited
 from handlers.settings import Settings
 from warmhook.ports import Sleep
 
-__all__ = ["Server", "TlsServer", "listen", "serve", "serve_tls", "uvicorn_config"]
-
 _log = get_logger()
 
 # Open requests get this long after a signal to stop; a cancelled projection is repeated.

@@ -20,8 +20,6 @@ from warmhook.ports import Object
 from warmhook.taints import blocking_taints
 from warmhook.warmimages import ObjectKey
 
-__all__ = ["ChangeFilter", "Kind"]
-
 Kind: TypeAlias = Literal["WarmPolicy", "WarmImage", "Node", "ConfigMap"]
 
 

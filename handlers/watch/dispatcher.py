@@ -12,8 +12,6 @@ from handlers.event_sink import Post, Refused, RetryLater
 from handlers.watch.work_queue import Batch, Topic, WorkQueue
 from warmhook.events import CHANGES_MAX, Event, changed_event, reported_event, sync_event
 
-__all__ = ["OVERDUE_MAX", "EventDispatcher"]
-
 _log = get_logger()
 
 _AT_ONCE: Final[dict[Topic, int]] = {"changes": 4, "reports": 1, "sync": 1}

@@ -15,8 +15,6 @@ from adapters.logs import get_logger
 from warmhook.leader_election import LEASE_SECONDS, POLL_SECONDS, RENEW_SECONDS, ElectionState, Lease
 from warmhook.ports import Object
 
-__all__ = ["LeaderElector", "new_identity"]
-
 _log = get_logger()
 
 _NAME: Final = "warmhook-watch"

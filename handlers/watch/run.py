@@ -23,8 +23,6 @@ from handlers.watch.work_queue import WorkQueue
 from warmhook.api import KIND_LABEL
 from warmhook.events import Event
 
-__all__ = ["watch"]
-
 
 async def watch(
     kubernetes: Kubernetes, post: Post, settings: Settings, clock: Clock, rng: random.Random, outages: WatchOutages

@@ -9,8 +9,6 @@ from typing import Final, Literal, TypeAlias, get_args
 
 from warmhook.events import Changed
 
-__all__ = ["Batch", "Key", "Topic", "WorkQueue"]
-
 Topic: TypeAlias = Literal["changes", "reports", "sync"]
 """The kind of content of an event."""
 Key: TypeAlias = tuple[str, ...]

@@ -12,8 +12,6 @@ from adapters.registries.common.delivery import Delivery, IdToken, Outcome, Sour
 from adapters.registries.common.oidc import verify_id_token
 from adapters.validation_errors import plain_message
 
-__all__ = ["Adapter", "BadOptions"]
-
 
 class BadOptions(ValueError):
     """`options` of a source cannot be used; the message names the key, never a value."""

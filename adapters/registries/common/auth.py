@@ -9,8 +9,6 @@ from typing import Final, Literal
 
 from adapters.registries.common.delivery import Delivery, Source
 
-__all__ = ["sent_unencoded", "verify_access_token", "verify_header", "verify_hmac", "verify_query"]
-
 _BEARER: Final = b"bearer "
 # RFC 9110, 5.5: these are not part of a header's value. (Python's `str.strip` would cut bytes of UTF-8 too.)
 _AROUND_HEADERS: Final = b" \t"

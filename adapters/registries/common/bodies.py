@@ -15,8 +15,6 @@ from adapters.validation_errors import plain_message
 from warmhook.events import Skip
 from warmhook.ports import Json
 
-__all__ = ["Fields", "Text", "each", "each_in_batch", "quoted", "read_fields", "read_json", "read_payload", "read_time"]
-
 _FORM: Final = "application/x-www-form-urlencoded"
 # Go senders write year 1 and Unix time 0 if a time is not set.
 _FIRST_YEAR: Final = 2000

@@ -13,18 +13,6 @@ from pydantic.alias_generators import to_camel
 from warmhook.events import Pushed, Skip, SkipReason
 from warmhook.ports import Json
 
-__all__ = [
-    "Delivery",
-    "IdToken",
-    "Keys",
-    "Outcome",
-    "Reply",
-    "Source",
-    "SourceOptions",
-    "UnknownEvent",
-    "Unreadable",
-]
-
 OptionsT = TypeVar("OptionsT", bound="SourceOptions")
 
 

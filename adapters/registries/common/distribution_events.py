@@ -13,8 +13,6 @@ from adapters.registries.common.images import LooseReference, is_manifest, pushe
 from warmhook.events import Skip
 from warmhook.ports import Json
 
-__all__ = ["read_envelope", "read_event"]
-
 _OTHER_ACTIONS: Final = frozenset({"pull", "mount", "delete"})
 
 

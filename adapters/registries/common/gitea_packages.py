@@ -13,8 +13,6 @@ from adapters.registries.common.images import LooseReference, host_of, pushed
 from warmhook.events import Skip
 from warmhook.ports import Json
 
-__all__ = ["read_package"]
-
 _CREATED: Final = frozenset({"created", "updated"})
 
 

@@ -12,8 +12,6 @@ from adapters.registries.common.delivery import Source
 from warmhook.events import Pushed, Skip
 from warmhook.images import NotAReference, from_event
 
-__all__ = ["LooseReference", "host_of", "is_manifest", "pushed", "split_reference"]
-
 _MANIFESTS: Final = frozenset(
     {
         "application/vnd.docker.distribution.manifest.v2+json",

@@ -13,8 +13,6 @@ import httpx
 from adapters.internal import is_internal
 from adapters.strictjson import decode
 
-__all__ = ["FetchedKeys", "FileKeys", "fetch_text"]
-
 _FRESH_SECONDS: Final = 3600.0
 # A token with an unknown key may be the first after a rotation, or an attacker's, so requests are this far apart.
 _RETRY_SECONDS: Final = 60.0

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from jwt import PyJWK
     from jwt.types import Options
 
-__all__ = ["verify_id_token"]
-
 _ALGORITHMS: Final = ["RS256", "ES256"]
 _LEEWAY_SECONDS: Final = 60
 _TOKEN_MAX: Final = 8192
