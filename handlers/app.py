@@ -87,14 +87,11 @@ class Web:
         budget = ByteRateLimiter(settings.write_bytes, monotonic=clock.monotonic, sleep=clock.sleep)
         context = _context(settings, self._kubernetes, clock, cache)
         self._dispatch = Dispatch(context, configuration, pushes, budget, metrics.push_to_warm_seconds.observe)
-        forwards = post is not None and settings.forwards_admissions
-        self._queue = AdmissionQueue(
-            forward(post) if post and settings.forwards_admissions else self._dispatch.handle,
-            clock,
-            metrics.count_hint,
-            batch_max=1 if forwards else BATCH_MAX,
-            batches_max=POSTS_MAX if forwards else BATCHES_MAX,
-        )
+        if post and settings.forwards_admissions:
+            handle, batch_max, batches_max = forward(post), 1, POSTS_MAX
+        else:
+            handle, batch_max, batches_max = self._dispatch.handle, BATCH_MAX, BATCHES_MAX
+        self._queue = AdmissionQueue(handle, clock, metrics.count_hint, batch_max=batch_max, batches_max=batches_max)
         self._warm_nodes = WarmNodes(clock)
         accept = resources.credentials.accept
         self.admission = Admission(self._queue, self._warm_nodes, metrics, settings.namespace, accept, clock)
