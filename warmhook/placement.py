@@ -57,18 +57,18 @@ def node_selector(nodes: Nodes) -> Selector:
         selector = Selector(()) if nodes.names else ANY_LINUX_NODE
     if nodes.affinity is None or len(nodes.affinity) != 1:
         return selector
-    asked = [
+    expressions = [
         expression
         for expression in nodes.affinity[0].expressions
         if expression.operator in LABEL_OPERATORS and len(expression.values) <= _SHORT
     ]
-    return Selector(tuple(dict.fromkeys((*selector.requirements, *asked[:_SHORT]))))
+    return Selector(tuple(dict.fromkeys((*selector.requirements, *expressions[:_SHORT]))))
 
 
 def reads_taints(warmimages: Iterable[WarmImage]) -> bool:
     """Whether the placement of these needs more of a Node than its metadata."""
-    asked = (warmimage.template.nodes for warmimage in warmimages)
-    return any(nodes.tolerations is not None or nodes.limit is not None for nodes in asked)
+    templates = (warmimage.template for warmimage in warmimages)
+    return any(template.nodes.tolerations is not None or template.nodes.limit is not None for template in templates)
 
 
 def place(image: str, wanted: Nodes, nodes: Iterable[Node]) -> list[Node]:
@@ -100,9 +100,9 @@ def place_each(warmimages: Iterable[WarmImage], nodes: Iterable[Node]) -> Iterat
     nodes = list(nodes)
     matching: dict[Nodes, list[Node]] = {}
     for warmimage in warmimages:
-        asked = warmimage.template.nodes
-        unlimited = replace(asked, limit=None)
+        wanted = warmimage.template.nodes
+        unlimited = replace(wanted, limit=None)
         if unlimited not in matching:
             matching[unlimited] = place("", unlimited, nodes)
         chosen = matching[unlimited]
-        yield warmimage, chosen if asked.limit is None else place(str(warmimage.image), asked, chosen)
+        yield warmimage, chosen if wanted.limit is None else place(str(warmimage.image), wanted, chosen)

@@ -65,7 +65,7 @@ def warmimages_for_pod(policy: Policy, admitted: Admitted, moment: datetime, eve
     named = () if admitted.owner.startswith("Pod/") else admitted.containers
     for image in dict.fromkeys(image.as_run for image in admitted.images):
         containers = tuple(sorted({name for name, run in named if run.as_run == image}))
-        asker = PodOwner(owner_label(admitted.namespace, admitted.owner), labels, containers, moment)
+        pod_owner = PodOwner(owner_label(admitted.namespace, admitted.owner), labels, containers, moment)
         yield WarmImage(
             key=ObjectKey(policy.key.namespace, pod_warmimage_name(policy.key, image, constraints)),
             image=image,
@@ -74,7 +74,7 @@ def warmimages_for_pod(policy: Policy, admitted: Admitted, moment: datetime, eve
             template=template,
             policy_label=policy_label(policy.key),
             event_id=event_id,
-            pod_origin=PodOrigin((asker,), constraints),
+            pod_origin=PodOrigin((pod_owner,), constraints),
         )
 
 
@@ -104,25 +104,27 @@ def _outdated(now: datetime | None, before: datetime | None, refresh: timedelta)
     return before is None or (now is not None and now - before > refresh)
 
 
-def _is_known(asker: PodOwner, asked: PodOrigin, refresh: timedelta) -> bool:
-    known = next((entry for entry in asked.owners if entry.owner == asker.owner), None)
+def _is_known(pod_owner: PodOwner, origin: PodOrigin, refresh: timedelta) -> bool:
+    known = next((entry for entry in origin.owners if entry.owner == pod_owner.owner), None)
     if known is None:
         # The first owners represent all others, so that each of a thousand Jobs costs no write.
-        return asked.more and len(asked.owners) >= OWNERS_MAX
-    same = known.containers == asker.containers and _enduring(known) == _enduring(asker)
-    return same and not _outdated(asker.at, known.at, refresh)
+        return origin.more and len(origin.owners) >= OWNERS_MAX
+    same = known.containers == pod_owner.containers and _enduring(known) == _enduring(pod_owner)
+    return same and not _outdated(pod_owner.at, known.at, refresh)
 
 
-def _enduring(asker: PodOwner) -> set[tuple[str, str]]:
-    return {(key, value) for key, value in asker.labels if key not in _OF_ONE_ROLLOUT}
+def _enduring(pod_owner: PodOwner) -> set[tuple[str, str]]:
+    return {(key, value) for key, value in pod_owner.labels if key not in _OF_ONE_ROLLOUT}
 
 
 def _together(wanted: PodOrigin, stored: PodOrigin | None) -> PodOrigin:
     if stored is None:
         return wanted
-    (asker,) = wanted.owners
-    known = next((entry for entry in stored.owners if entry.owner == asker.owner), None)
-    if known is not None and known.at is not None and asker.at is not None:
-        asker = replace(asker, at=max(asker.at, known.at))
-    others = [entry for entry in stored.owners if entry.owner != asker.owner]
-    return PodOrigin((asker, *others[: OWNERS_MAX - 1]), wanted.constraints, stored.more or len(others) >= OWNERS_MAX)
+    (pod_owner,) = wanted.owners
+    known = next((entry for entry in stored.owners if entry.owner == pod_owner.owner), None)
+    if known is not None and known.at is not None and pod_owner.at is not None:
+        pod_owner = replace(pod_owner, at=max(pod_owner.at, known.at))
+    others = [entry for entry in stored.owners if entry.owner != pod_owner.owner]
+    return PodOrigin(
+        (pod_owner, *others[: OWNERS_MAX - 1]), wanted.constraints, stored.more or len(others) >= OWNERS_MAX
+    )

@@ -227,7 +227,7 @@ def _unwanted(policy: Policy, existing: Collection[WarmImage], now: datetime) ->
     repositories: dict[str, list[WarmImage]] = {}
     for warmimage in existing:
         if warmimage.pod_origin is not None:
-            if warmimage.key not in old and not _still_asked(policy, warmimage, warmimage.pod_origin, now):
+            if warmimage.key not in old and not _still_needed(policy, warmimage, warmimage.pod_origin, now):
                 unwanted.append(warmimage)
             continue
         over = not policy.names(warmimage.image) and is_expired(_as_wanted(policy, warmimage), now)
@@ -256,17 +256,17 @@ def _named(policy: Policy) -> list[WarmImage]:
     ]
 
 
-def _still_asked(policy: Policy, warmimage: WarmImage, asked: PodOrigin, now: datetime) -> bool:
+def _still_needed(policy: Policy, warmimage: WarmImage, origin: PodOrigin, now: datetime) -> bool:
     """Whether the policy still selects such Pods, and one was created lately."""
     pods = policy.pods
-    selected = pods is not None and (asked.more or any(pods.matches(dict(asker.labels)) for asker in asked.owners))
+    selected = pods is not None and (origin.more or any(pods.matches(dict(owner.labels)) for owner in origin.owners))
     if not selected and "pods" not in policy.unread:
         return False
     if "template" in policy.unread:
         return not is_expired(warmimage, now)
-    if warmimage.key.name != pod_warmimage_name(policy.key, warmimage.image, asked.constraints):
+    if warmimage.key.name != pod_warmimage_name(policy.key, warmimage.image, origin.constraints):
         return False
-    template = restrict(policy.template, asked.constraints)
+    template = restrict(policy.template, origin.constraints)
     return template is not None and not is_expired(replace(warmimage, template=template), now)
 
 

@@ -131,9 +131,9 @@ def status_object(
     completed = (same_generation and before.get("completedAt")) or (counts.ready and moment)
     if completed:
         status["completedAt"] = completed
-    told = f"{counts.warm} of {counts.desired} nodes warm" if counts.desired else _NO_NODES
+    message = f"{counts.warm} of {counts.desired} nodes warm" if counts.desired else _NO_NODES
     if counts.unreachable:
-        told += f", {counts.unreachable} unreachable"
+        message += f", {counts.unreachable} unreachable"
     warm = "ReachableWarm" if counts.unreachable else "AllWarm"
     not_warm = "NotAllWarm" if counts.desired else "NoNodes"
     degraded = "NodesFailed" if counts.failed else "NodesUnreachable" if counts.unreachable else "NoneFailed"
@@ -142,7 +142,7 @@ def status_object(
         lost += f", {counts.unreachable} unreachable"
     status["conditions"] = with_conditions(
         before,
-        condition(before, "Ready", counts.ready, warm if counts.ready else not_warm, told, now, generation),
+        condition(before, "Ready", counts.ready, warm if counts.ready else not_warm, message, now, generation),
         condition(before, "Degraded", counts.failed + counts.unreachable > 0, degraded, lost, now, generation),
     )
     return status

@@ -18,12 +18,13 @@ def old_versions(existing: Iterable[WarmImage]) -> list[WarmImage]:
     A WarmImage with more owners than it stores is never old. Versions are counted by image: an owner may pin each of
     its Pods to another node, and then has several WarmImages of one image.
     """
-    asked = [(warmimage, warmimage.pod_origin) for warmimage in existing if warmimage.pod_origin is not None]
+    of_pods = [(warmimage, warmimage.pod_origin) for warmimage in existing if warmimage.pod_origin is not None]
     runs: dict[tuple[str, str], dict[str, float]] = {}
-    for warmimage, its in asked:
-        for asker in its.owners:
-            for container in asker.containers:
-                images, at = runs.setdefault((asker.owner, container), {}), asker.at.timestamp() if asker.at else _NEVER
+    for warmimage, origin in of_pods:
+        for owner in origin.owners:
+            for container in owner.containers:
+                images = runs.setdefault((owner.owner, container), {})
+                at = owner.at.timestamp() if owner.at else _NEVER
                 image = _run(warmimage)
                 images[image] = max(images.get(image, _NEVER), at)
     newest = {
@@ -32,10 +33,12 @@ def old_versions(existing: Iterable[WarmImage]) -> list[WarmImage]:
     }
     return [
         warmimage
-        for warmimage, its in asked
-        if not its.more
-        and all(asker.containers for asker in its.owners)
-        and not any(_run(warmimage) in newest[asker.owner, name] for asker in its.owners for name in asker.containers)
+        for warmimage, origin in of_pods
+        if not origin.more
+        and all(owner.containers for owner in origin.owners)
+        and not any(
+            _run(warmimage) in newest[owner.owner, name] for owner in origin.owners for name in owner.containers
+        )
     ]
 
 

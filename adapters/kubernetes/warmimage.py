@@ -142,7 +142,7 @@ def read_warmimage(obj: Object) -> WarmImage:
         template=spec.value(),
         policy_label=label,
         event_id=(metadata.get("annotations") or {}).get(EVENT_ANNOTATION, ""),
-        pod_origin=_asked(metadata),
+        pod_origin=_read_origin(metadata),
         policy_gone_since=_gone_since(metadata),
         uid=metadata.get("uid", ""),
         generation=metadata.get("generation", 0),
@@ -191,7 +191,7 @@ def _content(warmimage: WarmImage) -> Object:
         metadata["annotations"][GONE_ANNOTATION] = format_time(warmimage.policy_gone_since)
     if warmimage.pod_origin is not None:
         metadata["labels"][OWNER_LABEL] = warmimage.pod_origin.owners[0].owner
-        metadata["annotations"][ORIGIN_ANNOTATION] = _asked_text(warmimage.pod_origin)
+        metadata["annotations"][ORIGIN_ANNOTATION] = _origin_text(warmimage.pod_origin)
     return {"metadata": metadata, "spec": spec}
 
 
@@ -217,46 +217,46 @@ def _gone_since(metadata: Mapping[str, Any]) -> datetime | None:
         return None
 
 
-def _asked_text(asked: PodOrigin) -> str:
-    said: dict[str, Any] = {"by": [_asker_object(asker) for asker in asked.owners]}
-    if asked.more:
-        said["more"] = True
-    if asked.constraints.affinity is not None:
-        said["affinity"] = affinity_object(asked.constraints.affinity)
-    if asked.constraints.tolerations:
-        said["tolerations"] = [toleration_object(toleration) for toleration in asked.constraints.tolerations]
-    return json.dumps(said, sort_keys=True, separators=(",", ":"))
+def _origin_text(origin: PodOrigin) -> str:
+    fields: dict[str, Any] = {"by": [_owner_object(owner) for owner in origin.owners]}
+    if origin.more:
+        fields["more"] = True
+    if origin.constraints.affinity is not None:
+        fields["affinity"] = affinity_object(origin.constraints.affinity)
+    if origin.constraints.tolerations:
+        fields["tolerations"] = [toleration_object(toleration) for toleration in origin.constraints.tolerations]
+    return json.dumps(fields, sort_keys=True, separators=(",", ":"))
 
 
-def _asker_object(asker: PodOwner) -> dict[str, Any]:
-    said: dict[str, Any] = {"owner": asker.owner, "labels": dict(asker.labels), "containers": list(asker.containers)}
-    return said | ({"at": format_time(asker.at)} if asker.at else {})
+def _owner_object(owner: PodOwner) -> dict[str, Any]:
+    fields: dict[str, Any] = {"owner": owner.owner, "labels": dict(owner.labels), "containers": list(owner.containers)}
+    return fields | ({"at": format_time(owner.at)} if owner.at else {})
 
 
-def _asker(said: Mapping[str, Any]) -> PodOwner:
+def _read_owner(fields: Mapping[str, Any]) -> PodOwner:
     return PodOwner(
-        owner=str(said["owner"]),
-        labels=tuple(sorted((str(key), str(value)) for key, value in said["labels"].items())),
-        containers=tuple(sorted(map(str, said["containers"]))),
-        at=parse_time(said["at"]) if "at" in said else None,
+        owner=str(fields["owner"]),
+        labels=tuple(sorted((str(key), str(value)) for key, value in fields["labels"].items())),
+        containers=tuple(sorted(map(str, fields["containers"]))),
+        at=parse_time(fields["at"]) if "at" in fields else None,
     )
 
 
-def _asked(metadata: Mapping[str, Any]) -> PodOrigin | None:
-    """The Pods that it is for. Raises `InvalidObject` if a person has edited the annotation."""
+def _read_origin(metadata: Mapping[str, Any]) -> PodOrigin | None:
+    """The Pods that the WarmImage is for. Raises `InvalidObject` if a person has edited the annotation."""
     text = (metadata.get("annotations") or {}).get(ORIGIN_ANNOTATION)
     if text is None:
         return None
     try:
-        said = json.loads(text)
-        affinity = parse_affinity(said["affinity"]) if "affinity" in said else None
-        constraints = Constraints(affinity, parse_tolerations(said.get("tolerations")))
-        asked = PodOrigin(tuple(map(_asker, said["by"])), constraints, said.get("more") is True)
+        fields = json.loads(text)
+        affinity = parse_affinity(fields["affinity"]) if "affinity" in fields else None
+        constraints = Constraints(affinity, parse_tolerations(fields.get("tolerations")))
+        origin = PodOrigin(tuple(map(_read_owner, fields["by"])), constraints, fields.get("more") is True)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidObject(f"annotation {ORIGIN_ANNOTATION}: {error}") from error
-    if not asked.owners:
+    if not origin.owners:
         raise InvalidObject(f"annotation {ORIGIN_ANNOTATION}: names no owner")
-    return asked
+    return origin
 
 
 def first_problem(error: ValidationError) -> tuple[tuple[str, ...], str]:
