@@ -33,7 +33,7 @@ class Checks:
         self._runtime_outage = OutageLog(self._log, self._clock, "runtime-unreachable")
         self._disk_outage = OutageLog(self._log, self._clock, "disk-low")
         self._image_folders: list[str] | None = None
-        """Where the runtime keeps images, on the host; `None` before it was asked."""
+        """Where the runtime keeps images, on the host; `None` before that was read."""
         self._checking = asyncio.Lock()
         self.wake = asyncio.Event()
         """Set to check soon."""
@@ -126,7 +126,7 @@ class Checks:
                 async with asyncio.timeout(_ANSWER_SECONDS):
                     self._image_folders = [system.mountpoint for system in await self._runtime.filesystems()]
             except (TimeoutError, RuntimeUnreachable):
-                # CRI-O reads its whole storage to answer; if that takes long, it is asked only once.
+                # CRI-O reads its whole storage to answer; if that takes long, the next checks do not wait for it again.
                 self._image_folders = []
         context, folder = self._context, str(self._settings.state_dir)
         percent: float | None = await context.offload(context.measure, self._image_folders, folder)

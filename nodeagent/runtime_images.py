@@ -19,7 +19,7 @@ class RuntimeImages:
         self._problems: dict[str, Unusable | None] = {}
         """By image ID, of listed images whose configuration was read; it never changes under one ID."""
         self._unreadable: dict[str, None] = {}
-        """IDs of images whose configuration the runtime did not return, in the order to ask again."""
+        """IDs of images whose configuration the runtime did not return, in the order to read them again."""
 
     def unread(self, images: Iterable[RuntimeImage], names: Collection[str], *, again: bool) -> list[str]:
         """IDs of `images` under `names` whose configuration is not known, in the order to read.
@@ -31,7 +31,7 @@ class RuntimeImages:
         return sorted(ids - self._unreadable.keys()) + (unreadable if again else [])
 
     def is_read(self, names: Collection[str]) -> bool:
-        """Whether the runtime was asked for the configuration of each listed image under `names`."""
+        """Whether each listed image under `names` has a configuration, or the runtime did not return one."""
         return self._unknown(self.listed or {}, names) <= self._unreadable.keys()
 
     def replace(self, images: Iterable[RuntimeImage], configs: Mapping[str, ImageConfig | None]) -> Images:

@@ -42,22 +42,23 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     # The longest name that still fits into `warmhook-desired-<node>`; such nodes never get lines.
     if len(node) > NODE_NAME_MAX or "/" in node:
         raise BadSetting(f"NODE_NAME must be a Node's name of at most {NODE_NAME_MAX} characters, not {node[:250]!r}")
-    endpoint = text(environ, "CONTAINER_RUNTIME_ENDPOINT", "unix:///run/containerd/containerd.sock")
+    default = Settings(node)
+    endpoint = text(environ, "CONTAINER_RUNTIME_ENDPOINT", default.runtime_endpoint)
     if not endpoint.startswith(("unix:///", "/")):
         raise BadSetting(f"CONTAINER_RUNTIME_ENDPOINT must be like unix:///run/runtime.sock, not {endpoint!r}")
-    namespace = text(environ, "WARMHOOK_NAMESPACE", "warmhook-system")
+    namespace = text(environ, "WARMHOOK_NAMESPACE", default.namespace)
     if not is_namespace(namespace):
         raise BadSetting(f"WARMHOOK_NAMESPACE must be the name of a namespace, not {namespace!r}")
     return Settings(
         node=node,
         namespace=namespace,
         runtime_endpoint=endpoint,
-        parallel_pulls=number(environ, "WARMHOOK_PARALLEL_PULLS", 2, minimum=1, maximum=64),
-        check_seconds=number(environ, "WARMHOOK_CHECK_SECONDS", 45, minimum=1, maximum=3600),
-        state_dir=Path(text(environ, "WARMHOOK_STATE_DIR", "/var/lib/warmhook")),
-        metrics_port=number(environ, "WARMHOOK_METRICS_PORT", 9464, minimum=0, maximum=65535),
-        min_free_percent=number(environ, "WARMHOOK_MIN_FREE_PERCENT", 20, minimum=0, maximum=99),
+        parallel_pulls=number(environ, "WARMHOOK_PARALLEL_PULLS", default.parallel_pulls, minimum=1, maximum=64),
+        check_seconds=number(environ, "WARMHOOK_CHECK_SECONDS", default.check_seconds, minimum=1, maximum=3600),
+        state_dir=Path(text(environ, "WARMHOOK_STATE_DIR", str(default.state_dir))),
+        metrics_port=number(environ, "WARMHOOK_METRICS_PORT", default.metrics_port, minimum=0, maximum=65535),
+        min_free_percent=number(environ, "WARMHOOK_MIN_FREE_PERCENT", default.min_free_percent, minimum=0, maximum=99),
         allow_local_registries=flag(environ, "WARMHOOK_ALLOW_LOCAL_REGISTRIES"),
-        log=choice(environ, "WARMHOOK_LOG", "auto", LOG_MODES),
+        log=choice(environ, "WARMHOOK_LOG", default.log, LOG_MODES),
         kubeconfig=environ.get("KUBECONFIG") or None,
     )
