@@ -6,7 +6,7 @@ import os
 import signal
 
 
-def exit_when_asked() -> None:
+def exit_on_signal() -> None:
     """From now on SIGTERM and SIGINT end the process with 0, until the program installs handlers of its own.
 
     Linux ignores both for process 1 of a container as long as there is no handler, and imports take a second: a Pod

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from adapters.early_exit import exit_when_asked
+from adapters.early_exit import exit_on_signal
 
 if __name__ == "__main__":
     # Before the imports, which take most of the time of a start.
-    exit_when_asked()
+    exit_on_signal()
 
 import os
 import random

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from adapters.cloudevents import STRUCTURED, write_event
-from adapters.internal import is_internal
+from adapters.internal_urls import is_internal
 from adapters.kubernetes.client import KubernetesError, Unavailable
 from adapters.logs import get_logger
 from handlers.settings import Settings

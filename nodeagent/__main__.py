@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from adapters.early_exit import exit_when_asked
+from adapters.early_exit import exit_on_signal
 
 if __name__ == "__main__":
     # Before the imports, which take most of the time of a start.
-    exit_when_asked()
+    exit_on_signal()
 
 import asyncio
 import os
@@ -31,7 +31,7 @@ from warmhook.platforms import platform_of
 
 
 def main(environ: Mapping[str, str] = os.environ) -> int:
-    """The exit code: 0 after SIGTERM or SIGINT, 2 where a setting cannot be used."""
+    """The exit code: 0 after SIGTERM or SIGINT, 2 if a setting cannot be used."""
     try:
         settings = read_settings(environ)
         set_up_logs(settings.log, sys.stdout)

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from adapters.clock import Backoff, Clock
-from adapters.listening import open_listener
+from adapters.listener import open_listener
 from adapters.logs import Log
 from adapters.outages import OutageLog
 from adapters.tasks import in_background

@@ -17,7 +17,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
-from adapters.internal import is_internal
+from adapters.internal_urls import is_internal
 from adapters.kubernetes.account import in_cluster_config
 from adapters.kubernetes.rest_config import BadKubeconfig, RestConfig
 from adapters.kubernetes.sockets import new_socket

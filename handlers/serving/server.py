@@ -17,7 +17,7 @@ from starlette.applications import Starlette
 
 from adapters.env import BadSetting
 from adapters.kubernetes.webhook_secret import SECRET, Certificate
-from adapters.listening import open_listener
+from adapters.listener import open_listener
 from adapters.logs import get_logger
 from adapters.signals import on_signals
 from handlers.serving.credentials import LOOK_SECONDS, Credentials

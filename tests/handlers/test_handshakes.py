@@ -20,7 +20,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from adapters.certificates import Pair, make_pair
-from adapters.listening import open_listener
+from adapters.listener import open_listener
 from handlers.serving.server import Server, TlsServer, uvicorn_config
 from tests.real.programs import eventually
 

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from adapters.certificates import make_pair
-from adapters.listening import open_listener
+from adapters.listener import open_listener
 from handlers.serving.limits import Limits, limited
 from handlers.serving.server import Server, TlsServer, uvicorn_config
 from tests.real.programs import eventually

@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from adapters.clock import Clock, real_clock
-from adapters.listening import open_listener
+from adapters.listener import open_listener
 from nodeagent.health import Health
 from nodeagent.metrics import Metrics
 from nodeagent.probes import CONNECTIONS, serve_probes

@@ -10,7 +10,7 @@ from typing import Final
 
 import httpx
 
-from adapters.internal import is_internal
+from adapters.internal_urls import is_internal
 from adapters.strictjson import decode
 
 _FRESH_SECONDS: Final = 3600.0

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from adapters.listening import open_listener
+from adapters.listener import open_listener
 
 
 def has_ipv6() -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from adapters.internal import is_internal
+from adapters.internal_urls import is_internal
 
 
 @pytest.mark.parametrize(
