@@ -22,7 +22,7 @@ from adapters.kubernetes.client import (
     Unavailable,
 )
 from adapters.kubernetes.rate_limit import Lanes
-from tests.support.instant import instantly
+from tests.support.instant import instant, instantly
 from warmhook.ports import Json, Response, Stream, Unreachable
 from warmhook.warmimages import ObjectKey
 
@@ -165,34 +165,29 @@ def test_a_delete_names_what_it_means_and_what_is_gone_is_fine() -> None:
     assert transport.asked[0][4] == {"preconditions": {"uid": "u", "resourceVersion": "3"}}
 
 
-def test_never_more_than_thirty_two_requests_are_in_flight() -> None:
+@instant
+async def test_never_more_than_thirty_two_requests_are_in_flight() -> None:
     transport = Scripted(answer(200, {}))
-
-    async def many() -> None:
-        kubernetes = Kubernetes(transport)
-        await asyncio.gather(*(kubernetes.get(PATH) for _ in range(100)))
-
-    instantly(many())
+    kubernetes = Kubernetes(transport)
+    await asyncio.gather(*(kubernetes.get(PATH) for _ in range(100)))
     assert transport.most_at_once == 28  # the rest is for urgent ones
 
 
-def test_urgent_requests_share_the_places_and_go_first() -> None:
+@instant
+async def test_urgent_requests_share_the_places_and_go_first() -> None:
     transport = Scripted(answer(200, {}))
-
-    async def many() -> None:
-        lanes = Lanes()
-        kubernetes, urgent = Kubernetes(transport, lanes=lanes), Kubernetes(transport, lanes=lanes, urgent=True)
-        patches = [asyncio.create_task(kubernetes.get(f"{PATH}/{number}")) for number in range(100)]
-        await asyncio.sleep(0)
-        await urgent.get(f"{PATH}/urgent")
-        await asyncio.gather(*patches)
-
-    instantly(many())
+    lanes = Lanes()
+    kubernetes, urgent = Kubernetes(transport, lanes=lanes), Kubernetes(transport, lanes=lanes, urgent=True)
+    patches = [asyncio.create_task(kubernetes.get(f"{PATH}/{number}")) for number in range(100)]
+    await asyncio.sleep(0)
+    await urgent.get(f"{PATH}/urgent")
+    await asyncio.gather(*patches)
     assert [each[1] for each in transport.asked].index(f"{PATH}/urgent") == 28
     assert transport.most_at_once <= 32
 
 
-def test_an_answer_that_nobody_waits_for_any_more_is_waited_for_a_little_and_then_broken_off() -> None:
+@instant
+async def test_an_answer_that_nobody_waits_for_any_more_is_waited_for_a_little_and_then_broken_off() -> None:
     ended: list[str] = []
 
     class Slow(Scripted):
@@ -205,30 +200,24 @@ def test_an_answer_that_nobody_waits_for_any_more_is_waited_for_a_little_and_the
             ended.append(f"{path} answered")
             return Response(200, {}, b"{}")
 
-    async def main() -> None:
-        kubernetes = Kubernetes(Slow())
-        for seconds in ("1", "60"):
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.5):
-                    await kubernetes.get(f"/api/v1/nodes/{seconds}")
-        await asyncio.sleep(10)
-        assert ended == ["/api/v1/nodes/1 answered", "/api/v1/nodes/60 broken off"]
-
-    instantly(main())
+    kubernetes = Kubernetes(Slow())
+    for seconds in ("1", "60"):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await kubernetes.get(f"/api/v1/nodes/{seconds}")
+    await asyncio.sleep(10)
+    assert ended == ["/api/v1/nodes/1 answered", "/api/v1/nodes/60 broken off"]
 
 
-def test_every_answer_is_counted_by_resource_verb_and_code() -> None:
+@instant
+async def test_every_answer_is_counted_by_resource_verb_and_code() -> None:
     counted: list[tuple[str, str, str]] = []
-
-    async def asked() -> None:
-        transport = Scripted(answer(200, {}), answer(404, {}), Unreachable("x"))
-        kubernetes = Kubernetes(transport, count=lambda *labels: counted.append(labels))
-        await kubernetes.get(PATH)
-        await kubernetes.delete(paths.warmimages(ObjectKey("a", "b")))
-        with pytest.raises(Unavailable):
-            await kubernetes.patch(paths.node("n"), {})
-
-    instantly(asked())
+    transport = Scripted(answer(200, {}), answer(404, {}), Unreachable("x"))
+    kubernetes = Kubernetes(transport, count=lambda *labels: counted.append(labels))
+    await kubernetes.get(PATH)
+    await kubernetes.delete(paths.warmimages(ObjectKey("a", "b")))
+    with pytest.raises(Unavailable):
+        await kubernetes.patch(paths.node("n"), {})
     assert counted == [("configmaps", "get", "200"), ("warmimages", "delete", "404"), ("nodes", "patch", "unreachable")]
 
 

@@ -22,6 +22,7 @@ from adapters.kubernetes.kubeconfig import load_kubeconfig
 from adapters.kubernetes.rest_config import RestConfig
 from adapters.kubernetes.sockets import new_socket
 from adapters.kubernetes.transport import BadKubeconfig, open_pool, open_transport
+from tests.real.programs import real_time
 from warmhook.ports import Unreachable
 
 
@@ -77,38 +78,33 @@ def test_a_pod_without_a_service_account_says_what_is_missing(monkeypatch: pytes
         asyncio.run(opened(None))
 
 
-def test_nobody_listening_is_unreachable(tmp_path: Path) -> None:
+@real_time
+async def test_nobody_listening_is_unreachable(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         path = kubeconfig(tmp_path, f"http://127.0.0.1:{free.getsockname()[1]}")
-
-    async def case() -> None:
-        async with open_transport(path) as transport:
-            with pytest.raises(Unreachable, match="gave no answer"):
-                await transport.request("GET", "/version")
-            with pytest.raises(Unreachable):
-                async with transport.stream("/api/v1/nodes", query={"watch": "1"}):
-                    pass
-
-    asyncio.run(case())
+    async with open_transport(path) as transport:
+        with pytest.raises(Unreachable, match="gave no answer"):
+            await transport.request("GET", "/version")
+        with pytest.raises(Unreachable):
+            async with transport.stream("/api/v1/nodes", query={"watch": "1"}):
+                pass
 
 
-def test_an_answer_that_does_not_come_in_time_is_unreachable(tmp_path: Path) -> None:
-    async def case() -> None:
-        gone = asyncio.Event()
+@real_time
+async def test_an_answer_that_does_not_come_in_time_is_unreachable(tmp_path: Path) -> None:
+    gone = asyncio.Event()
 
-        async def silent(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await gone.wait()
-            writer.close()
+    async def silent(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await gone.wait()
+        writer.close()
 
-        server = await asyncio.start_server(silent, "127.0.0.1", 0)
-        path = kubeconfig(tmp_path, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-        async with server, open_transport(path) as transport:
-            with pytest.raises(Unreachable, match=r"gave no answer within 0\.1 seconds$"):
-                await transport.request("GET", "/version", timeout_seconds=0.1)
-            gone.set()
-
-    asyncio.run(case())
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    path = kubeconfig(tmp_path, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    async with server, open_transport(path) as transport:
+        with pytest.raises(Unreachable, match=r"gave no answer within 0\.1 seconds$"):
+            await transport.request("GET", "/version", timeout_seconds=0.1)
+        gone.set()
 
 
 def test_requests_carry_token_content_type_and_query(tmp_path: Path) -> None:
@@ -162,39 +158,36 @@ async def api_server(folder: Path, pair: Pair, port: int, heard: list[str]) -> A
         yield server.sockets[0].getsockname()[1]
 
 
-def test_token_and_authorities_that_are_replaced_are_used_without_a_restart_and_without_a_proxy(
+@real_time
+async def test_token_and_authorities_that_are_replaced_are_used_without_a_restart_and_without_a_proxy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     account, seconds, heard = tmp_path / "account", [0.0], list[str]()
     account.mkdir()
-
-    async def run() -> None:
-        first, second = (make_pair(["127.0.0.1"], datetime.now(UTC)) for _ in range(2))
-        (account / "token").write_text("first")
-        (account / "ca.crt").write_bytes(first.authority)
-        async with api_server(tmp_path, first, 0, heard) as port:
-            monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
-            monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(port))
-            transport = open_transport(None, service_account=account, monotonic=lambda: seconds[0])
-            opened = await transport.__aenter__()
+    first, second = (make_pair(["127.0.0.1"], datetime.now(UTC)) for _ in range(2))
+    (account / "token").write_text("first")
+    (account / "ca.crt").write_bytes(first.authority)
+    async with api_server(tmp_path, first, 0, heard) as port:
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+        monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(port))
+        transport = open_transport(None, service_account=account, monotonic=lambda: seconds[0])
+        opened = await transport.__aenter__()
+        assert (await opened.request("GET", "/version")).status == 200
+    try:
+        async with api_server(tmp_path, second, port, heard):
+            with pytest.raises(Unreachable):
+                await opened.request("GET", "/version")
+            (account / "token").write_text("second\n")
+            (account / "ca.crt").write_bytes(first.authority + second.authority)
+            seconds[0] += 10
             assert (await opened.request("GET", "/version")).status == 200
-        try:
-            async with api_server(tmp_path, second, port, heard):
-                with pytest.raises(Unreachable):
-                    await opened.request("GET", "/version")
-                (account / "token").write_text("second\n")
-                (account / "ca.crt").write_bytes(first.authority + second.authority)
-                seconds[0] += 10
-                assert (await opened.request("GET", "/version")).status == 200
-                # As while the kubelet writes.
-                (account / "token").write_text("")
-                seconds[0] += 10
-                assert (await opened.request("GET", "/version")).status == 200
-        finally:
-            await transport.__aexit__(None, None, None)
-
-    asyncio.run(run())
+            # As while the kubelet writes.
+            (account / "token").write_text("")
+            seconds[0] += 10
+            assert (await opened.request("GET", "/version")).status == 200
+    finally:
+        await transport.__aexit__(None, None, None)
     assert heard == ["Bearer first", "Bearer second", "Bearer second"]
 
 
@@ -223,19 +216,17 @@ def test_the_kernel_ends_a_connection_whose_other_end_is_gone() -> None:
             assert made.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 15
 
 
-def test_credentials_that_cannot_be_read_now_may_be_there_later() -> None:
+@real_time
+async def test_credentials_that_cannot_be_read_now_may_be_there_later() -> None:
     def authorization() -> str:
         raise OSError("the token cannot be read")
 
-    async def case() -> None:
-        async with open_pool(RestConfig("http://127.0.0.1:9", None, authorization), "tests") as transport:
-            with pytest.raises(Unreachable, match="the token cannot be read"):
-                await transport.request("GET", "/version")
-            with pytest.raises(Unreachable, match="the token cannot be read"):
-                async with transport.stream("/api/v1/nodes"):
-                    pass
-
-    asyncio.run(case())
+    async with open_pool(RestConfig("http://127.0.0.1:9", None, authorization), "tests") as transport:
+        with pytest.raises(Unreachable, match="the token cannot be read"):
+            await transport.request("GET", "/version")
+        with pytest.raises(Unreachable, match="the token cannot be read"):
+            async with transport.stream("/api/v1/nodes"):
+                pass
 
 
 # --- kubeconfigs ------------------------------------------------------------------------------------------------------
