@@ -35,21 +35,6 @@ from warmhook.platforms import Platform
 from warmhook.ports import Object, Response, Runtime, Unreachable
 from warmhook.warmimages import ObjectKey, Pull
 
-__all__ = [
-    "EPOCH",
-    "NAMESPACE",
-    "WEB",
-    "Bench",
-    "a_push",
-    "bench",
-    "line_of",
-    "on_node",
-    "push",
-    "push_warm",
-    "warm",
-    "with_agent",
-]
-
 NAMESPACE = "warmhook-system"
 WEB = "registry.example.com/shop/web:1"
 EPOCH = datetime(2026, 5, 1, tzinfo=UTC)

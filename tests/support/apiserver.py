@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["apiserver"]
-
 
 @contextmanager
 def apiserver(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:

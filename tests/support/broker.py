@@ -17,8 +17,6 @@ from urllib.parse import quote
 
 from warmhook.ports import Object
 
-__all__ = ["Broker", "Delivery", "Subscriber", "Trigger", "read_delivery"]
-
 Headers: TypeAlias = Mapping[str, str]
 Subscriber: TypeAlias = Callable[[dict[str, str], bytes], Awaitable[tuple[int, bytes]]]
 """Takes headers and body, gives status and body."""

@@ -6,8 +6,6 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-__all__ = ["as_test"]
-
 
 def as_test(case: Callable[..., Awaitable[None]], run: Callable[..., None], *fixtures: str) -> Callable[..., None]:
     """A test that has `fixtures` in place of the first parameter of `case`, and its other parameters.

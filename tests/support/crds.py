@@ -6,9 +6,6 @@ from typing import Any
 
 from warmhook.ports import Object
 
-__all__ = ["without_patterns"]
-
-
 _CHECKS = ("pattern", "x-kubernetes-validations")
 
 

@@ -14,8 +14,6 @@ from importlib.metadata import distribution
 from pathlib import Path
 from typing import Final, cast
 
-__all__ = ["INSTRUCTIONS", "build_venv", "compressed_mib", "site_packages"]
-
 ROOT: Final = Path(__file__).parents[2]
 _TEXT: Final = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
 INSTRUCTIONS: Final = [line.split(maxsplit=1) for line in _TEXT.splitlines() if line and line[0] not in "# "]

@@ -12,9 +12,6 @@ from typing import Any, ParamSpec, TypeVar
 
 from adapters.clock import Clock
 
-__all__ = ["InstantLoop", "instant", "instantly", "loop_clock", "until"]
-
-
 _Given = ParamSpec("_Given")
 _Result = TypeVar("_Result")
 

@@ -15,8 +15,6 @@ from warmhook.platforms import Platform
 from warmhook.ports import Credentials, ImageConfig, ImageFilesystem, PullFailed, RuntimeImage, RuntimeUnreachable
 from warmhook.pull_failures import FailureReason
 
-__all__ = ["MemoryRuntime", "digest_of"]
-
 _RUNNABLE = ImageConfig(Platform("linux", "amd64"), layers=1)
 
 

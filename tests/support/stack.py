@@ -28,8 +28,6 @@ from warmhook.node_lines import desired_name
 from warmhook.node_report import report_name
 from warmhook.ports import Object
 
-__all__ = ["SECRET", "BaseStack", "events_of", "inherited", "source_of", "stack_folder"]
-
 SECRET: Final = "Bearer planted-of-the-registry"
 """What the registry proves itself with; the whole `Authorization` header."""
 _DISTRIBUTION_TYPES: Final = "application/vnd.oci.image.manifest.v1+json"
