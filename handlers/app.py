@@ -20,7 +20,8 @@ from starlette.types import ExceptionHandler
 
 from adapters.clock import Clock
 from adapters.cloudevents import read_event
-from adapters.kubernetes.client import Kubernetes, KubernetesError, Unavailable
+from adapters.kubernetes.client import Kubernetes
+from adapters.kubernetes.errors import KubernetesError, Unavailable
 from adapters.kubernetes.rate_limit import ByteRateLimiter, Lanes
 from adapters.kubernetes.readiness import wait_for_api_server
 from adapters.logs import get_logger

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 
 from adapters.clock import Absence, Backoff, Clock
-from adapters.kubernetes.client import Gone, Kubernetes, KubernetesError, NotServed, Unavailable
+from adapters.kubernetes.client import Kubernetes
+from adapters.kubernetes.errors import Gone, KubernetesError, NotServed, Unavailable
 from adapters.kubernetes.nodes import FULL_PAGE
 from adapters.outages import WatchOutage, WatchOutages
 from warmhook.ports import Object

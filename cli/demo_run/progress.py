@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequenc
 from dataclasses import asdict, dataclass
 from typing import Final, Literal, TypeAlias
 
-from adapters.kubernetes.client import KubernetesError, NotFound, Unavailable
+from adapters.kubernetes.errors import KubernetesError, NotFound, Unavailable
 from adapters.kubernetes.paths import configmaps, warmimages
 from adapters.kubernetes.template import InvalidObject
 from adapters.kubernetes.warmimage import read_warmimage

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, Final
 
-from adapters.kubernetes.client import KubernetesError
+from adapters.kubernetes.errors import KubernetesError
 from adapters.signals import STOP_SIGNALS, until_signal
 from cli.errors import Failed
 from devcluster.programs import ProgramFailed

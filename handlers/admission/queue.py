@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Literal, TypeAlias
 
 from adapters.clock import Clock
-from adapters.kubernetes.client import Unavailable
+from adapters.kubernetes.errors import Unavailable
 from adapters.logs import get_logger
 from handlers.event_sink import Post, RetryLater
 from warmhook.events import Event

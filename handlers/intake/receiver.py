@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 from adapters.clock import Clock
 from adapters.env import BadSetting
-from adapters.kubernetes.client import KubernetesError, Unavailable
+from adapters.kubernetes.errors import KubernetesError, Unavailable
 from adapters.logs import get_logger
 from adapters.registries import Delivery, Outcome, Reply
 from adapters.registries.common.auth import sent_unencoded

@@ -7,7 +7,8 @@ from typing import Final
 
 from adapters.clock import Absence, Clock
 from adapters.kubernetes import paths
-from adapters.kubernetes.client import Kubernetes, KubernetesError, NotFound, Unavailable
+from adapters.kubernetes.client import Kubernetes
+from adapters.kubernetes.errors import KubernetesError, NotFound, Unavailable
 from adapters.kubernetes.webhook_secret import SECRET, AdmissionSecret, Certificate, read_admission_secret
 from adapters.logs import get_logger
 from warmhook.admission_tokens import accepts

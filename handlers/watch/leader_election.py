@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from adapters.clock import Clock
 from adapters.kubernetes import paths
-from adapters.kubernetes.client import Conflict, Kubernetes, KubernetesError, NotFound
+from adapters.kubernetes.client import Kubernetes
+from adapters.kubernetes.errors import Conflict, KubernetesError, NotFound
 from adapters.logs import get_logger
 from warmhook.leader_election import LEASE_SECONDS, POLL_SECONDS, RENEW_SECONDS, ElectionState, Lease
 from warmhook.ports import Object

@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 from adapters.certificates import NotACertificate, belong_together, make_pair, still_valid, wants_rotation
 from adapters.clock import Absence, Clock
 from adapters.kubernetes import paths
-from adapters.kubernetes.client import Conflict, Kubernetes, KubernetesError, NotFound
+from adapters.kubernetes.client import Kubernetes
+from adapters.kubernetes.errors import Conflict, KubernetesError, NotFound
 from adapters.kubernetes.webhook_secret import SECRET, AdmissionSecret, read_admission_secret, token_data
 from adapters.logs import get_logger
 from warmhook.admission_tokens import RANDOM_BITS, path_of, renew, token_of, without_tokens
