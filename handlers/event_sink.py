@@ -148,7 +148,7 @@ def log_missing_token(settings: Settings) -> None:
     if settings.events_token_file is not None:
         return
     if "events" in settings.serve and not (settings.watch or settings.events_open):
-        _log.warning("events-closed", hint="nobody can post to /events without WARMHOOK_EVENTS_TOKEN_FILE")
+        _log.warning("events-closed", hint="no client can post to /events without WARMHOOK_EVENTS_TOKEN_FILE")
     elif not settings.serve and settings.sink is None:
         hint = "web answers 401 unless both have WARMHOOK_EVENTS_TOKEN_FILE, or web has WARMHOOK_EVENTS_OPEN"
         _log.warning("no-events-token", hint=hint)

@@ -50,7 +50,7 @@ class DiskState:
         self._held_until = time_of_day(self._clock, self._hold.until)
 
     def pull_started(self) -> None:
-        """A pull has started."""
+        """Note the start of a pull."""
         self._started_at = self._clock.monotonic()
 
     @property

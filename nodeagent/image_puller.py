@@ -18,7 +18,7 @@ _IDLE_SECONDS: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """How a pull ended."""
+    """The result of a pull."""
 
     result: str
     reason: str = ""
@@ -52,7 +52,7 @@ class ImagePuller:
         """Set if other pulls than before may be due."""
 
     async def run(self) -> None:
-        """Pull for ever; cancelling cancels the pulls."""
+        """Pull until cancelled; cancelling cancels the pulls."""
         async with asyncio.TaskGroup() as group:
             while True:
                 for image, task in self._pulling.items():
@@ -64,7 +64,7 @@ class ImagePuller:
                 for pull in plan.start:
                     task = group.create_task(self._pull(pull), name=f"pull {pull.image}")
                     self._pulling[pull.image] = task
-                    # Not inside the task: one that is cancelled before its first step runs nothing of its own.
+                    # Not in the task: a task that is cancelled before its first step runs no code.
                     task.add_done_callback(lambda _task, image=pull.image: self._pull_ended(image))  # type: ignore[misc]  # mypy cannot infer defaults of lambdas
                 self._started()
                 due = self._state.seconds_until_due()

@@ -58,7 +58,7 @@ class Metrics:
             self._lines.labels(state).set(count[state])
 
     def pull(self, result: str, reason: str, seconds: float, size_bytes: int = 0) -> None:
-        """A pull ended: `pulled`, `failed` or `cancelled`."""
+        """Count one pull: `pulled`, `failed` or `cancelled`."""
         self._pulls.labels(result, reason).inc()
         if result == "pulled":
             self._seconds.observe(seconds)

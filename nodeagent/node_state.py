@@ -22,13 +22,13 @@ from warmhook.presence import Images, Unusable, is_warm, pulled_digest, replaced
 from warmhook.pull_failures import FailureReason
 from warmhook.pull_queue import SLOW_SECONDS, ImagePull, Running, Schedule, next_due, schedule
 
-# Of lines beyond the limit, in a report, which has 1,024 lines at most: what is not named counts as waiting.
+# Lines beyond the limit in a report, which has 1,024 lines at most: others count as waiting.
 _SURPLUS_MAX: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """How many lines a new ConfigMap added, changed and removed."""
+    """The number of lines that a new ConfigMap added, changed and removed."""
 
     added: int
     changed: int
@@ -46,7 +46,7 @@ class NodeState:
         self.pulled = dict(saved.pulled)
         """Version to the digest that its pull brought; outlives the agent."""
         self.not_runnable = dict(saved.not_runnable)
-        """Version to the message of a pull that failed as NotRunnable, until one succeeds; outlives the agent."""
+        """Version to the message of a pull that failed as NotRunnable, until one succeeds; saved on disk."""
         self.lines: dict[str, DesiredLine] = {}
         self.malformed: Mapping[str, str] = {}
         self.running: dict[str, Running] = {}

@@ -55,7 +55,7 @@ async def _serve(port: int, probes: _Probes, clock: Clock, log: Log) -> None:
                 server = await asyncio.start_server(probes.answer, sock=listener, limit=_HEAD_BYTES)
                 stack.pop_all()
         except OSError as error:
-            outage.failed(port=port, error=str(error), hint="set WARMHOOK_METRICS_PORT to a free port; 0 is none")
+            outage.failed(port=port, error=str(error), hint="set WARMHOOK_METRICS_PORT to a free port; 0 disables it")
             await clock.sleep(backoff.seconds())
             continue
         outage.recovered()

@@ -15,7 +15,7 @@ from warmhook.pull_failures import FailureReason
 from warmhook.pull_queue import ImagePull
 
 _PROGRESS_SECONDS: Final = 30.0
-# The runtime ends a pull at its time limit; this is for one that does not.
+# A runtime ends a pull at its time limit; this is for a runtime that does not.
 _GRACE_SECONDS: Final = 15.0
 
 

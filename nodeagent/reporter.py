@@ -19,7 +19,7 @@ from warmhook.node_report import LineReport, bounded, reads_the_same, report_nam
 from warmhook.ports import Object
 
 SEEN_SECONDS: Final = 240.0
-"""How often a report that does not change is renewed."""
+"""The renewal interval of an unchanged report."""
 SETTLED_SECONDS: Final = 5.0
 """A line that waits or is pulled for less than this causes no write."""
 _BETWEEN_WRITES_SECONDS: Final = 1.0
@@ -213,7 +213,7 @@ class Reporter:
             await self._kubernetes.patch(self._path, rewrite(patch, present, bare=self._bare))
             self._bare = False
         else:
-            # Only a patch can switch off the tracking of fields, which doubles the object's size.
+            # Only a patch can disable the tracking of fields, which doubles the size of the object.
             await self._kubernetes.patch(self._path, seen_patch(self._node, self._uid, seen))
 
     async def _find_owner(self) -> None:

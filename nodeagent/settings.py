@@ -14,7 +14,7 @@ from warmhook.placement import NODE_NAME_MAX
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How one agent runs."""
+    """The settings of one agent."""
 
     node: str
     """The Node's name, from the downward API."""
@@ -28,7 +28,7 @@ class Settings:
     metrics_port: int = 9464
     """The port of metrics and probes; 0: none."""
     min_free_percent: int = 20
-    """Of the disk for images; with less no pull starts. A kubelet removes images at less than 15 %. 0: no limit."""
+    """Free share of the disk for images; with less no pull starts. A kubelet removes images below 15 %. 0: no limit."""
     allow_local_registries: bool = False
     """Whether nodes may pull from themselves and from link-local addresses."""
     log: LogMode = "auto"
@@ -37,7 +37,7 @@ class Settings:
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
-    """The settings that `environ` holds. Raises `BadSetting`."""
+    """The settings in `environ`. Raises `BadSetting`."""
     node = text(environ, "NODE_NAME")
     # The longest name that still fits into `warmhook-desired-<node>`; such nodes never get lines.
     if len(node) > NODE_NAME_MAX or "/" in node:

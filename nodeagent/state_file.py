@@ -20,7 +20,7 @@ _MOST_BYTES: Final = 16 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What outlives the agent."""
+    """The saved state of an agent."""
 
     resource_version: int = 0
     """Of the ConfigMap with the lines; 0 if it was never seen."""
@@ -61,7 +61,7 @@ class StateFile:
     def save(self, state: State) -> None:
         """Write the state to the disk before the old one is replaced. Raises `OSError`.
 
-        A thread cannot be cancelled, so the last save may begin before the one before it has ended.
+        A thread cannot be cancelled, so the last save may start before the previous one has ended.
         """
         with self._saving:
             self._save(state)
@@ -97,7 +97,7 @@ class StateFile:
         if fields["node"] != self._node:
             raise ValueError(f"of node {fields['node']!r}, this is {self._node!r}")
         resource_version = fields["resourceVersion"]
-        # JSON as Python reads it has numbers like 1e999, which no int can hold.
+        # Python reads numbers like 1e999 from JSON, which no int can hold.
         if not isinstance(resource_version, int) or resource_version < 0:
             raise ValueError(f"resourceVersion {resource_version!r} is no number of a version")
         texts = [dict(fields["lines"]), dict(fields["pulled"]), dict(fields.get("notRunnable", {}))]

@@ -21,9 +21,9 @@ class CircuitBreakers:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._failing: dict[PolicyKey, float] = {}
-        """Since when nothing could be written for a policy, on the monotonic clock."""
+        """Since when all writes for a policy fail, on the monotonic clock."""
         self._succeeded = float("-inf")
-        """When something was written last, for any policy."""
+        """The last successful write for any policy."""
 
     def is_open(self, policy: PolicyKey) -> bool:
         """Whether only this policy fails, so that no request should wait for it."""
@@ -33,12 +33,12 @@ class CircuitBreakers:
         return self._clock.monotonic() - since >= _AFTER_SECONDS and self._succeeded >= since
 
     def succeeded(self, policy: PolicyKey) -> None:
-        """Something was written for the policy."""
+        """A write for the policy succeeded."""
         self._failing.pop(policy, None)
         self._succeeded = self._clock.monotonic()
 
     def failed(self, policy: PolicyKey) -> None:
-        """The API server did not take a write for the policy, or gave no answer in time."""
+        """A write for the policy failed, or got no answer in time."""
         self._failing.setdefault(policy, self._clock.monotonic())
         while len(self._failing) > _REMEMBERED:
             del self._failing[next(iter(self._failing))]

@@ -16,16 +16,16 @@ from warmhook.ports import Sleep
 
 Item = TypeVar("Item", bound=Hashable)
 Work: TypeAlias = Callable[[Mapping[Item, int]], Awaitable[Mapping[Item, Exception]]]
-"""Handle items, each with the highest resourceVersion that was named (0: none), and return the problems by item."""
+"""Handles items, each with the highest named resourceVersion (0: none), and returns the problems by item."""
 
 _GATHER_SECONDS: Final = 0.2
-"""While a round runs another begins so long after the last."""
+"""While a round runs, another starts so long after the last."""
 _ITEMS_MAX: Final = 500
 
 
 @dataclass(slots=True)
 class _Waiting:
-    """An item that no round has taken."""
+    """An item that waits for a round."""
 
     version: int
     ended: asyncio.Future[Exception | None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
@@ -36,7 +36,7 @@ class Coalescer(Generic[Item]):
     """Handles items of one kind; each is in one round at a time."""
 
     def __init__(self, name: str, work: Work[Item], *, at_once: int, seconds: float, sleep: Sleep) -> None:
-        """At most `at_once` rounds run, and each for at most `seconds`."""
+        """At most `at_once` rounds run, each for at most `seconds`."""
         self._name = name
         self._work = work
         self._at_once = at_once

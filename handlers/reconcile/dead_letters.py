@@ -17,7 +17,7 @@ from warmhook.node_report import clean_message
 _log = get_logger()
 
 _STATUSES: Final = frozenset(str(int(status)) for status in HTTPStatus)
-# Of what a subscriber answered, decoded.
+# Characters of the decoded answer of a subscriber.
 _ANSWER_BYTES: Final = 1000
 
 
@@ -57,7 +57,7 @@ def _attribute(headers: Mapping[str, str], name: str) -> str:
 
 
 def _without_secrets(url: str) -> str:
-    """Without query, fragment, user name and password, any of which may be a token."""
+    """`url` without query, fragment, user name and password, any of which may be a token."""
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""

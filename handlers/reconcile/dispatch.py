@@ -1,4 +1,4 @@
-"""Handle CloudEvents: what happened to pushes, objects and reports, and the periodic sync."""
+"""Handle CloudEvents about pushes, Pods, objects, reports and syncs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _log = get_logger()
 HANDLED: Final = frozenset({PUSHED, ADMITTED, CHANGED, REPORTED, SYNC, PING})
 # Longer than any part takes on a healthy cluster; `watch` and the Triggers wait for 30 seconds.
 _SECONDS: Final = 27.0
-# Rounds at a time, so that a long one holds up nothing that comes later.
+# Concurrent rounds, so that a long one does not delay later ones.
 _ROUNDS: Final = 4
 _REPORT_ROUNDS: Final = 2
 
@@ -71,7 +71,7 @@ class Dispatch:
         self._seen: dict[ObjectKey, Object] = {}
         """WarmImages of local events as they were seen, until they are handled."""
         self._uncounted: set[str] | None = None
-        """Namespaces in which WarmImages changed since they were counted; `None` where not all changes are local."""
+        """Namespaces in which WarmImages changed since they were counted; `None` if not all changes are local."""
         sleep = context.clock.sleep
         self._policy_rounds = Coalescer("policies", self._reconcile, at_once=_ROUNDS, seconds=_SECONDS, sleep=sleep)
         self._image_rounds = Coalescer("WarmImages", self._project, at_once=_ROUNDS, seconds=_SECONDS, sleep=sleep)
@@ -83,13 +83,13 @@ class Dispatch:
         self._sync_rounds = Coalescer("syncs", self._synced, at_once=1, seconds=_SECONDS, sleep=sleep)
 
     async def handle(self, events: Sequence[Event], *, local: bool = False) -> Result:
-        """Handle events that came together; what concerns the same objects, here or in other requests, is done once.
+        """Handle events that arrived together; work on the same object, also for other requests, is done once.
 
         `local` events come from the watch of this process, all of them, and from nowhere else: the objects that they
         carry are used, and what was seen is not read again.
-        `denied` where the API server refused a part for good: a repeat would be refused again, and the next sync looks
-        there. Raises `NotAnEvent` for what can never be handled and `Unavailable` for what can be later; all that can
-        be handled now is done before.
+        Returns `denied` if the API server rejected a part for good: a repeat would be rejected again, and the next sync
+        reads it. Raises `NotAnEvent` for events that can never be handled and `Unavailable` if a repeat may help;
+        everything that can be handled now is done before.
         """
         targets = Targets()
         refused: NotAnEvent | None = None
@@ -215,5 +215,5 @@ def _event_id(received: tuple[Event, str, Pushed]) -> str:
 
 
 def _newest(versions: Mapping[Any, int]) -> str:
-    """The highest resourceVersion among those of one kind; empty where none is known."""
+    """The highest resourceVersion of one kind; empty if none is known."""
     return str(max(versions.values(), default=0) or "")

@@ -16,7 +16,7 @@ from warmhook.placement import Node, place_each, reads_taints
 from warmhook.warmimages import ObjectKey, WarmImage
 
 LinesByNode: TypeAlias = Mapping[str, Mapping[str, Line]]
-"""Per node's name the lines it should hold, by key."""
+"""By node name, the lines that it should have, by key."""
 
 
 class FullState:
@@ -31,7 +31,7 @@ class FullState:
         """What the lines were made from; empty until they are."""
 
     async def change(self, name: str) -> NodeChange | None:
-        """What creates the ConfigMap of a node; `None` for a node that is gone or has no line."""
+        """The change that creates the ConfigMap of a node; `None` if the node was deleted or has no line."""
         async with self._once:
             if self._nodes is None:
                 self.warmimages = list((await self._reader.warmimages()).usable.values())
@@ -43,7 +43,7 @@ class FullState:
 
 
 async def wanted_lines(warmimages: Iterable[WarmImage], nodes: Iterable[Node]) -> dict[str, dict[str, Line]]:
-    """Which lines each node should hold. Lets other requests run between two WarmImages."""
+    """The lines that each node should have. Other requests run between two WarmImages."""
     wanted: dict[str, dict[str, Line]] = defaultdict(dict)
     for warmimage, chosen in place_each(warmimages, nodes):
         line = line_of(warmimage)
@@ -54,7 +54,7 @@ async def wanted_lines(warmimages: Iterable[WarmImage], nodes: Iterable[Node]) -
 
 
 def untouched(have: DesiredConfigMap, unusable: Iterable[ObjectKey]) -> DesiredConfigMap:
-    """A node's ConfigMap without the lines of WarmImages that cannot be used, so that they stay as they are."""
+    """The ConfigMap of a node without the lines of unusable WarmImages, so that these stay unchanged."""
     keys = set(map(line_key, unusable))
     if keys.isdisjoint(have.lines):
         return have
@@ -64,9 +64,9 @@ def untouched(have: DesiredConfigMap, unusable: Iterable[ObjectKey]) -> DesiredC
 def full_change(
     node: Node, have: DesiredConfigMap | None, wanted: Mapping[str, Line], unknown: Collection[str] = ()
 ) -> NodeChange | None:
-    """What makes a node's ConfigMap hold exactly `wanted`, as far as there is room; `None` where it does.
+    """The change that makes the ConfigMap of a node have exactly `wanted`, within its room; `None` if it does already.
 
-    `unknown` are keys of lines that are sent again although their label says they are there.
+    `unknown` are keys of lines that are sent again although their label is present.
     """
     refused = over_budget(wanted.values())
     want = {key: line for key, line in wanted.items() if key not in refused}

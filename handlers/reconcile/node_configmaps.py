@@ -22,7 +22,7 @@ Answer = TypeVar("Answer")
 _log = get_logger()
 
 _MOST_IN_FLIGHT: Final = 24
-"""Of the 32 a process may have; the rest is for reading and for accepting pushes."""
+"""Of the 32 requests of a process; the rest is for reading and for accepting pushes."""
 _FIRST_WAIT_SECONDS: Final = 0.1
 _LONGEST_WAIT_SECONDS: Final = 5.0
 _METADATA_BYTES: Final = 2048
@@ -31,13 +31,13 @@ _METADATA_BYTES: Final = 2048
 
 @dataclass(frozen=True, slots=True)
 class NodeChange:
-    """What changes in one node's ConfigMap."""
+    """The changes of the ConfigMap of one node."""
 
     node_uid: str
     lines: Mapping[str, Line | None]
     """By key; `None` removes the line."""
     refused: Collection[str] | None = None
-    """Keys of all lines without room; `None` where only some of the node's lines were looked at."""
+    """Keys of all lines without room; `None` if only some lines of the node were considered."""
     replace: bool = False
     """Whether `lines` are all lines of a node without a ConfigMap, which is created from them."""
 
@@ -48,7 +48,7 @@ DesiredState: TypeAlias = Callable[[str], Awaitable[NodeChange | None]]
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """What the writes of one projection share."""
+    """The shared state of the writes of one projection."""
 
     deadline: float
     """On the monotonic clock."""
@@ -71,8 +71,8 @@ class NodeWrites:
     ) -> None:
         """Patch each node's ConfigMap once; where there is none create it from what `full` says.
 
-        `deadline` is on the monotonic clock. Raises `Unavailable` after all others are done, when some could not be
-        written in time; what is refused for good is in `outcomes`.
+        `deadline` is on the monotonic clock. Raises `Unavailable` after all others are done, if some could not be
+        written in time; rejections for good are in `outcomes`.
         """
         names = sorted(changes)
         batch = _Batch(deadline, full, asyncio.Semaphore(_MOST_IN_FLIGHT))
@@ -92,7 +92,7 @@ class NodeWrites:
                 case BaseException():
                     raise outcome
         if refused:
-            # Repeating cannot help; the sync finds these nodes again, and others must not wait for them.
+            # A repeat cannot help; the sync finds these nodes again, and others must not wait for them.
             first, problem = next(iter(refused.items()))
             with outcomes.item("node-writes", nodes=str(len(refused)), first=first):
                 raise problem
@@ -100,8 +100,8 @@ class NodeWrites:
             raise late
 
     async def _in_turn(self, node: str, change: NodeChange, batch: _Batch) -> None:
-        # One node after the other is finished: were all patched first and then created, a slow server would never
-        # get to the second.
+        # One node is finished after the other: with all patches first and creates later, a slow server would never
+        # reach the creates.
         async with batch.turns:
             await self._write(node, change, batch)
 
@@ -131,11 +131,11 @@ class NodeWrites:
             await self._send(lambda: self._context.writer.create_desired(node, patch), batch)
         except Conflict:
             return await self._patch(node, patch, batch)
-        # On create the API server ignores that nothing is to be tracked.
+        # On create the API server ignores the request to track no fields.
         return await self._patch(node, {"metadata": {"managedFields": [{}]}}, batch)
 
     async def _make_room(self, node: str, change: NodeChange, batch: _Batch) -> None:
-        """Take the least important lines out again until the rest fits, and leave a note of which.
+        """Remove lines of the lowest priority until the rest fits, and note their keys.
 
         A line does not hold its age: of equal priority the lines of this change count as the newest.
         """

@@ -42,7 +42,7 @@ class NodeReader:
     async def nodes(self, labels: str = "", *, not_older_than: str = "", taints: bool = False) -> list[Node]:
         """The Nodes under a label selector; without `taints` from their metadata only, a fifth of the bytes.
 
-        There may be others among them: a selector that is too long for a URL, or that the API server refuses, is left
+        The list may have other Nodes: a selector that is too long for a URL, or that the API server rejects, is left
         out, since placement compares labels.
         """
         path, labels = paths.NODES, labels if len(labels) <= _QUERY_MAX else ""
@@ -70,7 +70,7 @@ class NodeReader:
         return {node.name: node for node in found if node is not None}
 
     async def node(self, name: str) -> Node | None:
-        """One Node as it is now; `None` where it does not exist."""
+        """The current Node; `None` if it does not exist."""
         try:
             return read_node(await self._kubernetes.get(paths.node(name)), self._clock.utcnow())
         except NotFound:
@@ -88,7 +88,7 @@ class NodeReader:
         return _all_desired(await self._metadata(f"{KIND_LABEL}=desired,{TRUNCATED_LABEL}"))
 
     async def desired_of(self, nodes: Collection[str]) -> list[DesiredConfigMap]:
-        """The desired ConfigMaps of a few nodes, where they exist."""
+        """The desired ConfigMaps of a few nodes, if they exist."""
         return list(filter(None, await asyncio.gather(*map(self._desired_of, nodes))))
 
     async def _desired_of(self, node: str) -> DesiredConfigMap | None:
@@ -108,7 +108,7 @@ class NodeReader:
         return {report.node: report for report in found if report.node}
 
     async def report_data(self, node: str) -> Mapping[str, str]:
-        """The details of a node's report by line key; empty where it has none."""
+        """The details of a node's report by line key; empty if it has none."""
         try:
             report = await self._kubernetes.get(paths.configmaps(self._namespace, report_name(node)))
         except NotFound:

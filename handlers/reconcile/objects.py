@@ -20,29 +20,29 @@ from warmhook.warmimages import ObjectKey, PolicyKey, WarmImage, policy_label, r
 
 @dataclass(frozen=True, slots=True)
 class DesiredConfigMap:
-    """The metadata of one node's desired ConfigMap."""
+    """The metadata of the desired ConfigMap of one node."""
 
     node: str
     owner_uid: str
-    """Of the Node that the ConfigMap belongs to."""
+    """The uid of the Node of the ConfigMap."""
     lines: Mapping[str, str]
     """Line key to version."""
     uid: str
     refused: frozenset[str] = frozenset()
-    """Keys of lines for which there was no room."""
+    """Keys of lines without room."""
     tracked: bool = False
-    """Whether the API server still tracks who set which field."""
+    """Whether the API server still tracks fields."""
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyObject:
-    """A WarmPolicy and what it says."""
+    """A WarmPolicy with its value."""
 
     object: Object
     policy: Policy | None
-    """`None` where nothing of it can be used."""
+    """`None` if no part of it can be used."""
     problem: str = ""
-    """What cannot be read of it; empty where all can."""
+    """Its unreadable parts; empty if there are none."""
 
     @property
     def key(self) -> PolicyKey:
@@ -51,17 +51,17 @@ class PolicyObject:
 
     @property
     def label(self) -> str:
-        """What its WarmImages carry."""
+        """The label of its WarmImages."""
         return policy_label(self.key)
 
 
 @dataclass(frozen=True, slots=True)
 class WarmImages:
-    """WarmImages that exist, as they were read; those that are being deleted are not among them."""
+    """Existing WarmImages, as they were read, without those that are being deleted."""
 
     usable: Mapping[ObjectKey, WarmImage] = field(default_factory=dict)
     unusable: Mapping[ObjectKey, str] = field(default_factory=dict)
-    """What is wrong with those that cannot be used: what they led to before stays as it is."""
+    """The problems of unusable ones: their earlier effects stay."""
 
 
 class Repository(NamedTuple):
@@ -78,7 +78,7 @@ def object_key(obj: Object) -> ObjectKey:
 
 
 def version_number(resource_version: str) -> int:
-    """A resourceVersion as a number, to be compared with others of the same kind; 0 where it is none."""
+    """A resourceVersion as a number, to be compared with others of the same kind; 0 if it is none."""
     return int(resource_version) if resource_version.isascii() and resource_version.isdigit() else 0
 
 
@@ -122,7 +122,7 @@ def read_desired(metadata: Mapping[str, Any]) -> DesiredConfigMap | None:
     return DesiredConfigMap(
         node=node,
         owner_uid=owner_uid(metadata),
-        # Shared: thousands of nodes have the same few hundred lines.
+        # Interned: thousands of nodes have the same few hundred lines.
         lines={sys.intern(key): sys.intern(version) for key, version in lines.items()},
         uid=metadata["uid"],
         refused=frozenset(filter(None, annotations.get(DROPPED_ANNOTATION, "").split(","))),
@@ -131,5 +131,5 @@ def read_desired(metadata: Mapping[str, Any]) -> DesiredConfigMap | None:
 
 
 def owner_uid(metadata: Mapping[str, Any]) -> str:
-    """The uid of the Node that owns a ConfigMap; empty where none does."""
+    """The uid of the Node that owns a ConfigMap; empty if none does."""
     return next((owner["uid"] for owner in metadata.get("ownerReferences") or [] if owner["kind"] == "Node"), "")

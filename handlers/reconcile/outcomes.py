@@ -15,16 +15,16 @@ _log = get_logger()
 
 Item = TypeVar("Item")
 
-# Work is nested, policies and their WarmImages for example, and a process has 32 requests in flight.
+# Work is nested, for example policies and their WarmImages, and a process has 32 requests in flight.
 _AT_ONCE: Final = 4
 
 
 class _Logged(Refused):
-    """A refusal that was logged where it was met."""
+    """A rejection that was already logged."""
 
 
 class Overtaken(Unavailable):
-    """Another writer came first."""
+    """Another writer was faster."""
 
 
 class Outcomes:
@@ -32,9 +32,9 @@ class Outcomes:
 
     def __init__(self) -> None:
         self.refused: Refused | None = None
-        """The first that the API server refused for good."""
+        """The first rejection for good."""
         self.later: Unavailable | None = None
-        """The first that a repeat may solve."""
+        """The first problem that a repeat may solve."""
 
     @contextmanager
     def item(self, what: str, **fields: str) -> Iterator[None]:
@@ -55,7 +55,7 @@ class Outcomes:
             self.refused = self.refused or _Logged(f"{what}: {error!r}")
 
     def add_later(self, error: Unavailable) -> None:
-        """Something could not be done now."""
+        """Add a problem that a repeat may solve."""
         if self.later is None or isinstance(self.later, Overtaken):
             self.later = error
 

@@ -1,4 +1,4 @@
-"""Turn the creation of Pods into WarmImages: for every policy that takes them, on the nodes where more can land.
+"""Turn new Pods into WarmImages, for each policy that selects them, on all nodes for such Pods.
 
 An admission is a hint: a Pod that is refused later costs no more than a warm image.
 """
@@ -32,7 +32,7 @@ async def accept_pods(context: Context, admitted: Sequence[tuple[Event, Admitted
         for policy in policies:
             if takes_pod(policy, pod):
                 for warmimage in warmimages_for_pod(policy, pod, moment, event.id):
-                    # An event that a Broker kept for long may be about Pods that are long gone.
+                    # An event that a Broker kept for long may be about deleted Pods.
                     if not is_expired(warmimage, now):
                         wanted[warmimage.key] = warmimage
 

@@ -1,4 +1,4 @@
-"""Make the WarmImages of a policy be as the policy says."""
+"""Reconcile the WarmImages of policies."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _log = get_logger()
 _DELETES: Final = 4
 _DELETED_KNOWN: Final = 2000
 _REPOSITORIES_SECONDS: Final = 5.0
-# How often a WarmImage is deleted anew because its status was written meanwhile.
+# How often a delete is repeated because the status was written meanwhile.
 _ATTEMPTS: Final = 5
 
 
@@ -35,16 +35,16 @@ class Reconciled:
     """What came of reconciling the repositories of WarmImages."""
 
     found: WarmImages
-    """Those that are left, as they were read; what was written since is newer."""
+    """The remaining ones, as they were read; later writes are newer."""
     deleted: Collection[ObjectKey] = ()
-    """They, and others of their repositories."""
+    """These, and others of their repositories."""
     problems: Mapping[ObjectKey, Exception] = field(default_factory=dict)
-    """Of those whose repositories could not be written."""
+    """The problems of those whose repositories could not be written."""
 
 
 @dataclass(slots=True)
 class Applied:
-    """What came of writing a policy's changes, each by itself."""
+    """The results of the changes of a policy, each by itself."""
 
     outcomes: Outcomes = field(default_factory=Outcomes)
     created: int = 0
@@ -70,12 +70,12 @@ class Policies:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._deletes: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
-        """By namespace, one of which may hang."""
+        """By namespace, because one of them may hang."""
         self._deleted: dict[str, None] = {}
         """The uids of the last WarmImages that were deleted, which lists from a cache may still show."""
 
     async def reconcile(self, key: PolicyKey) -> None:
-        """Bring one policy's WarmImages up to date; those of a policy that is gone are marked, and deleted later.
+        """Update the WarmImages of one policy; those of a deleted policy are marked, and deleted later.
 
         One that fails does not keep the others from being written. Raises `Unavailable` if another try may help, and
         `Refused` if something was refused for good, which the policy's condition `Degraded` says as well.
@@ -84,7 +84,7 @@ class Policies:
         owned = list(labelled.usable.values())
         found = await self._context.reader.policy_object(key)
         if found is None:
-            # Read after its WarmImages: none of them belongs to a policy that came back under the name.
+            # Read after its WarmImages: none of them belongs to a new policy with this name.
             outcomes = Outcomes()
             await outcomes.each("let-go", owned, self.let_go, name=_name)
             outcomes.raise_problem()
@@ -109,11 +109,11 @@ class Policies:
     async def reconcile_repositories(
         self, keys: Collection[ObjectKey], *, not_older_than: str = "", seen: Mapping[ObjectKey, Object] | None = None
     ) -> Reconciled:
-        """Judge WarmImages that changed, and their repositories, by their policies as these are now.
+        """Reconcile changed WarmImages and their repositories with the current policies.
 
-        This is what deletes the pushes that `keep` no longer retains, and what catches up where a policy changed while
-        a push was being accepted. `not_older_than` is the newest version of these WarmImages that is known: what comes
-        after has its own event. `seen` are the WarmImages as the watch of this process saw them: where all were seen,
+        This deletes the pushes beyond `keep`, and repairs the result if a policy changed while a push was being
+        accepted. `not_older_than` is the newest known version of these WarmImages: later changes have their own
+        events. `seen` are the WarmImages as the watch of this process saw them: where all were seen,
         policies are read anew only for a repository in which those that are known would change something.
         """
         found, repositories = await read_repositories(self._context.reader, keys, not_older_than, seen or {})
@@ -181,7 +181,7 @@ class Policies:
         return PolicyChanges(tuple(upsert for upsert in changes.upserts if upsert.replaces), changes.deletes)
 
     async def _write(self, changes: PolicyChanges, applied: Applied) -> None:
-        """Deletes first: they may be what a quota waits for."""
+        """Deletes go first, because a quota may need them."""
 
         async def delete(warmimage: WarmImage) -> None:
             if await self.delete(warmimage, "unwanted"):
@@ -202,9 +202,9 @@ class Policies:
             applied.changed += 1
 
     async def let_go(self, warmimage: WarmImage) -> bool:
-        """Mark a WarmImage whose policy is missing, or delete it where the mark is old; whether anything changed.
+        """Mark a WarmImage whose policy is missing, or delete it if the mark is old; returns whether anything changed.
 
-        Raises `Conflict` where another writer came first.
+        Raises `Conflict` if another writer was faster.
         """
         decision = decide_orphan(warmimage, self._context.clock.utcnow(), self._context.grace)
         if isinstance(decision, Upsert):
@@ -213,7 +213,7 @@ class Policies:
         return decision == "delete" and await self.delete(warmimage, "policy-gone")
 
     async def delete(self, warmimage: WarmImage, why: str) -> bool:
-        """Delete a WarmImage as it was read, and say whether it is gone.
+        """Delete a WarmImage as it was read; returns whether it is gone.
 
         One that changed meanwhile, or cannot be used any more, is judged again by its own event. A write of its status
         alone is no change and has no event, so it is deleted nevertheless. Raises `Conflict` if the API server goes on

@@ -1,4 +1,4 @@
-"""Write the status of WarmPolicies: whether they can be used, how many images they have, what was refused to them.
+"""Write the status of WarmPolicies: whether they can be used, their count of images, and rejected writes.
 
 A status is written where it differs. Conditions of other writers stay as they are.
 """
@@ -38,10 +38,10 @@ async def write_status(context: Context, found: PolicyObject, images: int, refus
 
 
 async def write_refusal(context: Context, found: PolicyObject, refused: str) -> None:
-    """Say in the condition `Degraded` what the API server refused to write for the policy; empty: nothing any more.
+    """Write the rejection of the API server into the condition `Degraded`; empty: no rejection any more.
 
-    The condition dates from the first refusal, so a refusal of every push costs one write. No Event is recorded: the
-    part that is reached from outside may create none.
+    The condition has the time of the first rejection, so a rejection of every push costs one write. No Event is
+    recorded: the part that is reachable from outside may create none.
     """
 
     def status(policy: PolicyObject) -> Object:
@@ -56,7 +56,7 @@ async def write_refusal(context: Context, found: PolicyObject, refused: str) -> 
 
 
 def is_degraded(found: PolicyObject) -> bool:
-    """Whether its status says that something was refused."""
+    """Whether its status has a rejection."""
     return find_condition(_status(found), "Degraded").get("status") == "True"
 
 

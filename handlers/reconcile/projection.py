@@ -1,4 +1,4 @@
-"""Project WarmImages onto nodes: make every node's ConfigMap hold exactly the lines that are wanted there.
+"""Project WarmImages onto nodes: make the ConfigMap of each node have exactly the wanted lines.
 
 Level-triggered and idempotent: the same code serves a push, a new node, a changed policy, a deleted image and the sync.
 A node that is correct costs no write.
@@ -25,7 +25,7 @@ from warmhook.warmimages import ObjectKey, WarmImage
 
 # After this the rest is left to the repeat of the event, which finds less to do.
 _SECONDS: Final = 20.0
-# Up to so many different node selectors are listed by the API server; beyond that all nodes are matched here.
+# The API server lists up to so many different node selectors; beyond that all nodes are matched here.
 _SELECTORS: Final = 4
 _BEGUN_KNOWN: Final = 2000
 
@@ -66,7 +66,7 @@ class Projection:
         self._monotonic = context.clock.monotonic
         self._writes = writes
         self._projected: set[ObjectKey] = set()
-        """What is being projected."""
+        """The WarmImages that are being projected."""
         self._ended = asyncio.Condition()
         self._begun: dict[str, None] = {}
         """The uids of the last that were projected."""
@@ -80,7 +80,7 @@ class Projection:
         first: FirstPass = "none",
         deadline: float | None = None,
     ) -> None:
-        """Bring the lines of these WarmImages up to date on every node; those of absent ones are removed.
+        """Update the lines of these WarmImages on every node; lines of deleted ones are removed.
 
         Lines of WarmImages that cannot be used stay as they are. `found` are those that exist, if they were read just
         now. A few are projected twice, since it may take 100 ms to read nodes and index as they are at this moment:
@@ -95,7 +95,7 @@ class Projection:
 
     @asynccontextmanager
     async def _alone_with(self, keys: Collection[ObjectKey]) -> AsyncIterator[bool]:
-        """Wait until no other projection of this process is about one of these; whether there was none.
+        """Wait until no other projection of this process has one of these; yields whether there was none.
 
         Two at once would be correct as well, but they would write a node twice where one write is enough, and each
         write costs etcd the whole object.
@@ -123,7 +123,7 @@ class Projection:
             if found is None:
                 found = await self._reader.warmimages_of(pending)
             batch = _Batch(pending, found, deadline, outcomes)
-            # The second pass shows what the first overlooked.
+            # The second pass finds what the first one missed.
             twice = first != "none" and len(pending) <= MAX_GETS
             wrote, nodes = await self._first_pass(batch, first) if twice else (set(), None)
             wrote |= await self._second_pass(batch, nodes)
@@ -166,9 +166,9 @@ class Projection:
         return warmimage.generation == 1 and not known
 
     async def project_nodes(self, names: Collection[str], outcomes: Outcomes) -> None:
-        """Bring these nodes up to date with every WarmImage, and every node with those that have a limit.
+        """Update these nodes for every WarmImage, and every node for WarmImages with a limit.
 
-        A limit ranks nodes against each other, so one that joins or leaves may move a placement elsewhere.
+        A limit ranks nodes against each other, so a node that joins or leaves may move a placement.
         """
         deadline = self._monotonic() + _SECONDS
         found = await self._reader.warmimages()
@@ -178,7 +178,7 @@ class Projection:
             await self.project(limited, outcomes, deadline=deadline)
 
     async def _rebuild(self, names: Collection[str], every: WarmImages, deadline: float, outcomes: Outcomes) -> None:
-        """Write every line of these nodes, creating ConfigMaps that are missing."""
+        """Write every line of these nodes, and create missing ConfigMaps."""
         few, warmimages = len(names) <= MAX_GETS, every.usable.values()
         if few and all(warmimage.template.nodes.limit is None for warmimage in warmimages):
             nodes = list((await self._reader.nodes_of(names)).values())
@@ -201,7 +201,7 @@ class Projection:
         deadline: float,
         outcomes: Outcomes,
     ) -> None:
-        """Write what was decided for whole nodes from `warmimages`, and project anew those that changed meanwhile."""
+        """Write the changes of whole nodes from `warmimages`, and project WarmImages that changed meanwhile again."""
         await self._write(changes, deadline, outcomes)
         written = {key for change in changes.values() for key in change.lines}
         if written:
@@ -220,14 +220,14 @@ class Projection:
         outcomes: Outcomes,
         line_keys: Collection[str] | None = None,
     ) -> None:
-        """Project those that are no longer as they were when their lines were written, these or all."""
+        """Project again the WarmImages that changed since their lines were written: these or all."""
         before = {warmimage.key: _version(warmimage) for warmimage in warmimages}
         present = (await self._reader.warmimages()).usable
         after = {key: _version(warmimage) for key, warmimage in present.items()}
         stale = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
         if line_keys is not None:
             stale = {key for key in stale if line_key(key) in line_keys}
-        # Not alone with them: the projection that found them may be about some of them itself.
+        # Without exclusion: the projection that found them may have some of them itself.
         await self._project(stale, None, "none", deadline, outcomes)
 
     async def _read(
@@ -268,7 +268,7 @@ class Projection:
         return {node.name: node for nodes in lists for node in nodes}
 
     async def _holding(self, line_keys: Collection[str], not_older_than: str) -> dict[str, DesiredConfigMap]:
-        """The ConfigMaps that hold one of the lines, by node."""
+        """The ConfigMaps that have one of the lines, by node."""
         if len(line_keys) > MAX_GETS:
             return {have.node: have for have in await self._reader.desired(not_older_than=not_older_than)}
         lists = await asyncio.gather(*(self._reader.desired(key, not_older_than=not_older_than) for key in line_keys))

@@ -1,4 +1,4 @@
-"""Accept a push: from the event to WarmImages, the durable intent that a 2xx stands for."""
+"""Accept a push: write its WarmImages, which a 2xx promises."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _POLICIES_FOR_SECONDS: Final = 0.1
 _POLICY_LISTS: Final = 32
 # Lists of WarmImages at a time, for each namespace: with one alone all would wait whenever it is slow.
 _LISTS: Final = 4
-# One list that gets no answer must not hold up all that come after it.
+# A list without an answer must not delay all later ones.
 _LIST_SECONDS: Final = 2.5
 
 Accepted: TypeAlias = Literal["accepted"]
@@ -46,7 +46,7 @@ class _Push:
     """What is the same of a push for all policies."""
 
     moment: datetime
-    """When the image counts as pushed."""
+    """The time of the push."""
     timed: bool
     """Whether the sender gave the time."""
     event_id: str
@@ -68,11 +68,10 @@ class Pushes:
         self._breakers = CircuitBreakers(context.clock)
 
     async def accept(self, pushed: Pushed, event_id: str, received: datetime) -> Accepted | SkipReason:
-        """Write what every policy makes of the push; `accepted` if it changed anything.
+        """Write the WarmImages of every policy that wants the push; `accepted` if anything changed.
 
-        What the API server refuses to one policy for good concerns that policy alone: its condition `Degraded` says so.
-        The push is `refused` only where no policy took it. Raises `Unavailable` where a write was not taken that may be
-        later: the sender should try again.
+        A rejection for good concerns only its policy, whose condition `Degraded` has it. The push is `refused` only if
+        no policy took it. Raises `Unavailable` if a write may succeed later: the sender should try again.
         """
         wanting = await self._wanting(pushed, FROM_CACHE)
         if not wanting:
@@ -80,7 +79,7 @@ class Pushes:
             wanting = await self._wanting(pushed, "")
         if not wanting:
             return "no-policy"
-        # An event that came through a Broker names its time of receipt itself.
+        # An event from a Broker has its own time of receipt.
         push = _Push(
             push_time(pushed.pushed_at, min(received, self._context.clock.utcnow())), is_timed(pushed), event_id
         )
@@ -96,7 +95,7 @@ class Pushes:
         return next(reason for reason in _REFUSALS if reason in outcomes)
 
     async def _wanting(self, pushed: Pushed, not_older_than: str) -> list[tuple[PolicyObject, Policy, Reference]]:
-        """Every policy that wants the push, with each name under which it does."""
+        """All policies that want the push, with each name under which they do."""
         return [
             (found, found.policy, image)
             for found in await self._policies[not_older_than].get(not_older_than)
@@ -120,7 +119,7 @@ class Pushes:
         return outcome
 
     async def _try(self, policy: Policy, image: Reference, push: _Push) -> Accepted | PushRefusal:
-        """What becomes of the push. Raises `Refused`, also where nothing could be written for this policy for long."""
+        """The result of the push. Raises `Refused`, also if writes for this policy have failed for long."""
         is_open = self._breakers.is_open(policy.key)
         try:
             async with asyncio.timeout(_TRIAL_SECONDS if is_open else None):

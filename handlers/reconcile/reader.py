@@ -95,7 +95,7 @@ class Reader(NodeReader):
         return [found.policy for found in await self.policy_objects() if found.policy is not None]
 
     async def policy_object(self, key: PolicyKey) -> PolicyObject | None:
-        """One WarmPolicy as it is now, usable or not; `None` where it does not exist."""
+        """One WarmPolicy as it is now, usable or not; `None` if it does not exist."""
         try:
             obj = await self._kubernetes.get(paths.warmpolicies(key))
         except NotFound:
@@ -138,11 +138,11 @@ class Reader(NodeReader):
         return list((await read_warmimages(found)).usable.values())
 
     async def warmimage(self, key: ObjectKey) -> WarmImage | None:
-        """One WarmImage as it is now; `None` where it does not exist, is being deleted or cannot be used."""
+        """The current WarmImage; `None` if it does not exist, is being deleted or cannot be used."""
         return (await self.warmimages_of((key,))).usable.get(key)
 
     async def warmimages_of(self, keys: Collection[ObjectKey]) -> WarmImages:
-        """Those of these WarmImages that exist, as they are now."""
+        """The current state of those that exist."""
         return await read_warmimages(await self.warmimage_objects(keys))
 
     async def generations(self, keys: Collection[ObjectKey]) -> dict[ObjectKey, tuple[str, int]]:

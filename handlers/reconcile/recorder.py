@@ -23,7 +23,7 @@ _log = get_logger()
 
 # More are dropped: conditions say the same, and stay.
 _PER_MINUTE: Final = 60
-# An object that goes back and forth gets one Event of each reason within this time.
+# A flapping object gets one Event of each reason within this time.
 _APART_SECONDS: Final = 300.0
 _REMEMBERED: Final = 1000
 _MESSAGE_MAX: Final = 1000
@@ -36,9 +36,9 @@ class Recorder:
         self._writer = writer
         self._clock = clock
         self._recent: deque[float] = deque(maxlen=_PER_MINUTE)
-        """When the last were created, on the monotonic clock."""
+        """The times of the last Events, on the monotonic clock."""
         self._last: dict[tuple[str, str], float] = {}
-        """Uid and reason to when such an Event was last created; only of the last few minutes."""
+        """Uid and reason to the last time of such an Event; only the last few minutes."""
 
     async def record(self, kind: str, key: ObjectKey, uid: str, changes: Iterable[Transition]) -> None:
         """Create an Event for each of these changes of one object; one that cannot be created is dropped."""
@@ -60,7 +60,7 @@ class Recorder:
                 _log.warning("event-not-written", object=str(key), problem=str(error))
 
     async def record_long_names(self, nodes: Iterable[Node], outcomes: Outcomes) -> None:
-        """Leave an Event on each Node whose name is too long for the names of its ConfigMaps: it is never warmed."""
+        """Record an Event on each Node whose name is too long for the names of its ConfigMaps."""
         long = [node for node in nodes if len(node.name) > NODE_NAME_MAX]
         await outcomes.each("node-event", long, self._record_long_name, name=lambda node: node.name)
 
@@ -71,7 +71,7 @@ class Recorder:
         # The name is the Node's, so there is one at a time.
         name = f"warmhook-{_digest(node.uid)}"
         try:
-            # Events about objects that have no namespace go into `default`; the API server refuses them elsewhere.
+            # Events about objects without a namespace go into `default`; the API server rejects them elsewhere.
             await self._writer.create_event(self._event(name, "default", involved, change))
         except Conflict:
             return
@@ -91,7 +91,7 @@ class Recorder:
         return True
 
     def _event(self, name: str, namespace: str, involved: Object, change: Transition) -> Object:
-        """An Event (core/v1) that happened once, now."""
+        """An Event (core/v1) with count 1 and the current time."""
         moment = format_time(self._clock.utcnow().replace(microsecond=0))
         return {
             "apiVersion": "v1",

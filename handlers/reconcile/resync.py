@@ -35,7 +35,7 @@ _log = get_logger()
 
 Item = TypeVar("Item", WarmImage, PolicyObject)
 
-# Lines are written for so long and statuses after that: what is left is the sender's repeat's, which finds less to do.
+# Lines are written until this time, then statuses; the repeat of the sender does the rest.
 _LINES_SECONDS: Final = 15.0
 _SECONDS: Final = 22.0
 _AT_LEAST_SECONDS: Final = 2.0
@@ -46,7 +46,7 @@ _STATUSES: Final = 500
 
 
 class Resync:
-    """Repairs every kind of divergence; writes nothing when all is well.
+    """Repairs every kind of difference; writes nothing if there is none.
 
     Every object is handled by itself: one that cannot be written keeps no other from being repaired.
     """
@@ -59,7 +59,7 @@ class Resync:
         self._statuses = statuses
         self._turn = 0
         self._next: ObjectKey | None = None
-        """The WarmImage with which the next judging begins, where the last had too little time for all."""
+        """The WarmImage at which the next sync continues with statuses, if the last one ran out of time."""
 
     async def run(self) -> None:
         """Repair everything, or as much as 22 seconds allow.
@@ -71,11 +71,11 @@ class Resync:
         began, outcomes = monotonic(), Outcomes()
         desired, reports, report_owners = await self._reader.desired_and_reports()
         listed = await self._reader.warmimage_objects()
-        # After their WarmImages, which are written only over the version that was read: a policy that changes
-        # meanwhile is never overruled by what it said before.
+        # After their WarmImages, which are written only over the version that was read: an old version of a policy
+        # never overwrites the result of a new one.
         policies = await self._reader.policy_objects()
         if await self._reconcile(listed, policies, outcomes):
-            # Their own events bring the rest about; what is judged below must be what there is now.
+            # Their own events cause the rest; the statuses below need the current objects.
             listed = await self._reader.warmimage_objects()
         objects = {object_key(obj): obj for obj in listed}
         warmimages = await read_warmimages(listed)
@@ -100,7 +100,7 @@ class Resync:
         outcomes.raise_problem()
 
     async def _judge(self, state: ClusterState, deadline: float, outcomes: Outcomes) -> None:
-        """Write the statuses that differ, from where the last sync stopped; in the end each has had its turn."""
+        """Write the statuses that differ, starting where the last sync stopped."""
         order = sorted({*state.warmimages.usable, *state.warmimages.unusable})
         first = bisect_left(order, self._next) if self._next is not None else 0
         order = order[first:] + order[:first]
@@ -112,7 +112,7 @@ class Resync:
                     differing.append(judgement.key)
                 if len(differing) >= _STATUSES or self._context.clock.monotonic() > deadline:
                     break
-        # The reports were read first of all: a status that differs is judged by what they say now.
+        # The reports were read first: a status that differs is computed again from current reports.
         with outcomes.item("statuses"):
             try:
                 await self._statuses.update(differing, deadline=deadline)
@@ -125,13 +125,13 @@ class Resync:
     async def _reconcile(
         self, objects: Collection[Object], policies: Sequence[PolicyObject], outcomes: Outcomes
     ) -> bool:
-        """Bring WarmImages up to date with their policies; whether anything changed."""
+        """Reconcile WarmImages with their policies; returns whether anything changed."""
         found = await read_warmimages(objects)
         usable = found.usable.values()
         owned: dict[tuple[str, str], list[WarmImage]] = defaultdict(list)
         for warmimage in usable:
             owned[warmimage.policy_label, warmimage.key.namespace].append(warmimage)
-        # They count, too, and stay as they are.
+        # These count as well, and stay unchanged.
         unusable = Counter(map(_owner_label, (obj for obj in objects if object_key(obj) in found.unusable)))
         changed = False
 
@@ -162,7 +162,7 @@ class Resync:
         self._turn += 1
 
         async def reconcile(namespace: str) -> None:
-            # Deletes first: they may be what a quota waits for.
+            # Deletes go first, because a quota may need them.
             await outcomes.each("delete", expired_in.get(namespace, ()), delete, name=_name)
             await outcomes.each("let-go", unowned_in.get(namespace, ()), let_go, name=_name)
             mine = policies_in.get(namespace, [])
@@ -174,7 +174,7 @@ class Resync:
         return changed
 
     async def _unowned(self, warmimages: Collection[WarmImage], policies: Collection[PolicyObject]) -> list[WarmImage]:
-        """Those of policies that are gone, and that did not come back meanwhile."""
+        """The WarmImages of deleted policies that were not created again."""
         known = set(map(_policy_label, policies))
         unowned = [
             warmimage
@@ -193,7 +193,7 @@ class Resync:
         nodes: Collection[Node],
         outcomes: Outcomes,
     ) -> None:
-        """Delete the ConfigMaps of Nodes that are gone, where no garbage collector did."""
+        """Delete the ConfigMaps of deleted Nodes that the garbage collector left."""
         present = {node.name for node in nodes}
         gone = ({have.node for have in desired} | report_owners.keys()) - present
 
@@ -234,7 +234,7 @@ class Resync:
         return with_removals
 
     async def _orphaned(self, changes: Mapping[str, NodeChange], present: Collection[str]) -> set[str]:
-        """Of the lines to be removed those whose WarmImage came back since it was found missing."""
+        """The lines to be removed whose WarmImage was created again meanwhile."""
         removed = {key for change in changes.values() for key, line in change.lines.items() if line is None}
         doubtful = removed - set(present)
         if not doubtful:
@@ -279,7 +279,7 @@ def _without(changes: Mapping[str, NodeChange], keys: Collection[str]) -> dict[s
 
 
 def _mentions_more(report: Report | None, lines: Mapping[str, str]) -> bool:
-    """Whether an agent knows lines that the labels of its node's ConfigMap do not name."""
+    """Whether an agent reports lines that are not in the labels of the ConfigMap."""
     if report is None:
         return False
     return not (report.states.keys() <= lines.keys() and report.warm <= set(lines.values()))

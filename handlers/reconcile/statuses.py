@@ -25,18 +25,18 @@ from warmhook.warmimages import ObjectKey, WarmImage
 
 _log = get_logger()
 
-# Between two writes of one status.
+# The interval between two writes of one status.
 _APART_SECONDS: Final = 1.0
 # For so long Nodes with their taints are used again, because they only decide counts, which the next sync repeats.
 _FULL_NODES_SECONDS: Final = 5.0
 # After this the rest is left to the repeat of the event.
 _SECONDS: Final = 20.0
-# A generation that began longer after its push than this was made by a changed policy, not by the push.
+# A generation that started later after its push comes from a changed policy, not from the push.
 _OF_THE_PUSH: Final = timedelta(minutes=10)
 
 
 class Unfinished(Unavailable):
-    """There was more to judge than could be in time."""
+    """The time was too short for all statuses."""
 
     def __init__(self, left: Sequence[ObjectKey]) -> None:
         super().__init__(f"{len(left)} WarmImages are left to be judged", retry_after_seconds=1)
@@ -60,13 +60,13 @@ class ClusterState:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What the status of one WarmImage should be."""
+    """The new status of one WarmImage."""
 
     key: ObjectKey
     object: Object
     """As it was read."""
     warmimage: WarmImage | None
-    """`None` where it cannot be used."""
+    """`None` if it cannot be used."""
     after: Object
 
     @property
@@ -77,7 +77,7 @@ class Judgement:
 
     @property
     def differs(self) -> bool:
-        """Whether the status is to be written."""
+        """Whether the status must be written."""
         return self.before != self.after
 
 
@@ -90,12 +90,12 @@ class Statuses:
         self._monotonic = context.clock.monotonic
         self._observe = observe_push_to_warm
         self._written: dict[ObjectKey, float] = {}
-        """When a status was written, on the monotonic clock; only of the last second."""
+        """The time of each write of a status, on the monotonic clock; only the last second."""
         self._full_nodes: dict[str, tuple[float, list[Node]]] = {}
         """Label selector to when its Nodes were read, and these; only of the last one."""
 
     async def update(self, keys: Collection[ObjectKey], *, deadline: float | None = None) -> None:
-        """Judge these WarmImages anew, in this order, until `deadline` on the monotonic clock or for 20 seconds.
+        """Update these statuses in this order, until `deadline` on the monotonic clock or for 20 seconds.
 
         Raises `Unfinished` when there are more, and as `Outcomes.raise_problem` does.
         """
@@ -111,7 +111,7 @@ class Statuses:
         outcomes.raise_problem()
 
     async def _update(self, keys: Collection[ObjectKey], deadline: float, outcomes: Outcomes) -> set[ObjectKey]:
-        """Those that must be looked at again: not judged in time, or written less than a second ago."""
+        """Returns the WarmImages that need another update: no time, or written less than a second ago."""
         reader = self._context.reader
         objects = {object_key(obj): obj for obj in await reader.warmimage_objects(keys)}
         found = await read_warmimages([objects[key] for key in keys if key in objects])
@@ -187,7 +187,7 @@ class Statuses:
             await asyncio.sleep(0)
 
     async def _write(self, judgement: Judgement) -> bool:
-        """Whether it was written, or never can be; not where the last write is less than a second old.
+        """Returns whether it was written, or never can be; False if the last write is less than a second old.
 
         Nor if another handler wrote since the object was read: the reports are read after the object, so the later
         handler has newer reports, and a slow one never overwrites its status.
@@ -214,7 +214,7 @@ class Statuses:
         return True
 
     def _measure(self, warmimage: WarmImage, before: Mapping[str, Any], status: Object) -> None:
-        """Observe from push to warm, once per push."""
+        """Observe the time from push to warm, once per push."""
         again = before.get("observedGeneration") == warmimage.generation and "completedAt" in before
         if "completedAt" not in status or again or warmimage.pushed_at is None or warmimage.pod_origin is not None:
             return
@@ -224,7 +224,7 @@ class Statuses:
     async def _failures(
         self, key: str, counts: Counts, refused: Collection[str], details: dict[str, Mapping[str, str]]
     ) -> list[Failure]:
-        """The first failing nodes and why; `details` keeps the reports' data that was read."""
+        """The first failing nodes with their reasons; `details` caches the data of reports."""
         failures = []
         for node in counts.failing:
             if node in refused:

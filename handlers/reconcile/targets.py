@@ -30,7 +30,7 @@ from warmhook.warmimages import ObjectKey, PolicyKey
 
 @dataclass(slots=True)
 class Targets:
-    """Where to look, by all events that came together."""
+    """The objects of all events that arrived together."""
 
     pushed: list[tuple[Event, str, Pushed]] = field(default_factory=list)
     admitted: list[tuple[Event, Admitted]] = field(default_factory=list)

@@ -27,9 +27,9 @@ _log = get_logger()
 
 Decision = TypeVar("Decision")
 
-# Deletions take moments; one that is older waits for a finalizer that nobody removes.
+# A deletion is fast; an older one waits for a finalizer that stays.
 _DELETION: Final = timedelta(minutes=1)
-# How often an upsert is decided anew because another handler wrote first.
+# How often an upsert is decided again after a conflict with another handler.
 _ATTEMPTS: Final = 8
 
 
@@ -49,7 +49,7 @@ class Writer:
     ) -> Upsert | Decision:
         """Read, decide and write until no other handler writes in between; the decision that held.
 
-        `decide` is told how many writes failed before. Raises `Unavailable` where too many did, and as `upsert` does.
+        `decide` is told how many writes failed before. Raises `Unavailable` if too many did, and as `upsert` does.
         """
         for attempt in range(_ATTEMPTS):
             decision = await decide(attempt)
@@ -60,7 +60,7 @@ class Writer:
     async def upsert(self, upsert: Upsert) -> bool:
         """Create or change a WarmImage; whether it now says what it should. Otherwise the caller decides anew.
 
-        Raises `Refused` where it can never be written, and `Unavailable` where that may be later.
+        Raises `Refused` if it can never be written, and `Unavailable` if a later attempt may succeed.
         """
         wanted, replaced = upsert.warmimage, upsert.replaces
         try:
@@ -111,14 +111,14 @@ class Writer:
         return False
 
     async def delete_warmimage(self, warmimage: WarmImage) -> None:
-        """Delete a WarmImage as it was read; absent already is fine. Raises `Conflict` where it is another by now."""
+        """Delete a WarmImage as it was read; absent already is fine. Raises `Conflict` if it is another by now."""
         path = paths.warmimages(warmimage.key)
         await self._kubernetes.delete(path, uid=warmimage.uid, resource_version=warmimage.resource_version)
 
     # --- statuses and Events ---
 
     async def replace_warmimage_status(self, obj: Object, status: Mapping[str, Any]) -> None:
-        """Make this the status of a WarmImage. Raises `Conflict` where it is no longer as it was read."""
+        """Make this the status of a WarmImage. Raises `Conflict` if it is no longer as it was read."""
         gone = (obj.get("status") or {}).keys() - status.keys()
         path, metadata = paths.warmimages(object_key(obj)), obj["metadata"]
         body = {
@@ -128,22 +128,22 @@ class Writer:
         await self._kubernetes.patch(paths.status(path), body)
 
     async def patch_policy_status(self, key: PolicyKey, resource_version: str, status: Object) -> Object:
-        """Write the status of a WarmPolicy and return the object. Raises `Conflict` where it has another version."""
+        """Write the status of a WarmPolicy and return the object. Raises `Conflict` if it has another version."""
         body = {"metadata": {"resourceVersion": resource_version}, "status": status}
         return await self._kubernetes.patch(paths.status(paths.warmpolicies(key)), body)
 
     async def create_event(self, event: Object) -> None:
-        """Create an Event. Raises `Conflict` where there is one of its name."""
+        """Create an Event. Raises `Conflict` if there is one of its name."""
         await self._kubernetes.create(paths.events(event["metadata"]["namespace"]), event)
 
     # --- the ConfigMaps of nodes ---
 
     async def patch_desired(self, node: str, patch: Object) -> int:
-        """Patch the desired ConfigMap of a node; its size in bytes. Raises `NotFound` where there is none."""
+        """Patch the desired ConfigMap of a node; its size in bytes. Raises `NotFound` if there is none."""
         return await self._kubernetes.patch_size(self._desired(node), patch)
 
     async def create_desired(self, node: str, patch: Object) -> None:
-        """Create the desired ConfigMap of a node from what would patch it. Raises `Conflict` where it exists."""
+        """Create the desired ConfigMap of a node from what would patch it. Raises `Conflict` if it exists."""
         body = new_configmap(desired_name(node), patch)
         try:
             await self._kubernetes.create(paths.configmaps(self._namespace), body)

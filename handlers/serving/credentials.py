@@ -58,7 +58,7 @@ class Credentials:
         except Unavailable as error:
             self._unanswered += 1
             if self._unanswered >= _LOOKS_UNANSWERED:
-                self._complain(error, "admission goes on with what was read before; is the API server up?")
+                self._complain(error, "admission goes on with the last certificate; check that the API server is up")
             return False
         except KubernetesError as error:
             self._complain(error, f"the ServiceAccount must get the Secret {SECRET} in {self._namespace}")

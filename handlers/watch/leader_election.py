@@ -94,7 +94,7 @@ class LeaderElector:
             _log.warning(
                 "lease-not-written",
                 problem=str(error) or "no answer in time",
-                hint=hint if answered else "another process leads, or this one again, when the API server answers",
+                hint=hint if answered else "another process leads, or this one leads again once the API server answers",
             )
         self._failing = True
 

@@ -73,7 +73,7 @@ class CertRotator:
             except KubernetesError as error:
                 # Validations and policies quote what they refuse, which holds the token.
                 problem = without_tokens(str(error))
-                hint = "it is tried again; if a right is missing, apply the manifests of this version"
+                hint = "it is tried again; if a permission is missing, apply the manifests of this version"
             if problem and problem != self._problem:
                 _log.warning("certificate-not-kept", secret=SECRET, problem=problem, hint=hint)
             self._problem = problem
