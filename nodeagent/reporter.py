@@ -75,16 +75,22 @@ class Reporter:
         self.wake = asyncio.Event()
         """Set if the reports or the Node may have changed."""
         self._uid = ""
+        """Of the Node, which owns the report; empty before it was read."""
         self._doubted_uid = ""
+        """The last other uid that caused a read of the Node, so that it causes no second one."""
         self._confirm_uid = False
         self._adopt = False
+        """Whether the Node was registered again, and its new uid is not written yet."""
         self._bare = False
         """Whether a report was refused, perhaps because of what another writer has added, such as an annotation."""
         self._written: dict[str, LineReport] | None = None
+        """The report as it is stored; `None` if that is not known."""
         self._unsettled: dict[str, tuple[LineReport, float]] = {}
+        """Lines that wait or are pulled, with the time since when."""
         self._write_after = 0.0
         self._budget = Budget(clock, _BURST_WRITES, _SUSTAINED_SECONDS)
         self._changed_at: float | None = None
+        """When a change is written that was found first; `None` without a change."""
         self._seen_due = 0.0
 
     def owner_seen(self, uid: str) -> None:
