@@ -31,7 +31,7 @@ from warmhook.platforms import platform_of
 
 
 def main(environ: Mapping[str, str] = os.environ) -> int:
-    """The exit code: 0 after SIGTERM or SIGINT, 2 for an invalid setting."""
+    """The exit code: 0 after SIGTERM or SIGINT, 2 if a setting cannot be used."""
     try:
         settings = read_settings(environ)
         set_up_logs(settings.log, sys.stdout)

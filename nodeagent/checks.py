@@ -33,7 +33,7 @@ class Checks:
         self._runtime_outage = OutageLog(self._log, self._clock, "runtime-unreachable")
         self._disk_outage = OutageLog(self._log, self._clock, "disk-low")
         self._image_folders: list[str] | None = None
-        """The folders of images on the host; `None` before the first request."""
+        """Where the runtime keeps images, on the host; `None` before that was read."""
         self._checking = asyncio.Lock()
         self.wake = asyncio.Event()
         """Set to check soon."""
