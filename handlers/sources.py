@@ -193,7 +193,7 @@ def _keys(given: _Keys) -> Keys:
 
 
 def _read(secret: _Secret, environ: Mapping[str, str]) -> bytes:
-    """The secret as it is now, byte for byte but for one line end that closes a file. Raises `BadSetting`."""
+    """The current secret, byte for byte except one newline at the end of a file. Raises `BadSetting`."""
     if secret.env is not None:
         value = os.fsencode(environ.get(secret.env, ""))
         where = f"secret.env: {secret.env} is not set, or empty"

@@ -39,7 +39,7 @@ class Checks:
         """Set to check soon."""
 
     async def run(self) -> None:
-        """Check for ever."""
+        """Check until cancelled."""
         backoff = Backoff(self._clock, first_seconds=1, longest_seconds=30)
         while True:
             if await self.check(again=True):

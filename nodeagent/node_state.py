@@ -187,7 +187,7 @@ class NodeState:
         return max((self._attempts.get(version, NO_ATTEMPTS).failed for version in pull.versions), default=0)
 
     def pull_succeeded(self, pull: ImagePull, before: Images) -> list[str]:
-        """Record a pull that the runtime reported as successful, after a check; returns the digests that came.
+        """Record a pull that the runtime reported as successful, after a check; returns the pulled digests.
 
         A line whose image is still not present has failed: it must not be pulled again at once, for ever.
         """

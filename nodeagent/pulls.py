@@ -1,4 +1,4 @@
-"""Pull one image, translate its failure, and log every half minute that the pull goes on."""
+"""Pull one image, translate its failure, and log the running pull every half minute."""
 
 from __future__ import annotations
 

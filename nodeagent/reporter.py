@@ -100,7 +100,7 @@ class Reporter:
             self.wake.set()
 
     async def run(self, current: Callable[[], Reports | None]) -> None:
-        """Keep the report true, for ever. `current` returns `None` while the state is not known yet."""
+        """Keep the report up to date until cancelled. `current` returns `None` while the state is not known yet."""
         backoff = Backoff(self._clock, first_seconds=0.5, longest_seconds=_LONGEST_BACKOFF_SECONDS)
         while True:
             latest = current()

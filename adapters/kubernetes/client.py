@@ -88,7 +88,7 @@ class Kubernetes:
         self._urgent = urgent
 
     async def get(self, path: str, *, metadata_only: bool = False) -> Object:
-        """The object as it is now. Raises `NotFound`, `Unavailable`, `Refused`."""
+        """The current object. Raises `NotFound`, `Unavailable`, `Refused`."""
         return await self._ask("GET", path, accept=_METADATA if metadata_only else _JSON)
 
     async def list(

@@ -39,7 +39,7 @@ class ListWatch(Generic[_Kind]):
 
 
 class Store(Protocol[_Kind_contra]):
-    """What a Reflector keeps equal to the API server."""
+    """A store that a Reflector keeps equal to the API server."""
 
     def replace(self, kind: _Kind_contra, objects: list[Object]) -> None:
         """Replace all objects of the kind by those of a list."""

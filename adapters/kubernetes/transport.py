@@ -42,7 +42,7 @@ class _Pool:
     def __init__(self, session: aiohttp.ClientSession, config: RestConfig, user_agent: str) -> None:
         self._session, self._config, self._host = session, config, config.host
         self._headers = {"Accept": "application/json", "User-Agent": user_agent, "Content-Type": "application/json"}
-        # Only what is set: aiohttp would take the name for that of the certificate even where it is empty.
+        # Only if it is set: aiohttp would use even an empty name for the certificate.
         self._options: dict[str, Any] = {"proxy": config.proxy} if config.proxy else {}
         if config.server_name:
             self._options["server_hostname"] = config.server_name

@@ -31,7 +31,7 @@ _ISSUERS: Final = frozenset({"https://accounts.google.com", "accounts.google.com
 
 class Options(SourceOptions):
     audience: str = ""
-    """What the push subscription was told to write into its tokens; usually the URL of this source."""
+    """The audience that the push subscription writes into its tokens; usually the URL of this source."""
     email: str = ""
     """The service account that signs them."""
 

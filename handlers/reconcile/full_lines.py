@@ -28,7 +28,7 @@ class FullState:
         self._nodes: dict[str, Node] | None = None
         self._wanted: LinesByNode = {}
         self.warmimages: list[WarmImage] = []
-        """What the lines were made from; empty until they are."""
+        """The WarmImages of the lines; empty until the lines are computed."""
 
     async def change(self, name: str) -> NodeChange | None:
         """The change that creates the ConfigMap of a node; `None` if the node was deleted or has no line."""

@@ -69,7 +69,7 @@ class NodeWrites:
     async def write(
         self, changes: Mapping[str, NodeChange], deadline: float, full: DesiredState, outcomes: Outcomes
     ) -> None:
-        """Patch each node's ConfigMap once; where there is none create it from what `full` says.
+        """Patch the ConfigMap of each node once; if it is missing, create it from `full`.
 
         `deadline` is on the monotonic clock. Raises `Unavailable` after all others are done, if some could not be
         written in time; rejections for good are in `outcomes`.

@@ -63,7 +63,7 @@ class NodeReader:
         return [read_node(node, now) for node in found.items]
 
     async def nodes_of(self, names: Collection[str]) -> dict[str, Node]:
-        """Those of these Nodes that exist, as they are now, by name: few one by one, many from one list."""
+        """The current Nodes that exist, by name: few one by one, many from one list."""
         if len(names) > MAX_GETS:
             return {node.name: node for node in await self.nodes() if node.name in names}
         found = await asyncio.gather(*map(self.node, names))

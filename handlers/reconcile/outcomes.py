@@ -28,7 +28,7 @@ class Overtaken(Unavailable):
 
 
 class Outcomes:
-    """What became of several items; `raise_problem` raises what their caller must know."""
+    """The results of several items; `raise_problem` raises the problem for the caller."""
 
     def __init__(self) -> None:
         self.refused: Refused | None = None

@@ -32,7 +32,7 @@ _ATTEMPTS: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Reconciled:
-    """What came of reconciling the repositories of WarmImages."""
+    """The result of reconciling the repositories of WarmImages."""
 
     found: WarmImages
     """The remaining ones, as they were read; later writes are newer."""
@@ -58,7 +58,7 @@ class Applied:
 
     @property
     def refused(self) -> str | None:
-        """What the API server refused; empty if it accepted all, `None` if nothing was written."""
+        """The rejection of the API server; empty if it accepted all, `None` if nothing was written."""
         if self.outcomes.refused is not None:
             return str(self.outcomes.refused)
         return "" if self.wrote and self.outcomes.later is None else None
@@ -98,7 +98,7 @@ class Policies:
         `owned` are its WarmImages; `unusable` is the number of those that cannot be used, which count and stay.
         """
         applied = Applied()
-        # What an unusable one led to before stays: a typo must not evict images from nodes.
+        # The earlier effects of an unusable policy stay: a typo must not evict images from nodes.
         if found.policy is not None:
             await self._write(policy_changes(found.policy, owned, self._context.clock.utcnow()), applied)
         with applied.outcomes.item("policy-status", policy=str(found.key)):
@@ -176,7 +176,7 @@ class Policies:
         outcomes.raise_problem()
 
     def _changes(self, policy: Policy, same_repository: Collection[WarmImage]) -> PolicyChanges:
-        """What must change in a repository, without what `spec.images` asks for elsewhere."""
+        """The changes in a repository, without images of `spec.images` in other repositories."""
         changes = policy_changes(policy, same_repository, self._context.clock.utcnow())
         return PolicyChanges(tuple(upsert for upsert in changes.upserts if upsert.replaces), changes.deletes)
 

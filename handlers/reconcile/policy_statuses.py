@@ -1,6 +1,6 @@
 """Write the status of WarmPolicies: whether they can be used, their count of images, and rejected writes.
 
-A status is written where it differs. Conditions of other writers stay as they are.
+A status is written if it differs. Conditions of other writers stay unchanged.
 """
 
 from __future__ import annotations

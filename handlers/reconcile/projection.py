@@ -30,7 +30,7 @@ _SELECTORS: Final = 4
 _BEGUN_KNOWN: Final = 2000
 
 FirstPass: TypeAlias = Literal["none", "cached", "noted"]
-"""What the first of two passes reads.
+"""The reads of the first of two passes.
 
 `cached`: what the API server has in its cache. `noted`: Nodes with all changes that were noted (`Reader.note_change`),
 which serve both passes, and no index for new WarmImages. `none`: there is one pass.

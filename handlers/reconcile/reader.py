@@ -95,7 +95,7 @@ class Reader(NodeReader):
         return [found.policy for found in await self.policy_objects() if found.policy is not None]
 
     async def policy_object(self, key: PolicyKey) -> PolicyObject | None:
-        """One WarmPolicy as it is now, usable or not; `None` if it does not exist."""
+        """The current WarmPolicy, usable or not; `None` if it does not exist."""
         try:
             obj = await self._kubernetes.get(paths.warmpolicies(key))
         except NotFound:
@@ -103,7 +103,7 @@ class Reader(NodeReader):
         return self._cache.objects.get(_state(obj)) or read_policy_object(obj)
 
     async def policies_of(self, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], Policy]:
-        """The usable WarmPolicies with these labels and namespaces as they are now.
+        """The current usable WarmPolicies with these labels and namespaces.
 
         One that was created a moment ago may be missing; its own event reconciles it.
         """

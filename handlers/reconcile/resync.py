@@ -250,7 +250,7 @@ def _repairs(
     reports: Mapping[str, Report],
     now: datetime,
 ) -> dict[str, NodeChange]:
-    """What must be written per node: lines that differ, and lines that are missing from the report of its agent.
+    """The changes per node: lines that differ, and lines that are missing from the report of its agent.
 
     If a reachable agent does not report a line, the label of the line may disagree with its data. The line is sent
     again, which changes nothing if they agree.

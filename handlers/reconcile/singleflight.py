@@ -1,4 +1,4 @@
-"""Share one read among the callers that come before it begins, or shortly after.
+"""Share one read among the callers that arrive before it begins, or shortly after.
 
 The API server looks at every WarmImage of a namespace for each list, whatever its selector. Without sharing, the lists
 of pushes that come together would cost it more than their writes. A push that comes alone is read for at once.

@@ -1,4 +1,4 @@
-"""Write the status of WarmImages: what their nodes report, counted, where it differs."""
+"""Write the status of WarmImages: the counts of what their nodes report, if they differ."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Unfinished(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class ClusterState:
-    """What WarmImages are judged by."""
+    """The objects from which statuses are computed."""
 
     objects: Mapping[ObjectKey, Object]
     """The WarmImages as they were read."""
@@ -161,7 +161,7 @@ class Statuses:
     async def judge(
         self, order: Iterable[ObjectKey], state: ClusterState, outcomes: Outcomes
     ) -> AsyncGenerator[Judgement, None]:
-        """What the status of each of the WarmImages in `order` should be. Lets other tasks run between two of them."""
+        """The new status of each of the WarmImages in `order`. Other tasks run between two of them."""
         now = self._context.clock.utcnow
         usable, unusable = state.warmimages.usable, state.warmimages.unusable
         details: dict[str, Mapping[str, str]] = {}

@@ -162,7 +162,7 @@ class Writer:
 
 
 def _newer(obj: Object, wanted: WarmImage) -> WarmImage:
-    """`wanted`, with the push that the object holds where that is the later one."""
+    """`wanted`, with the push of the object if that is later."""
     given = obj.get("spec") or {}
     spec = {"image": str(wanted.image)}
     spec |= {name: given[name] for name in ("digest", "pushedAt") if given.get(name)}
