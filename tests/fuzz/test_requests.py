@@ -48,6 +48,7 @@ def app() -> Any:
     return build_app()
 
 
+@pytest.mark.slow
 @given(
     method=st.sampled_from(METHODS) | LATIN,
     path=st.sampled_from(PATHS) | LATIN.map(lambda text: f"/{text}"),

@@ -123,6 +123,7 @@ def allowed(body: bytes) -> None:
     assert b'result="failed"' not in ALONE._metrics.exposition()
 
 
+@pytest.mark.slow
 @in_world()
 async def test_reviews_are_answered_while_the_api_server_is_down(world: World) -> None:
     def down(_method: str, _path: str) -> Response | None:
@@ -141,6 +142,7 @@ async def test_reviews_are_answered_while_the_api_server_is_down(world: World) -
     assert len(await world.warmimages()) == 1
 
 
+@pytest.mark.slow
 @in_world()
 async def test_reviews_are_answered_while_the_queue_is_full(world: World) -> None:
     for number in range(QUEUE_MAX + 50):
@@ -302,6 +304,7 @@ async def test_a_crowd_of_one_owner_costs_one_write_and_a_refresh_when_a_tenth_o
         assert found["metadata"]["labels"]["warmhook.dev/owner"]
 
 
+@pytest.mark.slow
 @in_world()
 async def test_a_warmimage_ends_if_no_such_pod_came_for_its_lifetime(world: World) -> None:
     await world.add_policy(**pods_policy())

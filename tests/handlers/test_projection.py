@@ -215,6 +215,7 @@ async def test_the_wait_that_the_server_asks_for_is_kept(world: World) -> None:
     assert 3 <= world.monotonic() < 4
 
 
+@pytest.mark.slow
 @in_world()
 async def test_one_bad_node_does_not_stop_the_others(world: World) -> None:
     names = [f"n{i:02}" for i in range(60)]

@@ -154,6 +154,7 @@ async def test_what_the_api_server_refuses_for_good_is_not_asked_for_again(world
     assert (await world.changed("WarmPolicy", "shop")).status_code == 204
 
 
+@pytest.mark.slow
 @in_world()
 async def test_syncs_that_come_together_are_two_however_many_they_are(world: World) -> None:
     await world.add_nodes("a")

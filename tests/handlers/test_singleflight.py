@@ -35,6 +35,7 @@ def slow(world: World, seconds: float) -> None:
     world.faults.append(fault)
 
 
+@pytest.mark.slow
 @in_world()
 async def test_a_burst_of_pushes_costs_a_few_lists_and_each_gets_what_is_its_own(world: World) -> None:
     await world.add_policy()

@@ -8,6 +8,8 @@ from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 
+import pytest
+
 from adapters.kubernetes import paths
 from adapters.kubernetes.warmimage import read_warmimage
 from tests.handlers.world import DIGEST, HOST, NAMESPACE, World, digest, in_world, status
@@ -150,6 +152,7 @@ async def test_a_node_that_was_not_heard_for_ten_minutes_is_unreachable_at_the_n
     assert counts(await told(world)) == {"warm": 2}
 
 
+@pytest.mark.slow
 @in_world()
 async def test_a_line_without_room_has_failed_whoever_judges(world: World) -> None:
     await world.add_nodes("a")

@@ -264,6 +264,7 @@ async def test_many_changes_of_one_object_are_told_as_one_while_the_handlers_are
     assert last["resourceVersion"] == node["metadata"]["resourceVersion"]
 
 
+@pytest.mark.slow
 @watched()
 async def test_no_key_is_lost_when_the_handlers_cannot_be_reached_for_a_while(world: World, told: Told) -> None:
     until = world.monotonic() + 60
@@ -491,6 +492,7 @@ async def test_connections_that_deliver_nothing_any_more_are_noticed_within_100_
 troubles = st.sampled_from(["cut", "gone", "too-large", "throttled", "ended", "refused"])
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(st.lists(troubles, max_size=8), st.integers(0, 10**6))
 def test_the_handlers_know_the_truth_whatever_happens_to_the_watches(trouble: list[str], seed: int) -> None:

@@ -88,6 +88,7 @@ def certificates(
     return CertRotator(kubernetes or world.admin, NAMESPACE, loop_clock(START + ahead), rng, lambda: leads)
 
 
+@pytest.mark.slow
 @in_world()
 async def test_a_certificate_is_made_and_trusted_once_admission_is_installed(world: World) -> None:
     async with world.watching():

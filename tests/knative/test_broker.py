@@ -19,6 +19,8 @@ from tests.support.instant import until
 from warmhook.events import CHANGED, REPORTED, SYNC, Event
 from warmhook.ports import Response
 
+pytestmark = pytest.mark.slow
+
 PATH = "/warmhook-system/warmhook"
 OURS = Delivery(retry=5, backoff_seconds=1, timeout_seconds=30)
 RECORDED = Delivery()

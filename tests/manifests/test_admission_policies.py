@@ -14,6 +14,8 @@ from warmhook.node_lines import diff, new_configmap, node_patch
 from warmhook.node_report import LineReport, report_name, report_patch, seen_patch
 from warmhook.ports import Object
 
+pytestmark = pytest.mark.slow
+
 AGENTS: Final = "warmhook-agents:warmhook-agent"
 HANDLERS: Final = "warmhook-system:warmhook-handlers"
 NODE: Final = "node-1"

@@ -15,6 +15,8 @@ from tests.model.steps import IMAGES, NODES, Pushed, Replayed, SetPolicy, Step, 
 from tests.model.world import world
 from tests.support.runtime import digest_of
 
+pytestmark = pytest.mark.slow
+
 SEQUENCES = int(os.environ.get("WARMHOOK_FUZZ_SEQUENCES", "10000"))
 AT_FIRST = {name: NODES[name] for name in sorted(NODES)[:3]}
 
@@ -23,7 +25,6 @@ def test_the_system_ends_as_the_model_says() -> None:
     run_many(20, Random(SEED))
 
 
-@pytest.mark.slow
 def test_a_hundred_systems_end_as_the_model_says() -> None:
     run_many(100, Random(SEED + 1))
 

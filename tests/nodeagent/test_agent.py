@@ -82,6 +82,7 @@ async def test_an_image_that_another_program_removed_is_back_within_a_minute_and
     assert len(b.events("image-removed")) == 1
 
 
+@pytest.mark.slow
 @with_agent
 async def test_an_image_removed_three_times_within_an_hour_is_left_alone_for_an_hour(b: Bench) -> None:
     line = await push(b)
@@ -167,6 +168,7 @@ async def test_pulls_run_at_most_two_at_once_and_those_of_high_priority_start_fi
     assert b.runtime.pulls == [line.image for line in reversed(lines)]
 
 
+@pytest.mark.slow
 @with_agent
 async def test_a_failing_image_waits_longer_each_time_then_fails_and_does_not_stop_the_others(b: Bench) -> None:
     good, bad = a_push(b), line_of("registry.example.com/shop/gone:1")
@@ -481,6 +483,7 @@ async def test_a_pull_during_which_the_runtime_dies_is_tried_again_when_it_is_ba
     assert len(b.runtime.pulls) == 2
 
 
+@pytest.mark.slow
 @with_agent
 async def test_an_image_that_cannot_run_is_not_warm_although_the_runtime_lists_it(b: Bench) -> None:
     line = line_of(WEB, pull=Pull(backoff_limit=0))
@@ -534,6 +537,7 @@ async def test_lines_beyond_the_limit_are_reported_and_never_pulled(b: Bench) ->
         await warm(b, extra)
 
 
+@pytest.mark.slow
 @on_node
 async def test_a_configmap_of_a_mebibyte_leads_to_a_report_that_the_cluster_takes(b: Bench) -> None:
     image = f"registry.example.com/shop/web@{digest_of('x')}"
@@ -702,6 +706,7 @@ async def test_pulls_are_counted_by_result_and_reason_and_logged_with_what_went_
     assert (pulled["level"], pulled["attempts"], pulled["digest"]) == ("info", 2, line.digest)
 
 
+@pytest.mark.slow
 @with_agent
 async def test_a_node_of_thousands_of_changes_is_never_written_more_than_once_a_second(b: Bench) -> None:
     images = [f"registry.example.com/shop/web{i}:1" for i in range(10)]

@@ -14,6 +14,8 @@ from nodeagent.disk import free_percent
 from tests.support.agents import Bench, a_push, bench, on_node, warm, with_agent
 from tests.support.instant import instantly, until
 
+pytestmark = pytest.mark.slow
+
 HOUR = 3600
 ROOM = 40
 """Images that fill the disk."""

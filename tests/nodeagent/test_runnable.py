@@ -46,6 +46,7 @@ async def test_an_image_that_could_not_be_unpacked_is_still_failed_after_a_resta
             assert (b.state(line), b.reason(line)) == ("failed", "NotRunnable")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("later", ["Network", "RateLimited", "Timeout"])
 @with_agent
 async def test_an_image_that_could_not_be_unpacked_is_not_warm_after_another_kind_of_failure(
@@ -97,6 +98,7 @@ async def test_an_image_that_is_pulled_without_an_error_and_cannot_run_is_failed
             assert b.events("pull")[-1]["reason"] == expected
 
 
+@pytest.mark.slow
 @with_agent
 async def test_a_good_image_under_the_same_tag_is_warm_when_it_was_pulled(b: Bench) -> None:
     line = a_line(retries=1)
@@ -155,6 +157,7 @@ class Hanging(MemoryRuntime):
         return await super().config(reference)
 
 
+@pytest.mark.slow
 @on_node
 async def test_a_runtime_that_hangs_at_the_configurations_of_many_images_holds_up_no_other_image_and_no_report(
     b: Bench,
