@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from handlers.intake.abuse_protection import validation_headers
-from tests.handlers.world import HOST, SECRET, World, in_world, run_in_world
+from tests.handlers.world import HOST, SECRET, World, in_world
 
 ORIGIN = "eventgrid.azure.net"
 SOURCES = f"""
@@ -53,24 +53,21 @@ async def test_an_unknown_source_is_404(world: World) -> None:
     assert (await world.client.options("/webhooks/other")).status_code == 404
 
 
-def test_the_callback_is_never_called(monkeypatch: pytest.MonkeyPatch) -> None:
+@in_world(sources=SOURCES)
+async def test_the_callback_is_never_called(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def connect(*_arguments: object) -> None:
         raise AssertionError("somebody was called")
 
     monkeypatch.setattr(socket, "getaddrinfo", connect)
     monkeypatch.setattr(socket.socket, "connect", connect)
-
-    async def case(world: World) -> None:
-        asked = {"WebHook-Request-Origin": ORIGIN, "WebHook-Request-Callback": "http://127.0.0.1:1/called"}
-        assert (await world.client.options("/webhooks/acr", headers=asked)).status_code == 200
-        validation = {
-            "eventType": "Microsoft.EventGrid.SubscriptionValidationEvent",
-            "data": {"validationCode": "c", "validationUrl": "http://127.0.0.1:1/called"},
-        }
-        answer = await world.client.post(f"/webhooks/acr?token={SECRET}", content=json.dumps([validation]))
-        assert (answer.status_code, answer.json()) == (200, {"validationResponse": "c"})
-
-    run_in_world(case, sources=SOURCES)
+    asked = {"WebHook-Request-Origin": ORIGIN, "WebHook-Request-Callback": "http://127.0.0.1:1/called"}
+    assert (await world.client.options("/webhooks/acr", headers=asked)).status_code == 200
+    validation = {
+        "eventType": "Microsoft.EventGrid.SubscriptionValidationEvent",
+        "data": {"validationCode": "c", "validationUrl": "http://127.0.0.1:1/called"},
+    }
+    answer = await world.client.post(f"/webhooks/acr?token={SECRET}", content=json.dumps([validation]))
+    assert (answer.status_code, answer.json()) == (200, {"validationResponse": "c"})
 
 
 @in_world(sources=SOURCES)

@@ -13,7 +13,7 @@ import pytest
 from adapters.kubernetes import paths
 from handlers.reconcile.objects import read_warmimages
 from tests.handlers.test_statuses import say
-from tests.handlers.world import HOST, NAMESPACE, POLICIES, WARMIMAGES, World, digest, in_world, run_in_world, status
+from tests.handlers.world import HOST, NAMESPACE, POLICIES, WARMIMAGES, World, digest, in_world, status
 from warmhook.api import API_VERSION
 from warmhook.node_lines import REFUSED_MAX, desired_name, line_key, node_patch, noted_refusals
 from warmhook.node_report import LineReport, report_name
@@ -723,26 +723,24 @@ async def test_an_agent_with_lines_of_old_is_told_that_there_are_none_although_a
     assert not desired.get("data")
 
 
-def test_others_go_on_while_many_warmimages_are_read() -> None:
-    async def case(world: World) -> None:
-        await world.admin.create("/api/v1/namespaces", {"metadata": {"name": "other"}})
-        await add_others(world, 40)
-        turns = 0
+@in_world()
+async def test_others_go_on_while_many_warmimages_are_read(world: World) -> None:
+    await world.admin.create("/api/v1/namespaces", {"metadata": {"name": "other"}})
+    await add_others(world, 40)
+    turns = 0
 
-        async def others() -> None:
-            nonlocal turns
-            while True:
-                await asyncio.sleep(0)
-                turns += 1
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
 
-        objects = (await world.admin.list(paths.warmimages())).items
-        task = asyncio.create_task(others(), name="others")
-        found = await read_warmimages(objects)
-        assert (len(found.usable), turns > 30) == (40, True)
-        task.cancel()
-        await asyncio.wait({task})
-
-    run_in_world(case)
+    objects = (await world.admin.list(paths.warmimages())).items
+    task = asyncio.create_task(others(), name="others")
+    found = await read_warmimages(objects)
+    assert (len(found.usable), turns > 30) == (40, True)
+    task.cancel()
+    await asyncio.wait({task})
 
 
 @in_world()

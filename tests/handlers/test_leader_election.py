@@ -12,7 +12,7 @@ import pytest
 
 from adapters.kubernetes import paths
 from devcluster.apiserver import InProcessTransport
-from tests.handlers.world import NAMESPACE, World, in_world, run_in_world, status
+from tests.handlers.world import NAMESPACE, AsyncTest, World, giving, in_world, run_in_world, status
 from warmhook.events import Event
 from warmhook.leader_election import LEASE_SECONDS, POLL_SECONDS
 from warmhook.ports import Object, Response, Unreachable
@@ -60,7 +60,7 @@ async def traffic(world: World) -> None:
         await asyncio.sleep(1)
 
 
-def two(case: Callable[[World, Process, Process], object]) -> None:
+def _run_beside_two_watches(case: AsyncTest) -> None:
     """Run a case beside two watches, the first of which leads, with something to tell every second."""
 
     async def run(world: World) -> None:
@@ -74,11 +74,12 @@ def two(case: Callable[[World, Process, Process], object]) -> None:
                 await asyncio.sleep(1)
             noise = asyncio.create_task(traffic(world))
             stack.callback(noise.cancel)
-            outcome = case(world, one, two)
-            assert asyncio.iscoroutine(outcome)
-            await outcome
+            await case(world, one, two)
 
     run_in_world(run)
+
+
+beside_two_watches = giving(3, _run_beside_two_watches)
 
 
 def gaps(sent: list[tuple[float, str, str]]) -> list[float]:
@@ -94,78 +95,72 @@ async def lease(world: World) -> Object:
     return found
 
 
-def test_one_of_two_watches_sends_and_stays_the_leader() -> None:
-    async def case(_world: World, one: Process, _two: Process) -> None:
-        await asyncio.sleep(600)
-        assert {name for _, name, _ in one.sent} == {"one"}
-        assert max(gaps(one.sent)) <= 2
-
-    two(case)
+@beside_two_watches
+async def test_one_of_two_watches_sends_and_stays_the_leader(world: World, one: Process, two: Process) -> None:
+    await asyncio.sleep(600)
+    assert {name for _, name, _ in one.sent} == {"one"}
+    assert max(gaps(one.sent)) <= 2
 
 
-def test_a_leader_that_is_stopped_beyond_its_lease_is_followed_by_the_other_and_tells_nothing_more() -> None:
-    async def case(_world: World, one: Process, two: Process) -> None:
+@beside_two_watches
+async def test_a_leader_that_is_stopped_beyond_its_lease_is_followed_by_the_other_and_tells_nothing_more(
+    world: World, one: Process, two: Process
+) -> None:
+    await asyncio.sleep(60)
+    for leader in (one, two, one, two):
+        leader.runs.clear()
+        await asyncio.sleep(70)
+        leader.runs.set()
         await asyncio.sleep(60)
-        for leader in (one, two, one, two):
-            leader.runs.clear()
-            await asyncio.sleep(70)
-            leader.runs.set()
-            await asyncio.sleep(60)
-        # What was on its way when the process was stopped may still arrive when it goes on, and nothing after that.
-        late = {
-            here
-            for before, here, after in zip(one.sent, one.sent[1:], one.sent[2:], strict=False)
-            if before[1] == after[1] != here[1]
-        }
-        assert len(late) <= 4
-        kept = [it for it in one.sent if it not in late]
-        assert handovers(kept) == [("one", "two"), ("two", "one"), ("one", "two"), ("two", "one")]
-        assert max(gaps(one.sent)) < 2 * LEASE_SECONDS
-
-    two(case)
+    # What was on its way when the process was stopped may still arrive when it goes on, and nothing after that.
+    late = {
+        here
+        for before, here, after in zip(one.sent, one.sent[1:], one.sent[2:], strict=False)
+        if before[1] == after[1] != here[1]
+    }
+    assert len(late) <= 4
+    kept = [it for it in one.sent if it not in late]
+    assert handovers(kept) == [("one", "two"), ("two", "one"), ("one", "two"), ("two", "one")]
+    assert max(gaps(one.sent)) < 2 * LEASE_SECONDS
 
 
-def test_a_new_leader_begins_with_a_sync() -> None:
-    async def case(world: World, one: Process, two: Process) -> None:
-        await asyncio.sleep(10)
-        one.runs.clear()
-        await asyncio.sleep(60)
-        first = next(types for _, name, types in one.sent if name == "two")
-        assert first == "sync"
-        assert (await lease(world))["leaseTransitions"] == 1
-
-    two(case)
+@beside_two_watches
+async def test_a_new_leader_begins_with_a_sync(world: World, one: Process, two: Process) -> None:
+    await asyncio.sleep(10)
+    one.runs.clear()
+    await asyncio.sleep(60)
+    first = next(types for _, name, types in one.sent if name == "two")
+    assert first == "sync"
+    assert (await lease(world))["leaseTransitions"] == 1
 
 
-def test_a_leader_cut_off_from_the_api_server_stops_before_the_other_begins() -> None:
-    async def case(_world: World, one: Process, two: Process) -> None:
-        await asyncio.sleep(10)
+@beside_two_watches
+async def test_a_leader_cut_off_from_the_api_server_stops_before_the_other_begins(
+    world: World, one: Process, two: Process
+) -> None:
+    await asyncio.sleep(10)
 
-        def cut(_method: str, path: str) -> Response | None:
-            if "leases" in path:
-                raise Unreachable("cut off")
-            return None
+    def cut(_method: str, path: str) -> Response | None:
+        if "leases" in path:
+            raise Unreachable("cut off")
+        return None
 
-        one.fault = cut
-        await asyncio.sleep(60)
-        assert handovers(one.sent) == [("one", "two")]
-        last = max(moment for moment, name, _ in one.sent if name == "one")
-        first = min(moment for moment, name, _ in one.sent if name == "two")
-        assert 0 < first - last < 2 * LEASE_SECONDS
-
-    two(case)
+    one.fault = cut
+    await asyncio.sleep(60)
+    assert handovers(one.sent) == [("one", "two")]
+    last = max(moment for moment, name, _ in one.sent if name == "one")
+    first = min(moment for moment, name, _ in one.sent if name == "two")
+    assert 0 < first - last < 2 * LEASE_SECONDS
 
 
-def test_a_leader_that_gets_no_answer_for_a_while_goes_on() -> None:
-    async def case(world: World, one: Process, _two: Process) -> None:
-        await asyncio.sleep(10)
-        until = world.monotonic() + 8
-        one.fault = lambda _method, path: status(503) if "leases" in path and world.monotonic() < until else None
-        await asyncio.sleep(120)
-        assert handovers(one.sent) == []
-        assert max(gaps(one.sent)) <= 2
-
-    two(case)
+@beside_two_watches
+async def test_a_leader_that_gets_no_answer_for_a_while_goes_on(world: World, one: Process, two: Process) -> None:
+    await asyncio.sleep(10)
+    until = world.monotonic() + 8
+    one.fault = lambda _method, path: status(503) if "leases" in path and world.monotonic() < until else None
+    await asyncio.sleep(120)
+    assert handovers(one.sent) == []
+    assert max(gaps(one.sent)) <= 2
 
 
 @in_world()
@@ -194,23 +189,19 @@ async def test_without_permission_for_leases_nothing_is_told_and_the_log_says_wh
     assert sent == []
 
 
-def test_a_lease_that_somebody_deleted_is_made_again() -> None:
-    async def case(world: World, one: Process, _two: Process) -> None:
-        await asyncio.sleep(10)
-        await world.admin.delete(LEASE)
-        await asyncio.sleep(60)
-        assert (await lease(world))["holderIdentity"]
-        assert max(gaps(one.sent)) < 2 * LEASE_SECONDS
-
-    two(case)
+@beside_two_watches
+async def test_a_lease_that_somebody_deleted_is_made_again(world: World, one: Process, two: Process) -> None:
+    await asyncio.sleep(10)
+    await world.admin.delete(LEASE)
+    await asyncio.sleep(60)
+    assert (await lease(world))["holderIdentity"]
+    assert max(gaps(one.sent)) < 2 * LEASE_SECONDS
 
 
-def test_the_lease_is_one_that_kubectl_understands() -> None:
-    async def case(world: World, _one: Process, _two: Process) -> None:
-        await asyncio.sleep(1)
-        spec = await lease(world)
-        assert spec["leaseDurationSeconds"] == LEASE_SECONDS
-        assert spec["renewTime"].endswith("Z")
-        assert len(spec["renewTime"].partition(".")[2]) == 7
-
-    two(case)
+@beside_two_watches
+async def test_the_lease_is_one_that_kubectl_understands(world: World, one: Process, two: Process) -> None:
+    await asyncio.sleep(1)
+    spec = await lease(world)
+    assert spec["leaseDurationSeconds"] == LEASE_SECONDS
+    assert spec["renewTime"].endswith("Z")
+    assert len(spec["renewTime"].partition(".")[2]) == 7

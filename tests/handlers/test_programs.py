@@ -28,6 +28,7 @@ from handlers.settings import Settings, read_settings
 from handlers.sources import read_configuration
 from handlers.watch.__main__ import main as watch_main
 from tests.handlers.world import HOST, START, World, in_world, status
+from tests.real.programs import real_time
 from warmhook.events import sync_event
 from warmhook.ports import Response, Unreachable
 
@@ -190,36 +191,33 @@ def test_a_wait_that_is_no_number_of_seconds_is_none(wait: str) -> None:
 
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
-def test_events_and_their_token_never_go_to_a_proxy_of_the_environment(
+@real_time
+async def test_events_and_their_token_never_go_to_a_proxy_of_the_environment(
     variable: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "token").write_text("of-the-events\n")
+    met: dict[str, list[str]] = {"handlers": [], "proxy": []}
 
-    async def run() -> None:
-        met: dict[str, list[str]] = {"handlers": [], "proxy": []}
+    def meeting(name: str) -> Any:
+        async def meet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            met[name].append((await reader.readuntil(b"\r\n\r\n")).decode())
+            writer.write(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n")
+            writer.close()
 
-        def meeting(name: str) -> Any:
-            async def meet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-                met[name].append((await reader.readuntil(b"\r\n\r\n")).decode())
-                writer.write(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n")
-                writer.close()
+        return meet
 
-            return meet
-
-        async with (
-            await asyncio.start_server(meeting("handlers"), "127.0.0.1") as handlers,
-            await asyncio.start_server(meeting("proxy"), "127.0.0.1") as proxy,
-        ):
-            monkeypatch.setenv(variable, f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
-            url = f"http://127.0.0.1:{handlers.sockets[0].getsockname()[1]}/events"
-            settings = Settings(watch=True, serve=frozenset(), events_url=url, events_token_file=tmp_path / "token")
-            async with open_event_sink(settings) as post:
-                assert post is not None
-                await post(sync_event(1, START))
-        assert met["proxy"] == []
-        assert "authorization: Bearer of-the-events\r\n" in met["handlers"][0]
-
-    asyncio.run(run())
+    async with (
+        await asyncio.start_server(meeting("handlers"), "127.0.0.1") as handlers,
+        await asyncio.start_server(meeting("proxy"), "127.0.0.1") as proxy,
+    ):
+        monkeypatch.setenv(variable, f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
+        url = f"http://127.0.0.1:{handlers.sockets[0].getsockname()[1]}/events"
+        settings = Settings(watch=True, serve=frozenset(), events_url=url, events_token_file=tmp_path / "token")
+        async with open_event_sink(settings) as post:
+            assert post is not None
+            await post(sync_event(1, START))
+    assert met["proxy"] == []
+    assert "authorization: Bearer of-the-events\r\n" in met["handlers"][0]
 
 
 # --- as processes ----------------------------------------------------------------------------------------------------

@@ -78,24 +78,22 @@ async def test_an_unknown_source_is_404_and_another_method_405(world: World) -> 
         assert (await world.client.request(method, "/webhooks/harbor")).status_code == 405
 
 
-def test_a_body_over_one_mebibyte_is_refused_while_it_comes_whatever_its_length_claims() -> None:
-    async def case(world: World) -> None:
-        sent = 0
+@in_world()
+async def test_a_body_over_one_mebibyte_is_refused_while_it_comes_whatever_its_length_claims(world: World) -> None:
+    sent = 0
 
-        async def body() -> AsyncIterator[bytes]:
-            nonlocal sent
-            while True:
-                sent += 64 * 1024
-                yield b"x" * 64 * 1024
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while True:
+            sent += 64 * 1024
+            yield b"x" * 64 * 1024
 
-        headers = {"authorization": SECRET, "content-length": "10"}
-        answer = await world.client.post("/webhooks/harbor", content=body(), headers=headers)
-        assert answer.status_code == 413
-        assert sent <= MIB + 128 * 1024
-        assert world.metric("warmhook_deliveries_total", result="refused", reason="too-large") == 1
-        assert (await world.deliver(b" " * MIB)).status_code == 202
-
-    run_in_world(case)
+    headers = {"authorization": SECRET, "content-length": "10"}
+    answer = await world.client.post("/webhooks/harbor", content=body(), headers=headers)
+    assert answer.status_code == 413
+    assert sent <= MIB + 128 * 1024
+    assert world.metric("warmhook_deliveries_total", result="refused", reason="too-large") == 1
+    assert (await world.deliver(b" " * MIB)).status_code == 202
 
 
 @in_world()

@@ -565,20 +565,18 @@ def _happen(world: World, trouble: str, left: list[Response]) -> None:
         left.extend([status(403), status(401), status(500)])
 
 
-def test_a_server_that_ends_every_watch_at_once_is_not_asked_in_a_hot_loop() -> None:
-    async def case(world: World) -> None:
-        told, asked = Told(world), 0
+@in_world()
+async def test_a_server_that_ends_every_watch_at_once_is_not_asked_in_a_hot_loop(world: World) -> None:
+    told, asked = Told(world), 0
 
-        async def before(_method: str, _path: str) -> None:
-            nonlocal asked
-            asked += 1
+    async def before(_method: str, _path: str) -> None:
+        nonlocal asked
+        asked += 1
 
-        transport = InProcessTransport(world.server, before=before, cut_stream=lambda _path: 0)
-        async with world.watching(told.post, transport=transport):
-            await asyncio.sleep(300)
-        assert asked < 600
-
-    run_in_world(case)
+    transport = InProcessTransport(world.server, before=before, cut_stream=lambda _path: 0)
+    async with world.watching(told.post, transport=transport):
+        await asyncio.sleep(300)
+    assert asked < 600
 
 
 # --- crowds ----------------------------------------------------------------------------------------------------------

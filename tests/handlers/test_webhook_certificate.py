@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import httpx
 import pytest
@@ -32,7 +31,7 @@ from devcluster.apiserver import ApiServer, InProcessTransport
 from handlers.serving.credentials import Credentials
 from handlers.serving.server import TlsServer, serve_tls
 from handlers.watch.webhook_certificate import SECRET, CertRotator
-from tests.handlers.world import ADMISSION_TOKEN, NAMESPACE, START, World, in_world, status
+from tests.handlers.world import ADMISSION_TOKEN, NAMESPACE, START, AsyncTest, World, giving, in_world, status
 from tests.real.programs import eventually
 from tests.support.instant import loop_clock
 from warmhook.admission_tokens import path_of, read_tokens, token_of
@@ -313,7 +312,7 @@ class Site:
             await self.kubernetes.create(paths.secrets(NAMESPACE), body)
 
 
-def with_site(case: Any) -> None:
+def _run_with_site(case: AsyncTest) -> None:
     async def run() -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             site = Site(listener)
@@ -337,6 +336,9 @@ def with_site(case: Any) -> None:
     asyncio.run(run())
 
 
+with_site = giving(1, _run_with_site)
+
+
 async def greets(site: Site, authorities: bytes) -> bool:
     try:
         async with client(authorities) as asking:
@@ -345,62 +347,55 @@ async def greets(site: Site, authorities: bytes) -> bool:
         return False
 
 
-def test_new_handshakes_see_the_new_certificate_and_open_connections_go_on() -> None:
-    async def case(site: Site) -> None:
-        now = datetime.now(UTC)
-        first, second = make_pair(["127.0.0.1"], now), make_pair(["127.0.0.1"], now)
-        await site.put(**{"tls.crt": first.certificate, "tls.key": first.key})
-        await eventually(lambda: greets(site, first.authority), what="the first certificate is shown")
-        assert not await greets(site, second.authority)
-        async with client(first.authority) as open_since:
-            assert (await open_since.get(site.url)).text == "https"
-            await site.put(**{"tls.crt": second.certificate, "tls.key": second.key})
-            await eventually(lambda: greets(site, second.authority), what="the second certificate is shown")
-            assert not await greets(site, first.authority)
-            assert (await open_since.get(site.url)).text == "https"
+@with_site
+async def test_new_handshakes_see_the_new_certificate_and_open_connections_go_on(site: Site) -> None:
+    now = datetime.now(UTC)
+    first, second = make_pair(["127.0.0.1"], now), make_pair(["127.0.0.1"], now)
+    await site.put(**{"tls.crt": first.certificate, "tls.key": first.key})
+    await eventually(lambda: greets(site, first.authority), what="the first certificate is shown")
+    assert not await greets(site, second.authority)
+    async with client(first.authority) as open_since:
+        assert (await open_since.get(site.url)).text == "https"
+        await site.put(**{"tls.crt": second.certificate, "tls.key": second.key})
+        await eventually(lambda: greets(site, second.authority), what="the second certificate is shown")
+        assert not await greets(site, first.authority)
+        assert (await open_since.get(site.url)).text == "https"
 
-            # What cannot be used changes nothing.
-            await site.put(**{"tls.crt": b"none", "tls.key": b"none"})
-            looks = site.looks
-            await eventually(lambda: site.looks > looks + 2, what="the broken certificate was looked at")
+        # What cannot be used changes nothing.
+        await site.put(**{"tls.crt": b"none", "tls.key": b"none"})
+        looks = site.looks
+        await eventually(lambda: site.looks > looks + 2, what="the broken certificate was looked at")
+        assert await greets(site, second.authority)
+        for key in (b"none", first.key):
+            await site.put(**{"tls.crt": second.certificate, "tls.key": key})
+            await eventually(partial(site.looked, site.looks + 2), what="the foreign key was looked at")
             assert await greets(site, second.authority)
-            for key in (b"none", first.key):
-                await site.put(**{"tls.crt": second.certificate, "tls.key": key})
-                await eventually(partial(site.looked, site.looks + 2), what="the foreign key was looked at")
-                assert await greets(site, second.authority)
-            # What is restored is shown.
-            await site.put(**{"tls.crt": first.certificate, "tls.key": second.key})
-            await site.put(**{"tls.crt": first.certificate, "tls.key": first.key})
-            await eventually(lambda: greets(site, first.authority), what="the restored certificate is shown")
-
-    with_site(case)
+        # What is restored is shown.
+        await site.put(**{"tls.crt": first.certificate, "tls.key": second.key})
+        await site.put(**{"tls.crt": first.certificate, "tls.key": first.key})
+        await eventually(lambda: greets(site, first.authority), what="the restored certificate is shown")
 
 
-def test_a_certificate_for_another_host_is_not_believed() -> None:
-    async def case(site: Site) -> None:
-        pair = make_pair([HOST], datetime.now(UTC))
-        await site.put(**{"tls.crt": pair.certificate, "tls.key": pair.key})
-        await eventually(lambda: site.server.started, what="the server serves")
-        assert not await greets(site, pair.authority)
-
-    with_site(case)
+@with_site
+async def test_a_certificate_for_another_host_is_not_believed(site: Site) -> None:
+    pair = make_pair([HOST], datetime.now(UTC))
+    await site.put(**{"tls.crt": pair.certificate, "tls.key": pair.key})
+    await eventually(lambda: site.server.started, what="the server serves")
+    assert not await greets(site, pair.authority)
 
 
-def test_without_a_place_for_files_a_certificate_is_tried_again_until_there_is_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@with_site
+async def test_without_a_place_for_files_a_certificate_is_tried_again_until_there_is_one(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "later"
     monkeypatch.setattr("tempfile.tempdir", str(folder))
-
-    async def case(site: Site) -> None:
-        pair = make_pair(["127.0.0.1"], datetime.now(UTC))
-        await site.put(**{"tls.crt": pair.certificate, "tls.key": pair.key})
-        await eventually(partial(site.looked, site.looks + 5), what="the certificate was looked at")
-        assert not site.server.started
-        folder.mkdir()
-        await eventually(lambda: greets(site, pair.authority), what="the certificate is shown", seconds=5)
-
-    with_site(case)
+    pair = make_pair(["127.0.0.1"], datetime.now(UTC))
+    await site.put(**{"tls.crt": pair.certificate, "tls.key": pair.key})
+    await eventually(partial(site.looked, site.looks + 5), what="the certificate was looked at")
+    assert not site.server.started
+    folder.mkdir()
+    await eventually(lambda: greets(site, pair.authority), what="the certificate is shown", seconds=5)
 
 
 @in_world()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import structlog
 
-from tests.handlers.world import World, in_world, run_in_world
+from tests.handlers.world import World, in_world
 from tests.knative.recordings import Message, needs_recordings, read_answer, read_request, recorded
 from tests.support.broker import Broker, Delivery, Trigger
 from tests.support.instant import instantly
@@ -80,21 +80,18 @@ def test_a_ping_is_what_the_trigger_of_pings_filters() -> None:
         ("deadletter-502-nonempty-reply", "", "", ""),
     ],
 )
-def test_a_dead_letter_becomes_a_line_and_a_count(name: str, code: str, destination: str, answer: str) -> None:
+@in_world(serve=frozenset({"dead-letters"}))
+async def test_a_dead_letter_becomes_a_line_and_a_count(
+    world: World, name: str, code: str, destination: str, answer: str
+) -> None:
     message = read_request(name)
-
-    async def case(world: World) -> None:
-        response = await post(world, "/dead-letters", message)
-        assert (response.status_code, response.content) == (202, b"")
-        (line,) = [
-            entry for entry in structlog.get_config()["processors"][0].entries if entry["event"] == "dead-letter"
-        ]
-        assert (line["event_id"], line["type"]) == (message.headers["ce-id"], message.headers["ce-type"])
-        assert (line["code"], line["destination"], line["answer"]) == (code, destination, answer)
-        assert world.metric("warmhook_dead_letters_total", type="foreign", code=code or "none") == 1
-        assert world.requests == []
-
-    run_in_world(case, serve=frozenset({"dead-letters"}))
+    response = await post(world, "/dead-letters", message)
+    assert (response.status_code, response.content) == (202, b"")
+    (line,) = [entry for entry in structlog.get_config()["processors"][0].entries if entry["event"] == "dead-letter"]
+    assert (line["event_id"], line["type"]) == (message.headers["ce-id"], message.headers["ce-type"])
+    assert (line["code"], line["destination"], line["answer"]) == (code, destination, answer)
+    assert world.metric("warmhook_dead_letters_total", type="foreign", code=code or "none") == 1
+    assert world.requests == []
 
 
 # --- the stand-in -----------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import json
 import os
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +20,7 @@ from adapters.kubernetes.errors import Conflict, NotFound, Refused
 from adapters.kubernetes.transport import open_transport
 from tests.cluster.access import write_kubeconfig
 from tests.manifests.rendered import BASE, render
+from tests.support.cases import as_test
 from warmhook.ports import Object, Response, Transport
 
 __all__ = ["Installation", "installed"]
@@ -163,8 +164,12 @@ def path_of(obj: Object) -> str:
     return f"{prefix}{within}/{plural}/{metadata['name']}"
 
 
-def installed(story: Callable[[Installation], Coroutine[Any, Any, None]]) -> None:
-    """Run a story on the cluster of `WARMHOOK_TEST_KUBECONFIG`, with everything of `base` applied."""
+def installed(case: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Make a test on the cluster of `WARMHOOK_TEST_KUBECONFIG`, with everything of `base` applied."""
+    return as_test(case, _run)
+
+
+def _run(case: Callable[[Installation], Awaitable[None]]) -> None:
     kubeconfig = os.environ.get("WARMHOOK_TEST_KUBECONFIG", "")
     if not kubeconfig:
         pytest.skip("WARMHOOK_TEST_KUBECONFIG names no cluster")
@@ -176,7 +181,7 @@ def installed(story: Callable[[Installation], Coroutine[Any, Any, None]]) -> Non
                 try:
                     for obj in installation.objects():
                         await installation.apply(obj)
-                    await story(installation)
+                    await case(installation)
                 finally:
                     await installation.clear()
 

@@ -32,7 +32,7 @@ from devcluster.programs import Program, Programs
 from devcluster.registry.images import incompressible_image, write_image
 from tests.model.proxy import Proxy, open_proxy
 from tests.model.running import SEED
-from tests.real.programs import eventually, free_port
+from tests.real.programs import eventually, free_port, real_time
 from warmhook.api import API_VERSION
 from warmhook.ports import Json
 
@@ -250,21 +250,20 @@ async def _answers(http: httpx.AsyncClient, url: str) -> bool:
 
 @PUSHES
 @pytest.mark.parametrize("victim", KILLS)
-def test_a_program_that_is_killed_again_and_again_loses_no_accepted_push(victim: str, pushes: int) -> None:
-    async def main() -> None:
-        async with system(SEED) as (made, kubernetes):
-            made.proxies[victim].kills_left, made.proxies[victim].within = KILLS[victim]
-            await made.push_all(pushes)
-            await eventually(lambda: made.proxies[victim].killed >= 2, what=f"{victim} is killed twice", seconds=60)
-            await made.all_warm(kubernetes)
-            assert len(made.accepted) >= pushes / 2
-
-    asyncio.run(main())
+@real_time
+async def test_a_program_that_is_killed_again_and_again_loses_no_accepted_push(victim: str, pushes: int) -> None:
+    async with system(SEED) as (made, kubernetes):
+        made.proxies[victim].kills_left, made.proxies[victim].within = KILLS[victim]
+        await made.push_all(pushes)
+        await eventually(lambda: made.proxies[victim].killed >= 2, what=f"{victim} is killed twice", seconds=60)
+        await made.all_warm(kubernetes)
+        assert len(made.accepted) >= pushes / 2
 
 
 @PUSHES
 @pytest.mark.parametrize("cut_seconds", [5.0, pytest.param(30.0, marks=pytest.mark.nightly)])
-def test_an_api_server_that_restarts_is_cut_off_and_refuses_loses_no_accepted_push(
+@real_time
+async def test_an_api_server_that_restarts_is_cut_off_and_refuses_loses_no_accepted_push(
     cut_seconds: float, pushes: int
 ) -> None:
     async def trouble(made: System) -> None:
@@ -281,12 +280,9 @@ def test_an_api_server_that_restarts_is_cut_off_and_refuses_loses_no_accepted_pu
                 proxy.trouble = ""
             await asyncio.sleep(0.5)
 
-    async def main() -> None:
-        async with system(SEED) as (made, kubernetes):
-            async with asyncio.TaskGroup() as group:
-                group.create_task(trouble(made), name="trouble")
-                group.create_task(made.push_all(pushes), name="pushes")
-            await made.all_warm(kubernetes)
-            assert len(made.accepted) >= pushes / 2
-
-    asyncio.run(main())
+    async with system(SEED) as (made, kubernetes):
+        async with asyncio.TaskGroup() as group:
+            group.create_task(trouble(made), name="trouble")
+            group.create_task(made.push_all(pushes), name="pushes")
+        await made.all_warm(kubernetes)
+        assert len(made.accepted) >= pushes / 2
