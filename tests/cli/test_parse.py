@@ -89,7 +89,7 @@ def test_the_reason_that_came_closest_to_an_image_wins() -> None:
         (["harbor", "--registry-host", "a/b"], "is no registry host"),
     ],
 )
-def test_what_cannot_start_says_so_in_one_line(arguments: list[str], words: str) -> None:
+def test_a_parse_that_cannot_start_says_so_in_one_line(arguments: list[str], words: str) -> None:
     result = run(*arguments)
 
     assert result.exit_code == 2

@@ -40,7 +40,7 @@ def test_everything_is_stopped_when_the_context_ends(tmp_path: Path) -> None:
     assert [alive(program) for program in asyncio.run(story())] == [False, False, False]
 
 
-def test_what_depends_on_others_is_stopped_before_them(tmp_path: Path) -> None:
+def test_a_program_that_depends_on_others_is_stopped_before_them(tmp_path: Path) -> None:
     order = tmp_path / "order"
     script = f"trap 'echo $0 >> {order}; exit' TERM; echo ready; while :; do sleep 0.01; done"
 
@@ -64,7 +64,7 @@ def test_a_suspended_program_is_stopped_too(tmp_path: Path) -> None:
     assert asyncio.run(story()).ended == "was ended by SIGTERM"
 
 
-def test_one_that_ends_while_it_starts_is_named_with_the_end_of_its_log(tmp_path: Path) -> None:
+def test_a_program_that_ends_while_it_starts_is_named_with_the_end_of_its_log(tmp_path: Path) -> None:
     async def story() -> None:
         async with children(tmp_path) as programs:
             program = await programs.start("web", shell("seq 1 20; exit 3"), stage=0)
@@ -76,7 +76,7 @@ def test_one_that_ends_while_it_starts_is_named_with_the_end_of_its_log(tmp_path
     assert failed.value.tail.splitlines() == [str(number) for number in range(13, 21)]
 
 
-def test_one_that_never_becomes_ready_is_not_waited_for_without_end(tmp_path: Path) -> None:
+def test_a_program_that_never_becomes_ready_is_not_waited_for_without_end(tmp_path: Path) -> None:
     async def story() -> None:
         async with children(tmp_path) as programs:
             program = await programs.start("web", shell("exec sleep 60"), stage=0)

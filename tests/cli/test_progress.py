@@ -154,7 +154,7 @@ def test_away_from_a_terminal_each_change_is_one_line() -> None:
     assert [line.split() for line in lines[2:]] == [["NODE", "STATE", "SECONDS"], ["node-1", "warm", "0.9"]]
 
 
-def test_what_is_to_be_pasted_is_never_broken() -> None:
+def test_a_command_that_is_to_be_pasted_is_never_broken() -> None:
     written = StringIO()
     Display(Console(file=written, width=20), lambda: 0.0).text("curl " + "x" * 200)
 

@@ -207,7 +207,7 @@ async def test_a_warmimage_that_somebody_has_changed_by_hand_is_the_policys_agai
 
 
 @in_world(patterns=False)
-async def test_what_an_unusable_warmimage_says_of_a_later_push_is_kept(world: World) -> None:
+async def test_the_word_of_an_unusable_warmimage_on_a_later_push_is_kept(world: World) -> None:
     await world.add_policy()
     await world.push(content=digest("b"), ago=10)
     name = (await only(world))["metadata"]["name"]

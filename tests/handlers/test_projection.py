@@ -63,7 +63,7 @@ async def test_several_lines_of_a_node_go_into_one_patch(world: World) -> None:
 
 
 @in_world()
-async def test_what_is_as_it_should_be_costs_no_write(world: World) -> None:
+async def test_nodes_that_are_as_they_should_be_cost_no_write(world: World) -> None:
     await world.add_nodes("a", "b")
     await world.add_warmimage("x")
     await project(world, "x")
@@ -451,7 +451,7 @@ async def test_on_a_full_node_the_newest_has_room_and_a_loud_namespace_takes_non
 
 @pytest.mark.slow
 @in_world()
-async def test_what_is_pushed_to_a_node_without_room_has_room_at_once(world: World) -> None:
+async def test_a_push_to_a_node_without_room_has_room_at_once(world: World) -> None:
     await world.add_nodes("a")
     await fill(world, 320)
     await world.sync()

@@ -84,7 +84,7 @@ async def test_a_batch_is_refused_as_a_broker_refuses_it(world: World, number: i
     ],
 )
 @in_world()
-async def test_what_can_never_work_is_answered_400_and_asks_nothing_of_the_api_server(
+async def test_an_event_that_can_never_work_is_answered_400_and_asks_nothing_of_the_api_server(
     world: World, kind: str, data: Any
 ) -> None:
     answer = await world.event(kind, data)
@@ -95,13 +95,13 @@ async def test_what_can_never_work_is_answered_400_and_asks_nothing_of_the_api_s
 @pytest.mark.parametrize("body", [b"", b"{", b"null", b"\xff", b"[1]"])
 @pytest.mark.parametrize("content_type", ["application/cloudevents+json", "text/plain"])
 @in_world()
-async def test_what_is_no_event_is_answered_400(world: World, content_type: str, body: bytes) -> None:
+async def test_a_body_that_is_no_event_is_answered_400(world: World, content_type: str, body: bytes) -> None:
     answer = await world.client.post("/events", content=body, headers={"content-type": content_type})
     assert answer.status_code == 400
 
 
 @in_world()
-async def test_what_lists_that_lag_behind_go_on_naming_is_deleted_once(world: World) -> None:
+async def test_a_warmimage_that_lagging_lists_go_on_naming_is_deleted_once(world: World) -> None:
     await world.add_policy()
     for number in range(5):
         await world.push(f"v{number}", content=digest(str(number)), ago=10 - number)
@@ -129,7 +129,7 @@ async def test_an_object_that_cannot_be_read_keeps_no_other_of_its_event_from_be
 
 @pytest.mark.parametrize("fault", [status(503), status(429, retry_after="7"), status(500), Unreachable("down")])
 @in_world()
-async def test_what_can_work_later_is_answered_503_with_retry_after(
+async def test_an_event_that_can_work_later_is_answered_503_with_retry_after(
     world: World, fault: Response | Unreachable
 ) -> None:
     await world.add_warmimage("x")
@@ -148,7 +148,7 @@ async def test_what_can_work_later_is_answered_503_with_retry_after(
 
 
 @in_world()
-async def test_what_the_api_server_refuses_for_good_is_not_asked_for_again(world: World) -> None:
+async def test_an_event_whose_write_the_api_server_refuses_for_good_is_not_asked_for_again(world: World) -> None:
     await world.add_policy(images=["nginx:1"])
     world.faults.append(lambda method, _path: status(403) if method == "POST" else None)
     assert (await world.changed("WarmPolicy", "shop")).status_code == 204
@@ -227,7 +227,7 @@ async def test_without_a_token_file_nobody_may_post(world: World, host: str) -> 
 
 
 @in_world(events_open=True)
-async def test_where_the_network_protects_it_anybody_may_post(world: World) -> None:
+async def test_anybody_may_post_if_the_network_protects_the_endpoint(world: World) -> None:
     assert await status_of_post(world, "") == 204
 
 

@@ -73,7 +73,7 @@ async def test_a_digest_that_a_node_says_is_not_there_is_not_published(world: Wo
 
 
 @in_world()
-async def test_what_a_hostile_node_says_is_cut_and_put_into_the_closed_list(world: World) -> None:
+async def test_the_text_of_a_hostile_node_is_cut_and_put_into_the_closed_list(world: World) -> None:
     await world.add_nodes("a", "b")
     await world.add_warmimage("x")
     for node in ("a", "b"):

@@ -201,7 +201,7 @@ def test_a_newer_push_of_the_same_tag_does_not_wait_for_the_answer_to_the_older_
     behind([Trigger(hanging, {"type": CHANGED}, RECORDED)], case)
 
 
-def test_what_no_handler_takes_becomes_a_dead_letter_and_is_made_good_by_the_next_sync() -> None:
+def test_an_event_that_no_handler_takes_becomes_a_dead_letter_and_is_made_good_by_the_next_sync() -> None:
     async def case(world: World, sink: Sink) -> None:
         broken = True
 

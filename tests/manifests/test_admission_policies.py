@@ -234,7 +234,7 @@ def test_nobody_keeps_the_namespace_or_an_object_of_others_from_being_deleted(us
     assert of_metadata(user, elsewhere(kind, finalizers=["a/b", "c/d"]), elsewhere(kind, finalizers=["a/b"]))
 
 
-def test_what_others_set_does_not_keep_warmhook_from_its_work() -> None:
+def test_fields_that_others_set_do_not_keep_warmhook_from_its_work() -> None:
     states: tuple[Object, ...] = ({}, {"finalizers": []}, FINALIZER, OWNED, {**FINALIZER, **OWNED})
     for metadata in states:
         old = elsewhere("WarmImage", **metadata)

@@ -29,7 +29,7 @@ def test_every_package_that_is_downloaded_is_locked_by_its_hash() -> None:
         assert any(text.endswith(f"--require-hashes -r {lock}") for text in RUN)
 
 
-def test_what_builds_the_package_is_locked_as_it_is_for_development() -> None:
+def test_the_build_requirements_are_locked_as_for_development() -> None:
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
     locked = (ROOT / "requirements-build.txt").read_text()
     packages = re.split(r"\n(?=[a-z0-9])", locked.strip())

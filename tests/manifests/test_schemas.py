@@ -58,7 +58,7 @@ def schema_of(obj: Object) -> Object:
 
 @pytest.mark.skipif(not SCHEMAS, reason="WARMHOOK_TEST_SCHEMAS names no folder")
 @pytest.mark.parametrize("obj", OBJECTS, ids=lambda obj: "-".join(identity(obj)[1:]))
-def test_it_fits_its_schema(obj: Object) -> None:
+def test_a_manifest_fits_its_schema(obj: Object) -> None:
     if obj["apiVersion"] in UNKNOWN:
         pytest.skip("there is no schema of it")
     found = list(problems(schema_of(obj), obj, kubernetes()))

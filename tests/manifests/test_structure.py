@@ -199,7 +199,7 @@ def test_a_program_on_a_busy_node_has_time_to_start_and_to_answer(objects: list[
 
 
 @both
-def test_what_is_always_needed_stays_while_nodes_are_drained(objects: list[Object]) -> None:
+def test_pods_that_are_always_needed_stay_while_nodes_are_drained(objects: list[Object]) -> None:
     # There is none of these while nothing happens.
     evicted = {"warmhook-dead-letters", "warmhook-handlers"} if objects is BOTH["knative"] else set()
     for obj, template in pod_templates(objects):
@@ -216,7 +216,7 @@ def test_services_have_addresses_of_each_family_that_the_cluster_has(objects: li
     assert {service["spec"]["ipFamilyPolicy"] for service in services} == {"PreferDualStack"}
 
 
-def test_what_has_a_public_address_serves_webhooks_only() -> None:
+def test_a_service_with_a_public_address_serves_webhooks_only() -> None:
     for obj, template in pod_templates(BOTH["knative"]):
         visibility = obj["metadata"]["labels"].get("networking.knative.dev/visibility")
         if obj["apiVersion"].startswith("serving.knative.dev") and visibility != "cluster-local":
@@ -240,7 +240,7 @@ def test_knative_services_use_only_what_serving_takes_without_a_feature_flag() -
 
 
 @pytest.mark.skipif(not RECORDED, reason="WARMHOOK_TEST_KNATIVE names no folder")
-def test_what_a_real_serving_refused_is_what_the_manifests_avoid() -> None:
+def test_the_manifests_avoid_what_a_real_serving_refused() -> None:
     said = Path(RECORDED, "serving-webhook-refusals.txt").read_text()
     fields = set(re.findall(r"spec\.template\.spec\.(\w+)", said)) - {"containers", "volumes"}
     assert fields == BEHIND_FLAGS
@@ -404,7 +404,7 @@ def test_each_event_that_a_broker_carries_has_one_trigger_to_the_handlers() -> N
         assert attributes.get("source") == (source if attributes["type"] == PING else None)
 
 
-def test_what_no_handler_takes_goes_where_it_is_told_of() -> None:
+def test_an_event_that_no_handler_takes_goes_to_the_dead_letters() -> None:
     objects = BOTH["knative"]
     service = find(objects, "Service", "warmhook-dead-letters", group="serving.knative.dev")
     (container,) = service["spec"]["template"]["spec"]["containers"]
@@ -427,7 +427,7 @@ def test_registries_never_wait_for_a_cold_start_and_handlers_cost_nothing_at_res
     assert annotation("warmhook-handlers", "min-scale") == "0"
 
 
-def test_whoever_may_post_events_is_behind_a_policy_that_names_them() -> None:
+def test_pods_that_take_events_without_a_token_are_behind_a_policy_that_names_the_callers() -> None:
     objects = BOTH["knative"]
     for obj, template in pod_templates(objects):
         if any(read_flag(container) for container in template["spec"]["containers"]):

@@ -78,7 +78,7 @@ def test_every_image_is_found_once_in_the_order_in_which_they_run() -> None:
     ]
 
 
-def test_what_is_no_image_is_left_to_the_kubelet() -> None:
+def test_text_that_is_no_image_is_left_to_the_kubelet() -> None:
     spec = {"containers": [{"image": "UPPER/case:::"}, {"image": ""}, {}, 7, {"image": "nginx"}]}
     assert list(map(str, admitted(spec).images)) == ["docker.io/library/nginx:latest"]
     assert read_review(review({"containers": [{"image": "::"}]}), "x").outcome == "malformed"
@@ -115,7 +115,7 @@ def test_the_owner_is_what_outlives_a_rollout_or_a_run(metadata: dict[str, Any],
         ("too-large", {"metadata": {"labels": {f"k{n}": "v" for n in range(200)}}}),
     ],
 )
-def test_what_asks_for_nothing_says_why(reason: str, change: dict[str, Any]) -> None:
+def test_a_pod_that_asks_for_nothing_has_a_reason(reason: str, change: dict[str, Any]) -> None:
     assert reason in ADMISSION_SKIPS
     assert skip(**change) == reason
 
@@ -242,7 +242,7 @@ def test_captured_reviews_say_what_is_expected() -> None:
 
 
 @pytest.mark.skipif(not RECORDED.exists(), reason="WARMHOOK_TEST_APISERVER names no folder with recorded requests")
-def test_what_a_real_api_server_sent_is_read() -> None:
+def test_reviews_of_a_real_api_server_are_read() -> None:
     first, second = (entry["body"] for entry in json.loads(RECORDED.read_text()))
     read = read_review(first, "warmhook-system")
     assert read.uid == first["request"]["uid"]

@@ -37,7 +37,7 @@ def test_a_token_is_renewed_after_60_days_and_the_one_before_stays() -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"\n\n", b"x", b"20260301-12", b"20261301-" + b"a" * 48, b"\xff\xfe", b"20260301-" + b"A" * 48]
 )
-def test_what_is_no_token_is_none(content: bytes) -> None:
+def test_text_that_is_no_token_is_read_as_none(content: bytes) -> None:
     assert read_tokens(content) == ()
 
 

@@ -45,7 +45,7 @@ def test_a_back_off_is_never_longer_than_its_bound(
         assert after.due_at % RETRY_STEP_SECONDS == 0
 
 
-def test_what_only_somebody_can_mend_is_tried_every_hour_in_the_end() -> None:
+def test_a_failure_that_only_a_person_can_mend_is_tried_every_hour_in_the_end() -> None:
     it, attempts, now, waits = wanted(a_line(backoff_limit=0)), NO_ATTEMPTS, 0.0, []
     for _ in range(6):
         attempts = with_failure(attempts, it, "Unauthorized", "no", now, 0.5)
@@ -99,7 +99,7 @@ def test_removals_an_hour_apart_are_forgotten(times: list[float]) -> None:
         assert (attempts.reason == "Evicted") <= (len(recent) >= 3)
 
 
-def test_what_is_said_of_a_line() -> None:
+def test_the_report_of_a_line_follows_its_attempts() -> None:
     it = wanted(a_line(backoff_limit=1))
     failed_once = Attempts(1, 5, "Network", "reset")
     assert line_report(it, failed_once, warm=True, pulling=True, moved="").state == "warm"

@@ -42,6 +42,6 @@ def test_the_free_share_must_rise_a_little_before_pulls_start_again() -> None:
     assert not is_low(21.1, 20, was_low=True)
 
 
-def test_what_cannot_be_seen_and_no_limit_hold_nothing() -> None:
+def test_a_disk_that_cannot_be_seen_and_an_absent_limit_hold_nothing() -> None:
     assert not is_low(None, 20, was_low=True)
     assert not is_low(0, 0, was_low=True)

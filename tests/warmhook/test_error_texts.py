@@ -51,7 +51,7 @@ def test_the_words_of_the_registry_go_and_those_of_the_runtime_stay(text: str, l
         "mismatched image rootfs and manifest layers",
     ],
 )
-def test_what_the_runtime_says_itself_is_left_alone(text: str) -> None:
+def test_a_message_of_the_runtime_itself_is_left_alone(text: str) -> None:
     assert without_server_words(text) == text
 
 

@@ -175,7 +175,7 @@ def test_for_a_thousand_pods_and_nodes_both_implementations_agree() -> None:
     assert 3000 < feasible < 20_000
 
 
-def test_what_is_written_is_read_back_as_the_same_value() -> None:
+def test_constraints_that_are_written_are_read_back_as_the_same_values() -> None:
     rng = Random(3)
     for _ in range(300):
         admitted = read_pod(random_pod(rng), "shop")
@@ -256,7 +256,7 @@ def test_no_terms_match_no_node() -> None:
 
 
 @pytest.mark.parametrize("state", ["not-ready", "unreachable", "network-unavailable", "memory-pressure"])
-def test_what_passes_by_itself_keeps_nobody_off(state: str) -> None:
+def test_a_taint_that_passes_by_itself_keeps_nobody_off(state: str) -> None:
     assert tolerates([Taint(f"node.kubernetes.io/{state}", "", "NoExecute")], False, ())
 
 

@@ -70,7 +70,7 @@ def merged(target: Any, patch: Any) -> Any:
 
 
 @given(LINES)
-def test_what_is_encoded_is_read_back(line: Line) -> None:
+def test_a_line_that_is_encoded_is_read_back(line: Line) -> None:
     assert read_line(line.key, line.encode()) == line
 
 

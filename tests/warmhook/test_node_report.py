@@ -73,7 +73,7 @@ def test_reasons_and_messages_are_read_back(lines: dict[str, LineReport]) -> Non
             assert read_detail(data[key]) == (line.reason, clean_message(line.message))
 
 
-def test_of_warm_lines_it_is_read_whether_the_tag_has_moved() -> None:
+def test_a_report_says_of_warm_lines_whether_the_tag_has_moved() -> None:
     there = LineReport("00000000", "warm")
     moved = LineReport("11111111", "warm", moved="sha256:" + "a" * 64)
     report = read_report(written({"0" * 16: there, "1" * 16: moved})["metadata"])

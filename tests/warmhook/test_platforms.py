@@ -52,7 +52,7 @@ def test_an_image_runs_on_nodes_of_its_platform(image: Platform, node: Platform,
 
 
 @pytest.mark.parametrize("config", [ImageConfig(), ImageConfig(AMD64), ImageConfig(layers=1)])
-def test_what_has_no_root_file_system_or_no_platform_at_all_is_not_runnable(config: ImageConfig) -> None:
+def test_an_image_without_a_root_file_system_or_a_platform_is_not_runnable(config: ImageConfig) -> None:
     found = unusable(config, AMD64)
     assert found
     assert found.reason == "NotRunnable"

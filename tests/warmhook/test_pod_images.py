@@ -195,12 +195,12 @@ def test_time_never_goes_back() -> None:
 # --- what the policy does with them afterwards -----------------------------------------------------------------------
 
 
-def test_what_is_as_it_should_be_is_left_alone() -> None:
+def test_warmimages_that_are_as_they_should_be_are_left_alone() -> None:
     assert not policy_changes(POLICY, asked(), NOW).deletes
     assert not policy_changes(POLICY, asked(), NOW).upserts
 
 
-def test_nobody_came_for_so_long_that_it_ends() -> None:
+def test_a_warmimage_ends_when_no_pod_came_for_its_lifetime() -> None:
     changes = policy_changes(POLICY, asked(), NOW + timedelta(days=11))
     assert set(changes.deletes) == set(asked())
 

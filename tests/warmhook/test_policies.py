@@ -152,7 +152,7 @@ def test_a_push_older_than_all_that_are_kept_is_superseded() -> None:
     assert decided(policy, (image("v1"), at(1), "e1"), stored) == "superseded"
 
 
-def test_what_the_policy_no_longer_wants_takes_no_place() -> None:
+def test_a_tag_that_the_policy_no_longer_wants_takes_no_place() -> None:
     stored = play(Policy(SHOP, push=(ALL,)), [(image("debug"), at(9), "e")]).values()
     policy = Policy(SHOP, push=(replace(ALL, tags=("v*",)),))
     assert isinstance(decided(policy, (image("v1"), at(1), "f"), stored), Upsert)
@@ -298,7 +298,7 @@ def settle(policy: Policy, stored: Iterable[WarmImage]) -> list[WarmImage]:
     return list(warmimages.values())
 
 
-def test_what_a_policy_names_is_created_once() -> None:
+def test_images_that_a_policy_names_are_created_once() -> None:
     policy = Policy(SHOP, images=(parse_reference(f"{REPOSITORY}:base"), parse_reference(f"{REPOSITORY}:base")))
     (made,) = settle(policy, [])
     assert (str(made.image), made.pushed_at) == (f"{REPOSITORY}:base", None)
@@ -313,7 +313,7 @@ def test_a_changed_policy_updates_its_warmimages_and_deletes_those_that_no_rule_
     assert (left.image.tag, left.template, left.pushed_at) == ("v1", after.template, at(1))
 
 
-def test_what_is_no_longer_named_goes_unless_a_rule_wants_it() -> None:
+def test_an_image_that_is_no_longer_named_goes_unless_a_rule_wants_it() -> None:
     named = Policy(SHOP, images=(parse_reference(f"{REPOSITORY}:base"),), push=(ALL,))
     stored = settle(named, [])
     assert settle(replace(named, images=()), stored)

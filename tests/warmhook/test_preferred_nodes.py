@@ -42,13 +42,13 @@ def test_at_most_ten_are_named_and_equal_pods_are_told_the_same() -> None:
     assert preferred(held) == preferred(dict(reversed(held.items())))
 
 
-def test_what_more_than_half_of_the_nodes_have_is_no_reason_to_crowd_ten_of_them() -> None:
+def test_an_image_on_more_than_half_of_the_nodes_is_no_reason_to_crowd_ten_of_them() -> None:
     common = {f"n{number:03}": 1 for number in range(21)}
     assert preferred(common) == []
     assert preferred(common | {"n001": 2}) == [("n001", 100)]
 
 
-def test_where_ten_names_are_enough_for_all_warm_nodes_they_are_preferred_however_many_they_are() -> None:
+def test_all_warm_nodes_are_preferred_if_ten_names_are_enough_for_them() -> None:
     few = nodes(3)
     chosen = preferred_nodes(["a"], "shop/Deployment/web", lambda node: int(node.name != "n000"), ANYWHERE, few)
     assert {name for name, _ in chosen} == {"n001", "n002"}
@@ -66,7 +66,7 @@ def test_weights_are_those_the_api_server_takes() -> None:
 
 
 @pytest.mark.parametrize("held", [{}, {f"n{number:03}": 1 for number in range(40)}])
-def test_where_no_node_is_better_than_another_nothing_is_preferred(held: dict[str, int]) -> None:
+def test_nothing_is_preferred_if_no_node_is_better_than_another(held: dict[str, int]) -> None:
     assert preferred(held) == []
 
 

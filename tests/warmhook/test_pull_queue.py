@@ -293,7 +293,7 @@ def test_always_is_warm_only_after_a_pull_of_this_version() -> None:
     assert is_warm(it, listed(ONE), RUNNABLE, {it.version: ONE})
 
 
-def test_where_the_tag_has_moved_what_came_is_expected_from_then_on() -> None:
+def test_the_digest_that_a_moved_tag_brought_is_expected_from_then_on() -> None:
     it = wanted(a_line(digest=ONE))
     pulled = {it.version: TWO}
     assert is_warm(it, listed(TWO), RUNNABLE, pulled)
@@ -302,7 +302,7 @@ def test_where_the_tag_has_moved_what_came_is_expected_from_then_on() -> None:
     assert replaced_digest(it, {it.version: ONE}) == replaced_digest(it, {}) == ""
 
 
-def test_what_a_pull_brought() -> None:
+def test_the_digest_that_a_pull_brought_is_the_new_or_the_expected_one() -> None:
     assert pulled_digest(IMAGE, {}, listed(ONE), ONE) == ONE
     assert pulled_digest(IMAGE, {}, listed(TWO), ONE) == TWO
     # The image had the other digest before; the new one is what the tag's pull brought.

@@ -37,13 +37,13 @@ def test_no_more_than_the_room_is_used(given_: list[Claim]) -> None:
 
 
 @given(claims)
-def test_what_has_room_has_room_without_the_rest(given_: list[Claim]) -> None:
+def test_a_line_that_has_room_has_room_without_the_rest(given_: list[Claim]) -> None:
     found = served(given_, ROOM)
     assert served([claim for claim in given_ if claim.key in found], ROOM) == found
 
 
 @given(claims)
-def test_where_all_fit_all_are_served(given_: list[Claim]) -> None:
+def test_everybody_is_served_if_all_fit(given_: list[Claim]) -> None:
     if len(given_) <= ROOM.lines and sum(claim.size_bytes for claim in given_) <= ROOM.size_bytes:
         assert served(given_, ROOM) == {claim.key for claim in given_}
 

@@ -80,7 +80,7 @@ async def _publish(web: World, sink: Sink, body: Any) -> list[Any]:
     return await sink.take(1)
 
 
-def test_what_admission_saw_is_forwarded_as_recorded(tmp_path: Path) -> None:
+def test_images_that_admission_saw_are_forwarded_as_recorded(tmp_path: Path) -> None:
     async def main() -> dict[str, Any]:
         async with open_sink() as sink:
             found = {}

@@ -280,7 +280,7 @@ def test_reviews_are_answered_as_recorded(tmp_path: Path) -> None:
 # --- what web writes -------------------------------------------------------------------------------------------------
 
 
-def test_what_is_written_is_as_recorded(tmp_path: Path) -> None:
+def test_writes_are_as_recorded(tmp_path: Path) -> None:
     async def main() -> dict[str, Any]:
         async with open_world(tmp_path, [source_of("webhook")]) as web:
             return {f"{number:02} {name}": found async for number, name, found in _numbered(_story(web))}
