@@ -26,6 +26,7 @@ from devcluster.apiserver import ApiServer, InProcessTransport
 from devcluster.cluster import Cluster, Plan, open_cluster
 from devcluster.install import NAMESPACE
 from devcluster.programs import ProgramFailed
+from tests.real.programs import real_time
 from tests.support.crds import without_patterns
 from warmhook.api import API_VERSION
 from warmhook.node_lines import Line
@@ -71,74 +72,62 @@ async def last(cluster: Cluster, seconds: float = 15) -> list[NodeProgress]:
     return nodes
 
 
-def test_a_node_is_warm_when_its_report_lists_the_line(tmp_path: Path) -> None:
-    async def story() -> list[NodeProgress]:
-        async with cluster_of(tmp_path, "node-1") as cluster:
-            await report(cluster, "node-1", LineReport(LINE.version, "warm"))
-            return await last(cluster)
-
-    assert asyncio.run(story()) == [NodeProgress("node-1", "warm", 1.0)]
+@real_time
+async def test_a_node_is_warm_when_its_report_lists_the_line(tmp_path: Path) -> None:
+    async with cluster_of(tmp_path, "node-1") as cluster:
+        await report(cluster, "node-1", LineReport(LINE.version, "warm"))
+        assert await last(cluster) == [NodeProgress("node-1", "warm", 1.0)]
 
 
-def test_a_node_that_reports_another_version_is_not_warm(tmp_path: Path) -> None:
-    async def story() -> list[NodeProgress]:
-        async with cluster_of(tmp_path, "node-1") as cluster:
-            await report(cluster, "node-1", LineReport("0" * 8, "warm"))
-            return await last(cluster)
-
-    [node] = asyncio.run(story())
+@real_time
+async def test_a_node_that_reports_another_version_is_not_warm(tmp_path: Path) -> None:
+    async with cluster_of(tmp_path, "node-1") as cluster:
+        await report(cluster, "node-1", LineReport("0" * 8, "warm"))
+        [node] = await last(cluster)
     assert (node.state, node.seconds) == ("waiting", None)
     assert re.fullmatch(r"still waiting after 16 s; its agent \(process \d+\) does not answer", node.reason)
 
 
-def test_a_failed_node_says_why(tmp_path: Path) -> None:
-    async def story() -> list[NodeProgress]:
-        async with cluster_of(tmp_path, "node-1") as cluster:
-            await report(cluster, "node-1", LineReport(LINE.version, "failed", "DiskFull", 4, "no space left"))
-            return await last(cluster)
-
-    assert asyncio.run(story()) == [NodeProgress("node-1", "failed", reason="DiskFull: no space left")]
+@real_time
+async def test_a_failed_node_says_why(tmp_path: Path) -> None:
+    async with cluster_of(tmp_path, "node-1") as cluster:
+        await report(cluster, "node-1", LineReport(LINE.version, "failed", "DiskFull", 4, "no space left"))
+        assert await last(cluster) == [NodeProgress("node-1", "failed", reason="DiskFull: no space left")]
 
 
-def test_one_node_whose_agent_ended_does_not_keep_the_others_from_ending(tmp_path: Path) -> None:
-    async def story() -> list[NodeProgress]:
-        async with cluster_of(tmp_path, "node-1", "node-2") as cluster:
-            cluster.agents["node-2"].process.send_signal(signal.SIGKILL)
-            await cluster.agents["node-2"].process.wait()
-            await report(cluster, "node-1", LineReport(LINE.version, "warm"))
-            return await last(cluster)
-
-    assert asyncio.run(story()) == [
-        NodeProgress("node-1", "warm", 1.0),
-        NodeProgress("node-2", "unreachable", reason="its agent was ended by SIGKILL"),
-    ]
+@real_time
+async def test_one_node_whose_agent_ended_does_not_keep_the_others_from_ending(tmp_path: Path) -> None:
+    async with cluster_of(tmp_path, "node-1", "node-2") as cluster:
+        cluster.agents["node-2"].process.send_signal(signal.SIGKILL)
+        await cluster.agents["node-2"].process.wait()
+        await report(cluster, "node-1", LineReport(LINE.version, "warm"))
+        assert await last(cluster) == [
+            NodeProgress("node-1", "warm", 1.0),
+            NodeProgress("node-2", "unreachable", reason="its agent was ended by SIGKILL"),
+        ]
 
 
-def test_the_end_of_a_program_that_all_depend_on_ends_everything(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with cluster_of(tmp_path, "node-1") as cluster:
-            await cluster.shared[0].stop()
+@real_time
+async def test_the_end_of_a_program_that_all_depend_on_ends_everything(tmp_path: Path) -> None:
+    async with cluster_of(tmp_path, "node-1") as cluster:
+        await cluster.shared[0].stop()
+        with pytest.raises(ProgramFailed, match=r"^web was ended by SIGTERM$"):
             await last(cluster)
 
-    with pytest.raises(ProgramFailed, match=r"^web was ended by SIGTERM$"):
-        asyncio.run(story())
 
-
-def test_while_serving_an_image_that_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
-    async def story() -> tuple[str, str]:
-        async with cluster_of(tmp_path, "node-1") as cluster:
-            kubernetes = cluster.kubernetes
-            await kubernetes.create(CRDS, without_patterns(warmimage_crd()))
-            await kubernetes.create("/api/v1/namespaces", {"metadata": {"name": "shop"}})
-            for name, image in (("a", "NOT/AN/IMAGE"), ("web", LINE.image)):
-                body = {"apiVersion": API_VERSION, "kind": "WarmImage", "metadata": {"name": name}}
-                await kubernetes.create(warmimages_in("shop"), body | {"spec": {"image": image}})
-            await report(cluster, "node-1", LineReport(LINE.version, "warm"))
-            lines = new_warm_lines(cluster, set(), lambda _seconds: asyncio.sleep(0))
-            async with aclosing(lines):
-                return await anext(lines)
-
-    assert asyncio.run(story()) == ("node-1", LINE.image)
+@real_time
+async def test_while_serving_an_image_that_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
+    async with cluster_of(tmp_path, "node-1") as cluster:
+        kubernetes = cluster.kubernetes
+        await kubernetes.create(CRDS, without_patterns(warmimage_crd()))
+        await kubernetes.create("/api/v1/namespaces", {"metadata": {"name": "shop"}})
+        for name, image in (("a", "NOT/AN/IMAGE"), ("web", LINE.image)):
+            body = {"apiVersion": API_VERSION, "kind": "WarmImage", "metadata": {"name": name}}
+            await kubernetes.create(warmimages_in("shop"), body | {"spec": {"image": image}})
+        await report(cluster, "node-1", LineReport(LINE.version, "warm"))
+        lines = new_warm_lines(cluster, set(), lambda _seconds: asyncio.sleep(0))
+        async with aclosing(lines):
+            assert await anext(lines) == ("node-1", LINE.image)
 
 
 def test_away_from_a_terminal_each_change_is_one_line() -> None:
