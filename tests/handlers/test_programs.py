@@ -1,4 +1,4 @@
-"""The programs start fast, stop cleanly, and name a wrong setting in one line."""
+"""The programs start fast, find the API server and stop cleanly; tests/wire has their words for wrong settings."""
 
 from __future__ import annotations
 
@@ -19,14 +19,10 @@ import httpx
 import pytest
 import structlog
 
-from adapters.env import BadSetting
 from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.readiness import wait_for_api_server
-from handlers.__main__ import main as web_main
 from handlers.event_sink import Refused, RetryLater, open_event_sink, raise_for_status
 from handlers.settings import Settings, read_settings
-from handlers.sources import read_configuration
-from handlers.watch.__main__ import main as watch_main
 from tests.handlers.world import HOST, START, World, in_world, status
 from tests.real.programs import real_time
 from warmhook.events import sync_event
@@ -49,82 +45,9 @@ def test_without_any_variable_the_defaults_hold() -> None:
     assert read_settings({}) == Settings()
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("PORT", "0"),
-        ("PORT", "80.5"),
-        ("PORT", "65536"),
-        ("WARMHOOK_SERVE", "webhooks,everything"),
-        ("WARMHOOK_SERVE", ","),
-        ("WARMHOOK_NAMESPACE", "Not A Namespace"),
-        ("WARMHOOK_EVENTS_URL", "localhost:8080"),
-        ("WARMHOOK_EVENTS_OPEN", "yes"),
-        ("WARMHOOK_EVENTS_TOKEN_FILE", "/does/not/exist"),
-        ("WARMHOOK_SYNC_SECONDS", "0"),
-        ("WARMHOOK_WRITE_BYTES", "-1"),
-        ("WARMHOOK_LOG", "xml"),
-        ("WARMHOOK_CONFIG", "/does/not/exist.yaml"),
-        ("KUBECONFIG", "/does/not/exist"),
-    ],
-)
-@pytest.mark.parametrize("program", ["web", "watch"])
-def test_a_bad_setting_ends_the_program_with_2_and_one_line_that_names_it(
-    program: str, name: str, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    if program == "watch" and name == "WARMHOOK_CONFIG":
-        pytest.skip("watch reads no configuration")
-    for variable in os.environ:
-        if variable.startswith(("WARMHOOK_", "KUBERNETES_", "K_")) or variable in {"PORT", "KUBECONFIG"}:
-            monkeypatch.delenv(variable)
-    monkeypatch.setenv(name, text)
-    assert (web_main([]) if program == "web" else watch_main()) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert said.startswith(f"warmhook {program}: ")
-    assert name in said
-
-
-def test_an_unknown_argument_is_answered_with_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
-    assert web_main(["--wach"]) == 2
-    assert "usage" in capsys.readouterr().err
-
-
 # --- configuration ---------------------------------------------------------------------------------------------------
 
 GOOD = f"{{name: h, kind: harbor, secret: {{env: S}}, registryHost: {HOST}}}"
-
-
-@pytest.mark.parametrize(
-    ("text", "names"),
-    [
-        ("sourcs: []", "sourcs"),
-        ("sources: [{name: h}]", "kind"),
-        ("[]", "the file"),
-        ("sources: {", "no YAML"),
-        (f"sources: [{GOOD.replace('kind: harbor', 'kind: habor')}]", "kind: 'habor' is none of acr"),
-        (f"sources: [{GOOD.replace('name: h', 'name: H/x')}]", "sources[0].name"),
-        (f"sources: [{GOOD}, {GOOD}]", "sources[1].name"),
-        (f"sources: [{GOOD.replace('{env: S}', '{env: MISSING}')}]", "secret.env: MISSING"),
-        (f"sources: [{GOOD.replace('{env: S}', '{file: /does/not/exist}')}]", "secret.file"),
-        (f"sources: [{GOOD.replace('{env: S}', '{env: S, file: x}')}]", "secret"),
-        (f"sources: [{GOOD.replace('{env: S}', '[{env: S}, {env: S}, {env: S}]')}]", "secret"),
-        (f"sources: [{GOOD.replace('secret: {env: S}, ', '')}]", "secret: missing"),
-        (f"sources: [{GOOD.replace(f'registryHost: {HOST}', 'allowedHosts: []')}]", "allowedHosts"),
-        (f"sources: [{GOOD.replace(HOST, 'not a host')}]", "registryHost"),
-        (f"sources: [{GOOD[:-1]}, insecure: true}}]", "insecure"),
-        (f"sources: [{GOOD[:-1]}, options: {{nonsense: 1}}}}]", "options.nonsense"),
-        (f"sources: [{GOOD[:-1]}, alowedHosts: [x]}}]", "alowedHosts"),
-    ],
-)
-def test_a_mistake_in_the_configuration_is_named_by_its_key(text: str, names: str, tmp_path: Path) -> None:
-    path = tmp_path / "config.yaml"
-    path.write_text(text)
-    with pytest.raises(BadSetting) as caught:
-        read_configuration(str(path), {"S": "the-secret"})
-    assert names in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert "the-secret" not in str(caught.value)
 
 
 @pytest.mark.slow
@@ -290,7 +213,11 @@ def test_web_without_an_api_server_serves_and_ends_with_0_when_it_is_asked_to(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "without"),
-    [("handlers", ()), ("handlers.watch", ("pydantic",)), ("nodeagent", ("pydantic", "cryptography", "uvloop"))],
+    [
+        ("handlers", ()),
+        ("handlers.watch", ("pydantic",)),
+        ("nodeagent", ("pydantic", "cryptography", "uvloop", "starlette", "uvicorn", "cloudevents", "click")),
+    ],
 )
 def test_a_program_starts_without_libraries_that_it_seldom_needs(module: str, without: tuple[str, ...]) -> None:
     # Each was a tenth or more of an agent's memory, or of the time in which `web` comes up.

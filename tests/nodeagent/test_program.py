@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from nodeagent.__main__ import main
-
 KUBECONFIG = """\
 apiVersion: v1
 kind: Config
@@ -42,27 +40,6 @@ def start(tmp_path: Path, **environ: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def test_a_bad_setting_ends_the_agent_with_2_and_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main({"NODE_NAME": "node-1", "WARMHOOK_PARALLEL_PULLS": "none"}) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err == "warmhook agent: WARMHOOK_PARALLEL_PULLS must be a whole number from 1 to 64, not 'none'\n"
-
-
-def test_a_namespace_that_cannot_be_one_is_refused_as_web_refuses_it(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main({"NODE_NAME": "node-1", "WARMHOOK_NAMESPACE": "_warm/hook"}) == 2
-    says = "WARMHOOK_NAMESPACE must be the name of a namespace, not '_warm/hook'\n"
-    assert capsys.readouterr().err == f"warmhook agent: {says}"
-
-
-@pytest.mark.e2e
-def test_a_missing_kubeconfig_ends_the_agent_with_2(tmp_path: Path) -> None:
-    _, err = (program := start(tmp_path, KUBECONFIG=str(tmp_path / "nowhere"))).communicate(timeout=30)
-    assert program.returncode == 2
-    assert "nowhere" in err
-    assert err.count("\n") == 1
 
 
 @pytest.mark.e2e
@@ -97,15 +74,3 @@ def test_a_stopped_agent_ends_with_0_although_neither_runtime_nor_api_server_ans
         out, err = program.communicate(timeout=30)
     assert (program.returncode, err) == (0, "")
     assert "agent-stopped" in seen + out
-
-
-@pytest.mark.e2e
-def test_heavy_libraries_of_the_web_program_are_not_loaded() -> None:
-    # pydantic is not among them: the kubernetes library loads it.
-    code = (
-        "import sys, nodeagent.__main__;"
-        "print(sorted({'starlette', 'uvicorn', 'httpx', 'cloudevents', 'click'} & sys.modules.keys()))"
-    )
-    root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"

@@ -33,11 +33,11 @@ OF_WEB = {
     "WARMHOOK_WRITE_BYTES": ("-1",),
 }
 OF_THE_AGENT = {
-    "NODE_NAME": ("", "a/b", "n" * 300),
+    "NODE_NAME": ("", "a/b", "n" * 237),
     "CONTAINER_RUNTIME_ENDPOINT": ("tcp://1.2.3.4",),
-    "WARMHOOK_PARALLEL_PULLS": ("none",),
+    "WARMHOOK_PARALLEL_PULLS": ("none", "0"),
     "WARMHOOK_CHECK_SECONDS": ("0",),
-    "WARMHOOK_METRICS_PORT": ("x",),
+    "WARMHOOK_METRICS_PORT": ("x", "65536"),
     "WARMHOOK_MIN_FREE_PERCENT": ("100",),
     "WARMHOOK_ALLOW_LOCAL_REGISTRIES": ("maybe",),
 }
