@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -38,17 +38,9 @@ class Scripted:
         self.asked: list[tuple[str, str, dict[str, str], dict[str, str], Json]] = []
         self.at_once = self.most_at_once = 0
 
-    async def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, str] | None = None,
-        headers: Mapping[str, str] | None = None,
-        body: Json | None = None,
-        timeout_seconds: float = 10,
-    ) -> Response:
-        self.asked.append((method, path, dict(query or {}), dict(headers or {}), body))
+    async def request(self, method: str, path: str, **given: Any) -> Response:
+        query, headers = (dict(given.get(name) or {}) for name in ("query", "headers"))
+        self.asked.append((method, path, query, headers, given.get("body")))
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         await asyncio.sleep(0.01)

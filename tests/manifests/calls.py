@@ -7,11 +7,10 @@ import contextlib
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from random import Random
-from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import structlog
 
@@ -19,7 +18,7 @@ from adapters.clock import Clock
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.errors import NotFound
-from devcluster.apiserver import InProcessTransport
+from devcluster.apiserver import ApiServer, InProcessTransport
 from handlers.serving.credentials import Credentials
 from handlers.watch.webhook_certificate import SECRET
 from nodeagent.agent import Agent
@@ -32,7 +31,7 @@ from tests.manifests.rendered import BASE, render
 from tests.support.runtime import MemoryRuntime
 from warmhook.api import REPOSITORY_LABEL
 from warmhook.platforms import Platform
-from warmhook.ports import Json, Response, Stream
+from warmhook.ports import Response, Stream
 from warmhook.warmimages import ObjectKey
 
 __all__ = ["PARTS", "Call", "record", "requested"]
@@ -40,7 +39,7 @@ __all__ = ["PARTS", "Call", "record", "requested"]
 PARTS: Final = ("receiver", "handlers", "admission", "watch", "agent")
 """What the programs consist of; the role of each is called `warmhook-<part>`."""
 
-_NONE: Final[Mapping[str, str]] = MappingProxyType({})
+Fault: TypeAlias = Callable[[str, str], Response | None]
 _VERBS: Final = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 _LONG_NAME: Final = 400
 """Characters: with many images of such names a node's ConfigMap is soon full."""
@@ -77,47 +76,26 @@ def requested(part: str, method: str, path: str, query: Mapping[str, str]) -> Ca
     return Call(part, namespace, verb, group, "/".join(filter(None, [resource, *subresource])), name)
 
 
-@dataclass(slots=True)
-class _Recorded:
-    """A program's `Transport`; notes what was asked, and whether the server had such a thing."""
+class _Recorded(InProcessTransport):
+    """A program's `Transport` that notes its calls; an answer of one of `faults` replaces the server's."""
 
-    inner: InProcessTransport
-    part: str
-    calls: set[Call]
-    faults: Sequence[Callable[[str, str], Response | None]]
-    """Asked in turn about every request; an answer replaces the server's."""
+    def __init__(self, server: ApiServer, part: str, calls: set[Call], faults: Sequence[Fault]) -> None:
+        super().__init__(server, user_agent=part)
+        self.part, self.calls, self.faults = part, calls, faults
 
-    async def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, str] = _NONE,
-        headers: Mapping[str, str] = _NONE,
-        body: Json | None = None,
-        timeout_seconds: float = 10,
-    ) -> Response:
-        self._note(method, path, query)
+    async def request(self, method: str, path: str, **given: Any) -> Response:
+        self._note(method, path, given)
         for fault in self.faults:
             if (answer := fault(method, path)) is not None:
                 return answer
-        return await self.inner.request(
-            method, path, query=query, headers=headers, body=body, timeout_seconds=timeout_seconds
-        )
+        return await super().request(method, path, **given)
 
-    def stream(
-        self,
-        path: str,
-        *,
-        query: Mapping[str, str] = _NONE,
-        headers: Mapping[str, str] = _NONE,
-        timeout_seconds: float = 330,
-    ) -> AbstractAsyncContextManager[Stream]:
-        self._note("GET", path, query)
-        return self.inner.stream(path, query=query, headers=headers, timeout_seconds=timeout_seconds)
+    def stream(self, path: str, **given: Any) -> AbstractAsyncContextManager[Stream]:
+        self._note("GET", path, given)
+        return super().stream(path, **given)
 
-    def _note(self, method: str, path: str, query: Mapping[str, str]) -> None:
-        call = requested(self.part, method, path, query)
+    def _note(self, method: str, path: str, given: Mapping[str, Any]) -> None:
+        call = requested(self.part, method, path, given.get("query") or {})
         if call is not None:
             self.calls.add(call)
 
@@ -135,10 +113,10 @@ def record() -> set[Call]:
 
 
 async def _story(world: World, calls: set[Call], folder: Path) -> None:
-    faults: list[Callable[[str, str], Response | None]] = []
+    faults: list[Fault] = []
 
     def connection(part: str) -> Any:
-        return _Recorded(InProcessTransport(world.server, user_agent=part), part, calls, faults)
+        return _Recorded(world.server, part, calls, faults)
 
     # As they are shipped.
     await world.admin.delete(paths.secrets(NAMESPACE, SECRET))
@@ -184,7 +162,7 @@ async def _pushes(world: World) -> None:
         await asyncio.sleep(60)
 
 
-async def _refusals(world: World, faults: list[Callable[[str, str], Response | None]]) -> None:
+async def _refusals(world: World, faults: list[Fault]) -> None:
     """What a push leads to was changed by hand; then the API server refuses one, and somebody else writes first."""
     await world.add_policy("refused", push=[{"repository": f"{HOST}/refused/*"}])
     assert (await world.push(repository="refused/app")).status_code == 202

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from random import Random
-from types import MappingProxyType
 from typing import Any
 
 from devcluster.apiserver import ApiServer, InProcessTransport
 from tests.support.instant import InstantLoop
-from warmhook.ports import Json, Response, Stream, Unreachable
+from warmhook.ports import Response, Stream, Unreachable
 
 __all__ = ["Connection", "Network", "Program", "ProgramLoop"]
 
 _RUNNING: ContextVar[Program | None] = ContextVar("running", default=None)
-_NONE: Mapping[str, str] = MappingProxyType({})
 _SLOWEST_SECONDS = 0.05
 
 
@@ -100,20 +98,11 @@ class Connection:
         self._network, self._program = network, program
         self._server = InProcessTransport(network.server, user_agent=program.name)
 
-    async def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, str] = _NONE,
-        headers: Mapping[str, str] = _NONE,
-        body: Json | None = None,
-        timeout_seconds: float = 10,
-    ) -> Response:
+    async def request(self, method: str, path: str, *, timeout_seconds: float = 10, **given: Any) -> Response:
         if any(method == verb and part in path for verb, part in self._network.forbidden):
             await asyncio.sleep(self._network.delay())
             return _refusal(403)
-        ask = self._server.request(method, path, query=query, headers=headers, body=body)
+        ask = self._server.request(method, path, **given)
         try:
             return await self._through(ask, timeout_seconds)
         finally:
@@ -150,24 +139,14 @@ class Connection:
                 await asyncio.sleep(86400)
         return False
 
-    def stream(
-        self,
-        path: str,
-        *,
-        query: Mapping[str, str] = _NONE,
-        headers: Mapping[str, str] = _NONE,
-        timeout_seconds: float = 330,
-    ) -> AbstractAsyncContextManager[Stream]:
-        return self._stream(path, query, headers)
-
     @asynccontextmanager
-    async def _stream(self, path: str, query: Mapping[str, str], headers: Mapping[str, str]) -> AsyncIterator[Stream]:
+    async def stream(self, path: str, **given: Any) -> AsyncIterator[Stream]:
         if await self._leave():
             self._program.kill()
         if self._network.trouble:
             raise Unreachable("refused")
         async with (
-            self._server.stream(path, query=query, headers=headers) as stream,
+            self._server.stream(path, **given) as stream,
             aclosing(self._lines(stream.lines)) as lines,
         ):
             yield Stream(stream.status, stream.headers, lines)

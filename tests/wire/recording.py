@@ -10,7 +10,6 @@ import json
 import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -24,7 +23,7 @@ import structlog
 import yaml
 
 from tests.wire.faces import ApiServer, InProcessTransport, Response
-from warmhook.ports import Json, Stream
+from warmhook.ports import Json
 
 __all__ = [
     "NAMESPACE",
@@ -167,7 +166,7 @@ class Cluster:
 
     def connect(self, name: str) -> Connection:
         """How a program reaches the API server."""
-        return Connection(self, InProcessTransport(self._server, user_agent=name))
+        return Connection(self, self._server, name)
 
     async def ask(self, method: str, path: str, body: Json | None = None) -> Any:
         """A request of the test; the object of the answer."""
@@ -232,45 +231,26 @@ class Cluster:
         return value
 
 
-@dataclass(frozen=True, slots=True)
-class Connection:
+class Connection(InProcessTransport):
     """A transport that records writes."""
 
-    cluster: Cluster
-    inner: InProcessTransport
+    def __init__(self, cluster: Cluster, server: ApiServer, user_agent: str) -> None:
+        super().__init__(server, user_agent=user_agent)
+        self.cluster = cluster
 
-    async def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, str] = _NONE,
-        headers: Mapping[str, str] = _NONE,
-        body: Json | None = None,
-        timeout_seconds: float = 10,
-    ) -> Response:
+    async def request(self, method: str, path: str, **given: Any) -> Response:
         """One request, recorded if it is no GET."""
         if isinstance(self.cluster.fault, Exception):
             raise self.cluster.fault
-        answer = self.cluster.fault or await self.inner.request(method, path, query=query, headers=headers, body=body)
+        answer = self.cluster.fault or await super().request(method, path, **given)
         self.cluster.learn(answer.body)
         if method != "GET":
-            named = {name.lower(): text for name, text in headers.items()}
+            named = {name.lower(): text for name, text in (given.get("headers") or {}).items()}
             kind = named.get("content-type", "")
-            write = {"request": f"{method} {httpx.URL(path, params=query or None)}", "contentType": kind, "body": body}
+            url = httpx.URL(path, params=given.get("query") or None)
+            write = {"request": f"{method} {url}", "contentType": kind, "body": given.get("body")}
             self.cluster.writes.append(write | {"status": answer.status})
         return answer
-
-    def stream(
-        self,
-        path: str,
-        *,
-        query: Mapping[str, str] = _NONE,
-        headers: Mapping[str, str] = _NONE,
-        timeout_seconds: float = 330,
-    ) -> AbstractAsyncContextManager[Stream]:
-        """A watch."""
-        return self.inner.stream(path, query=query, headers=headers)
 
 
 # --- who receives events ---------------------------------------------------------------------------------------------
