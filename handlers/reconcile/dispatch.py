@@ -114,8 +114,12 @@ class Dispatch:
 
     def _note(self, targets: Targets) -> None:
         """Note what the watch of this process saw, before anything is read."""
-        self._context.reader.note_change("WarmPolicy", max(targets.policies.values(), default=0))
-        self._context.reader.note_change("Node", max(targets.nodes.values(), default=0))
+        reader = self._context.reader
+        if targets.sync:
+            # The first event after the change of a leader, which handled changes that this process dropped.
+            reader.forget_changes()
+        reader.note_change("WarmPolicy", max(targets.policies.values(), default=0))
+        reader.note_change("Node", max(targets.nodes.values(), default=0))
         self._seen |= targets.seen
         self._uncounted = (self._uncounted or set()) | {key.namespace for key in targets.warmimages}
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypeAlias
 
 from adapters.clock import Clock
 from adapters.kubernetes import paths
-from adapters.kubernetes.client import Kubernetes
+from adapters.kubernetes.client import Kubernetes, Listing
 from adapters.kubernetes.errors import NotFound, Refused
 from adapters.kubernetes.nodes import FULL_PAGE, read_node, reduced_node
-from handlers.reconcile.objects import DesiredConfigMap, owner_uid, read_desired
+from handlers.reconcile.objects import DesiredConfigMap, owner_uid, read_desired, version_number
 from warmhook.api import KIND_LABEL, LINE_LABEL, TRUNCATED_LABEL
 from warmhook.node_lines import desired_name
 from warmhook.node_report import Report, read_report, report_name
 from warmhook.placement import Node
 from warmhook.ports import Object
+
+Kind: TypeAlias = Literal["WarmPolicy", "WarmImage", "Node"]
 
 FROM_CACHE: Final = "0"
 """`not_older_than` of a read that may be a little behind. kube-apiserver 1.36 answers it in 1 ms from its cache; a
@@ -25,6 +28,19 @@ MAX_GETS: Final = 16
 """The most objects that are read one by one; one list is cheaper for more."""
 _QUERY_MAX: Final = 4000
 """The most characters of a label selector: the API server accepts 1 MiB of URL and headers, proxies less."""
+
+
+@dataclass(slots=True)
+class _Noted:
+    """What is known of changes."""
+
+    newest: dict[Kind, int] = field(default_factory=dict)
+    """By kind the newest resourceVersion of a change or of a consistent list."""
+    listed: set[Kind] = field(default_factory=set)
+    """The kinds of which there was a consistent list: all changes since it are noted."""
+
+    def add(self, kind: Kind, resource_version: int) -> None:
+        self.newest[kind] = max(resource_version, self.newest.get(kind, 0))
 
 
 class NodeReader:
@@ -38,6 +54,42 @@ class NodeReader:
         self._kubernetes = kubernetes
         self._namespace = namespace
         self._clock = clock
+        self._noted = _Noted()
+
+    # --- what was noted ---
+
+    def note_change(self, kind: Kind, resource_version: int) -> None:
+        """Note that the watch of this process saw this version, and that its event is being handled.
+
+        The change of a Node or a policy is handled with a list of WarmImages that is read after this call. So a
+        WarmImage that this list does not show was created later, and Nodes and policies `as_noted` serve it.
+        """
+        self._noted.add(kind, resource_version)
+
+    def forget_changes(self) -> None:
+        """Note that there may be changes that were not noted, such as those that another process handled.
+
+        The next list of each kind is consistent, also if one is under way now, and shows these changes.
+        """
+        self._noted = _Noted()
+
+    def as_noted(self, kind: Kind) -> str:
+        """`not_older_than` of a list that shows every change that was noted; the API server answers from its cache.
+
+        Empty, which stands for a consistent list, where there may be others.
+        """
+        return str(self._noted.newest[kind]) if kind in self._noted.listed else ""
+
+    async def _list_noted(self, kind: Kind, path: str, *, not_older_than: str, **given: Any) -> Listing:
+        """A list of all namespaces, or of Nodes; what is noted from now on adds to a consistent one."""
+        noted = self._noted
+        found = await self._kubernetes.list(path, not_older_than=not_older_than, **given)
+        if not not_older_than and (version := version_number(found.resource_version)):
+            noted.add(kind, version)
+            noted.listed.add(kind)
+        return found
+
+    # --- Nodes ---
 
     async def nodes(self, labels: str = "", *, not_older_than: str = "", taints: bool = False) -> list[Node]:
         """The Nodes under a label selector; without `taints` from their metadata only, a fifth of the bytes.
@@ -48,12 +100,12 @@ class NodeReader:
         path, labels = paths.NODES, labels if len(labels) <= _QUERY_MAX else ""
         try:
             if taints:
-                found = await self._kubernetes.list(
-                    path, labels=labels, not_older_than=not_older_than, page=FULL_PAGE, keep=reduced_node
+                found = await self._list_noted(
+                    "Node", path, labels=labels, not_older_than=not_older_than, page=FULL_PAGE, keep=reduced_node
                 )
             else:
-                found = await self._kubernetes.list(
-                    path, labels=labels, metadata_only=True, not_older_than=not_older_than
+                found = await self._list_noted(
+                    "Node", path, labels=labels, not_older_than=not_older_than, metadata_only=True
                 )
         except Refused:
             if not labels:

@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 from adapters.clock import Clock
 from adapters.kubernetes import paths
@@ -28,8 +28,6 @@ from warmhook.ports import Object
 from warmhook.warmimages import ObjectKey, PolicyKey, WarmImage, policy_label
 
 __all__ = ["FROM_CACHE", "MAX_GETS", "PolicyCache", "Reader"]
-
-Kind: TypeAlias = Literal["WarmPolicy", "WarmImage", "Node"]
 
 _CACHED_SECONDS: Final = 1.0
 """For so long a list of the policies that accepted a push serves what follows from it."""
@@ -54,27 +52,13 @@ class Reader(NodeReader):
         """`namespace` is that of the node ConfigMaps; readers of one process may share a `cache`."""
         super().__init__(kubernetes, namespace, clock)
         self._cache = cache or PolicyCache()
-        self._newest: dict[Kind, int] = {}
-        """By kind the newest resourceVersion of a change that `note_change` was given."""
-
-    def note_change(self, kind: Kind, resource_version: int) -> None:
-        """Note that the watch of this process saw this version, and that its event is being handled.
-
-        The change of a Node or a policy is handled with a list of WarmImages that is read after this call. So a
-        WarmImage that this list does not show was created later, and Nodes and policies `as_noted` serve it.
-        """
-        self._newest[kind] = max(resource_version, self._newest.get(kind, 0))
-
-    def as_noted(self, kind: Kind) -> str:
-        """`not_older_than` of a list that shows every change that was noted; the API server answers from its cache."""
-        return str(self._newest.get(kind, FROM_CACHE))
 
     # --- WarmPolicies ---
 
     async def policy_objects(self, *, not_older_than: str = "") -> list[PolicyObject]:
         """Every WarmPolicy, usable or not."""
         cache, read_at = self._cache, self._clock.monotonic()
-        found = await self._kubernetes.list(paths.warmpolicies(), not_older_than=not_older_than)
+        found = await self._list_noted("WarmPolicy", paths.warmpolicies(), not_older_than=not_older_than)
         objects = {_state(obj): cache.objects.get(_state(obj)) or read_policy_object(obj) for obj in found.items}
         cache.objects, cache.version, cache.read_at = objects, version_number(found.resource_version), read_at
         return list(objects.values())
@@ -86,9 +70,10 @@ class Reader(NodeReader):
         """
         cache = self._cache
         recent = self._clock.monotonic() - cache.read_at <= _CACHED_SECONDS
-        if recent and cache.version >= self._newest.get("WarmPolicy", 0):
+        noted = self.as_noted("WarmPolicy")
+        if recent and noted and cache.version >= int(noted):
             return _by_label(cache.objects.values())
-        return _by_label(await self.policy_objects(not_older_than=self.as_noted("WarmPolicy")))
+        return _by_label(await self.policy_objects(not_older_than=noted))
 
     async def policies(self) -> list[Policy]:
         """Every WarmPolicy that can be used."""

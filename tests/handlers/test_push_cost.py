@@ -14,6 +14,8 @@ from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.rate_limit import ByteRateLimiter
 from adapters.kubernetes.warmimage import read_warmimage
+from devcluster.apiserver import InProcessTransport
+from handlers.event_sink import open_in_process
 from handlers.reconcile.context import Context
 from handlers.reconcile.dispatch import Dispatch
 from handlers.reconcile.pushes import Pushes
@@ -73,7 +75,7 @@ async def quiet(world: World, **policy: Any) -> AsyncIterator[Local]:
     await world.add_warmimage("other", f"{HOST}/shop/other:v1")
     for node in "abc":
         await world.report(node)
-    async with world.watching(local.post):
+    async with open_in_process(local.post) as post, world.watching(post):
         await world.clock.sleep(60)
         assert set(await world.lines()) == {"a", "b", "c"}
         world.requests.clear()
@@ -254,3 +256,59 @@ async def test_a_push_is_judged_by_policies_that_are_no_older_than_the_watch_has
     assert obj["spec"].get("pull", {}).get("priority", 0) == 0
     await local.handle(seen("WarmImage", obj))
     assert (await world.admin.get(paths.warmimages(key)))["spec"]["pull"]["priority"] == 7
+
+
+class Lagging(InProcessTransport):
+    """An API server whose cache of one kind stands still: it answers all lists that may be as old."""
+
+    def __init__(self, given: InProcessTransport, path: str) -> None:
+        super().__init__(given.server, user_agent=given._user_agent, before=given.before)
+        self._path, self._version, self._cached = path, 0, Response(200, {}, b"")
+
+    async def stand_still(self, **given: Any) -> None:
+        self._cached = await super().request("GET", self._path, **given)
+        self._version = int(json.loads(self._cached.body)["metadata"]["resourceVersion"])
+
+    async def request(self, method: str, path: str, **given: Any) -> Response:
+        version = (given.get("query") or {}).get("resourceVersion", "")
+        if version and self._version >= int(version) and (method, path) == ("GET", self._path):
+            return self._cached
+        return await super().request(method, path, **given)
+
+
+@in_world()
+async def test_a_push_reaches_a_node_that_joined_before_this_process_watched_though_the_api_server_lags(
+    world: World,
+) -> None:
+    world.transport = lagging = Lagging(world.transport, paths.NODES)
+    local = Local(world)
+    await world.add_policy()
+    await world.add_nodes("a")
+    await lagging.stand_still()
+    await world.add_nodes("b")
+    async with world.watching(local.post):
+        await world.clock.sleep(60)
+        await local.push()
+        await world.clock.sleep(30)
+        assert (await world.lines()).keys() == {"a", "b"}
+
+
+@in_world()
+async def test_a_push_reaches_a_node_that_joined_while_another_process_led_though_the_api_server_lags(
+    world: World,
+) -> None:
+    world.transport = lagging = Lagging(world.transport, paths.NODES)
+    local = Local(world)
+    await world.add_policy()
+    await world.add_nodes("a")
+    async with world.watching(local.post):
+        await world.clock.sleep(60)
+        await world.admin.patch(paths.node("a"), {"metadata": {"labels": {"pool": "web"}}})
+        await world.clock.sleep(10)
+    await lagging.stand_still()
+    await world.add_nodes("b")
+    async with world.watching(local.post):
+        await world.clock.sleep(60)
+        await local.push()
+        await world.clock.sleep(30)
+        assert (await world.lines()).keys() == {"a", "b"}
