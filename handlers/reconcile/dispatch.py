@@ -195,7 +195,7 @@ class Dispatch:
         self._uncounted -= namespaces
         try:
             await self._policies.update_counts(namespaces)
-        except KubernetesError:
+        except BaseException:  # also if the round ends because a list got no answer
             self._uncounted |= namespaces
             raise
 

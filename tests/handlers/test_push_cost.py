@@ -312,3 +312,22 @@ async def test_a_push_reaches_a_node_that_joined_while_another_process_led_thoug
         await local.push()
         await world.clock.sleep(30)
         assert (await world.lines()).keys() == {"a", "b"}
+
+
+@in_world()
+async def test_warmimages_are_counted_by_the_repeat_of_an_event_whose_count_got_no_answer(world: World) -> None:
+    async with quiet(world) as local:
+        await local.push()
+        hanging = True
+
+        async def hang(method: str, path: str) -> None:
+            # With nothing else to do, only a count lists the policies.
+            if hanging and (method, path) == ("GET", paths.warmpolicies()):
+                await world.clock.sleep(3600)
+
+        await world.clock.sleep(0.25)
+        world.faults.append(hang)
+        await world.clock.sleep(40)
+        hanging = False
+        await world.clock.sleep(60)
+        assert (await world.admin.get(f"{POLICIES}/shop"))["status"]["images"] == 1
