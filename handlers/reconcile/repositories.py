@@ -18,7 +18,7 @@ async def read_repositories(
     """These WarmImages, and all WarmImages of the repositories that they belong to.
 
     `not_older_than` is a version of WarmImages. The labels of an object in `seen` say which list shows the WarmImage. A
-    WarmImage that is not in that list is read by itself.
+    WarmImage that is not in that list is read by itself. Its image decides which repository it belongs to.
     """
     if len(keys) > MAX_GETS:
         everything = await reader.warmimages(not_older_than=not_older_than)
@@ -38,10 +38,9 @@ async def read_repositories(
     await read(list(filter(None, {_repository_seen(key, seen[key]) for key in keys if key in seen})))
     listed = _among(keys, lists.values())
     found = await reader.warmimages_of(set(keys) - listed.usable.keys() - listed.unusable.keys())
+    found = _among(keys, [found, *lists.values()])
     await read(_repositories(found))
-    return _among(keys, [found, *lists.values()]), {
-        repository: list(warmimages.usable.values()) for repository, warmimages in lists.items()
-    }
+    return found, {repository: list(warmimages.usable.values()) for repository, warmimages in lists.items()}
 
 
 def _repository_seen(key: ObjectKey, obj: Object) -> Repository | None:

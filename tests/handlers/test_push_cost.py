@@ -331,3 +331,18 @@ async def test_warmimages_are_counted_by_the_repeat_of_an_event_whose_count_got_
         hanging = False
         await world.clock.sleep(60)
         assert (await world.admin.get(f"{POLICIES}/shop"))["status"]["images"] == 1
+
+
+@in_world()
+async def test_a_warmimage_whose_label_names_another_repository_is_judged_with_its_own(world: World) -> None:
+    local = Local(world)
+    await world.add_nodes("a")
+    await world.add_policy()
+    await local.push("v1", digest("a"))
+    await world.clock.sleep(2)
+    await local.push("v2", digest("b"))
+    await world.admin.patch(f"{POLICIES}/shop", {"spec": {"template": {"pull": {"priority": 7}}}})
+    label = {"warmhook.dev/repository": "0" * 16}
+    obj = await world.admin.patch(paths.warmimages(await key_of(world, "v2")), {"metadata": {"labels": label}})
+    await local.handle(seen("WarmImage", obj))
+    assert (await world.warmimages())[f"{HOST}/shop/app:v1"]["spec"]["pull"]["priority"] == 7
