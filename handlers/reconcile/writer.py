@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import timedelta
@@ -71,7 +72,9 @@ class Writer:
             try:
                 await self._kubernetes.create(paths.warmimages_in(wanted.key.namespace), warmimage_object(wanted))
             except Conflict as error:
-                return error.reason == "AlreadyExists" and await self._adopt(wanted)
+                with contextlib.suppress(NotFound):  # deleted meanwhile
+                    return error.reason == "AlreadyExists" and await self._adopt(wanted)
+                return False
         except Conflict:
             return False
         except NotFound:
@@ -85,13 +88,10 @@ class Writer:
 
         Names are hashes over the policy and the image, so it is one of the policy's that somebody has changed by hand:
         its labels, or its spec to what cannot be read. Raises `Unavailable` while it is being deleted, `Refused` where
-        that takes longer than a minute, and `Conflict` where it changed meanwhile.
+        that takes longer than a minute, `Conflict` where it changed meanwhile, and `NotFound` where it was deleted.
         """
         path = paths.warmimages(wanted.key)
-        try:
-            obj = await self._kubernetes.get(path)
-        except NotFound:
-            return False
+        obj = await self._kubernetes.get(path)
         metadata: dict[str, Any] = obj["metadata"]
         if deleted := metadata.get("deletionTimestamp"):
             if self._clock.utcnow() - parse_time(deleted) < _DELETION:

@@ -293,3 +293,23 @@ def test_a_second_push_of_a_sender_that_gives_neither_time_id_nor_digest_is_a_pu
 
     sources = "sources:\n- {name: quay, kind: quay, secret: {env: HARBOR}, registryHost: quay.io}\n"
     run_in_world(case, sources=sources)
+
+
+@in_world()
+async def test_a_push_is_written_although_the_object_under_its_name_is_deleted_while_it_is_adopted(
+    world: World,
+) -> None:
+    await world.add_policy()
+    await world.push()
+    ((image, obj),) = (await world.warmimages()).items()
+    path = f"{paths.warmimages_in('shop')}/{obj['metadata']['name']}"
+    await world.admin.patch(path, {"metadata": {"labels": {"warmhook.dev/policy": "0" * 16}}})
+
+    async def delete_first(method: str, _path: str) -> None:
+        if method == "PATCH":
+            world.faults.clear()
+            await world.admin.delete(path)
+
+    world.faults.append(delete_first)
+    await world.push(content=digest("b"))
+    assert (await world.warmimages())[image]["spec"]["digest"] == digest("b")
