@@ -41,6 +41,7 @@ def fuzz(target: Target, arguments: list[str], *, planted: bool) -> None:
 def cover(target: Target, folders: list[Path]) -> dict[str, tuple[int, int]]:
     """Lines inside functions of each file of the target: reached by the inputs in `folders`, and all."""
     places = [_ROOT / place for place in target.covered]
+    assert all(place.exists() for place in places), places
     files = [file for place in places for file in ([place] if place.is_file() else sorted(place.rglob("*.py")))]
     reached: dict[str, set[int]] = {str(path): set() for path in files}
 

@@ -280,7 +280,8 @@ TARGETS: Final = {
     "text": Target(
         ("warmhook",),
         tuple(
-            f"warmhook/{name}.py" for name in ("globs", "images", "lines", "reports", "selectors", "semver", "times")
+            f"warmhook/{name}.py"
+            for name in ("globs", "images", "labels", "node_lines", "node_report", "semver", "timestamps")
         ),
         _text_seeds,
         _build_text,
@@ -288,11 +289,15 @@ TARGETS: Final = {
     ),
     "endpoints": Target(
         ("handlers", "adapters.registries", "adapters.cloudevents", "warmhook"),
-        tuple(f"handlers/{name}.py" for name in ("app", "bodies", "deadletters", "handshake", "receiver", "events")),
+        (
+            "handlers/app.py",
+            "handlers/intake",
+            "handlers/reconcile/dead_letters.py",
+            "handlers/reconcile/dispatch.py",
+            "handlers/serving/bodies.py",
+        ),
         _endpoint_seeds,
         _build_endpoints,
-        _planted(
-            "handlers.intake.receiver", "pushed_event", lambda _source, pushed, _received: "_" in pushed.image.tag
-        ),
+        _planted("handlers.intake.receiver", "pushed_id", lambda _source, pushed, _received: "_" in pushed.image.tag),
     ),
 }
