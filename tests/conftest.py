@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 import sys
@@ -34,6 +35,12 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ[_FUZZ_SEED] = os.environ.get(_FUZZ_SEED) or _FUZZ_SEED_DEFAULT
     if config.option.hypothesis_seed is None:
         config.option.hypothesis_seed = str(secrets.randbits(32))
+
+
+def pytest_collection_finish() -> None:
+    """Leave the modules and thousands of tests out of each later garbage collection."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_report_header(config: pytest.Config) -> str:
