@@ -35,9 +35,9 @@ class _Noted:
     """What is known of changes."""
 
     newest: dict[Kind, int] = field(default_factory=dict)
-    """By kind the newest resourceVersion of a change or of a consistent list."""
+    """By kind the newest resourceVersion of a change, or of an object in a consistent list."""
     listed: set[Kind] = field(default_factory=set)
-    """The kinds of which there was a consistent list: all changes since it are noted."""
+    """The kinds of which there was a consistent list of all objects: all changes since it are noted."""
 
     def add(self, kind: Kind, resource_version: int) -> None:
         self.newest[kind] = max(resource_version, self.newest.get(kind, 0))
@@ -69,7 +69,7 @@ class NodeReader:
     def forget_changes(self) -> None:
         """Note that there may be changes that were not noted, such as those that another process handled.
 
-        The next list of each kind is consistent, also if one is under way now, and shows these changes.
+        Lists are consistent until one has all objects of the kind, as in a sync. One that is under way does not count.
         """
         self._noted = _Noted()
 
@@ -80,12 +80,14 @@ class NodeReader:
         """
         return str(self._noted.newest[kind]) if kind in self._noted.listed else ""
 
-    async def _list_noted(self, kind: Kind, path: str, *, not_older_than: str, **given: Any) -> Listing:
-        """A list of all namespaces, or of Nodes; what is noted from now on adds to a consistent one."""
+    async def _list_noted(self, kind: Kind, path: str, *, labels: str, not_older_than: str, **given: Any) -> Listing:
+        """A list; what is noted from now on adds to the first that is consistent and has all objects."""
         noted = self._noted
-        found = await self._kubernetes.list(path, not_older_than=not_older_than, **given)
-        if not not_older_than and (version := version_number(found.resource_version)):
-            noted.add(kind, version)
+        found = await self._kubernetes.list(path, labels=labels, not_older_than=not_older_than, **given)
+        if not (labels or not_older_than or kind in noted.listed):
+            # Not the version of the list: a cache may learn only from the next change that it is as new.
+            versions = (version_number(obj["metadata"].get("resourceVersion", "")) for obj in found.items)
+            noted.add(kind, max(versions, default=0))
             noted.listed.add(kind)
         return found
 

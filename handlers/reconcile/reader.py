@@ -58,7 +58,7 @@ class Reader(NodeReader):
     async def policy_objects(self, *, not_older_than: str = "") -> list[PolicyObject]:
         """Every WarmPolicy, usable or not."""
         cache, read_at = self._cache, self._clock.monotonic()
-        found = await self._list_noted("WarmPolicy", paths.warmpolicies(), not_older_than=not_older_than)
+        found = await self._list_noted("WarmPolicy", paths.warmpolicies(), labels="", not_older_than=not_older_than)
         objects = {_state(obj): cache.objects.get(_state(obj)) or read_policy_object(obj) for obj in found.items}
         cache.objects, cache.version, cache.read_at = objects, version_number(found.resource_version), read_at
         return list(objects.values())

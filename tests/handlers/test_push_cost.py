@@ -22,7 +22,7 @@ from handlers.reconcile.pushes import Pushes
 from handlers.reconcile.reader import PolicyCache, Reader
 from handlers.reconcile.recorder import Recorder
 from handlers.reconcile.writer import Writer
-from tests.handlers.world import DIGEST, HOST, NAMESPACE, POLICIES, World, digest, in_world
+from tests.handlers.world import DIGEST, HOST, NAMESPACE, POLICIES, World, digest, in_world, status
 from warmhook.events import Changed, Event, Pushed, changed_event
 from warmhook.images import parse_reference
 from warmhook.node_lines import desired_name, line_key, line_of, read_line
@@ -312,6 +312,30 @@ async def test_a_push_reaches_a_node_that_joined_while_another_process_led_thoug
         await local.push()
         await world.clock.sleep(30)
         assert (await world.lines()).keys() == {"a", "b"}
+
+
+class WithoutProgress(InProcessTransport):
+    """An API server whose cache of a kind is as new as the newest object of it: its etcd reports no progress."""
+
+    async def request(self, method: str, path: str, **given: Any) -> Response:
+        query = given.get("query") or {}
+        if version := int(query.get("resourceVersion") or 0):
+            present = await super().request(method, path, query={}, headers=given["headers"])
+            items = json.loads(present.body)["items"]
+            if version > max((int(obj["metadata"]["resourceVersion"]) for obj in items), default=0):
+                return status(504, "Too large resource version")
+        return await super().request(method, path, **given)
+
+
+@in_world()
+async def test_a_push_reaches_its_nodes_though_the_caches_of_the_api_server_learn_only_from_changes(
+    world: World,
+) -> None:
+    world.transport = WithoutProgress(world.server, user_agent="web", before=world.transport.before)
+    async with quiet(world) as local:
+        await local.push()
+        await world.clock.sleep(5)
+        assert await images_of(world, "c") == ["app:v1", "other:v1"]
 
 
 @in_world()
