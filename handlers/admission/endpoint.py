@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final
 
 from starlette.exceptions import HTTPException
@@ -28,26 +29,18 @@ _BODY_MAX_BYTES: Final = 4 * 1024 * 1024
 _BODY_SECONDS: Final = 5.0
 
 
+@dataclass(eq=False)
 class Admission:
     """The endpoint `POST /admission/pods/<token>`."""
 
-    def __init__(
-        self,
-        queue: AdmissionQueue,
-        warm_nodes: WarmNodes,
-        metrics: Metrics,
-        own_namespace: str,
-        accept: Callable[[str], bool],
-        clock: Clock,
-    ) -> None:
-        """`accept` returns whether a token is one of the API server's."""
-        self._queue = queue
-        self._warm_nodes = warm_nodes
-        self._metrics = metrics
-        self._own_namespace = own_namespace
-        self._accept = accept
-        self._clock = clock
-        self._bodies = Bodies(one_bytes=_BODY_MAX_BYTES, seconds=_BODY_SECONDS)
+    queue: AdmissionQueue
+    warm_nodes: WarmNodes
+    metrics: Metrics
+    own_namespace: str
+    accept: Callable[[str], bool]
+    """Whether a token is one of the API server's."""
+    clock: Clock
+    _bodies: Bodies = field(default_factory=lambda: Bodies(one_bytes=_BODY_MAX_BYTES, seconds=_BODY_SECONDS))
 
     async def endpoint(self, request: Request) -> Response:
         """Status 200 for the API server, whatever the body: any other status is a failed call, and may refuse the Pod.
@@ -55,8 +48,8 @@ class Admission:
         Without the token the answer is 404, on both ports alike, before the body is read: a review makes nodes pull
         images, and its answer names nodes that have one.
         """
-        if not self._accept(request.path_params["token"]):
-            self._metrics.admissions.labels("refused", "unknown-token", "no").inc()
+        if not self.accept(request.path_params["token"]):
+            self.metrics.admissions.labels("refused", "unknown-token", "no").inc()
             raise HTTPException(404)
         try:
             body = await self._bodies.read(request.stream())
@@ -66,27 +59,27 @@ class Admission:
 
     def answer(self, body: bytes) -> bytes:
         """The AdmissionReview that answers the one in `body`."""
-        began = self._clock.monotonic()
+        began = self.clock.monotonic()
         review, patch, result, reason = Review(), "", "skipped", "malformed"
         try:
-            review = read_review(_json(body), self._own_namespace)
+            review = read_review(_json(body), self.own_namespace)
             patch = self._patch(review)
             result, reason = self._enqueue(review)
         except Exception:
             # No mistake of this program may keep a Pod from being created.
             _log.exception("admission-failed", uid=ascii(review.uid))
             result, reason = "failed", ""
-        self._metrics.admissions.labels(result, reason, "yes" if patch else "no").inc()
-        self._metrics.admission_seconds.observe(self._clock.monotonic() - began)
+        self.metrics.admissions.labels(result, reason, "yes" if patch else "no").inc()
+        self.metrics.admission_seconds.observe(self.clock.monotonic() - began)
         return json.dumps(answer_object(review, patch)).encode()
 
     def _enqueue(self, review: Review) -> tuple[str, str]:
         if not isinstance(review.outcome, Admitted):
             return "skipped", review.outcome
-        return self._queue.add(admitted_event(review.outcome, self._clock.utcnow())), ""
+        return self.queue.add(admitted_event(review.outcome, self.clock.utcnow())), ""
 
     def _patch(self, review: Review) -> str:
-        patch = self._warm_nodes.patch(review.pod, review.namespace) if review.pod is not None else []
+        patch = self.warm_nodes.patch(review.pod, review.namespace) if review.pod is not None else []
         return base64.b64encode(json.dumps(patch).encode()).decode() if patch else ""
 
 

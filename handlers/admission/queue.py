@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
 from adapters.clock import Clock
@@ -50,37 +51,29 @@ def forward(post: Post) -> Handle:
     return handle
 
 
+@dataclass(eq=False)
 class AdmissionQueue:
     """The queue of admission, in memory: the creation of a Pod must not wait for a write."""
 
-    def __init__(
-        self,
-        handle: Handle,
-        clock: Clock,
-        count: Callable[[str], None] = lambda _result: None,
-        *,
-        batch_max: int = BATCH_MAX,
-        batches_max: int = 1,
-    ) -> None:
-        """`count` is called with the result of each queued event: `handled` or `failed`.
+    handle: Handle
+    clock: Clock
+    count: Callable[[str], None] = lambda _result: None
+    """Called with the result of each queued event: `handled` or `failed`."""
+    batch_max: int = BATCH_MAX
+    """Limit of events of one namespace in a batch."""
+    batches_max: int = 1
+    """Limit of batches that are handled concurrently.
 
-        A batch has at most `batch_max` events of one namespace, and at most `batches_max` batches are handled
-        concurrently. A namespace has no more batches under way than are free, because one that fails is tried for a
-        minute.
-        """
-        self._handle = handle
-        self._clock = clock
-        self._count = count
-        self._batch_max = batch_max
-        self._batches_max = batches_max
-        self._under_way: Counter[str] = Counter()
-        """Batches by namespace."""
-        self._queues: dict[str, deque[tuple[bytes, Event]]] = {}
-        """By namespace; the next one comes first, and none is empty."""
-        self._length = 0
-        self._known: dict[bytes, float] = {}
-        """Until when a repeat of an event that was queued lately is folded; oldest first."""
-        self._wakeup = asyncio.Event()
+    A namespace has no more batches under way than are free, because one that fails is tried for a minute.
+    """
+    _under_way: Counter[str] = field(default_factory=Counter)
+    """Batches by namespace."""
+    _queues: dict[str, deque[tuple[bytes, Event]]] = field(default_factory=dict)
+    """By namespace; the next one comes first, and none is empty."""
+    _length: int = 0
+    _known: dict[bytes, float] = field(default_factory=dict)
+    """Until when a repeat of an event that was queued lately is folded; oldest first."""
+    _wakeup: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __len__(self) -> int:
         """The number of events that wait."""
@@ -88,7 +81,7 @@ class AdmissionQueue:
 
     def add(self, event: Event) -> Added:
         """Queue one event, without waiting."""
-        now, key, namespace = self._clock.monotonic(), _key(event), _namespace(event)
+        now, key, namespace = self.clock.monotonic(), _key(event), _namespace(event)
         if self._known.get(key, now) > now:
             return "folded"
         if self._length >= QUEUE_MAX and not self._make_room(namespace):
@@ -126,12 +119,12 @@ class AdmissionQueue:
 
     def _next(self) -> str | None:
         """A namespace whose next batch may begin now."""
-        free = self._batches_max - self._under_way.total()
+        free = self.batches_max - self._under_way.total()
         return next((namespace for namespace in self._queues if self._under_way[namespace] < free), None)
 
     def _take(self, namespace: str) -> list[tuple[bytes, Event]]:
         queue = self._queues.pop(namespace)
-        batch = [queue.popleft() for _ in range(min(self._batch_max, len(queue)))]
+        batch = [queue.popleft() for _ in range(min(self.batch_max, len(queue)))]
         self._length -= len(batch)
         if queue:
             self._queues[namespace] = queue
@@ -150,15 +143,15 @@ class AdmissionQueue:
 
     async def _is_handled(self, events: Sequence[Event]) -> bool:
         """Try for a minute; whether the events were handled."""
-        wait, until = 1.0, self._clock.monotonic() + _TRY_SECONDS
+        wait, until = 1.0, self.clock.monotonic() + _TRY_SECONDS
         while True:
             try:
-                await self._handle(events)
+                await self.handle(events)
             except Unavailable as error:
-                if self._clock.monotonic() >= until:
+                if self.clock.monotonic() >= until:
                     _log.warning("hints-dropped", events=len(events), problem=str(error))
                     break
-                await self._clock.sleep(min(error.retry_after_seconds or wait, _LONGEST_WAIT_SECONDS))
+                await self.clock.sleep(min(error.retry_after_seconds or wait, _LONGEST_WAIT_SECONDS))
                 wait *= 2
             except Exception:
                 # An error of one batch must not end the queue for all that come later.
@@ -172,7 +165,7 @@ class AdmissionQueue:
 
     def _count_each(self, result: str, events: Sequence[Event]) -> None:
         for _ in events:
-            self._count(result)
+            self.count(result)
 
 
 def _namespace(event: Event) -> str:

@@ -58,42 +58,35 @@ class _Record:
     """The unexpected value, if the reason alone does not explain it; never a secret."""
 
 
+@dataclass(eq=False)
 class Receiver:
     """Authenticates, reads and accepts deliveries."""
 
-    def __init__(
-        self,
-        configuration: Configuration,
-        pushes: Pushes,
-        metrics: Metrics,
-        clock: Clock,
-        publisher: Publisher | None = None,
-    ) -> None:
-        """Without `publisher` pushes are not published."""
-        self._configuration = configuration
-        self._pushes = pushes
-        self._metrics = metrics
-        self._clock = clock
-        self._publisher = publisher
+    configuration: Configuration
+    pushes: Pushes
+    metrics: Metrics
+    clock: Clock
+    publisher: Publisher | None = None
+    """`None`: pushes are not published."""
 
     def knows(self, source: str) -> bool:
         """Whether the configuration names this source."""
-        return source in self._configuration.sources
+        return source in self.configuration.sources
 
     async def deliver(self, name: str, delivery: Delivery) -> Answer:
         """Handle one delivery of the source `name`. With the right secret the answer is 2xx, 413, 415 or 503.
 
         Distribution repeats any other answer forever and blocks its queue; Quay disables a notification after three.
         """
-        began = self._clock.monotonic()
-        configured = self._configuration.sources[name]
+        began = self.clock.monotonic()
+        configured = self.configuration.sources[name]
         answer, record = await self._handle(configured, delivery)
-        self._record(name, record, self._clock.monotonic() - began)
+        self._record(name, record, self.clock.monotonic() - began)
         return answer
 
     def permit(self, name: str, headers: Mapping[str, str]) -> dict[str, str] | None:
         """The headers that allow a sender to deliver; `None` if its origin is not allowed."""
-        granted = validation_headers(headers, self._configuration.sources[name].allowed_origins)
+        granted = validation_headers(headers, self.configuration.sources[name].allowed_origins)
         record = _Record("skipped", "handshake") if granted is not None else _Record("refused", "origin-not-allowed")
         self._record(name, record, 0.0)
         return granted
@@ -103,9 +96,9 @@ class Receiver:
         self._record(name, _Record("refused", reason), 0.0)
 
     def _record(self, name: str, record: _Record, seconds: float) -> None:
-        kind = self._configuration.sources[name].adapter.kind
-        self._metrics.deliveries.labels(name, kind, record.result, record.reason).inc()
-        self._metrics.delivery_seconds.observe(seconds)
+        kind = self.configuration.sources[name].adapter.kind
+        self.metrics.deliveries.labels(name, kind, record.result, record.reason).inc()
+        self.metrics.delivery_seconds.observe(seconds)
         level = _log.info if record.result in {"accepted", "skipped"} else _log.warning
         level(
             "delivery",
@@ -159,13 +152,13 @@ class Receiver:
 
         async def accept() -> list[Accepted | SkipReason]:
             return await asyncio.gather(
-                *(self._pushes.accept(push, event_id, received) for push, event_id in zip(allowed, ids, strict=True))
+                *(self.pushes.accept(push, event_id, received) for push, event_id in zip(allowed, ids, strict=True))
             )
 
-        if self._publisher is not None:
-            self._publisher.publish([pushed_event(name, pushed, received) for pushed in allowed])
+        if self.publisher is not None:
+            self.publisher.publish([pushed_event(name, pushed, received) for pushed in allowed])
         try:
-            seconds, sleep = max(_ACCEPT_SECONDS, configured.adapter.ack_timeout_seconds), self._clock.sleep
+            seconds, sleep = max(_ACCEPT_SECONDS, configured.adapter.ack_timeout_seconds), self.clock.sleep
             results = await retry_until(accept, at_least_seconds=_ACCEPT_SECONDS, seconds=seconds, sleep=sleep)
         except TimeoutError:
             return _later(), _Record("unavailable", "slow-api-server", images, ids)

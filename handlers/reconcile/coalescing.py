@@ -32,20 +32,21 @@ class _Waiting:
     """The problem with the item, or `None`."""
 
 
+@dataclass(eq=False)
 class Coalescer(Generic[Item]):
     """Handles items of one kind; each is in one round at a time."""
 
-    def __init__(self, name: str, work: Work[Item], *, at_once: int, seconds: float, sleep: Sleep) -> None:
-        """At most `at_once` rounds run, each for at most `seconds`."""
-        self._name = name
-        self._work = work
-        self._at_once = at_once
-        self._seconds = seconds
-        self._sleep = sleep
-        self._waiting: dict[Item, _Waiting] = {}
-        self._running: set[Item] = set()
-        self._rounds: set[asyncio.Task[None]] = set()
-        self._gathering: asyncio.Task[None] | None = None
+    name: str
+    work: Work[Item]
+    at_once: int
+    """Limit of concurrent rounds."""
+    seconds: float
+    """Limit of one round."""
+    sleep: Sleep
+    _waiting: dict[Item, _Waiting] = field(default_factory=dict)
+    _running: set[Item] = field(default_factory=set)
+    _rounds: set[asyncio.Task[None]] = field(default_factory=set)
+    _gathering: asyncio.Task[None] | None = None
 
     async def join(self, items: Mapping[Item, int]) -> None:
         """Handle items, each with the resourceVersion at which it changed, and wait for their outcomes.
@@ -68,27 +69,27 @@ class Coalescer(Generic[Item]):
 
     def _begin(self) -> None:
         """Start a round if one may begin now."""
-        while len(self._rounds) < self._at_once and not (self._rounds and self._gathering):
+        while len(self._rounds) < self.at_once and not (self._rounds and self._gathering):
             free = [item for item in self._waiting if item not in self._running][:_ITEMS_MAX]
             if not free:
                 return
             taken = {item: self._waiting.pop(item) for item in free}
             self._running.update(taken)
-            task = asyncio.create_task(self._round(taken), name=f"round of {self._name}")
+            task = asyncio.create_task(self._round(taken), name=f"round of {self.name}")
             self._rounds.add(task)
             if self._gathering is None:
-                self._gathering = asyncio.create_task(self._gather(), name=f"gather {self._name}")
+                self._gathering = asyncio.create_task(self._gather(), name=f"gather {self.name}")
 
     async def _gather(self) -> None:
-        await self._sleep(_GATHER_SECONDS)
+        await self.sleep(_GATHER_SECONDS)
         self._gathering = None
         self._begin()
 
     async def _round(self, taken: Mapping[Item, _Waiting]) -> None:
         problems: Mapping[Item, Exception] = dict.fromkeys(taken, Unavailable("the process is ending"))
         try:
-            async with asyncio.timeout(self._seconds):
-                problems = await self._work({item: waiting.version for item, waiting in taken.items()})
+            async with asyncio.timeout(self.seconds):
+                problems = await self.work({item: waiting.version for item, waiting in taken.items()})
         except TimeoutError:
             late = Unavailable("there was more to do than could be done in time", retry_after_seconds=1)
             problems = dict.fromkeys(taken, late)

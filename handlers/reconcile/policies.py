@@ -64,15 +64,15 @@ class Applied:
         return "" if self.wrote and self.outcomes.later is None else None
 
 
+@dataclass(eq=False)
 class Policies:
     """Reconciles WarmPolicies."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._deletes: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
-        """By namespace, because one of them may hang."""
-        self._deleted: dict[str, None] = {}
-        """The uids of the last WarmImages that were deleted, which lists from a cache may still show."""
+    context: Context
+    _deletes: WeakValueDictionary[str, asyncio.Semaphore] = field(default_factory=WeakValueDictionary)
+    """By namespace, one of which may hang."""
+    _deleted: dict[str, None] = field(default_factory=dict)
+    """The uids of the last WarmImages that were deleted, which lists from a cache may still show."""
 
     async def reconcile(self, key: PolicyKey) -> None:
         """Update the WarmImages of one policy; those of a deleted policy are marked, and deleted later.
@@ -80,9 +80,9 @@ class Policies:
         One that fails does not keep the others from being written. Raises `Unavailable` if another try may help, and
         `Refused` if something was refused for good, which the policy's condition `Degraded` says as well.
         """
-        labelled = await self._context.reader.warmimages_of_policy(key)
+        labelled = await self.context.reader.warmimages_of_policy(key)
         owned = list(labelled.usable.values())
-        found = await self._context.reader.policy_object(key)
+        found = await self.context.reader.policy_object(key)
         if found is None:
             # Read after its WarmImages: none of them belongs to a new policy with this name.
             outcomes = Outcomes()
@@ -100,10 +100,10 @@ class Policies:
         applied = Applied()
         # The earlier effects of an unusable policy stay: a typo must not evict images from nodes.
         if found.policy is not None:
-            await self._write(policy_changes(found.policy, owned, self._context.clock.utcnow()), applied)
+            await self._write(policy_changes(found.policy, owned, self.context.clock.utcnow()), applied)
         with applied.outcomes.item("policy-status", policy=str(found.key)):
             images = len(owned) + unusable + applied.created - len(applied.deleted)
-            await write_status(self._context, found, images, applied.refused)
+            await write_status(self.context, found, images, applied.refused)
         return applied
 
     async def reconcile_repositories(
@@ -116,19 +116,19 @@ class Policies:
         events. `seen` are the WarmImages as the watch of this process saw them: where all were seen,
         policies are read anew only for a repository in which those that are known would change something.
         """
-        found, repositories = await read_repositories(self._context.reader, keys, not_older_than, seen or {})
+        found, repositories = await read_repositories(self.context.reader, keys, not_older_than, seen or {})
         if not repositories:
             return Reconciled(found)
         doubtful = repositories
         if seen is not None and seen.keys() >= set(keys):
-            known = await self._context.reader.policies_as_noted()
+            known = await self.context.reader.policies_as_noted()
             doubtful = {
                 repository: warmimages
                 for repository, warmimages in repositories.items()
                 if (policy := known.get(repository[:2])) is None or self._changes(policy, warmimages) != PolicyChanges()
             }
         # Read after their WarmImages, which are written only over the version that was read.
-        policies = await self._context.reader.policies_of({repository[:2] for repository in doubtful})
+        policies = await self.context.reader.policies_of({repository[:2] for repository in doubtful})
         late = Unavailable("its repository could not be written in time", retry_after_seconds=1)
         problems: dict[Repository, Exception | None] = dict.fromkeys(repositories, late)
         deleted: set[ObjectKey] = set()
@@ -160,15 +160,15 @@ class Policies:
         """Write how many WarmImages the policies of these namespaces have now."""
         if not namespaces:
             return
-        known = await self._context.reader.policy_objects(not_older_than=FROM_CACHE)
+        known = await self.context.reader.policy_objects(not_older_than=FROM_CACHE)
         outcomes = Outcomes()
 
         async def update(namespace: str) -> None:
-            images = await self._context.reader.count_by_policy(namespace)
+            images = await self.context.reader.count_by_policy(namespace)
             await outcomes.each(
                 "policy-status",
                 [found for found in known if found.key.namespace == namespace],
-                lambda found: write_status(self._context, found, images[found.label]),
+                lambda found: write_status(self.context, found, images[found.label]),
                 name=lambda found: str(found.key),
             )
 
@@ -177,7 +177,7 @@ class Policies:
 
     def _changes(self, policy: Policy, same_repository: Collection[WarmImage]) -> PolicyChanges:
         """The changes in a repository, without images of `spec.images` in other repositories."""
-        changes = policy_changes(policy, same_repository, self._context.clock.utcnow())
+        changes = policy_changes(policy, same_repository, self.context.clock.utcnow())
         return PolicyChanges(tuple(upsert for upsert in changes.upserts if upsert.replaces), changes.deletes)
 
     async def _write(self, changes: PolicyChanges, applied: Applied) -> None:
@@ -194,7 +194,7 @@ class Policies:
         await applied.outcomes.each("write", changes.upserts, upsert, name=lambda change: str(change.warmimage.key))
 
     async def _upsert(self, upsert: Upsert, applied: Applied) -> None:
-        if not await self._context.writer.upsert(upsert):
+        if not await self.context.writer.upsert(upsert):
             raise Conflict(f"{upsert.warmimage.key} changed meanwhile")
         if upsert.replaces is None:
             applied.created += 1
@@ -206,7 +206,7 @@ class Policies:
 
         Raises `Conflict` if another writer was faster.
         """
-        decision = decide_orphan(warmimage, self._context.clock.utcnow(), self._context.grace)
+        decision = decide_orphan(warmimage, self.context.clock.utcnow(), self.context.grace)
         if isinstance(decision, Upsert):
             await self._upsert(decision, Applied())
             return True
@@ -230,9 +230,9 @@ class Policies:
                 if doomed.uid in self._deleted:
                     return True
                 try:
-                    await self._context.writer.delete_warmimage(doomed)
+                    await self.context.writer.delete_warmimage(doomed)
                 except Conflict:
-                    version, found = doomed.resource_version, await self._context.reader.warmimages_of((doomed.key,))
+                    version, found = doomed.resource_version, await self.context.reader.warmimages_of((doomed.key,))
                     if found.unusable:
                         return False
                     doomed = found.usable.get(doomed.key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Final
 
 from adapters.clock import Clock
@@ -29,23 +30,23 @@ _REMEMBERED: Final = 1000
 _MESSAGE_MAX: Final = 1000
 
 
+@dataclass(eq=False)
 class Recorder:
     """Creates Events about WarmImages and WarmPolicies in their namespaces, and about Nodes in `default`."""
 
-    def __init__(self, writer: Writer, clock: Clock) -> None:
-        self._writer = writer
-        self._clock = clock
-        self._recent: deque[float] = deque(maxlen=_PER_MINUTE)
-        """The times of the last Events, on the monotonic clock."""
-        self._last: dict[tuple[str, str], float] = {}
-        """Uid and reason to the last time of such an Event; only the last few minutes."""
+    writer: Writer
+    clock: Clock
+    _recent: deque[float] = field(default_factory=lambda: deque(maxlen=_PER_MINUTE))
+    """When the last were created, on the monotonic clock."""
+    _last: dict[tuple[str, str], float] = field(default_factory=dict)
+    """Uid and reason to when such an Event was last created; only of the last few minutes."""
 
     async def record(self, kind: str, key: ObjectKey, uid: str, changes: Iterable[Transition]) -> None:
         """Create an Event for each of these changes of one object; one that cannot be created is dropped."""
         for change in changes:
             if not self._allowed(uid, change.reason):
                 continue
-            moment = format_time(self._clock.utcnow())
+            moment = format_time(self.clock.utcnow())
             name = f"{key.name[:200]}.{_digest(f'{uid} {change.reason} {moment}')}"
             involved = {
                 "apiVersion": API_VERSION,
@@ -55,7 +56,7 @@ class Recorder:
                 "uid": uid,
             }
             try:
-                await self._writer.create_event(self._event(name, key.namespace, involved, change))
+                await self.writer.create_event(self._event(name, key.namespace, involved, change))
             except KubernetesError as error:
                 _log.warning("event-not-written", object=str(key), problem=str(error))
 
@@ -72,13 +73,13 @@ class Recorder:
         name = f"warmhook-{_digest(node.uid)}"
         try:
             # Events about objects without a namespace go into `default`; the API server rejects them elsewhere.
-            await self._writer.create_event(self._event(name, "default", involved, change))
+            await self.writer.create_event(self._event(name, "default", involved, change))
         except Conflict:
             return
         _log.warning("node-name-too-long", node=node.name, limit=NODE_NAME_MAX)
 
     def _allowed(self, uid: str, reason: str) -> bool:
-        now = self._clock.monotonic()
+        now = self.clock.monotonic()
         if len(self._recent) == _PER_MINUTE and now - self._recent[0] < 60:
             return False
         if now - self._last.get((uid, reason), float("-inf")) < _APART_SECONDS:
@@ -92,7 +93,7 @@ class Recorder:
 
     def _event(self, name: str, namespace: str, involved: Object, change: Transition) -> Object:
         """An Event (core/v1) with count 1 and the current time."""
-        moment = format_time(self._clock.utcnow().replace(microsecond=0))
+        moment = format_time(self.clock.utcnow().replace(microsecond=0))
         return {
             "apiVersion": "v1",
             "kind": "Event",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Hashable
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Final, Generic, TypeVar
 
 from adapters.clock import Clock
@@ -40,24 +40,19 @@ class _Flight(Generic[Item, Result]):
         return item in self.items and now < self.shared_until
 
 
+@dataclass(eq=False)
 class SingleFlight(Generic[Item, Result]):
     """Reads of one kind, a few at a time."""
 
-    def __init__(
-        self,
-        read: Callable[[Collection[Item]], Awaitable[Result]],
-        clock: Clock,
-        *,
-        at_once: int,
-        shared_seconds: float = 0.0,
-        timeout_seconds: float | None = None,
-    ) -> None:
-        """At most `at_once` reads run. One is shared until it begins, and `shared_seconds` from its first caller on."""
-        self._read = read
-        self._clock = clock
-        self._shared_seconds = shared_seconds
-        self._timeout_seconds = timeout_seconds
-        self._last: _Flight[Item, Result] | None = None
+    read: Callable[[Collection[Item]], Awaitable[Result]]
+    clock: Clock
+    at_once: InitVar[int]
+    """Limit of concurrent reads. A read is shared until it begins, and `shared_seconds` from its first caller on."""
+    shared_seconds: float = 0.0
+    timeout_seconds: float | None = None
+    _last: _Flight[Item, Result] | None = None
+
+    def __post_init__(self, at_once: int) -> None:
         self._turns = asyncio.Semaphore(at_once)
 
     async def get(self, item: Item) -> Result:
@@ -65,9 +60,9 @@ class SingleFlight(Generic[Item, Result]):
 
         Raises as the read does, and `Unavailable` where that takes longer than the timeout.
         """
-        now, flight = self._clock.monotonic(), self._last
+        now, flight = self.clock.monotonic(), self._last
         if flight is None or not flight.serves(item, now):
-            flight = self._last = _Flight(now + self._shared_seconds)
+            flight = self._last = _Flight(now + self.shared_seconds)
         flight.items.add(item)
         if flight.task is None:
             flight.task = asyncio.create_task(self._run(flight), name="shared read")
@@ -80,10 +75,10 @@ class SingleFlight(Generic[Item, Result]):
             flight.begun = True
             try:
                 # One read that gets no answer must not hold up all that come after it.
-                async with asyncio.timeout(self._timeout_seconds):
-                    return await self._read(flight.items)
+                async with asyncio.timeout(self.timeout_seconds):
+                    return await self.read(flight.items)
             except TimeoutError as error:
-                raise Unavailable(f"no answer to a read within {self._timeout_seconds or 0:g} seconds") from error
+                raise Unavailable(f"no answer to a read within {self.timeout_seconds or 0:g} seconds") from error
 
 
 def _failed(task: asyncio.Task[Result]) -> bool:

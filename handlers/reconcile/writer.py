@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
@@ -34,14 +34,14 @@ _DELETION: Final = timedelta(minutes=1)
 _ATTEMPTS: Final = 8
 
 
+@dataclass(eq=False)
 class Writer:
     """Writes, and reads only what stands in the way of a write."""
 
-    def __init__(self, kubernetes: Kubernetes, namespace: str, clock: Clock) -> None:
-        """`namespace` is that of the node ConfigMaps."""
-        self._kubernetes = kubernetes
-        self._namespace = namespace
-        self._clock = clock
+    kubernetes: Kubernetes
+    namespace: str
+    """Of the node ConfigMaps."""
+    clock: Clock
 
     # --- WarmImages ---
 
@@ -67,10 +67,10 @@ class Writer:
         try:
             if replaced is not None:
                 patch = warmimage_patch(wanted, replaced.resource_version)
-                await self._kubernetes.patch(paths.warmimages(wanted.key), patch)
+                await self.kubernetes.patch(paths.warmimages(wanted.key), patch)
                 return True
             try:
-                await self._kubernetes.create(paths.warmimages_in(wanted.key.namespace), warmimage_object(wanted))
+                await self.kubernetes.create(paths.warmimages_in(wanted.key.namespace), warmimage_object(wanted))
             except Conflict as error:
                 with contextlib.suppress(NotFound):  # deleted meanwhile
                     return error.reason == "AlreadyExists" and await self._adopt(wanted)
@@ -91,29 +91,29 @@ class Writer:
         that takes longer than a minute, `Conflict` where it changed meanwhile, and `NotFound` where it was deleted.
         """
         path = paths.warmimages(wanted.key)
-        obj = await self._kubernetes.get(path)
+        obj = await self.kubernetes.get(path)
         metadata: dict[str, Any] = obj["metadata"]
         if deleted := metadata.get("deletionTimestamp"):
-            if self._clock.utcnow() - parse_time(deleted) < _DELETION:
+            if self.clock.utcnow() - parse_time(deleted) < _DELETION:
                 raise Unavailable(f"{wanted.key} is being deleted", retry_after_seconds=1)
             raise Refused(f"{wanted.key} has been in deletion since {deleted}: a finalizer keeps it")
         try:
             read_warmimage(obj)
         except InvalidObject:
-            await self._kubernetes.patch(path, warmimage_patch(_newer(obj, wanted), metadata["resourceVersion"]))
+            await self.kubernetes.patch(path, warmimage_patch(_newer(obj, wanted), metadata["resourceVersion"]))
             _log.warning("warmimage-adopted", warmimage=str(wanted.key), why="unusable")
             return True
         labels = {POLICY_LABEL: wanted.policy_label, REPOSITORY_LABEL: repository_label(wanted.image)}
         if not labels.items() <= (metadata.get("labels") or {}).items():
             body = {"metadata": {"resourceVersion": metadata["resourceVersion"], "labels": labels}}
-            await self._kubernetes.patch(path, body)
+            await self.kubernetes.patch(path, body)
             _log.warning("warmimage-adopted", warmimage=str(wanted.key), why="labels")
         return False
 
     async def delete_warmimage(self, warmimage: WarmImage) -> None:
         """Delete a WarmImage as it was read; absent already is fine. Raises `Conflict` if it is another by now."""
         path = paths.warmimages(warmimage.key)
-        await self._kubernetes.delete(path, uid=warmimage.uid, resource_version=warmimage.resource_version)
+        await self.kubernetes.delete(path, uid=warmimage.uid, resource_version=warmimage.resource_version)
 
     # --- statuses and Events ---
 
@@ -125,40 +125,38 @@ class Writer:
             "metadata": {"resourceVersion": metadata["resourceVersion"]},
             "status": {**dict.fromkeys(gone), **status},
         }
-        await self._kubernetes.patch(paths.status(path), body)
+        await self.kubernetes.patch(paths.status(path), body)
 
     async def patch_policy_status(self, key: PolicyKey, resource_version: str, status: Object) -> Object:
         """Write the status of a WarmPolicy and return the object. Raises `Conflict` if it has another version."""
         body = {"metadata": {"resourceVersion": resource_version}, "status": status}
-        return await self._kubernetes.patch(paths.status(paths.warmpolicies(key)), body)
+        return await self.kubernetes.patch(paths.status(paths.warmpolicies(key)), body)
 
     async def create_event(self, event: Object) -> None:
         """Create an Event. Raises `Conflict` if there is one of its name."""
-        await self._kubernetes.create(paths.events(event["metadata"]["namespace"]), event)
+        await self.kubernetes.create(paths.events(event["metadata"]["namespace"]), event)
 
     # --- the ConfigMaps of nodes ---
 
     async def patch_desired(self, node: str, patch: Object) -> int:
         """Patch the desired ConfigMap of a node; its size in bytes. Raises `NotFound` if there is none."""
-        return await self._kubernetes.patch_size(self._desired(node), patch)
+        return await self.kubernetes.patch_size(self._desired(node), patch)
 
     async def create_desired(self, node: str, patch: Object) -> None:
         """Create the desired ConfigMap of a node from what would patch it. Raises `Conflict` if it exists."""
         body = new_configmap(desired_name(node), patch)
         try:
-            await self._kubernetes.create(paths.configmaps(self._namespace), body)
+            await self.kubernetes.create(paths.configmaps(self.namespace), body)
         except NotFound as error:
-            raise Refused(
-                f"namespace {self._namespace} does not exist: create it, or set WARMHOOK_NAMESPACE"
-            ) from error
+            raise Refused(f"namespace {self.namespace} does not exist: create it, or set WARMHOOK_NAMESPACE") from error
 
     async def delete_configmaps(self, node: str) -> None:
         """Delete both ConfigMaps of a Node that is gone; the garbage collector may have done so already."""
         for name in (desired_name(node), report_name(node)):
-            await self._kubernetes.delete(paths.configmaps(self._namespace, name))
+            await self.kubernetes.delete(paths.configmaps(self.namespace, name))
 
     def _desired(self, node: str) -> str:
-        return paths.configmaps(self._namespace, desired_name(node))
+        return paths.configmaps(self.namespace, desired_name(node))
 
 
 def _newer(obj: Object, wanted: WarmImage) -> WarmImage:

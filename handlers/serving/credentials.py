@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass, field
 from typing import Final
 
 from adapters.clock import Absence, Clock
@@ -22,18 +23,18 @@ _FIRST_LOOK_SECONDS: Final = 1.0
 _LOOKS_UNANSWERED: Final = 3
 
 
+@dataclass(eq=False)
 class Credentials:
     """The content of the Secret at the last read. It stays if the API server does not answer."""
 
-    def __init__(self, kubernetes: Kubernetes, namespace: str) -> None:
-        self._kubernetes = kubernetes
-        self._namespace = namespace
-        self._held = AdmissionSecret()
-        self._changed = asyncio.Event()
-        self._unanswered = 0
-        """Reads in a row that the API server did not answer."""
-        self._logged = False
-        """Whether it is logged that the Secret cannot be read."""
+    kubernetes: Kubernetes
+    namespace: str
+    _held: AdmissionSecret = field(default_factory=AdmissionSecret)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _unanswered: int = 0
+    """Reads in a row that the API server did not answer."""
+    _logged: bool = False
+    """Whether it is logged that the Secret cannot be read."""
 
     def accept(self, token: str) -> bool:
         """Whether the API server was given this token, which is in the path of a review."""
@@ -52,7 +53,7 @@ class Credentials:
     async def look(self) -> bool:
         """Read the Secret once; whether the API server answered. Without the Secret no token is accepted."""
         try:
-            held = read_admission_secret(await self._kubernetes.get(paths.secrets(self._namespace, SECRET)))
+            held = read_admission_secret(await self.kubernetes.get(paths.secrets(self.namespace, SECRET)))
         except NotFound:
             held = AdmissionSecret()
         except Unavailable as error:
@@ -61,7 +62,7 @@ class Credentials:
                 self._complain(error, "admission goes on with the last certificate; check that the API server is up")
             return False
         except KubernetesError as error:
-            self._complain(error, f"the ServiceAccount must get the Secret {SECRET} in {self._namespace}")
+            self._complain(error, f"the ServiceAccount must get the Secret {SECRET} in {self.namespace}")
             return False
         if self._logged:
             _log.info("certificate-not-read-over", secret=SECRET)

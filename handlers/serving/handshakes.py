@@ -12,6 +12,7 @@ import errno
 import socket
 import ssl
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final
 
 from adapters.logs import get_logger
@@ -25,32 +26,26 @@ _ABORTED: Final = frozenset(
 _AGAIN_SECONDS: Final = 0.1
 
 
+@dataclass(eq=False)
 class Handshakes:
     """Accepts connections of one listener until it is closed. Has the methods of a server that uvicorn calls."""
 
-    def __init__(
-        self,
-        listener: socket.socket,
-        context: Callable[[], ssl.SSLContext],
-        protocol: Callable[[], asyncio.Protocol],
-        *,
-        most: int,
-        seconds: float,
-    ) -> None:
-        """`context` is called for each handshake; at most `most` handshakes run at once, for `seconds` each."""
-        self._listener = listener
-        self._context = context
-        self._protocol = protocol
-        self._most = most
-        self._seconds = seconds
-        self._running: dict[asyncio.Task[None], None] = {}
-        """Oldest first."""
-        self._accepting: asyncio.Task[None] | None = None
+    listener: socket.socket
+    context: Callable[[], ssl.SSLContext]
+    """Called for each handshake."""
+    protocol: Callable[[], asyncio.Protocol]
+    most: int
+    """Limit of handshakes that run at once."""
+    seconds: float
+    """Limit of one handshake."""
+    _running: dict[asyncio.Task[None], None] = field(default_factory=dict)
+    """Oldest first."""
+    _accepting: asyncio.Task[None] | None = None
 
     def start(self, backlog: int) -> None:
         """Listen and accept from now on."""
-        self._listener.setblocking(False)
-        self._listener.listen(backlog)
+        self.listener.setblocking(False)
+        self.listener.listen(backlog)
         self._accepting = asyncio.create_task(self._accept(), name="accept TLS")
 
     def close(self) -> None:
@@ -70,7 +65,7 @@ class Handshakes:
         failing = False
         while True:
             try:
-                connection, _address = await loop.sock_accept(self._listener)
+                connection, _address = await loop.sock_accept(self.listener)
                 failing = False
             except OSError as error:
                 if error.errno in _ABORTED:
@@ -82,7 +77,7 @@ class Handshakes:
                 self._cancel_oldest()
                 await asyncio.sleep(_AGAIN_SECONDS)
                 continue
-            if len(self._running) >= self._most:
+            if len(self._running) >= self.most:
                 self._cancel_oldest()
             task = loop.create_task(self._shake_hands(connection), name="TLS handshake")
             self._running[task] = None
@@ -102,7 +97,7 @@ class Handshakes:
     async def _shake_hands(self, connection: socket.socket) -> None:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
-                self._protocol, connection, ssl=self._context(), ssl_handshake_timeout=self._seconds
+                self.protocol, connection, ssl=self.context(), ssl_handshake_timeout=self.seconds
             )
         except (OSError, asyncio.CancelledError) as error:
             # The caller does not speak TLS, trusts another certificate, is gone, or was silent for too long.

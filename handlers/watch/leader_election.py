@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any, Final
 
 from adapters.clock import Clock
@@ -30,20 +31,22 @@ def new_identity(host: str, rng: random.Random) -> str:
     return f"{host}_{rng.getrandbits(40):010x}"
 
 
+@dataclass(eq=False)
 class LeaderElector:
     """One candidate."""
 
-    def __init__(self, kubernetes: Kubernetes, namespace: str, identity: str, clock: Clock) -> None:
-        self._kubernetes = kubernetes
-        self._namespace = namespace
-        self._identity = identity
-        self._clock = clock
-        self._election = ElectionState(identity)
-        self._failing = False
+    kubernetes: Kubernetes
+    namespace: str
+    identity: str
+    clock: Clock
+    _failing: bool = False
+
+    def __post_init__(self) -> None:
+        self._election = ElectionState(self.identity)
 
     def leads(self) -> bool:
         """Whether this process may act now. Check it before each request: a process can be stopped anywhere."""
-        return self._election.leads(self._clock.monotonic())
+        return self._election.leads(self.clock.monotonic())
 
     async def run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run `work` whenever this process leads, and cancel it when it no longer leads, until this is cancelled."""
@@ -53,34 +56,34 @@ class LeaderElector:
                 while True:
                     await self._try_acquire_or_renew()
                     if working is None and self.leads():
-                        _log.info("leading", identity=self._identity)
+                        _log.info("leading", identity=self.identity)
                         working = group.create_task(work(), name="work of the leader")
                     elif working is not None and not self.leads():
-                        _log.warning("no-longer-leading", identity=self._identity)
+                        _log.warning("no-longer-leading", identity=self.identity)
                         working.cancel()
                         await asyncio.wait([working])
                         working = None
-                    await self._clock.sleep(self._pause())
+                    await self.clock.sleep(self._pause())
         finally:
             await self._release()
 
     def _pause(self) -> float:
         if not self.leads():
-            return POLL_SECONDS * (0.8 + 0.4 * self._clock.random())
+            return POLL_SECONDS * (0.8 + 0.4 * self.clock.random())
         # Never beyond the end of the leadership.
-        left = self._election.leads_until() - self._clock.monotonic()
+        left = self._election.leads_until() - self.clock.monotonic()
         return min(_AGAIN_SECONDS if self._failing else RENEW_SECONDS, left)
 
     async def _try_acquire_or_renew(self) -> None:
         """Renew the Lease, or acquire it if it has ended."""
         # A holder that gets no answer must notice in time that it has lost the Lease.
-        left = self._election.leads_until() - self._clock.monotonic()
+        left = self._election.leads_until() - self.clock.monotonic()
         try:
             async with asyncio.timeout(left if left > 0 else LEASE_SECONDS):
                 if not self.leads():
-                    self._election = self._election.observed(await self._read(), self._clock.monotonic())
-                if self._election.may_write(self._clock.monotonic()):
-                    await self._write(self._identity)
+                    self._election = self._election.observed(await self._read(), self.clock.monotonic())
+                if self._election.may_write(self.clock.monotonic()):
+                    await self._write(self.identity)
             self._failing = False
         except Conflict:
             self._election = self._election.overruled()
@@ -89,7 +92,7 @@ class LeaderElector:
 
     def _log_failure(self, error: Exception) -> None:
         if not self._failing:
-            hint = f"the ServiceAccount must get, create and update leases in the namespace {self._namespace}"
+            hint = f"the ServiceAccount must get, create and update leases in the namespace {self.namespace}"
             answered = isinstance(error, KubernetesError) and error.status
             _log.warning(
                 "lease-not-written",
@@ -100,14 +103,14 @@ class LeaderElector:
 
     async def _read(self) -> Lease | None:
         try:
-            return _lease(await self._kubernetes.get(paths.leases(self._namespace, _NAME)))
+            return _lease(await self.kubernetes.get(paths.leases(self.namespace, _NAME)))
         except NotFound:
             return None
 
     async def _write(self, holder: str) -> None:
         """Write the Lease over the version that was seen. Raises `Conflict` if there is a newer one."""
-        seen, began = self._election.lease, self._clock.monotonic()
-        moment = self._clock.utcnow().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        seen, began = self._election.lease, self.clock.monotonic()
+        moment = self.clock.utcnow().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         same = seen is not None and seen.holder == holder
         spec: Object = {
             "leaseDurationSeconds": LEASE_SECONDS,
@@ -124,11 +127,11 @@ class LeaderElector:
             "spec": spec,
         }
         if seen is None:
-            written = await self._kubernetes.create(paths.leases(self._namespace), body)
+            written = await self.kubernetes.create(paths.leases(self.namespace), body)
         else:
             body["metadata"]["resourceVersion"] = seen.resource_version
-            written = await self._kubernetes.replace(paths.leases(self._namespace, _NAME), body)
-        self._election = self._election.wrote(_lease(written), began, self._clock.monotonic())
+            written = await self.kubernetes.replace(paths.leases(self.namespace, _NAME), body)
+        self._election = self._election.wrote(_lease(written), began, self.clock.monotonic())
 
     async def _release(self) -> None:
         """Release the Lease, so that the next candidate need not wait for its end."""
@@ -136,14 +139,14 @@ class LeaderElector:
             with contextlib.suppress(KubernetesError, TimeoutError):
                 async with asyncio.timeout(_RELEASE_SECONDS):
                     await self._give_back()
-        self._election = ElectionState(self._identity)
+        self._election = ElectionState(self.identity)
 
     async def _give_back(self) -> None:
         try:
             await self._write("")
         except Conflict:
             # A renewal was in flight when this process was told to end.
-            self._election = self._election.observed(await self._read(), self._clock.monotonic())
+            self._election = self._election.observed(await self._read(), self.clock.monotonic())
             if self.leads():
                 await self._write("")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -33,42 +34,36 @@ _LOOK_SECONDS: Final = 20.0
 _KNOWN_SECONDS: Final = 60.0
 
 
+@dataclass(eq=False)
 class CertRotator:
     """Keeps one Secret and one webhook configuration up to date."""
 
-    def __init__(
-        self,
-        kubernetes: Kubernetes,
-        namespace: str,
-        clock: Clock,
-        rng: random.Random,
-        leads: Callable[[], bool] = lambda: True,
-    ) -> None:
-        """`rng` makes the tokens. `leads` is checked before each write."""
-        self._kubernetes = kubernetes
-        self._namespace = namespace
-        self._clock = clock
-        self._rng = rng
-        self._leads = leads
-        self._newest: tuple[str, float] = ("", 0.0)
-        """The newest token of the Secret, and when this process first saw it."""
-        self._problem = ""
-        self._uninstalled = False
-        """Whether there was no webhook configuration at the last reconciliation."""
+    kubernetes: Kubernetes
+    namespace: str
+    clock: Clock
+    rng: random.Random
+    """Makes the tokens."""
+    leads: Callable[[], bool] = lambda: True
+    """Checked before each write."""
+    _newest: tuple[str, float] = ("", 0.0)
+    """The newest token of the Secret, and when this process first saw it."""
+    _problem: str = ""
+    _uninstalled: bool = False
+    """Whether there was no webhook configuration at the last reconciliation."""
 
     async def run(self) -> None:
         """Reconcile until this is cancelled; seldom if admission is not installed."""
-        absence = Absence(self._clock.monotonic)
+        absence = Absence(self.clock.monotonic)
         while True:
             problem, hint = "", ""
             try:
                 await self.reconcile()
             except NotFound:
                 problem = "the Secret is missing"
-                hint = f"kubectl -n {self._namespace} create secret generic {SECRET}"
+                hint = f"kubectl -n {self.namespace} create secret generic {SECRET}"
             except Conflict:
                 # Another client wrote in between: read again soon.
-                await self._clock.sleep(1.0)
+                await self.clock.sleep(1.0)
                 continue
             except KubernetesError as error:
                 # Validations and policies quote what they refuse, which holds the token.
@@ -79,37 +74,37 @@ class CertRotator:
             self._problem = problem
             if not self._uninstalled:
                 absence.over()
-            await self._clock.sleep(absence.seconds(_LOOK_SECONDS) if self._uninstalled else _LOOK_SECONDS)
+            await self.clock.sleep(absence.seconds(_LOOK_SECONDS) if self._uninstalled else _LOOK_SECONDS)
 
     async def reconcile(self) -> None:
         """Update Secret and webhook configuration. Raises `KubernetesError`, `NotFound` if there is no Secret."""
         self._uninstalled = False
         try:
-            configuration = await self._kubernetes.get(paths.mutating_webhooks(CONFIGURATION))
+            configuration = await self.kubernetes.get(paths.mutating_webhooks(CONFIGURATION))
         except NotFound:
             self._uninstalled = True
             return
         names = _hosts(configuration)
         if not names:
             return
-        secret = await self._kubernetes.get(paths.secrets(self._namespace, SECRET))
+        secret = await self.kubernetes.get(paths.secrets(self.namespace, SECRET))
         held = read_admission_secret(secret)
         data: dict[str, bytes] = {}
         authorities: bytes | None = None
         if _CERT_MANAGER not in (configuration["metadata"].get("annotations") or {}):
             authorities = held.authorities
             if not self._is_good(held, names):
-                pair = make_pair(names, self._clock.utcnow())
+                pair = make_pair(names, self.clock.utcnow())
                 # The old authority stays trusted until every web has the new certificate.
-                authorities = pair.authority + still_valid(held.authorities, self._clock.utcnow())
+                authorities = pair.authority + still_valid(held.authorities, self.clock.utcnow())
                 data = {"tls.crt": pair.certificate, "tls.key": pair.key, "ca.crt": authorities}
-        tokens = renew(held.tokens, self._clock.utcnow(), self._rng.getrandbits(RANDOM_BITS))
+        tokens = renew(held.tokens, self.clock.utcnow(), self.rng.getrandbits(RANDOM_BITS))
         if tokens != held.tokens:
             data |= token_data(tokens)
         # A certificate is trusted before it is used: a web may read the Secret at any moment. A token is accepted
         # before it is used, except for the first one, without which the API server can call no web.
         await self._inject_ca_bundle(configuration, authorities, self._token(held, tokens[0], configuration))
-        if data and self._leads():
+        if data and self.leads():
             await self._write_secret(secret, data)
             _log.info("certificate-made", names=names, parts=sorted(data))
 
@@ -117,7 +112,7 @@ class CertRotator:
         """The token that the API server is to use now: the newest one as soon as every web accepts that."""
         if not held.tokens:
             return first
-        newest, now = held.tokens[0], self._clock.monotonic()
+        newest, now = held.tokens[0], self.clock.monotonic()
         if self._newest[0] != newest:
             self._newest = (newest, now)
         if now - self._newest[1] >= _KNOWN_SECONDS:
@@ -128,7 +123,7 @@ class CertRotator:
     def _is_good(self, held: AdmissionSecret, names: list[str]) -> bool:
         try:
             return belong_together(held.authorities, held.certificate, held.key) and not wants_rotation(
-                held.certificate, names, self._clock.utcnow()
+                held.certificate, names, self.clock.utcnow()
             )
         except NotACertificate:
             return False
@@ -139,17 +134,17 @@ class CertRotator:
         injected = [
             {**hook, "clientConfig": _client(hook.get("clientConfig") or {}, authorities, token)} for hook in webhooks
         ]
-        if injected == webhooks or not self._leads():
+        if injected == webhooks or not self.leads():
             return
         version = configuration["metadata"]["resourceVersion"]
         patch = {"metadata": {"resourceVersion": version}, "webhooks": injected}
-        await self._kubernetes.patch(paths.mutating_webhooks(CONFIGURATION), patch)
+        await self.kubernetes.patch(paths.mutating_webhooks(CONFIGURATION), patch)
 
     async def _write_secret(self, secret: Object, data: dict[str, bytes]) -> None:
         version = secret["metadata"]["resourceVersion"]
         encoded = {name: base64.b64encode(content).decode() for name, content in data.items()}
         patch = {"metadata": {"resourceVersion": version}, "data": encoded}
-        await self._kubernetes.patch(paths.secrets(self._namespace, SECRET), patch)
+        await self.kubernetes.patch(paths.secrets(self.namespace, SECRET), patch)
 
 
 def _client(client: Object, authorities: bytes | None, token: str) -> dict[str, Any]:
