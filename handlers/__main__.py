@@ -38,7 +38,7 @@ async def run(settings: Settings, configuration: Configuration) -> None:
             credentials = Credentials(Kubernetes(transport, count=metrics.count_api_request), settings.namespace)
             resources = Resources(transport, credentials, real_clock(), random.SystemRandom(), metrics, post)
             log_missing_token(settings)
-            log.info("web-started", port=settings.port, sources=sorted(configuration.sources), watch=settings.watch)
+            log.info("web-started", port=settings.port, sources=sorted(configuration), watch=settings.watch)
             await serve(create_app(Web(settings, configuration, resources)), ports, credentials)
     log.info("web-stopped")
 

@@ -34,11 +34,12 @@ from handlers.intake.deliveries import read_delivery
 from handlers.intake.receiver import Receiver
 from handlers.metrics import Metrics
 from handlers.reconcile.context import Context
-from handlers.reconcile.dead_letters import DeadLetters
-from handlers.reconcile.dispatch import HANDLED, Dispatch
+from handlers.reconcile.dead_letters import take_dead_letter
+from handlers.reconcile.dispatch import Dispatch
 from handlers.reconcile.pushes import Pushes
 from handlers.reconcile.reader import PolicyCache, Reader
 from handlers.reconcile.recorder import Recorder
+from handlers.reconcile.targets import HANDLED
 from handlers.reconcile.writer import Writer
 from handlers.serving.bodies import BadBody, Bodies
 from handlers.serving.credentials import Credentials
@@ -208,7 +209,6 @@ class _Endpoints:
     def __init__(self, web: Web) -> None:
         self._web = web
         self._bodies = Bodies()
-        self._dead_letters = DeadLetters(web.metrics)
 
     async def alive(self, _request: Request) -> Response:
         # Settings are read and sockets are open. Whether the API server answers does not count: web works without it.
@@ -241,7 +241,7 @@ class _Endpoints:
     async def dead_letter(self, request: Request) -> Response:
         # Read to its end and dropped: only the headers count.
         await self._bodies.read(request.stream())
-        self._dead_letters.take(dict(request.headers))
+        take_dead_letter(dict(request.headers), self._web.metrics)
         return Response(status_code=202)
 
     def bad_body(self, request: Request, error: Exception) -> Response:

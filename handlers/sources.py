@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeAlias
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -77,17 +77,14 @@ class ConfiguredSource:
         return replace(self.source, secrets=tuple(_read(secret, self.environ) for secret in self.secrets))
 
 
-@dataclass(frozen=True, slots=True)
-class Configuration:
-    """All senders by their names, the last part of their paths."""
-
-    sources: Mapping[str, ConfiguredSource]
+Configuration: TypeAlias = Mapping[str, ConfiguredSource]
+"""All senders by their names, the last part of their paths."""
 
 
 def read_configuration(path: str | None, environ: Mapping[str, str]) -> Configuration:
     """The configuration of the file; without a file there is no sender. Raises `BadSetting` with the key."""
     if path is None:
-        return Configuration({})
+        return {}
     try:
         loaded = decode(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -110,7 +107,7 @@ def read_configuration(path: str | None, environ: Mapping[str, str]) -> Configur
         if given.name in sources:
             raise BadSetting(f"{path}: sources[{index}].name: {given.name!r} is there twice")
         sources[given.name] = configured
-    return Configuration(sources)
+    return sources
 
 
 def _configured(given: _Source, environ: Mapping[str, str]) -> ConfiguredSource:

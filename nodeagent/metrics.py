@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter as Tally
 from collections.abc import Iterable
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
@@ -16,36 +17,27 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        self._lines = Gauge("warmhook_lines", "Lines of this node by state", ["state"], registry=registry)
-        self._pulls = Counter(
-            "warmhook_pulls", "Pulls that ended, by result and reason", ["result", "reason"], registry=registry
-        )
+        gauge, counter = partial(Gauge, registry=registry), partial(Counter, registry=registry)
+        self._lines = gauge("warmhook_lines", "Lines of this node by state", ["state"])
+        self._pulls = counter("warmhook_pulls", "Pulls that ended, by result and reason", ["result", "reason"])
         self._seconds = Histogram(
             "warmhook_pull_seconds",
             "How long successful pulls took",
             buckets=(0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800),
             registry=registry,
         )
-        self._bytes = Counter(
-            "warmhook_pull_bytes",
-            "Sizes of the new images that pulls brought; layers that images share count for each",
-            registry=registry,
+        self._bytes = counter(
+            "warmhook_pull_bytes", "Sizes of the new images that pulls brought; layers that images share count for each"
         )
-        self._evictions = Counter("warmhook_evictions", "Warm images that another program removed", registry=registry)
-        self._api_requests = Counter(
-            "warmhook_api_requests", "Requests to the API server", ["kind", "verb", "code"], registry=registry
+        self._evictions = counter("warmhook_evictions", "Warm images that another program removed")
+        self._api_requests = counter("warmhook_api_requests", "Requests to the API server", ["kind", "verb", "code"])
+        self._api_up = gauge("warmhook_api_up", "Whether the API server answered last time")
+        self._runtime_up = gauge("warmhook_runtime_up", "Whether the runtime answered last time")
+        self._last_check = gauge(
+            "warmhook_last_check_timestamp_seconds", "When the runtime last said what it has, in Unix time"
         )
-        self._api_up = Gauge("warmhook_api_up", "Whether the API server answered last time", registry=registry)
-        self._runtime_up = Gauge("warmhook_runtime_up", "Whether the runtime answered last time", registry=registry)
-        self._last_check = Gauge(
-            "warmhook_last_check_timestamp_seconds",
-            "When the runtime last said what it has, in Unix time",
-            registry=registry,
-        )
-        self._free = Gauge(
-            "warmhook_disk_free_percent",
-            "Free share of the disk for images, in percent; NaN where it cannot be seen",
-            registry=registry,
+        self._free = gauge(
+            "warmhook_disk_free_percent", "Free share of the disk for images, in percent; NaN where it cannot be seen"
         )
         self._free.set(float("nan"))
         self.lines(())

@@ -71,7 +71,7 @@ class Receiver:
 
     def knows(self, source: str) -> bool:
         """Whether the configuration names this source."""
-        return source in self.configuration.sources
+        return source in self.configuration
 
     async def deliver(self, name: str, delivery: Delivery) -> Answer:
         """Handle one delivery of the source `name`. With the right secret the answer is 2xx, 413, 415 or 503.
@@ -79,14 +79,14 @@ class Receiver:
         Distribution repeats any other answer forever and blocks its queue; Quay disables a notification after three.
         """
         began = self.clock.monotonic()
-        configured = self.configuration.sources[name]
+        configured = self.configuration[name]
         answer, record = await self._handle(configured, delivery)
         self._record(name, record, self.clock.monotonic() - began)
         return answer
 
     def permit(self, name: str, headers: Mapping[str, str]) -> dict[str, str] | None:
         """The headers that allow a sender to deliver; `None` if its origin is not allowed."""
-        granted = validation_headers(headers, self.configuration.sources[name].allowed_origins)
+        granted = validation_headers(headers, self.configuration[name].allowed_origins)
         record = _Record("skipped", "handshake") if granted is not None else _Record("refused", "origin-not-allowed")
         self._record(name, record, 0.0)
         return granted
@@ -96,7 +96,7 @@ class Receiver:
         self._record(name, _Record("refused", reason), 0.0)
 
     def _record(self, name: str, record: _Record, seconds: float) -> None:
-        kind = self.configuration.sources[name].adapter.kind
+        kind = self.configuration[name].adapter.kind
         self.metrics.deliveries.labels(name, kind, record.result, record.reason).inc()
         self.metrics.delivery_seconds.observe(seconds)
         level = _log.info if record.result in {"accepted", "skipped"} else _log.warning

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from adapters.logs import get_logger
 from handlers.metrics import Metrics
-from handlers.reconcile.dispatch import HANDLED
+from handlers.reconcile.targets import HANDLED
 from warmhook.node_report import clean_message
 
 _log = get_logger()
@@ -21,18 +21,16 @@ _STATUSES: Final = frozenset(str(int(status)) for status in HTTPStatus)
 _ANSWER_BYTES: Final = 1000
 
 
-class DeadLetters:
-    """Writes one line per event and does nothing else, because anybody in the cluster may post here."""
+def take_dead_letter(headers: Mapping[str, str], metrics: Metrics) -> None:
+    """Log and count one event by its headers; their names are in lower case.
 
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-
-    def take(self, headers: Mapping[str, str]) -> None:
-        """Log and count one event by its headers; their names are in lower case."""
-        letter = read_dead_letter(headers)
-        kind, code = letter["type"], letter["code"]
-        self._metrics.count_dead_letter(kind if kind in HANDLED else "foreign", code if _is_status(code) else "none")
-        _log.error("dead-letter", **letter)
+    It writes one line and does nothing else, because anybody in the cluster may post here.
+    """
+    letter = read_dead_letter(headers)
+    # A client may send any text, and each value becomes a series of the metric.
+    kind = letter["type"] if letter["type"] in HANDLED else "foreign"
+    metrics.dead_letters.labels(kind, letter["code"] if letter["code"] in _STATUSES else "none").inc()
+    _log.error("dead-letter", **letter)
 
 
 def read_dead_letter(headers: Mapping[str, str]) -> dict[str, str]:
@@ -72,8 +70,3 @@ def _decoded(text: str) -> str:
         return clean_message(base64.b64decode(text, validate=True)[:_ANSWER_BYTES].decode(errors="replace"))
     except (ValueError, binascii.Error):
         return ""  # of another Broker, which may write anything here
-
-
-def _is_status(code: str) -> bool:
-    """Whether it is a status of HTTP: a client may send any text, and each value becomes a series of the metric."""
-    return code in _STATUSES

@@ -22,24 +22,12 @@ from handlers.reconcile.resync import Resync
 from handlers.reconcile.statuses import Statuses
 from handlers.reconcile.targets import Targets
 from handlers.sources import Configuration
-from warmhook.events import (
-    ADMITTED,
-    CHANGED,
-    PING,
-    PUSHED,
-    REPORTED,
-    SYNC,
-    Event,
-    NotAnEvent,
-    Pushed,
-    is_timed,
-)
+from warmhook.events import SYNC, Event, NotAnEvent, Pushed, is_timed
 from warmhook.ports import Object
 from warmhook.warmimages import ObjectKey, PolicyKey
 
 _log = get_logger()
 
-HANDLED: Final = frozenset({PUSHED, ADMITTED, CHANGED, REPORTED, SYNC, PING})
 # Longer than any part takes on a healthy cluster; `watch` and the Triggers wait for 30 seconds.
 _SECONDS: Final = 27.0
 # Concurrent rounds, so that a long one does not delay later ones.
@@ -148,7 +136,7 @@ class Dispatch:
 
     async def _pushed(self, received: tuple[Event, str, Pushed]) -> None:
         event, name, pushed = received
-        configured = self._configuration.sources.get(name)
+        configured = self._configuration.get(name)
         # The event may come from a Broker that other programs write to as well.
         if configured is None or not configured.allows(pushed.image.host):
             _log.warning("event-refused", event_id=event.id, reason="host-not-allowed", image=str(pushed.image))

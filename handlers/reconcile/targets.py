@@ -4,28 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from handlers.reconcile.objects import version_number
+from warmhook import events
 from warmhook.admission_review import Admitted
-from warmhook.events import (
-    ADMITTED,
-    CHANGED,
-    PING,
-    PUSHED,
-    REPORTED,
-    SYNC,
-    Changed,
-    Event,
-    NotAnEvent,
-    Pushed,
-    read_admitted,
-    read_change,
-    read_changed,
-    read_pushed,
-    read_reported,
-)
+from warmhook.events import Changed, Event, NotAnEvent, Pushed
 from warmhook.ports import Object
 from warmhook.warmimages import ObjectKey, PolicyKey
+
+HANDLED: Final = frozenset({events.PUSHED, events.ADMITTED, events.CHANGED, events.REPORTED, events.SYNC, events.PING})
+"""The types of events that name something."""
 
 
 @dataclass(slots=True)
@@ -45,18 +34,19 @@ class Targets:
 
     def add(self, event: Event) -> None:
         """Add one event. Raises `NotAnEvent`."""
-        if event.type == PUSHED:
-            self.pushed.append((event, *read_pushed(event)))
-        elif event.type == ADMITTED:
-            self.admitted.append((event, read_admitted(event)))
-        elif event.type == CHANGED:
-            self._add_changes(read_changed(event))
-        elif event.type == REPORTED:
-            self.reported |= {ObjectKey(*name.split("/")): 0 for name in read_reported(event)}
-        elif event.type in {SYNC, PING}:
-            self.sync = True
-        else:
-            raise NotAnEvent(f"type {event.type[:100]!r} is not handled here")
+        match event.type:
+            case events.PUSHED:
+                self.pushed.append((event, *events.read_pushed(event)))
+            case events.ADMITTED:
+                self.admitted.append((event, events.read_admitted(event)))
+            case events.CHANGED:
+                self._add_changes(events.read_changed(event))
+            case events.REPORTED:
+                self.reported |= {ObjectKey(*name.split("/")): 0 for name in events.read_reported(event)}
+            case events.SYNC | events.PING:
+                self.sync = True
+            case _:
+                raise NotAnEvent(f"type {event.type[:100]!r} is not handled here")
 
     def _add_changes(self, objects: Sequence[object]) -> None:
         """Add every object that can be read, then raise `NotAnEvent` if one cannot: a newer `watch` may name kinds that
@@ -64,7 +54,7 @@ class Targets:
         refused: NotAnEvent | None = None
         for named in objects:
             try:
-                self._add_change(read_change(named))
+                self._add_change(events.read_change(named))
             except NotAnEvent as error:
                 refused = error
         if refused is not None:

@@ -31,7 +31,7 @@ def metrics(registry: CollectorRegistry) -> set[str]:
 
 
 def test_every_metric_is_explained_and_every_explained_metric_exists() -> None:
-    exist = metrics(WebMetrics()._registry) | metrics(AgentMetrics().registry)
+    exist = metrics(WebMetrics().registry) | metrics(AgentMetrics().registry)
     ours = {name for name in exist if not name.startswith("process_")}
     assert set(re.findall(r"`(warmhook_[a-z_]+)", OPERATIONS)) == ours
 

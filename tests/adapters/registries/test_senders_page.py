@@ -53,7 +53,7 @@ def test_every_kind_has_an_example_that_would_start(tmp_path: Path) -> None:
         # The files of the example are those of another machine.
         path = tmp_path / f"{number}.yaml"
         path.write_text(re.sub(r"(?<!keys: )\{file: [^}]*\}", "{env: SECRET}", example))
-        (configured,) = read_configuration(str(path), {"SECRET": "s3cret"}).sources.values()
+        (configured,) = read_configuration(str(path), {"SECRET": "s3cret"}).values()
         kinds.append(configured.adapter.kind)
 
     assert sorted(kinds) == adapter_kinds()
