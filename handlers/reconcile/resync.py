@@ -9,7 +9,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
 from typing import Final, TypeVar
@@ -104,18 +103,11 @@ class Resync:
         order = sorted({*state.warmimages.usable, *state.warmimages.unusable})
         first = bisect_left(order, self._next) if self._next is not None else 0
         order = order[first:] + order[:first]
-        left, differing = set(order), list[ObjectKey]()
-        async with aclosing(self._statuses.judge(order, state, outcomes)) as judgements:
-            async for judgement in judgements:
-                left.discard(judgement.key)
-                if judgement.differs:
-                    differing.append(judgement.key)
-                if len(differing) >= _STATUSES or self._context.clock.monotonic() > deadline:
-                    break
+        differing, left = await self._statuses.judge(order, state, deadline, outcomes, most=_STATUSES)
         # The reports were read first: a status that differs is computed again from current reports.
         with outcomes.item("statuses"):
             try:
-                await self._statuses.update(differing, deadline=deadline)
+                await self._statuses.update([judgement.key for judgement in differing], deadline=deadline)
             except Unfinished as error:
                 left |= set(error.left)
         self._next = next((key for key in order if key in left), None)

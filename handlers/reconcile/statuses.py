@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -75,11 +74,6 @@ class Judgement:
         status: Object = self.object.get("status") or {}
         return status
 
-    @property
-    def differs(self) -> bool:
-        """Whether the status must be written."""
-        return self.before != self.after
-
 
 class Statuses:
     """Writes `WarmImage.status`."""
@@ -123,16 +117,8 @@ class Statuses:
         taints = reads_taints(found.usable.values())
         nodes = await self._nodes(selectors.pop() if len(selectors) == 1 else "", taints=taints)
         state = ClusterState(objects, found, nodes, reports, refused)
-        left = {*found.usable, *found.unusable}
-        differing: list[Judgement] = []
-        order = [key for key in keys if key in left]
-        async with aclosing(self.judge(order, state, outcomes)) as judgements:
-            async for judgement in judgements:
-                left.discard(judgement.key)
-                if judgement.differs:
-                    differing.append(judgement)
-                if self._monotonic() > deadline:
-                    break
+        order = [key for key in keys if key in found.usable or key in found.unusable]
+        differing, left = await self.judge(order, state, deadline, outcomes)
 
         async def write(judgement: Judgement) -> None:
             if self._monotonic() > deadline or not await self._write(judgement):
@@ -159,32 +145,46 @@ class Statuses:
         return nodes
 
     async def judge(
-        self, order: Iterable[ObjectKey], state: ClusterState, outcomes: Outcomes
-    ) -> AsyncGenerator[Judgement, None]:
-        """The new status of each of the WarmImages in `order`. Other tasks run between two of them."""
+        self,
+        order: Sequence[ObjectKey],
+        state: ClusterState,
+        deadline: float,
+        outcomes: Outcomes,
+        most: float = float("inf"),
+    ) -> tuple[list[Judgement], set[ObjectKey]]:
+        """Statuses that must be written, and the WarmImages that were not judged.
+
+        Ends at `deadline`, or with `most` such statuses. Other tasks run between two WarmImages.
+        """
         now = self._context.clock.utcnow
         usable, unusable = state.warmimages.usable, state.warmimages.unusable
         details: dict[str, Mapping[str, str]] = {}
-        order = list(order)
+        differing, left = list[Judgement](), set(order)
         placed = place_each((usable[key] for key in order if key in usable), state.nodes)
         for key in order:
             obj = state.objects[key]
             before: Object = obj.get("status") or {}
+            after: Object | None = None
             if key in unusable:
                 after = invalid_status(before, obj["metadata"].get("generation", 0), unusable[key], now())
-                yield Judgement(key, obj, None, after)
-                continue
-            warmimage, wanted = next(placed)
-            line = line_of(warmimage)
-            full = {name for name, keys in state.refused.items() if line.key in keys}
-            counts = count(line, wanted, state.reports, now(), full)
-            failures: list[Failure] | None = None
-            with outcomes.item("failures", warmimage=str(key)):
-                failures = await self._failures(line.key, counts, full, details)
-            if failures is not None:
-                after = status_object(before, warmimage.generation, warmimage.digest, counts, failures, now())
-                yield Judgement(key, obj, warmimage, after)
-            await asyncio.sleep(0)
+            else:
+                warmimage, wanted = next(placed)
+                line = line_of(warmimage)
+                full = {name for name, keys in state.refused.items() if line.key in keys}
+                counts = count(line, wanted, state.reports, now(), full)
+                failures: list[Failure] | None = None
+                with outcomes.item("failures", warmimage=str(key)):
+                    failures = await self._failures(line.key, counts, full, details)
+                if failures is not None:
+                    after = status_object(before, warmimage.generation, warmimage.digest, counts, failures, now())
+                await asyncio.sleep(0)
+            if after is not None:
+                left.discard(key)
+                if before != after:
+                    differing.append(Judgement(key, obj, usable.get(key), after))
+                if len(differing) >= most or self._monotonic() > deadline:
+                    break
+        return differing, left
 
     async def _write(self, judgement: Judgement) -> bool:
         """Returns whether it was written, or never can be; False if the last write is less than a second old.

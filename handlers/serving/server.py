@@ -19,6 +19,7 @@ from adapters.env import BadSetting
 from adapters.kubernetes.webhook_secret import SECRET, Certificate
 from adapters.listener import open_listener
 from adapters.logs import get_logger
+from adapters.server import Server
 from adapters.signals import on_signals
 from handlers.serving.credentials import LOOK_SECONDS, Credentials
 from handlers.serving.handshakes import Handshakes
@@ -106,15 +107,6 @@ def _most_connections() -> int:
     """At most a third of the file descriptors for each of two ports: the API server needs some as well."""
     soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return _CONNECTIONS if soft == resource.RLIM_INFINITY else max(64, min(_CONNECTIONS, soft // 3))
-
-
-class Server(uvicorn.Server):
-    """uvicorn without signal handlers: its own raise the signal again in the end, which decides the exit code."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Install no signal handlers."""
-        yield
 
 
 class TlsServer(Server):

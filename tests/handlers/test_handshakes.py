@@ -21,7 +21,8 @@ from starlette.routing import Route
 
 from adapters.certificates import Pair, make_pair
 from adapters.listener import open_listener
-from handlers.serving.server import Server, TlsServer, uvicorn_config
+from adapters.server import Server
+from handlers.serving.server import TlsServer, uvicorn_config
 from tests.real.programs import eventually
 
 LIMIT = 20

@@ -20,8 +20,9 @@ from starlette.routing import Route
 
 from adapters.certificates import make_pair
 from adapters.listener import open_listener
+from adapters.server import Server
 from handlers.serving.limits import Limits, limited
-from handlers.serving.server import Server, TlsServer, uvicorn_config
+from handlers.serving.server import TlsServer, uvicorn_config
 from tests.real.programs import eventually
 
 pytestmark = pytest.mark.slow

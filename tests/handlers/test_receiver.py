@@ -402,4 +402,4 @@ def test_a_push_beside_a_handshake_is_accepted_and_the_handshake_answered() -> N
 
 def test_a_configuration_names_its_sources() -> None:
     found = configuration(QUAY, {"HARBOR": "x"})
-    assert sorted(found.sources) == ["events", "harbor", "quay"]
+    assert sorted(found) == ["events", "harbor", "quay"]
