@@ -9,9 +9,9 @@ from adapters.outages import OutageLog
 from nodeagent.checks import Checks
 from nodeagent.context import Context
 from nodeagent.desired import Desired, DesiredStore, follow_desired
-from nodeagent.health import Health
 from nodeagent.image_puller import ImagePuller
 from nodeagent.node_state import NodeState
+from nodeagent.probes import Health
 from nodeagent.reporter import Reporter
 from nodeagent.state_file import State, StateFile
 from warmhook.node_report import LineReport, clean_message

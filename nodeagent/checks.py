@@ -11,8 +11,8 @@ from typing import Final
 from adapters.clock import Backoff
 from adapters.outages import OutageLog
 from nodeagent.context import Context
-from nodeagent.health import Health
 from nodeagent.node_state import NodeState
+from nodeagent.probes import Health
 from warmhook.node_report import clean_message
 from warmhook.ports import ImageConfig, RuntimeUnreachable
 

@@ -12,9 +12,8 @@ import structlog
 
 from adapters.clock import Clock, real_clock
 from adapters.listener import open_listener
-from nodeagent.health import Health
 from nodeagent.metrics import Metrics
-from nodeagent.probes import CONNECTIONS, serve_probes
+from nodeagent.probes import CONNECTIONS, Health, serve_probes
 from tests.real.programs import real_time
 from tests.support.agents import Bench, on_node
 from tests.support.instant import until
