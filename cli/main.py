@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import click
 
 from cli.crds import crds
-from cli.demo import demo
-from cli.devcluster import devcluster
+from cli.local import demo, devcluster
 from cli.parse import parse
 from warmhook import __version__
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from adapters.kubernetes.errors import KubernetesError, NotFound, Unavailable
@@ -40,10 +40,6 @@ class NodeProgress:
     def over(self) -> bool:
         """Whether nothing more is to be expected of this node."""
         return self.state == "warm" or bool(self.reason)
-
-    def as_json(self) -> Object:
-        """Plain values."""
-        return asdict(self)
 
 
 async def find_line(cluster: Cluster, key: ObjectKey) -> Line | None:

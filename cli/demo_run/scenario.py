@@ -7,7 +7,7 @@ import json
 import os
 import time
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -17,10 +17,9 @@ from rich.console import Console
 
 from adapters.kubernetes.paths import warmpolicies
 from cli.demo_run.display import Display
-from cli.demo_run.procfile import program_commands
 from cli.demo_run.progress import NodeProgress, find_line, follow_line
 from cli.demo_run.push import POLICY, curl_line, policy_object, push_image, send_webhook
-from cli.demo_run.run import for_children, indented, run_in_folder
+from cli.demo_run.run import for_children, indented, program_commands, run_in_folder
 from cli.demo_run.serve import keep_serving
 from cli.errors import Failed, Unusable
 from devcluster import containerd
@@ -64,7 +63,7 @@ class _Outcome:
         if not self.printed:
             self.printed = True
             seconds = max((progress.seconds or 0 for progress in self.nodes), default=0) if self.ok else None
-            nodes = [progress.as_json() for progress in self.nodes]
+            nodes = list(map(asdict, self.nodes))
             fields = {"ok": self.ok, "reason": self.reason, "image": self.image, "seconds": seconds, "nodes": nodes}
             click.echo(json.dumps(fields | self.serving))
 

@@ -14,10 +14,9 @@ import yaml
 from rich.console import Console
 
 from cli.demo_run.display import Display
-from cli.demo_run.procfile import program_commands
 from cli.demo_run.progress import new_warm_lines, read_reports
 from cli.demo_run.push import POLICY, curl_line, policy_object, push_image
-from cli.demo_run.run import for_children, run_in_folder
+from cli.demo_run.run import for_children, program_commands, run_in_folder
 from cli.errors import Unusable
 from devcluster.cluster import Cluster, Plan
 from devcluster.demo import open_demo_cluster

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from cli.demo_run.procfile import INSTALLED, PACKAGES, read_procfile
+from cli.demo_run.run import INSTALLED, PACKAGES, read_procfile
 
 
 def test_an_installed_package_starts_what_the_procfile_starts(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import pytest
 
-from cli.demo_run.procfile import read_procfile
+from cli.demo_run.run import read_procfile
 from handlers.event_sink import EVENTS_SECONDS, SINK_SECONDS
 from handlers.reconcile.targets import HANDLED
 from handlers.settings import Settings
