@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 from adapters.clock import Clock
 from adapters.env import BadSetting
@@ -15,24 +15,27 @@ from adapters.logs import get_logger
 from adapters.registries import Delivery, Outcome, Reply
 from adapters.registries.common.auth import sent_unencoded
 from handlers.event_sink import Publisher
-from handlers.intake.abuse_protection import validation_headers
 from handlers.intake.deliveries import decode_body
-from handlers.intake.retry import retry_until
 from handlers.metrics import Metrics
 from handlers.reconcile.pushes import Accepted, Pushes
 from handlers.serving.bodies import BadBody
 from handlers.sources import Configuration, ConfiguredSource
 from warmhook.events import Pushed, Skip, SkipReason, pushed_event, pushed_id
+from warmhook.ports import Sleep
 
 _log = get_logger()
 
 # Senders wait for 1 to 10 seconds, then send again.
 _ACCEPT_SECONDS: Final = 0.8
 _RETRY_AFTER_SECONDS: Final = 5
+_PAUSE_SECONDS: Final = 0.5
+# A try without an answer must leave time for the next one.
+_TRIES: Final = 3
 
 # A delivery may name thousands of images; its log line names only the first ones.
 _IMAGES_LOGGED: Final = 20
 
+Item = TypeVar("Item")
 Result = Literal["accepted", "skipped", "unauthorized", "unavailable", "refused"]
 
 
@@ -177,3 +180,55 @@ class Receiver:
 
 def _later() -> Answer:
     return Answer(503, retry_after_seconds=_RETRY_AFTER_SECONDS)
+
+
+def validation_headers(headers: Mapping[str, str], allowed_origins: frozenset[str]) -> dict[str, str] | None:
+    """The answer to the validation request (`OPTIONS`) of a sender of CloudEvents, such as Azure Event Grid.
+
+    `None` if the configuration does not name the origin. Header names and `allowed_origins` are in lower case; `*` is
+    any origin. https://github.com/cloudevents/spec/blob/main/cloudevents/http-webhook.md#4-abuse-protection.
+    A permission means only that deliveries are expected from this origin; each is still authenticated.
+    `WebHook-Request-Callback` is a URL from outside and is never called: the answer is in the response.
+    """
+    origin = headers.get("webhook-request-origin", "").strip()
+    if not origin or not allowed_origins & {origin.lower(), "*"}:
+        return None
+    granted = {"allow": "POST", "webhook-allowed-origin": origin}
+    rate = headers.get("webhook-request-rate", "").strip()
+    if rate:
+        # Deliveries per minute. Warmhook sets no limit, so any number is granted.
+        granted["webhook-allowed-rate"] = rate if rate.isascii() and rate.isdigit() and len(rate) < 10 else "*"
+    return granted
+
+
+async def retry_until(
+    accept: Callable[[], Awaitable[Item]], *, at_least_seconds: float, seconds: float, sleep: Sleep
+) -> Item:
+    """The result of `accept`, which is retried for `seconds` while the sender waits; each try has `at_least_seconds`.
+
+    Most senders repeat a delivery that was not accepted, and some wait for only a second: they get their 503 quickly.
+    Some senders never repeat, or disable a notification after a few failures. Those are answered as late as they allow,
+    so that a short outage of the API server, a restart for example, does not cost a push.
+
+    Raises the last `Unavailable`, or `TimeoutError`. If `seconds` are no more than a try needs, there is one try.
+    """
+    last: Unavailable | None = None
+    try:
+        async with asyncio.timeout(seconds):
+            while True:
+                try:
+                    async with asyncio.timeout(max(at_least_seconds, seconds / _TRIES)):
+                        return await accept()
+                except Unavailable as error:
+                    if seconds <= at_least_seconds:
+                        raise
+                    last = error
+                except TimeoutError:
+                    if seconds <= at_least_seconds:
+                        raise
+                    last = None
+                await sleep(_PAUSE_SECONDS)
+    except TimeoutError:
+        if last is not None:
+            raise last from None
+        raise

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Literal, TypeAlias
 
+from adapters.clock import Clock
 from adapters.kubernetes.errors import KubernetesError, Refused, Unavailable
 from adapters.logs import get_logger
-from handlers.reconcile.circuit_breaker import CircuitBreakers
 from handlers.reconcile.context import Context
 from handlers.reconcile.objects import PolicyObject, Repository
 from handlers.reconcile.policy_statuses import is_degraded, write_refusal
@@ -20,7 +20,7 @@ from handlers.reconcile.singleflight import SingleFlight
 from warmhook.events import Pushed, SkipReason, is_timed, push_time
 from warmhook.images import Reference
 from warmhook.policies import Policy, PushRefusal, Upsert, decide_push
-from warmhook.warmimages import ObjectKey, WarmImage, policy_label, repository_label, warmimage_name
+from warmhook.warmimages import ObjectKey, PolicyKey, WarmImage, policy_label, repository_label, warmimage_name
 
 _log = get_logger()
 
@@ -39,6 +39,8 @@ _REFUSALS: Final[tuple[PushRefusal | Literal["refused"], ...]] = ("refused", "du
 _NOTE_SECONDS: Final = 0.2
 # For a policy whose circuit breaker is open.
 _TRIAL_SECONDS: Final = 0.3
+_OPEN_AFTER_SECONDS: Final = 60.0
+_FAILING_REMEMBERED: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,3 +187,37 @@ class Pushes:
                 read, self._context.clock, at_once=_LISTS, timeout_seconds=_LIST_SECONDS
             )
         return self._repositories[namespace]
+
+
+@dataclass(eq=False)
+class CircuitBreakers:
+    """Distinguishes a policy whose writes fail from an API server that fails, in one process.
+
+    If a webhook of one namespace fails or hangs, the API server seems to. Writes for other policies show the
+    difference: if nothing could be written for one policy for a minute, and something was written for another, only
+    that policy fails.
+    """
+
+    clock: Clock
+    _failing: dict[PolicyKey, float] = field(default_factory=dict)
+    """Since when all writes for a policy fail, on the monotonic clock."""
+    _succeeded: float = float("-inf")
+    """The last successful write for any policy."""
+
+    def is_open(self, policy: PolicyKey) -> bool:
+        """Whether only this policy fails, so that no request should wait for it."""
+        since = self._failing.get(policy)
+        if since is None:
+            return False
+        return self.clock.monotonic() - since >= _OPEN_AFTER_SECONDS and self._succeeded >= since
+
+    def succeeded(self, policy: PolicyKey) -> None:
+        """A write for the policy succeeded."""
+        self._failing.pop(policy, None)
+        self._succeeded = self.clock.monotonic()
+
+    def failed(self, policy: PolicyKey) -> None:
+        """A write for the policy failed, or got no answer in time."""
+        self._failing.setdefault(policy, self.clock.monotonic())
+        while len(self._failing) > _FAILING_REMEMBERED:
+            del self._failing[next(iter(self._failing))]

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from handlers.intake.abuse_protection import validation_headers
+from handlers.intake.receiver import validation_headers
 from tests.handlers.world import HOST, SECRET, World, in_world
 
 ORIGIN = "eventgrid.azure.net"

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from adapters.kubernetes.errors import Unavailable
-from handlers.intake.retry import retry_until
+from handlers.intake.receiver import retry_until
 from tests.support.instant import instantly
 
 
