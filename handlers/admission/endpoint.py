@@ -64,7 +64,10 @@ class Admission:
         try:
             review = read_review(_json(body), self.own_namespace)
             patch = self._patch(review)
-            result, reason = self._enqueue(review)
+            if isinstance(review.outcome, Admitted):
+                result, reason = self.queue.add(admitted_event(review.outcome, self.clock.utcnow())), ""
+            else:
+                reason = review.outcome
         except Exception:
             # No mistake of this program may keep a Pod from being created.
             _log.exception("admission-failed", uid=ascii(review.uid))
@@ -72,11 +75,6 @@ class Admission:
         self.metrics.admissions.labels(result, reason, "yes" if patch else "no").inc()
         self.metrics.admission_seconds.observe(self.clock.monotonic() - began)
         return json.dumps(answer_object(review, patch)).encode()
-
-    def _enqueue(self, review: Review) -> tuple[str, str]:
-        if not isinstance(review.outcome, Admitted):
-            return "skipped", review.outcome
-        return self.queue.add(admitted_event(review.outcome, self.clock.utcnow())), ""
 
     def _patch(self, review: Review) -> str:
         patch = self.warm_nodes.patch(review.pod, review.namespace) if review.pod is not None else []

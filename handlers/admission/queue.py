@@ -81,7 +81,7 @@ class AdmissionQueue:
 
     def add(self, event: Event) -> Added:
         """Queue one event, without waiting."""
-        now, key, namespace = self.clock.monotonic(), _key(event), _namespace(event)
+        now, key, namespace = self.clock.monotonic(), _key(event), str(event.data.get("namespace"))
         if self._known.get(key, now) > now:
             return "folded"
         if self._length >= QUEUE_MAX and not self._make_room(namespace):
@@ -166,10 +166,6 @@ class AdmissionQueue:
     def _count_each(self, result: str, events: Sequence[Event]) -> None:
         for _ in events:
             self.count(result)
-
-
-def _namespace(event: Event) -> str:
-    return str(event.data.get("namespace"))
 
 
 def _key(event: Event) -> bytes:

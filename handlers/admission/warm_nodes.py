@@ -63,7 +63,7 @@ class WarmNodes:
     async def run(self, kubernetes: Kubernetes, namespace: str, outages: WatchOutages) -> None:
         """Follow the cluster until this is cancelled; `namespace` is that of the reports."""
         kinds: list[ListWatch[Kind]] = [
-            ListWatch("WarmPolicy", paths.warmpolicies(), keep=_whole),
+            ListWatch("WarmPolicy", paths.warmpolicies(), keep=lambda policy: policy),
             ListWatch("WarmImage", paths.warmimages(), keep=_without_status),
             ListWatch("Node", paths.NODES, keep=reduced_node),
             ListWatch("ConfigMap", paths.configmaps(namespace), f"{KIND_LABEL}=report"),
@@ -138,7 +138,8 @@ class WarmNodes:
         return ranking
 
     def _ranked(self, images: frozenset[str], owner: str, constraints: Constraints) -> list[tuple[str, int]]:
-        versions = {image: self._versions(image) for image in images}
+        lines = self._lines.values()
+        versions = {image: {version for listed, version in lines if listed == image} for image in images}
         reachable = {report.node: report for report in self._reports.values() if report.reachable(self.clock.utcnow())}
 
         def held(node: Node) -> int:
@@ -158,9 +159,6 @@ class WarmNodes:
             )
             for policy in self._policies.values()
         )
-
-    def _versions(self, image: str) -> set[str]:
-        return {version for listed, version in self._lines.values() if listed == image}
 
 
 def _policy(obj: Object) -> Policy | None:
@@ -193,10 +191,6 @@ _READ: Final[Mapping[Kind, Callable[[Object], Any]]] = {
 
 def _key(obj: Object) -> Key:
     return obj["metadata"].get("namespace", ""), obj["metadata"]["name"]
-
-
-def _whole(obj: Object) -> Object:
-    return obj
 
 
 def _without_status(obj: Object) -> Object:

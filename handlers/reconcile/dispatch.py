@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from adapters.kubernetes.errors import KubernetesError, Unavailable
 from adapters.kubernetes.rate_limit import ByteRateLimiter
@@ -114,7 +114,7 @@ class Dispatch:
     async def _work(self, targets: Targets, outcomes: Outcomes) -> None:
         """Every part to its end, whatever becomes of the others."""
         parts: dict[str, Callable[[], Awaitable[None]]] = {
-            "pushes": lambda: outcomes.each("push", targets.pushed, self._pushed, name=_event_id),
+            "pushes": lambda: outcomes.each("push", targets.pushed, self._pushed, name=lambda received: received[0].id),
             "policies": lambda: self._policy_rounds.join(targets.policies),
             "warmimages": lambda: self._image_rounds.join(targets.warmimages),
             "nodes": lambda: self._node_rounds.join(targets.nodes),
@@ -151,7 +151,9 @@ class Dispatch:
         return {key: outcome for key, outcome in zip(keys, outcomes, strict=True) if isinstance(outcome, Exception)}
 
     async def _project(self, changed: Mapping[ObjectKey, int]) -> dict[ObjectKey, Exception]:
-        keys, newest = changed.keys(), _newest(changed)
+        keys = changed.keys()
+        # The highest resourceVersion; empty if none is known.
+        newest = str(max(changed.values(), default=0) or "")
         seen = {key: obj for key in keys if (obj := self._seen.pop(key, None)) is not None}
         first: FirstPass = "noted" if len(seen) == len(keys) else "cached" if newest else "none"
         # Repositories first: what a push replaces leaves the nodes in the same write that brings the new line, and each
@@ -200,12 +202,3 @@ class Dispatch:
         await self._projection.project_nodes(names.keys(), outcomes)
         outcomes.raise_problem()
         return {}
-
-
-def _event_id(received: tuple[Event, str, Pushed]) -> str:
-    return received[0].id
-
-
-def _newest(versions: Mapping[Any, int]) -> str:
-    """The highest resourceVersion of one kind; empty if none is known."""
-    return str(max(versions.values(), default=0) or "")

@@ -125,10 +125,8 @@ class NodeReader:
 
     async def node(self, name: str) -> Node | None:
         """The current Node; `None` if it does not exist."""
-        try:
-            return read_node(await self._kubernetes.get(paths.node(name)), self._clock.utcnow())
-        except NotFound:
-            return None
+        node = await self._get(paths.node(name))
+        return None if node is None else read_node(node, self._clock.utcnow())
 
     # --- the ConfigMaps of nodes ---
 
@@ -143,14 +141,9 @@ class NodeReader:
 
     async def desired_of(self, nodes: Collection[str]) -> list[DesiredConfigMap]:
         """The desired ConfigMaps of a few nodes, if they exist."""
-        return list(filter(None, await asyncio.gather(*map(self._desired_of, nodes))))
-
-    async def _desired_of(self, node: str) -> DesiredConfigMap | None:
-        path = paths.configmaps(self._namespace, desired_name(node))
-        try:
-            return read_desired((await self._kubernetes.get(path, metadata_only=True))["metadata"])
-        except NotFound:
-            return None
+        found = (paths.configmaps(self._namespace, desired_name(node)) for node in nodes)
+        objects = await asyncio.gather(*(self._get(path, metadata_only=True) for path in found))
+        return _all_desired([obj["metadata"] for obj in objects if obj is not None])
 
     async def desired_object(self, node: str) -> Object:
         """The whole desired ConfigMap of a node. Raises `NotFound`."""
@@ -163,11 +156,8 @@ class NodeReader:
 
     async def report_data(self, node: str) -> Mapping[str, str]:
         """The details of a node's report by line key; empty if it has none."""
-        try:
-            report = await self._kubernetes.get(paths.configmaps(self._namespace, report_name(node)))
-        except NotFound:
-            return {}
-        return report.get("data") or {}
+        report = await self._get(paths.configmaps(self._namespace, report_name(node)))
+        return (report or {}).get("data") or {}
 
     async def desired_and_reports(self) -> tuple[list[DesiredConfigMap], dict[str, Report], dict[str, str]]:
         """Both kinds of ConfigMaps in one list; and of each report, by its node's name, the uid of its owner."""
@@ -183,6 +173,13 @@ class NodeReader:
         path = paths.configmaps(self._namespace)
         found = await self._kubernetes.list(path, labels=labels, metadata_only=True, not_older_than=not_older_than)
         return [obj["metadata"] for obj in found.items]
+
+    async def _get(self, path: str, *, metadata_only: bool = False) -> Object | None:
+        """The current object; `None` if it does not exist."""
+        try:
+            return await self._kubernetes.get(path, metadata_only=metadata_only)
+        except NotFound:
+            return None
 
 
 def _all_desired(listed: Collection[Mapping[str, Any]]) -> list[DesiredConfigMap]:

@@ -126,7 +126,11 @@ class Projection:
             # The second pass finds what the first one missed.
             twice = first != "none" and len(pending) <= MAX_GETS
             wrote, nodes = await self._first_pass(batch, first) if twice else (set(), None)
-            wrote |= await self._second_pass(batch, nodes)
+            if nodes is None:
+                nodes, desired = await self._read(batch, "", batch.line_keys)
+            else:
+                desired = await self._holding(batch.line_keys, "")
+            wrote |= await self._write_lines(batch, nodes, desired)
             if not wrote:
                 return
             again = await self._reader.generations(wrote)
@@ -147,12 +151,6 @@ class Projection:
         version = self._reader.as_noted("Node")
         nodes, desired = await self._read(batch, version, batch.line_keys.keys() - new)
         return await self._write_lines(batch, nodes, desired), nodes
-
-    async def _second_pass(self, batch: _Batch, nodes: dict[str, Node] | None) -> set[ObjectKey]:
-        """The WarmImages of which something was written; by `nodes`, or by those of this moment."""
-        if nodes is None:
-            return await self._write_lines(batch, *await self._read(batch, "", batch.line_keys))
-        return await self._write_lines(batch, nodes, await self._holding(batch.line_keys, ""))
 
     def _is_new(self, warmimage: WarmImage) -> bool:
         """Whether no node can have a line of it: it never changed, and this process projects it for the first time.

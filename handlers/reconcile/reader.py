@@ -11,7 +11,6 @@ from typing import Final
 from adapters.clock import Clock
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes
-from adapters.kubernetes.errors import NotFound
 from handlers.reconcile.node_reader import FROM_CACHE, MAX_GETS, NodeReader
 from handlers.reconcile.objects import (
     PolicyObject,
@@ -81,11 +80,8 @@ class Reader(NodeReader):
 
     async def policy_object(self, key: PolicyKey) -> PolicyObject | None:
         """The current WarmPolicy, usable or not; `None` if it does not exist."""
-        try:
-            obj = await self._kubernetes.get(paths.warmpolicies(key))
-        except NotFound:
-            return None
-        return self._cache.objects.get(_state(obj)) or read_policy_object(obj)
+        obj = await self._get(paths.warmpolicies(key))
+        return None if obj is None else self._cache.objects.get(_state(obj)) or read_policy_object(obj)
 
     async def policies_of(self, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], Policy]:
         """The current usable WarmPolicies with these labels and namespaces.
@@ -147,19 +143,13 @@ class Reader(NodeReader):
             return await self._list_warmimages(metadata_only=metadata_only)
         if len(keys) > MAX_GETS:
             return [obj for obj in await self._list_warmimages(metadata_only=metadata_only) if object_key(obj) in keys]
-        objects = await asyncio.gather(*(self._warmimage_object(key, metadata_only) for key in keys))
+        objects = await asyncio.gather(*(self._get(paths.warmimages(key), metadata_only=metadata_only) for key in keys))
         return [obj for obj in objects if obj is not None]
 
     async def count_by_policy(self, namespace: str) -> Counter[str]:
         """How many WarmImages of a namespace carry the label of each policy."""
         found = await self._list_warmimages(namespace=namespace, metadata_only=True)
         return Counter((obj["metadata"].get("labels") or {}).get(POLICY_LABEL, "") for obj in found)
-
-    async def _warmimage_object(self, key: ObjectKey, metadata_only: bool) -> Object | None:
-        try:
-            return await self._kubernetes.get(paths.warmimages(key), metadata_only=metadata_only)
-        except NotFound:
-            return None
 
     async def _list_warmimages(
         self, labels: str = "", namespace: str = "", *, metadata_only: bool = False, not_older_than: str = ""

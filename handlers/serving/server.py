@@ -171,16 +171,16 @@ async def serve_tls(
     server: TlsServer, listener: socket.socket, credentials: Credentials, *, sleep: Sleep = asyncio.sleep
 ) -> None:
     """Serve once there is a certificate, and use its changes, until the server must exit."""
+
+    async def follow(used: Certificate) -> None:
+        while True:
+            used = await _use_next(server, credentials, used, sleep)
+
     used = await _use_next(server, credentials, None, sleep)
     async with asyncio.TaskGroup() as group:
-        following = group.create_task(_follow(server, credentials, used, sleep), name="follow certificate")
+        following = group.create_task(follow(used), name="follow certificate")
         await server.serve(sockets=[listener])
         following.cancel()
-
-
-async def _follow(server: TlsServer, credentials: Credentials, used: Certificate, sleep: Sleep) -> None:
-    while True:
-        used = await _use_next(server, credentials, used, sleep)
 
 
 async def _use_next(server: TlsServer, credentials: Credentials, used: Certificate | None, sleep: Sleep) -> Certificate:

@@ -71,7 +71,10 @@ class ChangeFilter:
             if _role(obj) == "desired":
                 self._desired_seen(obj)
             else:
-                self._report_seen(obj)
+                report = read_report(obj["metadata"])
+                before = self._reports.get(report.node)
+                self._reports[report.node] = report
+                self._compare(report.node, before, report)
             return
         key, fingerprint = _name(obj), _fingerprint(kind, obj)
         if self._objects[kind].get(key) == fingerprint:
@@ -113,23 +116,19 @@ class ChangeFilter:
         self._reported_lines(before ^ lines.keys())
         owners = metadata.get("ownerReferences") or [{}]
         self._owners[node] = owners[0].get("uid", "")
-        known = self._objects["Node"].get(("", node))
-        if known is not None and known[0] != self._owners[node]:
-            # The garbage collector is about to delete it: its owner is a Node that was replaced.
-            self._changed("ConfigMap", Changed("Node", "", node, uid=str(known[0])))
+        # If its owner is a Node that was replaced, the garbage collector is about to delete it.
+        self._node_changed(node, unless_uid=self._owners[node])
 
     def _forget_desired(self, node: str) -> None:
         self._reported_lines(self._desired.pop(node, {}).values())
         self._owners.pop(node, None)
-        known = self._objects["Node"].get(("", node))
-        if known is not None:
-            self._changed("ConfigMap", Changed("Node", "", node, uid=str(known[0])))
+        self._node_changed(node)
 
-    def _report_seen(self, obj: Object) -> None:
-        report = read_report(obj["metadata"])
-        before = self._reports.get(report.node)
-        self._reports[report.node] = report
-        self._compare(report.node, before, report)
+    def _node_changed(self, node: str, *, unless_uid: str | None = None) -> None:
+        """Queue the Node, if it exists with another uid."""
+        known = self._objects["Node"].get(("", node))
+        if known is not None and known[0] != unless_uid:
+            self._changed("ConfigMap", Changed("Node", "", node, uid=str(known[0])))
 
     def _report_gone(self, node: str) -> None:
         self._compare(node, self._reports.pop(node, None), None)

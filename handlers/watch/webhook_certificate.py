@@ -105,7 +105,10 @@ class CertRotator:
         # before it is used, except for the first one, without which the API server can call no web.
         await self._inject_ca_bundle(configuration, authorities, self._token(held, tokens[0], configuration))
         if data and self.leads():
-            await self._write_secret(secret, data)
+            version = secret["metadata"]["resourceVersion"]
+            encoded = {name: base64.b64encode(content).decode() for name, content in data.items()}
+            patch = {"metadata": {"resourceVersion": version}, "data": encoded}
+            await self.kubernetes.patch(paths.secrets(self.namespace, SECRET), patch)
             _log.info("certificate-made", names=names, parts=sorted(data))
 
     def _token(self, held: AdmissionSecret, first: str, configuration: Object) -> str:
@@ -139,12 +142,6 @@ class CertRotator:
         version = configuration["metadata"]["resourceVersion"]
         patch = {"metadata": {"resourceVersion": version}, "webhooks": injected}
         await self.kubernetes.patch(paths.mutating_webhooks(CONFIGURATION), patch)
-
-    async def _write_secret(self, secret: Object, data: dict[str, bytes]) -> None:
-        version = secret["metadata"]["resourceVersion"]
-        encoded = {name: base64.b64encode(content).decode() for name, content in data.items()}
-        patch = {"metadata": {"resourceVersion": version}, "data": encoded}
-        await self.kubernetes.patch(paths.secrets(self.namespace, SECRET), patch)
 
 
 def _client(client: Object, authorities: bytes | None, token: str) -> dict[str, Any]:
