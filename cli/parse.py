@@ -47,15 +47,8 @@ class Body:
     received: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """The results of a reader, in the order of the events."""
-
-    references: list[str]
-    skips: list[str]
-
-
-Reader: TypeAlias = Callable[[Body], Found]
+Reader: TypeAlias = Callable[[Body], tuple[list[str], list[str]]]
+"""Returns references and the reasons of skips, in the order of the events."""
 
 
 def readers() -> dict[str, Reader]:
@@ -66,9 +59,9 @@ def readers() -> dict[str, Reader]:
     return deliveries | {"admission": _read_reviews}
 
 
-def report(found: Found) -> list[str]:
+def report(references: list[str], skips: list[str]) -> list[str]:
     """The lines to print: each reference, or one skip reason where there is none."""
-    return found.references or [f"skip: {min(found.skips, key=_rank)}"]
+    return references or [f"skip: {min(skips, key=_rank)}"]
 
 
 @click.command()
@@ -91,7 +84,7 @@ def parse(kind: str, file: str, headers: tuple[str, ...], registry_host: str) ->
         except NotAReference as error:
             raise Unusable(f"--registry-host: {error}") from None
     body = Body(_content(file), dict(map(_header, headers)), registry_host, datetime.now(UTC))
-    for line in report(known[kind](body)):
+    for line in report(*known[kind](body)):
         print(line)
 
 
@@ -115,7 +108,7 @@ def _header(text: str) -> tuple[str, str]:
     return name.strip().lower(), value.strip()
 
 
-def _read_deliveries(adapter: Adapter, body: Body) -> Found:
+def _read_deliveries(adapter: Adapter, body: Body) -> tuple[list[str], list[str]]:
     source = Source("parse", registry_host=body.registry_host)
     outcomes = [
         outcome
@@ -126,10 +119,10 @@ def _read_deliveries(adapter: Adapter, body: Body) -> Found:
     skips: list[str] = [
         "handshake" if isinstance(one, Reply) else one.reason for one in outcomes if not isinstance(one, Pushed)
     ]
-    return Found(references, skips)
+    return references, skips
 
 
-def _read_reviews(body: Body) -> Found:
+def _read_reviews(body: Body) -> tuple[list[str], list[str]]:
     try:
         read = read_json(body.content)
     except Unreadable:
@@ -138,7 +131,7 @@ def _read_reviews(body: Body) -> Found:
         read_review(one, _OWN_NAMESPACE).outcome for one in (read if isinstance(read, list) and read else [read])
     ]
     references = [str(image) for outcome in outcomes if isinstance(outcome, Admitted) for image in outcome.images]
-    return Found(references, [outcome for outcome in outcomes if not isinstance(outcome, Admitted)])
+    return references, [outcome for outcome in outcomes if not isinstance(outcome, Admitted)]
 
 
 def _deliveries(adapter: Adapter, content: bytes) -> list[bytes]:

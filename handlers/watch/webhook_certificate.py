@@ -23,8 +23,6 @@ from adapters.logs import get_logger
 from warmhook.admission_tokens import RANDOM_BITS, path_of, renew, token_of, without_tokens
 from warmhook.ports import Object
 
-__all__ = ["CONFIGURATION", "SECRET", "CertRotator"]
-
 _log = get_logger()
 
 CONFIGURATION: Final = "warmhook"

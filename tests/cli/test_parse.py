@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cli.main import warmhook
-from cli.parse import Found, report
+from cli.parse import report
 
 DIGEST = "sha256:" + "a1" * 32
 
@@ -75,8 +75,8 @@ def test_headers_are_read_whatever_their_case() -> None:
 
 
 def test_the_reason_that_came_closest_to_an_image_wins() -> None:
-    assert report(Found([], ["not-a-push", "not-runnable", "ping"])) == ["skip: not-runnable"]
-    assert report(Found([], ["not-a-push", "a-reason-of-another-reader"])) == ["skip: not-a-push"]
+    assert report([], ["not-a-push", "not-runnable", "ping"]) == ["skip: not-runnable"]
+    assert report([], ["not-a-push", "a-reason-of-another-reader"]) == ["skip: not-a-push"]
 
 
 @pytest.mark.parametrize(

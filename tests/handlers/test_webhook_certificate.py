@@ -26,11 +26,11 @@ from adapters.clock import real_clock
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.errors import NotFound
-from adapters.kubernetes.webhook_secret import token_data
+from adapters.kubernetes.webhook_secret import SECRET, token_data
 from devcluster.apiserver import ApiServer, InProcessTransport
 from handlers.serving.credentials import Credentials
 from handlers.serving.server import TlsServer, serve_tls
-from handlers.watch.webhook_certificate import SECRET, CertRotator
+from handlers.watch.webhook_certificate import CertRotator
 from tests.handlers.world import ADMISSION_TOKEN, NAMESPACE, START, AsyncTest, World, giving, in_world, status
 from tests.real.programs import eventually
 from tests.support.instant import loop_clock

@@ -18,9 +18,9 @@ from adapters.clock import Clock
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.errors import NotFound
+from adapters.kubernetes.webhook_secret import SECRET
 from devcluster.apiserver import ApiServer, InProcessTransport
 from handlers.serving.credentials import Credentials
-from handlers.watch.webhook_certificate import SECRET
 from nodeagent.agent import Agent
 from nodeagent.context import Context
 from nodeagent.metrics import Metrics

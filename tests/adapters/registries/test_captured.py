@@ -30,7 +30,7 @@ def test_a_captured_delivery_gives_what_is_listed(name: str) -> None:
     expected = EXPECTED[name]
     body = Body((FOLDER / name).read_bytes(), headers={}, registry_host="", received=RECEIVED)
 
-    lines = report(readers()[name.partition("/")[0]](body))
+    lines = report(*readers()[name.partition("/")[0]](body))
 
     each = expected.get("emit_each", [expected.get("emit")])
     assert lines == ([line for emitted in each for line in emitted] or [f"skip: {expected['skip']}"])
