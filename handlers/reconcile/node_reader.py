@@ -12,7 +12,7 @@ from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes, Listing
 from adapters.kubernetes.errors import NotFound, Refused
 from adapters.kubernetes.nodes import FULL_PAGE, read_node, reduced_node
-from handlers.reconcile.objects import DesiredConfigMap, owner_uid, read_desired, version_number
+from handlers.reconcile.objects import DesiredConfigMap, read_desired, version_number
 from warmhook.api import KIND_LABEL, LINE_LABEL, TRUNCATED_LABEL
 from warmhook.node_lines import desired_name
 from warmhook.node_report import Report, read_report, report_name
@@ -151,23 +151,17 @@ class NodeReader:
 
     async def reports(self) -> dict[str, Report]:
         """Every node's report, by the node's name."""
-        found = (read_report(metadata) for metadata in await self._metadata(f"{KIND_LABEL}=report"))
-        return {report.node: report for report in found if report.node}
+        return _all_reports(await self._metadata(f"{KIND_LABEL}=report"))
 
     async def report_data(self, node: str) -> Mapping[str, str]:
         """The details of a node's report by line key; empty if it has none."""
         report = await self._get(paths.configmaps(self._namespace, report_name(node)))
         return (report or {}).get("data") or {}
 
-    async def desired_and_reports(self) -> tuple[list[DesiredConfigMap], dict[str, Report], dict[str, str]]:
-        """Both kinds of ConfigMaps in one list; and of each report, by its node's name, the uid of its owner."""
-        reports, owners = {}, {}
+    async def desired_and_reports(self) -> tuple[list[DesiredConfigMap], dict[str, Report]]:
+        """Both kinds of ConfigMaps from one list."""
         listed = await self._metadata(f"{KIND_LABEL} in (desired,report)")
-        for metadata in listed:
-            report = read_report(metadata)
-            if report.node:
-                reports[report.node], owners[report.node] = report, owner_uid(metadata)
-        return _all_desired(listed), reports, owners
+        return _all_desired(listed), _all_reports(listed)
 
     async def _metadata(self, labels: str, not_older_than: str = "") -> list[dict[str, Any]]:
         path = paths.configmaps(self._namespace)
@@ -184,3 +178,7 @@ class NodeReader:
 
 def _all_desired(listed: Collection[Mapping[str, Any]]) -> list[DesiredConfigMap]:
     return [desired for metadata in listed if (desired := read_desired(metadata)) is not None]
+
+
+def _all_reports(listed: Collection[Mapping[str, Any]]) -> dict[str, Report]:
+    return {report.node: report for report in map(read_report, listed) if report.node}

@@ -119,17 +119,13 @@ def read_desired(metadata: Mapping[str, Any]) -> DesiredConfigMap | None:
         return None
     annotations = metadata.get("annotations") or {}
     lines = versions(metadata.get("labels") or {})
+    owners = metadata.get("ownerReferences") or []
     return DesiredConfigMap(
         node=node,
-        owner_uid=owner_uid(metadata),
+        owner_uid=next((owner["uid"] for owner in owners if owner["kind"] == "Node"), ""),
         # Interned: thousands of nodes have the same few hundred lines.
         lines={sys.intern(key): sys.intern(version) for key, version in lines.items()},
         uid=metadata["uid"],
         refused=frozenset(filter(None, annotations.get(DROPPED_ANNOTATION, "").split(","))),
         tracked=bool(metadata.get("managedFields")),
     )
-
-
-def owner_uid(metadata: Mapping[str, Any]) -> str:
-    """The uid of the Node that owns a ConfigMap; empty if none does."""
-    return next((owner["uid"] for owner in metadata.get("ownerReferences") or [] if owner["kind"] == "Node"), "")

@@ -6,6 +6,7 @@ An admission is a hint: a Pod that is refused later costs no more than a warm im
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from adapters.logs import get_logger
 from handlers.reconcile.context import Context
@@ -36,14 +37,11 @@ async def accept_pods(context: Context, admitted: Sequence[tuple[Event, Admitted
                     if not is_expired(warmimage, now):
                         wanted[warmimage.key] = warmimage
 
-    async def upsert(warmimage: WarmImage) -> None:
-        await _upsert(context, warmimage)
-
     outcomes = Outcomes()
     await outcomes.each(
         "admitted",
         wanted.values(),
-        upsert,
+        partial(_upsert, context),
         name=lambda warmimage: str(warmimage.key),
         group=lambda warmimage: warmimage.key.namespace,
     )

@@ -68,7 +68,7 @@ class Resync:
         """
         monotonic = self._context.clock.monotonic
         began, outcomes = monotonic(), Outcomes()
-        desired, reports, report_owners = await self._reader.desired_and_reports()
+        desired, reports = await self._reader.desired_and_reports()
         listed = await self._reader.warmimage_objects()
         # After their WarmImages, which are written only over the version that was read: an old version of a policy
         # never overwrites the result of a new one.
@@ -80,7 +80,8 @@ class Resync:
         warmimages = await read_warmimages(listed)
         usable = warmimages.usable.values()
         nodes = await self._reader.nodes(taints=reads_taints(usable))
-        await self._forget_nodes(desired, report_owners, nodes, outcomes)
+        gone = ({have.node for have in desired} | reports.keys()) - {node.name for node in nodes}
+        await outcomes.each("node", sorted(gone), self._forget_node)
         await self._context.recorder.record_long_names(nodes, outcomes)
         wanted = await wanted_lines(usable, nodes)
         held = {have.node: untouched(have, warmimages.unusable) for have in desired}
@@ -178,23 +179,11 @@ class Resync:
         known = set(map(_policy_label, await self._reader.policy_objects()))
         return [warmimage for warmimage in unowned if (warmimage.policy_label, warmimage.key.namespace) not in known]
 
-    async def _forget_nodes(
-        self,
-        desired: Collection[DesiredConfigMap],
-        report_owners: Mapping[str, str],
-        nodes: Collection[Node],
-        outcomes: Outcomes,
-    ) -> None:
-        """Delete the ConfigMaps of deleted Nodes that the garbage collector left."""
-        present = {node.name for node in nodes}
-        gone = ({have.node for have in desired} | report_owners.keys()) - present
-
-        async def forget(name: str) -> None:
-            if await self._reader.node(name) is None:
-                await self._context.writer.delete_configmaps(name)
-                _log.info("node-forgotten", node=name)
-
-        await outcomes.each("node", sorted(gone), forget)
+    async def _forget_node(self, name: str) -> None:
+        """Delete the ConfigMaps of a deleted Node that the garbage collector left."""
+        if await self._reader.node(name) is None:
+            await self._context.writer.delete_configmaps(name)
+            _log.info("node-forgotten", node=name)
 
     async def _unlabelled(
         self,
