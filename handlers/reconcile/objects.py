@@ -24,7 +24,7 @@ class DesiredConfigMap:
 
     node: str
     owner_uid: str
-    """The uid of the Node of the ConfigMap."""
+    """The uid of the Node of the ConfigMap; empty if none owns it."""
     lines: Mapping[str, str]
     """Line key to version."""
     uid: str
