@@ -219,14 +219,10 @@ async def retry_until(
                 try:
                     async with asyncio.timeout(max(at_least_seconds, seconds / _TRIES)):
                         return await accept()
-                except Unavailable as error:
+                except (Unavailable, TimeoutError) as error:
                     if seconds <= at_least_seconds:
                         raise
-                    last = error
-                except TimeoutError:
-                    if seconds <= at_least_seconds:
-                        raise
-                    last = None
+                    last = error if isinstance(error, Unavailable) else None
                 await sleep(_PAUSE_SECONDS)
     except TimeoutError:
         if last is not None:

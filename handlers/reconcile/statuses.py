@@ -66,13 +66,9 @@ class Judgement:
     """As it was read."""
     warmimage: WarmImage | None
     """`None` if it cannot be used."""
+    before: Object
+    """Its status as it was read."""
     after: Object
-
-    @property
-    def before(self) -> Object:
-        """Its status as it was read."""
-        status: Object = self.object.get("status") or {}
-        return status
 
 
 class Statuses:
@@ -181,7 +177,7 @@ class Statuses:
             if after is not None:
                 left.discard(key)
                 if before != after:
-                    differing.append(Judgement(key, obj, usable.get(key), after))
+                    differing.append(Judgement(key, obj, usable.get(key), before, after))
                 if len(differing) >= most or self._monotonic() > deadline:
                     break
         return differing, left
