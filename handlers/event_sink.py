@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from adapters.cloudevents import STRUCTURED, write_event
 from adapters.internal_urls import is_internal
-from adapters.kubernetes.client import KubernetesError, Unavailable
+from adapters.kubernetes.errors import KubernetesError, Unavailable
 from adapters.logs import get_logger
 from handlers.settings import Settings
 from warmhook.events import Event, NotAnEvent

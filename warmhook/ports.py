@@ -67,7 +67,6 @@ class Transport(Protocol):
         timeout_seconds: float = 10,
     ) -> Response:
         """Send `body` as JSON and return the answer. `content-type` is in `headers`. Raises `Unreachable`."""
-        ...
 
     def stream(
         self,
@@ -78,7 +77,6 @@ class Transport(Protocol):
         timeout_seconds: float = 330,
     ) -> AbstractAsyncContextManager[Stream]:
         """GET `path` and read the answer as it arrives; leaving the context closes it. Raises `Unreachable`."""
-        ...
 
 
 # --- the container runtime -------------------------------------------------------------------------------------------
@@ -145,28 +143,21 @@ class Runtime(Protocol):
 
     async def version(self) -> str:
         """Name and version, for logs: `containerd 1.6.20`."""
-        ...
 
     async def images(self) -> list[RuntimeImage]:
         """Every image on the node."""
-        ...
 
     async def image(self, reference: str) -> RuntimeImage | None:
         """One image by tag, digest or ID; `None` if the runtime does not have it."""
-        ...
 
     async def config(self, reference: str) -> ImageConfig | None:
         """The configuration of one image by tag, digest or ID; `None` if the runtime does not report it."""
-        ...
 
     async def pull(self, reference: str, *, timeout_seconds: float, credentials: Credentials | None = None) -> str:
         """Pull and return the image ID. Cancelling the call cancels the pull at the runtime. Raises `PullFailed`."""
-        ...
 
     async def remove(self, reference: str) -> None:
         """Remove the image with every name of its ID, as CRI does. Does nothing if it is absent."""
-        ...
 
     async def filesystems(self) -> list[ImageFilesystem]:
         """The file systems that hold images."""
-        ...

@@ -18,24 +18,12 @@ from adapters.kubernetes.rate_limit import Lanes
 from warmhook.ports import Object, Response, Transport, Unreachable
 from warmhook.timestamps import parse_retry_after
 
-__all__ = [
-    "MERGE_PATCH",
-    "Change",
-    "Conflict",
-    "Gone",
-    "Kubernetes",
-    "KubernetesError",
-    "Listing",
-    "NotFound",
-    "NotServed",
-    "Refused",
-    "Unavailable",
-]
-
 MERGE_PATCH: Final = "application/merge-patch+json"
 _JSON: Final = "application/json"
 _METADATA: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 _METADATA_LIST: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+
+_NO_QUERY: Final[Mapping[str, str]] = {}
 
 # Objects per page of a list, as in client-go.
 _PAGE: Final = 500
@@ -89,7 +77,7 @@ class Kubernetes:
 
     async def get(self, path: str, *, metadata_only: bool = False) -> Object:
         """The current object. Raises `NotFound`, `Unavailable`, `Refused`."""
-        return await self._ask("GET", path, accept=_METADATA if metadata_only else _JSON)
+        return await self._object("GET", path, accept=_METADATA if metadata_only else _JSON)
 
     async def list(
         self,
@@ -108,19 +96,14 @@ class Kubernetes:
         without it the read is consistent. Raises `Gone` if the continue token expired, and `NotServed` if the kind does
         not exist. A list in a missing namespace is empty.
         """
-        query = {"limit": str(page)}
-        if labels:
-            query["labelSelector"] = labels
-        if fields:
-            query["fieldSelector"] = fields
+        query = {"limit": str(page), **_selectors(labels, fields)}
         if not_older_than:
             query |= {"resourceVersion": not_older_than, "resourceVersionMatch": "NotOlderThan"}
         items: list[Object] = []
         while True:
             try:
-                answer = await self._ask(
-                    "GET", path, query=query, accept=_METADATA_LIST if metadata_only else _JSON, timeout_seconds=30
-                )
+                accept = _METADATA_LIST if metadata_only else _JSON
+                answer = await self._object("GET", path, query=query, accept=accept, timeout_seconds=30)
             except NotFound as error:
                 raise NotServed(str(error), status=error.status, reason=error.reason) from error
             page_items = answer.get("items") or []
@@ -141,20 +124,19 @@ class Kubernetes:
 
     async def create(self, path: str, body: Object) -> Object:
         """Create an object below the collection `path`. Raises `Conflict` if it exists."""
-        return await self._ask("POST", path, body=body)
+        return await self._object("POST", path, body)
 
     async def replace(self, path: str, body: Object) -> Object:
         """Write the whole object; if `body` has a resourceVersion, only over that version."""
-        return await self._ask("PUT", path, body=body)
+        return await self._object("PUT", path, body)
 
     async def patch(self, path: str, body: Object) -> Object:
         """Apply a JSON merge patch and return the object."""
-        return await self._ask("PATCH", path, body=body, content_type=MERGE_PATCH)
+        return await self._object("PATCH", path, body)
 
     async def patch_size(self, path: str, body: Object) -> int:
         """Apply a JSON merge patch and return the size of the object in bytes, without reading it."""
-        response = await self._send("PATCH", path, body=body, content_type=MERGE_PATCH)
-        return len(response.body)
+        return len((await self._send("PATCH", path, body)).body)
 
     async def delete(self, path: str, *, uid: str = "", resource_version: str = "") -> None:
         """Delete the object, with a uid or resourceVersion only that one. An absent object is no error.
@@ -164,7 +146,7 @@ class Kubernetes:
         preconditions = {"uid": uid, "resourceVersion": resource_version}
         body = {"preconditions": {name: value for name, value in preconditions.items() if value}}
         try:
-            await self._send("DELETE", path, body=body)
+            await self._send("DELETE", path, body)
         except NotFound:
             return
 
@@ -188,11 +170,8 @@ class Kubernetes:
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(_WATCH_SECONDS),
             "resourceVersion": resource_version,
+            **_selectors(labels, fields),
         }
-        if labels:
-            query["labelSelector"] = labels
-        if fields:
-            query["fieldSelector"] = fields
         headers = {"accept": _METADATA if metadata_only else _JSON}
         kind = _kind(path)
         try:
@@ -215,18 +194,17 @@ class Kubernetes:
             problem = str(error) or f"the API server did not begin to answer within {_OPEN_SECONDS:g} seconds"
             raise Unavailable(f"watch {path}: {problem}") from error
 
-    async def _ask(
+    async def _object(
         self,
         method: str,
         path: str,
-        *,
-        query: Mapping[str, str] | None = None,
         body: Object | None = None,
-        content_type: str = _JSON,
+        *,
+        query: Mapping[str, str] = _NO_QUERY,
         accept: str = _JSON,
         timeout_seconds: float = 10,
     ) -> Object:
-        response = await self._send(method, path, query, body, content_type, accept, timeout_seconds)
+        response = await self._send(method, path, body, query=query, accept=accept, timeout_seconds=timeout_seconds)
         try:
             answer = json.loads(response.body)
         except ValueError as error:
@@ -239,21 +217,21 @@ class Kubernetes:
         self,
         method: str,
         path: str,
-        query: Mapping[str, str] | None = None,
         body: Object | None = None,
-        content_type: str = _JSON,
+        *,
+        query: Mapping[str, str] = _NO_QUERY,
         accept: str = _JSON,
         timeout_seconds: float = 10,
     ) -> Response:
         headers = {"accept": accept}
         if body is not None:
-            headers["content-type"] = content_type
+            headers["content-type"] = MERGE_PATCH if method == "PATCH" else _JSON
         kind = _kind(path)
         namespace = "" if method == "GET" or kind == "configmaps" else _namespace(path)
         await self._lanes.enter(urgent=self._urgent, group=namespace)
         sending = asyncio.create_task(
             self._transport.request(
-                method, path, query=query or {}, headers=headers, body=body, timeout_seconds=timeout_seconds
+                method, path, query=query, headers=headers, body=body, timeout_seconds=timeout_seconds
             ),
             name=f"{method} {kind}",
         )
@@ -307,6 +285,11 @@ async def _changes(lines: AsyncIterator[bytes], path: str) -> AsyncGenerator[Cha
         yield Change(kind, changed)
 
 
+def _selectors(labels: str, fields: str) -> dict[str, str]:
+    given = {"labelSelector": labels, "fieldSelector": fields}
+    return {name: selector for name, selector in given.items() if selector}
+
+
 def _is_object(answer: Any) -> bool:
     return isinstance(answer, dict) and isinstance(answer.get("metadata"), dict)
 
@@ -340,14 +323,9 @@ def _error(response: Response, what: str) -> KubernetesError:
 def _status_error(status: Mapping[str, Any], code: int, headers: Mapping[str, str], what: str) -> KubernetesError:
     reason = str(status.get("reason") or "")
     message = f"{what}: {code} {status.get('message') or reason}".rstrip()
-    if code == 404:
-        return NotFound(message, status=code, reason=reason)
-    if code == 409:
-        return Conflict(message, status=code, reason=reason)
-    if code == 410:
-        return Gone(message, status=code, reason=reason)
     if code == 429 or code >= 500:
         seconds = headers.get("retry-after") or (status.get("details") or {}).get("retryAfterSeconds")
         wait = parse_retry_after(str(seconds))
         return Unavailable(message, status=code, reason=reason, retry_after_seconds=wait)
-    return Refused(message, status=code, reason=reason)
+    named: dict[int, type[KubernetesError]] = {404: NotFound, 409: Conflict, 410: Gone}
+    return named.get(code, Refused)(message, status=code, reason=reason)

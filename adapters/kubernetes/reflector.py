@@ -43,15 +43,12 @@ class Store(Protocol[_Kind_contra]):
 
     def replace(self, kind: _Kind_contra, objects: list[Object]) -> None:
         """Replace all objects of the kind by those of a list."""
-        ...
 
     def update(self, kind: _Kind_contra, obj: Object) -> None:
         """Take an object that was added or modified."""
-        ...
 
     def delete(self, kind: _Kind_contra, obj: Object) -> None:
         """Drop an object that was deleted."""
-        ...
 
 
 class Outage(Protocol):
@@ -59,11 +56,9 @@ class Outage(Protocol):
 
     def failed(self, problem: KubernetesError, *, reached: bool) -> None:
         """A request failed; `reached` is whether any list succeeded before."""
-        ...
 
     def recovered(self) -> None:
         """A watch is open."""
-        ...
 
 
 class Reflector(Generic[_Kind]):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -20,10 +21,9 @@ import aiohttp
 from adapters.internal_urls import is_internal
 from adapters.kubernetes.account import in_cluster_config
 from adapters.kubernetes.rest_config import BadKubeconfig, RestConfig
-from adapters.kubernetes.sockets import new_socket
 from warmhook.ports import Json, Response, Stream, Transport, Unreachable
 
-__all__ = ["BadKubeconfig", "open_pool", "open_transport"]
+__all__ = ["BadKubeconfig", "new_socket", "open_pool", "open_transport"]
 
 _NONE: Mapping[str, str] = MappingProxyType({})
 _POOL_SIZE = 256
@@ -34,6 +34,9 @@ _READ_BUFFER: Final = 2**21
 _SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 # Credentials that cannot be read now may be readable later.
 _BROKEN = (aiohttp.ClientError, OSError, TimeoutError)
+# A load balancer that lost its state sends no answer, not even a reset: 30 seconds after the last sign of life the
+# kernel ends the connection. Systems other than Linux lack some of these.
+_TCP_OPTIONS: Final = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 30_000}
 
 
 class _Pool:
@@ -85,21 +88,16 @@ class _Pool:
             raise _unreachable(self._host, error, timeout_seconds) from error
         return Response(response.status, _lower(response), content)
 
-    def stream(
+    @asynccontextmanager
+    async def stream(
         self,
         path: str,
         *,
         query: Mapping[str, str] = _NONE,
         headers: Mapping[str, str] = _NONE,
         timeout_seconds: float = 330,
-    ) -> AbstractAsyncContextManager[Stream]:
-        """GET `path` and read the answer as it arrives. Raises `Unreachable`."""
-        return self._stream(path, query, headers, timeout_seconds)
-
-    @asynccontextmanager
-    async def _stream(
-        self, path: str, query: Mapping[str, str], headers: Mapping[str, str], timeout_seconds: float
     ) -> AsyncIterator[Stream]:
+        """GET `path` and read the answer as it arrives. Raises `Unreachable`."""
         timeout = aiohttp.ClientTimeout(total=timeout_seconds, connect=min(_CONNECT_SECONDS, timeout_seconds))
         try:
             response = await self._send("GET", path, query, headers, None, timeout)
@@ -193,3 +191,14 @@ async def open_pool(config: RestConfig, user_agent: str) -> AsyncIterator[Transp
         yield _Pool(session, config, user_agent)
     # Lets aiohttp close its sockets before the loop may end.
     await asyncio.sleep(0)
+
+
+def new_socket(address: Any) -> socket.socket:
+    """A socket for an address from `getaddrinfo`: family, type, protocol and more."""
+    family, kind, protocol = address[:3]
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _TCP_OPTIONS.items():
+        if hasattr(socket, name):
+            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return made

@@ -11,16 +11,8 @@ from typing import Any
 import pytest
 
 from adapters.kubernetes import paths
-from adapters.kubernetes.client import (
-    Change,
-    Conflict,
-    Gone,
-    Kubernetes,
-    KubernetesError,
-    NotFound,
-    Refused,
-    Unavailable,
-)
+from adapters.kubernetes.client import Change, Kubernetes
+from adapters.kubernetes.errors import Conflict, Gone, KubernetesError, NotFound, Refused, Unavailable
 from adapters.kubernetes.rate_limit import Lanes
 from tests.support.instant import instant, instantly
 from warmhook.ports import Json, Response, Stream, Unreachable

@@ -20,8 +20,7 @@ from adapters.certificates import Pair, make_pair
 from adapters.kubernetes.account import ServiceAccount
 from adapters.kubernetes.kubeconfig import load_kubeconfig
 from adapters.kubernetes.rest_config import RestConfig
-from adapters.kubernetes.sockets import new_socket
-from adapters.kubernetes.transport import BadKubeconfig, open_pool, open_transport
+from adapters.kubernetes.transport import BadKubeconfig, new_socket, open_pool, open_transport
 from tests.real.programs import real_time
 from warmhook.ports import Unreachable
 

@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 import pytest
 
-from adapters.kubernetes.client import Unavailable
+from adapters.kubernetes.errors import Unavailable
 from handlers.reconcile.reader import FROM_CACHE
 from handlers.reconcile.singleflight import SingleFlight
 from tests.handlers.world import WARMIMAGES, World, digest, in_world, status

@@ -18,7 +18,8 @@ from typing import Any, Concatenate, ParamSpec
 import structlog
 
 from adapters.clock import Clock
-from adapters.kubernetes.client import Kubernetes, NotFound
+from adapters.kubernetes.client import Kubernetes
+from adapters.kubernetes.errors import NotFound
 from adapters.kubernetes.paths import NODES, configmaps
 from adapters.kubernetes.paths import node as node_path
 from adapters.tasks import in_background

@@ -46,7 +46,6 @@ class Keys(Protocol):
 
     async def read(self, key_id: str) -> str:
         """A JWK set (RFC 7517) as JSON that should hold `key_id`. Raises `OSError` if it cannot be read now."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
