@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from pydantic import ValidationError
+
 # By the error type of pydantic.
 _PROBLEMS: Final = {
     "missing": "missing",
@@ -19,6 +21,12 @@ _PROBLEMS: Final = {
     "int_parsing": "must be a whole number",
     "extra_forbidden": "no such key",
 }
+
+
+def first_problem(error: ValidationError) -> tuple[tuple[str, ...], str]:
+    """The first error: the path of the field and the problem, without the value."""
+    problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    return tuple(map(str, problem["loc"])), plain_message(problem["type"], problem["msg"])
 
 
 def plain_message(kind: str, message: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema
@@ -260,30 +261,17 @@ def _limit(limit: int | str | None) -> Limit | None:
 
 
 def template_object(template: Template) -> dict[str, Any]:
-    """The spec fields that `TemplateSpec` reads to the same value."""
-    nodes: dict[str, Any] = {}
-    if template.nodes.selector is not None:
-        nodes["selector"] = {"matchExpressions": list(map(requirement_object, template.nodes.selector.requirements))}
-    if template.nodes.names:
-        nodes["names"] = list(template.nodes.names)
-    if template.nodes.limit is not None:
-        limit = template.nodes.limit
-        nodes["limit"] = f"{limit.value}%" if limit.percent else limit.value
-    if template.nodes.affinity is not None:
-        nodes["affinity"] = affinity_object(template.nodes.affinity)
-    if template.nodes.tolerations is not None:
-        nodes["tolerations"] = [toleration_object(toleration) for toleration in template.nodes.tolerations]
-    lifetime: dict[str, Any] = {"type": "Keep"}
-    if template.expire_after_seconds is not None:
-        lifetime["expireAfterSeconds"] = template.expire_after_seconds
-    pull = template.pull
+    """The spec fields that `TemplateSpec` reads to the same value, absent ones as `None`."""
+    nodes, selector, limit = template.nodes, template.nodes.selector, template.nodes.limit
+    requirements = None if selector is None else list(map(requirement_object, selector.requirements))
     return {
-        "nodes": nodes,
-        "pull": {
-            "policy": pull.policy,
-            "timeoutSeconds": pull.timeout_seconds,
-            "backoffLimit": pull.backoff_limit,
-            "priority": pull.priority,
+        "nodes": {
+            "selector": None if requirements is None else {"matchExpressions": requirements, "matchLabels": None},
+            "names": list(nodes.names) or None,
+            "limit": f"{limit.value}%" if limit and limit.percent else limit and limit.value,
+            "affinity": None if nodes.affinity is None else affinity_object(nodes.affinity),
+            "tolerations": None if nodes.tolerations is None else list(map(toleration_object, nodes.tolerations)),
         },
-        "lifetime": lifetime,
+        "pull": PullSpec(**asdict(template.pull)).model_dump(by_alias=True),
+        "lifetime": {"type": "Keep", "expireAfterSeconds": template.expire_after_seconds},
     }

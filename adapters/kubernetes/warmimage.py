@@ -13,7 +13,7 @@ from pydantic.config import JsonDict
 
 from adapters.kubernetes.crd import Column, custom_resource_definition
 from adapters.kubernetes.template import DigestText, ImageText, InvalidObject, Spec, TemplateSpec, template_object
-from adapters.validation_errors import plain_message
+from adapters.validation_errors import first_problem
 from warmhook.api import (
     API_VERSION,
     EVENT_ANNOTATION,
@@ -153,46 +153,46 @@ def read_warmimage(obj: Object) -> WarmImage:
 
 def warmimage_object(warmimage: WarmImage) -> Object:
     """The object to create."""
-    return {"apiVersion": API_VERSION, "kind": "WarmImage", **_content(warmimage)}
+    return {"apiVersion": API_VERSION, "kind": "WarmImage", **_without_nulls(_content(warmimage))}
 
 
 def warmimage_patch(warmimage: WarmImage, resource_version: str) -> Object:
     """The merge patch that turns an existing object into this WarmImage, if it is still at `resource_version`."""
     content = _content(warmimage)
     content["metadata"]["resourceVersion"] = resource_version
-    spec = content["spec"]
-    # A merge patch keeps unnamed fields, so unwanted fields are named as null.
-    for field in ("digest", "pushedAt"):
-        spec.setdefault(field, None)
-    for field in ("selector", "names", "limit", "affinity", "tolerations"):
-        spec["nodes"].setdefault(field, None)
-    if spec["nodes"]["selector"] is not None:
-        spec["nodes"]["selector"].setdefault("matchLabels", None)
-    spec["lifetime"].setdefault("expireAfterSeconds", None)
-    for label in (POLICY_LABEL, OWNER_LABEL):
-        content["metadata"]["labels"].setdefault(label, None)
-    for annotation in (EVENT_ANNOTATION, ORIGIN_ANNOTATION, GONE_ANNOTATION):
-        content["metadata"]["annotations"].setdefault(annotation, None)
     return content
 
 
 def _content(warmimage: WarmImage) -> Object:
-    spec: dict[str, Any] = {"image": str(warmimage.image), **template_object(warmimage.template)}
-    if warmimage.digest:
-        spec["digest"] = warmimage.digest
-    if warmimage.pushed_at:
-        spec["pushedAt"] = format_time(warmimage.pushed_at)
-    metadata: dict[str, Any] = {"name": warmimage.key.name, "namespace": warmimage.key.namespace}
-    metadata["labels"] = {REPOSITORY_LABEL: repository_label(warmimage.image)}
-    if warmimage.policy_label:
-        metadata["labels"][POLICY_LABEL] = warmimage.policy_label
-    metadata["annotations"] = {EVENT_ANNOTATION: warmimage.event_id} if warmimage.event_id else {}
-    if warmimage.policy_gone_since is not None:
-        metadata["annotations"][GONE_ANNOTATION] = format_time(warmimage.policy_gone_since)
-    if warmimage.pod_origin is not None:
-        metadata["labels"][OWNER_LABEL] = warmimage.pod_origin.owners[0].owner
-        metadata["annotations"][ORIGIN_ANNOTATION] = _origin_text(warmimage.pod_origin)
+    """Absent fields are `None`: a merge patch keeps fields that it does not name."""
+    origin, gone_since = warmimage.pod_origin, warmimage.policy_gone_since
+    metadata = {
+        "name": warmimage.key.name,
+        "namespace": warmimage.key.namespace,
+        "labels": {
+            REPOSITORY_LABEL: repository_label(warmimage.image),
+            POLICY_LABEL: warmimage.policy_label or None,
+            OWNER_LABEL: origin and origin.owners[0].owner,
+        },
+        "annotations": {
+            EVENT_ANNOTATION: warmimage.event_id or None,
+            ORIGIN_ANNOTATION: origin and _origin_text(origin),
+            GONE_ANNOTATION: gone_since and format_time(gone_since),
+        },
+    }
+    spec = {
+        "image": str(warmimage.image),
+        **template_object(warmimage.template),
+        "digest": warmimage.digest or None,
+        "pushedAt": warmimage.pushed_at and format_time(warmimage.pushed_at),
+    }
     return {"metadata": metadata, "spec": spec}
+
+
+def _without_nulls(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {key: _without_nulls(part) for key, part in value.items() if part is not None}
 
 
 def _image(spec: WarmImageSpec, *, made_by_policy: bool) -> Reference:
@@ -257,9 +257,3 @@ def _read_origin(metadata: Mapping[str, Any]) -> PodOrigin | None:
     if not origin.owners:
         raise InvalidObject(f"annotation {ORIGIN_ANNOTATION}: names no owner")
     return origin
-
-
-def first_problem(error: ValidationError) -> tuple[tuple[str, ...], str]:
-    """The first error of pydantic: the path of the field and the problem."""
-    problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    return tuple(map(str, problem["loc"])), plain_message(problem["type"], problem["msg"])

@@ -10,7 +10,8 @@ from pydantic import Field, StringConstraints, ValidationError
 from adapters.kubernetes.crd import Column, custom_resource_definition
 from adapters.kubernetes.schemas import matching, validated
 from adapters.kubernetes.template import ImageText, InvalidObject, LabelSelector, Spec, TemplateSpec
-from adapters.kubernetes.warmimage import CONDITIONS, Condition, Count, first_problem
+from adapters.kubernetes.warmimage import CONDITIONS, Condition, Count
+from adapters.validation_errors import first_problem
 from warmhook.images import NotAReference, Reference, parse_reference
 from warmhook.labels import Selector, parse_selector
 from warmhook.policies import Part, Policy

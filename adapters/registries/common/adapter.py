@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from adapters.registries.common.bodies import each
 from adapters.registries.common.delivery import Delivery, IdToken, Outcome, Source, SourceOptions
 from adapters.registries.common.oidc import verify_id_token
-from adapters.validation_errors import plain_message
+from adapters.validation_errors import first_problem
 
 
 class BadOptions(ValueError):
@@ -73,6 +73,5 @@ class Adapter:
         try:
             return self.options.model_validate(dict(given))
         except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            key = ".".join(["options", *(str(part) for part in first["loc"])])
-            raise BadOptions(f"{key}: {plain_message(first['type'], first['msg'])}") from None
+            path, problem = first_problem(error)
+            raise BadOptions(f"{'.'.join(('options', *path))}: {problem}") from None

@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from adapters.registries.common.delivery import Delivery, Outcome, UnknownEvent, Unreadable
 from adapters.strictjson import decode
-from adapters.validation_errors import plain_message
+from adapters.validation_errors import first_problem
 from warmhook.events import Skip
 from warmhook.ports import Json
 
@@ -70,9 +70,8 @@ def read_fields(model: type[Model], value: Json, *, key: str = "") -> Model:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the body"
-        raise Unreadable(f"{where}: {plain_message(first['type'], first['msg'])}"[:120]) from None
+        path, problem = first_problem(error)
+        raise Unreadable(f"{'.'.join(path) or 'the body'}: {problem}"[:120]) from None
 
 
 def each(parts: Iterable[Part], read: Callable[[Part], Outcome | list[Outcome]]) -> list[Outcome]:
