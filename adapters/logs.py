@@ -7,29 +7,13 @@ import logging
 import sys
 import traceback
 from collections.abc import Mapping
-from typing import Any, Final, Literal, Protocol, TextIO, TypeAlias
+from typing import Any, Final, Literal, TextIO, TypeAlias
 
 from adapters.clock import utcnow
 
 LogMode: TypeAlias = Literal["json", "console", "auto"]
 LOG_MODES: Final[tuple[LogMode, ...]] = ("json", "console", "auto")
 """`auto` is `console` on a terminal and `json` everywhere else."""
-
-
-class Log(Protocol):
-    """A logger of events, such as those of structlog."""
-
-    def info(self, event: str, /, **fields: Any) -> Any:
-        """Something happened as it should."""
-
-    def warning(self, event: str, /, **fields: Any) -> Any:
-        """Somebody may have to look at this."""
-
-    def error(self, event: str, /, **fields: Any) -> Any:
-        """Something was given up."""
-
-    def exception(self, event: str, /, **fields: Any) -> Any:
-        """The exception that is being handled was not expected."""
 
 
 def get_logger() -> Log:
@@ -72,22 +56,26 @@ def _set_up_console(stream: TextIO) -> logging.Formatter:
     )
 
 
-class _Log:
+class Log:
     """Writes each event to `stream` as a line of JSON; without a stream gives it to structlog."""
 
     def __init__(self) -> None:
         self.stream: TextIO | None = None
 
     def info(self, event: str, /, **fields: Any) -> None:
+        """Something happened as it should."""
         self._write("info", event, fields)
 
     def warning(self, event: str, /, **fields: Any) -> None:
+        """Somebody may have to look at this."""
         self._write("warning", event, fields)
 
     def error(self, event: str, /, **fields: Any) -> None:
+        """Something was given up."""
         self._write("error", event, fields)
 
     def exception(self, event: str, /, **fields: Any) -> None:
+        """The exception that is being handled was not expected."""
         self._write("error", event, fields | {"exc_info": sys.exception()})
 
     def _write(self, level: str, event: str, fields: Mapping[str, Any]) -> None:
@@ -102,7 +90,7 @@ class _Log:
         getattr(structlog.get_logger(), level)(event, **fields)
 
 
-_LOG: Final = _Log()
+_LOG: Final = Log()
 
 
 class _JsonFormatter(logging.Formatter):
