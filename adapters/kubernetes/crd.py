@@ -1,16 +1,45 @@
-"""Build a CustomResourceDefinition from a pydantic model."""
+"""Build a CustomResourceDefinition from a pydantic model, with a structural, bounded schema without references.
+
+The API server rejects `$ref`, `anyOf` with null, `const`, numeric `exclusiveMinimum`, `additionalProperties: false`
+with properties, and `examples` (kube-apiserver 1.36); unbounded lists, maps and strings make validation rules too
+expensive for it, so a model without bounds is rejected here.
+"""
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic.fields import FieldInfo
 
-from adapters.kubernetes.schemas import structural_schema
 from warmhook.api import GROUP, VERSION
 from warmhook.ports import Object
+
+_DROPPED: Final = frozenset({"title", "examples", "discriminator", "propertyNames", "$defs"})
+_BOUNDS: Final = {"array": ("maxItems",), "string": ("maxLength", "enum", "format", "pattern")}
+
+
+def pattern(expression: str) -> FieldInfo:
+    """A pattern that the API server checks; unlike that of pydantic it does not apply to objects that are read."""
+    found: FieldInfo = Field(json_schema_extra={"pattern": expression})
+    return found
+
+
+def matching(expression: str, message: str) -> FieldInfo:
+    """Like `pattern`, for an expression that is hard to read: the API server shows `message` instead."""
+    rule: JsonValue = {"rule": f"self.matches(r'{expression}')", "message": message}
+    found: FieldInfo = Field(json_schema_extra={"x-kubernetes-validations": [rule]})
+    return found
+
+
+def validated(*rules: tuple[str, str]) -> ConfigDict:
+    """Rules in CEL that the API server checks for a model, each with its message."""
+    listed: list[JsonValue] = [{"rule": rule, "message": message} for rule, message in rules]
+    return ConfigDict(json_schema_extra={"x-kubernetes-validations": listed})
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +92,70 @@ def custom_resource_definition(
 def _column(column: Column) -> dict[str, Any]:
     shown: dict[str, Any] = {"name": column.name, "type": column.type, "jsonPath": column.path}
     return shown | ({"priority": column.priority} if column.priority else {})
+
+
+def structural_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """The OpenAPI v3 schema of `model` for a CustomResourceDefinition. Raises `ValueError` if a bound is missing."""
+    return copy.deepcopy(_schema(model))
+
+
+@functools.cache
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    # Cached, because pydantic takes ten times as long for it as for a copy, and embedded clusters need many.
+    schema = model.model_json_schema(by_alias=True, mode="validation")
+    flat = _flat(schema, schema.get("$defs", {}))
+    _check_bounds(flat, model.__name__)
+    return flat
+
+
+def _flat(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    if "$ref" in schema:
+        target = definitions[schema["$ref"].rpartition("/")[2]]
+        schema = target | {key: value for key, value in schema.items() if key != "$ref"}
+    choices = [choice for choice in schema.get("anyOf", []) if choice.get("type") != "null"]
+    if len(choices) == 1:
+        rest = {key: value for key, value in schema.items() if key not in {"anyOf", "default"}}
+        default = {"default": schema["default"]} if schema.get("default") is not None else {}
+        return _flat({**choices[0], **rest, **default}, definitions)
+    flat: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key not in _DROPPED and not (key == "additionalProperties" and value is False):
+            flat |= _flat_field(key, value, definitions)
+    if flat.get("type") == "object" and "default" in flat:
+        # Defaults of the fields apply only if the object exists, so it starts empty and the fields fill it.
+        flat["default"] = {}
+    return flat
+
+
+def _flat_field(key: str, value: Any, definitions: dict[str, Any]) -> dict[str, Any]:
+    """One field of a schema, under its name at the API server."""
+    match key:
+        case "const":
+            return {"enum": [value]}
+        case "properties":
+            return {key: {name: _flat(field, definitions) for name, field in value.items()}}
+        case "patternProperties":
+            # Only rules in CEL can check the keys of a map.
+            (values,) = value.values()
+            return {"additionalProperties": _flat(values, definitions)}
+        case "items" | "additionalProperties":
+            return {key: _flat(value, definitions)}
+        case "description":
+            return {key: " ".join(str(value).split())}
+        case _:
+            return {key: value}
+
+
+def _check_bounds(schema: dict[str, Any], where: str) -> None:
+    wanted = _BOUNDS.get(schema.get("type", ""), ())
+    if wanted and not any(bound in schema for bound in wanted):
+        raise ValueError(f"{where}: a {schema['type']} needs one of {', '.join(wanted)}")
+    extra = schema.get("additionalProperties")
+    if isinstance(extra, dict):
+        if "maxProperties" not in schema:
+            raise ValueError(f"{where}: a map needs maxProperties")
+        _check_bounds(extra, f"{where}.*")
+    for name, field in schema.get("properties", {}).items():
+        _check_bounds(field, f"{where}.{name}")
+    if "items" in schema:
+        _check_bounds(schema["items"], f"{where}[]")

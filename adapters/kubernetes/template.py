@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
-from adapters.kubernetes.schemas import matching, pattern, validated
+from adapters.kubernetes.crd import matching, pattern, validated
 from warmhook.labels import NotASelector, Selector, parse_selector, requirement_object
 from warmhook.node_affinity import TERMS_MAX, VALUES_MAX, Affinity, affinity_object, parse_affinity
 from warmhook.taints import TOLERATIONS_MAX, Toleration, TolerationOperator, parse_tolerations, toleration_object

@@ -7,8 +7,7 @@ from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import Field, StringConstraints, ValidationError
 
-from adapters.kubernetes.crd import Column, custom_resource_definition
-from adapters.kubernetes.schemas import matching, validated
+from adapters.kubernetes.crd import Column, custom_resource_definition, matching, validated
 from adapters.kubernetes.template import ImageText, InvalidObject, LabelSelector, Spec, TemplateSpec
 from adapters.kubernetes.warmimage import CONDITIONS, Condition, Count
 from adapters.validation_errors import first_problem

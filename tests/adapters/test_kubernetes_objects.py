@@ -18,8 +18,8 @@ from pydantic import BaseModel
 
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes
+from adapters.kubernetes.crd import structural_schema
 from adapters.kubernetes.errors import Refused
-from adapters.kubernetes.schemas import structural_schema
 from adapters.kubernetes.template import InvalidObject
 from adapters.kubernetes.warmimage import read_warmimage, warmimage_crd, warmimage_object, warmimage_patch
 from adapters.kubernetes.warmpolicy import read_warmpolicy, warmpolicy_crd
