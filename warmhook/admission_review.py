@@ -61,7 +61,14 @@ class Admitted:
     @property
     def constraints(self) -> Constraints:
         """The nodes where such Pods can be scheduled. Raises `TooManyTerms`."""
-        return _constraints(self.node_selector, self.affinity, self.tolerations)
+        selected: Affinity | None = None
+        if self.node_selector:
+            try:
+                requirements = parse_selector({"matchLabels": dict(self.node_selector)}).requirements
+            except NotASelector:
+                requirements = ()  # no node has such a label
+            selected = (Term(requirements),) if requirements else ()
+        return Constraints(intersect(selected, self.affinity), self.tolerations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,19 +218,6 @@ def _owner(metadata: Mapping[str, Any], labels: Mapping[str, str]) -> tuple[str,
     if kind == "Job" and (run := _OF_CRONJOB.fullmatch(name)):
         return f"CronJob/{run[1]}", uid
     return f"{kind}/{name}", uid
-
-
-def _constraints(
-    node_selector: Mapping[str, str], affinity: Affinity | None, tolerations: tuple[Toleration, ...]
-) -> Constraints:
-    selected: Affinity | None = None
-    if node_selector:
-        try:
-            requirements = parse_selector({"matchLabels": dict(node_selector)}).requirements
-        except NotASelector:
-            requirements = ()  # no node has such a label
-        selected = (Term(requirements),) if requirements else ()
-    return Constraints(intersect(selected, affinity), tolerations)
 
 
 def _map(value: object) -> Mapping[str, Any]:

@@ -81,7 +81,6 @@ class Policy:
         return self.names(image) or self._takes(image)
 
     def _takes(self, image: Reference) -> bool:
-        """Whether one of the rules for pushes matches."""
         return any(not rule.unread for rule in self._rules.matching(image))
 
     def may_have_wanted(self, image: Reference) -> bool:

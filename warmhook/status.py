@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -121,9 +121,7 @@ def status_object(
         "waiting": counts.waiting,
         "failed": counts.failed,
         "unreachable": counts.unreachable,
-        "failures": [
-            {"node": failure.node, "reason": failure.reason, "message": failure.message} for failure in failures
-        ],
+        "failures": [asdict(failure) for failure in failures],
         "startedAt": (same_generation and before.get("startedAt")) or moment,
     }
     if digest and not counts.moved:

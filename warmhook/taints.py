@@ -88,7 +88,6 @@ def blocking_taints(taints: Iterable[Taint], unschedulable: bool) -> list[Taint]
 
 
 def _passes(key: str) -> bool:
-    """Whether a taint is transient."""
     return key in _PASSING or key.endswith(_STARTUP_NAME) or key.startswith(_STARTUP_PREFIXES)
 
 

@@ -91,7 +91,6 @@ class Lanes:
             waiting.extendleft(reversed(passed))
 
     def _free(self, *, urgent: bool) -> int:
-        """Free places for such requests."""
         if urgent:
             return _MOST - sum(self._running.values())
         urgent_come = self._running[True] or self._waiting[True] or self._gap is not None

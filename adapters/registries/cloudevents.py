@@ -101,10 +101,4 @@ def _image(event: CloudEvent, data: _Data, source: Source) -> Outcome:
     )
 
 
-ADAPTER = Adapter(
-    __name__,
-    authenticate=verify_access_token,
-    read=_read,
-    options=Options,
-    batched=True,
-)
+ADAPTER = Adapter(__name__, authenticate=verify_access_token, read=_read, options=Options, batched=True)
