@@ -38,7 +38,18 @@ _NONE: Final[Mapping[str, str]] = {}
 
 def write_event(event: Event, extensions: Mapping[str, str] = _NONE) -> bytes:
     """One event in structured mode; its content type is `STRUCTURED`. `extensions` are attributes on top."""
-    return json.dumps(_fields(event) | dict(extensions), separators=(",", ":")).encode()
+    fields: dict[str, Any] = {
+        "specversion": "1.0",
+        "id": event.id,
+        "source": event.source,
+        "type": event.type,
+        "time": format_time(event.time),
+        "datacontenttype": "application/json",
+        "data": dict(event.data),
+    }
+    if event.subject:
+        fields["subject"] = event.subject
+    return json.dumps(fields | dict(extensions), separators=(",", ":")).encode()
 
 
 def read_event(headers: Mapping[str, str], body: bytes, received: datetime) -> Event:
@@ -125,19 +136,6 @@ def _time(value: Json) -> datetime | None:
         return None if time is None else time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
         return None
-
-
-def _fields(event: Event) -> dict[str, Any]:
-    fields: dict[str, Any] = {
-        "specversion": "1.0",
-        "id": event.id,
-        "source": event.source,
-        "type": event.type,
-        "time": format_time(event.time),
-        "datacontenttype": "application/json",
-        "data": dict(event.data),
-    }
-    return fields | ({"subject": event.subject} if event.subject else {})
 
 
 def _event(event: CloudEvent, received: datetime) -> Event:

@@ -1,4 +1,4 @@
-"""Decide which builds of a repository stay: the newest ones, each with all its tags."""
+"""Decide which images are outdated: all but the newest builds of a repository, and old versions of owners of Pods."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ _NEVER: Final = float("-inf")
 _PARTS_SECONDS: Final = 3600
 # More platforms and attestations than the images of the Docker Official Images have.
 _PARTS_PER_BUILD: Final = 32
+# Of each container of an owner: the running image, and that of a rollback.
+_VERSIONS: Final = 2
 
 
 def beyond(keep: int, pushed: Collection[WarmImage]) -> list[WarmImage]:
@@ -52,3 +54,37 @@ def _moment(warmimage: WarmImage) -> float:
 
 def _newest_last(warmimage: WarmImage) -> tuple[float, str]:
     return _moment(warmimage), warmimage.key.name
+
+
+def old_versions(existing: Iterable[WarmImage]) -> list[WarmImage]:
+    """The WarmImages for Pods that only older versions of their owners' containers use: two of each stay.
+
+    A WarmImage with more owners than it stores is never old. Versions are counted by image: an owner may pin each of
+    its Pods to another node, and then has several WarmImages of one image.
+    """
+    of_pods = [(warmimage, warmimage.pod_origin) for warmimage in existing if warmimage.pod_origin is not None]
+    runs: dict[tuple[str, str], dict[str, float]] = {}
+    for warmimage, origin in of_pods:
+        for owner in origin.owners:
+            for container in owner.containers:
+                images = runs.setdefault((owner.owner, container), {})
+                at = owner.at.timestamp() if owner.at else _NEVER
+                image = _run(warmimage)
+                images[image] = max(images.get(image, _NEVER), at)
+    newest = {
+        slot: frozenset(sorted(images, key=lambda image: (images[image], image))[-_VERSIONS:])
+        for slot, images in runs.items()
+    }
+    return [
+        warmimage
+        for warmimage, origin in of_pods
+        if not origin.more
+        and all(owner.containers for owner in origin.owners)
+        and not any(
+            _run(warmimage) in newest[owner.owner, name] for owner in origin.owners for name in owner.containers
+        )
+    ]
+
+
+def _run(warmimage: WarmImage) -> str:
+    return f"{warmimage.image}@{warmimage.digest}"

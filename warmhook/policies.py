@@ -7,12 +7,11 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final, Literal, TypeAlias
 
-from warmhook.builds import beyond
+from warmhook.builds import beyond, old_versions
 from warmhook.images import Reference
 from warmhook.labels import Selector, TooManyTerms
 from warmhook.node_affinity import Constraints, intersect
 from warmhook.rules import PushRule, PushRules
-from warmhook.versions import old_versions
 from warmhook.warmimages import (
     ObjectKey,
     PodOrigin,
