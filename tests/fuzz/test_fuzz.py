@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,9 +33,8 @@ def test_short_runs_find_nothing_and_reach_nearly_every_line(capsys: pytest.Capt
     assert all(findings.executions > 500 for findings in found)
     adapters = next(findings for findings in found if findings.name == "adapters").covered
     modules = {path: counts for path, counts in adapters.items() if path.count("/") == 2 and "__" not in path}
-    # A module without a function only names functions of other modules.
     files = [ROOT / "adapters" / "registries" / f"{kind}.py" for kind in adapter_kinds()]
-    assert len(modules) == len([file for file in files if re.search(r"\b(def|lambda)\b", file.read_text())])
+    assert {file.name for file in files if "def " in file.read_text()} <= {Path(path).name for path in modules}
     assert sum(reached for reached, _ in modules.values()) >= 0.95 * sum(total for _, total in modules.values())
 
 
