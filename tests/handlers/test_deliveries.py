@@ -33,9 +33,8 @@ def _encoded(body: bytes, encoding: str) -> Delivery:
     return Delivery(body, RECEIVED, headers={"content-encoding": encoding})
 
 
-@in_world()
+@in_world(policy=True)
 async def test_a_gzip_body_is_read(world: World) -> None:
-    await world.add_policy()
     body = gzip.compress(json.dumps(harbor_push(world.now(), "v1", "shop/app", "sha256:" + "a" * 64)).encode())
     headers = {"authorization": world.environ["HARBOR"], "content-encoding": "gzip"}
     answer = await world.client.post("/webhooks/harbor", content=body, headers=headers)

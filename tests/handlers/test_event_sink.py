@@ -379,10 +379,8 @@ async def test_a_handler_whose_sender_is_gone_goes_on_for_five_seconds(seconds: 
     assert asyncio.get_running_loop().time() == pytest.approx(min(seconds, 5.1))
 
 
-@in_world(watch=True, events_open=False)
+@in_world(nodes="a", policy=True, watch=True, events_open=False)
 async def test_web_that_watches_handles_its_events_without_a_request_to_itself(world: World) -> None:
-    await world.add_nodes("a")
-    await world.add_policy()
     async with world.app.router.lifespan_context(world.app):
         await asyncio.sleep(5)
         assert (await world.push()).status_code == 202
@@ -395,10 +393,8 @@ async def test_web_that_watches_handles_its_events_without_a_request_to_itself(w
     assert not lease["spec"].get("holderIdentity")
 
 
-@in_world(watch=True)
+@in_world(nodes="a", policy=True, watch=True)
 async def test_an_event_that_cannot_be_handled_now_is_dispatched_again(world: World) -> None:
-    await world.add_nodes("a")
-    await world.add_policy()
     async with world.app.router.lifespan_context(world.app):
         await asyncio.sleep(5)
         world.faults.append(lambda _method, path: status(503) if path.endswith("/configmaps") else None)

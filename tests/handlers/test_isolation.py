@@ -79,9 +79,8 @@ async def condition(world: World, path: str, kind: str) -> tuple[str, str]:
 # --- a push ----------------------------------------------------------------------------------------------------------
 
 
-@in_world(patterns=False)
+@in_world(policy=True, patterns=False)
 async def test_a_quota_of_one_namespace_is_shown_on_its_policy_and_decides_no_answer(world: World) -> None:
-    await world.add_policy()
     other = await add_other(world)
     refuse(world, OTHERS)
     for number in range(5):
@@ -107,9 +106,8 @@ async def test_a_push_that_no_policy_can_take_is_skipped_as_refused(world: World
     assert (await condition(world, other, "Degraded"))[0] == "False"
 
 
-@in_world(patterns=False)
+@in_world(policy=True, patterns=False)
 async def test_a_refusal_that_cannot_be_shown_decides_nothing_either(world: World) -> None:
-    await world.add_policy()
     await add_other(world)
     refuse(world, OTHERS)
     refuse(world, "/status", "PATCH", status(500))
@@ -127,11 +125,10 @@ async def test_a_refusal_that_cannot_be_shown_decides_nothing_either(world: Worl
 
 @pytest.mark.parametrize("hangs", [True, False])
 @pytest.mark.parametrize("shared", [True, False])
-@in_world(patterns=False)
+@in_world(policy=True, patterns=False)
 async def test_a_namespace_whose_writes_fail_or_hang_keeps_senders_for_a_minute_at_most(
     world: World, hangs: bool, shared: bool
 ) -> None:
-    await world.add_policy()
     pushes = EVERYTHING if shared else [{"repository": f"{HOST}/other/**"}]
     other = await add_other(world, push=pushes)
 
@@ -155,9 +152,8 @@ async def test_a_namespace_whose_writes_fail_or_hang_keeps_senders_for_a_minute_
     assert f"{HOST}/other/app:v9" in await world.warmimages()
 
 
-@in_world(patterns=False)
+@in_world(policy=True, patterns=False)
 async def test_forty_policies_of_a_namespace_whose_writes_hang_keep_no_push_from_another(world: World) -> None:
-    await world.add_policy()
     await add_other(world)
     for number in range(40):
         body = {"apiVersion": API_VERSION, "kind": "WarmPolicy", "metadata": {"name": f"greedy{number}"}}
@@ -172,9 +168,8 @@ async def test_forty_policies_of_a_namespace_whose_writes_hang_keep_no_push_from
     assert answers[-4:] == [202] * 4
 
 
-@in_world(patterns=False)
+@in_world(policy=True, patterns=False)
 async def test_while_nothing_can_be_written_for_anybody_senders_are_asked_to_repeat(world: World) -> None:
-    await world.add_policy()
     refuse(world, "/warmimages", answer=status(500, "failed calling webhook"))
     for number in range(10):
         assert (await world.push(f"v{number}")).status_code == 503
@@ -191,11 +186,10 @@ async def test_while_nothing_can_be_written_for_anybody_senders_are_asked_to_rep
     ],
     ids=["no-policy", "no-repository", "no-labels", "unusable"],
 )
-@in_world(patterns=False)
+@in_world(policy=True, patterns=False)
 async def test_a_warmimage_that_somebody_has_changed_by_hand_is_the_policys_again_at_the_next_push(
     world: World, change: Object
 ) -> None:
-    await world.add_policy()
     await world.push(content=digest("a"), ago=60)
     before = await only(world)
     await world.admin.patch(f"{WARMIMAGES}/{before['metadata']['name']}", change)
@@ -206,9 +200,8 @@ async def test_a_warmimage_that_somebody_has_changed_by_hand_is_the_policys_agai
     assert now["metadata"]["uid"] == before["metadata"]["uid"]
 
 
-@in_world(patterns=False)
+@in_world(policy=True, patterns=False)
 async def test_the_word_of_an_unusable_warmimage_on_a_later_push_is_kept(world: World) -> None:
-    await world.add_policy()
     await world.push(content=digest("b"), ago=10)
     name = (await only(world))["metadata"]["name"]
     await world.admin.patch(f"{WARMIMAGES}/{name}", {"spec": {"image": "NOT AN IMAGE"}})
@@ -217,9 +210,8 @@ async def test_the_word_of_an_unusable_warmimage_on_a_later_push_is_kept(world: 
     assert (now["spec"]["image"], now["spec"]["digest"]) == (IMAGE, digest("b"))
 
 
-@in_world(patterns=False)
+@in_world(policy=True, patterns=False)
 async def test_a_warmimage_that_a_finalizer_keeps_sends_senders_away_for_a_minute_at_most(world: World) -> None:
-    await world.add_policy()
     await world.push(ago=60)
     path = f"{WARMIMAGES}/{(await only(world))['metadata']['name']}"
     await world.admin.patch(path, {"metadata": {"finalizers": ["example.com/slow"]}})
@@ -244,11 +236,10 @@ async def made_by_hand(world: World, name: str, **metadata: Any) -> None:
 
 
 @pytest.mark.parametrize("labels", [{}, {"warmhook.dev/policy": "0123456789abcdef"}], ids=["by-hand", "of-no-policy"])
-@in_world(patterns=False)
+@in_world(nodes="a", patterns=False)
 async def test_a_warmimage_that_may_not_be_deleted_ends_no_sync_and_is_not_counted_as_handled(
     world: World, labels: Object
 ) -> None:
-    await world.add_nodes("a")
     missed = {"warmhook.dev/policy-gone-since": "2026-03-01T11:00:00Z"}
     await made_by_hand(world, "protected", labels=labels, annotations=missed)
     await world.add_policy("good", images=[IMAGE])
@@ -261,10 +252,8 @@ async def test_a_warmimage_that_may_not_be_deleted_ends_no_sync_and_is_not_count
     assert world.metric("warmhook_events_total", result="handled") == 0
 
 
-@in_world(patterns=False)
+@in_world(nodes="a", warmimage="x", patterns=False)
 async def test_a_namespace_whose_writes_get_no_answer_holds_up_no_sync(world: World) -> None:
-    await world.add_nodes("a")
-    await world.add_warmimage("x")
     await add_other(world, images=[f"{HOST}/slow/{number}:v1" for number in range(30)])
 
     async def hang(method: str, path: str) -> Response | None:
@@ -291,9 +280,8 @@ async def test_deletes_that_hang_in_one_namespace_keep_nothing_expired_in_anothe
     assert IMAGE not in await world.warmimages()
 
 
-@in_world()
+@in_world(nodes="a")
 async def test_a_namespace_in_which_every_write_hangs_holds_up_no_line_and_no_policy_of_another(world: World) -> None:
-    await world.add_nodes("a")
     other = await add_other(world)
     for name in await add_others(world, 10):
         path = f"{WARMIMAGES.replace('/shop/', '/other/')}/{name}"
@@ -311,9 +299,8 @@ async def test_a_namespace_in_which_every_write_hangs_holds_up_no_line_and_no_po
 
 
 @pytest.mark.parametrize("kind", ["dev.warmhook.report.changed.v1", "dev.warmhook.sync.v1"])
-@in_world()
+@in_world(nodes="a")
 async def test_statuses_that_hang_in_one_namespace_keep_no_other_from_being_written(world: World, kind: str) -> None:
-    await world.add_nodes("a")
     await world.admin.create("/api/v1/namespaces", {"metadata": {"name": "other"}})
     names = await add_others(world, 40)
     await world.add_warmimage("mine")
@@ -325,9 +312,8 @@ async def test_statuses_that_hang_in_one_namespace_keep_no_other_from_being_writ
 
 
 @pytest.mark.parametrize("more", [False, True])
-@in_world()
+@in_world(nodes="a")
 async def test_a_warmimage_that_names_no_owner_is_invalid_and_ends_no_sync(world: World, more: bool) -> None:
-    await world.add_nodes("a")
     asked = json.dumps({"by": [], "more": more})
     labels = {"warmhook.dev/policy": "0123456789abcdef"}
     await made_by_hand(world, "odd", labels=labels, annotations={"warmhook.dev/asked": asked})
@@ -337,9 +323,8 @@ async def test_a_warmimage_that_names_no_owner_is_invalid_and_ends_no_sync(world
     assert await condition(world, f"{WARMIMAGES}/odd", "Ready") == ("False", "Invalid")
 
 
-@in_world(patterns=False)
+@in_world(nodes="a", patterns=False)
 async def test_a_limit_of_thousands_of_digits_ends_no_sync(world: World) -> None:
-    await world.add_nodes("a")
     await world.add_warmimage("odd", nodes={"limit": "1" * 5000})
     await world.add_policy("good", images=[IMAGE])
     await world.sync()
@@ -348,10 +333,8 @@ async def test_a_limit_of_thousands_of_digits_ends_no_sync(world: World) -> None
 
 
 @pytest.mark.parametrize("kind", ["desired", "report"])
-@in_world(patterns=False)
+@in_world(nodes="a", warmimage="x", patterns=False)
 async def test_a_configmap_under_a_name_that_means_nothing_is_nobodys(world: World, kind: str) -> None:
-    await world.add_nodes("a")
-    await world.add_warmimage("x")
     for name, said in (("no-node", {}), ("copied", {"warmhook.dev/node": "a"})):
         metadata = {"name": name, "labels": {"warmhook.dev/kind": kind}, "annotations": said}
         await world.admin.create(paths.configmaps(NAMESPACE), {"metadata": metadata, "data": {}})
@@ -363,9 +346,8 @@ async def test_a_configmap_under_a_name_that_means_nothing_is_nobodys(world: Wor
 
 
 @pytest.mark.slow
-@in_world(patterns=False)
+@in_world(nodes="a", patterns=False)
 async def test_every_warmimage_has_its_status_after_a_few_syncs_that_had_too_little_time(world: World) -> None:
-    await world.add_nodes("a")
     for number in range(60):
         await world.add_warmimage(f"w{number:02}", f"{HOST}/shop/app:v{number}")
 
@@ -380,10 +362,8 @@ async def test_every_warmimage_has_its_status_after_a_few_syncs_that_had_too_lit
     assert all(obj.get("status") for obj in (await world.warmimages()).values())
 
 
-@in_world(patterns=False)
+@in_world(nodes="a", warmimage="x", patterns=False)
 async def test_a_line_that_no_label_names_is_removed_once_the_agent_tells_of_it(world: World) -> None:
-    await world.add_nodes("a")
-    await world.add_warmimage("x")
     await world.sync()
     stray = "0123456789abcdef"
     path = paths.configmaps(NAMESPACE, desired_name("a"))
@@ -418,10 +398,8 @@ async def test_one_write_that_is_refused_keeps_a_policy_from_none_of_its_others(
     assert world.metric("warmhook_events_total", type=CHANGED, result="denied") == 1
 
 
-@in_world(patterns=False)
+@in_world(nodes="a", policy=True, patterns=False)
 async def test_writes_of_one_namespace_that_hang_hold_up_no_line_of_another(world: World) -> None:
-    await world.add_nodes("a")
-    await world.add_policy()
     other = await add_other(world)
     await world.push(ago=10)
     await world.sync()
@@ -477,9 +455,8 @@ async def test_a_delete_that_conflicts_for_ever_is_given_up(world: World) -> Non
     assert sum(method == "DELETE" for method, _ in world.requests) == 1
 
 
-@in_world(patterns=False)
+@in_world(nodes="a", patterns=False)
 async def test_conditions_that_others_wrote_stay(world: World) -> None:
-    await world.add_nodes("a")
     await world.add_policy(images=[IMAGE])
     await world.sync()
     moment = "2026-01-01T00:00:00Z"
@@ -529,10 +506,8 @@ async def a_sync(world: World) -> None:
 @pytest.mark.parametrize(
     "happens", [own_event, event_of_its_node, events_of_many_nodes, a_sync], ids=lambda it: it.__name__
 )
-@in_world(patterns=False)
+@in_world(nodes="ab", warmimage="x", patterns=False)
 async def test_a_warmimage_that_cannot_be_used_keeps_its_lines(world: World, happens: Callable[[World], Any]) -> None:
-    await world.add_nodes("a", "b")
-    await world.add_warmimage("x")
     await world.changed("WarmImage", "x")
     await world.admin.patch(f"{WARMIMAGES}/x", {"spec": {"image": "NOT AN IMAGE"}})
     await happens(world)
@@ -541,11 +516,10 @@ async def test_a_warmimage_that_cannot_be_used_keeps_its_lines(world: World, hap
 
 
 @pytest.mark.parametrize("by_sync", [True, False])
-@in_world(patterns=False)
+@in_world(nodes="a", patterns=False)
 async def test_a_warmimage_that_cannot_be_used_says_so_in_its_status_and_in_one_event(
     world: World, by_sync: bool
 ) -> None:
-    await world.add_nodes("a")
     await world.add_warmimage("x", f"{HOST}/Shop/Web:1")
     for _ in range(3):
         await asyncio.sleep(2)
@@ -622,10 +596,8 @@ async def test_a_selector_that_the_api_server_refuses_keeps_no_other_image(world
     assert await world.lines() == {"a": [IMAGE, f"{HOST}/shop/other:v1"], "b": [f"{HOST}/shop/other:v1"]}
 
 
-@in_world(patterns=False)
+@in_world(nodes="a", policy=True, patterns=False)
 async def test_the_version_of_a_warmimage_is_asked_of_no_other_resource(world: World) -> None:
-    await world.add_nodes("a")
-    await world.add_policy()
     for number in range(20):
         await world.push(f"v{number}", repository=f"shop/app{number}", ago=30 - number)
     asked: list[tuple[str, str]] = []
@@ -652,10 +624,8 @@ async def test_the_version_of_a_warmimage_is_asked_of_no_other_resource(world: W
 # --- statuses and events ---------------------------------------------------------------------------------------------
 
 
-@in_world(patterns=False)
+@in_world(nodes="a", warmimage="x", patterns=False)
 async def test_an_image_that_becomes_warm_or_fails_has_one_event_for_each_change(world: World) -> None:
-    await world.add_nodes("a")
-    await world.add_warmimage("x")
     for state in ("waiting", "failed", "failed", "warm", "warm"):
         await asyncio.sleep(2)
         await say(world, "a", state, reason="NotFound" if state == "failed" else "")
@@ -665,9 +635,8 @@ async def test_an_image_that_becomes_warm_or_fails_has_one_event_for_each_change
     assert {it["involvedObject"]["kind"] for it in events} == {"WarmImage"}
 
 
-@in_world(patterns=False)
+@in_world(nodes="a", patterns=False)
 async def test_events_are_bounded_and_one_that_is_refused_changes_nothing(world: World) -> None:
-    await world.add_nodes("a")
     for number in range(100):
         await world.add_warmimage(f"w{number:02}", f"{HOST}/Bad/{number}:v1")
     refuse(world, "/events")
@@ -685,10 +654,8 @@ async def test_a_policy_that_cannot_be_used_has_one_event(world: World) -> None:
     assert (event["reason"], event["involvedObject"]["kind"]) == ("Invalid", "WarmPolicy")
 
 
-@in_world(patterns=False)
+@in_world(nodes="ab", warmimage="x", patterns=False)
 async def test_a_newcomer_is_waiting_and_no_image_is_ready_before_it_has_spoken(world: World) -> None:
-    await world.add_nodes("a", "b")
-    await world.add_warmimage("x")
     await say(world, "a", "warm")
     await world.reported("x")
     found = (await world.admin.get(f"{WARMIMAGES}/x"))["status"]
@@ -710,11 +677,10 @@ def test_a_note_of_more_lines_than_annotations_can_hold_is_cut() -> None:
     assert note.split(",") == noted_refusals(keys) == sorted(keys)[:REFUSED_MAX]
 
 
-@in_world(patterns=False)
+@in_world(nodes="a", patterns=False)
 async def test_an_agent_with_lines_of_old_is_told_that_there_are_none_although_another_warmimage_cannot_be_used(
     world: World,
 ) -> None:
-    await world.add_nodes("a")
     await world.report("a", {"0" * 16: LineReport("0" * 8, "warm")})
     await world.add_warmimage("unusable", image=f"{HOST}/Shop/Web:1")
     await world.sync()

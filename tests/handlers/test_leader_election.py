@@ -163,9 +163,8 @@ async def test_a_leader_that_gets_no_answer_for_a_while_goes_on(world: World, on
     assert max(gaps(one.sent)) <= 2
 
 
-@in_world()
+@in_world(nodes="a")
 async def test_a_watch_that_ends_gives_the_lease_back_so_that_the_next_need_not_wait(world: World) -> None:
-    await world.add_nodes("a")
     sent: list[tuple[float, str, str]] = []
     one, two = Process(world, "one", sent), Process(world, "two", sent)
     async with AsyncExitStack() as stack:

@@ -25,11 +25,10 @@ def busy_api_server(world: World) -> None:
     world.faults.append(answer_slowly)
 
 
-@in_world()
+@in_world(policy=True)
 async def test_pushes_that_follow_each_other_are_accepted_at_once_while_the_earlier_ones_are_projected(
     world: World,
 ) -> None:
-    await world.add_policy()
     await world.add_nodes(*(f"node-{number:03}" for number in range(NODES)))
     async with world.watching():
         await asyncio.sleep(60)

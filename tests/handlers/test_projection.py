@@ -29,12 +29,10 @@ async def project(world: World, *names: str) -> int:
     return (await world.event("dev.warmhook.objects.changed.v1", {"objects": objects})).status_code
 
 
-@in_world()
+@in_world(nodes="a", warmimage="x")
 async def test_a_node_without_a_configmap_gets_one_with_all_its_lines_and_nothing_tracks_its_fields(
     world: World,
 ) -> None:
-    await world.add_nodes("a")
-    await world.add_warmimage("x")
     await world.add_warmimage("y", f"{HOST}/shop/other:v1")
     assert await project(world, "x") == 204
     assert await world.lines() == {"a": [IMAGE, f"{HOST}/shop/other:v1"]}
@@ -50,9 +48,8 @@ async def test_a_node_without_a_configmap_gets_one_with_all_its_lines_and_nothin
     assert "managedFields" not in metadata
 
 
-@in_world()
+@in_world(nodes="ab")
 async def test_several_lines_of_a_node_go_into_one_patch(world: World) -> None:
-    await world.add_nodes("a", "b")
     await world.add_warmimage("first")
     await project(world, "first")
     for name in ("x", "y", "z"):
@@ -62,20 +59,16 @@ async def test_several_lines_of_a_node_go_into_one_patch(world: World) -> None:
     assert sorted(world.writes()) == [("PATCH", configmap("a")), ("PATCH", configmap("b"))]
 
 
-@in_world()
+@in_world(nodes="ab", warmimage="x")
 async def test_nodes_that_are_as_they_should_be_cost_no_write(world: World) -> None:
-    await world.add_nodes("a", "b")
-    await world.add_warmimage("x")
     await project(world, "x")
     world.requests.clear()
     await project(world, "x")
     assert world.writes() == []
 
 
-@in_world()
+@in_world(nodes="ab", warmimage="x")
 async def test_a_deleted_warmimage_takes_its_lines_with_it_and_leaves_the_others(world: World) -> None:
-    await world.add_nodes("a", "b")
-    await world.add_warmimage("x")
     await world.add_warmimage("y", f"{HOST}/shop/other:v1")
     await project(world, "x", "y")
     await world.admin.delete(paths.warmimages(ObjectKey("shop", "x")))
@@ -97,9 +90,8 @@ async def test_a_changed_selector_moves_the_line(world: World) -> None:
 
 
 @pytest.mark.parametrize("limit", [0, 1, 2, 5])
-@in_world()
+@in_world(nodes="abc")
 async def test_a_limit_holds_also_when_nodes_come_and_go(world: World, limit: int) -> None:
-    await world.add_nodes("a", "b", "c")
     await world.add_warmimage("x", nodes={"limit": limit})
     await project(world, "x")
     await world.add_nodes("d")
@@ -113,9 +105,8 @@ async def test_a_limit_holds_also_when_nodes_come_and_go(world: World, limit: in
     assert sum(map(len, lines.values())) == min(limit, 2)
 
 
-@in_world()
+@in_world(warmimage="x")
 async def test_a_new_node_gets_every_line_that_is_wanted_there(world: World) -> None:
-    await world.add_warmimage("x")
     await world.add_warmimage("y", f"{HOST}/shop/other:v1", nodes={"names": ["b"]})
     await world.add_nodes("a", "b")
     await world.changed("Node", "a")
@@ -124,10 +115,8 @@ async def test_a_new_node_gets_every_line_that_is_wanted_there(world: World) -> 
     assert await world.lines() == {"a": [IMAGE], "b": [IMAGE, f"{HOST}/shop/other:v1"]}
 
 
-@in_world()
+@in_world(nodes="a", warmimage="x")
 async def test_a_node_that_is_gone_loses_both_configmaps(world: World) -> None:
-    await world.add_nodes("a")
-    await world.add_warmimage("x")
     await project(world, "x")
     await world.report("a")
     await world.admin.delete(paths.node("a"))
@@ -135,10 +124,8 @@ async def test_a_node_that_is_gone_loses_both_configmaps(world: World) -> None:
     assert (await world.admin.list(CONFIGMAPS)).items == []
 
 
-@in_world()
+@in_world(nodes="a", warmimage="x")
 async def test_a_node_registered_again_adopts_its_configmap_before_the_garbage_collector_takes_it(world: World) -> None:
-    await world.add_nodes("a")
-    await world.add_warmimage("x")
     await project(world, "x")
     await world.admin.delete(paths.node("a"))
     await world.add_nodes("a")
@@ -169,10 +156,8 @@ def failing(path: str, *answers: Response | Exception | None) -> Any:
     "trouble",
     [status(409), status(429), status(500), status(503), status(504), Unreachable("cut"), Unreachable("slow")],
 )
-@in_world()
+@in_world(nodes="a", warmimage="x")
 async def test_a_write_that_may_work_later_is_repeated(world: World, trouble: Response | Exception) -> None:
-    await world.add_nodes("a")
-    await world.add_warmimage("x")
     await project(world, "x")
     await world.add_warmimage("y", f"{HOST}/shop/other:v1")
     world.faults.append(failing(configmap("a"), trouble, trouble, trouble))
@@ -182,20 +167,15 @@ async def test_a_write_that_may_work_later_is_repeated(world: World, trouble: Re
 
 
 @pytest.mark.parametrize("trouble", [status(429), status(503), Unreachable("cut")])
-@in_world()
+@in_world(nodes="a", warmimage="x")
 async def test_a_create_that_may_work_later_is_repeated(world: World, trouble: Response | Exception) -> None:
-    await world.add_nodes("a")
-    await world.add_warmimage("x")
     world.faults.append(failing(CONFIGMAPS, trouble))
     assert await project(world, "x") == 204
     assert await world.lines() == {"a": [IMAGE]}
 
 
-@in_world()
+@in_world(nodes="a", warmimage="x")
 async def test_a_configmap_that_somebody_else_created_meanwhile_is_patched(world: World) -> None:
-    await world.add_nodes("a")
-    await world.add_warmimage("x")
-
     async def meanwhile(method: str, path: str) -> None:
         if (method, path) == ("POST", CONFIGMAPS) and len(world.faults) == 1:
             world.faults.append(lambda _method, _path: None)
@@ -206,10 +186,8 @@ async def test_a_configmap_that_somebody_else_created_meanwhile_is_patched(world
     assert await world.lines() == {"a": [IMAGE]}
 
 
-@in_world()
+@in_world(nodes="a", warmimage="x")
 async def test_the_wait_that_the_server_asks_for_is_kept(world: World) -> None:
-    await world.add_nodes("a")
-    await world.add_warmimage("x")
     world.faults.append(failing(CONFIGMAPS, status(429, retry_after="3")))
     assert await project(world, "x") == 204
     assert 3 <= world.monotonic() < 4
@@ -240,10 +218,8 @@ async def test_one_bad_node_does_not_stop_the_others(world: World) -> None:
     assert world.monotonic() <= 21
 
 
-@in_world()
+@in_world(nodes="ab", warmimage="x")
 async def test_a_node_that_is_refused_for_good_is_left_to_the_sync(world: World) -> None:
-    await world.add_nodes("a", "b")
-    await world.add_warmimage("x")
     await project(world, "x")
     await world.add_warmimage("y", f"{HOST}/shop/other:v1")
     fault = failing(configmap("a"), status(422))
@@ -331,10 +307,8 @@ def once(world: World, act: Any, *, method: str = "PATCH", after: int = 0) -> No
     world.faults.append(fault)
 
 
-@in_world()
+@in_world(nodes="ab", warmimage="x")
 async def test_a_warmimage_that_changes_while_it_is_projected_is_projected_again(world: World) -> None:
-    await world.add_nodes("a", "b")
-    await world.add_warmimage("x")
     await project(world, "x")
     key = ObjectKey("shop", "x")
 
@@ -348,9 +322,8 @@ async def test_a_warmimage_that_changes_while_it_is_projected_is_projected_again
 
 
 @pytest.mark.parametrize("method", ["POST", "PATCH"])
-@in_world()
+@in_world(nodes="ab")
 async def test_a_warmimage_that_is_deleted_while_it_is_projected_leaves_no_line(world: World, method: str) -> None:
-    await world.add_nodes("a", "b")
     await world.add_warmimage("other", f"{HOST}/shop/other:v1")
     if method == "PATCH":
         await project(world, "other")
@@ -360,10 +333,8 @@ async def test_a_warmimage_that_is_deleted_while_it_is_projected_leaves_no_line(
     assert {image for lines in (await world.lines()).values() for image in lines} == {f"{HOST}/shop/other:v1"}
 
 
-@in_world()
+@in_world(nodes="a", warmimage="x")
 async def test_a_warmimage_that_is_deleted_and_made_again_ends_as_it_is_now(world: World) -> None:
-    await world.add_nodes("a")
-    await world.add_warmimage("x")
     await project(world, "x")
     await world.admin.delete(paths.warmimages(ObjectKey("shop", "x")))
 
@@ -376,9 +347,8 @@ async def test_a_warmimage_that_is_deleted_and_made_again_ends_as_it_is_now(worl
 
 
 @pytest.mark.slow
-@in_world()
+@in_world(nodes="a")
 async def test_a_configmap_that_vanishes_in_the_middle_comes_back_with_all_its_lines(world: World) -> None:
-    await world.add_nodes("a")
     for name in ("x", "y"):
         await world.add_warmimage(name, f"{HOST}/shop/{name}:v1")
     await project(world, "x", "y")
@@ -399,9 +369,8 @@ async def fill(world: World, count: int) -> None:
 
 
 @pytest.mark.slow
-@in_world()
+@in_world(nodes="a")
 async def test_a_full_node_refuses_the_least_important_lines_and_takes_them_when_there_is_room(world: World) -> None:
-    await world.add_nodes("a")
     await fill(world, 320)
     await world.sync()
     obj = await world.desired("a")
@@ -426,9 +395,8 @@ async def test_a_full_node_refuses_the_least_important_lines_and_takes_them_when
 
 
 @pytest.mark.slow
-@in_world()
+@in_world(nodes="a")
 async def test_on_a_full_node_the_newest_has_room_and_a_loud_namespace_takes_none_of_another(world: World) -> None:
-    await world.add_nodes("a")
     await world.admin.create("/api/v1/namespaces", {"metadata": {"name": "quiet"}})
     for number in range(300):
         await world.add_warmimage(f"w{number:03}", f"{HOST}/shop/{number}:v1", pull={"priority": 1000})
@@ -450,9 +418,8 @@ async def test_on_a_full_node_the_newest_has_room_and_a_loud_namespace_takes_non
 
 
 @pytest.mark.slow
-@in_world()
+@in_world(nodes="a")
 async def test_a_push_to_a_node_without_room_has_room_at_once(world: World) -> None:
-    await world.add_nodes("a")
     await fill(world, 320)
     await world.sync()
     for number in range(5):
@@ -463,10 +430,8 @@ async def test_a_push_to_a_node_without_room_has_room_at_once(world: World) -> N
         assert f"{HOST}/shop/app:v{number}" in images
 
 
-@in_world()
+@in_world(nodes="a", warmimage="x")
 async def test_a_line_that_nobody_can_read_makes_room_for_others(world: World) -> None:
-    await world.add_nodes("a")
-    await world.add_warmimage("x")
     await project(world, "x")
     await world.admin.patch(configmap("a"), {"data": {"0123456789abcdef": "x" * 2 * MAX_BYTES}})
     await world.add_warmimage("y", f"{HOST}/shop/y:v1")

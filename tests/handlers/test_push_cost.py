@@ -195,10 +195,8 @@ async def test_an_object_that_is_not_as_the_watch_says_leads_to_what_is_there(
         assert await images_of(world, "a") == ["app:v1", "other:v1"]
 
 
-@in_world()
+@in_world(nodes="a", policy=True)
 async def test_an_object_in_an_event_that_was_posted_leads_to_no_write(world: World) -> None:
-    await world.add_nodes("a")
-    await world.add_policy()
     await world.push()
     key = await key_of(world, "v1")
     forged = await world.admin.get(paths.warmimages(key))

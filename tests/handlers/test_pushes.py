@@ -26,9 +26,8 @@ def lists(world: World) -> int:
     return sum(path == POLICIES for _, path in world.requests)
 
 
-@in_world()
+@in_world(policy=True)
 async def test_a_newer_push_of_a_tag_updates_the_same_object(world: World) -> None:
-    await world.add_policy()
     await world.push(content=digest("a"), ago=20)
     (first,) = (await world.warmimages()).values()
     await world.push(content=digest("b"), ago=10)
@@ -53,9 +52,8 @@ async def test_an_image_that_a_policy_names_is_updated_by_its_push(world: World)
     assert still["metadata"]["resourceVersion"] == pushed["metadata"]["resourceVersion"]
 
 
-@in_world()
+@in_world(nodes="a")
 async def test_a_push_leaves_alone_what_a_policy_names_by_digest(world: World) -> None:
-    await world.add_nodes("a")
     rule = {"repository": f"{HOST}/shop/**"}
     await world.add_policy(images=[f"{HOST}/shop/app:v1@{digest('c')}"], push=[rule])
     await world.changed("WarmPolicy", "shop")
@@ -91,10 +89,8 @@ async def test_every_policy_that_wants_a_push_gets_its_own_warmimage(world: Worl
     assert len((await world.admin.list(paths.warmimages())).items) == 3
 
 
-@in_world()
+@in_world(policy=True)
 async def test_replicas_that_get_the_same_push_at_once_make_one_object_and_nobody_is_sent_away(world: World) -> None:
-    await world.add_policy()
-
     async def jitter(_method: str, _path: str) -> None:
         await asyncio.sleep(0.01)
 
@@ -139,9 +135,8 @@ def test_repeats_and_order_change_nothing(given_: list[tuple[str, str, int]], ra
     assert ends[0] == ends[1]
 
 
-@in_world()
+@in_world(policy=True)
 async def test_requests_within_a_tenth_of_a_second_share_one_list_of_the_policies(world: World) -> None:
-    await world.add_policy()
     await asyncio.gather(*(world.push(f"v{n}") for n in range(20)))
     assert lists(world) == 1
     await asyncio.sleep(0.11)
@@ -179,10 +174,8 @@ def test_the_globs_of_a_policy_are_compiled_once_and_read_a_push_once(monkeypatc
     run_in_world(case)
 
 
-@in_world()
+@in_world(policy=True)
 async def test_a_shared_list_that_fails_is_not_given_to_those_who_come_later(world: World) -> None:
-    await world.add_policy()
-
     def broken(_method: str, path: str) -> Response | None:
         return status(500) if path == POLICIES and lists(world) == 1 else None
 
@@ -192,10 +185,8 @@ async def test_a_shared_list_that_fails_is_not_given_to_those_who_come_later(wor
     assert (await world.push()).status_code == 202
 
 
-@in_world()
+@in_world(policy=True)
 async def test_a_sender_that_hangs_up_does_not_fail_the_others_who_share_its_list(world: World) -> None:
-    await world.add_policy()
-
     async def slow(_method: str, path: str) -> None:
         if path == POLICIES:
             await asyncio.sleep(0.2)
@@ -242,9 +233,8 @@ async def test_a_policy_that_cannot_be_written_for_does_not_keep_the_push_from_t
 
 
 @pytest.mark.parametrize("ago", [0, -200, -1000])
-@in_world()
+@in_world(policy=True)
 async def test_a_clock_that_runs_ahead_does_not_win_against_later_pushes(world: World, ago: float) -> None:
-    await world.add_policy()
     await world.push(content=digest("a"), ago=ago)
     await asyncio.sleep(400)
     await world.push(content=digest("b"))
@@ -252,9 +242,8 @@ async def test_a_clock_that_runs_ahead_does_not_win_against_later_pushes(world: 
     assert obj["spec"]["digest"] == digest("b")
 
 
-@in_world()
+@in_world(policy=True)
 async def test_a_push_after_one_whose_clock_is_minutes_ahead_is_taken_at_once(world: World) -> None:
-    await world.add_policy()
     await world.push(content=digest("b"), ago=-290)
     await asyncio.sleep(60)
     await world.push(content=digest("a"))
@@ -262,9 +251,8 @@ async def test_a_push_after_one_whose_clock_is_minutes_ahead_is_taken_at_once(wo
     assert obj["spec"]["digest"] == digest("a")
 
 
-@in_world()
+@in_world(policy=True)
 async def test_an_event_from_the_future_does_not_shut_out_later_pushes(world: World) -> None:
-    await world.add_policy()
     data = {
         "image": f"{HOST}/shop/app:v1",
         "digest": digest("b"),

@@ -43,9 +43,8 @@ def deliveries() -> list[dict[str, Any]]:
     return [line for line in capture.entries if line["event"] == "delivery"]
 
 
-@in_world()
+@in_world(policy=True)
 async def test_an_accepted_push_is_a_warmimage_before_the_answer_is_sent(world: World) -> None:
-    await world.add_policy()
     answer = await world.push()
     assert (answer.status_code, answer.content) == (202, b"")
     (obj,) = (await world.warmimages()).values()
@@ -53,9 +52,8 @@ async def test_an_accepted_push_is_a_warmimage_before_the_answer_is_sent(world: 
     assert obj["spec"]["digest"] == DIGEST
 
 
-@in_world()
+@in_world(policy=True)
 async def test_a_webhook_calls_no_registry_and_lists_no_node(world: World) -> None:
-    await world.add_policy()
     await world.push()
     assert {path for _, path in world.requests} == {
         "/apis/warmhook.dev/v1alpha1/warmpolicies",
@@ -180,9 +178,8 @@ async def test_several_images_in_one_delivery_are_all_accepted_under_one_log_lin
     assert len(line["images"]) == 2
 
 
-@in_world()
+@in_world(policy=True)
 async def test_the_log_line_and_the_metrics_of_a_delivery_have_the_documented_names(world: World) -> None:
-    await world.add_policy()
     await world.push()
     (line,) = deliveries()
     assert line.keys() == {
@@ -199,9 +196,8 @@ async def test_the_log_line_and_the_metrics_of_a_delivery_have_the_documented_na
     assert "shop/app" not in world.metrics.exposition().decode()
 
 
-@in_world()
+@in_world(policy=True)
 async def test_the_same_delivery_again_changes_nothing_and_is_logged_as_a_duplicate(world: World) -> None:
-    await world.add_policy()
     body = harbor_push(world.now(), "v1", "shop/app", DIGEST)
     assert (await world.deliver(body)).status_code == 202
     world.writes()
@@ -214,10 +210,8 @@ async def test_the_same_delivery_again_changes_nothing_and_is_logged_as_a_duplic
 # --- when the API server does not take it ----------------------------------------------------------------------------
 
 
-@in_world()
+@in_world(policy=True)
 async def test_a_slow_api_server_is_answered_503_after_eight_hundred_milliseconds(world: World) -> None:
-    await world.add_policy()
-
     async def slow(method: str, path: str) -> None:
         await asyncio.sleep(3)
 
@@ -244,12 +238,10 @@ async def test_a_slow_api_server_is_answered_503_after_eight_hundred_millisecond
         (status(429), "api-server-429", "POST"),
     ],
 )
-@in_world()
+@in_world(policy=True)
 async def test_a_push_that_the_api_server_did_not_take_is_answered_503(
     world: World, fault: Response | Unreachable, reason: str, method: str
 ) -> None:
-    await world.add_policy()
-
     def broken(asked: str, _path: str) -> Response | None:
         if asked != method:
             return None
@@ -295,9 +287,8 @@ sources:
     run_in_world(case, sources=sources)
 
 
-@in_world(sources=QUAY)
+@in_world(policy=True, sources=QUAY)
 async def test_secrets_are_in_no_log_line_answer_metric_or_object(world: World) -> None:
-    await world.add_policy()
     answers = [await world.push(), await world.push(secret="falsch" + SECRET)]
     answers.append(await world.client.post(f"/webhooks/quay?token={SECRET}", content=b"{"))
     answers.append(await world.client.post(f"/webhooks/quay?token=falsch{SECRET}", content=b"{"))

@@ -33,9 +33,8 @@ EMPTY = json.dumps({**FIELDS, "type": "dev.warmhook.report.changed.v1", "data": 
 """An event that asks nothing of the API server."""
 
 
-@in_world()
+@in_world(warmimage="x")
 async def test_binary_and_structured_events_are_handled_alike(world: World) -> None:
-    await world.add_warmimage("x")
     change = {"objects": [{"kind": "WarmImage", "namespace": "shop", "name": "x"}]}
     binary = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/t", "ce-type": CHANGED}
     posts: list[tuple[dict[str, str], Any]] = [
@@ -100,9 +99,8 @@ async def test_a_body_that_is_no_event_is_answered_400(world: World, content_typ
     assert answer.status_code == 400
 
 
-@in_world()
+@in_world(policy=True)
 async def test_a_warmimage_that_lagging_lists_go_on_naming_is_deleted_once(world: World) -> None:
-    await world.add_policy()
     for number in range(5):
         await world.push(f"v{number}", content=digest(str(number)), ago=10 - number)
     names = [obj["metadata"]["name"] for obj in (await world.warmimages()).values()]
@@ -117,10 +115,8 @@ async def test_a_warmimage_that_lagging_lists_go_on_naming_is_deleted_once(world
     assert len(deletes) == 4 == len(set(deletes))
 
 
-@in_world()
+@in_world(nodes="a", warmimage="x")
 async def test_an_object_that_cannot_be_read_keeps_no_other_of_its_event_from_being_handled(world: World) -> None:
-    await world.add_nodes("a")
-    await world.add_warmimage("x")
     good = {"kind": "WarmImage", "namespace": "shop", "name": "x"}
     answer = await world.event(CHANGED, {"objects": [{"kind": "Later", "name": "b"}, good, {}]})
     assert answer.status_code == 400
@@ -128,12 +124,10 @@ async def test_an_object_that_cannot_be_read_keeps_no_other_of_its_event_from_be
 
 
 @pytest.mark.parametrize("fault", [status(503), status(429, retry_after="7"), status(500), Unreachable("down")])
-@in_world()
+@in_world(warmimage="x")
 async def test_an_event_that_can_work_later_is_answered_503_with_retry_after(
     world: World, fault: Response | Unreachable
 ) -> None:
-    await world.add_warmimage("x")
-
     def broken(_method: str, _path: str) -> Response:
         if isinstance(fault, Unreachable):
             raise fault
@@ -155,11 +149,8 @@ async def test_an_event_whose_write_the_api_server_refuses_for_good_is_not_asked
 
 
 @pytest.mark.slow
-@in_world()
+@in_world(nodes="a", warmimage="x")
 async def test_syncs_that_come_together_are_two_however_many_they_are(world: World) -> None:
-    await world.add_nodes("a")
-    await world.add_warmimage("x")
-
     async def slowly(_method: str, _path: str) -> None:
         await asyncio.sleep(0.05)
 
@@ -175,10 +166,8 @@ async def test_syncs_that_come_together_are_two_however_many_they_are(world: Wor
     assert await world.lines() == {"a": [f"{HOST}/shop/app:v1", f"{HOST}/shop/other:v1"]}
 
 
-@in_world()
+@in_world(nodes="a", warmimage="x")
 async def test_a_ping_of_knative_is_a_sync(world: World) -> None:
-    await world.add_nodes("a")
-    await world.add_warmimage("x")
     assert (await world.event("dev.knative.sources.ping", {"any": "thing"})).status_code == 204
     assert await world.lines() == {"a": [f"{HOST}/shop/app:v1"]}
 

@@ -248,18 +248,14 @@ async def test_all_divergences_at_once_are_put_right(world: World) -> None:
     assert await world.lines() == before
 
 
-@in_world()
+@in_world(nodes="ab", warmimage="x")
 async def test_a_warmimage_that_was_never_projected_gets_its_lines(world: World) -> None:
-    await world.add_nodes("a", "b")
-    await world.add_warmimage("x")
     await world.sync()
     assert await world.lines() == {"a": [IMAGE], "b": [IMAGE]}
 
 
-@in_world()
+@in_world(nodes="a", warmimage="x")
 async def test_lines_of_a_warmimage_that_cannot_be_used_stay_as_they_are(world: World) -> None:
-    await world.add_nodes("a")
-    await world.add_warmimage("x")
     await world.sync()
     await world.drop_patterns()
     await world.admin.patch(paths.warmimages(ObjectKey("shop", "x")), {"spec": {"image": "NOT AN IMAGE"}})
@@ -267,10 +263,8 @@ async def test_lines_of_a_warmimage_that_cannot_be_used_stay_as_they_are(world: 
     assert await world.lines() == {"a": [IMAGE]}
 
 
-@in_world()
+@in_world(nodes="a", policy=True)
 async def test_a_policy_that_cannot_be_used_keeps_what_it_led_to_and_says_why(world: World) -> None:
-    await world.add_nodes("a")
-    await world.add_policy()
     await world.push()
     await world.drop_patterns()
     await world.admin.patch(POLICY, {"spec": {"push": [{"repository": "**", "semver": "nonsense"}]}})
@@ -285,9 +279,8 @@ async def test_a_policy_that_cannot_be_used_keeps_what_it_led_to_and_says_why(wo
     assert "semver" in ready["message"]
 
 
-@in_world()
+@in_world(nodes="a")
 async def test_a_rule_that_cannot_be_read_costs_the_other_rules_no_push(world: World) -> None:
-    await world.add_nodes("a")
     await world.drop_patterns()
     rules = [{"repository": f"{HOST}/shop/**"}, {"repository": "ghcr.io/**", "semver": ">=1.2 <"}]
     await world.add_policy(push=rules)
@@ -299,9 +292,8 @@ async def test_a_rule_that_cannot_be_read_costs_the_other_rules_no_push(world: W
     assert ready["message"].startswith("spec.push[1].semver")
 
 
-@in_world()
+@in_world(nodes="abc")
 async def test_a_limit_leaves_a_node_that_is_not_ready_for_ten_minutes_and_comes_back(world: World) -> None:
-    await world.add_nodes("a", "b", "c")
     await world.add_policy(push=[{"repository": f"{HOST}/**"}], template={"nodes": {"limit": 1}})
     await world.push()
     await world.sync()
@@ -325,9 +317,8 @@ async def test_a_limit_leaves_a_node_that_is_not_ready_for_ten_minutes_and_comes
     assert [name for name, images in (await world.lines()).items() if images] == [first]
 
 
-@in_world()
+@in_world(nodes="a")
 async def test_one_policy_that_cannot_be_applied_does_not_keep_the_rest_from_being_put_right(world: World) -> None:
-    await world.add_nodes("a")
     await world.add_policy("bad", images=["nginx:1"])
     await world.add_policy("good", images=["nginx:2"])
     await world.add_warmimage("x")
@@ -340,10 +331,8 @@ async def test_one_policy_that_cannot_be_applied_does_not_keep_the_rest_from_bei
     assert len((await world.lines())["a"]) == 3
 
 
-@in_world()
+@in_world(nodes="a", policy=True)
 async def test_a_copy_in_another_namespace_is_nobodys(world: World) -> None:
-    await world.add_nodes("a")
-    await world.add_policy()
     await world.push()
     (obj,) = (await world.warmimages()).values()
     await world.admin.create("/api/v1/namespaces", {"metadata": {"name": "other"}})
@@ -527,10 +516,8 @@ async def test_a_policy_that_changes_in_the_middle_is_not_overruled_by_what_it_s
     assert {obj["spec"]["pull"]["priority"] for obj in (await world.warmimages()).values()} == {7}
 
 
-@in_world()
+@in_world(policy=True)
 async def test_a_push_that_was_accepted_under_an_old_policy_catches_up_with_the_new_one(world: World) -> None:
-    await world.add_policy()
-
     async def change(method: str, path: str) -> None:
         if method == "POST" and path.endswith("/warmimages") and len(world.faults) == 1:
             world.faults.append(lambda _method, _path: None)

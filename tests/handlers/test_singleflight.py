@@ -36,9 +36,8 @@ def slow(world: World, seconds: float) -> None:
 
 
 @pytest.mark.slow
-@in_world()
+@in_world(policy=True)
 async def test_a_burst_of_pushes_costs_a_few_lists_and_each_gets_what_is_its_own(world: World) -> None:
-    await world.add_policy()
     slow(world, 0.05)
     for number, content in enumerate("ab"):
         answers = await asyncio.gather(
@@ -60,9 +59,8 @@ async def test_pushes_of_one_repository_share_a_list_with_those_that_come_after_
     assert len(await world.warmimages()) == 9
 
 
-@in_world()
+@in_world(policy=True)
 async def test_a_push_that_comes_alone_is_read_for_at_once_and_by_itself(world: World) -> None:
-    await world.add_policy()
     before = world.monotonic()
     assert (await world.push()).status_code == 202
     assert lists(world) == 1

@@ -37,10 +37,8 @@ def counts(obj: dict[str, Any]) -> dict[str, int]:
     return {name: obj[name] for name in ("warm", "pulling", "waiting", "failed", "unreachable") if obj.get(name)}
 
 
-@in_world()
+@in_world(nodes="abcd", warmimage="x")
 async def test_a_status_counts_the_nodes_by_what_they_report(world: World) -> None:
-    await world.add_nodes("a", "b", "c", "d")
-    await world.add_warmimage("x")
     await asyncio.sleep(600)
     await say(world, "a", "warm")
     await say(world, "b", "pulling")
@@ -55,10 +53,8 @@ async def test_a_status_counts_the_nodes_by_what_they_report(world: World) -> No
     ]
 
 
-@in_world()
+@in_world(nodes="ab", policy=True)
 async def test_a_digest_that_a_node_says_is_not_there_is_not_published(world: World) -> None:
-    await world.add_nodes("a", "b")
-    await world.add_policy()
     await world.push()
     (name,) = [obj["metadata"]["name"] for obj in (await world.warmimages()).values()]
     await say(world, "a", "warm", name)
@@ -72,10 +68,8 @@ async def test_a_digest_that_a_node_says_is_not_there_is_not_published(world: Wo
     assert "digest" not in found
 
 
-@in_world()
+@in_world(nodes="ab", warmimage="x")
 async def test_the_text_of_a_hostile_node_is_cut_and_put_into_the_closed_list(world: World) -> None:
-    await world.add_nodes("a", "b")
-    await world.add_warmimage("x")
     for node in ("a", "b"):
         await say(world, node, "failed", reason="NotFound")
     data = {"a": json.dumps({"reason": "<script>", "message": "x" * 9999}), "b": "no json"}
@@ -101,10 +95,8 @@ async def test_the_first_ten_failures_are_named(world: World) -> None:
     assert [failure["node"] for failure in found["failures"]] == names[:10]
 
 
-@in_world()
+@in_world(nodes="a", warmimage="x")
 async def test_a_status_is_written_only_when_it_differs(world: World) -> None:
-    await world.add_nodes("a")
-    await world.add_warmimage("x")
     await say(world, "a", "warm")
     await world.reported("x")
     world.requests.clear()
@@ -115,10 +107,8 @@ async def test_a_status_is_written_only_when_it_differs(world: World) -> None:
     assert [path for _, path in world.writes() if path.endswith("/status")] == []
 
 
-@in_world()
+@in_world(nodes="a", warmimage="x")
 async def test_a_status_is_written_at_most_once_a_second(world: World) -> None:
-    await world.add_nodes("a")
-    await world.add_warmimage("x")
     moments: list[float] = []
 
     def note(method: str, path: str) -> None:
@@ -136,10 +126,8 @@ async def test_a_status_is_written_at_most_once_a_second(world: World) -> None:
     assert counts(await told(world)) == {"warm": 1}
 
 
-@in_world()
+@in_world(nodes="ab", warmimage="x")
 async def test_a_node_that_was_not_heard_for_ten_minutes_is_unreachable_at_the_next_sync(world: World) -> None:
-    await world.add_nodes("a", "b")
-    await world.add_warmimage("x")
     await say(world, "a", "warm")
     await say(world, "b", "warm", seen=world.now() + timedelta(minutes=5))
     await world.sync()
@@ -153,9 +141,8 @@ async def test_a_node_that_was_not_heard_for_ten_minutes_is_unreachable_at_the_n
 
 
 @pytest.mark.slow
-@in_world()
+@in_world(nodes="a")
 async def test_a_line_without_room_has_failed_whoever_judges(world: World) -> None:
-    await world.add_nodes("a")
     await world.report("a")
     for number in range(300):
         await world.add_warmimage(f"w{number:03}", f"{HOST}/{'x' * 240}/{number:03}:v1")
@@ -173,9 +160,8 @@ async def test_a_line_without_room_has_failed_whoever_judges(world: World) -> No
     assert world.writes() == []
 
 
-@in_world()
+@in_world(nodes="a")
 async def test_one_status_that_is_refused_does_not_keep_the_others_from_being_written(world: World) -> None:
-    await world.add_nodes("a")
     for name in ("w", "x", "y"):
         await world.add_warmimage(name, f"{HOST}/shop/{name}:v1")
 
@@ -187,10 +173,8 @@ async def test_one_status_that_is_refused_does_not_keep_the_others_from_being_wr
     assert [bool(await told(world, name)) for name in ("w", "x", "y")] == [False, True, True]
 
 
-@in_world()
+@in_world(nodes="a", policy=True)
 async def test_from_push_to_warm_is_measured_once_per_push(world: World) -> None:
-    await world.add_nodes("a")
-    await world.add_policy()
     await world.push()
     (obj,) = (await world.warmimages()).values()
     name = obj["metadata"]["name"]
@@ -216,8 +200,7 @@ async def test_from_push_to_warm_is_measured_once_per_push(world: World) -> None
     assert world.metric("warmhook_push_to_warm_seconds_count") == 1
 
 
-@in_world()
+@in_world(nodes="a")
 async def test_a_warmimage_that_is_gone_has_no_status_to_write(world: World) -> None:
-    await world.add_nodes("a")
     await world.reported("gone")
     assert world.writes() == []

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mappi
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from math import inf
 from pathlib import Path
 from random import Random
 from typing import Any, Concatenate, ParamSpec, TypeAlias
@@ -49,9 +50,12 @@ from warmhook.node_report import LineReport, report_name, report_patch
 from warmhook.ports import Object, Response
 
 _Given = ParamSpec("_Given")
+Answer: TypeAlias = Response | Exception
+"""What a request meets."""
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 NAMESPACE = "warmhook-system"
+WRITES = "POST PUT PATCH DELETE"
 HOST = "harbor.example.com"
 SECRET = "geheim-und-lang"
 ADMISSION_TOKEN = "20260301-" + "7" * 48
@@ -122,6 +126,32 @@ class World:
             if answer is not None:
                 return answer
         return None
+
+    def answer(self, given: Answer, method: str = "", part: str = "", *, times: float = inf) -> None:
+        """Answer requests of `web` so that have this method and this part of a path, the first `times`."""
+        left = times
+
+        def fault(asked: str, path: str) -> Response | None:
+            nonlocal left
+            if left <= 0 or (method and asked not in method.split()) or part not in path:
+                return None
+            left -= 1
+            if isinstance(given, Exception):
+                raise given
+            return given
+
+        self.faults.append(fault)
+
+    def delay(self, seconds: float, method: str = "", part: str = "", *, then: Response | None = None) -> None:
+        """Let such requests take so long; `then` they get this answer."""
+
+        async def fault(asked: str, path: str) -> Response | None:
+            if (method and asked not in method.split()) or part not in path:
+                return None
+            await asyncio.sleep(seconds)
+            return then
+
+        self.faults.append(fault)
 
     # --- the cluster -------------------------------------------------------------------------------------------------
 
@@ -300,9 +330,16 @@ def run_in_world(
     *,
     sources: str = SOURCES,
     patterns: bool = True,
+    nodes: str = "",
+    policy: bool = False,
+    warmimage: str = "",
     **settings: Any,
 ) -> None:
-    """Run a case in a fresh world whose time jumps; without `patterns` the CRDs let in what nobody can read."""
+    """Run a case in a fresh world whose time jumps; without `patterns` the CRDs let in what nobody can read.
+
+    `nodes` has a letter for each node; `policy` wants every push of shop/**; `warmimage` is the name of one made by
+    hand.
+    """
 
     async def run() -> None:
         loop = asyncio.get_running_loop()
@@ -312,6 +349,11 @@ def run_in_world(
         await world.set_up()
         if not patterns:
             await world.drop_patterns()
+        await world.add_nodes(*nodes)
+        if policy:
+            await world.add_policy()
+        if warmimage:
+            await world.add_warmimage(warmimage)
         await case(world)
 
     with structlog.testing.capture_logs():
@@ -352,6 +394,12 @@ def in_world(
         return run
 
     return decorate
+
+
+def logged(*events: str) -> list[Any]:
+    """The lines of the log so far that are these events; all if none is named."""
+    entries = structlog.get_config()["processors"][0].entries
+    return [line for line in entries if not events or line["event"] in events]
 
 
 def status(code: int, message: str = "", **headers: str) -> Response:
