@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,55 +14,38 @@ import pytest
 from adapters.kubernetes import paths
 from handlers.reconcile.objects import read_warmimages
 from tests.handlers.test_statuses import say
-from tests.handlers.world import HOST, NAMESPACE, POLICIES, WARMIMAGES, World, digest, in_world, status
-from warmhook.api import API_VERSION
+from tests.handlers.world import HOST, NAMESPACE, POLICIES, WARMIMAGES, WRITES, World, digest, in_world, status
 from warmhook.node_lines import REFUSED_MAX, desired_name, line_key, node_patch, noted_refusals
 from warmhook.node_report import LineReport, report_name
 from warmhook.ports import Object, Response
 from warmhook.status import find_condition
+from warmhook.timestamps import format_time
 from warmhook.warmimages import ObjectKey
 
 CHANGED = "dev.warmhook.objects.changed.v1"
 IMAGE = f"{HOST}/shop/app:v1"
 OTHERS = "/namespaces/other/warmimages"
+QUOTA = status(403, "exceeded quota: images")
 EVERYTHING = [{"repository": f"{HOST}/**"}]
 
 
 async def add_other(world: World, name: str = "greedy", **spec: Any) -> str:
     """A policy of another namespace that takes everything; its path."""
-    await world.admin.create("/api/v1/namespaces", {"metadata": {"name": "other"}})
-    body = {"apiVersion": API_VERSION, "kind": "WarmPolicy", "metadata": {"name": name}}
-    collection = POLICIES.replace("/shop/", "/other/")
-    await world.admin.create(collection, {**body, "spec": spec or {"push": EVERYTHING}})
-    return f"{collection}/{name}"
+    await world.add_namespace("other")
+    await world.add_policy(name, namespace="other", **spec or {"push": EVERYTHING})
+    return f"{POLICIES.replace('/shop/', '/other/')}/{name}"
 
 
-def refuse(world: World, part: str, method: str = "POST", answer: Response | None = None) -> None:
-    """The API server answers such requests so."""
-    answer = answer or status(403, "exceeded quota: images")
-    world.faults.append(lambda asked, path: answer if asked == method and part in path else None)
-
-
-def hang(world: World, method: str) -> None:
+def hang(world: World, methods: str) -> None:
     """A webhook of the other namespace that concerns such requests about WarmImages gives no answer."""
-
-    async def wait(asked: str, path: str) -> Response | None:
-        if asked != method or OTHERS not in path:
-            return None
-        await asyncio.sleep(10)
-        return status(500, "failed calling webhook")
-
-    world.faults.append(wait)
+    world.answer(status(500, "failed calling webhook"), methods, OTHERS, after=10)
 
 
 async def add_others(world: World, count: int, *, first: int = 0, **spec: Any) -> list[str]:
     """WarmImages in the other namespace that a person made; their names."""
     names = [f"x{number}" for number in range(first, first + count)]
     for name in names:
-        body = {"apiVersion": API_VERSION, "kind": "WarmImage", "metadata": {"name": name}}
-        await world.admin.create(
-            WARMIMAGES.replace("/shop/", "/other/"), {**body, "spec": {"image": f"{HOST}/other/{name}:v1", **spec}}
-        )
+        await world.add_warmimage(name, f"{HOST}/other/{name}:v1", namespace="other", **spec)
     return names
 
 
@@ -82,7 +66,7 @@ async def condition(world: World, path: str, kind: str) -> tuple[str, str]:
 @in_world(policy=True, patterns=False)
 async def test_a_quota_of_one_namespace_is_shown_on_its_policy_and_decides_no_answer(world: World) -> None:
     other = await add_other(world)
-    refuse(world, OTHERS)
+    world.answer(QUOTA, "POST", OTHERS)
     for number in range(5):
         assert (await world.push(f"v{number}", ago=9 - number)).status_code == 202
         await asyncio.sleep(0.05)
@@ -96,7 +80,7 @@ async def test_a_quota_of_one_namespace_is_shown_on_its_policy_and_decides_no_an
 @in_world(patterns=False)
 async def test_a_push_that_no_policy_can_take_is_skipped_as_refused(world: World) -> None:
     other = await add_other(world)
-    refuse(world, OTHERS)
+    world.answer(QUOTA, "POST", OTHERS)
     assert (await world.push()).status_code == 202
     assert world.metric("warmhook_deliveries_total", result="skipped", reason="refused") == 1
     assert (await condition(world, other, "Degraded"))[0] == "True"
@@ -109,17 +93,12 @@ async def test_a_push_that_no_policy_can_take_is_skipped_as_refused(world: World
 @in_world(policy=True, patterns=False)
 async def test_a_refusal_that_cannot_be_shown_decides_nothing_either(world: World) -> None:
     await add_other(world)
-    refuse(world, OTHERS)
-    refuse(world, "/status", "PATCH", status(500))
+    world.answer(QUOTA, "POST", OTHERS)
+    world.answer(status(500), "PATCH", "/status")
     assert (await world.push()).status_code == 202
     assert IMAGE in await world.warmimages()
     world.faults.pop()
-
-    async def slow(method: str, path: str) -> None:
-        if method == "PATCH" and path.endswith("/status"):
-            await asyncio.sleep(5)
-
-    world.faults.append(slow)
+    world.answer(None, "PATCH", "/status", after=5)
     assert (await world.push("v2")).status_code == 202
 
 
@@ -129,16 +108,9 @@ async def test_a_refusal_that_cannot_be_shown_decides_nothing_either(world: Worl
 async def test_a_namespace_whose_writes_fail_or_hang_keeps_senders_for_a_minute_at_most(
     world: World, hangs: bool, shared: bool
 ) -> None:
-    pushes = EVERYTHING if shared else [{"repository": f"{HOST}/other/**"}]
-    other = await add_other(world, push=pushes)
-
-    async def fail(method: str, path: str) -> Response | None:
-        if method != "POST" or OTHERS not in path:
-            return None
-        await asyncio.sleep(10 if hangs else 0)
-        return status(500, 'failed calling webhook "policy.example"')
-
-    world.faults.append(fail)
+    other = await add_other(world, push=EVERYTHING if shared else [{"repository": f"{HOST}/other/**"}])
+    problem = status(500, 'failed calling webhook "policy.example"')
+    world.answer(problem, "POST", OTHERS, after=10 if hangs else 0)
     answers = []
     for number in range(8):
         await world.push(f"v{number}")
@@ -156,8 +128,7 @@ async def test_a_namespace_whose_writes_fail_or_hang_keeps_senders_for_a_minute_
 async def test_forty_policies_of_a_namespace_whose_writes_hang_keep_no_push_from_another(world: World) -> None:
     await add_other(world)
     for number in range(40):
-        body = {"apiVersion": API_VERSION, "kind": "WarmPolicy", "metadata": {"name": f"greedy{number}"}}
-        await world.admin.create(POLICIES.replace("/shop/", "/other/"), {**body, "spec": {"push": EVERYTHING}})
+        await world.add_policy(f"greedy{number}", namespace="other", push=EVERYTHING)
     hang(world, "POST")
     answers = []
     for number in range(10):
@@ -170,7 +141,7 @@ async def test_forty_policies_of_a_namespace_whose_writes_hang_keep_no_push_from
 
 @in_world(policy=True, patterns=False)
 async def test_while_nothing_can_be_written_for_anybody_senders_are_asked_to_repeat(world: World) -> None:
-    refuse(world, "/warmimages", answer=status(500, "failed calling webhook"))
+    world.answer(status(500, "failed calling webhook"), "POST", "/warmimages")
     for number in range(10):
         assert (await world.push(f"v{number}")).status_code == 503
         await asyncio.sleep(30)
@@ -229,10 +200,10 @@ async def test_a_warmimage_that_a_finalizer_keeps_sends_senders_away_for_a_minut
 
 
 async def made_by_hand(world: World, name: str, **metadata: Any) -> None:
-    moment = (world.now() - timedelta(days=1)).isoformat().replace("+00:00", "Z")
-    spec = {"image": "nginx:1", "pushedAt": moment, "lifetime": {"expireAfterSeconds": 60}}
-    body = {"apiVersion": API_VERSION, "kind": "WarmImage", "metadata": {"name": name, **metadata}}
-    await world.admin.create(WARMIMAGES, {**body, "spec": spec})
+    """A WarmImage that has expired."""
+    moment = format_time(world.now() - timedelta(days=1))
+    lifetime = {"expireAfterSeconds": 60}
+    await world.add_warmimage(name, "nginx:1", metadata=metadata, pushedAt=moment, lifetime=lifetime)
 
 
 @pytest.mark.parametrize("labels", [{}, {"warmhook.dev/policy": "0123456789abcdef"}], ids=["by-hand", "of-no-policy"])
@@ -243,7 +214,7 @@ async def test_a_warmimage_that_may_not_be_deleted_ends_no_sync_and_is_not_count
     missed = {"warmhook.dev/policy-gone-since": "2026-03-01T11:00:00Z"}
     await made_by_hand(world, "protected", labels=labels, annotations=missed)
     await world.add_policy("good", images=[IMAGE])
-    refuse(world, "/protected", "DELETE")
+    world.answer(QUOTA, "DELETE", "/protected")
     for _ in range(2):
         await world.sync()
     assert IMAGE in (await world.lines())["a"]
@@ -255,15 +226,8 @@ async def test_a_warmimage_that_may_not_be_deleted_ends_no_sync_and_is_not_count
 @in_world(nodes="a", warmimage="x", patterns=False)
 async def test_a_namespace_whose_writes_get_no_answer_holds_up_no_sync(world: World) -> None:
     await add_other(world, images=[f"{HOST}/slow/{number}:v1" for number in range(30)])
-
-    async def hang(method: str, path: str) -> Response | None:
-        if method == "POST" and OTHERS in path:
-            await asyncio.sleep(10)
-            return status(500, "failed calling webhook")
-        return None
-
-    world.faults.append(hang)
-    assert (await world.event("dev.warmhook.sync.v1")).status_code == 503
+    hang(world, "POST")
+    await world.sync_in_part()
     assert await world.lines() == {"a": [IMAGE]}
     assert (await world.admin.get(f"{WARMIMAGES}/x"))["status"]["desired"] == 1
     assert world.monotonic() < 10
@@ -271,12 +235,12 @@ async def test_a_namespace_whose_writes_get_no_answer_holds_up_no_sync(world: Wo
 
 @in_world()
 async def test_deletes_that_hang_in_one_namespace_keep_nothing_expired_in_another(world: World) -> None:
-    await world.admin.create("/api/v1/namespaces", {"metadata": {"name": "other"}})
+    await world.add_namespace("other")
     await add_others(world, 30, lifetime={"expireAfterSeconds": 10})
     await world.add_warmimage("mine", lifetime={"expireAfterSeconds": 10})
     await asyncio.sleep(60)
     hang(world, "DELETE")
-    assert (await world.event("dev.warmhook.sync.v1")).status_code == 503
+    await world.sync_in_part()
     assert IMAGE not in await world.warmimages()
 
 
@@ -290,10 +254,9 @@ async def test_a_namespace_in_which_every_write_hangs_holds_up_no_line_and_no_po
     await asyncio.sleep(60)
     await world.admin.patch(other, {"spec": {"images": [f"{HOST}/slow/{number}:v1" for number in range(30)]}})
     await world.add_policy(images=[IMAGE])
-    for method in ("POST", "PATCH", "DELETE"):
-        hang(world, method)
+    hang(world, WRITES)
     began = world.monotonic()
-    assert (await world.event("dev.warmhook.sync.v1")).status_code == 503
+    await world.sync_in_part()
     assert IMAGE in (await world.lines())["a"]
     assert world.monotonic() - began < 25
 
@@ -301,7 +264,7 @@ async def test_a_namespace_in_which_every_write_hangs_holds_up_no_line_and_no_po
 @pytest.mark.parametrize("kind", ["dev.warmhook.report.changed.v1", "dev.warmhook.sync.v1"])
 @in_world(nodes="a")
 async def test_statuses_that_hang_in_one_namespace_keep_no_other_from_being_written(world: World, kind: str) -> None:
-    await world.admin.create("/api/v1/namespaces", {"metadata": {"name": "other"}})
+    await world.add_namespace("other")
     names = await add_others(world, 40)
     await world.add_warmimage("mine")
     hang(world, "PATCH")
@@ -311,21 +274,22 @@ async def test_statuses_that_hang_in_one_namespace_keep_no_other_from_being_writ
     assert world.monotonic() < 26
 
 
-@pytest.mark.parametrize("more", [False, True])
-@in_world(nodes="a")
-async def test_a_warmimage_that_names_no_owner_is_invalid_and_ends_no_sync(world: World, more: bool) -> None:
-    asked = json.dumps({"by": [], "more": more})
-    labels = {"warmhook.dev/policy": "0123456789abcdef"}
-    await made_by_hand(world, "odd", labels=labels, annotations={"warmhook.dev/asked": asked})
-    await world.add_policy("good", images=[IMAGE])
-    await world.sync()
-    assert (await world.lines())["a"] == [IMAGE]
-    assert await condition(world, f"{WARMIMAGES}/odd", "Ready") == ("False", "Invalid")
+async def without_an_owner(world: World, *, more: bool) -> None:
+    asked = {"warmhook.dev/asked": json.dumps({"by": [], "more": more})}
+    await made_by_hand(world, "odd", labels={"warmhook.dev/policy": "0123456789abcdef"}, annotations=asked)
 
 
+ODD: dict[str, Callable[[World], Awaitable[object]]] = {
+    "no-owner": partial(without_an_owner, more=False),
+    "no-owner-of-many": partial(without_an_owner, more=True),
+    "limit-of-thousands-of-digits": lambda world: world.add_warmimage("odd", nodes={"limit": "1" * 5000}),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
 @in_world(nodes="a", patterns=False)
-async def test_a_limit_of_thousands_of_digits_ends_no_sync(world: World) -> None:
-    await world.add_warmimage("odd", nodes={"limit": "1" * 5000})
+async def test_a_warmimage_that_nobody_can_read_is_invalid_and_ends_no_sync(world: World, odd: str) -> None:
+    await ODD[odd](world)
     await world.add_policy("good", images=[IMAGE])
     await world.sync()
     assert (await world.lines())["a"] == [IMAGE]
@@ -350,12 +314,7 @@ async def test_a_configmap_under_a_name_that_means_nothing_is_nobodys(world: Wor
 async def test_every_warmimage_has_its_status_after_a_few_syncs_that_had_too_little_time(world: World) -> None:
     for number in range(60):
         await world.add_warmimage(f"w{number:02}", f"{HOST}/shop/app:v{number}")
-
-    async def slow(method: str, path: str) -> None:
-        if method == "PATCH" and path.endswith("/status"):
-            await asyncio.sleep(6)
-
-    world.faults.append(slow)
+    world.answer(None, "PATCH", "/status", after=6)
     answers = [(await world.event("dev.warmhook.sync.v1")).status_code for _ in range(6)]
     assert answers[0] == 503
     assert answers[-1] == 204
@@ -384,7 +343,7 @@ async def test_one_write_that_is_refused_keeps_a_policy_from_none_of_its_others(
     await world.add_policy(images=names)
     await world.changed("WarmPolicy", "shop")
     bad = (await world.warmimages())[names[2]]["metadata"]["name"]
-    refuse(world, f"/{bad}", "PATCH")
+    world.answer(QUOTA, "PATCH", f"/{bad}")
     spec = {"images": names[:6], "template": {"pull": {"priority": 5}}}
     await world.admin.patch(f"{POLICIES}/shop", {"spec": spec})
     assert (await world.changed("WarmPolicy", "shop")).status_code == 204
@@ -405,12 +364,7 @@ async def test_writes_of_one_namespace_that_hang_hold_up_no_line_of_another(worl
     await world.sync()
     await world.admin.patch(other, {"spec": {"template": {"pull": {"priority": 5}}}})
     await world.push("v2")
-
-    async def hang(method: str, path: str) -> None:
-        if method != "GET" and OTHERS in path:
-            await asyncio.sleep(60)
-
-    world.faults.append(hang)
+    world.answer(None, WRITES, OTHERS, after=60)
     listed = [obj["metadata"] for obj in (await world.admin.list(paths.warmimages())).items]
     objects = [{"kind": "WarmImage", "namespace": it["namespace"], "name": it["name"]} for it in listed]
     began = world.monotonic()
@@ -450,8 +404,8 @@ async def test_a_named_image_whose_labels_were_removed_is_the_policys_again(worl
 @in_world(patterns=False)
 async def test_a_delete_that_conflicts_for_ever_is_given_up(world: World) -> None:
     await made_by_hand(world, "old")
-    refuse(world, "/old", "DELETE", status(409, "Conflict"))
-    assert (await world.event("dev.warmhook.sync.v1")).status_code == 503
+    world.answer(status(409, "Conflict"), "DELETE", "/old")
+    await world.sync_in_part()
     assert sum(method == "DELETE" for method, _ in world.requests) == 1
 
 
@@ -541,11 +495,7 @@ async def test_hundreds_of_new_nodes_are_written_in_one_go(world: World) -> None
     names = [f"n{number:03}" for number in range(500)]
     await world.add_nodes(*names)
     await world.add_warmimage("x")
-
-    async def slow(_method: str, _path: str) -> None:
-        await asyncio.sleep(0.06)
-
-    world.faults.append(slow)
+    world.answer(None, after=0.06)
     data = [{"kind": "Node", "namespace": "", "name": name} for name in names]
     answer = await world.event(CHANGED, {"objects": data})
     assert answer.status_code == 204
@@ -639,7 +589,7 @@ async def test_an_image_that_becomes_warm_or_fails_has_one_event_for_each_change
 async def test_events_are_bounded_and_one_that_is_refused_changes_nothing(world: World) -> None:
     for number in range(100):
         await world.add_warmimage(f"w{number:02}", f"{HOST}/Bad/{number}:v1")
-    refuse(world, "/events")
+    world.answer(QUOTA, "POST", "/events")
     await world.sync()
     assert sum(path.endswith("/events") for _, path in world.requests) == 60
     assert all(obj["status"]["conditions"][0]["reason"] == "Invalid" for obj in (await world.warmimages()).values())
@@ -691,7 +641,7 @@ async def test_an_agent_with_lines_of_old_is_told_that_there_are_none_although_a
 
 @in_world()
 async def test_others_go_on_while_many_warmimages_are_read(world: World) -> None:
-    await world.admin.create("/api/v1/namespaces", {"metadata": {"name": "other"}})
+    await world.add_namespace("other")
     await add_others(world, 40)
     turns = 0
 

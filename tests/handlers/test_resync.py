@@ -12,14 +12,15 @@ import pytest
 
 from adapters.kubernetes import paths
 from adapters.kubernetes.warmimage import read_warmimage
-from tests.handlers.world import HOST, NAMESPACE, World, in_world, status
-from warmhook.api import API_VERSION
+from tests.handlers.world import HOST, NAMESPACE, WARMIMAGES, World, in_world, status
 from warmhook.node_lines import desired_name, line_key, line_of
 from warmhook.node_report import LineReport, report_name
-from warmhook.ports import Object, Response
+from warmhook.ports import Object
+from warmhook.timestamps import format_time
 from warmhook.warmimages import ObjectKey, policy_label
 
 IMAGE = f"{HOST}/shop/app:v1"
+POLICY_SPEC = {"images": [f"{HOST}/shop/base:v1"], "push": [{"repository": f"{HOST}/**"}]}
 POLICY = "/apis/warmhook.dev/v1alpha1/namespaces/shop/warmpolicies/shop"
 
 
@@ -30,7 +31,7 @@ def configmap(node: str) -> str:
 async def healthy(world: World) -> None:
     """Two nodes, a policy, a named and a pushed image; all warm and all said."""
     await world.add_nodes("a", "b")
-    await world.add_policy(images=[f"{HOST}/shop/base:v1"], push=[{"repository": f"{HOST}/**"}])
+    await world.add_policy(**POLICY_SPEC)
     await world.push()
     await world.sync()
     warmimages = [read_warmimage(obj) for obj in (await world.warmimages()).values()]
@@ -142,46 +143,29 @@ async def template_overruled(world: World) -> None:
 
 
 async def node_left_behind(world: World) -> None:
-    body: Object = {
-        "metadata": {
-            "name": desired_name("gone"),
-            "labels": {"warmhook.dev/kind": "desired"},
-            "annotations": {"warmhook.dev/node": "gone"},
-        }
-    }
-    await world.admin.create(paths.configmaps(NAMESPACE), body)
+    labels, annotations = {"warmhook.dev/kind": "desired"}, {"warmhook.dev/node": "gone"}
+    metadata = {"name": desired_name("gone"), "labels": labels, "annotations": annotations}
+    await world.admin.create(paths.configmaps(NAMESPACE), {"metadata": metadata})
 
 
 async def status_lost(world: World) -> None:
     for obj in (await world.warmimages()).values():
-        path = paths.warmimages(ObjectKey("shop", obj["metadata"]["name"]))
-        await world.admin.patch(paths.status(path), {"status": {"warm": 77}})
+        await world.admin.patch(f"{WARMIMAGES}/{obj['metadata']['name']}/status", {"status": {"warm": 77}})
     await world.admin.patch(paths.status(POLICY), {"status": {"images": 77}})
 
 
 async def beyond_keep(world: World) -> None:
     """An older push that should not be there any more."""
-    obj = (await world.warmimages())[IMAGE]
-    moment = (world.now() - timedelta(days=1)).isoformat()
-    body = {
-        "apiVersion": API_VERSION,
-        "kind": "WarmImage",
-        "metadata": {"name": "app-0000000000", "labels": obj["metadata"]["labels"]},
-        "spec": {"image": f"{HOST}/shop/app:v0", "pushedAt": moment.replace("+00:00", "Z")},
-    }
-    await world.admin.create(paths.warmimages_in("shop"), body)
+    labels = (await world.warmimages())[IMAGE]["metadata"]["labels"]
+    moment = format_time(world.now() - timedelta(days=1))
+    image = f"{HOST}/shop/app:v0"
+    await world.add_warmimage("app-0000000000", image, metadata={"labels": labels}, pushedAt=moment)
 
 
 async def of_no_policy(world: World) -> Callable[[], Awaitable[None]]:
     """Its policy may be on its way, so it goes at the next sync."""
     labels = {"warmhook.dev/policy": policy_label(ObjectKey("shop", "gone")), "warmhook.dev/repository": "0" * 16}
-    body = {
-        "apiVersion": API_VERSION,
-        "kind": "WarmImage",
-        "metadata": {"name": "of-no-policy", "labels": labels},
-        "spec": {"image": "nginx:1"},
-    }
-    await world.admin.create(paths.warmimages_in("shop"), body)
+    await world.add_warmimage("of-no-policy", "nginx:1", metadata={"labels": labels})
 
     async def an_interval_later() -> None:
         await asyncio.sleep(world.settings.sync_seconds)
@@ -190,7 +174,7 @@ async def of_no_policy(world: World) -> Callable[[], Awaitable[None]]:
 
 
 async def expired_by_hand(world: World) -> None:
-    moment = (world.now() - timedelta(days=1)).isoformat().replace("+00:00", "Z")
+    moment = format_time(world.now() - timedelta(days=1))
     await world.add_warmimage("old", "nginx:1", pushedAt=moment, lifetime={"expireAfterSeconds": 60})
 
 
@@ -248,21 +232,6 @@ async def test_all_divergences_at_once_are_put_right(world: World) -> None:
     assert await world.lines() == before
 
 
-@in_world(nodes="ab", warmimage="x")
-async def test_a_warmimage_that_was_never_projected_gets_its_lines(world: World) -> None:
-    await world.sync()
-    assert await world.lines() == {"a": [IMAGE], "b": [IMAGE]}
-
-
-@in_world(nodes="a", warmimage="x")
-async def test_lines_of_a_warmimage_that_cannot_be_used_stay_as_they_are(world: World) -> None:
-    await world.sync()
-    await world.drop_patterns()
-    await world.admin.patch(paths.warmimages(ObjectKey("shop", "x")), {"spec": {"image": "NOT AN IMAGE"}})
-    await world.sync()
-    assert await world.lines() == {"a": [IMAGE]}
-
-
 @in_world(nodes="a", policy=True)
 async def test_a_policy_that_cannot_be_used_keeps_what_it_led_to_and_says_why(world: World) -> None:
     await world.push()
@@ -300,7 +269,7 @@ async def test_a_limit_leaves_a_node_that_is_not_ready_for_ten_minutes_and_comes
     (first,) = (name for name, images in (await world.lines()).items() if images)
 
     async def ready(status: str) -> None:
-        since = world.now().isoformat().replace("+00:00", "Z")
+        since = format_time(world.now())
         condition = {"type": "Ready", "status": status, "lastTransitionTime": since}
         await world.admin.patch(paths.status(paths.node(first)), {"status": {"conditions": [condition]}})
 
@@ -323,42 +292,12 @@ async def test_one_policy_that_cannot_be_applied_does_not_keep_the_rest_from_bei
     await world.add_policy("good", images=["nginx:2"])
     await world.add_warmimage("x")
 
-    def refuse(method: str, path: str) -> Response | None:
-        return status(403) if method == "PATCH" and path.endswith("warmpolicies/bad/status") else None
-
-    world.faults.append(refuse)
+    world.answer(status(403), "PATCH", "warmpolicies/bad/status")
     await world.sync()
     assert len((await world.lines())["a"]) == 3
 
 
-@in_world(nodes="a", policy=True)
-async def test_a_copy_in_another_namespace_is_nobodys(world: World) -> None:
-    await world.push()
-    (obj,) = (await world.warmimages()).values()
-    await world.admin.create("/api/v1/namespaces", {"metadata": {"name": "other"}})
-    metadata = {key: obj["metadata"][key] for key in ("name", "labels")}
-    copy = {"apiVersion": obj["apiVersion"], "kind": obj["kind"], "metadata": metadata}
-    copy["spec"] = {**obj["spec"], "pull": {"priority": 5}}
-    made = await world.admin.create(paths.warmimages_in("other"), copy)
-    await world.sync()
-    now = await world.admin.get(paths.warmimages(ObjectKey("other", obj["metadata"]["name"])))
-    assert now["spec"] == made["spec"]
-
-
 # --- races -----------------------------------------------------------------------------------------------------------
-
-
-def during(world: World, path: str, act: Callable[[], Awaitable[object]]) -> None:
-    """Do something right before the first list at `path`."""
-    done = False
-
-    async def fault(method: str, asked: str) -> None:
-        nonlocal done
-        if method == "GET" and asked == path and not done:
-            done = True
-            await act()
-
-    world.faults.append(fault)
 
 
 LISTS = [paths.configmaps(NAMESPACE), paths.warmimages(), paths.warmpolicies(), paths.NODES]
@@ -374,16 +313,9 @@ async def test_a_warmimage_that_is_made_and_projected_between_the_lists_keeps_it
 
     async def make() -> None:
         await world.add_warmimage("new", "nginx:1")
-        event = {"objects": [{"kind": "WarmImage", "namespace": "shop", "name": "new"}]}
-        headers = {
-            "ce-specversion": "1.0",
-            "ce-id": "1",
-            "ce-source": "/t",
-            "ce-type": "dev.warmhook.objects.changed.v1",
-        }
-        assert (await other.post("/events", json=event, headers=headers)).status_code == 204
+        assert (await world.changed("WarmImage", "new", client=other)).status_code == 204
 
-    during(world, path, make)
+    world.once(make, "GET", path)
     await world.sync()
     assert all("docker.io/library/nginx:1" in lines for lines in (await world.lines()).values())
 
@@ -396,7 +328,7 @@ async def test_a_warmimage_that_is_deleted_between_the_lists_is_gone_after_its_e
     await healthy(world)
     await world.add_warmimage("new", "nginx:1")
     await world.sync()
-    during(world, path, lambda: world.admin.delete(paths.warmimages(ObjectKey("shop", "new"))))
+    world.once(lambda: world.admin.delete(paths.warmimages(ObjectKey("shop", "new"))), "GET", path)
     await world.sync()
     await world.changed("WarmImage", "new", deleted=True)
     assert not any("docker.io/library/nginx:1" in lines for lines in (await world.lines()).values())
@@ -431,7 +363,7 @@ async def test_a_policy_that_is_deleted_and_made_again_keeps_every_push(world: W
         await asyncio.sleep(1)
         await world.admin.delete(POLICY)
         await asyncio.sleep(away)
-        await world.add_policy(images=[f"{HOST}/shop/base:v1"], push=[{"repository": f"{HOST}/**"}])
+        await world.add_policy(**POLICY_SPEC)
         await asyncio.sleep(900)
     assert await world.lines() == before
     after = (await world.warmimages()).values()
@@ -468,7 +400,7 @@ async def test_warmimages_that_a_backup_brings_before_their_policies_stay(world:
         await world.admin.create(paths.warmimages_in("shop"), {**obj, "metadata": kept})
     await world.sync()
     await asyncio.sleep(200)
-    await world.add_policy(images=[f"{HOST}/shop/base:v1"], push=[{"repository": f"{HOST}/**"}])
+    await world.add_policy(**POLICY_SPEC)
     await world.sync()
     await asyncio.sleep(400)
     await world.sync()
@@ -476,13 +408,15 @@ async def test_warmimages_that_a_backup_brings_before_their_policies_stay(world:
 
 
 @in_world()
-async def test_a_warmimage_copied_into_another_namespace_goes_as_one_without_its_policy(world: World) -> None:
+async def test_a_copy_in_another_namespace_is_not_changed_and_goes_as_one_without_its_policy(world: World) -> None:
     await healthy(world)
-    await world.admin.create("/api/v1/namespaces", {"metadata": {"name": "copy"}})
+    await world.add_namespace("other")
     obj = (await world.warmimages())[IMAGE]
-    metadata = {"name": obj["metadata"]["name"], "labels": obj["metadata"]["labels"]}
-    await world.admin.create(paths.warmimages_in("copy"), {**obj, "metadata": metadata})
+    name, labels = obj["metadata"]["name"], obj["metadata"]["labels"]
+    spec = {**obj["spec"], "pull": {"priority": 5}}
+    made = await world.add_warmimage(name, namespace="other", metadata={"labels": labels}, **spec)
     await world.sync()
+    assert (await world.admin.get(paths.warmimages(ObjectKey("other", name))))["spec"] == made["spec"]
     await asyncio.sleep(301)
     await world.sync()
     found = (await world.admin.list(paths.warmimages())).items
@@ -494,11 +428,7 @@ async def test_a_warmimage_copied_into_another_namespace_goes_as_one_without_its
 async def test_a_policy_that_comes_back_in_the_middle_keeps_its_warmimages(world: World, path: str) -> None:
     await healthy(world)
     await world.admin.delete(POLICY)
-
-    async def again() -> None:
-        await world.add_policy(images=[f"{HOST}/shop/base:v1"], push=[{"repository": f"{HOST}/**"}])
-
-    during(world, path, again)
+    world.once(lambda: world.add_policy(**POLICY_SPEC), "GET", path)
     await world.sync()
     assert len(await world.warmimages()) == 2
 
@@ -511,20 +441,18 @@ async def test_a_policy_that_changes_in_the_middle_is_not_overruled_by_what_it_s
         await world.admin.patch(POLICY, {"spec": {"template": {"pull": {"priority": 7}}}})
         await world.changed("WarmPolicy", "shop")
 
-    during(world, paths.warmpolicies(), change)
+    world.once(change, "GET", paths.warmpolicies())
     await world.sync()
     assert {obj["spec"]["pull"]["priority"] for obj in (await world.warmimages()).values()} == {7}
 
 
 @in_world(policy=True)
 async def test_a_push_that_was_accepted_under_an_old_policy_catches_up_with_the_new_one(world: World) -> None:
-    async def change(method: str, path: str) -> None:
-        if method == "POST" and path.endswith("/warmimages") and len(world.faults) == 1:
-            world.faults.append(lambda _method, _path: None)
-            await world.admin.patch(POLICY, {"spec": {"template": {"pull": {"priority": 7}}}})
-            await world.changed("WarmPolicy", "shop")
+    async def change() -> None:
+        await world.admin.patch(POLICY, {"spec": {"template": {"pull": {"priority": 7}}}})
+        await world.changed("WarmPolicy", "shop")
 
-    world.faults.append(change)
+    world.once(change, "POST", WARMIMAGES)
     await world.push()
     (obj,) = (await world.warmimages()).values()
     await world.changed("WarmImage", obj["metadata"]["name"])

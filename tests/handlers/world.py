@@ -56,6 +56,7 @@ Answer: TypeAlias = Response | Exception
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 NAMESPACE = "warmhook-system"
 WRITES = "POST PUT PATCH DELETE"
+"""The methods of requests that change something."""
 HOST = "harbor.example.com"
 SECRET = "geheim-und-lang"
 ADMISSION_TOKEN = "20260301-" + "7" * 48
@@ -127,29 +128,36 @@ class World:
                 return answer
         return None
 
-    def answer(self, given: Answer, method: str = "", part: str = "", *, times: float = inf) -> None:
-        """Answer requests of `web` so that have this method and this part of a path, the first `times`."""
+    def answer(
+        self, given: Answer | None, method: str = "", part: str = "", *, times: float = inf, after: float = 0
+    ) -> None:
+        """Answer requests of `web` with one of these methods and this part of a path, the first `times`.
+
+        They take so many seconds; if nothing is given, the server answers them then.
+        """
         left = times
 
-        def fault(asked: str, path: str) -> Response | None:
+        async def fault(asked: str, path: str) -> Response | None:
             nonlocal left
             if left <= 0 or (method and asked not in method.split()) or part not in path:
                 return None
             left -= 1
+            await asyncio.sleep(after)
             if isinstance(given, Exception):
                 raise given
             return given
 
         self.faults.append(fault)
 
-    def delay(self, seconds: float, method: str = "", part: str = "", *, then: Response | None = None) -> None:
-        """Let such requests take so long; `then` they get this answer."""
+    def once(self, act: Callable[[], Awaitable[object]], method: str, path: str) -> None:
+        """Do something right before the first request of `web` whose path begins so."""
+        done = False
 
-        async def fault(asked: str, path: str) -> Response | None:
-            if (method and asked not in method.split()) or part not in path:
-                return None
-            await asyncio.sleep(seconds)
-            return then
+        async def fault(asked: str, of: str) -> None:
+            nonlocal done
+            if asked == method and of.startswith(path) and not done:
+                done = True
+                await act()
 
         self.faults.append(fault)
 
@@ -159,7 +167,7 @@ class World:
         for crd in (warmimage_crd(), warmpolicy_crd()):
             await self.admin.create(paths.CRDS, crd)
         for name in (NAMESPACE, "shop"):
-            await self.admin.create("/api/v1/namespaces", {"metadata": {"name": name}})
+            await self.add_namespace(name)
         data = {name: base64.b64encode(text).decode() for name, text in token_data((ADMISSION_TOKEN,)).items()}
         await self.admin.create(paths.secrets(NAMESPACE), {"metadata": {"name": ADMISSION_SECRET}, "data": data})
         await self.credentials.look()
@@ -174,16 +182,26 @@ class World:
             metadata = {"name": name, "labels": {"kubernetes.io/os": "linux", **labels}}
             await self.admin.create(paths.NODES, {"metadata": metadata})
 
-    async def add_policy(self, name: str = "shop", **spec: Any) -> Object:
+    async def add_namespace(self, name: str) -> None:
+        await self.admin.create("/api/v1/namespaces", {"metadata": {"name": name}})
+
+    async def add_policy(self, name: str = "shop", *, namespace: str = "shop", **spec: Any) -> Object:
         spec = spec or {"push": [{"repository": f"{HOST}/shop/**"}]}
         body = {"apiVersion": API_VERSION, "kind": "WarmPolicy", "metadata": {"name": name}, "spec": spec}
-        return await self.admin.create(POLICIES, body)
+        return await self.admin.create(POLICIES.replace("/shop/", f"/{namespace}/"), body)
 
-    async def add_warmimage(self, name: str, image: str = f"{HOST}/shop/app:v1", **spec: Any) -> Object:
+    async def add_warmimage(
+        self,
+        name: str,
+        image: str = f"{HOST}/shop/app:v1",
+        *,
+        namespace: str = "shop",
+        metadata: Object | None = None,
+        **spec: Any,
+    ) -> Object:
         """One made by hand."""
-        spec = {"image": image, **spec}
-        body = {"apiVersion": API_VERSION, "kind": "WarmImage", "metadata": {"name": name}, "spec": spec}
-        return await self.admin.create(WARMIMAGES, body)
+        body = {"apiVersion": API_VERSION, "kind": "WarmImage", "metadata": {"name": name, **(metadata or {})}}
+        return await self.admin.create(paths.warmimages_in(namespace), {**body, "spec": {"image": image, **spec}})
 
     async def warmimages(self) -> dict[str, Object]:
         """Every WarmImage by its image."""
@@ -232,20 +250,29 @@ class World:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         return await self.client.post(f"/webhooks/{source}", content=content, headers={"authorization": secret})
 
-    async def event(self, kind: str, data: Object | None = None, **attributes: str) -> httpx.Response:
+    async def event(
+        self, kind: str, data: Object | None = None, *, client: httpx.AsyncClient | None = None, **attributes: str
+    ) -> httpx.Response:
         """Somebody posts a structured CloudEvent."""
         event = {"specversion": "1.0", "id": "1", "source": "/test", "type": kind, "data": data or {}, **attributes}
-        headers = {"content-type": "application/cloudevents+json"}
-        return await self.client.post("/events", content=json.dumps(event).encode(), headers=headers)
+        headers = {"content-type": STRUCTURED}
+        return await (client or self.client).post("/events", content=json.dumps(event).encode(), headers=headers)
 
     async def sync(self) -> None:
         answer = await self.event("dev.warmhook.sync.v1")
         assert answer.status_code == 204, answer.text
 
-    async def changed(self, kind: str, name: str, **more: Any) -> httpx.Response:
+    async def sync_in_part(self) -> None:
+        """A sync that asks to be repeated."""
+        assert (await self.event("dev.warmhook.sync.v1")).status_code == 503
+
+    async def changed(
+        self, kind: str, *names: str, client: httpx.AsyncClient | None = None, **more: Any
+    ) -> httpx.Response:
+        """Objects of a kind have changed."""
         namespace = "" if kind == "Node" else "shop"
-        named = {"kind": kind, "namespace": namespace, "name": name, **more}
-        return await self.event("dev.warmhook.objects.changed.v1", {"objects": [named]})
+        objects = [{"kind": kind, "namespace": namespace, "name": name, **more} for name in names]
+        return await self.event("dev.warmhook.objects.changed.v1", {"objects": objects}, client=client)
 
     async def reported(self, *names: str) -> None:
         answer = await self.event("dev.warmhook.report.changed.v1", {"warmimages": [f"shop/{name}" for name in names]})
