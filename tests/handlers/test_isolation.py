@@ -414,13 +414,7 @@ async def test_conditions_that_others_wrote_stay(world: World) -> None:
     await world.add_policy(images=[IMAGE])
     await world.sync()
     moment = "2026-01-01T00:00:00Z"
-    foreign = {
-        "type": "Reviewed",
-        "status": "True",
-        "reason": "ByHand",
-        "message": "",
-        "lastTransitionTime": moment,
-    }
+    foreign = {"type": "Reviewed", "status": "True", "reason": "ByHand", "message": "", "lastTransitionTime": moment}
     for path in (f"{POLICIES}/shop", f"{WARMIMAGES}/{(await only(world))['metadata']['name']}"):
         before = (await world.admin.get(path))["status"]["conditions"]
         await world.admin.patch(paths.status(path), {"status": {"conditions": [*before, foreign]}})
@@ -438,33 +432,26 @@ async def test_conditions_that_others_wrote_stay(world: World) -> None:
 # --- a WarmImage that cannot be used ---------------------------------------------------------------------------------
 
 
-async def own_event(world: World) -> None:
-    await world.changed("WarmImage", "x")
-
-
-async def event_of_its_node(world: World) -> None:
-    await world.changed("Node", "a")
-
-
 async def events_of_many_nodes(world: World) -> None:
-    await world.add_nodes(*(f"n{number:02}" for number in range(20)))
-    data = [{"kind": "Node", "namespace": "", "name": name} for name in ("a", *(f"n{n:02}" for n in range(20)))]
-    answer = await world.event(CHANGED, {"objects": data})
-    assert answer.status_code == 204
+    names = [f"n{number:02}" for number in range(20)]
+    await world.add_nodes(*names)
+    assert (await world.changed("Node", "a", *names)).status_code == 204
 
 
-async def a_sync(world: World) -> None:
-    await world.sync()
+EVENTS: dict[str, Callable[[World], Awaitable[object]]] = {
+    "its own": lambda world: world.changed("WarmImage", "x"),
+    "of its node": lambda world: world.changed("Node", "a"),
+    "of many nodes": events_of_many_nodes,
+    "a sync": World.sync,
+}
 
 
-@pytest.mark.parametrize(
-    "happens", [own_event, event_of_its_node, events_of_many_nodes, a_sync], ids=lambda it: it.__name__
-)
+@pytest.mark.parametrize("event", EVENTS)
 @in_world(nodes="ab", warmimage="x", patterns=False)
-async def test_a_warmimage_that_cannot_be_used_keeps_its_lines(world: World, happens: Callable[[World], Any]) -> None:
+async def test_a_warmimage_that_cannot_be_used_keeps_its_lines(world: World, event: str) -> None:
     await world.changed("WarmImage", "x")
     await world.admin.patch(f"{WARMIMAGES}/x", {"spec": {"image": "NOT AN IMAGE"}})
-    await happens(world)
+    await EVENTS[event](world)
     lines = await world.lines()
     assert (lines["a"], lines["b"]) == ([IMAGE], [IMAGE])
 
@@ -496,9 +483,7 @@ async def test_hundreds_of_new_nodes_are_written_in_one_go(world: World) -> None
     await world.add_nodes(*names)
     await world.add_warmimage("x")
     world.answer(None, after=0.06)
-    data = [{"kind": "Node", "namespace": "", "name": name} for name in names]
-    answer = await world.event(CHANGED, {"objects": data})
-    assert answer.status_code == 204
+    assert (await world.changed("Node", *names)).status_code == 204
     assert len(await world.lines()) == 500
 
 
@@ -540,9 +525,7 @@ async def test_a_selector_that_the_api_server_refuses_keeps_no_other_image(world
         return await request(method, path, **more)
 
     world.transport.request = refusing  # type: ignore[method-assign]
-    data = [{"kind": "WarmImage", "namespace": "shop", "name": name} for name in ("x", "y")]
-    answer = await world.event(CHANGED, {"objects": data})
-    assert answer.status_code == 204
+    assert (await world.changed("WarmImage", "x", "y")).status_code == 204
     assert await world.lines() == {"a": [IMAGE, f"{HOST}/shop/other:v1"], "b": [f"{HOST}/shop/other:v1"]}
 
 

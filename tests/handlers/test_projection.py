@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
 
 import pytest
 
 from adapters.kubernetes import paths
-from tests.handlers.world import HOST, NAMESPACE, World, in_world, status
-from warmhook.api import API_VERSION
+from tests.handlers.world import HOST, NAMESPACE, WARMIMAGES, WRITES, World, in_world, status
 from warmhook.node_lines import MAX_BYTES, MAX_LINES, desired_name, line_key
 from warmhook.ports import Response, Unreachable
 from warmhook.warmimages import ObjectKey
 
 IMAGE = f"{HOST}/shop/app:v1"
+OTHER = f"{HOST}/shop/other:v1"
 CONFIGMAPS = paths.configmaps(NAMESPACE)
 
 
@@ -25,24 +24,20 @@ def configmap(node: str) -> str:
 
 async def project(world: World, *names: str) -> int:
     """Tell of these WarmImages; the answer's status."""
-    objects = [{"kind": "WarmImage", "namespace": "shop", "name": name} for name in names]
-    return (await world.event("dev.warmhook.objects.changed.v1", {"objects": objects})).status_code
+    return (await world.changed("WarmImage", *names)).status_code
 
 
 @in_world(nodes="a", warmimage="x")
 async def test_a_node_without_a_configmap_gets_one_with_all_its_lines_and_nothing_tracks_its_fields(
     world: World,
 ) -> None:
-    await world.add_warmimage("y", f"{HOST}/shop/other:v1")
+    await world.add_warmimage("y", OTHER)
     assert await project(world, "x") == 204
-    assert await world.lines() == {"a": [IMAGE, f"{HOST}/shop/other:v1"]}
-    obj = await world.desired("a")
-    assert obj is not None
+    assert await world.lines() == {"a": [IMAGE, OTHER]}
+    obj = await world.admin.get(configmap("a"))
     metadata = obj["metadata"]
-    node = await world.admin.get(paths.node("a"))
-    assert metadata["ownerReferences"] == [
-        {"apiVersion": "v1", "kind": "Node", "name": "a", "uid": node["metadata"]["uid"]}
-    ]
+    uid = (await world.admin.get(paths.node("a")))["metadata"]["uid"]
+    assert metadata["ownerReferences"] == [{"apiVersion": "v1", "kind": "Node", "name": "a", "uid": uid}]
     assert metadata["annotations"] == {"warmhook.dev/node": "a"}
     assert metadata["labels"]["warmhook.dev/kind"] == "desired"
     assert "managedFields" not in metadata
@@ -69,11 +64,11 @@ async def test_nodes_that_are_as_they_should_be_cost_no_write(world: World) -> N
 
 @in_world(nodes="ab", warmimage="x")
 async def test_a_deleted_warmimage_takes_its_lines_with_it_and_leaves_the_others(world: World) -> None:
-    await world.add_warmimage("y", f"{HOST}/shop/other:v1")
+    await world.add_warmimage("y", OTHER)
     await project(world, "x", "y")
-    await world.admin.delete(paths.warmimages(ObjectKey("shop", "x")))
+    await world.admin.delete(f"{WARMIMAGES}/x")
     await project(world, "x")
-    assert await world.lines() == {"a": [f"{HOST}/shop/other:v1"], "b": [f"{HOST}/shop/other:v1"]}
+    assert await world.lines() == {"a": [OTHER], "b": [OTHER]}
 
 
 @in_world()
@@ -84,7 +79,7 @@ async def test_a_changed_selector_moves_the_line(world: World) -> None:
     await project(world, "x")
     assert await world.lines() == {"a": [IMAGE]}
     patch = {"spec": {"nodes": {"selector": {"matchLabels": {"pool": "db"}}}}}
-    await world.admin.patch(paths.warmimages(ObjectKey("shop", "x")), patch)
+    await world.admin.patch(f"{WARMIMAGES}/x", patch)
     await project(world, "x")
     assert await world.lines() == {"a": [], "b": [IMAGE]}
 
@@ -107,12 +102,12 @@ async def test_a_limit_holds_also_when_nodes_come_and_go(world: World, limit: in
 
 @in_world(warmimage="x")
 async def test_a_new_node_gets_every_line_that_is_wanted_there(world: World) -> None:
-    await world.add_warmimage("y", f"{HOST}/shop/other:v1", nodes={"names": ["b"]})
+    await world.add_warmimage("y", OTHER, nodes={"names": ["b"]})
     await world.add_nodes("a", "b")
     await world.changed("Node", "a")
     assert await world.lines() == {"a": [IMAGE]}
     await world.changed("Node", "b")
-    assert await world.lines() == {"a": [IMAGE], "b": [IMAGE, f"{HOST}/shop/other:v1"]}
+    assert await world.lines() == {"a": [IMAGE], "b": [IMAGE, OTHER]}
 
 
 @in_world(nodes="a", warmimage="x")
@@ -137,21 +132,6 @@ async def test_a_node_registered_again_adopts_its_configmap_before_the_garbage_c
 # --- trouble ---------------------------------------------------------------------------------------------------------
 
 
-def failing(path: str, *answers: Response | Exception | None) -> Any:
-    """Answer requests that change `path` so, one after the other, and then as the server does."""
-    left = list(answers)
-
-    def fault(method: str, asked: str) -> Response | None:
-        if method == "GET" or asked != path or not left:
-            return None
-        answer = left.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    return fault
-
-
 @pytest.mark.parametrize(
     "trouble",
     [status(409), status(429), status(500), status(503), status(504), Unreachable("cut"), Unreachable("slow")],
@@ -159,8 +139,8 @@ def failing(path: str, *answers: Response | Exception | None) -> Any:
 @in_world(nodes="a", warmimage="x")
 async def test_a_write_that_may_work_later_is_repeated(world: World, trouble: Response | Exception) -> None:
     await project(world, "x")
-    await world.add_warmimage("y", f"{HOST}/shop/other:v1")
-    world.faults.append(failing(configmap("a"), trouble, trouble, trouble))
+    await world.add_warmimage("y", OTHER)
+    world.answer(trouble, WRITES, configmap("a"), times=3)
     assert await project(world, "y") == 204
     assert len((await world.lines())["a"]) == 2
     assert 0 < world.monotonic() < 5
@@ -169,26 +149,22 @@ async def test_a_write_that_may_work_later_is_repeated(world: World, trouble: Re
 @pytest.mark.parametrize("trouble", [status(429), status(503), Unreachable("cut")])
 @in_world(nodes="a", warmimage="x")
 async def test_a_create_that_may_work_later_is_repeated(world: World, trouble: Response | Exception) -> None:
-    world.faults.append(failing(CONFIGMAPS, trouble))
+    world.answer(trouble, "POST", CONFIGMAPS, times=1)
     assert await project(world, "x") == 204
     assert await world.lines() == {"a": [IMAGE]}
 
 
 @in_world(nodes="a", warmimage="x")
 async def test_a_configmap_that_somebody_else_created_meanwhile_is_patched(world: World) -> None:
-    async def meanwhile(method: str, path: str) -> None:
-        if (method, path) == ("POST", CONFIGMAPS) and len(world.faults) == 1:
-            world.faults.append(lambda _method, _path: None)
-            await world.admin.create(CONFIGMAPS, {"metadata": {"name": desired_name("a")}})
-
-    world.faults.append(meanwhile)
+    empty = {"metadata": {"name": desired_name("a")}}
+    world.once(lambda: world.admin.create(CONFIGMAPS, empty), "POST", CONFIGMAPS)
     assert await project(world, "x") == 204
     assert await world.lines() == {"a": [IMAGE]}
 
 
 @in_world(nodes="a", warmimage="x")
 async def test_the_wait_that_the_server_asks_for_is_kept(world: World) -> None:
-    world.faults.append(failing(CONFIGMAPS, status(429, retry_after="3")))
+    world.answer(status(429, retry_after="3"), "POST", CONFIGMAPS, times=1)
     assert await project(world, "x") == 204
     assert 3 <= world.monotonic() < 4
 
@@ -200,7 +176,7 @@ async def test_one_bad_node_does_not_stop_the_others(world: World) -> None:
     await world.add_nodes(*names)
     await world.add_warmimage("x")
     await project(world, "x")
-    await world.add_warmimage("y", f"{HOST}/shop/other:v1")
+    await world.add_warmimage("y", OTHER)
     bad = {configmap(name) for name in names[:30]}
     done: list[float] = []
 
@@ -221,9 +197,8 @@ async def test_one_bad_node_does_not_stop_the_others(world: World) -> None:
 @in_world(nodes="ab", warmimage="x")
 async def test_a_node_that_is_refused_for_good_is_left_to_the_sync(world: World) -> None:
     await project(world, "x")
-    await world.add_warmimage("y", f"{HOST}/shop/other:v1")
-    fault = failing(configmap("a"), status(422))
-    world.faults.append(fault)
+    await world.add_warmimage("y", OTHER)
+    world.answer(status(422), WRITES, configmap("a"), times=1)
     assert await project(world, "y") == 204
     assert {node: len(lines) for node, lines in (await world.lines()).items()} == {"a": 1, "b": 2}
     world.faults.clear()
@@ -239,12 +214,7 @@ async def test_after_twenty_seconds_the_rest_is_left_to_the_repeat_which_patches
     names = [f"n{i:03}" for i in range(200)]
     await world.add_nodes(*names)
     await world.add_warmimage("x")
-
-    async def slow(method: str, _path: str) -> None:
-        if method != "GET":
-            await asyncio.sleep(3)
-
-    world.faults.append(slow)
+    world.answer(None, WRITES, after=3)
     assert await project(world, "x") == 503
     assert 20 <= world.monotonic() <= 27
     done = sum(len(lines) for lines in (await world.lines()).values())
@@ -275,12 +245,7 @@ async def test_a_small_projection_does_not_wait_for_a_large_one(world: World) ->
     await world.add_nodes(*(f"n{i:03}" for i in range(300)))
     await world.add_warmimage("large")
     await world.add_warmimage("small", f"{HOST}/shop/small:v1", nodes={"names": ["n299"]})
-
-    async def slow(method: str, _path: str) -> None:
-        if method != "GET":
-            await asyncio.sleep(0.5)
-
-    world.faults.append(slow)
+    world.answer(None, WRITES, after=0.5)
     large = asyncio.create_task(project(world, "large"))
     await asyncio.sleep(1)
     began = world.monotonic()
@@ -293,55 +258,33 @@ async def test_a_small_projection_does_not_wait_for_a_large_one(world: World) ->
 # --- races -----------------------------------------------------------------------------------------------------------
 
 
-def once(world: World, act: Any, *, method: str = "PATCH", after: int = 0) -> None:
-    """Do something else in the middle: before the first write of a node's ConfigMap."""
-    seen = 0
-
-    async def fault(asked: str, path: str) -> None:
-        nonlocal seen
-        if asked == method and path.startswith(CONFIGMAPS):
-            seen += 1
-            if seen == after + 1:
-                await act()
-
-    world.faults.append(fault)
-
-
 @in_world(nodes="ab", warmimage="x")
 async def test_a_warmimage_that_changes_while_it_is_projected_is_projected_again(world: World) -> None:
     await project(world, "x")
-    key = ObjectKey("shop", "x")
-
-    async def change() -> None:
-        await world.admin.patch(paths.warmimages(key), {"spec": {"image": f"{HOST}/shop/app:v3"}})
-
-    await world.admin.patch(paths.warmimages(key), {"spec": {"image": f"{HOST}/shop/app:v2"}})
-    once(world, change)
+    path, second, third = f"{WARMIMAGES}/x", f"{HOST}/shop/app:v2", f"{HOST}/shop/app:v3"
+    await world.admin.patch(path, {"spec": {"image": second}})
+    world.once(lambda: world.admin.patch(path, {"spec": {"image": third}}), "PATCH", CONFIGMAPS)
     await project(world, "x")
-    assert await world.lines() == {"a": [f"{HOST}/shop/app:v3"], "b": [f"{HOST}/shop/app:v3"]}
+    assert await world.lines() == {"a": [third], "b": [third]}
 
 
 @pytest.mark.parametrize("method", ["POST", "PATCH"])
 @in_world(nodes="ab")
 async def test_a_warmimage_that_is_deleted_while_it_is_projected_leaves_no_line(world: World, method: str) -> None:
-    await world.add_warmimage("other", f"{HOST}/shop/other:v1")
+    await world.add_warmimage("other", OTHER)
     if method == "PATCH":
         await project(world, "other")
     await world.add_warmimage("x")
-    once(world, lambda: world.admin.delete(paths.warmimages(ObjectKey("shop", "x"))), method=method)
+    world.once(lambda: world.admin.delete(f"{WARMIMAGES}/x"), method, CONFIGMAPS)
     await project(world, "x")
-    assert {image for lines in (await world.lines()).values() for image in lines} == {f"{HOST}/shop/other:v1"}
+    assert {image for lines in (await world.lines()).values() for image in lines} == {OTHER}
 
 
 @in_world(nodes="a", warmimage="x")
 async def test_a_warmimage_that_is_deleted_and_made_again_ends_as_it_is_now(world: World) -> None:
     await project(world, "x")
-    await world.admin.delete(paths.warmimages(ObjectKey("shop", "x")))
-
-    async def again() -> None:
-        await world.add_warmimage("x", f"{HOST}/shop/again:v1")
-
-    once(world, again)
+    await world.admin.delete(f"{WARMIMAGES}/x")
+    world.once(lambda: world.add_warmimage("x", f"{HOST}/shop/again:v1"), "PATCH", CONFIGMAPS)
     await project(world, "x")
     assert await world.lines() == {"a": [f"{HOST}/shop/again:v1"]}
 
@@ -353,7 +296,7 @@ async def test_a_configmap_that_vanishes_in_the_middle_comes_back_with_all_its_l
         await world.add_warmimage(name, f"{HOST}/shop/{name}:v1")
     await project(world, "x", "y")
     await world.add_warmimage("z", f"{HOST}/shop/z:v1")
-    once(world, lambda: world.admin.delete(configmap("a")))
+    world.once(lambda: world.admin.delete(configmap("a")), "PATCH", CONFIGMAPS)
     await project(world, "z")
     assert await world.lines() == {"a": [f"{HOST}/shop/{name}:v1" for name in "xyz"]}
 
@@ -373,23 +316,20 @@ async def fill(world: World, count: int) -> None:
 async def test_a_full_node_refuses_the_least_important_lines_and_takes_them_when_there_is_room(world: World) -> None:
     await fill(world, 320)
     await world.sync()
-    obj = await world.desired("a")
-    assert obj is not None
+    obj = await world.admin.get(configmap("a"))
     assert len(json.dumps(obj["data"])) < MAX_BYTES
     taken = len(obj["data"])
     refused = obj["metadata"]["annotations"]["warmhook.dev/refused"].split(",")
     assert taken + len(refused) == 320
     await world.add_warmimage("urgent", IMAGE, pull={"priority": 10})
     await project(world, "urgent")
-    obj = await world.desired("a")
-    assert obj is not None
+    obj = await world.admin.get(configmap("a"))
     assert line_key(ObjectKey("shop", "urgent")) in obj["data"]
     assert len(json.dumps(obj["data"])) < MAX_BYTES
     for number in range(200):
         await world.admin.delete(paths.warmimages(ObjectKey("shop", f"w{number:03}")))
     await world.sync()
-    obj = await world.desired("a")
-    assert obj is not None
+    obj = await world.admin.get(configmap("a"))
     assert len(obj["data"]) == 121
     assert "warmhook.dev/refused" not in obj["metadata"]["annotations"]
 
@@ -397,13 +337,11 @@ async def test_a_full_node_refuses_the_least_important_lines_and_takes_them_when
 @pytest.mark.slow
 @in_world(nodes="a")
 async def test_on_a_full_node_the_newest_has_room_and_a_loud_namespace_takes_none_of_another(world: World) -> None:
-    await world.admin.create("/api/v1/namespaces", {"metadata": {"name": "quiet"}})
+    await world.add_namespace("quiet")
     for number in range(300):
         await world.add_warmimage(f"w{number:03}", f"{HOST}/shop/{number}:v1", pull={"priority": 1000})
     for number in range(20):
-        body = {"apiVersion": API_VERSION, "kind": "WarmImage", "metadata": {"name": f"q{number}"}}
-        spec = {"image": f"{HOST}/quiet/{number}:v1"}
-        await world.admin.create(paths.warmimages_in("quiet"), body | {"spec": spec})
+        await world.add_warmimage(f"q{number}", f"{HOST}/quiet/{number}:v1", namespace="quiet")
     await world.sync()
     (images,) = (await world.lines()).values()
     assert len(images) == MAX_LINES

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 
 from adapters.kubernetes import paths
 from tests.handlers.world import DIGEST, HOST, SECRET, World, digest, harbor_push, in_world, run_in_world, status
-from warmhook.api import API_VERSION
 from warmhook.globs import Globs
-from warmhook.ports import Response, Unreachable
+from warmhook.ports import Unreachable
 
 POLICIES = "/apis/warmhook.dev/v1alpha1/warmpolicies"
 
@@ -91,10 +90,7 @@ async def test_every_policy_that_wants_a_push_gets_its_own_warmimage(world: Worl
 
 @in_world(policy=True)
 async def test_replicas_that_get_the_same_push_at_once_make_one_object_and_nobody_is_sent_away(world: World) -> None:
-    async def jitter(_method: str, _path: str) -> None:
-        await asyncio.sleep(0.01)
-
-    world.faults.append(jitter)
+    world.answer(None, after=0.01)
     clients = [world.new_client(world.new_app()) for _ in range(4)]
     bodies = [
         harbor_push(world.now() - timedelta(seconds=n % 3), "v1", "shop/app", digest("abc"[n % 3])) for n in range(8)
@@ -176,10 +172,7 @@ def test_the_globs_of_a_policy_are_compiled_once_and_read_a_push_once(monkeypatc
 
 @in_world(policy=True)
 async def test_a_shared_list_that_fails_is_not_given_to_those_who_come_later(world: World) -> None:
-    def broken(_method: str, path: str) -> Response | None:
-        return status(500) if path == POLICIES and lists(world) == 1 else None
-
-    world.faults.append(broken)
+    world.answer(status(500), part=POLICIES, times=1)
     first = await asyncio.gather(*(world.push(f"v{n}") for n in range(3)))
     assert {answer.status_code for answer in first} == {503}
     assert (await world.push()).status_code == 202
@@ -187,11 +180,7 @@ async def test_a_shared_list_that_fails_is_not_given_to_those_who_come_later(wor
 
 @in_world(policy=True)
 async def test_a_sender_that_hangs_up_does_not_fail_the_others_who_share_its_list(world: World) -> None:
-    async def slow(_method: str, path: str) -> None:
-        if path == POLICIES:
-            await asyncio.sleep(0.2)
-
-    world.faults.append(slow)
+    world.answer(None, part=POLICIES, after=0.2)
     first = asyncio.create_task(world.push("v1"))
     others = [asyncio.create_task(world.push(f"v{n}")) for n in range(2, 5)]
     await asyncio.sleep(0.05)
@@ -203,12 +192,7 @@ async def test_a_sender_that_hangs_up_does_not_fail_the_others_who_share_its_lis
 async def test_a_list_that_everybody_has_given_up_on_complains_to_nobody(world: World) -> None:
     problems: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: problems.append(context))
-
-    async def slow(_method: str, _path: str) -> None:
-        await asyncio.sleep(2)
-        raise Unreachable("gone")
-
-    world.faults.append(slow)
+    world.answer(Unreachable("gone"), after=2)
     assert (await world.push()).status_code == 503
     await asyncio.sleep(5)
     world.faults.clear()
@@ -218,16 +202,10 @@ async def test_a_list_that_everybody_has_given_up_on_complains_to_nobody(world: 
 
 @in_world()
 async def test_a_policy_that_cannot_be_written_for_does_not_keep_the_push_from_the_others(world: World) -> None:
-    await world.admin.create("/api/v1/namespaces", {"metadata": {"name": "other"}})
+    await world.add_namespace("other")
     await world.add_policy()
-    body = {
-        "apiVersion": API_VERSION,
-        "kind": "WarmPolicy",
-        "metadata": {"name": "a"},
-        "spec": {"push": [{"repository": f"{HOST}/**"}]},
-    }
-    await world.admin.create(POLICIES.replace("warmpolicies", "namespaces/other/warmpolicies"), body)
-    world.faults.append(lambda _method, path: status(403) if "/other/warmimages" in path else None)
+    await world.add_policy("a", namespace="other", push=[{"repository": f"{HOST}/**"}])
+    world.answer(status(403), part="/other/warmimages")
     assert (await world.push()).status_code == 202
     assert len(await world.warmimages()) == 1
 
@@ -253,51 +231,37 @@ async def test_a_push_after_one_whose_clock_is_minutes_ahead_is_taken_at_once(wo
 
 @in_world(policy=True)
 async def test_an_event_from_the_future_does_not_shut_out_later_pushes(world: World) -> None:
-    data = {
-        "image": f"{HOST}/shop/app:v1",
-        "digest": digest("b"),
-        "source": "harbor",
-        "pushedAt": "2099-01-01T00:00:00Z",
-    }
-    assert (await world.event("dev.warmhook.image.pushed.v1", data, time="2099-01-01T00:00:00Z")).status_code == 204
+    future = "2099-01-01T00:00:00Z"
+    data = {"image": f"{HOST}/shop/app:v1", "digest": digest("b"), "source": "harbor", "pushedAt": future}
+    assert (await world.event("dev.warmhook.image.pushed.v1", data, time=future)).status_code == 204
     await asyncio.sleep(1)
     await world.push(content=digest("a"))
     (obj,) = (await world.warmimages()).values()
     assert obj["spec"]["digest"] == digest("a")
 
 
-def test_a_second_push_of_a_sender_that_gives_neither_time_id_nor_digest_is_a_push() -> None:
-    async def case(world: World) -> None:
-        await world.add_policy(push=[{"repository": "quay.io/**"}])
-        body = {"docker_url": "quay.io/shop/app", "updated_tags": ["v1"], "repository": "shop/app", "name": "app"}
-        moments = []
-        for _ in range(2):
-            answer = await world.client.post(f"/webhooks/quay?token={SECRET}", json=body)
-            assert answer.status_code == 202
-            (obj,) = (await world.warmimages()).values()
-            moments.append(obj["spec"]["pushedAt"])
-            await asyncio.sleep(20)
-        assert moments[0] < moments[1]
-
-    sources = "sources:\n- {name: quay, kind: quay, secret: {env: HARBOR}, registryHost: quay.io}\n"
-    run_in_world(case, sources=sources)
+@in_world(sources="sources: [{name: quay, kind: quay, secret: {env: HARBOR}, registryHost: quay.io}]")
+async def test_a_second_push_of_a_sender_that_gives_neither_time_id_nor_digest_is_a_push(world: World) -> None:
+    await world.add_policy(push=[{"repository": "quay.io/**"}])
+    body = {"docker_url": "quay.io/shop/app", "updated_tags": ["v1"], "repository": "shop/app", "name": "app"}
+    moments = []
+    for _ in range(2):
+        answer = await world.client.post(f"/webhooks/quay?token={SECRET}", json=body)
+        assert answer.status_code == 202
+        (obj,) = (await world.warmimages()).values()
+        moments.append(obj["spec"]["pushedAt"])
+        await asyncio.sleep(20)
+    assert moments[0] < moments[1]
 
 
-@in_world()
+@in_world(policy=True)
 async def test_a_push_is_written_although_the_object_under_its_name_is_deleted_while_it_is_adopted(
     world: World,
 ) -> None:
-    await world.add_policy()
     await world.push()
     ((image, obj),) = (await world.warmimages()).items()
     path = f"{paths.warmimages_in('shop')}/{obj['metadata']['name']}"
     await world.admin.patch(path, {"metadata": {"labels": {"warmhook.dev/policy": "0" * 16}}})
-
-    async def delete_first(method: str, _path: str) -> None:
-        if method == "PATCH":
-            world.faults.clear()
-            await world.admin.delete(path)
-
-    world.faults.append(delete_first)
+    world.once(lambda: world.admin.delete(path), "PATCH", path)
     await world.push(content=digest("b"))
     assert (await world.warmimages())[image]["spec"]["digest"] == digest("b")

@@ -28,17 +28,10 @@ def shared_lists(world: World) -> SingleFlight[str, list[WarmImage]]:
     return SingleFlight(read, world.clock, at_once=4, timeout_seconds=2.5)
 
 
-def slow(world: World, seconds: float) -> None:
-    async def fault(_method: str, path: str) -> None:
-        await asyncio.sleep(seconds if path == WARMIMAGES else 0)
-
-    world.faults.append(fault)
-
-
 @pytest.mark.slow
 @in_world(policy=True)
 async def test_a_burst_of_pushes_costs_a_few_lists_and_each_gets_what_is_its_own(world: World) -> None:
-    slow(world, 0.05)
+    world.answer(None, part=WARMIMAGES, after=0.05)
     for number, content in enumerate("ab"):
         answers = await asyncio.gather(
             *(world.push(repository=f"shop/app-{n}", content=digest(content), ago=5 - number) for n in range(60))
@@ -54,7 +47,7 @@ async def test_pushes_of_one_repository_share_a_list_with_those_that_come_after_
     world: World,
 ) -> None:
     await world.add_policy(push=[{"repository": "**", "keep": 9}])
-    slow(world, 0.05)
+    world.answer(None, part=WARMIMAGES, after=0.05)
     await asyncio.gather(*(world.push(f"v{n}") for n in range(9)))
     assert len(await world.warmimages()) == 9
 
@@ -86,7 +79,7 @@ async def test_a_list_that_fails_fails_for_those_who_share_it_and_not_for_the_ne
 
 @in_world()
 async def test_lists_that_get_no_answer_hold_up_nobody_for_long(world: World) -> None:
-    slow(world, 3600)
+    world.answer(None, part=WARMIMAGES, after=3600)
     shared = shared_lists(world)
     began = world.monotonic()
     outcomes = await asyncio.gather(*(shared.get(f"{n:016x}") for n in range(50)), return_exceptions=True)
@@ -98,7 +91,7 @@ async def test_lists_that_get_no_answer_hold_up_nobody_for_long(world: World) ->
 
 @in_world()
 async def test_one_who_gives_up_does_not_take_the_list_from_the_others(world: World) -> None:
-    slow(world, 0.05)
+    world.answer(None, part=WARMIMAGES, after=0.05)
     shared = shared_lists(world)
     others = [asyncio.create_task(shared.get("a" * 16)) for _ in range(3)]
     with pytest.raises(TimeoutError):

@@ -15,7 +15,6 @@ from adapters.kubernetes.warmimage import read_warmimage
 from tests.handlers.world import DIGEST, HOST, NAMESPACE, World, digest, in_world, status
 from warmhook.node_lines import line_of
 from warmhook.node_report import LineReport, LineState, report_name
-from warmhook.ports import Response
 from warmhook.warmimages import ObjectKey
 
 X = ObjectKey("shop", "x")
@@ -165,10 +164,7 @@ async def test_one_status_that_is_refused_does_not_keep_the_others_from_being_wr
     for name in ("w", "x", "y"):
         await world.add_warmimage(name, f"{HOST}/shop/{name}:v1")
 
-    def refuse(_method: str, path: str) -> Response | None:
-        return status(422) if path.endswith("/w/status") else None
-
-    world.faults.append(refuse)
+    world.answer(status(422), part="/w/status")
     await world.reported("w", "x", "y")
     assert [bool(await told(world, name)) for name in ("w", "x", "y")] == [False, True, True]
 
