@@ -18,7 +18,7 @@ from handlers.intake.deliveries import decode_body, read_delivery
 from handlers.serving.bodies import BadBody
 from tests.adapters.registries.cases import RECEIVED
 from tests.handlers.test_receiver import MIB, deliveries
-from tests.handlers.world import HOST, World, harbor_push, in_world, run_in_world
+from tests.handlers.world import HOST, World, harbor_push, in_world
 
 ODD_SECRETS = [b"ends with a space ", b" begins with one", "voil\u00e0".encode(), b"\xff\xfe\x00\x80", b"a+b&c=d%41#e"]
 QUERY = f"sources: [{{name: quay, kind: quay, secret: {{env: HARBOR}}, allowedHosts: [quay.io, {HOST}]}}]"
@@ -42,20 +42,18 @@ async def test_a_gzip_body_is_read(world: World) -> None:
     assert list(await world.warmimages()) == [f"{HOST}/shop/app:v1"]
 
 
-def test_a_signature_covers_the_bytes_as_they_were_sent(tmp_path: Path) -> None:
+@in_world()
+async def test_a_signature_covers_the_bytes_as_they_were_sent(world: World, tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"s3cret")
-
-    async def case(world: World) -> None:
-        plain = b'{"zen": "Keep it logically awesome.", "hook_id": 1}'
-        sent = gzip.compress(plain)
-        for signed, status in ((sent, 202), (plain, 401)):
-            signature = "sha256=" + hmac.new(b"s3cret", signed, hashlib.sha256).hexdigest()
-            headers = {"x-hub-signature-256": signature, "content-encoding": "gzip"}
-            answer = await world.client.post("/webhooks/sender", content=sent, headers=headers)
-            assert answer.status_code == status
-        assert [line["reason"] for line in deliveries()] == ["ping", "bad-secret"]
-
-    run_in_world(case, sources=_sources(tmp_path / "secret", "github"))
+    world.restart(sources=_sources(tmp_path / "secret", "github"))
+    plain = b'{"zen": "Keep it logically awesome.", "hook_id": 1}'
+    sent = gzip.compress(plain)
+    for signed, status in ((sent, 202), (plain, 401)):
+        signature = "sha256=" + hmac.new(b"s3cret", signed, hashlib.sha256).hexdigest()
+        headers = {"x-hub-signature-256": signature, "content-encoding": "gzip"}
+        answer = await world.client.post("/webhooks/sender", content=sent, headers=headers)
+        assert answer.status_code == status
+    assert [line["reason"] for line in deliveries()] == ["ping", "bad-secret"]
 
 
 @in_world()
@@ -103,31 +101,29 @@ def test_other_encodings_are_refused(encoding: str) -> None:
 
 
 @pytest.mark.parametrize("secret", ODD_SECRETS)
-def test_a_secret_of_any_bytes_is_taken_in_a_header(tmp_path: Path, secret: bytes) -> None:
+@in_world()
+async def test_a_secret_of_any_bytes_is_taken_in_a_header(world: World, tmp_path: Path, secret: bytes) -> None:
     (tmp_path / "secret").write_bytes(secret + b"\n")
-
-    async def case(world: World) -> None:
-        # A server hands out a header's value without the spaces around it.
-        forms = [(secret.strip(b" "), 202), (b"Bearer " + secret.strip(b" "), 202), (secret[:-2], 401)]
-        for given, status in forms:
-            answer = await world.client.post("/webhooks/sender", content=b"{}", headers=[(b"authorization", given)])
-            assert answer.status_code == status
-
-    run_in_world(case, sources=_sources(tmp_path / "secret", "harbor"))
+    world.restart(sources=_sources(tmp_path / "secret", "harbor"))
+    # A server hands out a header's value without the spaces around it.
+    forms = [(secret.strip(b" "), 202), (b"Bearer " + secret.strip(b" "), 202), (secret[:-2], 401)]
+    for given, status in forms:
+        answer = await world.client.post("/webhooks/sender", content=b"{}", headers=[(b"authorization", given)])
+        assert answer.status_code == status
 
 
 @pytest.mark.parametrize("secret", ODD_SECRETS)
-def test_a_secret_of_any_bytes_is_taken_percent_encoded_in_the_url(tmp_path: Path, secret: bytes) -> None:
+@in_world()
+async def test_a_secret_of_any_bytes_is_taken_percent_encoded_in_the_url(
+    world: World, tmp_path: Path, secret: bytes
+) -> None:
     (tmp_path / "secret").write_bytes(secret + b"\n")
-
-    async def case(world: World) -> None:
-        url = httpx.URL("http://web/webhooks/sender")
-        for given, status in ((secret, 202), (secret[:-1], 401), (secret + b"\n", 401)):
-            query = b"token=" + quote_from_bytes(given, safe="").encode()
-            answer = await world.client.post(url.copy_with(query=query), content=b"{}")
-            assert answer.status_code == status
-
-    run_in_world(case, sources=_sources(tmp_path / "secret", "quay"))
+    world.restart(sources=_sources(tmp_path / "secret", "quay"))
+    url = httpx.URL("http://web/webhooks/sender")
+    for given, status in ((secret, 202), (secret[:-1], 401), (secret + b"\n", 401)):
+        query = b"token=" + quote_from_bytes(given, safe="").encode()
+        answer = await world.client.post(url.copy_with(query=query), content=b"{}")
+        assert answer.status_code == status
 
 
 @pytest.mark.parametrize("secret", ["a+b", "a&b", "a%41", "a#b", "a+b&c%#d"])
@@ -148,24 +144,22 @@ async def _post_verbatim(world: World, url: str) -> httpx.Response:
     return await world.client.post(httpx.URL(f"http://web{path}").copy_with(query=query.encode()), content=b"{}")
 
 
-def test_a_secret_that_names_its_scheme_is_taken_as_an_access_token(tmp_path: Path) -> None:
+@in_world()
+async def test_a_secret_that_names_its_scheme_is_taken_as_an_access_token(world: World, tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"Bearer s3cret")
-
-    async def case(world: World) -> None:
-        queries: list[tuple[Mapping[str, str], int]] = [
-            ({"access_token": "s3cret"}, 202),
-            ({"access_token": "Bearer s3cret"}, 202),
-            ({"access_token": "Bearer"}, 401),
-            ({"access_token": ""}, 401),
-        ]
-        for query, status in queries:
-            answer = await world.client.post("/webhooks/sender", params=query, content=b"{}")
-            assert answer.status_code == status
-        for given, status in (("Bearer s3cret", 202), ("bearer s3cret", 202), ("Basic s3cret", 401), ("Bearer ", 401)):
-            answer = await world.client.post("/webhooks/sender", headers={"authorization": given}, content=b"{}")
-            assert answer.status_code == status
-
-    run_in_world(case, sources=_sources(tmp_path / "secret", "cloudevents"))
+    world.restart(sources=_sources(tmp_path / "secret", "cloudevents"))
+    queries: list[tuple[Mapping[str, str], int]] = [
+        ({"access_token": "s3cret"}, 202),
+        ({"access_token": "Bearer s3cret"}, 202),
+        ({"access_token": "Bearer"}, 401),
+        ({"access_token": ""}, 401),
+    ]
+    for query, status in queries:
+        answer = await world.client.post("/webhooks/sender", params=query, content=b"{}")
+        assert answer.status_code == status
+    for given, status in (("Bearer s3cret", 202), ("bearer s3cret", 202), ("Basic s3cret", 401), ("Bearer ", 401)):
+        answer = await world.client.post("/webhooks/sender", headers={"authorization": given}, content=b"{}")
+        assert answer.status_code == status
 
 
 def test_a_query_is_read_without_losing_a_byte() -> None:
@@ -185,14 +179,12 @@ def test_a_query_is_read_without_losing_a_byte() -> None:
         (b'{"image": "x.example/web:1"}', "host-not-allowed", None),
     ],
 )
-def test_the_log_says_what_was_seen_of_a_delivery_that_asks_for_nothing(
-    tmp_path: Path, body: bytes, reason: str, detail: str | None
+@in_world()
+async def test_the_log_says_what_was_seen_of_a_delivery_that_asks_for_nothing(
+    world: World, tmp_path: Path, body: bytes, reason: str, detail: str | None
 ) -> None:
     (tmp_path / "secret").write_bytes(b"s3cret")
-
-    async def case(world: World) -> None:
-        answer = await world.client.post("/webhooks/sender", content=body, headers={"authorization": "s3cret"})
-        assert (answer.status_code, answer.content) == (202, b"")
-        assert [(line["reason"], line.get("detail")) for line in deliveries()] == [(reason, detail)]
-
-    run_in_world(case, sources=_sources(tmp_path / "secret", "webhook"))
+    world.restart(sources=_sources(tmp_path / "secret", "webhook"))
+    answer = await world.client.post("/webhooks/sender", content=body, headers={"authorization": "s3cret"})
+    assert (answer.status_code, answer.content) == (202, b"")
+    assert [(line["reason"], line.get("detail")) for line in deliveries()] == [(reason, detail)]

@@ -23,7 +23,6 @@ from tests.handlers.world import (
     digest,
     harbor_push,
     in_world,
-    run_in_world,
     status,
 )
 from warmhook.ports import Response, Unreachable
@@ -261,7 +260,8 @@ async def test_a_push_that_the_api_server_did_not_take_is_answered_503(
 # --- secrets ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_rotated_secret_needs_no_restart(tmp_path: Path) -> None:
+@in_world()
+async def test_a_rotated_secret_needs_no_restart(world: World, tmp_path: Path) -> None:
     files = [tmp_path / "old", tmp_path / "new"]
     for file, text in zip(files, ("old-secret", "new-secret\n"), strict=True):
         file.write_text(text)
@@ -272,19 +272,16 @@ sources:
   secret: [{{file: {files[0]}}}, {{file: {files[1]}}}]
   registryHost: {HOST}
 """
-
-    async def case(world: World) -> None:
-        for secret, answer in (("old-secret", 202), ("new-secret", 202), ("other", 401)):
-            assert (await world.push(secret=secret)).status_code == answer
-        files[0].write_text("newest-secret")
-        for secret, answer in (("old-secret", 401), ("newest-secret", 202)):
-            assert (await world.push(secret=secret)).status_code == answer
-        files[1].unlink()
-        unreadable = await world.push(secret="newest-secret")
-        assert (unreadable.status_code, unreadable.headers["retry-after"]) == (503, "5")
-        assert deliveries()[-1]["reason"] == "secret-unreadable"
-
-    run_in_world(case, sources=sources)
+    world.restart(sources=sources)
+    for secret, answer in (("old-secret", 202), ("new-secret", 202), ("other", 401)):
+        assert (await world.push(secret=secret)).status_code == answer
+    files[0].write_text("newest-secret")
+    for secret, answer in (("old-secret", 401), ("newest-secret", 202)):
+        assert (await world.push(secret=secret)).status_code == answer
+    files[1].unlink()
+    unreadable = await world.push(secret="newest-secret")
+    assert (unreadable.status_code, unreadable.headers["retry-after"]) == (503, "5")
+    assert deliveries()[-1]["reason"] == "secret-unreadable"
 
 
 @in_world(policy=True, sources=QUAY)
@@ -315,13 +312,14 @@ async def test_health_is_answered_while_the_api_server_is_down(world: World) -> 
 
 
 @pytest.mark.parametrize(("serve", "webhooks", "events"), [("webhooks", 202, 404), ("events", 404, 204)])
-def test_a_process_has_only_the_routes_it_is_to_serve(serve: str, webhooks: int, events: int) -> None:
-    async def case(world: World) -> None:
-        assert (await world.push()).status_code == webhooks
-        assert (await world.event("dev.warmhook.sync.v1")).status_code == events
-        assert (await world.client.get("/healthz")).status_code == 200
-
-    run_in_world(case, serve=frozenset({serve}))
+@in_world()
+async def test_a_process_has_only_the_routes_it_is_to_serve(
+    world: World, serve: str, webhooks: int, events: int
+) -> None:
+    world.restart(serve=frozenset({serve}))
+    assert (await world.push()).status_code == webhooks
+    assert (await world.event("dev.warmhook.sync.v1")).status_code == events
+    assert (await world.client.get("/healthz")).status_code == 200
 
 
 @in_world()
@@ -330,32 +328,31 @@ async def test_an_api_server_that_never_was_there_is_the_senders_503(world: Worl
     assert (await world.push()).status_code == 503
 
 
-def test_a_handshake_gets_the_reply_that_it_needs() -> None:
+@in_world()
+async def test_a_handshake_gets_the_reply_that_it_needs(world: World) -> None:
     sources = f"sources:\n- {{name: acr, kind: acr, secret: {{env: HARBOR}}, allowedHosts: [{HOST}]}}\n"
-
-    async def case(world: World) -> None:
-        client = httpx.AsyncClient(transport=httpx.ASGITransport(world.app), base_url="http://web")
-        validation = {
-            "id": "1",
-            "eventType": "Microsoft.EventGrid.SubscriptionValidationEvent",
-            "subject": "",
-            "data": {"validationCode": "0123"},
-            "eventTime": "2026-03-01T12:00:00Z",
-            "dataVersion": "1",
-            "topic": "/x",
-        }
-        answer = await client.post(
-            f"/webhooks/acr?token={SECRET}",
-            json=[validation],
-            headers={"aeg-event-type": "SubscriptionValidation", "authorization": f"Bearer {SECRET}"},
-        )
-        assert (answer.status_code, answer.json()) == (200, {"validationResponse": "0123"})
-        assert [line["reason"] for line in deliveries()] == ["handshake"]
-
-    run_in_world(case, sources=sources)
+    world.restart(sources=sources)
+    client = httpx.AsyncClient(transport=httpx.ASGITransport(world.app), base_url="http://web")
+    validation = {
+        "id": "1",
+        "eventType": "Microsoft.EventGrid.SubscriptionValidationEvent",
+        "subject": "",
+        "data": {"validationCode": "0123"},
+        "eventTime": "2026-03-01T12:00:00Z",
+        "dataVersion": "1",
+        "topic": "/x",
+    }
+    answer = await client.post(
+        f"/webhooks/acr?token={SECRET}",
+        json=[validation],
+        headers={"aeg-event-type": "SubscriptionValidation", "authorization": f"Bearer {SECRET}"},
+    )
+    assert (answer.status_code, answer.json()) == (200, {"validationResponse": "0123"})
+    assert [line["reason"] for line in deliveries()] == ["handshake"]
 
 
-def test_a_push_beside_a_handshake_is_accepted_and_the_handshake_answered() -> None:
+@in_world()
+async def test_a_push_beside_a_handshake_is_accepted_and_the_handshake_answered(world: World) -> None:
     sources = f"sources:\n- {{name: acr, kind: acr, secret: {{env: HARBOR}}, allowedHosts: [{HOST}]}}\n"
     common = {"subject": "", "eventTime": "2026-03-01T12:00:00Z", "dataVersion": "1", "topic": "/x"}
     validation = {
@@ -374,21 +371,18 @@ def test_a_push_beside_a_handshake_is_accepted_and_the_handshake_answered() -> N
         "request": {"host": HOST},
     }
     push = {**common, "id": "2", "eventType": "Microsoft.ContainerRegistry.ImagePushed", "data": pushed}
-
-    async def case(world: World) -> None:
-        await world.add_policy()
-        for first, second in ((validation, push), (push, validation)):
-            headers = {"aeg-event-type": "SubscriptionValidation", "authorization": f"Bearer {SECRET}"}
-            world.faults.append(lambda method, _path: status(503) if method in ("POST", "PATCH") else None)
-            refused = await world.client.post("/webhooks/acr", json=[first, second], headers=headers)
-            assert refused.status_code in ({503} if not await world.warmimages() else {200})
-            world.faults.clear()
-            answer = await world.client.post("/webhooks/acr", json=[first, second], headers=headers)
-            assert (answer.status_code, answer.json()) == (200, {"validationResponse": "0123"})
-            assert list(await world.warmimages()) == [f"{HOST}/shop/app:v1"]
-        assert [line["result"] for line in deliveries()] == ["unavailable", "accepted", "skipped", "skipped"]
-
-    run_in_world(case, sources=sources)
+    world.restart(sources=sources)
+    await world.add_policy()
+    for first, second in ((validation, push), (push, validation)):
+        headers = {"aeg-event-type": "SubscriptionValidation", "authorization": f"Bearer {SECRET}"}
+        world.faults.append(lambda method, _path: status(503) if method in ("POST", "PATCH") else None)
+        refused = await world.client.post("/webhooks/acr", json=[first, second], headers=headers)
+        assert refused.status_code in ({503} if not await world.warmimages() else {200})
+        world.faults.clear()
+        answer = await world.client.post("/webhooks/acr", json=[first, second], headers=headers)
+        assert (answer.status_code, answer.json()) == (200, {"validationResponse": "0123"})
+        assert list(await world.warmimages()) == [f"{HOST}/shop/app:v1"]
+    assert [line["result"] for line in deliveries()] == ["unavailable", "accepted", "skipped", "skipped"]
 
 
 def test_a_configuration_names_its_sources() -> None:

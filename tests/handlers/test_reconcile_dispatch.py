@@ -18,7 +18,6 @@ from tests.handlers.world import (
     World,
     digest,
     in_world,
-    run_in_world,
     status,
 )
 from warmhook.ports import Response, Unreachable
@@ -197,15 +196,15 @@ async def status_of_post(world: World, authorization: str, host: str = "10.0.0.1
 
 @pytest.mark.parametrize("host", HOSTS)
 @pytest.mark.parametrize("authorization", ["", "Bearer ", "Bearer wrong", "s3cret", "bearer s3cret"])
-def test_only_the_token_lets_events_in_wherever_they_come_from(tmp_path: Path, host: str, authorization: str) -> None:
+@in_world()
+async def test_only_the_token_lets_events_in_wherever_they_come_from(
+    world: World, tmp_path: Path, host: str, authorization: str
+) -> None:
     token = tmp_path / "token"
     token.write_text("s3cret")
-
-    async def case(world: World) -> None:
-        assert await status_of_post(world, authorization, host) == 401
-        assert await status_of_post(world, "Bearer s3cret", host) == 204
-
-    run_in_world(case, events_token_file=token)
+    world.restart(events_open=False, events_token_file=token)
+    assert await status_of_post(world, authorization, host) == 401
+    assert await status_of_post(world, "Bearer s3cret", host) == 204
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -220,25 +219,23 @@ async def test_anybody_may_post_if_the_network_protects_the_endpoint(world: Worl
     assert await status_of_post(world, "") == 204
 
 
-def test_with_a_token_everybody_needs_it_and_it_may_be_rotated(tmp_path: Path) -> None:
+@in_world()
+async def test_with_a_token_everybody_needs_it_and_it_may_be_rotated(world: World, tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("first\n")
-
-    async def case(world: World) -> None:
-        post = partial(status_of_post, world)
-        assert await post("Bearer first") == 204
-        for wrong in ("", "first", "Bearer ", "Bearer firs", "bearer first", "Basic first"):
-            assert await post(wrong, "127.0.0.1") == 401
-        token.write_text("second")
-        assert await post("Bearer second") == 204
-        assert await post("Bearer first") == 401
-        token.write_text("")
-        assert await post("Bearer ") == 401
-        token.unlink()
-        assert await post("Bearer second") == 503
-        assert world.requests == []
-
-    run_in_world(case, events_token_file=token)
+    world.restart(events_open=False, events_token_file=token)
+    post = partial(status_of_post, world)
+    assert await post("Bearer first") == 204
+    for wrong in ("", "first", "Bearer ", "Bearer firs", "bearer first", "Basic first"):
+        assert await post(wrong, "127.0.0.1") == 401
+    token.write_text("second")
+    assert await post("Bearer second") == 204
+    assert await post("Bearer first") == 401
+    token.write_text("")
+    assert await post("Bearer ") == 401
+    token.unlink()
+    assert await post("Bearer second") == 503
+    assert world.requests == []
 
 
 @in_world()

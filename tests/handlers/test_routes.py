@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from handlers.settings import read_settings
-from tests.handlers.world import World, run_in_world
+from tests.handlers.world import World
 
 ROUTES = {
     "webhooks": ("POST", "/webhooks/harbor"),
@@ -18,15 +18,14 @@ ROUTES = {
 @pytest.mark.parametrize(
     "served", [set(), *({group} for group in ROUTES)], ids=lambda served: "".join(served) or "none"
 )
-def test_only_the_groups_that_are_served_answer(served: set[str]) -> None:
-    async def case(world: World) -> None:
-        for group, (method, path) in ROUTES.items():
-            answer = await world.client.request(method, path)
-            assert (answer.status_code != 404) == (group in served), group
-        for path in ("/healthz", "/readyz"):
-            assert (await world.client.get(path)).status_code == 200
-
-    run_in_world(case, serve=frozenset(served))
+@in_world()
+async def test_only_the_groups_that_are_served_answer(world: World, served: set[str]) -> None:
+    world.restart(serve=frozenset(served))
+    for group, (method, path) in ROUTES.items():
+        answer = await world.client.request(method, path)
+        assert (answer.status_code != 404) == (group in served), group
+    for path in ("/healthz", "/readyz"):
+        assert (await world.client.get(path)).status_code == 200
 
 
 def test_everything_is_served_by_default() -> None:

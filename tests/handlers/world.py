@@ -103,6 +103,14 @@ class World:
         resources = Resources(self.transport, self.credentials, self.clock, Random(2), self.metrics, post)
         return create_app(Web(settings or self.settings, self.configuration, resources))
 
+    def restart(self, sources: str | None = None, **settings: Any) -> None:
+        """Run `web` with these senders and settings from now on."""
+        self.settings = replace(self.settings, **settings)
+        if sources is not None:
+            self.configuration = configuration(sources, self.environ)
+        self.app = self.new_app()
+        self.client = self.new_client(self.app)
+
     def new_cluster(self) -> Reader:
         """What reads the cluster for a `web`."""
         return Reader(Kubernetes(self.transport), NAMESPACE, self.clock)
