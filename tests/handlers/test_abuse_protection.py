@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from handlers.intake.receiver import validation_headers
-from tests.handlers.world import HOST, SECRET, World, in_world
+from tests.handlers.world import HOST, SECRET, World, in_world, logged
 
 ORIGIN = "eventgrid.azure.net"
 SOURCES = f"""
@@ -68,6 +68,7 @@ async def test_the_callback_is_never_called(world: World, monkeypatch: pytest.Mo
     }
     answer = await world.client.post(f"/webhooks/acr?token={SECRET}", content=json.dumps([validation]))
     assert (answer.status_code, answer.json()) == (200, {"validationResponse": "c"})
+    assert [line["reason"] for line in logged("delivery")] == ["handshake"] * 2
 
 
 @in_world(sources=SOURCES)

@@ -35,7 +35,7 @@ from warmhook.admission_tokens import print_tokens
 from warmhook.events import Event, admitted_event
 from warmhook.images import parse_reference
 from warmhook.node_report import LineReport
-from warmhook.ports import Object, Response, Unreachable
+from warmhook.ports import Object, Unreachable
 from warmhook.timestamps import parse_time
 
 RECORDED = Path(os.environ.get("WARMHOOK_TEST_APISERVER") or "absent") / "admission-requests.json"
@@ -126,10 +126,7 @@ def allowed(body: bytes) -> None:
 @pytest.mark.slow
 @in_world()
 async def test_reviews_are_answered_while_the_api_server_is_down(world: World) -> None:
-    def down(_method: str, _path: str) -> Response | None:
-        raise Unreachable("nobody is there")
-
-    world.faults.append(down)
+    world.answer(Unreachable("nobody is there"))
     async with running(world.app):
         for number in range(200):
             assert (await ask(world, review(metadata={"name": f"p{number}"})))["allowed"]
@@ -231,11 +228,6 @@ async def test_the_tokens_are_those_of_the_secret_and_go_with_it(world: World) -
     await world.admin.delete(path)
     await world.credentials.look()
     assert await status(other) == 404
-
-
-@in_world(serve=frozenset({"webhooks", "events"}))
-async def test_admission_can_be_left_out(world: World) -> None:
-    assert (await world.client.post(ADMISSION, content=b"{}")).status_code == 404
 
 
 # --- becoming warm ---------------------------------------------------------------------------------------------------

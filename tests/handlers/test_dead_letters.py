@@ -6,10 +6,9 @@ import base64
 from typing import Any
 
 import pytest
-import structlog
 
 from handlers.reconcile.dead_letters import read_dead_letter
-from tests.handlers.world import World, in_world
+from tests.handlers.world import World, in_world, logged
 from warmhook.events import CHANGED
 
 
@@ -25,7 +24,7 @@ async def test_a_dead_letter_is_logged_and_counted_by_a_process_without_rights_o
     client = world.new_client(world.app, "10.0.0.1")
     answer = await client.post("/dead-letters", content=b"no JSON", headers=headers)
     assert (answer.status_code, answer.content) == (202, b"")
-    (line,) = [it for it in structlog.get_config()["processors"][0].entries if it["event"] == "dead-letter"]
+    (line,) = logged("dead-letter")
     assert (line["event_id"], line["type"], line["code"], line["answer"]) == ("1", CHANGED, "503", "down")
     assert world.metric("warmhook_dead_letters_total", type=CHANGED, code="503") == 1
     assert (await client.post("/events", content=b"")).status_code == 404

@@ -190,7 +190,7 @@ async def test_a_push_that_was_not_accepted_is_published_again_under_the_same_id
     world: World, taken: list[Event]
 ) -> None:
     body = harbor_push(world.now(), "v1", "shop/app", DIGEST)
-    world.faults.append(lambda _method, _path: status(503))
+    world.answer(status(503))
     assert (await world.deliver(body)).status_code == 503
     world.faults.clear()
     await asyncio.sleep(5)
@@ -397,7 +397,7 @@ async def test_web_that_watches_handles_its_events_without_a_request_to_itself(w
 async def test_an_event_that_cannot_be_handled_now_is_dispatched_again(world: World) -> None:
     async with world.app.router.lifespan_context(world.app):
         await asyncio.sleep(5)
-        world.faults.append(lambda _method, path: status(503) if path.endswith("/configmaps") else None)
+        world.answer(status(503), part="/configmaps")
         await world.add_warmimage("x")
         await asyncio.sleep(60)
         assert world.metric("warmhook_events_total", type=CHANGED, result="unavailable") > 1
@@ -414,22 +414,7 @@ def test_the_overrides_are_those_of_a_sink_binding() -> None:
     assert read_settings({}).sink is None
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        "x",
-        "[]",
-        '{"extensions": []}',
-        '{"extensions": {"id": "1"}}',
-        '{"extensions": {"a-b": "1"}}',
-        '{"extensions": {"a": 1}}',
-    ],
-)
+@pytest.mark.parametrize("overrides", ['{"extensions": []}', '{"extensions": {"a-b": "1"}}'])
 def test_overrides_that_cannot_be_used_stop_the_program(overrides: str) -> None:
     with pytest.raises(BadSetting, match="K_CE_OVERRIDES"):
         read_settings({"K_CE_OVERRIDES": overrides})
-
-
-def test_a_sink_that_is_no_address_stops_the_program() -> None:
-    with pytest.raises(BadSetting, match="K_SINK"):
-        read_settings({"K_SINK": "broker"})

@@ -23,10 +23,10 @@ from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.readiness import wait_for_api_server
 from handlers.event_sink import Refused, RetryLater, open_event_sink, raise_for_status
 from handlers.settings import Settings, read_settings
-from tests.handlers.world import HOST, START, World, in_world, status
+from tests.handlers.world import HOST, START, World, in_world, logged, status
 from tests.real.programs import real_time
 from warmhook.events import sync_event
-from warmhook.ports import Response, Unreachable
+from warmhook.ports import Unreachable
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,6 +36,12 @@ def _logs_as_before() -> Iterator[None]:
     """A program sets up logs for its whole process."""
     yield
     structlog.reset_defaults()
+
+
+def run_python(program: str, **given: Any) -> subprocess.CompletedProcess[str]:
+    """A program of so many lines that has ended."""
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, **{"cwd": ROOT, **given})
 
 
 # --- settings --------------------------------------------------------------------------------------------------------
@@ -61,8 +67,7 @@ read_configuration({str(path)!r}, {{"S": "x"}})
 found = [name for name in sys.modules if name.startswith("adapters.registries.") and ".common" not in name]
 print(",".join(found), "httpx" in sys.modules, "jwt" in sys.modules)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout.split() == ["adapters.registries.harbor", "False", "False"]
+    assert run_python(program).stdout.split() == ["adapters.registries.harbor", "False", "False"]
 
 
 # --- an API server that is not there ---------------------------------------------------------------------------------
@@ -70,23 +75,18 @@ print(",".join(found), "httpx" in sys.modules, "jwt" in sys.modules)
 
 @in_world()
 async def test_an_api_server_that_does_not_answer_is_one_line_and_tried_until_it_does(world: World) -> None:
-    def down(_method: str, _path: str) -> Response | None:
-        if world.monotonic() < 100:
-            raise Unreachable("connection refused")
-        return None
-
-    world.faults.append(down)
+    world.answer(Unreachable("connection refused"))
+    asyncio.get_running_loop().call_later(100, world.faults.clear)
     await wait_for_api_server(Kubernetes(world.transport), world.clock)
     assert 100 <= world.monotonic() < 110
-    entries = structlog.get_config()["processors"][0].entries
-    told = [line for line in entries if line["event"].startswith("api-server")]
-    assert [line["event"] for line in told] == ["api-server-unreachable", "api-server-reached"]
-    assert "KUBECONFIG" in told[0]["hint"]
+    first, last = logged("api-server-unreachable", "api-server-reached")
+    assert (first["event"], last["event"]) == ("api-server-unreachable", "api-server-reached")
+    assert "KUBECONFIG" in first["hint"]
 
 
 @in_world()
 async def test_an_api_server_that_refuses_is_there(world: World) -> None:
-    world.faults.append(lambda _method, _path: status(403))
+    world.answer(status(403))
     await wait_for_api_server(Kubernetes(world.transport), world.clock)
     assert world.monotonic() == 0
 
@@ -224,8 +224,7 @@ def test_a_program_starts_without_libraries_that_it_seldom_needs(module: str, wi
     absent = {"kubernetes", "structlog", "structlog.dev", "rich", "jwt", "httpx", "grpc", *without}
     absent -= {"grpc"} if module == "nodeagent" else set()
     program = f"import sys, {module}.__main__\nprint(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, cwd=ROOT)
-    imported = set(done.stdout.split())
+    imported = set(run_python(program).stdout.split())
     assert f"{module}.__main__" in imported
     assert not absent & imported
 
@@ -244,7 +243,7 @@ sys.meta_path.insert(0, Importing())
 sys.argv = [{module!r}]
 runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
 """
-    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=60)
+    done = run_python(program)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -261,15 +260,7 @@ sys.argv = [{module!r}]
 sys.path.insert(0, {str(ROOT)!r})
 runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={},
-        cwd=tmp_path,
-    )
+    done = run_python(program, env={}, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.count("\n") == 1

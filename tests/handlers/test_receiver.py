@@ -9,22 +9,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import httpx
 import pytest
 import structlog
 
 from devcluster.apiserver import ApiServer
-from tests.handlers.world import (
-    DIGEST,
-    HOST,
-    SECRET,
-    World,
-    configuration,
-    digest,
-    harbor_push,
-    in_world,
-    status,
-)
+from tests.handlers.world import DIGEST, HOST, SECRET, World, digest, harbor_push, in_world, logged, status
 from warmhook.ports import Response, Unreachable
 
 MIB = 1024 * 1024
@@ -36,10 +25,9 @@ sources:
 """
 
 
-def deliveries() -> list[dict[str, Any]]:
+def deliveries() -> list[Any]:
     """The delivery lines of the log so far."""
-    capture = structlog.get_config()["processors"][0]
-    return [line for line in capture.entries if line["event"] == "delivery"]
+    return logged("delivery")
 
 
 @in_world(policy=True)
@@ -124,12 +112,7 @@ async def test_the_oldest_of_too_many_bodies_is_dropped_and_none_is_left_behind(
 
 @pytest.mark.parametrize(
     ("body", "reason"),
-    [
-        (b"{", "malformed"),
-        (b"", "malformed"),
-        ({"type": "DELETE_ARTIFACT"}, None),
-        ({}, None),
-    ],
+    [(b"{", "malformed"), (b"", "malformed"), ({"type": "DELETE_ARTIFACT"}, None), ({}, None)],
 )
 @in_world()
 async def test_a_delivery_with_the_right_secret_is_answered_202_even_if_it_is_skipped(
@@ -151,15 +134,9 @@ async def test_a_push_that_no_policy_wants_is_skipped(world: World) -> None:
 @in_world(sources=QUAY)
 async def test_a_host_that_is_not_allowed_is_skipped_whoever_says_it(world: World) -> None:
     await world.add_policy(push=[{"repository": "**"}])
-    event = {
-        "docker_url": "evil.example.com/shop/app",
-        "homepage": "https://quay.io/repository/shop/app",
-        "repository": "shop/app",
-        "namespace": "shop",
-        "name": "app",
-        "updated_tags": ["v1"],
-    }
-    answer = await world.client.post(f"/webhooks/quay?token={SECRET}", json=event)
+    repository = {"repository": "shop/app", "namespace": "shop", "name": "app", "updated_tags": ["v1"]}
+    addresses = {"docker_url": "evil.example.com/shop/app", "homepage": "https://quay.io/repository/shop/app"}
+    answer = await world.client.post(f"/webhooks/quay?token={SECRET}", json=repository | addresses)
     assert answer.status_code == 202
     assert [line["reason"] for line in deliveries()] == ["host-not-allowed"]
     assert await world.warmimages() == {}
@@ -211,10 +188,7 @@ async def test_the_same_delivery_again_changes_nothing_and_is_logged_as_a_duplic
 
 @in_world(policy=True)
 async def test_a_slow_api_server_is_answered_503_after_eight_hundred_milliseconds(world: World) -> None:
-    async def slow(method: str, path: str) -> None:
-        await asyncio.sleep(3)
-
-    world.faults.append(slow)
+    world.answer(None, after=3)
     answer = await world.push()
     assert (answer.status_code, answer.headers["retry-after"], answer.content) == (503, "5", b"")
     assert world.monotonic() == pytest.approx(0.8)
@@ -241,14 +215,7 @@ async def test_a_slow_api_server_is_answered_503_after_eight_hundred_millisecond
 async def test_a_push_that_the_api_server_did_not_take_is_answered_503(
     world: World, fault: Response | Unreachable, reason: str, method: str
 ) -> None:
-    def broken(asked: str, _path: str) -> Response | None:
-        if asked != method:
-            return None
-        if isinstance(fault, Unreachable):
-            raise fault
-        return fault
-
-    world.faults.append(broken)
+    world.answer(fault, method)
     answer = await world.push()
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
     assert [(line["result"], line["reason"]) for line in deliveries()] == [("unavailable", reason)]
@@ -302,24 +269,10 @@ async def test_secrets_are_in_no_log_line_answer_metric_or_object(world: World) 
 
 @in_world()
 async def test_health_is_answered_while_the_api_server_is_down(world: World) -> None:
-    def down(_method: str, _path: str) -> None:
-        raise Unreachable("down")
-
-    world.faults.append(down)
+    world.answer(Unreachable("down"))
     for path in ("/healthz", "/readyz", "/metrics"):
         assert (await world.client.get(path)).status_code == 200
     assert world.requests == []
-
-
-@pytest.mark.parametrize(("serve", "webhooks", "events"), [("webhooks", 202, 404), ("events", 404, 204)])
-@in_world()
-async def test_a_process_has_only_the_routes_it_is_to_serve(
-    world: World, serve: str, webhooks: int, events: int
-) -> None:
-    world.restart(serve=frozenset({serve}))
-    assert (await world.push()).status_code == webhooks
-    assert (await world.event("dev.warmhook.sync.v1")).status_code == events
-    assert (await world.client.get("/healthz")).status_code == 200
 
 
 @in_world()
@@ -328,54 +281,19 @@ async def test_an_api_server_that_never_was_there_is_the_senders_503(world: Worl
     assert (await world.push()).status_code == 503
 
 
-@in_world()
-async def test_a_handshake_gets_the_reply_that_it_needs(world: World) -> None:
-    sources = f"sources:\n- {{name: acr, kind: acr, secret: {{env: HARBOR}}, allowedHosts: [{HOST}]}}\n"
-    world.restart(sources=sources)
-    client = httpx.AsyncClient(transport=httpx.ASGITransport(world.app), base_url="http://web")
-    validation = {
-        "id": "1",
-        "eventType": "Microsoft.EventGrid.SubscriptionValidationEvent",
-        "subject": "",
-        "data": {"validationCode": "0123"},
-        "eventTime": "2026-03-01T12:00:00Z",
-        "dataVersion": "1",
-        "topic": "/x",
-    }
-    answer = await client.post(
-        f"/webhooks/acr?token={SECRET}",
-        json=[validation],
-        headers={"aeg-event-type": "SubscriptionValidation", "authorization": f"Bearer {SECRET}"},
-    )
-    assert (answer.status_code, answer.json()) == (200, {"validationResponse": "0123"})
-    assert [line["reason"] for line in deliveries()] == ["handshake"]
-
-
-@in_world()
+@in_world(sources=f"sources: [{{name: acr, kind: acr, secret: {{env: HARBOR}}, allowedHosts: [{HOST}]}}]", policy=True)
 async def test_a_push_beside_a_handshake_is_accepted_and_the_handshake_answered(world: World) -> None:
-    sources = f"sources:\n- {{name: acr, kind: acr, secret: {{env: HARBOR}}, allowedHosts: [{HOST}]}}\n"
     common = {"subject": "", "eventTime": "2026-03-01T12:00:00Z", "dataVersion": "1", "topic": "/x"}
-    validation = {
-        **common,
-        "id": "1",
-        "eventType": "Microsoft.EventGrid.SubscriptionValidationEvent",
-        "data": {"validationCode": "0123"},
-    }
+    kind = "Microsoft.EventGrid.SubscriptionValidationEvent"
+    validation = {**common, "id": "1", "eventType": kind, "data": {"validationCode": "0123"}}
     target = {"repository": "shop/app", "tag": "v1", "digest": DIGEST}
     media_type = "application/vnd.oci.image.manifest.v1+json"
-    pushed = {
-        "id": "e",
-        "timestamp": "2026-03-01T12:00:00Z",
-        "action": "push",
-        "target": {**target, "mediaType": media_type},
-        "request": {"host": HOST},
-    }
+    pushed: dict[str, Any] = {"id": "e", "timestamp": common["eventTime"], "action": "push", "request": {"host": HOST}}
+    pushed["target"] = {**target, "mediaType": media_type}
     push = {**common, "id": "2", "eventType": "Microsoft.ContainerRegistry.ImagePushed", "data": pushed}
-    world.restart(sources=sources)
-    await world.add_policy()
     for first, second in ((validation, push), (push, validation)):
         headers = {"aeg-event-type": "SubscriptionValidation", "authorization": f"Bearer {SECRET}"}
-        world.faults.append(lambda method, _path: status(503) if method in ("POST", "PATCH") else None)
+        world.answer(status(503), "POST PATCH")
         refused = await world.client.post("/webhooks/acr", json=[first, second], headers=headers)
         assert refused.status_code in ({503} if not await world.warmimages() else {200})
         world.faults.clear()
@@ -383,8 +301,3 @@ async def test_a_push_beside_a_handshake_is_accepted_and_the_handshake_answered(
         assert (answer.status_code, answer.json()) == (200, {"validationResponse": "0123"})
         assert list(await world.warmimages()) == [f"{HOST}/shop/app:v1"]
     assert [line["result"] for line in deliveries()] == ["unavailable", "accepted", "skipped", "skipped"]
-
-
-def test_a_configuration_names_its_sources() -> None:
-    found = configuration(QUAY, {"HARBOR": "x"})
-    assert sorted(found) == ["events", "harbor", "quay"]

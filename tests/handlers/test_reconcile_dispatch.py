@@ -10,16 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.handlers.world import (
-    DIGEST,
-    HOST,
-    NAMESPACE,
-    WARMIMAGES,
-    World,
-    digest,
-    in_world,
-    status,
-)
+from tests.handlers.world import DIGEST, HOST, NAMESPACE, WARMIMAGES, World, digest, in_world, status
 from warmhook.ports import Response, Unreachable
 
 SYNC = "dev.warmhook.sync.v1"
@@ -127,12 +118,7 @@ async def test_an_object_that_cannot_be_read_keeps_no_other_of_its_event_from_be
 async def test_an_event_that_can_work_later_is_answered_503_with_retry_after(
     world: World, fault: Response | Unreachable
 ) -> None:
-    def broken(_method: str, _path: str) -> Response:
-        if isinstance(fault, Unreachable):
-            raise fault
-        return fault
-
-    world.faults.append(broken)
+    world.answer(fault)
     answer = await world.changed("WarmImage", "x")
     assert answer.status_code == 503
     asked = fault.headers.get("retry-after", "1") if isinstance(fault, Response) else "1"
@@ -143,17 +129,14 @@ async def test_an_event_that_can_work_later_is_answered_503_with_retry_after(
 @in_world()
 async def test_an_event_whose_write_the_api_server_refuses_for_good_is_not_asked_for_again(world: World) -> None:
     await world.add_policy(images=["nginx:1"])
-    world.faults.append(lambda method, _path: status(403) if method == "POST" else None)
+    world.answer(status(403), "POST")
     assert (await world.changed("WarmPolicy", "shop")).status_code == 204
 
 
 @pytest.mark.slow
 @in_world(nodes="a", warmimage="x")
 async def test_syncs_that_come_together_are_two_however_many_they_are(world: World) -> None:
-    async def slowly(_method: str, _path: str) -> None:
-        await asyncio.sleep(0.05)
-
-    world.faults.append(slowly)
+    world.answer(None, after=0.05)
     first = asyncio.create_task(world.event(SYNC))
     await asyncio.sleep(0.07)
     await world.add_warmimage("y", f"{HOST}/shop/other:v1")

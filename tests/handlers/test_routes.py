@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from handlers.settings import read_settings
-from tests.handlers.world import World
+from tests.handlers.world import ADMISSION, World, in_world
 
 ROUTES = {
     "webhooks": ("POST", "/webhooks/harbor"),
     "events": ("POST", "/events"),
+    "admission": ("POST", ADMISSION),
     "metrics": ("GET", "/metrics"),
     "dead-letters": ("POST", "/dead-letters"),
 }

@@ -137,7 +137,13 @@ class World:
         return None
 
     def answer(
-        self, given: Answer | None, method: str = "", part: str = "", *, times: float = inf, after: float = 0
+        self,
+        given: Answer | None,
+        method: str = "",
+        part: str = "",
+        *,
+        times: float = inf,
+        after: float = 0,
     ) -> None:
         """Answer requests of `web` with one of these methods and this part of a path, the first `times`.
 
