@@ -21,7 +21,19 @@ from devcluster.apiserver import InProcessTransport
 from handlers.event_sink import Refused, RetryLater
 from handlers.watch.change_filter import ChangeFilter
 from handlers.watch.work_queue import WorkQueue
-from tests.handlers.world import HOST, NAMESPACE, AsyncTest, World, giving, in_world, run_in_world, status
+from tests.handlers.world import (
+    HOST,
+    NAMESPACE,
+    POLICIES,
+    WARMIMAGES,
+    AsyncTest,
+    World,
+    giving,
+    in_world,
+    logged,
+    run_in_world,
+    status,
+)
 from warmhook.events import Changed, Event
 from warmhook.node_lines import Line, desired_name, node_patch
 from warmhook.node_report import LineReport, report_name
@@ -40,12 +52,27 @@ class Told:
     world: World
     posts: list[tuple[float, Event]] = field(default_factory=list)
     """When each event was taken."""
+    tried: list[float] = field(default_factory=list)
+    """When each event came."""
+    seconds: float = 0
+    """What an event takes."""
+    problem: Exception | None = None
+    """What every event meets."""
     answer: Callable[[Event], Awaitable[None]] | None = None
 
     async def post(self, event: Event) -> None:
+        self.tried.append(self.world.monotonic())
         if self.answer is not None:
             await self.answer(event)
+        await asyncio.sleep(self.seconds)
+        if self.problem is not None:
+            raise self.problem
         self.posts.append((self.world.monotonic(), event))
+
+    async def settle(self) -> None:
+        """Forget what led to the beginning of a test."""
+        await asyncio.sleep(5)
+        self.posts.clear()
 
     def types(self) -> list[str]:
         return [event.type for _, event in self.posts]
@@ -122,8 +149,8 @@ async def test_objects_that_come_change_and_go_are_told_of(world: World, told: T
     await asyncio.sleep(1)
     assert sorted(told.changes()) == [("Node", "c", False), ("WarmImage", "y", False), ("WarmPolicy", "p", False)]
     told.posts.clear()
-    await world.admin.patch(paths.warmimages(ObjectKey("shop", "y")), {"spec": {"image": "nginx:2"}})
-    await world.admin.delete(paths.warmimages(ObjectKey("shop", "x")))
+    await world.admin.patch(f"{WARMIMAGES}/y", {"spec": {"image": "nginx:2"}})
+    await world.admin.delete(f"{WARMIMAGES}/x")
     await world.admin.patch(paths.node("c"), {"metadata": {"labels": {"pool": "web"}}})
     await asyncio.sleep(1)
     assert sorted(told.changes()) == [("Node", "c", False), ("WarmImage", "x", True), ("WarmImage", "y", False)]
@@ -141,9 +168,8 @@ async def test_a_deletion_carries_the_version_at_which_it_happened(world: World,
 
 @watched()
 async def test_changes_of_nothing_that_matters_are_dropped(world: World, told: Told) -> None:
-    key = ObjectKey("shop", "x")
-    await world.admin.patch(paths.status(paths.warmimages(key)), {"status": {"warm": 1}})
-    await world.admin.patch(paths.warmimages(key), {"metadata": {"annotations": {"kubectl.kubernetes.io/x": "y"}}})
+    await world.admin.patch(f"{WARMIMAGES}/x/status", {"status": {"warm": 1}})
+    await world.admin.patch(f"{WARMIMAGES}/x", {"metadata": {"annotations": {"kubectl.kubernetes.io/x": "y"}}})
     await world.admin.patch(paths.node("a"), {"metadata": {"annotations": {"a": "b"}}})
     await world.admin.patch(paths.status(paths.node("a")), {"status": {"nodeInfo": {"kubeletVersion": "v1.99.0"}}})
     await asyncio.sleep(3)
@@ -154,7 +180,7 @@ async def test_changes_of_nothing_that_matters_are_dropped(world: World, told: T
 async def test_the_change_of_a_warmimage_carries_the_labels_that_it_has(world: World, told: Told) -> None:
     labels = {"warmhook.dev/policy": "p", "warmhook.dev/repository": "r", "team": "shop"}
     patch = {"metadata": {"labels": labels, "annotations": {"warmhook.dev/event-id": "e"}}}
-    await world.admin.patch(paths.warmimages(ObjectKey("shop", "x")), patch)
+    await world.admin.patch(f"{WARMIMAGES}/x", patch)
     await world.admin.patch(paths.node("a"), {"metadata": {"labels": labels}})
     await asyncio.sleep(1)
     changed = [event for _, event in told.posts if event.type == CHANGED]
@@ -166,7 +192,7 @@ async def test_the_change_of_a_warmimage_carries_the_labels_that_it_has(world: W
 @watched()
 async def test_an_annotation_of_warmhook_on_a_warmimage_matters(world: World, told: Told) -> None:
     annotations = {"warmhook.dev/event-id": "e"}
-    await world.admin.patch(paths.warmimages(ObjectKey("shop", "x")), {"metadata": {"annotations": annotations}})
+    await world.admin.patch(f"{WARMIMAGES}/x", {"metadata": {"annotations": annotations}})
     await asyncio.sleep(1)
     assert told.changes() == [("WarmImage", "x", False)]
 
@@ -194,8 +220,7 @@ async def test_report_changes_become_at_most_one_event_per_second_that_names_all
     await world.add_warmimage("y")
     for node in ("a", "b"):
         await set_desired(world, node, "x", "y")
-    await asyncio.sleep(3)
-    told.posts.clear()
+    await told.settle()
     states = ["waiting", "pulling", "failed"]
     for number in range(100):
         node, name = "ab"[number % 2], "xy"[number // 2 % 2]
@@ -213,8 +238,7 @@ async def test_report_changes_become_at_most_one_event_per_second_that_names_all
 async def test_a_report_that_only_says_the_agent_is_there_is_dropped(world: World, told: Told) -> None:
     await set_desired(world, "a", "x")
     await world.report("a", reported_line("x", "warm"))
-    await asyncio.sleep(3)
-    told.posts.clear()
+    await told.settle()
     for _ in range(3):
         await asyncio.sleep(240)
         await world.report("a", reported_line("x", "warm"))
@@ -226,8 +250,7 @@ async def test_a_report_that_only_says_the_agent_is_there_is_dropped(world: Worl
 async def test_a_line_that_is_in_another_state_names_its_warmimage(world: World, told: Told, after: str) -> None:
     await set_desired(world, "a", "x")
     await world.report("a", reported_line("x", "warm"))
-    await asyncio.sleep(3)
-    told.posts.clear()
+    await told.settle()
     await world.admin.delete(paths.configmaps(NAMESPACE, report_name("a")))
     await world.report("a", reported_line("x", after))
     await asyncio.sleep(2)
@@ -250,10 +273,7 @@ async def test_lines_that_come_or_go_with_a_node_name_their_warmimages(world: Wo
 
 @watched()
 async def test_many_changes_of_one_object_are_told_as_one_while_the_handlers_are_busy(world: World, told: Told) -> None:
-    async def slow(_event: Event) -> None:
-        await asyncio.sleep(5)
-
-    told.answer = slow
+    told.seconds = 5
     for number in range(50):
         await world.admin.patch(paths.node("a"), {"metadata": {"labels": {"n": str(number)}}})
         await asyncio.sleep(0.01)
@@ -267,48 +287,31 @@ async def test_many_changes_of_one_object_are_told_as_one_while_the_handlers_are
 @pytest.mark.slow
 @watched()
 async def test_no_key_is_lost_when_the_handlers_cannot_be_reached_for_a_while(world: World, told: Told) -> None:
-    until = world.monotonic() + 60
-
-    async def down(_event: Event) -> None:
-        if world.monotonic() < until:
-            raise RetryLater("connection refused")
-
-    told.answer = down
+    told.problem = RetryLater("connection refused")
     for number in range(250):
         await world.add_nodes(f"n{number}")
     await world.admin.delete(paths.node("n7"))
-    await asyncio.sleep(70)
+    await asyncio.sleep(60)
+    told.problem = None
+    await asyncio.sleep(10)
     assert {name for _, name, _ in told.changes()} == {f"n{number}" for number in range(250)}
     assert [it for it in told.changes() if it[2]] == [("Node", "n7", True)]
 
 
 @watched()
 async def test_repeats_wait_longer_and_longer_but_never_long(world: World, told: Told) -> None:
-    tried: list[float] = []
-
-    async def down(_event: Event) -> None:
-        tried.append(world.monotonic())
-        raise RetryLater("503", 3600)
-
-    told.answer = down
+    told.problem, told.tried = RetryLater("503", 3600), []
     await world.add_nodes("c")
     await asyncio.sleep(60)
-    assert 11 <= len(tried) <= 15
+    assert 11 <= len(told.tried) <= 15
 
 
 @watched()
 async def test_an_event_that_the_handlers_refuse_is_not_sent_again(world: World, told: Told) -> None:
-    tried = 0
-
-    async def refuse(_event: Event) -> None:
-        nonlocal tried
-        tried += 1
-        raise Refused("400")
-
-    told.answer = refuse
+    told.problem, told.tried = Refused("400"), []
     await world.add_nodes("c")
     await asyncio.sleep(60)
-    assert tried == 1
+    assert len(told.tried) == 1
 
 
 @watched()
@@ -334,12 +337,6 @@ async def test_an_urgent_change_is_not_held_up_by_a_large_one_or_by_some_that_fa
     assert ("Node", "large", False) not in told.changes()
 
 
-def delays() -> list[Any]:
-    """What was logged about events that were not taken."""
-    entries = structlog.get_config()["processors"][0].entries
-    return [entry for entry in entries if entry["event"] == "event-delayed"]
-
-
 @pytest.mark.parametrize(("seconds", "lines"), [(30, 1), (0.1, 0)])
 @watched()
 async def test_a_single_failure_is_logged_if_it_took_long(world: World, told: Told, seconds: float, lines: int) -> None:
@@ -351,7 +348,9 @@ async def test_a_single_failure_is_logged_if_it_took_long(world: World, told: To
     told.answer = fail_once
     await world.add_nodes("c")
     await asyncio.sleep(60)
-    assert [(line["problem"], line["seconds"]) for line in delays()] == [("http://broker: ReadTimeout", 30.0)] * lines
+    assert [(line["problem"], line["seconds"]) for line in logged("event-delayed")] == [
+        ("http://broker: ReadTimeout", 30.0)
+    ] * lines
     assert told.changes() == [("Node", "c", False)]
 
 
@@ -384,24 +383,17 @@ async def test_a_key_that_changes_while_its_event_is_overdue_is_sent_again_and_n
 
 @in_world()
 async def test_with_the_api_server_unreachable_at_the_start_it_keeps_trying_under_one_line(world: World) -> None:
-    told = Told(world)
-    up_at = 100
-
-    async def before(_method: str, _path: str) -> Response | None:
-        if world.monotonic() < up_at:
-            raise Unreachable("connection refused")
-        return None
-
-    transport = InProcessTransport(world.server, before=before)
-    async with world.watching(told.post, transport=transport):
+    told, up_at = Told(world), 100
+    world.answer(Unreachable("connection refused"))
+    asyncio.get_running_loop().call_later(up_at, world.faults.clear)
+    async with world.watching(told.post, transport=world.transport):
         await asyncio.sleep(up_at + 10)
         assert told.types() == [SYNC]
 
 
 def outages() -> list[tuple[str, str]]:
     """Event and hint of what was logged about the watches."""
-    entries = structlog.get_config()["processors"][0].entries
-    return [(entry["event"], entry.get("hint", "")) for entry in entries if "interrupted" in entry["event"]]
+    return [(entry["event"], entry.get("hint", "")) for entry in logged() if "interrupted" in entry["event"]]
 
 
 @in_world()
@@ -485,8 +477,7 @@ async def test_connections_that_deliver_nothing_any_more_are_noticed_within_100_
         await world.add_nodes("n1")
         await asyncio.sleep(100)
         assert ("Node", "n1", False) in told.changes()
-        entries = structlog.get_config()["processors"][0].entries
-        assert [line for line in entries if line["event"] == "watch-interrupted"] == []
+        assert logged("watch-interrupted") == []
 
 
 troubles = st.sampled_from(["cut", "gone", "too-large", "throttled", "ended", "refused"])
@@ -535,16 +526,11 @@ def test_the_handlers_know_the_truth_whatever_happens_to_the_watches(trouble: li
 
 
 async def _toggle(world: World, kind: str, name: str) -> None:
-    collection = {"Node": paths.NODES, "WarmImage": paths.warmimages_in("shop"), "WarmPolicy": "/shop/"}[kind]
-    path = {
-        "Node": paths.node(name),
-        "WarmImage": paths.warmimages(ObjectKey("shop", name)),
-        "WarmPolicy": paths.warmpolicies(ObjectKey("shop", name)),
-    }[kind]
+    path = {"Node": paths.node(name), "WarmImage": f"{WARMIMAGES}/{name}", "WarmPolicy": f"{POLICIES}/{name}"}[kind]
     if (kind, name) in await _truth(world):
         await world.admin.delete(path)
     elif kind == "Node":
-        await world.admin.create(collection, {"metadata": {"name": name}})
+        await world.add_nodes(name)
     elif kind == "WarmImage":
         await world.add_warmimage(name)
     else:
@@ -567,16 +553,10 @@ def _happen(world: World, trouble: str, left: list[Response]) -> None:
 
 @in_world()
 async def test_a_server_that_ends_every_watch_at_once_is_not_asked_in_a_hot_loop(world: World) -> None:
-    told, asked = Told(world), 0
-
-    async def before(_method: str, _path: str) -> None:
-        nonlocal asked
-        asked += 1
-
-    transport = InProcessTransport(world.server, before=before, cut_stream=lambda _path: 0)
-    async with world.watching(told.post, transport=transport):
+    world.transport.cut_stream = lambda _path: 0
+    async with world.watching(Told(world).post, transport=world.transport):
         await asyncio.sleep(300)
-    assert asked < 600
+    assert len(world.requests) < 600
 
 
 # --- crowds ----------------------------------------------------------------------------------------------------------
@@ -584,10 +564,7 @@ async def test_a_server_that_ends_every_watch_at_once_is_not_asked_in_a_hot_loop
 
 @watched()
 async def test_a_change_is_told_at_once_and_a_crowd_of_them_together(world: World, told: Told) -> None:
-    async def slowly(_event: Event) -> None:
-        await asyncio.sleep(5)
-
-    told.answer = slowly
+    told.seconds = 5
     began = world.monotonic()
     for number in range(200):
         await world.add_warmimage(f"image-{number}")
@@ -605,8 +582,7 @@ async def test_a_change_is_told_at_once_and_a_crowd_of_them_together(world: Worl
 async def test_reports_are_gathered_before_they_are_told(world: World, told: Told) -> None:
     await set_desired(world, "a", "x")
     await set_desired(world, "b", "x")
-    await asyncio.sleep(5)
-    told.posts.clear()
+    await told.settle()
     began = world.monotonic()
     await world.report("a", reported_line("x", "warm"))
     await asyncio.sleep(0.2)
