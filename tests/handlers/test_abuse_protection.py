@@ -49,11 +49,6 @@ async def test_nobody_else_is_permitted(world: World, source: str, headers: dict
 
 
 @in_world(sources=SOURCES)
-async def test_an_unknown_source_is_404(world: World) -> None:
-    assert (await world.client.options("/webhooks/other")).status_code == 404
-
-
-@in_world(sources=SOURCES)
 async def test_the_callback_is_never_called(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def connect(*_arguments: object) -> None:
         raise AssertionError("somebody was called")

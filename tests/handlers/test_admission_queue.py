@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -48,11 +49,17 @@ def _logs() -> Iterator[None]:
         yield
 
 
-async def drained(queue: Queue, seconds: float = 100) -> None:
-    task = asyncio.create_task(queue.hints.run(), name="hints")
-    await asyncio.sleep(seconds)
+@contextlib.asynccontextmanager
+async def running(hints: AdmissionQueue) -> AsyncIterator[None]:
+    task = asyncio.create_task(hints.run(), name="hints")
+    yield
     task.cancel()
     await asyncio.wait({task})
+
+
+async def drained(queue: Queue, seconds: float = 100) -> None:
+    async with running(queue.hints):
+        await asyncio.sleep(seconds)
 
 
 @instant
@@ -94,13 +101,11 @@ async def test_an_event_that_cannot_be_handled_is_tried_again_and_then_dropped()
     assert once.counted == ["handled"]
     never = Queue(lambda _attempt: Unavailable("down", retry_after_seconds=3600))
     never.hints.add(event(1))
-    task = asyncio.create_task(never.hints.run(), name="hints")
-    await asyncio.sleep(59)
-    assert never.counted == []
-    await asyncio.sleep(2)
-    assert (never.counted, never.attempts) == (["failed"], 13)
-    task.cancel()
-    await asyncio.wait({task})
+    async with running(never.hints):
+        await asyncio.sleep(59)
+        assert never.counted == []
+        await asyncio.sleep(2)
+        assert (never.counted, never.attempts) == (["failed"], 13)
     # The next Pod of that owner is another chance, at once.
     assert never.hints.add(event(1)) == "queued"
 
@@ -123,28 +128,24 @@ async def test_one_post_that_hangs_holds_up_no_other() -> None:
         handed.extend(events)
 
     hints = AdmissionQueue(hand_on, loop_clock(NOW), batch_max=1, batches_max=POSTS_MAX)
-    task = asyncio.create_task(hints.run(), name="hints")
-    for number in range(200):
-        hints.add(event(number))
-    await asyncio.sleep(1)
-    assert len(handed) == 199
-    await asyncio.sleep(32)
-    assert len(handed) == 200
-    task.cancel()
-    await asyncio.wait({task})
+    async with running(hints):
+        for number in range(200):
+            hints.add(event(number))
+        await asyncio.sleep(1)
+        assert len(handed) == 199
+        await asyncio.sleep(32)
+        assert len(handed) == 200
 
 
 @instant
 async def test_an_error_of_one_event_does_not_end_the_queue() -> None:
     queue = Queue(lambda attempt: KeyError("a bug") if attempt == 1 else None)
     queue.hints.add(event(1))
-    task = asyncio.create_task(queue.hints.run(), name="hints")
-    await asyncio.sleep(1)
-    queue.hints.add(event(2))
-    await asyncio.sleep(1)
-    assert (queue.handed, queue.counted) == ([event(2)], ["failed", "handled"])
-    task.cancel()
-    await asyncio.wait({task})
+    async with running(queue.hints):
+        await asyncio.sleep(1)
+        queue.hints.add(event(2))
+        await asyncio.sleep(1)
+        assert (queue.handed, queue.counted) == ([event(2)], ["failed", "handled"])
 
 
 @pytest.mark.parametrize("hangs", [False, True])
@@ -160,17 +161,15 @@ async def test_pods_of_a_namespace_that_cannot_be_written_keep_those_of_no_other
         handed.update({one.id: loop.time() for one in events})
 
     hints = AdmissionQueue(hand_on, loop_clock(NOW), batches_max=BATCHES_MAX)
-    task = asyncio.create_task(hints.run(), name="hints")
-    for second in range(100):
-        for number in range(10):
-            hints.add(event(10 * second + number, "other"))
-        await asyncio.sleep(1)
-        hints.add(event(second))
-        added = loop.time()
-        await asyncio.sleep(0.1)
-        assert handed[event(second).id] == added
-    task.cancel()
-    await asyncio.wait({task})
+    async with running(hints):
+        for second in range(100):
+            for number in range(10):
+                hints.add(event(10 * second + number, "other"))
+            await asyncio.sleep(1)
+            hints.add(event(second))
+            added = loop.time()
+            await asyncio.sleep(0.1)
+            assert handed[event(second).id] == added
 
 
 @instant

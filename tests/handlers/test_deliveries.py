@@ -24,9 +24,11 @@ ODD_SECRETS = [b"ends with a space ", b" begins with one", "voil\u00e0".encode()
 QUERY = f"sources: [{{name: quay, kind: quay, secret: {{env: HARBOR}}, allowedHosts: [quay.io, {HOST}]}}]"
 
 
-def _sources(path: Path, kind: str) -> str:
+def restart(world: World, path: Path, secret: bytes, *, kind: str) -> None:
+    """There is one sender, of this kind and with this secret."""
+    path.write_bytes(secret)
     source = {"name": "sender", "kind": kind, "secret": {"file": str(path)}, "allowedHosts": [HOST]}
-    return json.dumps({"sources": [source]})
+    world.restart(sources=json.dumps({"sources": [source]}))
 
 
 def _encoded(body: bytes, encoding: str) -> Delivery:
@@ -44,8 +46,7 @@ async def test_a_gzip_body_is_read(world: World) -> None:
 
 @in_world()
 async def test_a_signature_covers_the_bytes_as_they_were_sent(world: World, tmp_path: Path) -> None:
-    (tmp_path / "secret").write_bytes(b"s3cret")
-    world.restart(sources=_sources(tmp_path / "secret", "github"))
+    restart(world, tmp_path / "secret", b"s3cret", kind="github")
     plain = b'{"zen": "Keep it logically awesome.", "hook_id": 1}'
     sent = gzip.compress(plain)
     for signed, status in ((sent, 202), (plain, 401)):
@@ -103,8 +104,7 @@ def test_other_encodings_are_refused(encoding: str) -> None:
 @pytest.mark.parametrize("secret", ODD_SECRETS)
 @in_world()
 async def test_a_secret_of_any_bytes_is_taken_in_a_header(world: World, tmp_path: Path, secret: bytes) -> None:
-    (tmp_path / "secret").write_bytes(secret + b"\n")
-    world.restart(sources=_sources(tmp_path / "secret", "harbor"))
+    restart(world, tmp_path / "secret", secret + b"\n", kind="harbor")
     # A server hands out a header's value without the spaces around it.
     forms = [(secret.strip(b" "), 202), (b"Bearer " + secret.strip(b" "), 202), (secret[:-2], 401)]
     for given, status in forms:
@@ -117,8 +117,7 @@ async def test_a_secret_of_any_bytes_is_taken_in_a_header(world: World, tmp_path
 async def test_a_secret_of_any_bytes_is_taken_percent_encoded_in_the_url(
     world: World, tmp_path: Path, secret: bytes
 ) -> None:
-    (tmp_path / "secret").write_bytes(secret + b"\n")
-    world.restart(sources=_sources(tmp_path / "secret", "quay"))
+    restart(world, tmp_path / "secret", secret + b"\n", kind="quay")
     url = httpx.URL("http://web/webhooks/sender")
     for given, status in ((secret, 202), (secret[:-1], 401), (secret + b"\n", 401)):
         query = b"token=" + quote_from_bytes(given, safe="").encode()
@@ -146,8 +145,7 @@ async def _post_verbatim(world: World, url: str) -> httpx.Response:
 
 @in_world()
 async def test_a_secret_that_names_its_scheme_is_taken_as_an_access_token(world: World, tmp_path: Path) -> None:
-    (tmp_path / "secret").write_bytes(b"Bearer s3cret")
-    world.restart(sources=_sources(tmp_path / "secret", "cloudevents"))
+    restart(world, tmp_path / "secret", b"Bearer s3cret", kind="cloudevents")
     queries: list[tuple[Mapping[str, str], int]] = [
         ({"access_token": "s3cret"}, 202),
         ({"access_token": "Bearer s3cret"}, 202),
@@ -183,8 +181,7 @@ def test_a_query_is_read_without_losing_a_byte() -> None:
 async def test_the_log_says_what_was_seen_of_a_delivery_that_asks_for_nothing(
     world: World, tmp_path: Path, body: bytes, reason: str, detail: str | None
 ) -> None:
-    (tmp_path / "secret").write_bytes(b"s3cret")
-    world.restart(sources=_sources(tmp_path / "secret", "webhook"))
+    restart(world, tmp_path / "secret", b"s3cret", kind="webhook")
     answer = await world.client.post("/webhooks/sender", content=body, headers={"authorization": "s3cret"})
     assert (answer.status_code, answer.content) == (202, b"")
     assert [(line["reason"], line.get("detail")) for line in deliveries()] == [(reason, detail)]

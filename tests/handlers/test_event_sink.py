@@ -52,27 +52,32 @@ sources:
 """
 
 
-def with_sink(post: Post | None = None) -> Callable[[AsyncTest], Callable[..., None]]:
+async def add_sink(world: World, post: Post) -> None:
+    """`web` has this sink, and a policy wants every push."""
+    settings = replace(world.settings, sink="http://broker.example/in")
+    world.client = world.new_client(world.new_app(settings, post))
+    await world.add_policy(push=[{"repository": f"{HOST}/shop/**", "keep": 9}])
+
+
+def _run_with_sink(case: AsyncTest) -> None:
     """Run a test in a world whose `web` has a sink; the events that it took are in the list."""
 
-    def run(case: AsyncTest) -> None:
-        async def in_its_world(world: World) -> None:
-            taken: list[Event] = []
+    async def run(world: World) -> None:
+        taken: list[Event] = []
 
-            async def take(event: Event) -> None:
-                taken.append(event)
+        async def take(event: Event) -> None:
+            taken.append(event)
 
-            settings = replace(world.settings, sink="http://broker.example/in")
-            world.client = world.new_client(world.new_app(settings, post or take))
-            await world.add_policy(push=[{"repository": f"{HOST}/shop/**", "keep": 9}])
-            await case(world, taken)
+        await add_sink(world, take)
+        await case(world, taken)
 
-        run_in_world(in_its_world, sources=SOURCES)
-
-    return giving(2, run)
+    run_in_world(run, sources=SOURCES)
 
 
-@with_sink()
+with_sink = giving(2, _run_with_sink)
+
+
+@with_sink
 async def test_an_accepted_push_is_published_with_its_identity(world: World, taken: list[Event]) -> None:
     assert (await world.push()).status_code == 202
 
@@ -84,7 +89,7 @@ async def test_an_accepted_push_is_published_with_its_identity(world: World, tak
     assert world.metric("warmhook_published_total", result="published") == 1
 
 
-@with_sink()
+@with_sink
 async def test_a_push_that_is_skipped_or_not_authenticated_is_not_published(world: World, taken: list[Event]) -> None:
     await world.push(secret="wrong")
     await world.deliver({"type": "DELETE_ARTIFACT"})
@@ -94,7 +99,7 @@ async def test_a_push_that_is_skipped_or_not_authenticated_is_not_published(worl
     assert taken == []
 
 
-@with_sink()
+@with_sink
 async def test_every_image_of_a_delivery_is_an_event_of_its_own(world: World, taken: list[Event]) -> None:
     body = harbor_push(world.now(), "v1", "shop/app", DIGEST)
     more = {"digest": digest("b"), "tag": "v2", "resource_url": f"{HOST}/shop/app:v2"}
@@ -104,42 +109,27 @@ async def test_every_image_of_a_delivery_is_an_event_of_its_own(world: World, ta
     assert [event.subject for event in taken] == [f"{HOST}/shop/app:v1", f"{HOST}/shop/app:v2"]
 
 
-async def _refuse(_event: Event) -> None:
-    raise RetryLater("K_SINK: 503")
-
-
 async def _hang(_event: Event) -> None:
     await asyncio.sleep(3600)
 
 
-async def _take_slowly(_event: Event) -> None:
-    await asyncio.sleep(31.8)
+@pytest.mark.parametrize("broker", ["refuses", "hangs", "answers after its repeats"])
+@in_world(sources=SOURCES)
+async def test_a_push_is_accepted_at_once_whatever_its_broker_does(world: World, broker: str) -> None:
+    async def take(_event: Event) -> None:
+        await asyncio.sleep({"refuses": 0, "hangs": 3600}.get(broker, 31.8))
+        if broker == "refuses":
+            raise RetryLater("K_SINK: 503")
 
-
-async def accepted_at_once(world: World, taken: list[Event]) -> None:
+    await add_sink(world, take)
     began = world.monotonic()
     assert (await world.push()).status_code == 202
     assert world.monotonic() == began
     assert len(await world.warmimages()) == 1
-    assert taken == []
-
-
-@with_sink(_refuse)
-async def test_a_push_is_accepted_at_once_if_the_broker_refuses_it(world: World, taken: list[Event]) -> None:
-    await accepted_at_once(world, taken)
-
-
-@with_sink(_hang)
-async def test_a_push_is_accepted_at_once_if_the_broker_hangs(world: World, taken: list[Event]) -> None:
-    await accepted_at_once(world, taken)
-
-
-@with_sink(_take_slowly)
-async def test_a_broker_that_answers_after_its_repeats_is_waited_for(world: World, taken: list[Event]) -> None:
-    await accepted_at_once(world, taken)
-    assert world.metric("warmhook_published_total") == 0
+    # A refusal is counted at once.
+    assert world.metric("warmhook_published_total") == (broker == "refuses")
     await asyncio.sleep(32)
-    assert world.metric("warmhook_published_total", result="published") == 1
+    assert world.metric("warmhook_published_total", result="published") == (broker == "answers after its repeats")
 
 
 def test_events_for_a_broker_that_hangs_are_bounded_in_number_and_bytes() -> None:
@@ -185,7 +175,7 @@ def test_a_process_that_ends_gives_what_is_under_way_a_moment() -> None:
         assert instantly(run()) == pytest.approx(5, abs=0.01)
 
 
-@with_sink()
+@with_sink
 async def test_a_push_that_was_not_accepted_is_published_again_under_the_same_id(
     world: World, taken: list[Event]
 ) -> None:
@@ -203,7 +193,7 @@ async def test_a_push_that_was_not_accepted_is_published_again_under_the_same_id
 
 
 @pytest.mark.parametrize("kind", [PUSHED, CHANGED, REPORTED, SYNC])
-@with_sink()
+@with_sink
 async def test_our_own_events_are_no_pushes_at_a_webhook(world: World, taken: list[Event], kind: str) -> None:
     event = {"specversion": "1.0", "id": "1", "source": "/", "type": kind, "data": {"image": f"{HOST}/shop/app:v1"}}
     assert (await world.deliver(event, source="events")).status_code == 202
@@ -212,7 +202,7 @@ async def test_our_own_events_are_no_pushes_at_a_webhook(world: World, taken: li
     assert world.metric("warmhook_deliveries_total", source="events", reason="replication-echo") == 1
 
 
-@with_sink()
+@with_sink
 async def test_a_published_push_that_comes_back_changes_nothing_and_is_not_published_again(
     world: World, taken: list[Event]
 ) -> None:
@@ -227,7 +217,7 @@ async def test_a_published_push_that_comes_back_changes_nothing_and_is_not_publi
 
 
 @pytest.mark.parametrize("kind", ["com.example.foreign", "harbor.artifact.pushed", "dev.warmhook.unknown.v1"])
-@with_sink()
+@with_sink
 async def test_events_takes_no_foreign_type(world: World, taken: list[Event], kind: str) -> None:
     assert (await world.event(kind)).status_code == 400
     assert taken == []

@@ -7,8 +7,9 @@ import contextlib
 import errno
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import UTC, datetime
+from typing import Any
 
 import httpx
 import pytest
@@ -23,7 +24,7 @@ from adapters.certificates import Pair, make_pair
 from adapters.listener import open_listener
 from adapters.server import Server
 from handlers.serving.server import TlsServer, uvicorn_config
-from tests.real.programs import eventually
+from tests.real.programs import eventually, real_time
 
 LIMIT = 20
 AT_ONCE_SECONDS = 2
@@ -85,70 +86,55 @@ async def silent(port: int, count: int) -> AsyncIterator[list[socket.socket]]:
         yield opened
 
 
-def run(case: Callable[[], Awaitable[None]], loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
-    async def main() -> None:
-        await case()
+def on_each_loop(case: Callable[[], Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run an asynchronous test on the loop of asyncio and on that of uvloop."""
 
-    with asyncio.Runner(loop_factory=loop) as runner:
-        runner.run(main())
+    def run(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+        with asyncio.Runner(loop_factory=loop) as runner:
+            runner.run(case())
 
-
-loops = pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-
-
-@loops
-def test_twice_the_limit_of_silent_connections_leaves_both_ports_answering_at_once(
-    loop: Callable[[], asyncio.AbstractEventLoop],
-) -> None:
-    async def case() -> None:
-        async with serving(handshake_seconds=60) as ports, silent(ports.secured, 2 * LIMIT):
-            for _ in range(3):
-                assert await ports.ask("http") == "http 127.0.0.1"
-                assert await ports.ask("https") == "https 127.0.0.1"
-
-    run(case, loop)
+    run.__name__ = run.__qualname__ = case.__name__
+    loops = [asyncio.new_event_loop, uvloop.new_event_loop]
+    return pytest.mark.parametrize("loop", loops, ids=["asyncio", "uvloop"])(run)
 
 
-@loops
-def test_the_oldest_handshake_gives_way_and_an_unfinished_one_ends_after_its_time(
-    loop: Callable[[], asyncio.AbstractEventLoop],
-) -> None:
-    async def case() -> None:
-        running = asyncio.get_running_loop()
-        async with serving(handshake_seconds=60) as ports, silent(ports.secured, LIMIT + 1) as opened:
-            assert await asyncio.wait_for(running.sock_recv(opened[0], 1), AT_ONCE_SECONDS) == b""
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(running.sock_recv(opened[-1], 1), 0.05)
-        async with serving(handshake_seconds=0.2) as ports, silent(ports.secured, 3) as opened:
-            for one in opened:
-                assert await asyncio.wait_for(running.sock_recv(one, 1), AT_ONCE_SECONDS) == b""
-
-    run(case, loop)
-
-
-@loops
-def test_a_connection_that_speaks_no_tls_is_closed(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
-    async def case() -> None:
-        async with serving(handshake_seconds=60) as ports:
-            reader, writer = await asyncio.open_connection("127.0.0.1", ports.secured)
-            writer.write(b"GET / HTTP/1.1\r\nhost: web\r\n\r\n")
-            with contextlib.suppress(ConnectionError):
-                assert b"HTTP" not in await asyncio.wait_for(reader.read(), AT_ONCE_SECONDS)
-            writer.close()
+@on_each_loop
+async def test_twice_the_limit_of_silent_connections_leaves_both_ports_answering_at_once() -> None:
+    async with serving(handshake_seconds=60) as ports, silent(ports.secured, 2 * LIMIT):
+        for _ in range(3):
+            assert await ports.ask("http") == "http 127.0.0.1"
             assert await ports.ask("https") == "https 127.0.0.1"
 
-    run(case, loop)
+
+@on_each_loop
+async def test_the_oldest_handshake_gives_way_and_an_unfinished_one_ends_after_its_time() -> None:
+    running = asyncio.get_running_loop()
+    async with serving(handshake_seconds=60) as ports, silent(ports.secured, LIMIT + 1) as opened:
+        assert await asyncio.wait_for(running.sock_recv(opened[0], 1), AT_ONCE_SECONDS) == b""
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(running.sock_recv(opened[-1], 1), 0.05)
+    async with serving(handshake_seconds=0.2) as ports, silent(ports.secured, 3) as opened:
+        for one in opened:
+            assert await asyncio.wait_for(running.sock_recv(one, 1), AT_ONCE_SECONDS) == b""
 
 
-def test_no_header_says_where_a_request_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
+@on_each_loop
+async def test_a_connection_that_speaks_no_tls_is_closed() -> None:
+    async with serving(handshake_seconds=60) as ports:
+        reader, writer = await asyncio.open_connection("127.0.0.1", ports.secured)
+        writer.write(b"GET / HTTP/1.1\r\nhost: web\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            assert b"HTTP" not in await asyncio.wait_for(reader.read(), AT_ONCE_SECONDS)
+        writer.close()
+        assert await ports.ask("https") == "https 127.0.0.1"
+
+
+@real_time
+async def test_no_header_says_where_a_request_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")
-
-    async def case() -> None:
-        async with serving(handshake_seconds=60) as ports:
-            told = {"x-forwarded-for": "203.0.113.9", "x-forwarded-proto": "https"}
-            assert await ports.ask("http", **told) == "http 127.0.0.1"
-
-    run(case, asyncio.new_event_loop)
+    async with serving(handshake_seconds=60) as ports:
+        told = {"x-forwarded-for": "203.0.113.9", "x-forwarded-proto": "https"}
+        assert await ports.ask("http", **told) == "http 127.0.0.1"
 
 
 def test_idle_connections_are_kept_for_longer_than_ingresses_keep_them() -> None:
@@ -176,4 +162,5 @@ def test_an_accept_that_fails_gives_up_the_oldest_handshake_and_is_tried_again()
             assert await asyncio.wait_for(running.sock_recv(opened[0], 1), AT_ONCE_SECONDS) == b""
             assert await ports.ask("https") == "https 127.0.0.1"
 
-    run(case, Exhausted)
+    with asyncio.Runner(loop_factory=Exhausted) as runner:
+        runner.run(case())

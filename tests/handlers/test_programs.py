@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,7 +23,7 @@ from adapters.kubernetes.readiness import wait_for_api_server
 from handlers.event_sink import Refused, RetryLater, open_event_sink, raise_for_status
 from handlers.settings import Settings, read_settings
 from tests.handlers.world import HOST, START, World, in_world, logged, status
-from tests.real.programs import real_time
+from tests.real.programs import free_port, real_time
 from warmhook.events import sync_event
 from warmhook.ports import Unreachable
 
@@ -146,13 +145,6 @@ async def test_events_and_their_token_never_go_to_a_proxy_of_the_environment(
 # --- as processes ----------------------------------------------------------------------------------------------------
 
 
-def free_port() -> int:
-    with socket.socket() as opened:
-        opened.bind(("127.0.0.1", 0))
-        port: int = opened.getsockname()[1]
-        return port
-
-
 def wait_until(process: subprocess.Popen[bytes], url: str) -> None:
     """Until somebody answers there."""
     deadline = time.monotonic() + 30
@@ -177,19 +169,11 @@ def test_web_without_an_api_server_serves_and_ends_with_0_when_it_is_asked_to(
     kubeconfig = tmp_path / "kubeconfig"
     server = {"name": "x", "cluster": {"server": f"http://127.0.0.1:{free_port()}"}}
     context = {"name": "x", "context": {"cluster": "x", "user": "x"}}
-    users = [{"name": "x", "user": {}}]
-    kubeconfig.write_text(
-        json.dumps({"clusters": [server], "contexts": [context], "users": users, "current-context": "x"})
-    )
+    named = {"clusters": [server], "contexts": [context], "users": [{"name": "x", "user": {}}]}
+    kubeconfig.write_text(json.dumps({**named, "current-context": "x"}))
     port = free_port()
-    environ = {
-        **os.environ,
-        "PORT": str(port),
-        "KUBECONFIG": str(kubeconfig),
-        "WARMHOOK_CONFIG": str(config),
-        "WARMHOOK_LOG": "json",
-        "S": "x",
-    }
+    settings = {"PORT": str(port), "KUBECONFIG": str(kubeconfig), "WARMHOOK_CONFIG": str(config)}
+    environ = {**os.environ, **settings, "WARMHOOK_LOG": "json", "S": "x"}
     command = [sys.executable, "-m", "handlers", *arguments]
     with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE) as process:
         wait_until(process, f"http://127.0.0.1:{port}/readyz")

@@ -207,14 +207,19 @@ async def test_an_object_in_an_event_that_was_posted_leads_to_no_write(world: Wo
     assert list(await world.warmimages()) == [f"{HOST}/shop/app:v1"]
 
 
-@in_world()
-async def test_a_warmimage_that_is_deleted_before_its_event_is_handled_leaves_no_line(world: World) -> None:
+async def pushed(world: World) -> tuple[Local, ObjectKey, Object]:
+    """A process that has accepted a push, and the WarmImage."""
     local = Local(world)
     await world.add_nodes("a")
     await world.add_policy()
     await local.push()
     key = await key_of(world, "v1")
-    obj = await world.admin.get(paths.warmimages(key))
+    return local, key, await world.admin.get(paths.warmimages(key))
+
+
+@in_world()
+async def test_a_warmimage_that_is_deleted_before_its_event_is_handled_leaves_no_line(world: World) -> None:
+    local, key, obj = await pushed(world)
     await world.admin.delete(paths.warmimages(key))
     await local.handle(seen("WarmImage", obj))
     assert world.writes()[1:] == []
@@ -222,12 +227,7 @@ async def test_a_warmimage_that_is_deleted_before_its_event_is_handled_leaves_no
 
 @in_world()
 async def test_a_push_that_was_accepted_by_an_older_policy_ends_as_the_policy_says_now(world: World) -> None:
-    local = Local(world)
-    await world.add_nodes("a")
-    await world.add_policy()
-    await local.push()
-    key = await key_of(world, "v1")
-    obj = await world.admin.get(paths.warmimages(key))
+    local, key, obj = await pushed(world)
     # The policy changes after the list that the push was accepted by, and its event comes last.
     policy = await world.admin.patch(f"{POLICIES}/shop", {"spec": {"template": {"pull": {"priority": 7}}}})
     await local.handle(seen("WarmImage", obj))
@@ -245,10 +245,7 @@ async def test_a_push_is_judged_by_policies_that_are_no_older_than_the_watch_has
     await local.handle(seen("WarmPolicy", policy))
     # The push is accepted by a list that lags behind.
     body = {"metadata": {"resourceVersion": lagging.resource_version}, "items": lagging.items}
-    answers = [Response(200, {}, json.dumps(body).encode())]
-    world.faults.append(
-        lambda method, path: answers.pop() if answers and (method, path) == ("GET", paths.warmpolicies()) else None
-    )
+    world.answer(Response(200, {}, json.dumps(body).encode()), "GET", paths.warmpolicies(), times=1)
     await local.push()
     obj = await world.admin.get(paths.warmimages(key := await key_of(world, "v1")))
     assert obj["spec"].get("pull", {}).get("priority", 0) == 0

@@ -7,6 +7,7 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from warmhook.timestamps import format_time
 from warmhook.warmimages import ObjectKey, policy_label
 
 IMAGE = f"{HOST}/shop/app:v1"
-POLICY_SPEC = {"images": [f"{HOST}/shop/base:v1"], "push": [{"repository": f"{HOST}/**"}]}
+POLICY_SPEC: dict[str, Any] = {"images": [f"{HOST}/shop/base:v1"], "push": [{"repository": f"{HOST}/**"}]}
 POLICY = "/apis/warmhook.dev/v1alpha1/namespaces/shop/warmpolicies/shop"
 
 

@@ -31,7 +31,18 @@ from devcluster.apiserver import ApiServer, InProcessTransport
 from handlers.serving.credentials import Credentials
 from handlers.serving.server import TlsServer, serve_tls
 from handlers.watch.webhook_certificate import CertRotator
-from tests.handlers.world import ADMISSION_TOKEN, NAMESPACE, START, AsyncTest, World, giving, in_world, status
+from tests.handlers.world import (
+    ADMISSION_TOKEN,
+    NAMESPACE,
+    START,
+    AsyncTest,
+    World,
+    giving,
+    in_world,
+    logged,
+    run_in_world,
+    status,
+)
 from tests.real.programs import eventually
 from tests.support.instant import loop_clock
 from warmhook.admission_tokens import path_of, read_tokens, token_of
@@ -43,15 +54,26 @@ HOST = "warmhook-web.warmhook-system.svc"
 
 def configuration(annotations: dict[str, str] | None = None) -> Object:
     service = {"service": {"name": "warmhook-web", "namespace": NAMESPACE, "port": 443}}
-    hook = {
-        "name": "pods.warmhook.dev",
-        "clientConfig": service,
-        "admissionReviewVersions": ["v1"],
-        "sideEffects": "NoneOnDryRun",
-        "failurePolicy": "Ignore",
-        "timeoutSeconds": 1,
-    }
+    effects = {"sideEffects": "NoneOnDryRun", "failurePolicy": "Ignore", "timeoutSeconds": 1}
+    hook = {"name": "pods.warmhook.dev", "clientConfig": service, "admissionReviewVersions": ["v1"], **effects}
     return {"metadata": {"name": "warmhook", "annotations": annotations or {}}, "webhooks": [hook]}
+
+
+def _run_with_admission(case: AsyncTest) -> None:
+    """Run a case in a world in which admission is installed."""
+
+    async def run(world: World) -> None:
+        await world.admin.create(CONFIGURATIONS, configuration())
+        await case(world)
+
+    run_in_world(run)
+
+
+with_admission = giving(1, _run_with_admission)
+
+
+async def patch_secret(world: World, data: Object | None) -> None:
+    await world.admin.patch(paths.secrets(NAMESPACE, SECRET), {"data": data})
 
 
 async def secret(kubernetes: Kubernetes) -> dict[str, bytes]:
@@ -75,11 +97,6 @@ async def token(kubernetes: Kubernetes) -> str:
     return token_of((await client_config(kubernetes))["service"].get("path", ""))
 
 
-async def empty(world: World) -> None:
-    """The Secret is as the manifests ship it."""
-    await world.admin.patch(paths.secrets(NAMESPACE, SECRET), {"data": None})
-
-
 def certificates(
     world: World, ahead: timedelta = timedelta(0), kubernetes: Kubernetes | None = None, *, leads: bool = True
 ) -> CertRotator:
@@ -91,7 +108,8 @@ def certificates(
 @in_world()
 async def test_a_certificate_is_made_and_trusted_once_admission_is_installed(world: World) -> None:
     async with world.watching():
-        await empty(world)
+        # As the manifests ship it.
+        await patch_secret(world, None)
         await asyncio.sleep(60)
         assert "data" not in await world.admin.get(paths.secrets(NAMESPACE, SECRET))
         await world.admin.create(CONFIGURATIONS, configuration())
@@ -106,11 +124,10 @@ async def test_a_certificate_is_made_and_trusted_once_admission_is_installed(wor
         assert again == version
 
 
-@in_world()
+@with_admission
 async def test_a_certificate_is_renewed_after_two_thirds_of_its_life_and_the_old_authority_stays(
     world: World,
 ) -> None:
-    await world.admin.create(CONFIGURATIONS, configuration())
     await certificates(world).reconcile()
     first = await secret(world.admin)
     await certificates(world, LIFETIME * 0.6).reconcile()
@@ -126,23 +143,21 @@ async def test_a_certificate_is_renewed_after_two_thirds_of_its_life_and_the_old
     assert (await bundle(world.admin)).count(b"BEGIN") == 2
 
 
-@in_world()
+@with_admission
 async def test_a_certificate_is_trusted_before_it_is_used(world: World) -> None:
-    await world.admin.create(CONFIGURATIONS, configuration())
     await certificates(world, kubernetes=Kubernetes(world.transport)).reconcile()
     assert [path.rpartition("/")[2] for _, path in world.writes()] == ["warmhook", SECRET]
 
 
-@in_world()
+@with_admission
 async def test_a_broken_secret_a_foreign_bundle_or_another_host_is_put_right(world: World) -> None:
-    await world.admin.create(CONFIGURATIONS, configuration())
     await certificates(world).reconcile()
     good = await bundle(world.admin)
     hooks = configuration()["webhooks"]
     await world.admin.patch(paths.mutating_webhooks("warmhook"), {"webhooks": hooks})
     await certificates(world).reconcile()
     assert await bundle(world.admin) == good
-    await world.admin.patch(paths.secrets(NAMESPACE, SECRET), {"data": {"tls.crt": "AAAA", "tls.key": "%"}})
+    await patch_secret(world, {"tls.crt": "AAAA", "tls.key": "%"})
     await certificates(world).reconcile()
     assert wants_rotation((await secret(world.admin))["tls.crt"], [HOST], world.now()) is False
     hooks[0]["clientConfig"] = {"url": "https://127.0.0.1:8443/"}
@@ -162,30 +177,24 @@ async def test_where_cert_manager_makes_the_certificate_the_token_alone_is_writt
     await world.admin.patch(paths.secrets(NAMESPACE, SECRET), data)
     await certificates(world).reconcile()
     held = await secret(world.admin)
-    assert {name: held[name] for name in ("tls.crt", "tls.key", "ca.crt")} == {
-        "tls.crt": b"BBB",
-        "tls.key": b"CCC",
-        "ca.crt": b"DDD",
-    }
+    assert (held["tls.crt"], held["tls.key"], held["ca.crt"]) == (b"BBB", b"CCC", b"DDD")
     assert read_tokens(held["admission-tokens"]) == (await token(world.admin),)
     assert await bundle(world.admin) == b"AAA"
 
 
-@in_world()
+@with_admission
 async def test_a_process_that_does_not_lead_writes_nothing(world: World) -> None:
-    await world.admin.create(CONFIGURATIONS, configuration())
     await certificates(world, kubernetes=Kubernetes(world.transport), leads=False).reconcile()
     assert world.writes() == []
 
 
 @pytest.mark.parametrize("part", ["tls.key", "ca.crt"])
-@in_world()
+@with_admission
 async def test_a_key_or_an_authority_of_another_certificate_is_put_right(world: World, part: str) -> None:
-    await world.admin.create(CONFIGURATIONS, configuration())
     await certificates(world).reconcile()
     other = make_pair([HOST], world.now())
     foreign = base64.b64encode({"tls.key": other.key, "ca.crt": other.authority}[part]).decode()
-    await world.admin.patch(paths.secrets(NAMESPACE, SECRET), {"data": {part: foreign}})
+    await patch_secret(world, {part: foreign})
     await certificates(world).reconcile()
     held = await secret(world.admin)
     assert belong_together(held["ca.crt"], held["tls.crt"], held["tls.key"])
@@ -201,25 +210,24 @@ async def test_a_secret_that_is_missing_is_said_once_with_the_command_that_makes
         await asyncio.sleep(600)
         with pytest.raises(NotFound):
             await world.admin.get(path)
-        entries = structlog.get_config()["processors"][0].entries
-        said = [entry for entry in entries if entry["event"] == "certificate-not-kept"]
-        assert [entry["hint"] for entry in said] == ["kubectl -n warmhook-system create secret generic warmhook-tls"]
+        assert [line["hint"] for line in logged("certificate-not-kept")] == [
+            "kubectl -n warmhook-system create secret generic warmhook-tls"
+        ]
         await world.admin.create(paths.secrets(NAMESPACE), {"metadata": {"name": SECRET}, "type": "Opaque"})
         await asyncio.sleep(60)
         assert read_tokens((await secret(world.admin))["admission-tokens"]) == (await token(world.admin),)
 
 
-@in_world()
+@with_admission
 async def test_a_refusal_is_logged_without_the_token(world: World) -> None:
-    await world.admin.create(CONFIGURATIONS, configuration())
     # As a policy or a validation quotes what it does not like.
     quoted = status(422, f"clientConfig.service.path: Invalid value: {path_of(ADMISSION_TOKEN)!r}: too long")
-    world.faults.append(lambda method, _path: quoted if method == "PATCH" else None)
+    world.answer(quoted, "PATCH")
     async with world.watching(transport=world.transport):
         await asyncio.sleep(60)
-    (told,) = (it for it in structlog.get_config()["processors"][0].entries if it["event"] == "certificate-not-kept")
+    (told,) = logged("certificate-not-kept")
     assert "Invalid value: '/admission/pods/<token>': too long" in told["problem"]
-    assert ADMISSION_TOKEN not in str(structlog.get_config()["processors"][0].entries)
+    assert ADMISSION_TOKEN not in str(logged())
 
 
 @in_world()
@@ -227,7 +235,7 @@ async def test_a_new_token_is_used_once_every_web_accepts_it_and_the_old_one_sta
     old = "20251201-" + "1" * 48
     await world.admin.create(CONFIGURATIONS, configuration())
     data = {name: base64.b64encode(text).decode() for name, text in token_data((old,)).items()}
-    await world.admin.patch(paths.secrets(NAMESPACE, SECRET), {"data": data})
+    await patch_secret(world, data)
     web = asyncio.create_task(world.credentials.run(world.clock), name="web reads the Secret")
     used = []
     async with world.watching():
@@ -303,7 +311,8 @@ class Site:
     def looked(self, times: int) -> bool:
         return self.looks > times
 
-    async def put(self, **contents: bytes) -> None:
+    async def put(self, certificate: bytes, key: bytes) -> None:
+        contents = {"tls.crt": certificate, "tls.key": key}
         data = {name: base64.b64encode(text).decode() for name, text in contents.items()}
         body = {"metadata": {"name": SECRET}, "data": data}
         try:
@@ -318,12 +327,10 @@ def _run_with_site(case: AsyncTest) -> None:
             site = Site(listener)
             await site.kubernetes.create("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
             credentials = Credentials(site.kubernetes, NAMESPACE)
-            looking = asyncio.create_task(
-                credentials.run(replace(real_clock(), sleep=site.look_soon)), name="credentials"
-            )
-            task = asyncio.create_task(
-                serve_tls(site.server, listener, credentials, sleep=site.look_soon), name="serve TLS"
-            )
+            clock = replace(real_clock(), sleep=site.look_soon)
+            looking = asyncio.create_task(credentials.run(clock), name="credentials")
+            serving = serve_tls(site.server, listener, credentials, sleep=site.look_soon)
+            task = asyncio.create_task(serving, name="serve TLS")
             try:
                 await case(site)
                 site.server.should_exit = True
@@ -351,35 +358,35 @@ async def greets(site: Site, authorities: bytes) -> bool:
 async def test_new_handshakes_see_the_new_certificate_and_open_connections_go_on(site: Site) -> None:
     now = datetime.now(UTC)
     first, second = make_pair(["127.0.0.1"], now), make_pair(["127.0.0.1"], now)
-    await site.put(**{"tls.crt": first.certificate, "tls.key": first.key})
+    await site.put(first.certificate, first.key)
     await eventually(lambda: greets(site, first.authority), what="the first certificate is shown")
     assert not await greets(site, second.authority)
     async with client(first.authority) as open_since:
         assert (await open_since.get(site.url)).text == "https"
-        await site.put(**{"tls.crt": second.certificate, "tls.key": second.key})
+        await site.put(second.certificate, second.key)
         await eventually(lambda: greets(site, second.authority), what="the second certificate is shown")
         assert not await greets(site, first.authority)
         assert (await open_since.get(site.url)).text == "https"
 
         # What cannot be used changes nothing.
-        await site.put(**{"tls.crt": b"none", "tls.key": b"none"})
+        await site.put(b"none", b"none")
         looks = site.looks
         await eventually(lambda: site.looks > looks + 2, what="the broken certificate was looked at")
         assert await greets(site, second.authority)
         for key in (b"none", first.key):
-            await site.put(**{"tls.crt": second.certificate, "tls.key": key})
+            await site.put(second.certificate, key)
             await eventually(partial(site.looked, site.looks + 2), what="the foreign key was looked at")
             assert await greets(site, second.authority)
         # What is restored is shown.
-        await site.put(**{"tls.crt": first.certificate, "tls.key": second.key})
-        await site.put(**{"tls.crt": first.certificate, "tls.key": first.key})
+        await site.put(first.certificate, second.key)
+        await site.put(first.certificate, first.key)
         await eventually(lambda: greets(site, first.authority), what="the restored certificate is shown")
 
 
 @with_site
 async def test_a_certificate_for_another_host_is_not_believed(site: Site) -> None:
     pair = make_pair([HOST], datetime.now(UTC))
-    await site.put(**{"tls.crt": pair.certificate, "tls.key": pair.key})
+    await site.put(pair.certificate, pair.key)
     await eventually(lambda: site.server.started, what="the server serves")
     assert not await greets(site, pair.authority)
 
@@ -391,7 +398,7 @@ async def test_without_a_place_for_files_a_certificate_is_tried_again_until_ther
     folder = tmp_path / "later"
     monkeypatch.setattr("tempfile.tempdir", str(folder))
     pair = make_pair(["127.0.0.1"], datetime.now(UTC))
-    await site.put(**{"tls.crt": pair.certificate, "tls.key": pair.key})
+    await site.put(pair.certificate, pair.key)
     await eventually(partial(site.looked, site.looks + 5), what="the certificate was looked at")
     assert not site.server.started
     folder.mkdir()
@@ -405,7 +412,9 @@ async def test_a_secret_that_cannot_be_read_is_logged_once_with_what_to_do_and_o
     credentials = Credentials(Kubernetes(world.transport), NAMESPACE)
 
     async def logged(code: int | None, *, looks: int) -> list[tuple[str, str]]:
-        world.faults[:] = [lambda _method, _path: status(code) if code else None]
+        world.faults.clear()
+        if code:
+            world.answer(status(code))
         with structlog.testing.capture_logs() as logs:
             for _ in range(looks):
                 await credentials.look()
@@ -420,13 +429,11 @@ async def test_a_secret_that_cannot_be_read_is_logged_once_with_what_to_do_and_o
     assert await logged(None, looks=1) == [("certificate-not-read-over", "")]
 
 
-@in_world()
+@with_admission
 async def test_a_right_that_watch_misses_for_the_certificate_is_logged_with_what_to_do(world: World) -> None:
-    await world.admin.create(CONFIGURATIONS, configuration())
-    world.faults[:] = [lambda _method, path: status(403) if "/secrets/" in path else None]
-    with structlog.testing.capture_logs() as logs:
-        task = asyncio.create_task(certificates(world, kubernetes=Kubernetes(world.transport)).run())
-        await asyncio.sleep(120)
-        task.cancel()
-    (line,) = [line for line in logs if line["event"] == "certificate-not-kept"]
+    world.answer(status(403), part="/secrets/")
+    task = asyncio.create_task(certificates(world, kubernetes=Kubernetes(world.transport)).run())
+    await asyncio.sleep(120)
+    task.cancel()
+    (line,) = logged("certificate-not-kept")
     assert "apply the manifests" in line["hint"]
