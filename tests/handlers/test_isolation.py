@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -476,6 +476,16 @@ async def test_a_warmimage_that_cannot_be_used_says_so_in_its_status_and_in_one_
 # --- nodes -----------------------------------------------------------------------------------------------------------
 
 
+def hear(world: World, listen: Callable[[str, Mapping[str, str]], Response | None]) -> None:
+    """Show path and query of every request of `web`; an answer replaces the server's."""
+    request = world.transport.request
+
+    async def heard(method: str, path: str, **more: Any) -> Response:
+        return listen(path, more.get("query") or {}) or await request(method, path, **more)
+
+    world.transport.request = heard  # type: ignore[method-assign]
+
+
 @pytest.mark.slow
 @in_world(patterns=False, write_bytes=0)
 async def test_hundreds_of_new_nodes_are_written_in_one_go(world: World) -> None:
@@ -496,13 +506,7 @@ async def test_a_selector_too_long_for_a_url_is_compared_here_and_keeps_no_other
     await world.add_warmimage("x", nodes={"selector": selector})
     await world.add_warmimage("y", f"{HOST}/shop/other:v1")
     asked: list[int] = []
-    request = world.transport.request
-
-    async def measured(method: str, path: str, **more: Any) -> Response:
-        asked.append(len((more.get("query") or {}).get("labelSelector", "")))
-        return await request(method, path, **more)
-
-    world.transport.request = measured  # type: ignore[method-assign]
+    hear(world, lambda _path, query: asked.append(len(query.get("labelSelector", ""))))
     for name in ("x", "y"):
         await world.changed("WarmImage", name)
         await world.reported(name)
@@ -517,14 +521,8 @@ async def test_a_selector_that_the_api_server_refuses_keeps_no_other_image(world
     await world.add_nodes("b")
     await world.add_warmimage("x", nodes={"selector": {"matchLabels": {"pool": "web"}}})
     await world.add_warmimage("y", f"{HOST}/shop/other:v1")
-    request = world.transport.request
-
-    async def refusing(method: str, path: str, **more: Any) -> Response:
-        if "pool" in (more.get("query") or {}).get("labelSelector", ""):
-            return status(431, "request header fields too large")
-        return await request(method, path, **more)
-
-    world.transport.request = refusing  # type: ignore[method-assign]
+    refusal = status(431, "request header fields too large")
+    hear(world, lambda _path, query: refusal if "pool" in query.get("labelSelector", "") else None)
     assert (await world.changed("WarmImage", "x", "y")).status_code == 204
     assert await world.lines() == {"a": [IMAGE, f"{HOST}/shop/other:v1"], "b": [f"{HOST}/shop/other:v1"]}
 
@@ -534,19 +532,16 @@ async def test_the_version_of_a_warmimage_is_asked_of_no_other_resource(world: W
     for number in range(20):
         await world.push(f"v{number}", repository=f"shop/app{number}", ago=30 - number)
     asked: list[tuple[str, str]] = []
-    request = world.transport.request
 
-    async def noted(method: str, path: str, **more: Any) -> Response:
-        if (version := (more.get("query") or {}).get("resourceVersion", "0")) != "0":
+    def note(path: str, query: Mapping[str, str]) -> None:
+        if (version := query.get("resourceVersion", "0")) != "0":
             asked.append((path.rpartition("/")[2], version))
-        return await request(method, path, **more)
 
-    world.transport.request = noted  # type: ignore[method-assign]
+    hear(world, note)
     objects = [obj["metadata"] for obj in (await world.warmimages()).values()]
     newest = max(int(it["resourceVersion"]) for it in objects)
-    data = [
-        {"kind": "WarmImage", "namespace": "shop", "name": it["name"], "resourceVersion": str(newest)} for it in objects
-    ]
+    named = {"kind": "WarmImage", "namespace": "shop", "resourceVersion": str(newest)}
+    data = [named | {"name": it["name"]} for it in objects]
     data.append({"kind": "Node", "namespace": "", "name": "a", "resourceVersion": str(newest + 10**6)})
     answer = await world.event(CHANGED, {"objects": data})
     assert answer.status_code == 204
