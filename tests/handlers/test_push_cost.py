@@ -210,14 +210,12 @@ async def test_an_object_in_an_event_that_was_posted_leads_to_no_write(world: Wo
 async def pushed(world: World) -> tuple[Local, ObjectKey, Object]:
     """A process that has accepted a push, and the WarmImage."""
     local = Local(world)
-    await world.add_nodes("a")
-    await world.add_policy()
     await local.push()
     key = await key_of(world, "v1")
     return local, key, await world.admin.get(paths.warmimages(key))
 
 
-@in_world()
+@in_world(nodes="a", policy=True)
 async def test_a_warmimage_that_is_deleted_before_its_event_is_handled_leaves_no_line(world: World) -> None:
     local, key, obj = await pushed(world)
     await world.admin.delete(paths.warmimages(key))
@@ -225,7 +223,7 @@ async def test_a_warmimage_that_is_deleted_before_its_event_is_handled_leaves_no
     assert world.writes()[1:] == []
 
 
-@in_world()
+@in_world(nodes="a", policy=True)
 async def test_a_push_that_was_accepted_by_an_older_policy_ends_as_the_policy_says_now(world: World) -> None:
     local, key, obj = await pushed(world)
     # The policy changes after the list that the push was accepted by, and its event comes last.
@@ -235,11 +233,9 @@ async def test_a_push_that_was_accepted_by_an_older_policy_ends_as_the_policy_sa
     assert (await world.admin.get(paths.warmimages(key)))["spec"]["pull"]["priority"] == 7
 
 
-@in_world()
+@in_world(nodes="a", policy=True)
 async def test_a_push_is_judged_by_policies_that_are_no_older_than_the_watch_has_seen(world: World) -> None:
     local = Local(world)
-    await world.add_nodes("a")
-    await world.add_policy()
     lagging = await world.admin.list(paths.warmpolicies())
     policy = await world.admin.patch(f"{POLICIES}/shop", {"spec": {"template": {"pull": {"priority": 7}}}})
     await local.handle(seen("WarmPolicy", policy))
@@ -352,11 +348,9 @@ async def test_warmimages_are_counted_by_the_repeat_of_an_event_whose_count_got_
         assert (await world.admin.get(f"{POLICIES}/shop"))["status"]["images"] == 1
 
 
-@in_world()
+@in_world(nodes="a", policy=True)
 async def test_a_warmimage_whose_label_names_another_repository_is_judged_with_its_own(world: World) -> None:
     local = Local(world)
-    await world.add_nodes("a")
-    await world.add_policy()
     await local.push("v1", digest("a"))
     await world.clock.sleep(2)
     await local.push("v2", digest("b"))
