@@ -71,6 +71,8 @@ class Reflector(Generic[_Kind]):
         self._version = ""
         """The resourceVersion at which the watch resumes; empty: list first."""
         self._relist, self._reached = False, False
+        self._opened_at: float | None = None
+        """When the watch opened; `None` while none is open."""
 
     def relist(self) -> None:
         """List again soon: what the watch delivered may come from an API server that lags behind."""
@@ -80,7 +82,8 @@ class Reflector(Generic[_Kind]):
         """Never return. A refused request is repeated after `refused_seconds` at the earliest."""
         absence = Absence(self._clock.monotonic)
         while True:
-            resumed, version, began = bool(self._version), self._version, self._clock.monotonic()
+            resumed, version = bool(self._version), self._version
+            self._opened_at = None
             problem: KubernetesError | None = None
             try:
                 if not resumed:
@@ -90,7 +93,8 @@ class Reflector(Generic[_Kind]):
                 await self._watch()
             except KubernetesError as error:
                 problem = error
-            if self._version != version or self._clock.monotonic() - began >= _SHORT_WATCH_SECONDS:
+            worked = self._version != version or self._lasted()
+            if worked:
                 backoff.reset()
             if self._relist:
                 # One list answers several doubts that come together.
@@ -98,9 +102,17 @@ class Reflector(Generic[_Kind]):
                 await self._clock.sleep(self._clock.jitter(_RELIST_SECONDS))
             elif problem is not None:
                 await self._clock.sleep(self._wait(problem, resumed, backoff, absence, refused_seconds))
-            elif self._version == version and self._clock.monotonic() - began < _SHORT_WATCH_SECONDS:
+            elif not worked:
                 # A watch that ends at once without a change may do so again.
                 await self._clock.sleep(backoff.seconds())
+
+    def _lasted(self) -> bool:
+        # Lists, and watches that do not open, may also take long to fail; that is no success.
+        return self._opened_at is not None and self._clock.monotonic() - self._opened_at >= _SHORT_WATCH_SECONDS
+
+    def _opened(self) -> None:
+        self._opened_at = self._clock.monotonic()
+        self._outage.recovered()
 
     def _wait(
         self, problem: KubernetesError, resumed: bool, backoff: Backoff, absence: Absence, refused_seconds: float
@@ -114,7 +126,7 @@ class Reflector(Generic[_Kind]):
             return backoff.seconds()
         self._outage.failed(problem, reached=self._reached)
         if isinstance(problem, NotServed):
-            return absence.seconds(backoff.seconds())
+            return absence.seconds(backoff.seconds(refused_seconds))
         return backoff.seconds(problem.retry_after_seconds if isinstance(problem, Unavailable) else refused_seconds)
 
     async def _list(self) -> None:
@@ -138,7 +150,7 @@ class Reflector(Generic[_Kind]):
             labels=what.labels,
             fields=what.fields,
             metadata_only=what.keep is None,
-            opened=self._outage.recovered,
+            opened=self._opened,
         )
         keep = what.keep or (lambda obj: obj)
         async with aclosing(changes):
