@@ -159,7 +159,8 @@ class Reflector(Generic[_Kind]):
                     self._store.delete(what.kind, change.object)
                 elif change.type != "BOOKMARK":
                     self._store.update(what.kind, keep(change.object))
-                self._version = change.object["metadata"]["resourceVersion"]
+                # Without one the watch resumes where it would have.
+                self._version = change.object["metadata"].get("resourceVersion") or self._version
                 if self._relist:
                     return
 

@@ -1,4 +1,4 @@
-"""A Reflector spares an API server that fails slowly or refuses."""
+"""A Reflector spares an API server that fails slowly or refuses, and takes objects without a version."""
 
 from __future__ import annotations
 
@@ -51,6 +51,24 @@ class Failing(Kubernetes):
         raise self._problem
 
 
+class Unversioned(Kubernetes):
+    """An API server behind something that takes the resourceVersion from the objects of a watch."""
+
+    def __init__(self) -> None:
+        super().__init__(InProcessTransport(ApiServer(lambda: START, Random(1))))
+        self.resumed: list[str] = []
+
+    async def list(self, *_args: Any, **_options: Any) -> Listing:
+        """Nothing, at version 7."""
+        return Listing([], "7")
+
+    async def watch(self, _path: str, *, resource_version: str, **_options: Any) -> AsyncGenerator[Change, None]:
+        """An object, and some time later the end."""
+        self.resumed.append(resource_version)
+        yield Change("ADDED", {"metadata": {"name": "x"}})
+        await asyncio.sleep(SLOW_SECONDS)
+
+
 class Ignoring:
     """A store and an outage that nobody reads."""
 
@@ -93,3 +111,11 @@ async def test_a_refused_request_is_not_repeated_before_the_given_time(problem: 
     failing = Failing(problem, seconds=0)
     await reflect(failing, seconds=LONGEST_SECONDS - 1, refused_seconds=LONGEST_SECONDS)
     assert failing.asked == 1
+
+
+@instant
+async def test_a_watch_whose_objects_have_no_version_resumes_where_it_began() -> None:
+    unversioned = Unversioned()
+    await reflect(unversioned, seconds=10 * SLOW_SECONDS)
+    assert len(unversioned.resumed) > 3
+    assert set(unversioned.resumed) == {"7"}
