@@ -107,7 +107,10 @@ def _json_line(level: str, event: str, fields: Mapping[str, Any]) -> str:
     When, how grave and what come first: people read lines without a tool, and narrow terminals cut them.
     """
     time = utcnow().isoformat().replace("+00:00", "Z")
-    line = {"time": time, "level": level, "event": event, **fields}
+    head = {"time": time, "level": level, "event": event}
+    line = head | fields | head
     if (error := line.pop("exc_info", None)) is not None:
         line["exception"] = "".join(traceback.format_exception(error)).rstrip("\n")
-    return json.dumps(line, ensure_ascii=False, default=repr)
+    text = json.dumps(line, ensure_ascii=False, default=repr)
+    # A lone surrogate has no bytes; JSON has the same escape for it as Python.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

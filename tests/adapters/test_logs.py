@@ -42,6 +42,27 @@ def test_a_value_that_is_not_json_is_written_as_its_repr() -> None:
     assert "ü" in stream.getvalue()
 
 
+def test_a_field_never_replaces_when_how_grave_and_what() -> None:
+    stream = io.StringIO()
+    set_up_logs("json", stream)
+    get_logger().info("pull", **{"time": "never", "level": "fine", "event": "push", "image": "web"})
+    event = json.loads(stream.getvalue())
+    assert (event["event"], event["level"], event["image"]) == ("pull", "info", "web")
+    assert event["time"].endswith("Z")
+
+
+def test_a_text_that_has_no_bytes_is_written_escaped() -> None:
+    written = io.BytesIO()
+    # As stdout is; stderr writes everything.
+    stream = io.TextIOWrapper(written, encoding="utf-8", errors="strict", write_through=True)
+    set_up_logs("json", stream)
+    get_logger().info("pull", image="ü\ud800")
+    logging.getLogger("aiohttp").warning("\udfff")
+    first, second = written.getvalue().splitlines()
+    assert json.loads(first)["image"] == "ü\ud800"
+    assert json.loads(second)["event"] == "\udfff"
+
+
 def test_a_warning_of_a_library_looks_like_an_event() -> None:
     stream = io.StringIO()
     set_up_logs("json", stream)
