@@ -7,7 +7,10 @@ understands is left to it: several files, plugins, identity providers.
 from __future__ import annotations
 
 import base64
+import contextlib
+import logging
 import os
+import re
 import ssl
 import tempfile
 from collections.abc import Mapping
@@ -76,20 +79,20 @@ def _plain_config(values: Mapping[str, Any], folder: Path) -> RestConfig:
     host, token = values["server"].rstrip("/"), values.get("token")
     tls = None
     if host.startswith("https"):
-        # Certificates are read from files only.
-        with tempfile.TemporaryDirectory() as temporary:
-            tls = tls_context(*(_file(values, name, folder, Path(temporary)) for name in _FILES))
+        with contextlib.ExitStack() as stack:
+            tls = tls_context(*(_file(values, name, folder, stack) for name in _FILES))
         _verify(tls, verify=not values.get("insecure-skip-tls-verify"))
     header = f"Bearer {token}" if token else ""
     return RestConfig(host, tls, lambda: header, values.get("tls-server-name"), values.get("proxy-url"))
 
 
-def _file(values: Mapping[str, Any], name: str, folder: Path, temporary: Path) -> Path | None:
-    if f"{name}-data" in values:
-        file = temporary / name
-        file.write_bytes(base64.b64decode(values[f"{name}-data"]))
+def _file(values: Mapping[str, Any], name: str, folder: Path, stack: contextlib.ExitStack) -> Path | None:
+    if data := values.get(f"{name}-data"):
+        # Certificates are read from files only. A Pod whose kubeconfig names files may have no place for others.
+        file = Path(stack.enter_context(tempfile.TemporaryDirectory()), name)
+        file.write_bytes(base64.b64decode(data))
         return file
-    return folder / values[name] if name in values else None
+    return folder / values[name] if values.get(name) else None
 
 
 def _verify(tls: ssl.SSLContext, *, verify: bool) -> None:
@@ -108,14 +111,26 @@ async def _library_config(files: list[Path]) -> RestConfig:
     from kubernetes.aio.client import Configuration
     from kubernetes.aio.config import ConfigException, load_kube_config
 
+    logging.getLogger("kubernetes.aio.config.kube_config").addFilter(_hide_values)
     found = Configuration()
     try:
         await load_kube_config(os.pathsep.join(map(str, files)), client_configuration=found, persist_config=False)
     except ConfigException as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(_without_values(str(error))) from None
     tls = None
     if found.host.startswith("https"):
         tls = tls_context(found.ssl_ca_cert, found.cert_file, found.key_file)
         _verify(tls, verify=found.verify_ssl)
-    header: str = found.api_key.get("BearerToken", "")
+    # A token that was read from a file has its newline.
+    header: str = found.api_key.get("BearerToken", "").strip()
     return RestConfig(found.host.rstrip("/"), tls, lambda: header, found.tls_server_name, found.proxy)
+
+
+def _without_values(message: str) -> str:
+    """A message of the library without the whole user or cluster, credentials included, that it may repeat."""
+    return re.sub(r"\{.*\}", "{...}", message, flags=re.DOTALL)
+
+
+def _hide_values(record: logging.LogRecord) -> bool:
+    record.msg, record.args = _without_values(record.getMessage()), None
+    return True

@@ -276,6 +276,53 @@ def test_a_plain_kubeconfig_means_what_it_means_to_the_library(tmp_path: Path, a
         assert [authority["serialNumber"] for authority in config.tls.get_ca_certs()]
 
 
+def test_an_empty_field_of_a_kubeconfig_means_an_absent_one(tmp_path: Path) -> None:
+    pair = make_pair(["127.0.0.1"], datetime.now(UTC))
+    (tmp_path / "ca.crt").write_bytes(pair.authority)
+    nothing = {"client-certificate-data": "", "client-key-data": "", "token": ""}
+    own, library = plain_and_library(tmp_path, {"certificate-authority-data": ""}, nothing)
+    assert own.tls is not None
+    assert library.tls is not None
+    assert own.tls.get_ca_certs() == library.tls.get_ca_certs()
+    # As for kubectl, data count before a file only if there are any.
+    own, _ = plain_and_library(
+        tmp_path,
+        {"certificate-authority-data": "", "certificate-authority": "ca.crt"},
+        nothing | {"client-certificate": "", "client-key": None},
+    )
+    assert own.tls is not None
+    assert len(own.tls.get_ca_certs()) == 1
+
+
+def test_a_kubeconfig_that_names_files_needs_no_folder_for_temporary_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = make_pair(["127.0.0.1"], datetime.now(UTC))
+    (tmp_path / "ca.crt").write_bytes(pair.authority)
+    # As with a root file system that is read-only.
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    own, _ = plain_and_library(tmp_path, {"certificate-authority": "ca.crt"}, {"token": "t0ken"})
+    assert own.tls is not None
+    assert len(own.tls.get_ca_certs()) == 1
+
+
+def test_a_token_from_a_file_has_no_newline(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("t0ken\n")
+    for config in plain_and_library(tmp_path, {"insecure-skip-tls-verify": True}, {"tokenFile": "token"}):
+        assert config.authorization() == "Bearer t0ken"
+
+
+@pytest.mark.parametrize("user", [{"tokenFile": None}, {"exec": None}, {"auth-provider": {"name": None}}])
+def test_what_is_wrong_with_a_kubeconfig_is_said_and_logged_without_its_secrets(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, user: Mapping[str, Any]
+) -> None:
+    with pytest.raises(BadKubeconfig) as caught:
+        plain_and_library(tmp_path, {}, {"username": "me", "password": "hunter2", "client-key-data": "hunter2", **user})
+    said = str(caught.value) + caplog.text
+    assert "Expected key" in said
+    assert "hunter2" not in said
+
+
 def test_a_kubeconfig_may_turn_verification_off_and_have_no_credentials(tmp_path: Path) -> None:
     for config in plain_and_library(tmp_path, {"insecure-skip-tls-verify": True}, {}):
         assert config.authorization() == ""

@@ -45,7 +45,7 @@ def test_a_value_that_is_not_json_is_written_as_its_repr() -> None:
 def test_a_field_never_replaces_when_how_grave_and_what() -> None:
     stream = io.StringIO()
     set_up_logs("json", stream)
-    get_logger().info("pull", **{"time": "never", "level": "fine", "event": "push", "image": "web"})
+    get_logger().info("pull", time="never", level="fine", event="push", image="web")
     event = json.loads(stream.getvalue())
     assert (event["event"], event["level"], event["image"]) == ("pull", "info", "web")
     assert event["time"].endswith("Z")
