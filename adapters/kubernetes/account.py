@@ -66,13 +66,15 @@ def in_cluster_config(environ: Mapping[str, str], folder: Path, monotonic: Calla
             tls.load_verify_locations(cadata=authorities)
 
     account = ServiceAccount(folder, monotonic=monotonic, trust=trust)
+    # Read now: from the first request on, a file that is empty for a moment leaves this token in use.
+    account.token()
     url = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
     return RestConfig(url, tls, lambda: f"Bearer {account.token()}")
 
 
 def _check(file: Path, what: str) -> None:
     try:
-        if file.read_bytes():
+        if file.read_bytes().strip():
             return
         reason = "it is empty"
     except OSError as error:

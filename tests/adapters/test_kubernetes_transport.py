@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from adapters.certificates import Pair, make_pair
-from adapters.kubernetes.account import ServiceAccount
+from adapters.kubernetes.account import ServiceAccount, in_cluster_config
 from adapters.kubernetes.kubeconfig import load_kubeconfig
 from adapters.kubernetes.rest_config import RestConfig
 from adapters.kubernetes.transport import BadKubeconfig, new_socket, open_pool, open_transport
@@ -205,6 +205,18 @@ def test_files_that_cannot_be_used_leave_what_was_read_before(tmp_path: Path) ->
             (tmp_path / name).unlink() if content is None else (tmp_path / name).write_bytes(content)
         assert account.token() == "one"
     assert trusted == ["authorities"]
+
+
+def test_a_token_that_was_there_at_the_start_is_used_until_there_is_another(tmp_path: Path) -> None:
+    environ = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443"}
+    (tmp_path / "ca.crt").write_bytes(make_pair(["10.0.0.1"], datetime.now(UTC)).authority)
+    (tmp_path / "token").write_text("\n")
+    with pytest.raises(BadKubeconfig, match="it is empty"):
+        in_cluster_config(environ, tmp_path, lambda: 0.0)
+    (tmp_path / "token").write_text("first")
+    config = in_cluster_config(environ, tmp_path, lambda: 0.0)
+    (tmp_path / "token").write_text("")
+    assert config.authorization() == "Bearer first"
 
 
 def test_the_kernel_ends_a_connection_whose_other_end_is_gone() -> None:
