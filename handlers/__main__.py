@@ -39,7 +39,8 @@ async def run(settings: Settings, configuration: Configuration) -> None:
             resources = Resources(transport, credentials, real_clock(), random.SystemRandom(), metrics, post)
             log_missing_token(settings)
             log.info("web-started", port=settings.port, sources=sorted(configuration), watch=settings.watch)
-            await serve(create_app(Web(settings, configuration, resources)), ports, credentials)
+            web = Web(settings, configuration, resources)
+            await serve(create_app(web), ports, credentials, web.stop_watching)
     log.info("web-stopped")
 
 

@@ -95,6 +95,7 @@ class Web:
             handle, batch_max, batches_max = self._dispatch.handle, BATCH_MAX, BATCHES_MAX
         self._queue = AdmissionQueue(handle, clock, metrics.count_hint, batch_max=batch_max, batches_max=batches_max)
         self._warm_nodes = WarmNodes(clock)
+        self._tasks: dict[str, asyncio.Task[None]] = {}
         accept = resources.credentials.accept
         self.admission = Admission(self._queue, self._warm_nodes, metrics, settings.namespace, accept, clock)
 
@@ -121,13 +122,18 @@ class Web:
         """Run the background tasks. If one of them fails, the block is cancelled and the error is raised."""
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(work, name=name) for name, work in self._background().items()]
+                self._tasks = {name: group.create_task(work, name=name) for name, work in self._background().items()}
                 yield
-                for task in tasks:
-                    task.cancel()
+                for task in self._tasks.values():
+                    _cancel(task)
         finally:
             if self._publisher is not None:
                 await self._publisher.drain(_DRAIN_SECONDS)
+
+    def stop_watching(self) -> None:
+        """Let another process lead at once, while requests that are open here are answered."""
+        if "watch" in self._tasks:
+            _cancel(self._tasks["watch"])
 
     def _background(self) -> dict[str, Coroutine[Any, Any, None]]:
         settings, resources = self.settings, self.resources
@@ -153,6 +159,12 @@ class Web:
         async with open_in_process(functools.partial(self.handle, local=True)) as handle:
             post = resources.post or handle
             await watch(kubernetes, post, self.settings, self.clock, resources.rng, outages)
+
+
+def _cancel(task: asyncio.Task[None]) -> None:
+    # A second time would interrupt the release of the Lease.
+    if not task.cancelling():
+        task.cancel()
 
 
 def _context(settings: Settings, kubernetes: Kubernetes, clock: Clock, cache: PolicyCache) -> Context:

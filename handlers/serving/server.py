@@ -8,7 +8,7 @@ import resource
 import socket
 import ssl
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, TypeAlias, cast
 
@@ -59,10 +59,11 @@ def _opened(port: int, setting: str) -> socket.socket:
         raise BadSetting(f"{setting} {port} cannot be opened: {error.strerror}") from error
 
 
-async def serve(app: Starlette, ports: Ports, credentials: Credentials) -> None:
+async def serve(app: Starlette, ports: Ports, credentials: Credentials, stopping: Callable[[], None]) -> None:
     """Run the application until SIGTERM or SIGINT.
 
-    If a background task of the application or one of the servers fails, all end and the error is raised.
+    `stopping` is called when the servers begin to end, maybe more than once; open requests get a few seconds then. If
+    a background task of the application or one of the servers fails, all end and the error is raised.
     """
     listener, tls_listener = ports
     most = _most_connections()
@@ -71,6 +72,7 @@ async def serve(app: Starlette, ports: Ports, credentials: Credentials) -> None:
     def stop() -> None:
         for server in servers:
             server.should_exit = True
+        stopping()
 
     with on_signals(stop):
         async with app.router.lifespan_context(app), asyncio.TaskGroup() as group:

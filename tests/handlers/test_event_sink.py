@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import httpx
 import pytest
@@ -16,6 +17,7 @@ from adapters.cloudevents import STRUCTURED, read_event, write_event
 from adapters.env import BadSetting
 from adapters.kubernetes import paths
 from adapters.kubernetes.errors import KubernetesError, Unavailable
+from handlers.app import Resources, Web
 from handlers.event_sink import (
     AT_ONCE,
     QUEUE_BYTES,
@@ -289,6 +291,7 @@ def test_a_post_that_fails_says_how(monkeypatch: pytest.MonkeyPatch, error: Exce
 
 SINK = "http://broker.example/in"
 OTHER = "http://warmhook.example/events"
+LEASE = paths.leases(NAMESPACE, "warmhook-watch")
 
 
 @pytest.mark.parametrize(
@@ -379,8 +382,20 @@ async def test_web_that_watches_handles_its_events_without_a_request_to_itself(w
         assert world.metric("warmhook_events_total", type=SYNC, result="handled") == 1
         assert world.metric("warmhook_events_total", type=CHANGED, result="handled") >= 1
         assert (await world.event(SYNC)).status_code == 401
-    lease = await world.admin.get(paths.leases(NAMESPACE, "warmhook-watch"))
-    assert not lease["spec"].get("holderIdentity")
+    assert not (await world.admin.get(LEASE))["spec"].get("holderIdentity")
+
+
+@in_world(watch=True)
+async def test_web_that_is_told_to_stop_releases_the_lease_before_its_last_requests_end(world: World) -> None:
+    resources = Resources(world.transport, world.credentials, world.clock, Random(2), world.metrics)
+    web = Web(world.settings, world.configuration, resources)
+    async with web.lifespan(world.app):
+        await asyncio.sleep(5)
+        assert (await world.admin.get(LEASE))["spec"]["holderIdentity"]
+        for _ in range(2):
+            web.stop_watching()
+            await asyncio.sleep(0.1)
+        assert not (await world.admin.get(LEASE))["spec"].get("holderIdentity")
 
 
 @in_world(nodes="a", policy=True, watch=True)
