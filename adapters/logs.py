@@ -107,8 +107,8 @@ def _json_line(level: str, event: str, fields: Mapping[str, Any]) -> str:
     When, how grave and what come first: people read lines without a tool, and narrow terminals cut them.
     """
     time = utcnow().isoformat().replace("+00:00", "Z")
-    head = {"time": time, "level": level, "event": event}
-    line = head | fields | head
+    head: dict[str, Any] = {"time": time, "level": level, "event": event}
+    line = {**head, **fields, **head}
     if (error := line.pop("exc_info", None)) is not None:
         line["exception"] = "".join(traceback.format_exception(error)).rstrip("\n")
     text = json.dumps(line, ensure_ascii=False, default=repr)

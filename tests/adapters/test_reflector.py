@@ -62,9 +62,9 @@ class Unversioned(Kubernetes):
         """Nothing, at version 7."""
         return Listing([], "7")
 
-    async def watch(self, _path: str, *, resource_version: str, **_options: Any) -> AsyncGenerator[Change, None]:
+    async def watch(self, *_args: Any, **options: Any) -> AsyncGenerator[Change, None]:
         """An object, and some time later the end."""
-        self.resumed.append(resource_version)
+        self.resumed.append(options["resource_version"])
         yield Change("ADDED", {"metadata": {"name": "x"}})
         await asyncio.sleep(SLOW_SECONDS)
 
