@@ -29,6 +29,8 @@ from tests.real.programs import eventually
 from tests.support.cases import as_test
 from warmhook.ports import Object
 
+pytestmark = pytest.mark.slow
+
 CONFIGURATIONS = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
 PODS = "/api/v1/namespaces/default/pods"
 Answer = Callable[[Object], Object | None]

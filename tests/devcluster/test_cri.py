@@ -29,6 +29,8 @@ from tests.real.programs import eventually, stop
 from tests.support.cases import as_test
 from warmhook.ports import Runtime
 
+pytestmark = pytest.mark.slow
+
 APP = incompressible_image(0.1, "app")
 BIG = incompressible_image(1, "big")
 ID = "sha256:" + "1" * 64

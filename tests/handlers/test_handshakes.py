@@ -26,6 +26,8 @@ from adapters.server import Server
 from handlers.serving.server import TlsServer, uvicorn_config
 from tests.real.programs import eventually, real_time
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 20
 AT_ONCE_SECONDS = 2
 

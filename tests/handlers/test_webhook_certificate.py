@@ -354,6 +354,7 @@ async def greets(site: Site, authorities: bytes) -> bool:
         return False
 
 
+@pytest.mark.slow
 @with_site
 async def test_new_handshakes_see_the_new_certificate_and_open_connections_go_on(site: Site) -> None:
     now = datetime.now(UTC)

@@ -18,6 +18,8 @@ from tests.real.programs import real_time
 from tests.support.agents import Bench, on_node
 from tests.support.instant import until
 
+pytestmark = pytest.mark.slow
+
 
 @contextlib.asynccontextmanager
 async def probes(health: Health | None = None) -> AsyncIterator[int]:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
 import yaml
 
 from tests.wire.faces import Time, run_watch
@@ -27,6 +28,8 @@ from tests.wire.world import (
     review,
     source_of,
 )
+
+pytestmark = pytest.mark.slow
 
 ROOT: Final = Path(__file__).parents[2]
 WEBHOOKS: Final = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
