@@ -37,8 +37,8 @@ _BEFORE_ALL = EPOCH - timedelta(days=1)
 _LINGERS, _READ_BEFORE = timedelta(seconds=1), timedelta(seconds=0.1)
 # Clocks of the programs differ by no more than this.
 SKEW = timedelta(seconds=20)
-# A push without a time counts as so much newer than what was received before it. One may be received after another.
-_TICK, _TICKS = timedelta(microseconds=1), 2
+# A push without a time counts as so much newer than the newest push received before it, which may be such a push too.
+_TICK = timedelta(microseconds=1)
 # A policy that is away for no longer keeps its images: they are marked, and swept one sync interval later.
 _GRACE = timedelta(seconds=300) - 2 * SKEW
 # Parts of an image go so long before the oldest build that stays.
@@ -132,14 +132,11 @@ def _moments(push: Push, attempt: Attempt, history: History) -> list[datetime]:
     moment = push.moment(attempt)
     if push.time is not None:
         return [moment]
-    others = {
-        other.moment(it)
-        for other in history.pushes
-        if other.image.repository == push.image.repository and other is not push
-        for it in other.attempts
-    }
+    same = [other for other in history.pushes if other.image.repository == push.image.repository]
+    others = {other.moment(it) for other in same if other is not push for it in other.attempts}
     ahead = [it for it in others if moment <= it <= moment + 2 * SKEW]
-    return [moment, *(it + _TICK * ticks for it in ahead for ticks in range(1, _TICKS + 1))]
+    longest_chain = sum(len(other.attempts) for other in same if other.time is None)
+    return [moment, *(it + _TICK * ticks for it in ahead for ticks in range(1, longest_chain + 1))]
 
 
 def _overlap(attempt: Attempt, reign: Reign) -> bool:
