@@ -30,7 +30,7 @@ check: lint  ## lint, unit and property tests
 	$(PYTEST)
 
 test: lint  ## everything this machine can run in minutes
-	$(PYTEST) --dist worksteal -m "not alone and not nightly and not cluster" --hypothesis-profile=thorough --durations=15
+	$(PYTEST) -m "not alone and not nightly and not cluster" --hypothesis-profile=thorough --durations=15
 	$(PYTEST) -n 0 -m "alone and not nightly"
 
 fuzz: export WARMHOOK_FUZZ_SEED := $(or $(WARMHOOK_FUZZ_SEED),$(shell od -An -N4 -tu4 /dev/urandom | tr -d " "))

@@ -133,8 +133,9 @@ def _moments(push: Push, attempt: Attempt, history: History) -> list[datetime]:
     if push.time is not None:
         return [moment]
     same = [other for other in history.pushes if other.image.repository == push.image.repository]
-    others = {other.moment(it) for other in same if other is not push for it in other.attempts}
-    ahead = [it for it in others if moment <= it <= moment + 2 * SKEW]
+    # With its own: a repeat may come after another push that came after it.
+    received = {other.moment(it) for other in same for it in other.attempts} if len(same) > 1 else set()
+    ahead = [it for it in received if moment <= it <= moment + 2 * SKEW]
     longest_chain = sum(len(other.attempts) for other in same if other.time is None)
     return [moment, *(it + _TICK * ticks for it in ahead for ticks in range(1, longest_chain + 1))]
 
