@@ -16,7 +16,7 @@ from warmhook.api import DROPPED_ANNOTATION, KIND_LABEL, LINE_LABEL, NODE_ANNOTA
 from warmhook.images import parse_reference
 from warmhook.shares import Claim, Room, served
 from warmhook.timestamps import format_time
-from warmhook.warmimages import ObjectKey, Pull, WarmImage
+from warmhook.warmimages import ObjectKey, OnRemoval, Pull, WarmImage
 
 REFUSED_MAX: Final = 4096
 """70 KB of the 256 KiB that all annotations of an object may have."""
@@ -26,8 +26,16 @@ MAX_BYTES: Final = 96 * 1024
 """Bytes that handlers write for one node: etcd stores every version of the whole object."""
 
 _DESIRED: Final = "warmhook-desired-"
-# One-letter names of the pull options, for the wire only.
-_OPTIONS: Final = {"P": "policy", "t": "timeout_seconds", "b": "backoff_limit", "r": "priority"}
+# One-letter names of the options of the pull and of the line, for the wire only.
+_OPTIONS: Final = {
+    "P": "policy",
+    "t": "timeout_seconds",
+    "b": "backoff_limit",
+    "r": "priority",
+    "k": "pinned",
+    "c": "secrets",
+}
+_LINE_OPTIONS: Final = {"o": "on_removal", "s": "size_bytes", "z": "suspended", "x": "purged"}
 
 
 class NotALine(ValueError):
@@ -46,6 +54,14 @@ class Line:
     pushed_at: str = ""
     """Only without a digest: makes a second push of one tag a new version of the line."""
     pull: Pull = field(default_factory=Pull)
+    on_removal: OnRemoval = "Retain"
+    """Whether the node deletes the image that it pulled when the line goes."""
+    size_bytes: int = 0
+    """Compressed bytes of the image's layers, of the largest Linux platform; 0: unknown."""
+    suspended: bool = False
+    """Nothing is pulled and nothing deleted; the state goes on being reported."""
+    purged: bool = False
+    """The image is not wanted on the node for now, and is deleted under the rules of `Delete`."""
     since: float = field(default=0.0, compare=False)
     """Seconds since the epoch of the push, the last admission or the creation. Decides about room; never sent."""
 
@@ -56,21 +72,29 @@ class Line:
 
     def encode(self) -> str:
         """The value in the ConfigMap's data: JSON with sorted keys and no spaces."""
-        default = Pull()
         fields: dict[str, object] = {"i": self.image, "w": str(self.warmimage)}
         if self.digest:
             fields["d"] = self.digest
         elif self.pushed_at:
             fields["p"] = self.pushed_at
-        for letter, name in _OPTIONS.items():
-            if getattr(self.pull, name) != getattr(default, name):
-                fields[letter] = getattr(self.pull, name)
+        for source, letters in ((self.pull, _OPTIONS), (self, _LINE_OPTIONS)):
+            for letter, name in letters.items():
+                if getattr(source, name) != _DEFAULTS[name]:
+                    fields[letter] = getattr(source, name)
         return json.dumps(fields, sort_keys=True, separators=(",", ":"))
 
     @property
     def version(self) -> str:
         """8 hex digits over the encoded line; the value of its label. Differs between WarmImages of one image."""
         return version_of(self.encode())
+
+
+_ABSENT: Final = Line(ObjectKey("", ""), "")
+_DEFAULTS: Final = {
+    name: getattr(source, name)
+    for source, letters in ((_ABSENT.pull, _OPTIONS), (_ABSENT, _LINE_OPTIONS))
+    for name in letters.values()
+}
 
 
 def line_key(warmimage: ObjectKey) -> str:
@@ -89,6 +113,8 @@ def line_of(warmimage: WarmImage) -> Line:
         digest=warmimage.digest,
         pushed_at=format_time(warmimage.pushed_at) if moved and warmimage.pushed_at else "",
         pull=warmimage.template.pull,
+        on_removal=warmimage.template.on_removal,
+        suspended=warmimage.template.suspend,
         since=since.timestamp() if since else 0.0,
     )
 
@@ -101,21 +127,35 @@ def read_line(key: str, text: str) -> Line:
     try:
         fields = json.loads(text)
         namespace, slash, name = fields["w"].partition("/")
-        options = {name: fields[letter] for letter, name in _OPTIONS.items() if letter in fields}
-        line = Line(ObjectKey(namespace, name), fields["i"], fields.get("d", ""), fields.get("p", ""), Pull(**options))
+        pull = Pull(**_options(fields, _OPTIONS))
+        options = _options(fields, _LINE_OPTIONS)
+        line = Line(
+            ObjectKey(namespace, name), fields["i"], fields.get("d", ""), fields.get("p", ""), pull=pull, **options
+        )
         parse_reference(line.image)
         # A name with half a surrogate pair is not UTF-8, so it has no key.
         belongs = bool(slash) and line.key == key
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise NotALine(f"line {key}: {error}") from error
-    numbers = (line.pull.timeout_seconds, line.pull.backoff_limit, line.pull.priority)
-    if not all(isinstance(text, str) for text in (line.digest, line.pushed_at)) or not all(
-        isinstance(number, int) for number in numbers
-    ):
+    if not isinstance(line.digest, str) or not isinstance(line.pushed_at, str):
         raise NotALine(f"line {key}: a field has the wrong type")
     if not belongs:
         raise NotALine(f"line {key}: belongs to WarmImage {fields['w']!r}")
     return line
+
+
+def _options(fields: Mapping[str, Any], letters: Mapping[str, str]) -> dict[str, Any]:
+    """The options in the fields of a line, by name. Raises `TypeError` if one has the wrong type."""
+    options: dict[str, Any] = {}
+    for letter, name in letters.items():
+        if letter in fields:
+            value, default = fields[letter], _DEFAULTS[name]
+            if isinstance(default, tuple) and isinstance(value, list) and all(isinstance(item, str) for item in value):
+                value = tuple(value)
+            if type(value) is not type(default):
+                raise TypeError(f"{name} has the wrong type")
+            options[name] = value
+    return options
 
 
 def versions(labels: Mapping[str, str]) -> dict[str, str]:

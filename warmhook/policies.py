@@ -27,7 +27,7 @@ POD_LIFETIME_SECONDS: Final = 7 * 86400
 """The time that an image stays after its last Pod if the policy has no `expireAfterSeconds`."""
 
 
-Part: TypeAlias = Literal["images", "pods", "template"]
+Part: TypeAlias = Literal["images", "pods", "rollouts", "template"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,10 @@ class Policy:
     push: tuple[PushRule, ...] = ()
     pods: Selector | None = None
     """Pods of the policy's namespace whose images are wanted on all nodes for such Pods; `None`: none."""
+    pods_existing: bool = False
+    """Whether the images of Pods that exist already are wanted as well."""
+    rollouts: Selector | None = None
+    """Workloads of the policy's namespace whose new images are wanted on the nodes of their Pods; `None`: none."""
     prefer_warm: bool = False
     """Pods of this policy prefer nodes that have their images."""
     template: Template = field(default_factory=Template)

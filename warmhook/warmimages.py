@@ -13,6 +13,7 @@ from warmhook.node_affinity import Affinity, Constraints
 from warmhook.taints import Toleration
 
 PullPolicy: TypeAlias = Literal["IfNotPresent", "Always"]
+OnRemoval: TypeAlias = Literal["Retain", "Delete"]
 
 LONGEST_TIMEOUT_SECONDS: Final = 7200
 """The limit for one pull; 20 GB at 3 MB/s take less."""
@@ -59,6 +60,8 @@ class Nodes:
     """The required node affinity of Pods; `None`: any node."""
     tolerations: tuple[Toleration, ...] | None = None
     """Given: only nodes whose taints are tolerated and that are not cordoned. `None`: taints are ignored."""
+    running_pods: Selector | None = None
+    """Only nodes that run such Pods of the WarmImage's namespace; `None`: any node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,41 @@ class Pull:
     """Failed attempts that are repeated soon; after one more the line is `failed`, and tried less often."""
     priority: int = 0
     """A higher value is pulled first."""
+    pinned: bool = False
+    """Whether the image is kept from the kubelet's image garbage collection."""
+    secrets: tuple[str, ...] = ()
+    """Names of Secrets with credentials, in the namespace of the WarmImage; its spec has `sharePrivate` then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A time in which images may be refreshed."""
+
+    schedule: str
+    """Five fields as in cron, or a name such as `@daily`: when it opens."""
+    duration_seconds: int
+    time_zone: str = "UTC"
+    """A name of the IANA database."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """When tags are resolved again."""
+
+    interval_seconds: int | None = None
+    """`None`: once in each window; never without windows."""
+    windows: tuple[Window, ...] = ()
+    """Empty: at any time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """The lifetime of an image that is warmed once and not kept."""
+
+    deadline_seconds: int | None = None
+    """After so many seconds the nodes that are not warm are given up; `None`: never."""
+    ttl_seconds_after_finished: int | None = None
+    """The WarmImage is deleted so many seconds after it completed; `None`: never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +121,13 @@ class Template:
     pull: Pull = field(default_factory=Pull)
     expire_after_seconds: int | None = None
     """Seconds since the push; `None`: never."""
+    refresh: Refresh = field(default_factory=Refresh)
+    once: Once | None = None
+    """`None`: the image is kept on its nodes as long as it is wanted."""
+    on_removal: OnRemoval = "Retain"
+    """Whether nodes delete the image that they pulled when it is no longer wanted."""
+    suspend: bool = False
+    """Whether nodes pull and delete nothing for now."""
 
 
 @dataclass(frozen=True, slots=True)

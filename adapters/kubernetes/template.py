@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema
@@ -12,7 +11,18 @@ from adapters.kubernetes.crd import matching, pattern, validated
 from warmhook.labels import NotASelector, Selector, parse_selector, requirement_object
 from warmhook.node_affinity import TERMS_MAX, VALUES_MAX, Affinity, affinity_object, parse_affinity
 from warmhook.taints import TOLERATIONS_MAX, Toleration, TolerationOperator, parse_tolerations, toleration_object
-from warmhook.warmimages import LONGEST_TIMEOUT_SECONDS, Limit, Nodes, Pull, PullPolicy, Template
+from warmhook.warmimages import (
+    LONGEST_TIMEOUT_SECONDS,
+    Limit,
+    Nodes,
+    Once,
+    OnRemoval,
+    Pull,
+    PullPolicy,
+    Refresh,
+    Template,
+    Window,
+)
 
 DigestText = Annotated[str, StringConstraints(max_length=135, pattern=r"^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$")]
 # These limits are only in the schema of the API server: stored objects are read as far as possible.
@@ -26,6 +36,7 @@ _IMAGE_EXPECTED: Final = (
     "without https:// and with the repository in lower case"
 )
 _DNS_LABEL: Final = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_DNS_SUBDOMAIN: Final = rf"^{_DNS_LABEL}(\.{_DNS_LABEL})*$"
 _LABEL_KEY: Final = rf"^({_DNS_LABEL}(\.{_DNS_LABEL})*/)?[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?$"
 _LABEL_VALUE: Final = r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$"
 _INTEGER: Final = r"^[+-]?[0-9]+$"
@@ -35,10 +46,15 @@ _DECIMAL: Final = r"^(0|-?[1-9][0-9]*)$"
 ImageText = Annotated[str, StringConstraints(min_length=1, max_length=800), matching(_IMAGE, _IMAGE_EXPECTED)]
 LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=317), pattern(_LABEL_KEY)]
 LabelValue = Annotated[str, StringConstraints(max_length=63), pattern(_LABEL_VALUE)]
+SecretName = Annotated[str, StringConstraints(min_length=1, max_length=253), pattern(_DNS_SUBDOMAIN)]
 NodeName = Annotated[str, StringConstraints(min_length=1, max_length=253)]
 
 _REQUIREMENTS_MAX: Final = 64
+SUSPEND: Final = "Nodes pull and delete nothing for now; pushes are still recorded."
+"""The description of `spec.suspend` of both kinds."""
 _TEN_YEARS_SECONDS: Final = 10 * 366 * 86400
+_REFRESH_LEAST_SECONDS: Final = 300
+_WINDOW_LONGEST_SECONDS: Final = 7 * 86400
 _DIGITS_MAX: Final = 5
 
 # An int-or-string in the form of the API server; the pattern is for the string.
@@ -173,10 +189,35 @@ class NodesSpec(Spec):
         max_length=TOLERATIONS_MAX,
         description="Only nodes that are not cordoned and whose taints are tolerated; absent: taints do not matter.",
     )
+    running_pods: LabelSelector | None = Field(
+        default=None,
+        description="Only nodes that run such Pods of this namespace; changes are seen at the next sync.",
+    )
+
+
+class WindowSpec(Spec):
+    """A time in which images are refreshed."""
+
+    schedule: Annotated[str, StringConstraints(min_length=1, max_length=256)] = Field(
+        description="When it opens: five fields as in cron, or a name such as @daily."
+    )
+    duration_seconds: int = Field(
+        default=3600, ge=60, le=_WINDOW_LONGEST_SECONDS, description="How long it stays open, in seconds."
+    )
+    time_zone: Annotated[str, StringConstraints(min_length=1, max_length=64)] = Field(
+        default="UTC", description="Of the schedule: a name of the IANA database, such as Europe/Paris."
+    )
 
 
 class PullSpec(Spec):
     """How nodes pull."""
+
+    model_config = validated(
+        (
+            "size(self.secrets) == 0 || self.sharePrivate",
+            "secrets need sharePrivate: true, because every Pod on the nodes may use the images that they open",
+        ),
+    )
 
     policy: PullPolicy = Field(
         default="IfNotPresent", description="Always: every new version is pulled once, even where the image is present."
@@ -188,52 +229,113 @@ class PullSpec(Spec):
         default=3, ge=0, le=100, description="Retries before a node counts as failed; it goes on trying more rarely."
     )
     priority: int = Field(default=0, ge=-1000, le=1000, description="Higher is pulled first.")
+    pinned: bool = Field(
+        default=False, description="Keep the image from the kubelet's garbage collection, where the runtime can."
+    )
+    secrets: list[SecretName] = Field(
+        default=[], max_length=8, description="Secrets of this namespace with credentials for registries."
+    )
+    share_private: bool = Field(
+        default=False,
+        description="Every Pod on the nodes may use the images that the secrets open, as far as the kubelet allows it.",
+    )
+    refresh_interval_seconds: int | None = Field(
+        default=None,
+        ge=_REFRESH_LEAST_SECONDS,
+        le=_TEN_YEARS_SECONDS,
+        description="Resolve the tag again after so many seconds, 10 % more or less; absent: never without windows.",
+    )
+    refresh_windows: list[WindowSpec] = Field(
+        default=[], max_length=8, description="Refresh only in these; without an interval, once in each."
+    )
 
 
 class LifetimeSpec(Spec):
     """How long the image is wanted."""
 
-    type: Literal["Keep"] = Field(default="Keep", description="Keep: healed as long as it is wanted.")
+    model_config = validated(
+        (
+            "self.type == 'Once' || (!has(self.deadlineSeconds) && !has(self.ttlSecondsAfterFinished))",
+            "deadlineSeconds and ttlSecondsAfterFinished need type: Once",
+        ),
+    )
+
+    type: Literal["Keep", "Once"] = Field(
+        default="Keep", description="Keep: healed as long as it is wanted. Once: not healed after all nodes were warm."
+    )
     expire_after_seconds: int | None = Field(
         default=None,
         ge=1,
         le=_TEN_YEARS_SECONDS,
         description="Since the push or the last Pod, in seconds; absent: never, and 7 days for images of Pods.",
     )
+    deadline_seconds: int | None = Field(
+        default=None,
+        ge=1,
+        le=_TEN_YEARS_SECONDS,
+        description="With Once: nodes that are not warm after so many seconds are given up; absent: never.",
+    )
+    ttl_seconds_after_finished: int | None = Field(
+        default=None,
+        ge=0,
+        le=_TEN_YEARS_SECONDS,
+        description="With Once: the WarmImage is deleted so many seconds after it completed; absent: never.",
+    )
 
 
 class TemplateSpec(Spec):
     """All of a WarmImage's spec but the image."""
 
+    model_config = validated(
+        (
+            "self.onRemoval != 'Delete' || self.lifetime.type != 'Once'",
+            "an image with lifetime type Once stays on its nodes: onRemoval must be Retain",
+        ),
+    )
+
     nodes: NodesSpec = Field(default=NodesSpec(), description="Which nodes should hold the image.")
     pull: PullSpec = Field(default=PullSpec(), description="How nodes pull.")
     lifetime: LifetimeSpec = Field(default=LifetimeSpec(), description="How long the image is wanted.")
+    on_removal: OnRemoval = Field(
+        default="Retain",
+        description="Delete: nodes delete an image that they pulled for this, that nothing uses and nobody else wants.",
+    )
 
     def value(self) -> Template:
         """The value of the spec. Raises `InvalidObject`."""
         return Template(
             nodes=Nodes(
-                self._selector(),
+                _selector(self.nodes.selector, "nodes.selector"),
                 tuple(self.nodes.names),
                 _limit(self.nodes.limit),
                 self._affinity(),
                 self._tolerations(),
+                _selector(self.nodes.running_pods, "nodes.runningPods"),
             ),
-            pull=Pull(**self.pull.model_dump()),
+            pull=self._pull(),
             expire_after_seconds=self.lifetime.expire_after_seconds,
+            refresh=self._refresh(),
+            once=self._once(),
+            on_removal=self.on_removal,
         )
 
-    def _selector(self) -> Selector | None:
-        if self.nodes.selector is None:
+    def _pull(self) -> Pull:
+        pull = self.pull
+        if pull.secrets and not pull.share_private:
+            raise InvalidObject("pull.secrets: need sharePrivate: true")
+        return Pull(
+            pull.policy, pull.timeout_seconds, pull.backoff_limit, pull.priority, pull.pinned, tuple(pull.secrets)
+        )
+
+    def _refresh(self) -> Refresh:
+        windows = (Window(each.schedule, each.duration_seconds, each.time_zone) for each in self.pull.refresh_windows)
+        return Refresh(self.pull.refresh_interval_seconds, tuple(windows))
+
+    def _once(self) -> Once | None:
+        lifetime = self.lifetime
+        if lifetime.type == "Keep":
             return None
-        try:
-            selector = parse_selector(self.nodes.selector.model_dump(by_alias=True))
-        except NotASelector as error:
-            raise InvalidObject(f"nodes.selector: {error}") from error
-        if len(selector.requirements) > _REQUIREMENTS_MAX:
-            # A WarmImage has all of them in `matchExpressions`.
-            raise InvalidObject(f"nodes.selector: at most {_REQUIREMENTS_MAX} labels and expressions together")
-        return selector
+        return Once(lifetime.deadline_seconds, lifetime.ttl_seconds_after_finished)
 
     def _affinity(self) -> Affinity | None:
         if self.nodes.affinity is None:
@@ -246,6 +348,19 @@ class TemplateSpec(Spec):
     def _tolerations(self) -> tuple[Toleration, ...] | None:
         given = self.nodes.tolerations
         return None if given is None else parse_tolerations([toleration.model_dump() for toleration in given])
+
+
+def _selector(given: LabelSelector | None, where: str) -> Selector | None:
+    if given is None:
+        return None
+    try:
+        selector = parse_selector(given.model_dump(by_alias=True))
+    except NotASelector as error:
+        raise InvalidObject(f"{where}: {error}") from error
+    if len(selector.requirements) > _REQUIREMENTS_MAX:
+        # A WarmImage has all of them in `matchExpressions`.
+        raise InvalidObject(f"{where}: at most {_REQUIREMENTS_MAX} labels and expressions together")
+    return selector
 
 
 def _limit(limit: int | str | None) -> Limit | None:
@@ -262,16 +377,47 @@ def _limit(limit: int | str | None) -> Limit | None:
 
 def template_object(template: Template) -> dict[str, Any]:
     """The spec fields that `TemplateSpec` reads to the same value, absent ones as `None`."""
-    nodes, selector, limit = template.nodes, template.nodes.selector, template.nodes.limit
-    requirements = None if selector is None else list(map(requirement_object, selector.requirements))
+    nodes, limit = template.nodes, template.nodes.limit
     return {
         "nodes": {
-            "selector": None if requirements is None else {"matchExpressions": requirements, "matchLabels": None},
+            "selector": _selector_object(nodes.selector),
             "names": list(nodes.names) or None,
             "limit": f"{limit.value}%" if limit and limit.percent else limit and limit.value,
             "affinity": None if nodes.affinity is None else affinity_object(nodes.affinity),
             "tolerations": None if nodes.tolerations is None else list(map(toleration_object, nodes.tolerations)),
+            "runningPods": _selector_object(nodes.running_pods),
         },
-        "pull": PullSpec(**asdict(template.pull)).model_dump(by_alias=True),
-        "lifetime": {"type": "Keep", "expireAfterSeconds": template.expire_after_seconds},
+        "pull": _pull_object(template),
+        "lifetime": {
+            "type": "Keep" if template.once is None else "Once",
+            "expireAfterSeconds": template.expire_after_seconds,
+            "deadlineSeconds": template.once and template.once.deadline_seconds,
+            "ttlSecondsAfterFinished": template.once and template.once.ttl_seconds_after_finished,
+        },
+        "onRemoval": None if template.on_removal == "Retain" else template.on_removal,
+    }
+
+
+def _selector_object(selector: Selector | None) -> dict[str, Any] | None:
+    if selector is None:
+        return None
+    return {"matchExpressions": list(map(requirement_object, selector.requirements)), "matchLabels": None}
+
+
+def _pull_object(template: Template) -> dict[str, Any]:
+    pull, refresh = template.pull, template.refresh
+    windows = [
+        {"schedule": each.schedule, "durationSeconds": each.duration_seconds, "timeZone": each.time_zone}
+        for each in refresh.windows
+    ]
+    return {
+        "policy": pull.policy,
+        "timeoutSeconds": pull.timeout_seconds,
+        "backoffLimit": pull.backoff_limit,
+        "priority": pull.priority,
+        "pinned": pull.pinned or None,
+        "secrets": list(pull.secrets) or None,
+        "sharePrivate": bool(pull.secrets) or None,
+        "refreshIntervalSeconds": refresh.interval_seconds,
+        "refreshWindows": windows or None,
     }

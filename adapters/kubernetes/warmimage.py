@@ -12,7 +12,15 @@ from pydantic import Field, StringConstraints, ValidationError
 from pydantic.config import JsonDict
 
 from adapters.kubernetes.crd import Column, custom_resource_definition
-from adapters.kubernetes.template import DigestText, ImageText, InvalidObject, Spec, TemplateSpec, template_object
+from adapters.kubernetes.template import (
+    SUSPEND,
+    DigestText,
+    ImageText,
+    InvalidObject,
+    Spec,
+    TemplateSpec,
+    template_object,
+)
 from adapters.validation_errors import first_problem
 from warmhook.api import (
     API_VERSION,
@@ -47,6 +55,7 @@ class WarmImageSpec(TemplateSpec):
     pushed_at: Moment | None = Field(
         default=None, description="When the registry took the image, or the last Pod that needs it was created."
     )
+    suspend: bool = Field(default=False, description=SUSPEND)
 
 
 class Condition(Spec):
@@ -139,7 +148,7 @@ def read_warmimage(obj: Object) -> WarmImage:
         image=image,
         digest=spec.digest or image.digest,
         pushed_at=pushed_at,
-        template=spec.value(),
+        template=replace(spec.value(), suspend=spec.suspend),
         policy_label=label,
         event_id=(metadata.get("annotations") or {}).get(EVENT_ANNOTATION, ""),
         pod_origin=_read_origin(metadata),
@@ -185,6 +194,7 @@ def _content(warmimage: WarmImage) -> Object:
         **template_object(warmimage.template),
         "digest": warmimage.digest or None,
         "pushedAt": warmimage.pushed_at and format_time(warmimage.pushed_at),
+        "suspend": warmimage.template.suspend or None,
     }
     return {"metadata": metadata, "spec": spec}
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import Field, StringConstraints, ValidationError
 
 from adapters.kubernetes.crd import Column, custom_resource_definition, matching, validated
-from adapters.kubernetes.template import ImageText, InvalidObject, LabelSelector, Spec, TemplateSpec
+from adapters.kubernetes.template import SUSPEND, ImageText, InvalidObject, LabelSelector, Spec, TemplateSpec
 from adapters.kubernetes.warmimage import CONDITIONS, Condition, Count
 from adapters.validation_errors import first_problem
 from warmhook.images import NotAReference, Reference, parse_reference
@@ -69,6 +70,15 @@ class PodsSpec(Spec):
     """Which Pods' images are wanted wherever further Pods of their owners can land."""
 
     selector: LabelSelector = Field(description="Over the Pods' labels; an empty one takes all Pods of this namespace.")
+    existing: bool = Field(default=False, description="Take the images of Pods that exist already as well.")
+
+
+class RolloutsSpec(Spec):
+    """Which workloads' new images are wanted on the nodes of their Pods before the rollout reaches them."""
+
+    selector: LabelSelector = Field(
+        description="Over the labels of Deployments, StatefulSets, DaemonSets and CloneSets; an empty one takes all."
+    )
 
 
 class WarmPolicySpec(Spec):
@@ -92,10 +102,14 @@ class WarmPolicySpec(Spec):
     pods: PodsSpec | None = Field(
         default=None, description="What the creation of Pods in the policy's own namespace adds."
     )
+    rollouts: RolloutsSpec | None = Field(
+        default=None, description="What changed workloads in the policy's own namespace add."
+    )
     prefer_warm: bool = Field(
         default=False,
         description="Pods of this namespace that the policy concerns prefer nodes that have their images.",
     )
+    suspend: bool = Field(default=False, description=SUSPEND)
     template: TemplateSpec = Field(default=TemplateSpec(), description="How every image of this policy is warmed.")
 
 
@@ -145,9 +159,13 @@ def read_warmpolicy(obj: Object) -> Policy:
     if None in images:
         unread.add("images")
     push = [_rule(rule, f"spec.push[{at}]", problems) for at, rule in enumerate(_list(spec, "push"))]
-    pods = None
+    pods = rollouts = None
     if spec.get("pods") is not None and (pods := _read(_pods, spec["pods"], "spec.pods", problems)) is None:
         unread.add("pods")
+    if spec.get("rollouts") is not None:
+        rollouts = _read(_rollouts, spec["rollouts"], "spec.rollouts", problems)
+        if rollouts is None:
+            unread.add("rollouts")
     template = _read(_template, spec.get("template") or {}, "spec.template", problems)
     if template is None:
         unread.add("template")
@@ -155,10 +173,14 @@ def read_warmpolicy(obj: Object) -> Policy:
         key=ObjectKey(metadata["namespace"], metadata["name"]),
         images=tuple(image for image in images if image is not None),
         push=tuple(push),
-        pods=pods,
+        pods=pods and pods[0],
+        pods_existing=pods is not None and pods[1],
+        rollouts=rollouts,
         prefer_warm=spec.get("preferWarm") is True,
         # Pushes meanwhile are written and wait: no push is lost when a person fixes the template.
-        template=Template(Nodes(limit=Limit(0))) if template is None else template,
+        template=replace(
+            Template(Nodes(limit=Limit(0))) if template is None else template, suspend=spec.get("suspend") is True
+        ),
         problems=tuple(problems),
         unread=frozenset(unread),
     )
@@ -192,8 +214,13 @@ def _image(text: Any) -> Reference:
     return parse_reference(text, default_tag="latest")
 
 
-def _pods(pods: Any) -> Selector:
-    return parse_selector(PodsSpec.model_validate(pods).selector.model_dump(by_alias=True))
+def _pods(pods: Any) -> tuple[Selector, bool]:
+    spec = PodsSpec.model_validate(pods)
+    return parse_selector(spec.selector.model_dump(by_alias=True)), spec.existing
+
+
+def _rollouts(rollouts: Any) -> Selector:
+    return parse_selector(RolloutsSpec.model_validate(rollouts).selector.model_dump(by_alias=True))
 
 
 def _template(template: Any) -> Template:

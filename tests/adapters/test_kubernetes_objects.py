@@ -31,7 +31,19 @@ from warmhook.node_lines import line_of
 from warmhook.ports import Object
 from warmhook.rules import PushRule
 from warmhook.semver import parse_range
-from warmhook.warmimages import Limit, Nodes, ObjectKey, PodOrigin, PodOwner, Pull, Template, WarmImage
+from warmhook.warmimages import (
+    Limit,
+    Nodes,
+    ObjectKey,
+    Once,
+    PodOrigin,
+    PodOwner,
+    Pull,
+    Refresh,
+    Template,
+    WarmImage,
+    Window,
+)
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 POLICIES = "/apis/warmhook.dev/v1alpha1/namespaces/default/warmpolicies"
@@ -128,10 +140,21 @@ def test_the_server_fills_in_every_default() -> None:
         "images": [],
         "push": [{"repository": "ghcr.io/**", "tags": ["*"], "exclude": [], "untagged": False, "keep": 1}],
         "preferWarm": False,
+        "suspend": False,
         "template": {
             "nodes": {"names": []},
-            "pull": {"policy": "IfNotPresent", "timeoutSeconds": 600, "backoffLimit": 3, "priority": 0},
+            "pull": {
+                "policy": "IfNotPresent",
+                "timeoutSeconds": 600,
+                "backoffLimit": 3,
+                "priority": 0,
+                "pinned": False,
+                "secrets": [],
+                "sharePrivate": False,
+                "refreshWindows": [],
+            },
             "lifetime": {"type": "Keep"},
+            "onRemoval": "Retain",
         },
     }
     assert read_warmpolicy(policy).template == Template()
@@ -163,7 +186,11 @@ def test_limits_that_can_be_meant_are_taken(limit: int | str) -> None:
         {"image": "nginx", "nodes": {"limit": "some"}},
         {"image": "nginx", "pull": {"policy": "Never"}},
         {"image": "nginx", "pull": {"timeoutSeconds": 0}},
-        {"image": "nginx", "lifetime": {"type": "Once"}},
+        {"image": "nginx", "lifetime": {"type": "Twice"}},
+        {"image": "nginx", "onRemoval": "Keep"},
+        {"image": "nginx", "pull": {"secrets": ["Reg_Cred"], "sharePrivate": True}},
+        {"image": "nginx", "pull": {"refreshIntervalSeconds": 10}},
+        {"image": "nginx", "pull": {"refreshWindows": [{"durationSeconds": 60}]}},
         {"image": "nginx", "lifetime": {"expireAfterSeconds": 0}},
         {"image": "nginx", "nodes": {"names": [f"n{i}" for i in range(1025)]}},
         {"image": "nginx", "nodes": {"selector": {"matchExpressions": [{"key": "a", "operator": "Gt"}]}}},
@@ -199,6 +226,7 @@ templates = st.builds(
         limit=st.none()
         | st.builds(Limit, st.integers(0, 99999))
         | st.builds(Limit, st.integers(0, 100), st.just(True)),
+        running_pods=st.none() | st.builds(Selector, st.lists(requirements, max_size=2).map(tuple)),
     ),
     pull=st.builds(
         Pull,
@@ -206,8 +234,18 @@ templates = st.builds(
         st.integers(1, 7200),
         st.integers(0, 100),
         st.integers(-1000, 1000),
+        st.booleans(),
+        st.lists(st.sampled_from(["regcred", "other"]), unique=True).map(tuple),
     ),
     expire_after_seconds=st.none() | st.integers(1, 10**6),
+    refresh=st.builds(
+        Refresh,
+        st.none() | st.integers(300, 10**6),
+        st.lists(st.builds(Window, st.just("0 2 * * *"), st.integers(60, 3600)), max_size=2).map(tuple),
+    ),
+    once=st.none() | st.builds(Once, st.none() | st.integers(1, 10**6), st.none() | st.integers(0, 10**6)),
+    on_removal=st.sampled_from(["Retain", "Delete"]),
+    suspend=st.booleans(),
 )
 
 
@@ -344,7 +382,7 @@ def test_a_bad_value_that_the_schema_allows_names_its_field(spec: dict[str, Any]
         ({"push": ["x"]}, r"spec\.push\[0\]"),
         ({"pods": {"selector": {"matchExpressions": [{"key": "a", "operator": "In"}]}}}, r"spec\.pods.*values"),
         ({"template": {"nodes": {"selector": {"matchLabels": {"!": ""}}}}}, r"spec\.template\.nodes\.selector"),
-        ({"template": {"lifetime": {"type": "Once"}}}, r"spec\.template\.lifetime\.type"),
+        ({"template": {"lifetime": {"type": "Twice"}}}, r"spec\.template\.lifetime\.type"),
     ],
 )
 def test_an_unreadable_part_of_a_policy_is_named_and_the_rest_works(spec: dict[str, Any], field: str) -> None:
@@ -442,6 +480,6 @@ def test_a_typo_is_refused_with_an_example_and_not_with_an_expression_nobody_can
 
 def test_every_selector_and_the_globs_of_a_policy_have_their_rules() -> None:
     rules = [rule["message"] for each in crd_schemas() for rule in each.get("x-kubernetes-validations", [])]
-    assert rules.count("In and NotIn need values, Exists and DoesNotExist take none") == 2 + 2 + 1
+    assert rules.count("In and NotIn need values, Exists and DoesNotExist take none") == 2 + 2 + 2 + 1 + 1
     assert rules.count("Gt and Lt take exactly one integer") == 2
     assert sum("characters together" in rule for rule in rules) == 2

@@ -697,7 +697,9 @@ async def test_the_definitions_of_warmhook_default_and_refuse(
     head = {"apiVersion": f"{spec['group']}/v1alpha1", "kind": names["kind"], "metadata": {"name": "a"}}
     made = await place.create(path, {**head, "spec": good})
     template = made["spec"].get("template", made["spec"])
-    assert template["pull"] == {"policy": "IfNotPresent", "timeoutSeconds": 600, "backoffLimit": 3, "priority": 0}
+    numbers = {"timeoutSeconds": 600, "backoffLimit": 3, "priority": 0}
+    private: Object = {"secrets": [], "sharePrivate": False}
+    assert template["pull"] == {"policy": "IfNotPresent", **numbers, **private, "pinned": False, "refreshWindows": []}
     assert template["lifetime"] == {"type": "Keep"}
     answer = await place.send("POST", path, {**head, "spec": bad})
     assert reason(answer) == (422, "Invalid")

@@ -570,7 +570,7 @@ async def test_a_malformed_line_is_logged_once_counted_and_skipped(b: Bench) -> 
 @with_agent
 async def test_a_line_of_a_newer_handler_is_reported_in_the_version_that_its_label_has(b: Bench) -> None:
     line = await push(b)
-    fields = json.loads(line.encode()) | {"z": "of tomorrow"}
+    fields = json.loads(line.encode()) | {"tomorrow": "z"}
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
     await b.patch_desired({"data": {line.key: text}})
     await until(lambda: b.report().warm == {version_of(text)})
