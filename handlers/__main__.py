@@ -21,12 +21,12 @@ from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.transport import BadKubeconfig, open_transport
 from adapters.logs import get_logger, set_up_logs
 from handlers.app import Resources, Web, create_app
+from handlers.configuration import Configuration, read_configuration
 from handlers.event_sink import log_missing_token, open_event_sink
 from handlers.metrics import Metrics
 from handlers.serving.credentials import Credentials
 from handlers.serving.server import listen, serve
 from handlers.settings import Settings, read_settings
-from handlers.sources import Configuration, read_configuration
 
 
 async def run(settings: Settings, configuration: Configuration) -> None:
@@ -38,7 +38,7 @@ async def run(settings: Settings, configuration: Configuration) -> None:
             credentials = Credentials(Kubernetes(transport, count=metrics.count_api_request), settings.namespace)
             resources = Resources(transport, credentials, real_clock(), random.SystemRandom(), metrics, post)
             log_missing_token(settings)
-            log.info("web-started", port=settings.port, sources=sorted(configuration), watch=settings.watch)
+            log.info("web-started", port=settings.port, sources=sorted(configuration.sources), watch=settings.watch)
             web = Web(settings, configuration, resources)
             await serve(create_app(web), ports, credentials, web.stop_watching)
     log.info("web-stopped")

@@ -29,6 +29,7 @@ from adapters.outages import WatchOutages
 from handlers.admission.endpoint import Admission
 from handlers.admission.queue import BATCH_MAX, BATCHES_MAX, POSTS_MAX, AdmissionQueue, forward
 from handlers.admission.warm_nodes import WarmNodes
+from handlers.configuration import Configuration
 from handlers.event_sink import Post, Publisher, bearer, open_in_process, retry_after
 from handlers.intake.deliveries import read_delivery
 from handlers.intake.receiver import Receiver
@@ -44,7 +45,6 @@ from handlers.reconcile.writer import Writer
 from handlers.serving.bodies import BadBody, Bodies
 from handlers.serving.credentials import Credentials
 from handlers.settings import Settings
-from handlers.sources import Configuration
 from warmhook.events import Event, NotAnEvent
 from warmhook.ports import Transport
 
@@ -85,10 +85,10 @@ class Web:
         pushes = Pushes(_context(settings, accepting, clock, cache))
         post = resources.post
         self._publisher = Publisher(post, metrics.count_published) if post and settings.publishes else None
-        self.receiver = Receiver(configuration, pushes, metrics, clock, self._publisher)
+        self.receiver = Receiver(configuration.sources, pushes, metrics, clock, self._publisher)
         budget = ByteRateLimiter(settings.write_bytes, monotonic=clock.monotonic, sleep=clock.sleep)
         context = _context(settings, self._kubernetes, clock, cache)
-        self._dispatch = Dispatch(context, configuration, pushes, budget, metrics.push_to_warm_seconds.observe)
+        self._dispatch = Dispatch(context, configuration.sources, pushes, budget, metrics.push_to_warm_seconds.observe)
         if post and settings.forwards_admissions:
             handle, batch_max, batches_max = forward(post), 1, POSTS_MAX
         else:

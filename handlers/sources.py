@@ -1,57 +1,48 @@
-"""Read the senders that may deliver from the file that `WARMHOOK_CONFIG` names."""
+"""Read the section `sources` of the configuration file: the senders that may deliver."""
 
 from __future__ import annotations
 
-import difflib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
-from pydantic.alias_generators import to_camel
+from pydantic import Field, StringConstraints
 
 from adapters.env import BadSetting
 from adapters.registries import Adapter, BadOptions, Keys, Source, adapter_kinds, find_adapter
-from adapters.strictyaml import decode
-from adapters.validation_errors import plain_message
+from handlers.configuration_model import Model
 from warmhook.images import NotAReference, canonical_host
 
-_NAME_PROBLEM: Final = "must be lower-case letters, digits and '-', at most 63 of them"
 
+class SecretSpec(Model):
+    """Where a secret is: never the secret itself."""
 
-class _Model(BaseModel):
-    # Built when first used, as the models of policies are.
-    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True, defer_build=True)
-
-
-class _Secret(_Model):
     file: Path | None = None
     env: str | None = None
 
 
-class _Keys(_Model):
+class KeysSpec(Model):
+    """Where the key set of a signer is."""
+
     file: Path | None = None
     url: str | None = None
 
 
-class _Source(_Model):
+class SourceSpec(Model):
+    """One sender."""
+
     name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
     kind: str
-    secret: _Secret | list[_Secret] | None = None
-    keys: _Keys | None = None
+    secret: SecretSpec | list[SecretSpec] | None = None
+    keys: KeysSpec | None = None
     insecure: bool = False
     registry_host: str = ""
     allowed_hosts: list[str] = Field(default=[])
     allowed_origins: list[str] = Field(default=[])
     options: dict[str, Any] = Field(default={})
-
-
-class _File(_Model):
-    sources: list[_Source] = Field(default=[])
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +53,7 @@ class ConfiguredSource:
     source: Source
     """Without its secrets: `current` reads those for each delivery, so that a rotated file needs no restart."""
     allowed_hosts: frozenset[str]
-    secrets: tuple[_Secret, ...]
+    secrets: tuple[SecretSpec, ...]
     allowed_origins: frozenset[str]
     """Origins that may announce CloudEvents by `OPTIONS`, in lower case; `*`: any."""
     environ: Mapping[str, str]
@@ -77,40 +68,25 @@ class ConfiguredSource:
         return replace(self.source, secrets=tuple(_read(secret, self.environ) for secret in self.secrets))
 
 
-Configuration: TypeAlias = Mapping[str, ConfiguredSource]
+Sources: TypeAlias = Mapping[str, ConfiguredSource]
 """All senders by their names, the last part of their paths."""
 
 
-def read_configuration(path: str | None, environ: Mapping[str, str]) -> Configuration:
-    """The configuration of the file; without a file there is no sender. Raises `BadSetting` with the key."""
-    if path is None:
-        return {}
-    try:
-        loaded = decode(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadSetting(f"WARMHOOK_CONFIG: cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadSetting(f"WARMHOOK_CONFIG: {path} is no YAML: {_no_yaml(error)}") from error
-    try:
-        file = _File.model_validate({} if loaded is None else loaded)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise BadSetting(
-            f"{path}: {_key(first['loc'])}: {_problem(first['type'], first['loc'], first['msg'])}"
-        ) from None
+def read_sources(given: Iterable[SourceSpec], environ: Mapping[str, str]) -> Sources:
+    """The senders of the section `sources`. Raises `BadSetting` with the key."""
     sources: dict[str, ConfiguredSource] = {}
-    for index, given in enumerate(file.sources):
+    for index, each in enumerate(given):
         try:
-            configured = _configured(given, environ)
+            configured = _configured(each, environ)
         except BadSetting as error:
-            raise BadSetting(f"{path}: sources[{index}] ({given.name}): {error}") from error
-        if given.name in sources:
-            raise BadSetting(f"{path}: sources[{index}].name: {given.name!r} is there twice")
-        sources[given.name] = configured
+            raise BadSetting(f"sources[{index}] ({each.name}): {error}") from error
+        if each.name in sources:
+            raise BadSetting(f"sources[{index}].name: {each.name!r} is there twice")
+        sources[each.name] = configured
     return sources
 
 
-def _configured(given: _Source, environ: Mapping[str, str]) -> ConfiguredSource:
+def _configured(given: SourceSpec, environ: Mapping[str, str]) -> ConfiguredSource:
     if given.kind not in adapter_kinds():
         raise BadSetting(f"kind: {given.kind!r} is none of {', '.join(adapter_kinds())}")
     adapter = find_adapter(given.kind)
@@ -139,7 +115,7 @@ def _configured(given: _Source, environ: Mapping[str, str]) -> ConfiguredSource:
     return configured
 
 
-def _hosts(given: _Source) -> tuple[str, frozenset[str]]:
+def _hosts(given: SourceSpec) -> tuple[str, frozenset[str]]:
     """The host of the registry, empty to keep the host of the payload, and the allowed hosts."""
     hosts = [given.registry_host] if given.registry_host and not given.allowed_hosts else given.allowed_hosts
     if not hosts:
@@ -163,7 +139,7 @@ def _check_hosts(adapter: Adapter, source: Source, allowed: frozenset[str]) -> N
             raise BadSetting(f"allowedHosts: {host!r} is missing, so every push under that host would be skipped")
 
 
-def _check_proof(given: _Source, *, signed: bool) -> None:
+def _check_proof(given: SourceSpec, *, signed: bool) -> None:
     """Reject missing and unused settings: a reader of the file would rely on them."""
     if signed and given.keys is None:
         raise BadSetting("keys: missing; name the key set of whoever signs the tokens, by file or url")
@@ -175,7 +151,7 @@ def _check_proof(given: _Source, *, signed: bool) -> None:
         raise BadSetting("secret: missing; say insecure: true to believe everybody who can reach this address")
 
 
-def _keys(given: _Keys) -> Keys:
+def _keys(given: KeysSpec) -> Keys:
     # Only sources with signed tokens need the import of an HTTP client.
     from adapters.registries.common.jwks import FetchedKeys, FileKeys, fetch_text
 
@@ -189,7 +165,7 @@ def _keys(given: _Keys) -> Keys:
         raise BadSetting(f"keys.url: {error}") from error
 
 
-def _read(secret: _Secret, environ: Mapping[str, str]) -> bytes:
+def _read(secret: SecretSpec, environ: Mapping[str, str]) -> bytes:
     """The current secret, byte for byte except one newline at the end of a file. Raises `BadSetting`."""
     if secret.env is not None:
         value = os.fsencode(environ.get(secret.env, ""))
@@ -206,30 +182,3 @@ def _read(secret: _Secret, environ: Mapping[str, str]) -> bytes:
     if not value.strip():
         raise BadSetting(where)
     return value
-
-
-def _key(location: tuple[int | str, ...]) -> str:
-    # For a union pydantic also names the member: `_Secret`, `list[_Secret]`.
-    parts = [part for part in location if isinstance(part, int) or "_" not in part]
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".") or "the file"
-
-
-def _problem(kind: str, location: tuple[int | str, ...], message: str) -> str:
-    """The problem at that place, in the terms of the file, not of the library."""
-    last = str(location[-1]) if location else ""
-    if kind == "extra_forbidden":
-        models: tuple[type[_Model], ...] = (_File, _Source, _Secret, _Keys)
-        known = [to_camel(field) for model in models for field in model.model_fields]
-        like = difflib.get_close_matches(last, known, n=1, cutoff=0.8)
-        return f"no such key; did you mean {like[0]}?" if like else "no such key"
-    if kind == "model_type" and last == "_Secret":
-        return "must be {file: PATH} or {env: NAME}, never the secret itself"
-    return _NAME_PROBLEM if kind == "string_pattern_mismatch" else plain_message(kind, message)
-
-
-def _no_yaml(error: yaml.YAMLError | UnicodeDecodeError) -> str:
-    """The place and the problem, without the text: it may be a secret in the wrong place."""
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        mark = error.problem_mark
-        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
-    return "not UTF-8, or control characters"

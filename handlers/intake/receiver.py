@@ -19,7 +19,7 @@ from handlers.intake.deliveries import decode_body
 from handlers.metrics import Metrics
 from handlers.reconcile.pushes import Accepted, Pushes
 from handlers.serving.bodies import BadBody
-from handlers.sources import Configuration, ConfiguredSource
+from handlers.sources import ConfiguredSource, Sources
 from warmhook.events import Pushed, Skip, SkipReason, pushed_event, pushed_id
 from warmhook.ports import Sleep
 
@@ -65,7 +65,7 @@ class _Record:
 class Receiver:
     """Authenticates, reads and accepts deliveries."""
 
-    configuration: Configuration
+    sources: Sources
     pushes: Pushes
     metrics: Metrics
     clock: Clock
@@ -74,7 +74,7 @@ class Receiver:
 
     def knows(self, source: str) -> bool:
         """Whether the configuration names this source."""
-        return source in self.configuration
+        return source in self.sources
 
     async def deliver(self, name: str, delivery: Delivery) -> Answer:
         """Handle one delivery of the source `name`. With the right secret the answer is 2xx, 413, 415 or 503.
@@ -82,14 +82,14 @@ class Receiver:
         Distribution repeats any other answer forever and blocks its queue; Quay disables a notification after three.
         """
         began = self.clock.monotonic()
-        configured = self.configuration[name]
+        configured = self.sources[name]
         answer, record = await self._handle(configured, delivery)
         self._record(name, record, self.clock.monotonic() - began)
         return answer
 
     def permit(self, name: str, headers: Mapping[str, str]) -> dict[str, str] | None:
         """The headers that allow a sender to deliver; `None` if its origin is not allowed."""
-        granted = validation_headers(headers, self.configuration[name].allowed_origins)
+        granted = validation_headers(headers, self.sources[name].allowed_origins)
         record = _Record("skipped", "handshake") if granted is not None else _Record("refused", "origin-not-allowed")
         self._record(name, record, 0.0)
         return granted
@@ -99,7 +99,7 @@ class Receiver:
         self._record(name, _Record("refused", reason), 0.0)
 
     def _record(self, name: str, record: _Record, seconds: float) -> None:
-        kind = self.configuration[name].adapter.kind
+        kind = self.sources[name].adapter.kind
         self.metrics.deliveries.labels(name, kind, record.result, record.reason).inc()
         self.metrics.delivery_seconds.observe(seconds)
         level = _log.info if record.result in {"accepted", "skipped"} else _log.warning

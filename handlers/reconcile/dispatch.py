@@ -21,7 +21,7 @@ from handlers.reconcile.pushes import Pushes
 from handlers.reconcile.resync import Resync
 from handlers.reconcile.statuses import Statuses
 from handlers.reconcile.targets import Targets
-from handlers.sources import Configuration
+from handlers.sources import Sources
 from warmhook.events import SYNC, Event, NotAnEvent, Pushed, is_timed
 from warmhook.ports import Object
 from warmhook.warmimages import ObjectKey, PolicyKey
@@ -43,14 +43,14 @@ class Dispatch:
     def __init__(
         self,
         context: Context,
-        configuration: Configuration,
+        sources: Sources,
         pushes: Pushes,
         budget: ByteRateLimiter,
         observe_push_to_warm: Callable[[float], None],
     ) -> None:
         """`observe_push_to_warm` is called with the seconds from a push to when its last node is seen warm."""
         self._context = context
-        self._configuration = configuration
+        self._sources = sources
         self._pushes = pushes
         self._policies = Policies(context)
         self._projection = Projection(context, NodeWrites(context, budget))
@@ -136,7 +136,7 @@ class Dispatch:
 
     async def _pushed(self, received: tuple[Event, str, Pushed]) -> None:
         event, name, pushed = received
-        configured = self._configuration.get(name)
+        configured = self._sources.get(name)
         # The event may come from a Broker that other programs write to as well.
         if configured is None or not configured.allows(pushed.image.host):
             _log.warning("event-refused", event_id=event.id, reason="host-not-allowed", image=str(pushed.image))

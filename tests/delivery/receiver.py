@@ -20,10 +20,10 @@ from adapters.kubernetes.warmimage import warmimage_crd
 from adapters.kubernetes.warmpolicy import warmpolicy_crd
 from devcluster.apiserver import ApiServer, InProcessTransport
 from handlers.app import Resources, Web, create_app
+from handlers.configuration import Configuration, read_configuration
 from handlers.metrics import Metrics
 from handlers.serving.credentials import Credentials
 from handlers.settings import Settings
-from handlers.sources import Configuration, read_configuration
 from tests.delivery.senders import EPOCH, Answer, EventBridge
 from warmhook.ports import Object, Response, Unreachable
 

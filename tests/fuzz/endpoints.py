@@ -18,10 +18,10 @@ from adapters.clock import Clock
 from adapters.kubernetes.client import Kubernetes
 from adapters.registries import adapter_kinds
 from handlers.app import Resources, Web, create_app
+from handlers.configuration import Configuration, read_configuration
 from handlers.metrics import Metrics
 from handlers.serving.credentials import Credentials
 from handlers.settings import Settings
-from handlers.sources import Configuration, read_configuration
 from tests.fuzz.targets import read_request
 from warmhook.ports import Json, Response, Stream, Unreachable
 

@@ -61,7 +61,7 @@ def test_only_the_configured_kinds_are_imported(tmp_path: Path) -> None:
     path.write_text(f"sources: [{GOOD}]")
     program = f"""
 import sys
-from handlers.sources import read_configuration
+from handlers.configuration import read_configuration
 read_configuration({str(path)!r}, {{"S": "x"}})
 found = [name for name in sys.modules if name.startswith("adapters.registries.") and ".common" not in name]
 print(",".join(found), "httpx" in sys.modules, "jwt" in sys.modules)

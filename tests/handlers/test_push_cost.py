@@ -44,7 +44,7 @@ class Local:
         context = Context(reader, writer, world.clock, Recorder(writer, world.clock), timedelta(minutes=5))
         self.pushes = Pushes(context)
         budget = ByteRateLimiter(0, monotonic=world.monotonic, sleep=world.clock.sleep)
-        self.dispatch = Dispatch(context, world.configuration, self.pushes, budget, lambda _seconds: None)
+        self.dispatch = Dispatch(context, world.configuration.sources, self.pushes, budget, lambda _seconds: None)
         self.seen: Callable[[Object], Object] = lambda obj: obj
         """What the watch makes of an object that it saw."""
 

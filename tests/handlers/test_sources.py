@@ -10,7 +10,7 @@ import pytest
 
 from adapters.env import BadSetting
 from adapters.strictyaml import decode
-from handlers.sources import read_configuration
+from handlers.configuration import read_configuration
 
 SOURCE = "{name: harbor, kind: harbor, secret: {env: S}, registryHost: a.example}"
 
@@ -92,7 +92,7 @@ def test_only_a_closing_line_end_of_a_secret_file_is_no_part_of_the_secret(
     text = f"sources: [{{name: a, kind: harbor, secret: {{file: {tmp_path}/secret}}, registryHost: a.example}}]"
     (tmp_path / "config.yaml").write_text(text)
 
-    (configured,) = read_configuration(str(tmp_path / "config.yaml"), {}).values()
+    (configured,) = read_configuration(str(tmp_path / "config.yaml"), {}).sources.values()
 
     assert configured.current().secrets == (secret,)
 

@@ -34,12 +34,12 @@ from adapters.kubernetes.webhook_secret import token_data
 from adapters.outages import WatchOutages
 from devcluster.apiserver import ApiServer, InProcessTransport
 from handlers.app import Resources, Web, create_app
+from handlers.configuration import Configuration, read_configuration
 from handlers.event_sink import Post, raise_for_status
 from handlers.metrics import Metrics
 from handlers.reconcile.reader import Reader
 from handlers.serving.credentials import Credentials
 from handlers.settings import Settings
-from handlers.sources import Configuration, read_configuration
 from handlers.watch.run import watch
 from tests.support.crds import without_patterns
 from tests.support.instant import instantly, loop_clock

@@ -12,11 +12,11 @@ from typing import Any, Final
 import pytest
 
 from cli.demo_run.run import read_procfile
+from handlers.configuration import read_configuration
 from handlers.event_sink import EVENTS_SECONDS, SINK_SECONDS
 from handlers.reconcile.targets import HANDLED
 from handlers.settings import Settings
 from handlers.settings import read_settings as read_web_settings
-from handlers.sources import read_configuration
 from handlers.watch.webhook_certificate import CONFIGURATION
 from nodeagent.settings import read_settings as read_agent_settings
 from tests.manifests.rendered import BASE, KNATIVE, containers, find, identity, pod_templates, render
@@ -268,7 +268,7 @@ def test_the_example_of_a_sender_is_one() -> None:
         (secret := Path(folder, "harbor")).write_text("Bearer x")
         plain = re.sub("^# ?", "", example, flags=re.MULTILINE).replace("/etc/warmhook/secrets/harbor", str(secret))
         (file := Path(folder, "config.yaml")).write_text(plain)
-        assert set(read_configuration(str(file), {})) == {"harbor"}
+        assert set(read_configuration(str(file), {}).sources) == {"harbor"}
     mounts = find(BOTH["base"], "Deployment", "warmhook-web")["spec"]["template"]["spec"]["containers"][0][
         "volumeMounts"
     ]

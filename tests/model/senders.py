@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from typing import Final
 
-from handlers.sources import Configuration, read_configuration
+from handlers.configuration import Configuration, read_configuration
 from tests.model.history import HOST, Push
 from warmhook.ports import Json
 

@@ -24,11 +24,11 @@ from cli.main import main as cli_main
 from devcluster.apiserver import ApiServer, InProcessTransport
 from handlers.__main__ import main as web_main
 from handlers.app import Resources, Web, create_app
+from handlers.configuration import read_configuration
 from handlers.event_sink import open_event_sink
 from handlers.metrics import Metrics
 from handlers.serving.credentials import Credentials
 from handlers.settings import read_settings
-from handlers.sources import read_configuration
 from handlers.watch.__main__ import main as watch_main
 from handlers.watch.run import watch
 from nodeagent.__main__ import main as agent_main

@@ -14,7 +14,7 @@ import yaml
 
 from adapters.registries import adapter_kinds, find_adapter
 from adapters.strictyaml import decode
-from handlers.sources import read_configuration
+from handlers.configuration import read_configuration
 
 PAGE = (Path(__file__).parents[3] / "docs" / "senders.md").read_text()
 TABLE = [line for line in PAGE.splitlines() if re.match(r"\| \[.*\(`[a-z]+`\)", line)]
@@ -53,7 +53,7 @@ def test_every_kind_has_an_example_that_would_start(tmp_path: Path) -> None:
         # The files of the example are those of another machine.
         path = tmp_path / f"{number}.yaml"
         path.write_text(re.sub(r"(?<!keys: )\{file: [^}]*\}", "{env: SECRET}", example))
-        (configured,) = read_configuration(str(path), {"SECRET": "s3cret"}).values()
+        (configured,) = read_configuration(str(path), {"SECRET": "s3cret"}).sources.values()
         kinds.append(configured.adapter.kind)
 
     assert sorted(kinds) == adapter_kinds()
