@@ -23,6 +23,15 @@ from devcluster.programs import Program, Programs
 from warmhook.ports import Object
 
 RuntimeName: TypeAlias = Literal["embedded", "containerd"]
+UNLIMITED: Final = {
+    "names": ["**"],
+    "linesPerNode": 256,
+    "bytesPerNode": 98304,
+    "highestPriority": 1000,
+    "allow": ["Delete", "Pinned", "SharePrivate"],
+}
+"""The limits of every namespace: the cluster has one user."""
+
 Environ: TypeAlias = Mapping[str, str]
 
 _PACKAGES: Final = Path(__file__).resolve().parents[1]
@@ -177,7 +186,8 @@ class Cluster:
         """
         port = port or free_port()
         config = self.plan.folder / f"config-{port}.yaml"
-        config.write_text(json.dumps({"sources": list(sources)}, indent=2))  # JSON is YAML
+        content = {"sources": list(sources), "namespaces": [UNLIMITED]}
+        config.write_text(json.dumps(content, indent=2))  # JSON is YAML
         settings = self._environ() | {"PORT": str(port), "WARMHOOK_CONFIG": str(config)}
         settings |= {**await self.plan.environ("web"), **environ}
         name = "web" if port == next(iter(self.webs), port) else f"web-{port}"

@@ -46,6 +46,7 @@ from handlers.serving.bodies import BadBody, Bodies
 from handlers.serving.credentials import Credentials
 from handlers.settings import Settings
 from warmhook.events import Event, NotAnEvent
+from warmhook.limits import Tenancy
 from warmhook.ports import Transport
 
 _log = get_logger()
@@ -82,19 +83,19 @@ class Web:
         # A sender waits until its push is accepted, but not for the following work.
         accepting = Kubernetes(resources.transport, count=metrics.count_api_request, lanes=lanes, urgent=True)
         cache = PolicyCache()
-        pushes = Pushes(_context(settings, accepting, clock, cache))
+        pushes = Pushes(_context(settings, accepting, clock, cache, configuration.tenancy))
         post = resources.post
         self._publisher = Publisher(post, metrics.count_published) if post and settings.publishes else None
         self.receiver = Receiver(configuration.sources, pushes, metrics, clock, self._publisher)
         budget = ByteRateLimiter(settings.write_bytes, monotonic=clock.monotonic, sleep=clock.sleep)
-        context = _context(settings, self._kubernetes, clock, cache)
+        context = _context(settings, self._kubernetes, clock, cache, configuration.tenancy)
         self._dispatch = Dispatch(context, configuration.sources, pushes, budget, metrics.push_to_warm_seconds.observe)
         if post and settings.forwards_admissions:
             handle, batch_max, batches_max = forward(post), 1, POSTS_MAX
         else:
             handle, batch_max, batches_max = self._dispatch.handle, BATCH_MAX, BATCHES_MAX
         self._queue = AdmissionQueue(handle, clock, metrics.count_hint, batch_max=batch_max, batches_max=batches_max)
-        self._warm_nodes = WarmNodes(clock)
+        self._warm_nodes = WarmNodes(clock, configuration.tenancy)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         accept = resources.credentials.accept
         self.admission = Admission(self._queue, self._warm_nodes, metrics, settings.namespace, accept, clock)
@@ -167,8 +168,8 @@ def _cancel(task: asyncio.Task[None]) -> None:
         task.cancel()
 
 
-def _context(settings: Settings, kubernetes: Kubernetes, clock: Clock, cache: PolicyCache) -> Context:
-    reader = Reader(kubernetes, settings.namespace, clock, cache)
+def _context(settings: Settings, kubernetes: Kubernetes, clock: Clock, cache: PolicyCache, tenancy: Tenancy) -> Context:
+    reader = Reader(kubernetes, settings.namespace, clock, cache, tenancy)
     writer = Writer(kubernetes, settings.namespace, clock)
     grace = timedelta(seconds=settings.sync_seconds)
     return Context(reader, writer, clock, Recorder(writer, clock), grace)

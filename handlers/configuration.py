@@ -15,17 +15,20 @@ from adapters.env import BadSetting
 from adapters.strictyaml import decode
 from adapters.validation_errors import plain_message
 from handlers.configuration_model import Model
+from handlers.namespaces import NamespaceSpec, read_tenancy
 from handlers.sources import KeysSpec, SecretSpec, Sources, SourceSpec, read_sources
+from warmhook.limits import NO_RULES, Tenancy
 
 _NAME_PROBLEM: Final = "must be lower-case letters, digits and '-', at most 63 of them"
 
 
 class _File(Model):
     sources: list[SourceSpec] = Field(default=[])
+    namespaces: list[NamespaceSpec] = Field(default=[])
 
 
 # Of all keys that a misspelt one may mean.
-_MODELS: Final[tuple[type[Model], ...]] = (_File, SourceSpec, SecretSpec, KeysSpec)
+_MODELS: Final[tuple[type[Model], ...]] = (_File, SourceSpec, SecretSpec, KeysSpec, NamespaceSpec)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,7 @@ class Configuration:
     """The content of the file."""
 
     sources: Sources = field(default_factory=dict)
+    tenancy: Tenancy = NO_RULES
 
 
 def read_configuration(path: str | None, environ: Mapping[str, str]) -> Configuration:
@@ -53,7 +57,7 @@ def read_configuration(path: str | None, environ: Mapping[str, str]) -> Configur
             f"{path}: {_key(first['loc'])}: {_problem(first['type'], first['loc'], first['msg'])}"
         ) from None
     try:
-        return Configuration(read_sources(file.sources, environ))
+        return Configuration(read_sources(file.sources, environ), read_tenancy(file.namespaces))
     except BadSetting as error:
         raise BadSetting(f"{path}: {error}") from error
 

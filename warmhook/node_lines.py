@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from warmhook.api import DROPPED_ANNOTATION, KIND_LABEL, LINE_LABEL, NODE_ANNOTATION, TRUNCATED_LABEL
 from warmhook.images import parse_reference
+from warmhook.limits import Tenancy
 from warmhook.shares import Claim, Room, served
 from warmhook.timestamps import format_time
 from warmhook.warmimages import ObjectKey, OnRemoval, Pull, WarmImage
@@ -25,6 +27,7 @@ MAX_LINES: Final = 256
 MAX_BYTES: Final = 96 * 1024
 """Bytes that handlers write for one node: etcd stores every version of the whole object."""
 
+_ROOM: Final = Room(MAX_LINES, MAX_BYTES)
 _DESIRED: Final = "warmhook-desired-"
 # One-letter names of the options of the pull and of the line, for the wire only.
 _OPTIONS: Final = {
@@ -185,10 +188,11 @@ def noted_refusals(refused: Collection[str]) -> list[str]:
     return sorted(refused)[:REFUSED_MAX]
 
 
-def over_budget(lines: Iterable[Line]) -> frozenset[str]:
-    """Keys of the lines beyond `MAX_LINES` and `MAX_BYTES`: in each namespace the lowest priority and the oldest.
+def over_budget(lines: Iterable[Line], tenancy: Tenancy) -> frozenset[str]:
+    """Keys of the lines beyond `MAX_LINES` and `MAX_BYTES`, or beyond the room of their namespace.
 
-    The room of a namespace does not depend on the number of lines of others.
+    In each namespace these are the lines of the lowest priority and the oldest. The room of a namespace does not depend
+    on the number of lines of others.
     """
     claims = [
         # The value as a JSON string, the key in data and labels, the label's prefix, version and punctuation.
@@ -201,9 +205,22 @@ def over_budget(lines: Iterable[Line]) -> frozenset[str]:
         )
         for line in lines
     ]
-    if len(claims) <= MAX_LINES and sum(claim.size_bytes for claim in claims) <= MAX_BYTES:
-        return frozenset()
-    return frozenset(claim.key for claim in claims) - served(claims, Room(MAX_LINES, MAX_BYTES))
+    within = [claim for own in _by_namespace(claims) for claim in _fitting(own, tenancy.of(own[0].namespace).room)]
+    return frozenset(claim.key for claim in claims) - {claim.key for claim in _fitting(within, _ROOM)}
+
+
+def _by_namespace(claims: Iterable[Claim]) -> Iterable[list[Claim]]:
+    found: defaultdict[str, list[Claim]] = defaultdict(list)
+    for claim in claims:
+        found[claim.namespace].append(claim)
+    return found.values()
+
+
+def _fitting(claims: list[Claim], room: Room) -> list[Claim]:
+    if len(claims) <= room.lines and sum(claim.size_bytes for claim in claims) <= room.size_bytes:
+        return claims
+    fitting = served(claims, room)
+    return [claim for claim in claims if claim.key in fitting]
 
 
 def node_patch(

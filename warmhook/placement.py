@@ -50,11 +50,16 @@ def is_away(unschedulable: bool, not_ready_since: datetime | None, now: datetime
     return unschedulable or (not_ready_since is not None and now - not_ready_since >= _NOT_READY)
 
 
+def selector_of(nodes: Nodes) -> Selector:
+    """The selector of these nodes, given or not; names are not part of it."""
+    if nodes.selector is not None:
+        return nodes.selector
+    return Selector(()) if nodes.names else ANY_LINUX_NODE
+
+
 def node_selector(nodes: Nodes) -> Selector:
     """The label selector under which the API server lists every candidate; names are not part of it."""
-    selector = nodes.selector
-    if selector is None:
-        selector = Selector(()) if nodes.names else ANY_LINUX_NODE
+    selector = selector_of(nodes)
     if nodes.affinity is None or len(nodes.affinity) != 1:
         return selector
     expressions = [

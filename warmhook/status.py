@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -144,6 +144,20 @@ def status_object(
         condition(before, "Degraded", counts.failed + counts.unreachable > 0, degraded, lost, now, generation),
     )
     return status
+
+
+def limited_status(
+    before: Mapping[str, Any], status: Mapping[str, Any], problems: Sequence[str], now: datetime
+) -> dict[str, Any]:
+    """The status with the condition `Allowed`, which is there since the WarmImage first asked for too much."""
+    if not problems and not find_condition(before, "Allowed"):
+        return dict(status)
+    reason, message = ("BeyondLimits", "; ".join(problems)) if problems else ("WithinLimits", "")
+    generation = status["observedGeneration"]
+    own = [condition(before, "Allowed", not problems, reason, message, now, generation)]
+    if problems and not status["desired"]:
+        own.append(condition(before, "Ready", False, reason, message, now, generation))
+    return {**status, "conditions": with_conditions(status, *own)}
 
 
 def invalid_status(before: Mapping[str, Any], generation: int, problem: str, now: datetime) -> dict[str, Any]:

@@ -9,7 +9,12 @@ from typing import Any, Final
 from warmhook.status import find_condition
 
 # Reason of a condition to reason of the Event.
-_WARNINGS: Final = {"Invalid": "Invalid", "NodesFailed": "Failed", "WriteRefused": "WriteRefused"}
+_WARNINGS: Final = {
+    "Invalid": "Invalid",
+    "NodesFailed": "Failed",
+    "WriteRefused": "WriteRefused",
+    "BeyondLimits": "NotAllowed",
+}
 _WARM: Final = frozenset({"AllWarm", "ReachableWarm"})
 
 

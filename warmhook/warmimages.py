@@ -9,6 +9,7 @@ from typing import Final, Literal, TypeAlias
 
 from warmhook.images import Reference
 from warmhook.labels import Selector
+from warmhook.limits import Limits
 from warmhook.node_affinity import Affinity, Constraints
 from warmhook.taints import Toleration
 
@@ -178,6 +179,8 @@ class WarmImage:
     generation: int = 0
     resource_version: str = ""
     created_at: datetime | None = None
+    limits: Limits | None = field(default=None, compare=False)
+    """What its namespace may ask for; `None`: anything. Not part of the object."""
 
     def expires_at(self) -> float | None:
         """Seconds since the epoch at which it expires; `None`: never.

@@ -7,7 +7,7 @@ preference.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal, TypeAlias, get_args
 
@@ -24,6 +24,7 @@ from adapters.outages import WatchOutages
 from warmhook.admission_review import Admitted, read_pod
 from warmhook.api import KIND_LABEL, PREFER_ANNOTATION
 from warmhook.labels import TooManyTerms
+from warmhook.limits import NO_RULES, Tenancy
 from warmhook.node_affinity import Constraints
 from warmhook.node_lines import line_of
 from warmhook.node_report import Report, read_report
@@ -31,6 +32,7 @@ from warmhook.placement import Node
 from warmhook.policies import Policy
 from warmhook.ports import Object
 from warmhook.preferred_nodes import affinity_patch, preferred_nodes, prefers_nodes
+from warmhook.tenancy import permitted
 
 Kind: TypeAlias = Literal["WarmPolicy", "WarmImage", "Node", "ConfigMap"]
 _log = get_logger()
@@ -47,6 +49,7 @@ class WarmNodes:
     """The last seen policies, WarmImages, Nodes and reports."""
 
     clock: Clock
+    tenancy: Tenancy = NO_RULES
     _listed: set[Kind] = field(default_factory=set)
     _policies: dict[Key, Policy] = field(default_factory=dict)
     _lines: dict[Key, tuple[str, str]] = field(default_factory=dict)
@@ -86,7 +89,7 @@ class WarmNodes:
 
     def update(self, kind: Kind, obj: Object) -> None:
         """An object was added or modified."""
-        key, value = _key(obj), _READ[kind](obj)
+        key, value = _key(obj), _READ[kind](obj, self.tenancy)
         if value is None:
             self._table(kind).pop(key, None)
         else:
@@ -161,30 +164,31 @@ class WarmNodes:
         )
 
 
-def _policy(obj: Object) -> Policy | None:
+def _policy(obj: Object, _: Tenancy) -> Policy | None:
     try:
         return read_warmpolicy(obj)
     except InvalidObject:
         return None
 
 
-def _line(obj: Object) -> tuple[str, str] | None:
+def _line(obj: Object, tenancy: Tenancy) -> tuple[str, str] | None:
     try:
-        line = line_of(read_warmimage(obj))
+        warmimage = read_warmimage(obj)
     except InvalidObject:
         return None
+    line = line_of(permitted(replace(warmimage, limits=tenancy.of(warmimage.key.namespace))))
     return line.image, line.version
 
 
-def _report(obj: Object) -> Report | None:
+def _report(obj: Object, _: Tenancy) -> Report | None:
     report = read_report(obj["metadata"])
     return report if report.node else None
 
 
-_READ: Final[Mapping[Kind, Callable[[Object], Any]]] = {
+_READ: Final[Mapping[Kind, Callable[[Object, Tenancy], Any]]] = {
     "WarmPolicy": _policy,
     "WarmImage": _line,
-    "Node": read_node,
+    "Node": lambda obj, _: read_node(obj),
     "ConfigMap": _report,
 }
 

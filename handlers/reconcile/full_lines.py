@@ -11,8 +11,10 @@ from typing import TypeAlias
 from handlers.reconcile.node_configmaps import NodeChange
 from handlers.reconcile.objects import DesiredConfigMap
 from handlers.reconcile.reader import Reader
+from warmhook.limits import Tenancy
 from warmhook.node_lines import Line, diff, line_key, line_of, noted_refusals, over_budget
 from warmhook.placement import Node, place_each, reads_taints
+from warmhook.tenancy import permitted
 from warmhook.warmimages import ObjectKey, WarmImage
 
 LinesByNode: TypeAlias = Mapping[str, Mapping[str, Line]]
@@ -39,13 +41,13 @@ class FullState:
                 self._wanted = await wanted_lines(self.warmimages, nodes)
                 self._nodes = {node.name: node for node in nodes}
         node = self._nodes.get(name)
-        return full_change(node, None, self._wanted.get(name, {})) if node is not None else None
+        return full_change(node, None, self._wanted.get(name, {}), self._reader.tenancy) if node is not None else None
 
 
 async def wanted_lines(warmimages: Iterable[WarmImage], nodes: Iterable[Node]) -> dict[str, dict[str, Line]]:
     """The lines that each node should have. Other requests run between two WarmImages."""
     wanted: dict[str, dict[str, Line]] = defaultdict(dict)
-    for warmimage, chosen in place_each(warmimages, nodes):
+    for warmimage, chosen in place_each(map(permitted, warmimages), nodes):
         line = line_of(warmimage)
         for node in chosen:
             wanted[node.name][line.key] = line
@@ -62,13 +64,17 @@ def untouched(have: DesiredConfigMap, unusable: Iterable[ObjectKey]) -> DesiredC
 
 
 def full_change(
-    node: Node, have: DesiredConfigMap | None, wanted: Mapping[str, Line], unknown: Collection[str] = ()
+    node: Node,
+    have: DesiredConfigMap | None,
+    wanted: Mapping[str, Line],
+    tenancy: Tenancy,
+    unknown: Collection[str] = (),
 ) -> NodeChange | None:
     """The change that makes the ConfigMap of a node have exactly `wanted`, within its room; `None` if it does already.
 
     `unknown` are keys of lines that are sent again although their label is present.
     """
-    refused = over_budget(wanted.values())
+    refused = over_budget(wanted.values(), tenancy)
     want = {key: line for key, line in wanted.items() if key not in refused}
     changes = diff(have.lines if have else {}, want)
     changes |= {key: want[key] for key in unknown if key in want}

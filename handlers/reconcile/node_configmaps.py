@@ -148,7 +148,7 @@ class NodeWrites:
                     lines.append(replace(read_line(key, text), since=written.since if written else 0.0))
                 except NotALine:
                     unreadable.append(key)
-        surplus = over_budget(lines)
+        surplus = over_budget(lines, self._context.reader.tenancy)
         if not surplus and not unreadable:
             return
         noted = (obj["metadata"].get("annotations") or {}).get(DROPPED_ANNOTATION, "")

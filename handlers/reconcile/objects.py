@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from adapters.kubernetes.template import InvalidObject
 from adapters.kubernetes.warmimage import read_warmimage
 from adapters.kubernetes.warmpolicy import read_warmpolicy
 from warmhook.api import DROPPED_ANNOTATION
+from warmhook.limits import Tenancy
 from warmhook.node_lines import desired_node, versions
 from warmhook.policies import Policy
 from warmhook.ports import Object
@@ -87,8 +88,11 @@ def repository_of(warmimage: WarmImage) -> Repository:
     return Repository(warmimage.policy_label, warmimage.key.namespace, repository_label(warmimage.image))
 
 
-async def read_warmimages(objects: Iterable[Object]) -> WarmImages:
-    """The WarmImages of these objects, usable or not. Other tasks run between two of them: each may be large."""
+async def read_warmimages(objects: Iterable[Object], tenancy: Tenancy) -> WarmImages:
+    """The WarmImages of these objects with the limits of their namespaces, usable or not.
+
+    Other tasks run between two of them: each may be large.
+    """
     usable: dict[ObjectKey, WarmImage] = {}
     unusable: dict[ObjectKey, str] = {}
     for obj in objects:
@@ -96,7 +100,7 @@ async def read_warmimages(objects: Iterable[Object]) -> WarmImages:
             continue
         key = object_key(obj)
         try:
-            usable[key] = read_warmimage(obj)
+            usable[key] = replace(read_warmimage(obj), limits=tenancy.of(key.namespace))
         except InvalidObject as error:
             unusable[key] = str(error)
         await asyncio.sleep(0)

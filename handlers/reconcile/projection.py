@@ -188,7 +188,7 @@ class Projection:
         changes: dict[str, NodeChange] = {}
         for node in nodes:
             if node.name in names:
-                change = full_change(node, desired.get(node.name), wanted.get(node.name, {}))
+                change = full_change(node, desired.get(node.name), wanted.get(node.name, {}), self._reader.tenancy)
                 changes |= {node.name: change} if change else {}
         await self.write_full(changes, warmimages, deadline, outcomes)
 

@@ -22,6 +22,7 @@ from handlers.reconcile.objects import (
     version_number,
 )
 from warmhook.api import POLICY_LABEL, REPOSITORY_LABEL
+from warmhook.limits import NO_RULES, Tenancy
 from warmhook.policies import Policy
 from warmhook.ports import Object
 from warmhook.warmimages import ObjectKey, PolicyKey, WarmImage, policy_label
@@ -47,10 +48,18 @@ class PolicyCache:
 class Reader(NodeReader):
     """Reads WarmPolicies and WarmImages as well."""
 
-    def __init__(self, kubernetes: Kubernetes, namespace: str, clock: Clock, cache: PolicyCache | None = None) -> None:
+    def __init__(
+        self,
+        kubernetes: Kubernetes,
+        namespace: str,
+        clock: Clock,
+        cache: PolicyCache | None = None,
+        tenancy: Tenancy = NO_RULES,
+    ) -> None:
         """`namespace` is that of the node ConfigMaps; readers of one process may share a `cache`."""
         super().__init__(kubernetes, namespace, clock)
         self._cache = cache or PolicyCache()
+        self.tenancy = tenancy
 
     # --- WarmPolicies ---
 
@@ -98,17 +107,17 @@ class Reader(NodeReader):
 
     async def warmimages(self, *, not_older_than: str = "") -> WarmImages:
         """Every WarmImage."""
-        return await read_warmimages(await self._list_warmimages(not_older_than=not_older_than))
+        return await self._read(await self._list_warmimages(not_older_than=not_older_than))
 
     async def warmimages_of_policy(self, key: PolicyKey) -> WarmImages:
         """The WarmImages that carry the policy's label."""
-        return await read_warmimages(await self._list_warmimages(f"{POLICY_LABEL}={policy_label(key)}", key.namespace))
+        return await self._read(await self._list_warmimages(f"{POLICY_LABEL}={policy_label(key)}", key.namespace))
 
     async def warmimages_of_repository(self, repository: Repository, *, not_older_than: str = "") -> WarmImages:
         """The WarmImages of one repository of one policy."""
         labels = f"{POLICY_LABEL}={repository.policy},{REPOSITORY_LABEL}={repository.label}"
         found = await self._list_warmimages(labels, repository.namespace, not_older_than=not_older_than)
-        return await read_warmimages(found)
+        return await self._read(found)
 
     async def warmimages_of_repositories(
         self, namespace: str, labels: Collection[str], *, not_older_than: str = ""
@@ -116,7 +125,7 @@ class Reader(NodeReader):
         """The usable WarmImages of repositories, by the repositories' labels, of all policies of a namespace."""
         selector = f"{REPOSITORY_LABEL} in ({','.join(sorted(labels))})"
         found = await self._list_warmimages(selector, namespace, not_older_than=not_older_than)
-        return list((await read_warmimages(found)).usable.values())
+        return list((await self._read(found)).usable.values())
 
     async def warmimage(self, key: ObjectKey) -> WarmImage | None:
         """The current WarmImage; `None` if it does not exist, is being deleted or cannot be used."""
@@ -124,7 +133,7 @@ class Reader(NodeReader):
 
     async def warmimages_of(self, keys: Collection[ObjectKey]) -> WarmImages:
         """The current state of those that exist."""
-        return await read_warmimages(await self.warmimage_objects(keys))
+        return await self._read(await self.warmimage_objects(keys))
 
     async def generations(self, keys: Collection[ObjectKey]) -> dict[ObjectKey, tuple[str, int]]:
         """The uids and generations of those of these WarmImages that exist now, from their metadata only."""
@@ -150,6 +159,9 @@ class Reader(NodeReader):
         """How many WarmImages of a namespace carry the label of each policy."""
         found = await self._list_warmimages(namespace=namespace, metadata_only=True)
         return Counter((obj["metadata"].get("labels") or {}).get(POLICY_LABEL, "") for obj in found)
+
+    async def _read(self, objects: Iterable[Object]) -> WarmImages:
+        return await read_warmimages(objects, self.tenancy)
 
     async def _list_warmimages(
         self, labels: str = "", namespace: str = "", *, metadata_only: bool = False, not_older_than: str = ""

@@ -23,6 +23,7 @@ from handlers.reconcile.policies import Policies
 from handlers.reconcile.projection import Projection
 from handlers.reconcile.statuses import ClusterState, Statuses, Unfinished
 from warmhook.api import POLICY_LABEL
+from warmhook.limits import Tenancy
 from warmhook.node_lines import line_key, versions
 from warmhook.node_report import Report
 from warmhook.placement import Node, reads_taints
@@ -77,7 +78,7 @@ class Resync:
             # Their own events cause the rest; the statuses below need the current objects.
             listed = await self._reader.warmimage_objects()
         objects = {object_key(obj): obj for obj in listed}
-        warmimages = await read_warmimages(listed)
+        warmimages = await read_warmimages(listed, self._reader.tenancy)
         usable = warmimages.usable.values()
         nodes = await self._reader.nodes(taints=reads_taints(usable))
         gone = ({have.node for have in desired} | reports.keys()) - {node.name for node in nodes}
@@ -85,7 +86,7 @@ class Resync:
         await self._context.recorder.record_long_names(nodes, outcomes)
         wanted = await wanted_lines(usable, nodes)
         held = {have.node: untouched(have, warmimages.unusable) for have in desired}
-        changes = _repairs(held, nodes, wanted, reports, self._context.clock.utcnow())
+        changes = _repairs(held, nodes, wanted, reports, self._context.clock.utcnow(), self._reader.tenancy)
         orphans = await self._orphaned(changes, set(map(line_key, objects)))
         repairs = _without(changes, orphans)
         repairs = await self._unlabelled(repairs, desired, nodes, reports, outcomes)
@@ -119,7 +120,7 @@ class Resync:
         self, objects: Collection[Object], policies: Sequence[PolicyObject], outcomes: Outcomes
     ) -> bool:
         """Reconcile WarmImages with their policies; returns whether anything changed."""
-        found = await read_warmimages(objects)
+        found = await read_warmimages(objects, self._reader.tenancy)
         usable = found.usable.values()
         owned: dict[tuple[str, str], list[WarmImage]] = defaultdict(list)
         for warmimage in usable:
@@ -230,6 +231,7 @@ def _repairs(
     wanted: LinesByNode,
     reports: Mapping[str, Report],
     now: datetime,
+    tenancy: Tenancy,
 ) -> dict[str, NodeChange]:
     """The changes per node: lines that differ, and lines that are missing from the report of its agent.
 
@@ -241,7 +243,7 @@ def _repairs(
         have, want, report = held.get(node.name), wanted.get(node.name, {}), reports.get(node.name)
         heard = report is not None and report.reachable(now)
         unknown = [key for key, line in want.items() if report and heard and not report.knows(key, line.version)]
-        change = full_change(node, have, want, unknown)
+        change = full_change(node, have, want, tenancy, unknown)
         if have is None and not want and report is not None and (report.warm or report.states):
             # An agent keeps its old lines until it sees a ConfigMap, so it gets an empty one.
             change = NodeChange(node.uid, {}, replace=True)

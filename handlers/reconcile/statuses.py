@@ -17,7 +17,17 @@ from warmhook.node_lines import line_of
 from warmhook.node_report import Report, read_detail
 from warmhook.placement import Node, node_selector, place_each, reads_taints
 from warmhook.ports import Object
-from warmhook.status import FAILURES_MAX, Counts, Failure, count, find_condition, invalid_status, status_object
+from warmhook.status import (
+    FAILURES_MAX,
+    Counts,
+    Failure,
+    count,
+    find_condition,
+    invalid_status,
+    limited_status,
+    status_object,
+)
+from warmhook.tenancy import permitted, problems
 from warmhook.timestamps import parse_time
 from warmhook.transitions import transitions
 from warmhook.warmimages import ObjectKey, WarmImage
@@ -104,7 +114,7 @@ class Statuses:
         """Returns the WarmImages that need another update: no time, or written less than a second ago."""
         reader = self._context.reader
         objects = {object_key(obj): obj for obj in await reader.warmimage_objects(keys)}
-        found = await read_warmimages([objects[key] for key in keys if key in objects])
+        found = await read_warmimages([objects[key] for key in keys if key in objects], reader.tenancy)
         if not found.usable and not found.unusable:
             return set()
         reports = await reader.reports()
@@ -156,7 +166,7 @@ class Statuses:
         usable, unusable = state.warmimages.usable, state.warmimages.unusable
         details: dict[str, Mapping[str, str]] = {}
         differing, left = list[Judgement](), set(order)
-        placed = place_each((usable[key] for key in order if key in usable), state.nodes)
+        placed = place_each((permitted(usable[key]) for key in order if key in usable), state.nodes)
         for key in order:
             obj = state.objects[key]
             before: Object = obj.get("status") or {}
@@ -173,6 +183,7 @@ class Statuses:
                     failures = await self._failures(line.key, counts, full, details)
                 if failures is not None:
                     after = status_object(before, warmimage.generation, warmimage.digest, counts, failures, now())
+                    after = limited_status(before, after, list(problems(usable[key])), now())
                 await asyncio.sleep(0)
             if after is not None:
                 left.discard(key)

@@ -15,6 +15,7 @@ from adapters.kubernetes import paths
 from handlers.reconcile.objects import read_warmimages
 from tests.handlers.test_statuses import say
 from tests.handlers.world import HOST, NAMESPACE, POLICIES, WARMIMAGES, WRITES, World, digest, in_world, status
+from warmhook.limits import NO_RULES
 from warmhook.node_lines import REFUSED_MAX, desired_name, line_key, node_patch, noted_refusals
 from warmhook.node_report import LineReport, report_name
 from warmhook.ports import Object, Response
@@ -631,7 +632,7 @@ async def test_others_go_on_while_many_warmimages_are_read(world: World) -> None
 
     objects = (await world.admin.list(paths.warmimages())).items
     task = asyncio.create_task(others(), name="others")
-    found = await read_warmimages(objects)
+    found = await read_warmimages(objects, NO_RULES)
     assert (len(found.usable), turns > 30) == (40, True)
     task.cancel()
     await asyncio.wait({task})

@@ -11,6 +11,7 @@ from adapters.kubernetes import paths
 from tests.handlers.world import HOST, NAMESPACE, WARMIMAGES, WRITES, World, in_world, status
 from warmhook.node_lines import MAX_BYTES, MAX_LINES, desired_name, line_key
 from warmhook.ports import Response, Unreachable
+from warmhook.status import find_condition
 from warmhook.warmimages import ObjectKey
 
 IMAGE = f"{HOST}/shop/app:v1"
@@ -390,3 +391,31 @@ async def test_a_node_whose_name_is_too_long_gets_one_event_and_no_configmap(wor
     (event,) = (await world.admin.list(paths.events("default"))).items
     assert event["involvedObject"]["name"] == name
     assert (event["reason"], event["type"]) == ("NodeNameTooLong", "Warning")
+
+
+_OF_TEAMS = """
+sources: []
+namespaces:
+- {names: [shop], images: ["harbor.example.com/teams/**"], highestPriority: 5}
+"""
+
+
+@in_world(nodes="ab", sources=_OF_TEAMS)
+async def test_what_a_namespace_may_not_have_is_on_no_node_and_its_status_says_so(world: World) -> None:
+    await world.add_warmimage("other", IMAGE)
+    await world.add_warmimage("loud", f"{HOST}/teams/web:v1", pull={"priority": 9})
+    await world.sync()
+    assert {image for lines in (await world.lines()).values() for image in lines} == {f"{HOST}/teams/web:v1"}
+    statuses = {obj["metadata"]["name"]: obj["status"] for obj in (await world.admin.list(paths.warmimages())).items}
+    assert find_condition(statuses["other"], "Ready")["reason"] == "BeyondLimits"
+    refused = find_condition(statuses["loud"], "Allowed")
+    assert (refused["status"], refused["message"]) == (
+        "False",
+        "spec.pull.priority: the highest of namespace shop is 5",
+    )
+    (line,) = {text for name in "ab" for text in (await world.admin.get(configmap(name)))["data"].values()}
+    assert json.loads(line)["r"] == 5
+    await world.admin.patch(paths.warmimages(ObjectKey("shop", "loud")), {"spec": {"pull": {"priority": 5}}})
+    await world.sync()
+    status = (await world.admin.get(paths.warmimages(ObjectKey("shop", "loud"))))["status"]
+    assert find_condition(status, "Allowed")["reason"] == "WithinLimits"

@@ -40,7 +40,7 @@ class Local:
         self.world = world
         kubernetes = Kubernetes(world.transport)
         writer = Writer(kubernetes, NAMESPACE, world.clock)
-        reader = Reader(kubernetes, NAMESPACE, world.clock, PolicyCache())
+        reader = Reader(kubernetes, NAMESPACE, world.clock, PolicyCache(), world.configuration.tenancy)
         context = Context(reader, writer, world.clock, Recorder(writer, world.clock), timedelta(minutes=5))
         self.pushes = Pushes(context)
         budget = ByteRateLimiter(0, monotonic=world.monotonic, sleep=world.clock.sleep)

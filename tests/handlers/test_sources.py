@@ -11,6 +11,8 @@ import pytest
 from adapters.env import BadSetting
 from adapters.strictyaml import decode
 from handlers.configuration import read_configuration
+from warmhook.labels import Requirement, Selector
+from warmhook.limits import Limits
 
 SOURCE = "{name: harbor, kind: harbor, secret: {env: S}, registryHost: a.example}"
 
@@ -104,3 +106,27 @@ def test_a_secret_file_without_a_secret_is_refused(tmp_path: Path, content: byte
     assert "is empty" in _read(
         tmp_path, f"sources: [{{name: a, kind: harbor, secret: {{file: {tmp_path}/secret}}, registryHost: a.example}}]"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("namespaces: [{names: []}]", "namespaces[0].names"),
+        ("namespaces: [{names: [a], nodes: {matchLabel: {a: b}}}]", "namespaces[0].nodes: matchLabel: unknown field"),
+        ("namespaces: [{names: [a], allow: [delete]}]", "namespaces[0].allow[0]"),
+        ("namespaces: [{names: [a], linesPerNode: 257}]", "namespaces[0].linesPerNode"),
+        ("namespaces: [{names: [a], linePerNode: 7}]", "did you mean linesPerNode?"),
+    ],
+)
+def test_a_limit_that_cannot_be_meant_is_refused_with_its_key(tmp_path: Path, text: str, problem: str) -> None:
+    assert problem in _read(tmp_path, text)
+
+
+def test_limits_of_namespaces_are_read(tmp_path: Path) -> None:
+    text = "namespaces: [{names: [team-*], images: [a.example/**], nodes: {matchLabels: {a: b}}, allow: [Delete]}]"
+    (tmp_path / "config.yaml").write_text(text)
+
+    limits = read_configuration(str(tmp_path / "config.yaml"), {}).tenancy.of("team-a")
+
+    nodes = Selector((Requirement("a", "In", ("b",)),))
+    assert limits == Limits(("a.example/**",), nodes, allow=frozenset({"Delete"}))

@@ -32,7 +32,9 @@ from adapters.kubernetes.warmpolicy import warmpolicy_crd
 from adapters.kubernetes.webhook_secret import SECRET as ADMISSION_SECRET
 from adapters.kubernetes.webhook_secret import token_data
 from adapters.outages import WatchOutages
+from adapters.strictyaml import decode
 from devcluster.apiserver import ApiServer, InProcessTransport
+from devcluster.cluster import UNLIMITED
 from handlers.app import Resources, Web, create_app
 from handlers.configuration import Configuration, read_configuration
 from handlers.event_sink import Post, raise_for_status
@@ -77,7 +79,7 @@ def digest(letter: str) -> str:
 
 
 class World:
-    """A cluster, and `web` over it."""
+    """A cluster, and `web` over it, in which every namespace may do everything unless `sources` limits some."""
 
     def __init__(self, server: ApiServer, *, sources: str = SOURCES, settings: Settings | None = None) -> None:
         self.server = server
@@ -92,7 +94,7 @@ class World:
         self.metrics = Metrics()
         self.environ = {"HARBOR": SECRET}
         self.configuration = configuration(sources, self.environ)
-        self.cluster = Reader(self.admin, NAMESPACE, self.clock)
+        self.cluster = Reader(self.admin, NAMESPACE, self.clock, tenancy=self.configuration.tenancy)
         self.credentials = Credentials(Kubernetes(InProcessTransport(server, user_agent="web")), NAMESPACE)
         self.app = self.new_app()
         self.client = self.new_client(self.app)
@@ -113,7 +115,7 @@ class World:
 
     def new_cluster(self) -> Reader:
         """What reads the cluster for a `web`."""
-        return Reader(Kubernetes(self.transport), NAMESPACE, self.clock)
+        return Reader(Kubernetes(self.transport), NAMESPACE, self.clock, tenancy=self.configuration.tenancy)
 
     def new_client(self, app: Any, host: str = "127.0.0.1") -> httpx.AsyncClient:
         """A client of `app`, from that address."""
@@ -362,7 +364,7 @@ def harbor_push(moment: datetime, tag: str, repository: str, content: str) -> Ob
 def configuration(sources: str, environ: Mapping[str, str]) -> Configuration:
     with tempfile.TemporaryDirectory(prefix="wh") as folder:
         path = Path(folder) / "config.yaml"
-        path.write_text(sources, encoding="utf-8")
+        path.write_text(json.dumps({"namespaces": [UNLIMITED]} | decode(sources)), encoding="utf-8")
         return read_configuration(str(path), environ)
 
 

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from typing import Final
 
+from devcluster.cluster import UNLIMITED
 from handlers.configuration import Configuration, read_configuration
 from tests.model.history import HOST, Push
 from warmhook.ports import Json
@@ -26,7 +27,7 @@ def configuration() -> Configuration:
         {"name": name, "kind": kind, "secret": {"env": "SECRET"}, "registryHost": HOST} for name, kind in _KINDS.items()
     ]
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        json.dump({"sources": sources}, file)  # JSON is YAML
+        json.dump({"sources": sources, "namespaces": [UNLIMITED]}, file)  # JSON is YAML
         file.flush()
         return read_configuration(file.name, {"SECRET": SECRET})
 

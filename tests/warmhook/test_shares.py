@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from warmhook.limits import Limits, Tenancy
 from warmhook.node_lines import MAX_BYTES, MAX_LINES, Line, over_budget
 from warmhook.shares import Claim, Room, served
 from warmhook.warmimages import ObjectKey, Pull
@@ -68,6 +69,10 @@ def test_within_a_namespace_the_important_and_then_the_newest_are_served(given_:
     assert found == {claim.key for claim in ranked[: ROOM.lines]}
 
 
+ANY_ROOM = Tenancy((("**", Limits(room=Room(MAX_LINES, MAX_BYTES))),))
+"""Every namespace may have all the room of a node."""
+
+
 def lines(namespace: str, many: int, priority: int, name: str = "x") -> list[Line]:
     return [
         Line(ObjectKey(namespace, f"{name}{number}"), f"ghcr.io/shop/app:v{number}", pull=Pull(priority=priority))
@@ -77,7 +82,7 @@ def lines(namespace: str, many: int, priority: int, name: str = "x") -> list[Lin
 
 def test_handlers_write_no_more_lines_than_an_agent_takes_and_each_namespace_has_its_share() -> None:
     loud, quiet = lines("loud", 1000, 1000), lines("quiet", MAX_LINES // 2, 0)
-    refused = over_budget([*loud, *quiet])
+    refused = over_budget([*loud, *quiet], ANY_ROOM)
     assert len(loud) + len(quiet) - len(refused) == MAX_LINES
     assert not refused & {line.key for line in quiet}
 
@@ -85,6 +90,6 @@ def test_handlers_write_no_more_lines_than_an_agent_takes_and_each_namespace_has
 def test_long_lines_of_one_namespace_take_no_bytes_of_another() -> None:
     long = lines("long", 120, 1000, name="x" * 1500)
     short = lines("short", 100, 0)
-    refused = over_budget([*long, *short])
+    refused = over_budget([*long, *short], ANY_ROOM)
     assert not refused & {line.key for line in short}
     assert sum(len(line.encode()) for line in [*long, *short] if line.key not in refused) < MAX_BYTES

@@ -1,0 +1,53 @@
+"""Read the section `namespaces` of the configuration file: what WarmImages of each namespace may ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+from pydantic import Field, StringConstraints
+
+from adapters.env import BadSetting
+from handlers.configuration_model import Model
+from warmhook.labels import NotASelector, Selector, parse_selector
+from warmhook.limits import BYTES_PER_NODE, HIGHEST_PRIORITY, LINES_PER_NODE, Limits, Permission, Tenancy
+from warmhook.node_lines import MAX_BYTES, MAX_LINES
+from warmhook.shares import Room
+
+GlobText = Annotated[str, StringConstraints(min_length=1, max_length=512)]
+
+
+class NamespaceSpec(Model):
+    """The limits of the namespaces with these names."""
+
+    names: list[GlobText] = Field(min_length=1)
+    images: list[GlobText] = Field(default=["**"])
+    nodes: dict[str, Any] | None = None
+    lines_per_node: int = Field(default=LINES_PER_NODE, ge=0, le=MAX_LINES)
+    bytes_per_node: int = Field(default=BYTES_PER_NODE, ge=0, le=MAX_BYTES)
+    highest_priority: int = Field(default=HIGHEST_PRIORITY, ge=-1000, le=1000)
+    allow: list[Permission] = Field(default=[])
+
+
+def read_tenancy(given: Iterable[NamespaceSpec]) -> Tenancy:
+    """The limits of the section `namespaces`. Raises `BadSetting` with the key."""
+    rules: list[tuple[str, Limits]] = []
+    for index, each in enumerate(given):
+        limits = Limits(
+            tuple(each.images),
+            _selector(each.nodes, f"namespaces[{index}].nodes"),
+            Room(each.lines_per_node, each.bytes_per_node),
+            each.highest_priority,
+            frozenset(each.allow),
+        )
+        rules += [(name, limits) for name in each.names]
+    return Tenancy(tuple(rules))
+
+
+def _selector(given: dict[str, Any] | None, where: str) -> Selector | None:
+    if given is None:
+        return None
+    try:
+        return parse_selector(given)
+    except NotASelector as error:
+        raise BadSetting(f"{where}: {error}") from error
