@@ -24,6 +24,7 @@ from tests.bench.place import PACKAGES, NotMeasured, Place, open_place
 from tests.bench.pulls import pull_overhead
 from tests.bench.push import push_requests
 from tests.bench.rate import rate
+from tests.bench.requests import requests
 from tests.bench.webhooks import cold_start, latency
 
 Measurement = Callable[[Place], Awaitable[Sequence[Measured]]]
@@ -38,6 +39,7 @@ MEASUREMENTS: Final[Mapping[Measurement, tuple[str, ...]]] = {
     cold_start: ("web-cold-start-s",),
     image_size: ("image-mib",),
     push_requests: ("push-reads", "push-writes"),
+    requests: ("writes-per-node", "writes-per-node-image", "objects-per-node-image"),
     resolve: ("resolve-5000-s",),
     admission: ("admission-p99-ms",),
     feasible: ("feasible-5000-ms",),

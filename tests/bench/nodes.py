@@ -24,7 +24,7 @@ from warmhook.api import KIND_LABEL, WARM_ANNOTATION
 from warmhook.node_report import report_name
 from warmhook.ports import Object
 
-__all__ = ["node_with_200_lines", "push_to_pull"]
+__all__ = ["node_with_200_lines", "push", "push_to_pull"]
 
 _NODES: Final = 10
 _LINES: Final = 200
@@ -63,7 +63,7 @@ async def push_to_pull(place: Place) -> list[Measured]:
 async def _pulled(runtimes: Runtimes, sender: Sender, number: int) -> list[float]:
     """Push the tag of that number; how long each node took from the 202 to its PullImage."""
     repository, tag = repository_of(0), f"v1.{number}"
-    accepted = await _push(sender, runtimes.host, repository, tag)
+    accepted = await push(sender, runtimes.host, repository, tag)
     image = f"{runtimes.host}/{repository}:{tag}"
 
     def at() -> dict[int, float]:
@@ -73,7 +73,7 @@ async def _pulled(runtimes: Runtimes, sender: Sender, number: int) -> list[float
     return [moment - accepted for moment in at().values()]
 
 
-async def _push(sender: Sender, host: str, repository: str, tag: str, digest: str = "") -> float:
+async def push(sender: Sender, host: str, repository: str, tag: str, digest: str = "") -> float:
     """Deliver a push until it is accepted; when it was, in monotonic seconds."""
     body = harbor_body(host, repository, tag, digest or image_of(repository, tag).digest)
 
@@ -96,7 +96,7 @@ async def node_with_200_lines(place: Place) -> list[Measured]:
     async with open_sender(web.port) as sender:
         place.say(f"{lines} lines on one node")
         for number in range(lines):
-            await _push(sender, runtimes.host, repository_of(number), "v1.0")
+            await push(sender, runtimes.host, repository_of(number), "v1.0")
         await _warm(place, node.name, lines)
         watching = asyncio.create_task(_note_writes(place, written), name="watch")
         try:
@@ -110,7 +110,7 @@ async def node_with_200_lines(place: Place) -> list[Measured]:
                     image = image_of(repository, tag)
                     tag = tag if what == "new tag" else "v1.0"
                     write_image(runtimes.images, repository, tag, image)
-                    await _push(sender, runtimes.host, repository, tag, image.digest)
+                    await push(sender, runtimes.host, repository, tag, image.digest)
                     await _quiet(written)
                     sizes.append(sum(map(_size, written)))
         finally:
