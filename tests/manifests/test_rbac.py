@@ -49,8 +49,17 @@ class Right(NamedTuple):
         )
 
 
+AGGREGATED: Final = "rbac.authorization.k8s.io/aggregate-to-"
+
+
+def is_for_people(role: Object) -> bool:
+    return any(label.startswith(AGGREGATED) for label in role["metadata"].get("labels", {}))
+
+
 def rights(objects: list[Object]) -> Iterator[Right]:
-    for role in (obj for obj in objects if obj["kind"] in ("Role", "ClusterRole")):
+    """Of the programs."""
+    roles = (obj for obj in objects if obj["kind"] in ("Role", "ClusterRole"))
+    for role in (role for role in roles if not is_for_people(role)):
         part = role["metadata"]["name"].removeprefix("warmhook-")
         for rule in role["rules"]:
             for verb in rule["verbs"]:
@@ -169,6 +178,31 @@ def test_the_certificate_is_kept_in_a_secret_that_is_shipped_empty(name: str) ->
     assert "data" not in secret
     assert "stringData" not in secret
     assert secret["type"] == "Opaque"
+
+
+PEOPLE: Final = {
+    "warmhook-view": ({"view", "edit", "admin"}, {"get", "list", "watch"}),
+    "warmhook-edit": ({"edit", "admin"}, {"create", "update", "patch", "delete", "deletecollection"}),
+}
+
+
+@both
+def test_people_who_may_view_or_edit_a_namespace_may_do_the_same_with_its_policies_and_warmimages(name: str) -> None:
+    roles = {obj["metadata"]["name"]: obj for obj in BOTH[name] if obj["kind"] == "ClusterRole" and is_for_people(obj)}
+    assert roles.keys() == PEOPLE.keys()
+    for role, (aggregated_to, verbs) in PEOPLE.items():
+        labels = roles[role]["metadata"]["labels"]
+        assert labels == {f"{AGGREGATED}{other}": "true" for other in aggregated_to}
+        allowed = {
+            (resource, verb)
+            for rule in roles[role]["rules"]
+            for resource in rule["resources"]
+            for verb in rule["verbs"]
+            if rule["apiGroups"] == ["warmhook.dev"]
+        }
+        assert {verb for resource, verb in allowed if resource in ("warmpolicies", "warmimages")} == verbs
+        # Nobody but the programs writes a status.
+        assert {verb for resource, verb in allowed if resource.endswith("/status")} <= {"get"}
 
 
 def test_knative_adds_no_rights() -> None:
