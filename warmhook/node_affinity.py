@@ -54,10 +54,16 @@ class Constraints:
     tolerations: tuple[Toleration, ...] = ()
 
     def canonical(self) -> str:
-        """The same text for the same constraints."""
-        affinity = None if self.affinity is None else affinity_object(self.affinity)
-        tolerations = [toleration_object(toleration) for toleration in self.tolerations]
-        return json.dumps([affinity, tolerations], sort_keys=True, separators=(",", ":"))
+        """The same text for the same constraints, from which names are made.
+
+        An absent constraint adds nothing, so a field that is added here changes no name that exists.
+        """
+        given: dict[str, Any] = {}
+        if self.affinity is not None:
+            given["affinity"] = affinity_object(self.affinity)
+        if self.tolerations:
+            given["tolerations"] = list(map(toleration_object, self.tolerations))
+        return json.dumps(given, sort_keys=True, separators=(",", ":"))
 
 
 def matches_node(affinity: Affinity, name: str, labels: Mapping[str, str]) -> bool:
