@@ -31,10 +31,10 @@ _API_VERSION: Final = "admission.k8s.io/v1"
 _OF_CRONJOB: Final = re.compile(r"(.+)-[0-9]{8,10}")
 
 # An event must be able to carry them; no Pod that a person wrote comes near this number.
-_IMAGES_MAX: Final = 128
-_LABELS_MAX: Final = 128
+IMAGES_MAX: Final = 128
+LABELS_MAX: Final = 128
 _CONSTRAINTS_MAX: Final = 16 * 1024
-"""Characters of the constraints as JSON: they are kept in an annotation."""
+"""Characters of the constraints as JSON: WarmImages hold them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +179,8 @@ def _admitted(pod: Mapping[str, Any], metadata: Mapping[str, Any], namespace: st
         tolerations=parse_tolerations(spec.get("tolerations")),
         pull_secrets=tuple(dict.fromkeys(filter(None, secrets))),
     )
-    if max(len(containers) / _IMAGES_MAX, len(labels) / _LABELS_MAX, len(admitted.pull_secrets) / _LABELS_MAX) > 1:
-        raise TooManyTerms(f"more than {_IMAGES_MAX} images, labels or secrets")
+    if max(len(containers) / IMAGES_MAX, len(labels) / LABELS_MAX, len(admitted.pull_secrets) / LABELS_MAX) > 1:
+        raise TooManyTerms(f"more than {IMAGES_MAX} images, labels or secrets")
     if len(json.dumps(dict(labels))) + len(admitted.constraints.canonical()) > _CONSTRAINTS_MAX:
         raise TooManyTerms(f"constraints of more than {_CONSTRAINTS_MAX} characters")
     return admitted

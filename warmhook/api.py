@@ -15,8 +15,6 @@ OWNER_LABEL: Final = f"{GROUP}/owner"
 EVENT_ANNOTATION: Final = f"{GROUP}/event-id"
 GONE_ANNOTATION: Final = f"{GROUP}/policy-gone-since"
 """When the policy was first found missing. The WarmImage is deleted if it still is one sync interval later."""
-ORIGIN_ANNOTATION: Final = f"{GROUP}/asked"
-"""JSON: owners, affinity and tolerations of the Pods that the image is for."""
 
 # On the ConfigMaps of a node.
 KIND_LABEL: Final = f"{GROUP}/kind"

@@ -10,7 +10,7 @@ from typing import Final, Literal, TypeAlias
 from warmhook.admission_review import Admitted
 from warmhook.labels import TooManyTerms
 from warmhook.policies import Policy, Upsert, restrict
-from warmhook.warmimages import ObjectKey, PodOrigin, PodOwner, WarmImage, owner_label, pod_warmimage_name, policy_label
+from warmhook.warmimages import ObjectKey, PodOrigin, PodOwner, WarmImage, pod_warmimage_name, policy_label
 
 AdmissionRefusal: TypeAlias = Literal["duplicate"]
 
@@ -65,7 +65,7 @@ def warmimages_for_pod(policy: Policy, admitted: Admitted, moment: datetime, eve
     named = () if admitted.owner.startswith("Pod/") else admitted.containers
     for image in dict.fromkeys(image.as_run for image in admitted.images):
         containers = tuple(sorted({name for name, run in named if run.as_run == image}))
-        pod_owner = PodOwner(owner_label(admitted.namespace, admitted.owner), labels, containers, moment)
+        pod_owner = PodOwner(admitted.owner, labels, containers, moment)
         yield WarmImage(
             key=ObjectKey(policy.key.namespace, pod_warmimage_name(policy.key, image, constraints)),
             image=image,
@@ -73,6 +73,7 @@ def warmimages_for_pod(policy: Policy, admitted: Admitted, moment: datetime, eve
             pushed_at=moment,
             template=template,
             policy_label=policy_label(policy.key),
+            policy_name=policy.key.name,
             event_id=event_id,
             pod_origin=PodOrigin((pod_owner,), constraints),
         )

@@ -145,6 +145,7 @@ def decide_push(
         pushed_at=pushed_at,
         template=policy.template,
         policy_label=policy_label(policy.key),
+        policy_name=policy.key.name,
         event_id=event_id,
     )
     stored = next((warmimage for warmimage in existing if warmimage.key == wanted.key), None)
@@ -253,6 +254,7 @@ def _named(policy: Policy) -> list[WarmImage]:
             digest=image.digest,
             template=policy.template,
             policy_label=policy_label(policy.key),
+            policy_name=policy.key.name,
         )
         for image in dict.fromkeys(image.as_run for image in policy.images)
     ]
@@ -300,7 +302,7 @@ def decide_orphan(warmimage: WarmImage, now: datetime, grace: timedelta) -> Upse
 
 def _as_wanted(policy: Policy, warmimage: WarmImage) -> WarmImage:
     """The WarmImage with the current template of the policy."""
-    warmimage = replace(warmimage, policy_gone_since=None)
+    warmimage = replace(warmimage, policy_name=policy.key.name, policy_gone_since=None)
     if "template" in policy.unread:
         return warmimage
     if warmimage.pod_origin is not None:

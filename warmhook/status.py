@@ -115,6 +115,7 @@ def status_object(
     same_generation = before.get("observedGeneration") == generation
     status: dict[str, Any] = {
         "observedGeneration": generation,
+        "progress": f"{counts.warm}/{counts.desired}",
         "desired": counts.desired,
         "warm": counts.warm,
         "pulling": counts.pulling,

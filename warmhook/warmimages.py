@@ -136,7 +136,7 @@ class PodOwner:
     """One owner whose Pods need a WarmImage."""
 
     owner: str
-    """16 hex digits that identify the owner."""
+    """Kind and name: `Deployment/web`."""
     labels: tuple[tuple[str, str], ...] = ()
     """The labels of its last Pod, sorted: compared with the selector of a policy when it changes."""
     containers: tuple[str, ...] = ()
@@ -169,6 +169,8 @@ class WarmImage:
     template: Template = field(default_factory=Template)
     policy_label: str = ""
     """The label `warmhook.dev/policy`; empty if a person created the WarmImage."""
+    policy_name: str = ""
+    """The name of the policy, for people; the label decides. Empty like the label."""
     event_id: str = ""
     """The id of the event that last changed it."""
     pod_origin: PodOrigin | None = None

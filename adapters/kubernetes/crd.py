@@ -11,9 +11,10 @@ import copy
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
 
 from warmhook.api import GROUP, VERSION
@@ -23,23 +24,43 @@ _DROPPED: Final = frozenset({"title", "examples", "discriminator", "propertyName
 _BOUNDS: Final = {"array": ("maxItems",), "string": ("maxLength", "enum", "format", "pattern")}
 
 
+SET: Final[JsonDict] = {"x-kubernetes-list-type": "set"}
+"""For the schema of a list whose items differ: several writers may each apply their own. Other lists are atomic."""
+
+
+ATOMIC: Final[JsonDict] = {"x-kubernetes-map-type": "atomic"}
+"""For the schema of a map whose parts mean something only together."""
+
+
+def list_map(*keys: str) -> JsonDict:
+    """For the schema of a list whose items differ in these fields: several writers may each apply their own."""
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": list(keys)}
+
+
 def pattern(expression: str) -> FieldInfo:
     """A pattern that the API server checks; unlike that of pydantic it does not apply to objects that are read."""
     found: FieldInfo = Field(json_schema_extra={"pattern": expression})
     return found
 
 
-def matching(expression: str, message: str) -> FieldInfo:
+Rule: TypeAlias = tuple[str, str]
+"""A rule in CEL that the API server checks, and its message."""
+
+
+def rules(*each: Rule) -> JsonDict:
+    """For the schema of a field or model."""
+    listed: list[JsonValue] = [{"rule": rule, "message": message} for rule, message in each]
+    return {"x-kubernetes-validations": listed} if listed else {}
+
+
+def matching(expression: str, message: str) -> Rule:
     """Like `pattern`, for an expression that is hard to read: the API server shows `message` instead."""
-    rule: JsonValue = {"rule": f"self.matches(r'{expression}')", "message": message}
-    found: FieldInfo = Field(json_schema_extra={"x-kubernetes-validations": [rule]})
-    return found
+    return f"self.matches(r'{expression}')", message
 
 
-def validated(*rules: tuple[str, str]) -> ConfigDict:
-    """Rules in CEL that the API server checks for a model, each with its message."""
-    listed: list[JsonValue] = [{"rule": rule, "message": message} for rule, message in rules]
-    return ConfigDict(json_schema_extra={"x-kubernetes-validations": listed})
+def validated(*each: Rule, **more: JsonValue) -> ConfigDict:
+    """For a model with these rules; `more` are keywords of its schema."""
+    return ConfigDict(json_schema_extra={**rules(*each), **more})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +75,17 @@ class Column:
 
 
 def custom_resource_definition(
-    kind: str, plural: str, short_name: str, model: type[BaseModel], columns: Sequence[Column]
+    kind: str,
+    plural: str,
+    short_name: str,
+    model: type[BaseModel],
+    columns: Sequence[Column],
+    selectable: Sequence[str] = (),
 ) -> Object:
-    """The CRD of a namespaced kind whose spec and status `model` describes."""
+    """The CRD of a namespaced kind whose spec and status `model` describes.
+
+    `selectable` are JSON paths for field selectors, of Kubernetes 1.31 and newer.
+    """
     schema = structural_schema(model)
     # The API server adds apiVersion, kind and metadata.
     schema["required"] = ["spec"]
@@ -82,6 +111,7 @@ def custom_resource_definition(
                     "storage": True,
                     "subresources": {"status": {}},
                     "additionalPrinterColumns": [_column(column) for column in columns],
+                    **({"selectableFields": [{"jsonPath": path} for path in selectable]} if selectable else {}),
                     "schema": {"openAPIV3Schema": schema},
                 }
             ],
@@ -121,6 +151,8 @@ def _flat(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]
     for key, value in schema.items():
         if key not in _DROPPED and not (key == "additionalProperties" and value is False):
             flat |= _flat_field(key, value, definitions)
+    if flat.get("type") == "array":
+        flat.setdefault("x-kubernetes-list-type", "atomic")
     if flat.get("type") == "object" and "default" in flat:
         # Defaults of the fields apply only if the object exists, so it starts empty and the fields fill it.
         flat["default"] = {}

@@ -7,9 +7,21 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
-from adapters.kubernetes.crd import matching, pattern, validated
+from adapters.kubernetes.crd import ATOMIC, SET, Rule, pattern, rules, validated
+from adapters.kubernetes.patterns import (
+    DECIMAL,
+    DIGEST,
+    DNS_SUBDOMAIN,
+    IMAGE_RULE,
+    INTEGER,
+    LABEL_KEY,
+    LABEL_VALUE,
+    OPTIONAL_LABEL_KEY,
+    SCHEDULE_RULE,
+    TIME_ZONE,
+)
 from warmhook.labels import NotASelector, Selector, parse_selector, requirement_object
-from warmhook.node_affinity import TERMS_MAX, VALUES_MAX, Affinity, affinity_object, parse_affinity
+from warmhook.node_affinity import PARTS_MAX, TERMS_MAX, VALUES_MAX, Affinity, affinity_object, parse_affinity
 from warmhook.taints import TOLERATIONS_MAX, Toleration, TolerationOperator, parse_tolerations, toleration_object
 from warmhook.warmimages import (
     LONGEST_TIMEOUT_SECONDS,
@@ -24,30 +36,13 @@ from warmhook.warmimages import (
     Window,
 )
 
-DigestText = Annotated[str, StringConstraints(max_length=135, pattern=r"^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$")]
-# These limits are only in the schema of the API server: stored objects are read as far as possible.
-_ELEMENTS: Final = r"[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
-_IMAGE: Final = (
-    rf"^(([A-Za-z0-9.-]+|\[[a-fA-F0-9:]+\])(:[0-9]{{1,5}})?/)?{_ELEMENTS}"
-    r"(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}))?$"
-)
-_IMAGE_EXPECTED: Final = (
-    "must be an image such as registry.example.com/shop/web:1.4 or registry.example.com/shop/web@sha256:..., "
-    "without https:// and with the repository in lower case"
-)
-_DNS_LABEL: Final = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
-_DNS_SUBDOMAIN: Final = rf"^{_DNS_LABEL}(\.{_DNS_LABEL})*$"
-_LABEL_KEY: Final = rf"^({_DNS_LABEL}(\.{_DNS_LABEL})*/)?[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?$"
-_LABEL_VALUE: Final = r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$"
-_INTEGER: Final = r"^[+-]?[0-9]+$"
-_DECIMAL: Final = r"^(0|-?[1-9][0-9]*)$"
-
+DigestText = Annotated[str, StringConstraints(max_length=135, pattern=DIGEST)]
 # Longer than any reference: a host of 259, a repository of 255, a tag of 128 and a digest of 135 characters.
-ImageText = Annotated[str, StringConstraints(min_length=1, max_length=800), matching(_IMAGE, _IMAGE_EXPECTED)]
-LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=317), pattern(_LABEL_KEY)]
-LabelValue = Annotated[str, StringConstraints(max_length=63), pattern(_LABEL_VALUE)]
-SecretName = Annotated[str, StringConstraints(min_length=1, max_length=253), pattern(_DNS_SUBDOMAIN)]
-NodeName = Annotated[str, StringConstraints(min_length=1, max_length=253)]
+ImageText = Annotated[str, StringConstraints(min_length=1, max_length=800), Field(json_schema_extra=rules(IMAGE_RULE))]
+LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=317), pattern(LABEL_KEY)]
+LabelValue = Annotated[str, StringConstraints(max_length=63), pattern(LABEL_VALUE)]
+SecretName = Annotated[str, StringConstraints(min_length=1, max_length=253), pattern(DNS_SUBDOMAIN)]
+NodeName = Annotated[str, StringConstraints(min_length=1, max_length=253), pattern(DNS_SUBDOMAIN)]
 
 _REQUIREMENTS_MAX: Final = 64
 SUSPEND: Final = "Nodes pull and delete nothing for now; pushes are still recorded."
@@ -97,9 +92,11 @@ class LabelRequirement(Spec):
 
     model_config = validated((_VALUES_RULE, _VALUES_MESSAGE))
 
-    key: LabelKey
-    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
-    values: list[LabelValue] = Field(default=[], max_length=256)
+    key: LabelKey = Field(description="The label.")
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"] = Field(
+        description="How the label is compared; NotIn and DoesNotExist also match objects without it."
+    )
+    values: list[LabelValue] = Field(default=[], max_length=256, description="Values for In and NotIn.")
 
 
 class LabelSelector(Spec):
@@ -110,11 +107,16 @@ class LabelSelector(Spec):
             f"size(self.matchLabels) + size(self.matchExpressions) <= {_REQUIREMENTS_MAX}",
             f"at most {_REQUIREMENTS_MAX} labels and expressions together",
         ),
-        (f"self.matchLabels.all(key, size(key) <= 317 && key.matches(r'{_LABEL_KEY}'))", "keys must be label keys"),
+        (f"self.matchLabels.all(key, size(key) <= 317 && key.matches(r'{LABEL_KEY}'))", "keys must be label keys"),
+        **ATOMIC,
     )
 
-    match_labels: dict[LabelKey, LabelValue] = Field(default={}, max_length=_REQUIREMENTS_MAX)
-    match_expressions: list[LabelRequirement] = Field(default=[], max_length=_REQUIREMENTS_MAX)
+    match_labels: dict[LabelKey, LabelValue] = Field(
+        default={}, max_length=_REQUIREMENTS_MAX, description="Labels with exactly these values."
+    )
+    match_expressions: list[LabelRequirement] = Field(
+        default=[], max_length=_REQUIREMENTS_MAX, description="Requirements on labels."
+    )
 
 
 class NodeRequirement(Spec):
@@ -123,35 +125,53 @@ class NodeRequirement(Spec):
     model_config = validated(
         (_VALUES_RULE, _VALUES_MESSAGE),
         (
-            f"!(self.operator in ['Gt', 'Lt']) || (size(self.values) == 1 && self.values[0].matches(r'{_INTEGER}'))",
+            f"!(self.operator in ['Gt', 'Lt']) || (size(self.values) == 1 && self.values[0].matches(r'{INTEGER}'))",
             "Gt and Lt take exactly one integer",
         ),
     )
 
-    key: LabelKey
-    operator: Literal["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"]
-    values: list[LabelValue] = Field(default=[], max_length=VALUES_MAX)
+    key: LabelKey = Field(description="The label.")
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"] = Field(
+        description="How the label is compared; NotIn and DoesNotExist also match nodes without it."
+    )
+    values: list[LabelValue] = Field(
+        default=[], max_length=VALUES_MAX, description="Values for In and NotIn; one integer for Gt and Lt."
+    )
 
 
 class FieldRequirement(Spec):
     """One requirement on a node's name."""
 
-    key: Literal["metadata.name"]
-    operator: Literal["In", "NotIn"]
-    values: list[NodeName] = Field(min_length=1, max_length=VALUES_MAX)
+    key: Literal["metadata.name"] = Field(description="The field: the name of the node.")
+    operator: Literal["In", "NotIn"] = Field(description="How the name is compared.")
+    values: list[NodeName] = Field(min_length=1, max_length=VALUES_MAX, description="Names of nodes.")
 
 
 class NodeSelectorTerm(Spec):
     """Requirements that must all hold; without any, no node matches."""
 
-    match_expressions: list[NodeRequirement] = Field(default=[], max_length=TERMS_MAX)
-    match_fields: list[FieldRequirement] = Field(default=[], max_length=TERMS_MAX)
+    match_expressions: list[NodeRequirement] = Field(
+        default=[], max_length=TERMS_MAX, description="Requirements on the node's labels."
+    )
+    match_fields: list[FieldRequirement] = Field(
+        default=[], max_length=TERMS_MAX, description="Requirements on the node's name."
+    )
+
+
+_PARTS: Final = "map(each, 1 + size(each.values)).sum()"
+_PARTS_RULE: Final = (
+    f"self.nodeSelectorTerms.map(term, term.matchExpressions.{_PARTS} + term.matchFields.{_PARTS}).sum() <= {PARTS_MAX}"
+)
 
 
 class NodeAffinity(Spec):
     """Which nodes, as a Pod's required node affinity says it; one of the terms must match."""
 
-    node_selector_terms: list[NodeSelectorTerm] = Field(default=[], max_length=TERMS_MAX)
+    model_config = validated((_PARTS_RULE, f"at most {PARTS_MAX} requirements and values together"), **ATOMIC)
+
+    node_selector_terms: list[NodeSelectorTerm] = Field(
+        default=[], max_length=TERMS_MAX, description="One of these must match; without any, no node does."
+    )
 
 
 class TolerationSpec(Spec):
@@ -159,15 +179,21 @@ class TolerationSpec(Spec):
 
     model_config = validated(
         (
-            f"!(self.operator in ['Gt', 'Lt']) || self.value.matches(r'{_DECIMAL}')",
+            f"!(self.operator in ['Gt', 'Lt']) || self.value.matches(r'{DECIMAL}')",
             "Gt and Lt take an integer",
         ),
+        ("self.operator == 'Exists' || self.key != ''", "without a key the operator must be Exists"),
+        ("self.operator != 'Exists' || self.value == ''", "Exists takes no value"),
     )
 
-    key: Annotated[str, StringConstraints(max_length=317)] = ""
-    operator: TolerationOperator = "Equal"
-    value: LabelValue = ""
-    effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
+    key: Annotated[str, StringConstraints(max_length=317), pattern(OPTIONAL_LABEL_KEY)] = Field(
+        default="", description="The key of the taints; empty: any."
+    )
+    operator: TolerationOperator = Field(default="Equal", description="How the value is compared.")
+    value: LabelValue = Field(default="", description="The value of the taints; for Gt and Lt an integer.")
+    effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = Field(
+        default="", description="The effect of the taints; empty: any."
+    )
 
 
 class NodesSpec(Spec):
@@ -176,7 +202,7 @@ class NodesSpec(Spec):
     selector: LabelSelector | None = Field(
         default=None, description="Absent: every Linux node that is no virtual kubelet; with names, any node."
     )
-    names: list[NodeName] = Field(default=[], max_length=1024, description="Only these nodes.")
+    names: list[NodeName] = Field(default=[], max_length=1024, json_schema_extra=SET, description="Only these nodes.")
     limit: LimitText | None = Field(
         default=None,
         description="At most so many of the matching nodes: a number or a percentage, rounded up; 0 is none.",
@@ -199,12 +225,13 @@ class WindowSpec(Spec):
     """A time in which images are refreshed."""
 
     schedule: Annotated[str, StringConstraints(min_length=1, max_length=256)] = Field(
-        description="When it opens: five fields as in cron, or a name such as @daily."
+        json_schema_extra=rules(SCHEDULE_RULE),
+        description="When it opens: five fields as in cron, or a name such as @daily.",
     )
     duration_seconds: int = Field(
         default=3600, ge=60, le=_WINDOW_LONGEST_SECONDS, description="How long it stays open, in seconds."
     )
-    time_zone: Annotated[str, StringConstraints(min_length=1, max_length=64)] = Field(
+    time_zone: Annotated[str, StringConstraints(min_length=1, max_length=64), pattern(TIME_ZONE)] = Field(
         default="UTC", description="Of the schedule: a name of the IANA database, such as Europe/Paris."
     )
 
@@ -214,7 +241,7 @@ class PullSpec(Spec):
 
     model_config = validated(
         (
-            "size(self.secrets) == 0 || self.sharePrivate",
+            "!has(self.secrets) || size(self.secrets) == 0 || (has(self.sharePrivate) && self.sharePrivate)",
             "secrets need sharePrivate: true, because every Pod on the nodes may use the images that they open",
         ),
     )
@@ -233,7 +260,10 @@ class PullSpec(Spec):
         default=False, description="Keep the image from the kubelet's garbage collection, where the runtime can."
     )
     secrets: list[SecretName] = Field(
-        default=[], max_length=8, description="Secrets of this namespace with credentials for registries."
+        default=[],
+        max_length=8,
+        json_schema_extra=SET,
+        description="Secrets of this namespace with credentials for registries.",
     )
     share_private: bool = Field(
         default=False,
@@ -250,12 +280,16 @@ class PullSpec(Spec):
     )
 
 
+_IS_ONCE: Final = "has(self.type) && self.type == 'Once'"
+_LIFETIME_IS_ONCE: Final = _IS_ONCE.replace("self", "self.lifetime")
+
+
 class LifetimeSpec(Spec):
     """How long the image is wanted."""
 
     model_config = validated(
         (
-            "self.type == 'Once' || (!has(self.deadlineSeconds) && !has(self.ttlSecondsAfterFinished))",
+            f"!has(self.deadlineSeconds) && !has(self.ttlSecondsAfterFinished) || {_IS_ONCE}",
             "deadlineSeconds and ttlSecondsAfterFinished need type: Once",
         ),
     )
@@ -283,15 +317,16 @@ class LifetimeSpec(Spec):
     )
 
 
+TEMPLATE_RULE: Final[Rule] = (
+    f"!has(self.onRemoval) || self.onRemoval != 'Delete' || !has(self.lifetime) || !({_LIFETIME_IS_ONCE})",
+    "an image with lifetime type Once stays on its nodes: onRemoval must be Retain",
+)
+
+
 class TemplateSpec(Spec):
     """All of a WarmImage's spec but the image."""
 
-    model_config = validated(
-        (
-            "self.onRemoval != 'Delete' || self.lifetime.type != 'Once'",
-            "an image with lifetime type Once stays on its nodes: onRemoval must be Retain",
-        ),
-    )
+    model_config = validated(TEMPLATE_RULE)
 
     nodes: NodesSpec = Field(default=NodesSpec(), description="Which nodes should hold the image.")
     pull: PullSpec = Field(default=PullSpec(), description="How nodes pull.")

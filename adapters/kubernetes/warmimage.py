@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -11,43 +10,100 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, StringConstraints, ValidationError
 from pydantic.config import JsonDict
 
-from adapters.kubernetes.crd import Column, custom_resource_definition
+from adapters.kubernetes.crd import SET, Column, custom_resource_definition, list_map, pattern, rules, validated
+from adapters.kubernetes.patterns import CONDITION_REASON, CONDITION_TYPE, IMAGE_RULE
 from adapters.kubernetes.template import (
     SUSPEND,
+    TEMPLATE_RULE,
     DigestText,
     ImageText,
     InvalidObject,
+    LabelValue,
+    NodeAffinity,
     Spec,
     TemplateSpec,
+    TolerationSpec,
     template_object,
 )
 from adapters.validation_errors import first_problem
+from warmhook.admission_review import IMAGES_MAX, LABELS_MAX
 from warmhook.api import (
     API_VERSION,
     EVENT_ANNOTATION,
     GONE_ANNOTATION,
-    ORIGIN_ANNOTATION,
     OWNER_LABEL,
     POLICY_LABEL,
     REPOSITORY_LABEL,
 )
 from warmhook.images import NotAReference, Reference, parse_reference
 from warmhook.node_affinity import Constraints, affinity_object, parse_affinity
+from warmhook.pod_images import OWNERS_MAX
 from warmhook.ports import Object
 from warmhook.pull_failures import FailureReason
-from warmhook.taints import parse_tolerations, toleration_object
+from warmhook.taints import TOLERATIONS_MAX, parse_tolerations, toleration_object
 from warmhook.timestamps import format_time, parse_time
-from warmhook.warmimages import ObjectKey, PodOrigin, PodOwner, WarmImage, repository_label
+from warmhook.warmimages import ObjectKey, PodOrigin, PodOwner, WarmImage, owner_label, repository_label
 
 Moment = Annotated[str, StringConstraints(max_length=40), Field(json_schema_extra={"format": "date-time"})]
 Text = Annotated[str, StringConstraints(max_length=1024)]
 Count = Annotated[int, Field(ge=0)]
+Generation = Annotated[int, Field(ge=0, json_schema_extra={"format": "int64"})]
+
+
+class PodOwnerSpec(Spec):
+    """One owner whose Pods need the image."""
+
+    kind: Annotated[str, StringConstraints(min_length=1, max_length=253)] = Field(
+        description="Its kind, such as Deployment; Pod for Pods without an owner."
+    )
+    name: Annotated[str, StringConstraints(min_length=1, max_length=253)] = Field(description="Its name.")
+    labels: dict[Annotated[str, StringConstraints(max_length=317)], LabelValue] = Field(
+        default={}, max_length=LABELS_MAX, description="The labels of its last Pod."
+    )
+    containers: list[Annotated[str, StringConstraints(max_length=80)]] = Field(
+        default=[],
+        max_length=IMAGES_MAX,
+        json_schema_extra=SET,
+        description="Its containers with the image, or volume/ and the name of an image volume.",
+    )
+    admitted_at: Moment | None = Field(default=None, description="When its last Pod was created, about.")
+
+
+class PodOriginSpec(Spec):
+    """The Pods that need the image; written by Warmhook."""
+
+    owners: list[PodOwnerSpec] = Field(
+        min_length=1,
+        max_length=OWNERS_MAX,
+        json_schema_extra=list_map("kind", "name"),
+        description="The owners of the Pods, the last one first.",
+    )
+    more_owners: bool = Field(default=False, description="There are more owners than are listed.")
+    affinity: NodeAffinity | None = Field(
+        default=None, description="What node selector and required node affinity of the Pods allow; absent: any node."
+    )
+    tolerations: list[TolerationSpec] = Field(
+        default=[], max_length=TOLERATIONS_MAX, description="The tolerations of the Pods."
+    )
 
 
 class WarmImageSpec(TemplateSpec):
     """One image wanted on some nodes."""
 
-    image: ImageText = Field(description="What a Pod would name; latest where there is neither tag nor digest.")
+    model_config = validated(
+        TEMPLATE_RULE,
+        (
+            "!has(self.digest) || !self.image.contains('@') || self.image.endsWith('@' + self.digest)",
+            "digest differs from the digest in image: leave one of them out",
+        ),
+    )
+
+    image: ImageText = Field(
+        description="What a Pod would name; latest where there is neither tag nor digest.",
+        json_schema_extra=rules(
+            IMAGE_RULE, ("self == oldSelf", "cannot be changed: create another WarmImage, and delete this one")
+        ),
+    )
     digest: DigestText | None = Field(
         default=None,
         description="What to run, whatever the tag points at; with a policy, what a push said the tag points at.",
@@ -55,56 +111,80 @@ class WarmImageSpec(TemplateSpec):
     pushed_at: Moment | None = Field(
         default=None, description="When the registry took the image, or the last Pod that needs it was created."
     )
+    policy_name: Annotated[str, StringConstraints(max_length=253)] | None = Field(
+        default=None, description="The WarmPolicy that the image belongs to; written by Warmhook."
+    )
+    pods: PodOriginSpec | None = Field(
+        default=None, description="The Pods that the image is for, if it is for Pods; written by Warmhook."
+    )
     suspend: bool = Field(default=False, description=SUSPEND)
 
 
 class Condition(Spec):
-    """A condition as in all Kubernetes APIs."""
+    """A condition as in all Kubernetes APIs (metav1.Condition)."""
 
-    type: Annotated[str, StringConstraints(max_length=64)]
-    status: Literal["True", "False", "Unknown"]
-    observed_generation: int | None = None
-    reason: Annotated[str, StringConstraints(max_length=64)] = ""
-    message: Text = ""
-    last_transition_time: Moment | None = None
+    type: Annotated[str, StringConstraints(max_length=316), pattern(CONDITION_TYPE)] = Field(
+        description="Its name, such as Ready."
+    )
+    status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
+    observed_generation: Generation | None = Field(default=None, description="The generation that it is about.")
+    last_transition_time: Moment = Field(description="When the status changed last.")
+    reason: Annotated[str, StringConstraints(min_length=1, max_length=1024), pattern(CONDITION_REASON)] = Field(
+        description="Why, in one word for programs."
+    )
+    message: Annotated[str, StringConstraints(max_length=32768)] = Field(description="Why, for people; may be empty.")
 
 
-CONDITIONS: Final[JsonDict] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
+CONDITIONS: Final[JsonDict] = list_map("type")
 """For the schema of a list of conditions: each writer may have its own."""
 
 
 class FailureStatus(Spec):
     """Why one node does not have the image."""
 
-    node: Annotated[str, StringConstraints(max_length=253)]
-    reason: FailureReason
-    message: Text = ""
+    node: Annotated[str, StringConstraints(max_length=253)] = Field(description="The name of the node.")
+    reason: FailureReason = Field(description="Why, in one word for programs.")
+    message: Text = Field(default="", description="Why, for people.")
 
 
 class WarmImageStatus(Spec):
     """How far the nodes have come; desired = warm + pulling + waiting + failed + unreachable."""
 
-    observed_generation: int | None = None
-    digest: DigestText | None = None
+    observed_generation: Generation | None = Field(default=None, description="The generation that was counted.")
+    digest: DigestText | None = Field(
+        default=None, description="The digest of the image; absent if the tag brought another one on some node."
+    )
+    progress: Annotated[str, StringConstraints(max_length=32)] | None = Field(
+        default=None, description="Warm and desired nodes, such as 3/12, for people."
+    )
     desired: Count | None = Field(default=None, description="All nodes that should hold the image.")
-    warm: Count | None = None
-    pulling: Count | None = None
-    waiting: Count | None = None
-    failed: Count | None = None
+    warm: Count | None = Field(default=None, description="Nodes that hold the image.")
+    pulling: Count | None = Field(default=None, description="Nodes that pull the image now.")
+    waiting: Count | None = Field(default=None, description="Nodes that pull the image later.")
+    failed: Count | None = Field(default=None, description="Nodes that could not pull the image, and go on trying.")
     unreachable: Count | None = Field(
         default=None, description="Nodes that should hold the image and whose agent has been silent for 10 minutes."
     )
-    failures: list[FailureStatus] | None = Field(default=None, max_length=10)
-    started_at: Moment | None = None
-    completed_at: Moment | None = None
-    conditions: list[Condition] | None = Field(default=None, max_length=16, json_schema_extra=CONDITIONS)
+    failures: list[FailureStatus] | None = Field(
+        default=None, max_length=10, description="The first nodes that failed or are unreachable, by name."
+    )
+    started_at: Moment | None = Field(default=None, description="When nodes were first counted for this generation.")
+    completed_at: Moment | None = Field(
+        default=None, description="When all nodes were warm for the first time in this generation."
+    )
+    conditions: list[Condition] | None = Field(
+        default=None,
+        max_length=16,
+        json_schema_extra=CONDITIONS,
+        description="Ready: all reachable nodes are warm, and there is one. Degraded: nodes failed or are unreachable.",
+    )
 
 
 class _WarmImage(Spec):
     """One image wanted on some nodes: made from events and policies, or by hand."""
 
-    spec: WarmImageSpec
-    status: WarmImageStatus | None = None
+    spec: WarmImageSpec = Field(description="What is wanted.")
+    status: WarmImageStatus | None = Field(default=None, description="What there is; written by Warmhook.")
 
 
 def warmimage_crd() -> Object:
@@ -115,15 +195,16 @@ def warmimage_crd() -> Object:
         "wi",
         _WarmImage,
         [
+            Column("Policy", "string", ".spec.policyName"),
             Column("Image", "string", ".spec.image"),
-            Column("Desired", "integer", ".status.desired"),
-            Column("Warm", "integer", ".status.warm"),
-            Column("Failed", "integer", ".status.failed"),
+            Column("Warm", "string", ".status.progress"),
             Column("Ready", "string", '.status.conditions[?(@.type=="Ready")].status'),
+            Column("Failed", "integer", ".status.failed", priority=1),
             Column("Unreachable", "integer", ".status.unreachable", priority=1),
             Column("Digest", "string", ".spec.digest", priority=1),
             Column("Age", "date", ".metadata.creationTimestamp"),
         ],
+        selectable=(".spec.image", ".spec.policyName"),
     )
 
 
@@ -142,6 +223,10 @@ def read_warmimage(obj: Object) -> WarmImage:
         raise InvalidObject(f"spec.image: {error}") from error
     except ValueError as error:
         raise InvalidObject(f"spec.pushedAt: {error}") from error
+    try:
+        pod_origin = _read_origin(spec.pods)
+    except ValueError as error:  # NotASelector, TooManyTerms
+        raise InvalidObject(f"spec.pods: {error}") from error
     created = metadata.get("creationTimestamp")
     return WarmImage(
         key=ObjectKey(metadata["namespace"], metadata["name"]),
@@ -150,8 +235,9 @@ def read_warmimage(obj: Object) -> WarmImage:
         pushed_at=pushed_at,
         template=replace(spec.value(), suspend=spec.suspend),
         policy_label=label,
+        policy_name=spec.policy_name or "",
         event_id=(metadata.get("annotations") or {}).get(EVENT_ANNOTATION, ""),
-        pod_origin=_read_origin(metadata),
+        pod_origin=pod_origin,
         policy_gone_since=_gone_since(metadata),
         uid=metadata.get("uid", ""),
         generation=metadata.get("generation", 0),
@@ -166,8 +252,12 @@ def warmimage_object(warmimage: WarmImage) -> Object:
 
 
 def warmimage_patch(warmimage: WarmImage, resource_version: str) -> Object:
-    """The merge patch that turns an existing object into this WarmImage, if it is still at `resource_version`."""
+    """The merge patch that turns an existing object into this WarmImage, if it is still at `resource_version`.
+
+    It must have the same image, which cannot be changed.
+    """
     content = _content(warmimage)
+    del content["spec"]["image"]
     content["metadata"]["resourceVersion"] = resource_version
     return content
 
@@ -181,11 +271,10 @@ def _content(warmimage: WarmImage) -> Object:
         "labels": {
             REPOSITORY_LABEL: repository_label(warmimage.image),
             POLICY_LABEL: warmimage.policy_label or None,
-            OWNER_LABEL: origin and origin.owners[0].owner,
+            OWNER_LABEL: origin and owner_label(warmimage.key.namespace, origin.owners[0].owner),
         },
         "annotations": {
             EVENT_ANNOTATION: warmimage.event_id or None,
-            ORIGIN_ANNOTATION: origin and _origin_text(origin),
             GONE_ANNOTATION: gone_since and format_time(gone_since),
         },
     }
@@ -194,6 +283,8 @@ def _content(warmimage: WarmImage) -> Object:
         **template_object(warmimage.template),
         "digest": warmimage.digest or None,
         "pushedAt": warmimage.pushed_at and format_time(warmimage.pushed_at),
+        "policyName": warmimage.policy_name or None,
+        "pods": origin and _origin_object(origin),
         "suspend": warmimage.template.suspend or None,
     }
     return {"metadata": metadata, "spec": spec}
@@ -227,43 +318,40 @@ def _gone_since(metadata: Mapping[str, Any]) -> datetime | None:
         return None
 
 
-def _origin_text(origin: PodOrigin) -> str:
-    fields: dict[str, Any] = {"by": [_owner_object(owner) for owner in origin.owners]}
-    if origin.more:
-        fields["more"] = True
-    if origin.constraints.affinity is not None:
-        fields["affinity"] = affinity_object(origin.constraints.affinity)
-    if origin.constraints.tolerations:
-        fields["tolerations"] = [toleration_object(toleration) for toleration in origin.constraints.tolerations]
-    return json.dumps(fields, sort_keys=True, separators=(",", ":"))
+def _origin_object(origin: PodOrigin) -> dict[str, Any]:
+    """The field `pods`, absent parts as `None`."""
+    constraints = origin.constraints
+    return {
+        "owners": list(map(_owner_object, origin.owners)),
+        "moreOwners": origin.more or None,
+        "affinity": None if constraints.affinity is None else affinity_object(constraints.affinity),
+        "tolerations": list(map(toleration_object, constraints.tolerations)) or None,
+    }
 
 
 def _owner_object(owner: PodOwner) -> dict[str, Any]:
-    fields: dict[str, Any] = {"owner": owner.owner, "labels": dict(owner.labels), "containers": list(owner.containers)}
-    return fields | ({"at": format_time(owner.at)} if owner.at else {})
+    kind, _, name = owner.owner.partition("/")
+    fields: dict[str, Any] = {"kind": kind, "name": name}
+    if owner.labels:
+        fields["labels"] = dict(owner.labels)
+    if owner.containers:
+        fields["containers"] = list(owner.containers)
+    return fields | ({"admittedAt": format_time(owner.at)} if owner.at else {})
 
 
-def _read_owner(fields: Mapping[str, Any]) -> PodOwner:
+def _read_owner(spec: PodOwnerSpec) -> PodOwner:
     return PodOwner(
-        owner=str(fields["owner"]),
-        labels=tuple(sorted((str(key), str(value)) for key, value in fields["labels"].items())),
-        containers=tuple(sorted(map(str, fields["containers"]))),
-        at=parse_time(fields["at"]) if "at" in fields else None,
+        owner=f"{spec.kind}/{spec.name}",
+        labels=tuple(sorted(spec.labels.items())),
+        containers=tuple(sorted(spec.containers)),
+        at=parse_time(spec.admitted_at) if spec.admitted_at else None,
     )
 
 
-def _read_origin(metadata: Mapping[str, Any]) -> PodOrigin | None:
-    """The Pods that the WarmImage is for. Raises `InvalidObject` if a person has edited the annotation."""
-    text = (metadata.get("annotations") or {}).get(ORIGIN_ANNOTATION)
-    if text is None:
+def _read_origin(spec: PodOriginSpec | None) -> PodOrigin | None:
+    """The Pods that the WarmImage is for. Raises `ValueError`."""
+    if spec is None:
         return None
-    try:
-        fields = json.loads(text)
-        affinity = parse_affinity(fields["affinity"]) if "affinity" in fields else None
-        constraints = Constraints(affinity, parse_tolerations(fields.get("tolerations")))
-        origin = PodOrigin(tuple(map(_read_owner, fields["by"])), constraints, fields.get("more") is True)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InvalidObject(f"annotation {ORIGIN_ANNOTATION}: {error}") from error
-    if not origin.owners:
-        raise InvalidObject(f"annotation {ORIGIN_ANNOTATION}: names no owner")
-    return origin
+    affinity = None if spec.affinity is None else parse_affinity(spec.affinity.model_dump(by_alias=True))
+    tolerations = parse_tolerations([toleration.model_dump() for toleration in spec.tolerations or ()])
+    return PodOrigin(tuple(map(_read_owner, spec.owners)), Constraints(affinity, tolerations), spec.more_owners)

@@ -8,9 +8,10 @@ from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import Field, StringConstraints, ValidationError
 
-from adapters.kubernetes.crd import Column, custom_resource_definition, matching, validated
+from adapters.kubernetes.crd import SET, Column, custom_resource_definition, rules, validated
+from adapters.kubernetes.patterns import RANGE_RULE
 from adapters.kubernetes.template import SUSPEND, ImageText, InvalidObject, LabelSelector, Spec, TemplateSpec
-from adapters.kubernetes.warmimage import CONDITIONS, Condition, Count
+from adapters.kubernetes.warmimage import CONDITIONS, Condition, Count, Generation
 from adapters.validation_errors import first_problem
 from warmhook.images import NotAReference, Reference, parse_reference
 from warmhook.labels import Selector, parse_selector
@@ -28,18 +29,6 @@ _TAGS_CHARACTERS: Final = (
     "self.push.map(rule, rule.tags.map(tag, size(tag)).sum() + rule.exclude.map(tag, size(tag)).sum()).sum()"
 )
 
-# The grammar of warmhook/semver.py.
-_NUMBER: Final = r"(0|[1-9][0-9]*)"
-_PRERELEASE: Final = rf"({_NUMBER}|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
-_VERSION: Final = (
-    rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(-{_PRERELEASE}(\.{_PRERELEASE})*)?(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?"
-)
-_PARTIAL: Final = rf"({_NUMBER}(\.{_NUMBER})?(\.[xX*]){{0,2}}|[xX*](\.[xX*]){{0,2}})"
-_COMPARATOR: Final = rf"([<>!]=|[=<>~^])?\s*v?({_VERSION}|{_PARTIAL})"
-_COMPARATORS: Final = rf"{_COMPARATOR}((\s*,\s*|\s+){_COMPARATOR})*"
-_RANGE: Final = rf"^\s*{_COMPARATORS}(\s*\|\|\s*{_COMPARATORS})*\s*$"
-_RANGE_EXPECTED: Final = "must be a range of versions, such as '>=1.2 <3', '^1.4' or '1.x || ~2.1'"
-
 Glob = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 TagGlob = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 
@@ -50,10 +39,19 @@ class PushSpec(Spec):
     repository: Glob = Field(
         description="Glob over host and repository, such as harbor.example.com/shop/**; * stops at a slash."
     )
-    tags: list[TagGlob] = Field(default=["*"], max_length=64, description="Globs over tags; one must match.")
-    exclude: list[TagGlob] = Field(default=[], max_length=64, description="Globs over tags that are not taken.")
+    tags: list[TagGlob] = Field(
+        default=["*"], max_length=64, json_schema_extra=SET, description="Globs over tags; one must match."
+    )
+    exclude: list[TagGlob] = Field(
+        default=[], max_length=64, json_schema_extra=SET, description="Globs over tags that are not taken."
+    )
     semver: (
-        Annotated[str, StringConstraints(min_length=1, max_length=256), matching(_RANGE, _RANGE_EXPECTED)] | None
+        Annotated[
+            str,
+            StringConstraints(min_length=1, max_length=256),
+            Field(json_schema_extra=rules(RANGE_RULE)),
+        ]
+        | None
     ) = Field(default=None, description="Only tags that are semantic versions in this range, such as >=1.2 <3.")
     untagged: bool = Field(
         default=False, description="Take pushes without a tag, such as the parts of a multi-platform image."
@@ -96,7 +94,10 @@ class WarmPolicySpec(Spec):
     )
 
     images: list[ImageText] = Field(
-        default=[], max_length=256, description="Images that are wanted as long as the policy exists."
+        default=[],
+        max_length=256,
+        json_schema_extra=SET,
+        description="Images that are wanted as long as the policy exists.",
     )
     push: list[PushSpec] = Field(default=[], max_length=64, description="What registry pushes add.")
     pods: PodsSpec | None = Field(
@@ -116,16 +117,21 @@ class WarmPolicySpec(Spec):
 class WarmPolicyStatus(Spec):
     """Whether the policy can be used, and what it led to."""
 
-    observed_generation: int | None = None
+    observed_generation: Generation | None = Field(default=None, description="The generation that was read.")
     images: Count | None = Field(default=None, description="WarmImages of this policy.")
-    conditions: list[Condition] | None = Field(default=None, max_length=16, json_schema_extra=CONDITIONS)
+    conditions: list[Condition] | None = Field(
+        default=None,
+        max_length=16,
+        json_schema_extra=CONDITIONS,
+        description="Ready: every part of the policy can be used. Degraded: the API server refused a WarmImage.",
+    )
 
 
 class _WarmPolicy(Spec):
     """The rules a person writes: which images should be on which nodes before a Pod needs them."""
 
-    spec: WarmPolicySpec
-    status: WarmPolicyStatus | None = None
+    spec: WarmPolicySpec = Field(description="What is wanted.")
+    status: WarmPolicyStatus | None = Field(default=None, description="What there is; written by Warmhook.")
 
 
 def warmpolicy_crd() -> Object:

@@ -76,8 +76,20 @@ def _member_schema(schema: Object, name: str) -> Object | bool:
     return bool(extra or schema.get("x-kubernetes-preserve-unknown-fields"))
 
 
+def transition_causes(schema: Object, value: Json, old: Json, path: str = "") -> Iterator[Cause]:
+    """The fields of `value` that may not differ from `old`. Items of lists are not compared."""
+    if value != old:
+        for rule in schema.get("x-kubernetes-validations", ()):
+            if rule["rule"] == _UNCHANGED:
+                yield Cause(path, f"Invalid value: {_shown(value)}: {rule['message']}")
+    if isinstance(value, dict) and isinstance(old, dict):
+        for name, sub in (schema.get("properties") or {}).items():
+            if name in value and name in old:
+                yield from transition_causes(sub, value[name], old[name], f"{path}.{name}" if path else name)
+
+
 def causes(schema: Object, value: Json, path: str = "") -> Iterator[Cause]:
-    """Everything in which `value` breaks the schema."""
+    """Everything in which `value` breaks the schema, but for its rules about changes."""
     if value is None and schema.get("nullable"):
         return
     if schema.get("x-kubernetes-int-or-string"):
@@ -127,6 +139,7 @@ def _bad(path: str, value: Json, rule: str) -> Cause:
     return Cause(path, f"Invalid value: {_shown(value)}: {path} in body {rule}")
 
 
+_UNCHANGED: Final = "self == oldSelf"
 _MATCHES: Final = re.compile(r"self\.matches\(r'([^']*)'\)")
 
 
@@ -143,7 +156,7 @@ def _string_causes(schema: Object, value: str, path: str) -> Iterator[Cause]:
     if "pattern" in schema and not _pattern(schema["pattern"]).search(value):
         yield _bad(path, value, f"should match '{schema['pattern']}'")
     for rule in schema.get("x-kubernetes-validations", []):
-        # The one form that is decided here: other rules of a schema are for a real API server.
+        # Of the rules of a schema, this form and `_UNCHANGED` are decided here; others are for a real API server.
         matches = _MATCHES.fullmatch(rule["rule"])
         if matches and not _pattern(matches[1]).search(value):
             yield Cause(path, f"Invalid value: {_shown(value)}: {rule['message']}")

@@ -169,6 +169,7 @@ def validate(resource: Resource, obj: Object, old: Object | None) -> None:
         found += [Cause("metadata.finalizers", message, "FieldValueForbidden") for _ in added[:1]]
     if resource.schema is not None:
         found += schema.causes(resource.schema, {k: v for k, v in obj.items() if k != "metadata"})
+        found += schema.transition_causes(resource.schema, obj, old or {})
     elif resource.table == CRDS:
         found += crds.causes(obj)
     else:

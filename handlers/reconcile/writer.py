@@ -100,7 +100,13 @@ class Writer:
         try:
             read_warmimage(obj)
         except InvalidObject:
-            await self.kubernetes.patch(path, warmimage_patch(_newer(obj, wanted), metadata["resourceVersion"]))
+            mended, version = _newer(obj, wanted), metadata["resourceVersion"]
+            if (obj.get("spec") or {}).get("image") == str(wanted.image):
+                await self.kubernetes.patch(path, warmimage_patch(mended, version))
+            else:
+                # The image of an object cannot be changed.
+                await self.kubernetes.delete(path, uid=metadata["uid"], resource_version=version)
+                await self.kubernetes.create(paths.warmimages_in(wanted.key.namespace), warmimage_object(mended))
             _log.warning("warmimage-adopted", warmimage=str(wanted.key), why="unusable")
             return True
         labels = {POLICY_LABEL: wanted.policy_label, REPOSITORY_LABEL: repository_label(wanted.image)}

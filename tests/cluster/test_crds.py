@@ -43,6 +43,22 @@ def toleration(**fields: Any) -> tuple[str, Spec]:
     return "WarmPolicy", {"template": {"nodes": {"tolerations": [fields]}}}
 
 
+def pull(**fields: Any) -> tuple[str, Spec]:
+    return "WarmPolicy", {"template": {"pull": fields}}
+
+
+def schedule(text: str, **fields: Any) -> tuple[str, Spec]:
+    return pull(refreshWindows=[{"schedule": text, **fields}])
+
+
+def lifetime(**fields: Any) -> tuple[str, Spec]:
+    return "WarmImage", {"image": "nginx", "lifetime": fields}
+
+
+def pods(**fields: Any) -> tuple[str, Spec]:
+    return "WarmImage", {"image": "nginx", "pods": {"owners": [{"kind": "Deployment", "name": "web"}], **fields}}
+
+
 def semver(text: str) -> tuple[str, Spec]:
     return "WarmPolicy", {"push": [{"repository": "ghcr.io/**", "semver": text}]}
 
@@ -61,11 +77,26 @@ TAKEN = [
     affinity(operator="Gt", values=["3"]),
     toleration(operator="Exists"),
     toleration(key="a", operator="Gt", value="3"),
+    toleration(key="example.com/a", value="b", effect="NoExecute"),
+    *map(schedule, ["0 3 * * *", "@daily", "*/5 9-17 * * MON-fri", "0,30 0 1-7,15 jan,DEC 7", "10/20 * ? * ?"]),
+    schedule("@hourly", timeZone="America/Argentina/Buenos_Aires", durationSeconds=60),
+    pull(secrets=["regcred"], sharePrivate=True),
+    pull(sharePrivate=True),
+    lifetime(type="Once", deadlineSeconds=60, ttlSecondsAfterFinished=0),
+    lifetime(expireAfterSeconds=60),
+    pods(),
+    pods(affinity={"nodeSelectorTerms": [{"matchExpressions": [{"key": "a", "operator": "Exists"}]}]}),
+    ("WarmImage", {"image": f"nginx:1@sha256:{'a' * 64}", "digest": f"sha256:{'a' * 64}"}),
+    ("WarmImage", {"image": "nginx:1", "digest": f"sha256:{'a' * 64}"}),
+    ("WarmImage", {"image": "nginx", "onRemoval": "Delete"}),
     ("WarmPolicy", {}),
     push(*({"repository": "a" * 64, "tags": ["b" * 64], "exclude": ["c" * 64]} for _ in range(32))),
 ]
 REFUSED = [
-    *map(image, ["Not An Image!", "nginx:", "nginx@sha256:abc", "https://ghcr.io/a"]),
+    *map(
+        image,
+        ["Not An Image!", "nginx:", "nginx@sha256:abc", "https://ghcr.io/a", "a..b", "Registry/a", "-a.io/b", "a/b/"],
+    ),
     *map(semver, [">=1.2 <", "one", "1.2.3.4", ">= latest", "||", "1,,2"]),
     selector(matchLabels={"bad key!": "x"}),
     selector(matchLabels={"a": "b c"}),
@@ -79,6 +110,24 @@ REFUSED = [
     affinity(operator="Lt", values=["1", "2"]),
     affinity(operator="NotIn"),
     toleration(key="a", operator="Lt", value="x"),
+    toleration(operator="Exists", value="x"),
+    toleration(value="x"),
+    toleration(key="bad key!"),
+    *map(schedule, ["", "* * * *", "60 * * * *", "0 24 * * *", "0 0 0 * *", "0 0 * 13 *", "@often", "0 0 * * 8"]),
+    schedule("@daily", timeZone="Europe Paris"),
+    schedule("@daily", durationSeconds=1),
+    pull(secrets=["regcred"]),
+    pull(secrets=["regcred", "regcred"], sharePrivate=True),
+    pull(refreshIntervalSeconds=1),
+    lifetime(deadlineSeconds=60),
+    lifetime(type="Keep", ttlSecondsAfterFinished=60),
+    lifetime(type="Never"),
+    pods(owners=[]),
+    pods(owners=[{"kind": "Deployment", "name": "web"}] * 2),
+    ("WarmImage", {"image": f"nginx:1@sha256:{'a' * 64}", "digest": f"sha256:{'b' * 64}"}),
+    ("WarmImage", {"image": "nginx", "onRemoval": "Delete", "lifetime": {"type": "Once"}}),
+    ("WarmImage", {"image": "nginx", "nodes": {"names": ["Not A Name"]}}),
+    ("WarmPolicy", {"images": ["nginx", "nginx"]}),
     push(*({"repository": "a" * 500} for _ in range(5))),
     push({"repository": "a", "tags": ["b" * 100] * 60}),
     ("WarmPolicy", {"pods": {"selector": {"matchExpressions": [{"key": "a", "operator": "NotIn"}]}}}),
@@ -97,6 +146,23 @@ async def answer(kubernetes: Kubernetes, kind: str, spec: Spec) -> int:
         return error.status
     await kubernetes.delete(f"{path}/{name}")
     return 201
+
+
+async def check_changes(kubernetes: Kubernetes) -> None:
+    """The image stays, and field selectors know it."""
+    name, folder = f"warmhook-test-{os.getpid()}", f"/apis/{API_VERSION}/namespaces/default/warmimages"
+    obj = {"apiVersion": API_VERSION, "kind": "WarmImage", "metadata": {"name": name}}
+    await kubernetes.create(folder, {**obj, "spec": {"image": f"{name}:1", "policyName": name}})
+    try:
+        await kubernetes.patch(f"{folder}/{name}", {"spec": {"suspend": True}})
+        with pytest.raises(Refused, match="create another WarmImage"):
+            await kubernetes.patch(f"{folder}/{name}", {"spec": {"image": f"{name}:2"}})
+        for selector in (f"spec.image={name}:1", f"spec.policyName={name}"):
+            found = await kubernetes.list(folder, fields=selector)
+            assert [each["metadata"]["name"] for each in found.items] == [name]
+        assert (await kubernetes.list(folder, fields=f"spec.image={name}:2")).items == []
+    finally:
+        await kubernetes.delete(f"{folder}/{name}")
 
 
 @real_time
@@ -121,3 +187,4 @@ async def test_what_can_be_used_is_taken_and_what_cannot_is_refused() -> None:
         await eventually(served, what="both kinds are served")
         assert [it for it in TAKEN if await answer(kubernetes, *it) != 201] == []
         assert [it for it in REFUSED if await answer(kubernetes, *it) != 422] == []
+        await check_changes(kubernetes)

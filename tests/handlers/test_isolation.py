@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 import pytest
@@ -154,9 +152,10 @@ async def test_while_nothing_can_be_written_for_anybody_senders_are_asked_to_rep
         {"metadata": {"labels": {"warmhook.dev/policy": None}}},
         {"metadata": {"labels": {"warmhook.dev/repository": None}}},
         {"metadata": {"labels": None}},
+        {"spec": {"nodes": {"limit": "200%"}}},
         {"spec": {"image": "NOT AN IMAGE"}},
     ],
-    ids=["no-policy", "no-repository", "no-labels", "unusable"],
+    ids=["no-policy", "no-repository", "no-labels", "unusable", "another-image"],
 )
 @in_world(policy=True, patterns=False)
 async def test_a_warmimage_that_somebody_has_changed_by_hand_is_the_policys_again_at_the_next_push(
@@ -169,7 +168,9 @@ async def test_a_warmimage_that_somebody_has_changed_by_hand_is_the_policys_agai
     now = await only(world)
     assert (now["spec"]["image"], now["spec"]["digest"]) == (IMAGE, digest("b"))
     assert now["metadata"]["labels"] == before["metadata"]["labels"]
-    assert now["metadata"]["uid"] == before["metadata"]["uid"]
+    # An image cannot be changed back.
+    created_again = now["metadata"]["uid"] != before["metadata"]["uid"]
+    assert created_again == ("image" in change.get("spec", {}))
 
 
 @in_world(policy=True, patterns=False)
@@ -275,14 +276,12 @@ async def test_statuses_that_hang_in_one_namespace_keep_no_other_from_being_writ
     assert world.monotonic() < 26
 
 
-async def without_an_owner(world: World, *, more: bool) -> None:
-    asked = {"warmhook.dev/asked": json.dumps({"by": [], "more": more})}
-    await made_by_hand(world, "odd", labels={"warmhook.dev/policy": "0123456789abcdef"}, annotations=asked)
-
-
+ODD_PODS = {
+    "owners": [{"kind": "Deployment", "name": "web"}],
+    "affinity": {"nodeSelectorTerms": [{"matchExpressions": [{"key": "pool", "operator": "In"}]}]},
+}
 ODD: dict[str, Callable[[World], Awaitable[object]]] = {
-    "no-owner": partial(without_an_owner, more=False),
-    "no-owner-of-many": partial(without_an_owner, more=True),
+    "affinity-that-means-nothing": lambda world: world.add_warmimage("odd", pods=ODD_PODS),
     "limit-of-thousands-of-digits": lambda world: world.add_warmimage("odd", nodes={"limit": "1" * 5000}),
 }
 

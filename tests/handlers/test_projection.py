@@ -262,11 +262,12 @@ async def test_a_small_projection_does_not_wait_for_a_large_one(world: World) ->
 @in_world(nodes="ab", warmimage="x")
 async def test_a_warmimage_that_changes_while_it_is_projected_is_projected_again(world: World) -> None:
     await project(world, "x")
-    path, second, third = f"{WARMIMAGES}/x", f"{HOST}/shop/app:v2", f"{HOST}/shop/app:v3"
-    await world.admin.patch(path, {"spec": {"image": second}})
-    world.once(lambda: world.admin.patch(path, {"spec": {"image": third}}), "PATCH", CONFIGMAPS)
+    path = f"{WARMIMAGES}/x"
+    await world.admin.patch(path, {"spec": {"pull": {"priority": 1}}})
+    world.once(lambda: world.admin.patch(path, {"spec": {"pull": {"priority": 2}}}), "PATCH", CONFIGMAPS)
     await project(world, "x")
-    assert await world.lines() == {"a": [third], "b": [third]}
+    data = [(await world.desired(node) or {})["data"] for node in "ab"]
+    assert [json.loads(text)["r"] for lines in data for text in lines.values()] == [2, 2]
 
 
 @pytest.mark.parametrize("method", ["POST", "PATCH"])

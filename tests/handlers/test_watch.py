@@ -149,7 +149,7 @@ async def test_objects_that_come_change_and_go_are_told_of(world: World, told: T
     await asyncio.sleep(1)
     assert sorted(told.changes()) == [("Node", "c", False), ("WarmImage", "y", False), ("WarmPolicy", "p", False)]
     told.posts.clear()
-    await world.admin.patch(f"{WARMIMAGES}/y", {"spec": {"image": "nginx:2"}})
+    await world.admin.patch(f"{WARMIMAGES}/y", {"spec": {"pull": {"priority": 2}}})
     await world.admin.delete(f"{WARMIMAGES}/x")
     await world.admin.patch(paths.node("c"), {"metadata": {"labels": {"pool": "web"}}})
     await asyncio.sleep(1)

@@ -1,9 +1,12 @@
-"""CRDs as an older version had them."""
+"""CRDs as an older version had them, and the schemas in CRDs."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+from adapters.kubernetes.warmimage import warmimage_crd
+from adapters.kubernetes.warmpolicy import warmpolicy_crd
 from warmhook.ports import Object
 
 _CHECKS = ("pattern", "x-kubernetes-validations")
@@ -19,3 +22,26 @@ def _stripped(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _stripped(part) for key, part in value.items() if key not in _CHECKS}
     return [_stripped(part) for part in value] if isinstance(value, list) else value
+
+
+def fields(crd: Object) -> Iterator[tuple[str, Object]]:
+    """Every schema in a CRD with its path: `spec.push[].tags`, `spec.template.nodes.selector.matchLabels.*`."""
+    return _fields(crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"], "")
+
+
+def _fields(schema: Object, path: str) -> Iterator[tuple[str, Object]]:
+    yield path, schema
+    for name, field in schema.get("properties", {}).items():
+        yield from _fields(field, f"{path}.{name}" if path else name)
+    for key, suffix in (("items", "[]"), ("additionalProperties", ".*")):
+        if isinstance(schema.get(key), dict):
+            yield from _fields(schema[key], path + suffix)
+
+
+def every_field() -> list[tuple[str, Object]]:
+    """Of both kinds, with the kind before the path."""
+    return [
+        (f"{crd['spec']['names']['kind']}.{path}".rstrip("."), schema)
+        for crd in (warmimage_crd(), warmpolicy_crd())
+        for path, schema in fields(crd)
+    ]
