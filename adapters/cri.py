@@ -49,7 +49,7 @@ _UNREACHED: Final = (
 )
 _WRAPPERS: Final = re.compile(
     r"rpc error: code = \w+ desc = |failed to (?:pull and unpack image|resolve reference) \"[^\"]*\": "
-    r"|failed to resolve image: |unable to pull image or OCI artifact: pull image err: "
+    r"|failed to resolve image: |get image config descriptor: |unable to pull image or OCI artifact: pull image err: "
 )
 # containerd, CRI-O, and CRI-O in the terms of kubelets.
 _OF_A_PULL: Final = re.compile(r"failed to pull|unable to pull|RegistryUnavailable|SignatureValidationFailed")
@@ -131,7 +131,8 @@ class _CriRuntime:
         try:
             answer = await self._images.PullImage(request, timeout=timeout_seconds)
         except grpc.aio.AioRpcError as error:
-            text = error.details() or ""
+            # CRI-O 1.36 tries to pull as an artifact what it could not pull as an image, and adds that error.
+            text = (error.details() or "").partition("; artifact err: ")[0]
             # containerd 2 forwards the 503 of a registry as UNAVAILABLE, so the code alone is ambiguous.
             if not _OF_A_PULL.search(text) and (unreachable := self._unreachable(error)):
                 raise unreachable from error

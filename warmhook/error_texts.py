@@ -17,10 +17,13 @@ from typing import Final
 # A status comes as `: 403 Forbidden`; the phrase is from the server as well, and all that follows may be.
 _STATUS: Final = re.compile(r"(?:: |status code |status |http )([1-5]\d\d)(?=$|[^\d.])", re.IGNORECASE)
 # All that follows one of these is from the server.
+_CODES: Final = (
+    r"(?:access denied|denied|unauthorized|toomanyrequests|unavailable|unsupported|unknown|blob[ _]unknown|"
+    r"name[ _]unknown|name[ _]invalid|manifest[ _]unknown|manifest[ _]invalid|digest[ _]invalid)(?=:)"
+)
 _SERVER_WORDS: Final = re.compile(
-    r"server message|\bbody\b|invalid character|certificate is valid for|errors:|malformed mime header|"
-    r"\b(?:access denied|denied|unauthorized|toomanyrequests|unavailable|unsupported|unknown|blob[ _]unknown|"
-    r"name[ _]unknown|name[ _]invalid|manifest[ _]unknown|manifest[ _]invalid|digest[ _]invalid)(?=:)",
+    r"server message|\bbody\b|invalid character|certificate is valid for|malformed mime header|"
+    rf"errors:(?!\s*{_CODES})|\b{_CODES}",
     re.IGNORECASE,
 )
 # Locations, header values and tokens are printed in quotes.
