@@ -28,6 +28,11 @@ FailureReason: TypeAlias = Literal[
 ]
 """Why a line is not warm; the closed list that reports and statuses use."""
 
+LASTING_FAILURES: Final[frozenset[FailureReason]] = frozenset(
+    {"NotFound", "Unauthorized", "NotRunnable", "PlatformMissing"}
+)
+"""Failures that only a person can end: they are retried more rarely."""
+
 
 @dataclass(frozen=True, slots=True)
 class ErrorText:
