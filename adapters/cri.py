@@ -73,7 +73,14 @@ _CHANNEL_OPTIONS: Final = (
 
 @contextlib.asynccontextmanager
 async def open_runtime(endpoint: str) -> AsyncIterator[Runtime]:
-    """The runtime at `endpoint` (`unix:///run/containerd/containerd.sock`, or a path). Opening sends no request.
+    """The runtime at `endpoint`. Opening sends no request; see `open_channel`."""
+    async with open_channel(endpoint) as (address, channel):
+        yield _CriRuntime(address, channel)
+
+
+@contextlib.asynccontextmanager
+async def open_channel(endpoint: str) -> AsyncIterator[tuple[str, grpc.aio.Channel]]:
+    """The socket at `endpoint` (`unix:///run/containerd/containerd.sock`, or a path): its address and a channel to it.
 
     Raises `ValueError` if `endpoint` is empty.
     """
@@ -81,7 +88,7 @@ async def open_runtime(endpoint: str) -> AsyncIterator[Runtime]:
         raise ValueError("the runtime's endpoint is empty; give its socket: unix:///run/containerd/containerd.sock")
     address = endpoint if "://" in endpoint else f"unix://{endpoint}"
     async with grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS) as channel:
-        yield _CriRuntime(address, channel)
+        yield address, channel
 
 
 class _CriRuntime:

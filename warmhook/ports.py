@@ -161,3 +161,46 @@ class Runtime(Protocol):
 
     async def filesystems(self) -> list[ImageFilesystem]:
         """The file systems that hold images."""
+
+
+# --- containerd's own services ---------------------------------------------------------------------------------------
+
+
+class NotContainerd(Exception):
+    """The runtime is not containerd, or does not serve what containerd has beside CRI."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """One name of an image in containerd; an image has several."""
+
+    name: str
+    """`host/repository:tag`, `host/repository@digest`, or the image ID."""
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A manifest, configuration or layer that is being downloaded."""
+
+    digest: str
+    offset_bytes: int
+    """What has come so far."""
+    total_bytes: int
+    """0 if it is unknown."""
+
+
+class Containerd(Protocol):
+    """What containerd knows and CRI does not say. Every call raises `NotContainerd` or `RuntimeUnreachable`."""
+
+    async def images(self) -> list[StoredImage]:
+        """Every name of every image."""
+
+    async def set_labels(self, name: str, labels: Mapping[str, str]) -> bool:
+        """Set these labels of one name and leave others; an empty value removes a label. False if it is not there."""
+
+    async def downloads(self, reference: str) -> list[Download]:
+        """What is being downloaded now for this reference.
+
+        containerd does not say for which pull it downloads, so pulls of one repository count for each other.
+        """
