@@ -10,6 +10,7 @@ import click
 from cli.crds import crds
 from cli.local import demo, devcluster
 from cli.parse import parse
+from cli.unpin import unpin
 from warmhook import __version__
 
 
@@ -19,7 +20,7 @@ def warmhook() -> None:
     """Have a container image on the Kubernetes node before the Pod that needs it."""
 
 
-for _command in (demo, devcluster, crds, parse):
+for _command in (demo, devcluster, crds, parse, unpin):
     warmhook.add_command(_command)
 
 

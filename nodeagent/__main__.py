@@ -15,6 +15,7 @@ import sys
 from collections.abc import Mapping
 
 from adapters.clock import real_clock
+from adapters.containerd import open_containerd
 from adapters.cri import open_runtime
 from adapters.env import BadSetting
 from adapters.kubernetes.client import Kubernetes
@@ -49,9 +50,10 @@ async def _run(settings: Settings) -> None:
         async with (
             open_transport(settings.kubeconfig, user_agent=f"warmhook-agent/{__version__}") as transport,
             open_runtime(settings.runtime_endpoint) as runtime,
+            open_containerd(settings.runtime_endpoint) as containerd,
         ):
             kubernetes = Kubernetes(transport, count=metrics.count_api_request)
-            agent = Agent(Context(settings, kubernetes, runtime, clock, log, metrics, node))
+            agent = Agent(Context(settings, kubernetes, runtime, clock, log, metrics, node, containerd))
             async with serve_probes(settings.metrics_port, agent.health, metrics.exposition, clock, log):
                 await agent.run(stop)
 

@@ -11,6 +11,7 @@ from nodeagent.context import Context
 from nodeagent.desired import Desired, DesiredStore, follow_desired
 from nodeagent.image_puller import ImagePuller
 from nodeagent.node_state import NodeState
+from nodeagent.pins import Pins
 from nodeagent.probes import Health
 from nodeagent.reporter import Reporter
 from nodeagent.state_file import State, StateFile
@@ -38,6 +39,7 @@ class Agent:
         self._puller = ImagePuller(
             context, self._state, self._checks, started=self._reports_changed, ended=self._changed
         )
+        self._pins = Pins(context, self._state, self.health)
         self._save_wake = asyncio.Event()
         self._save_outage = OutageLog(log, clock, "state-not-written")
 
@@ -58,6 +60,7 @@ class Agent:
                 group.create_task(self._checks.run(), name="check"),
                 group.create_task(self._puller.run(), name="pulls"),
                 group.create_task(self._reporter.run(self.reports), name="report"),
+                group.create_task(self._pins.run(), name="pins"),
                 group.create_task(self._save_changes(), name="state"),
             ]
             await stop.wait()
@@ -95,6 +98,7 @@ class Agent:
 
     def _changed(self) -> None:
         self._puller.wake.set()
+        self._pins.wake.set()
         self._save_wake.set()
         self._reports_changed()
 

@@ -14,7 +14,7 @@ from nodeagent.disk import free_percent
 from nodeagent.metrics import Metrics
 from nodeagent.settings import Settings
 from warmhook.platforms import Platform
-from warmhook.ports import Runtime
+from warmhook.ports import Containerd, Runtime
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,8 @@ class Context:
     metrics: Metrics
     platform: Platform
     """Of the node."""
+    containerd: Containerd
+    """The same runtime, if it is containerd."""
     offload: Callable[..., Awaitable[Any]] = asyncio.to_thread
     """Calls a function that waits for the disk, outside the event loop."""
     measure: Callable[[Iterable[str], str], float | None] = free_percent

@@ -30,6 +30,7 @@ class Metrics:
             "warmhook_pull_bytes", "Sizes of the new images that pulls brought; layers that images share count for each"
         )
         self._evictions = counter("warmhook_evictions", "Warm images that another program removed")
+        self._pinned = gauge("warmhook_pinned_images", "Images of lines with `pinned` that the runtime pins")
         self._api_requests = counter("warmhook_api_requests", "Requests to the API server", ["kind", "verb", "code"])
         self._api_up = gauge("warmhook_api_up", "Whether the API server answered last time")
         self._runtime_up = gauge("warmhook_runtime_up", "Whether the runtime answered last time")
@@ -69,6 +70,10 @@ class Metrics:
     def evicted(self, images: int) -> None:
         """Another program removed so many images from the runtime."""
         self._evictions.inc(images)
+
+    def pinned(self, images: int) -> None:
+        """So many images of pinned lines are pinned at the runtime."""
+        self._pinned.set(images)
 
     def count_api_request(self, kind: str, verb: str, code: str) -> None:
         """One answer of the API server; the code is `unreachable` if there was none."""

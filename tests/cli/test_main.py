@@ -19,7 +19,7 @@ def test_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_has_these_commands() -> None:
-    assert sorted(warmhook.commands) == ["crds", "demo", "devcluster", "parse"]
+    assert sorted(warmhook.commands) == ["crds", "demo", "devcluster", "parse", "unpin"]
 
 
 @pytest.mark.parametrize("command", ["crds", "demo", "devcluster", "parse"])

@@ -28,6 +28,7 @@ from nodeagent.settings import Settings
 from tests.handlers.world import DIGEST, HOST, NAMESPACE, POLICIES, World, run_in_world, status
 from tests.manifests.installation import path_of
 from tests.manifests.rendered import BASE, render
+from tests.support.containerd import MemoryContainerd
 from tests.support.runtime import MemoryRuntime
 from warmhook.api import REPOSITORY_LABEL
 from warmhook.platforms import Platform
@@ -228,6 +229,7 @@ def _agent(world: World, node: str, transport: Any, folder: Path) -> Agent:
         structlog.get_logger(),
         Metrics(),
         Platform("linux", "amd64"),
+        MemoryContainerd(runtime, absent=True),
         offload=here,
     )
     return Agent(context)

@@ -42,6 +42,7 @@ from tests.model.history import EPOCH, Attempt, History, Image, Push, Spec
 from tests.model.model import SKEW
 from tests.model.programs import Connection, Network, Program
 from tests.model.senders import attempts_of, configuration, request_of
+from tests.support.containerd import MemoryContainerd
 from tests.support.crds import without_patterns
 from tests.support.runtime import MemoryRuntime, digest_of
 from warmhook.api import API_VERSION
@@ -168,6 +169,7 @@ class World:
             _SILENT,
             AgentMetrics(),
             Platform("linux", "amd64"),
+            MemoryContainerd(runtime, absent=True),
             offload=here,
         )
         return Agent(context)

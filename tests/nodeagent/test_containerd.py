@@ -6,21 +6,23 @@ import contextlib
 import json
 import tempfile
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from adapters.containerd import open_containerd
 from adapters.cri import open_runtime
 from adapters.kubernetes.warmimage import read_warmimage
 from devcluster.registry.images import build_artifact, build_image, build_index, incompressible_image, write_image
 from devcluster.registry.serve import Registry, serve_registry
 from tests.real.containerd import Containerd, start_containerd
-from tests.real.programs import real_time
+from tests.real.programs import eventually, real_time
 from tests.support.agents import Bench, bench
 from tests.support.instant import until
 from warmhook.images import parse_reference
 from warmhook.node_lines import Line, line_of
+from warmhook.pins import our_pins
 from warmhook.ports import Runtime
 from warmhook.warmimages import ObjectKey, Pull
 
@@ -159,3 +161,40 @@ async def test_pull_heal_move_and_a_killed_runtime() -> None:
             await containerd.start()
             await until(lambda: b.state(line) == b.state(moved) == "warm", seconds=60)
             assert len(b.events("pull")) == 3
+
+
+@real_time
+async def test_a_pinned_image_is_listed_as_pinned_after_each_pull_or_its_runtime_is_named() -> None:
+    """containerd 1.6 does not honour the label, 1.7 and later do."""
+    async with _place() as place, open_containerd(place.containerd.endpoint) as own:
+        b, root, host = place.bench, place.registry.root, place.registry.host
+        write_image(root, "shop/web", "1", incompressible_image(0.1, "first"))
+        line = replace(place.line(f"{host}/shop/web:1"), pull=Pull(pinned=True))
+        await b.want(line)
+        honoured = float((await place.runtime.version()).split()[1][:3]) >= 1.7
+
+        async def is_pinned() -> bool:
+            found = await place.runtime.image(line.image)
+            return bool(found and found.pinned)
+
+        async def our_labels() -> list[str]:
+            return our_pins(await own.images())
+
+        async with b.agent(runtime=place.runtime, containerd=own, check_seconds=1):
+            await until(lambda: b.state(line) == "warm", seconds=30)
+            if not honoured:
+                await until(lambda: bool(b.events("pins-not-honoured")), seconds=30)
+                assert await our_labels() == []
+                return
+            await eventually(is_pinned, what="the image is pinned")
+            await place.runtime.pull(line.image, timeout_seconds=30)
+            await eventually(is_pinned, what="the image is pinned again")
+            await place.containerd.restart()
+            await eventually(is_pinned, what="the image is still pinned")
+            await b.want(without=(line,))
+
+            async def is_unpinned() -> bool:
+                return not await is_pinned() and not await our_labels()
+
+            await eventually(is_unpinned, what="the pin is gone")
+            assert await place.runtime.image(line.image)

@@ -28,12 +28,13 @@ from nodeagent.agent import Agent
 from nodeagent.context import Context
 from nodeagent.metrics import Metrics
 from nodeagent.settings import Settings
+from tests.support.containerd import MemoryContainerd
 from tests.support.instant import instant, until
 from tests.support.runtime import MemoryRuntime
 from warmhook.node_lines import Line, desired_name, node_patch
 from warmhook.node_report import Report, read_report, report_name
 from warmhook.platforms import Platform
-from warmhook.ports import Object, Response, Runtime, Unreachable
+from warmhook.ports import Containerd, Object, Response, Runtime, Unreachable
 from warmhook.warmimages import ObjectKey, Pull
 
 NAMESPACE = "warmhook-system"
@@ -51,6 +52,8 @@ class Bench:
     kubernetes: Kubernetes
     """The test's own client; its requests are not counted."""
     runtime: MemoryRuntime
+    containerd: MemoryContainerd
+    """Absent, as with another runtime, unless a test changes that."""
     state_dir: Path
     node: str = "node-1"
     parallel_pulls: int = 2
@@ -76,11 +79,13 @@ class Bench:
         return Clock(utcnow, loop.time, asyncio.sleep, Random(1).random)
 
     @contextlib.asynccontextmanager
-    async def agent(self, *, runtime: Runtime | None = None, check_seconds: int = 45) -> AsyncIterator[Agent]:
+    async def agent(
+        self, *, runtime: Runtime | None = None, containerd: Containerd | None = None, check_seconds: int = 45
+    ) -> AsyncIterator[Agent]:
         """A running agent; told to stop on leaving, as SIGTERM does."""
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as group:
-            running = self.new_agent(runtime, check_seconds)
+            running = self.new_agent(runtime, containerd, check_seconds)
             group.create_task(running.run(stop), name="agent")
             try:
                 yield running
@@ -94,7 +99,9 @@ class Bench:
         async with in_background(running.run(asyncio.Event()), "agent"):
             yield running
 
-    def new_agent(self, runtime: Runtime | None = None, check_seconds: int = 45) -> Agent:
+    def new_agent(
+        self, runtime: Runtime | None = None, containerd: Containerd | None = None, check_seconds: int = 45
+    ) -> Agent:
         """An agent that does not run yet; of the bench's own runtime, or of a real one."""
         settings = Settings(
             self.node,
@@ -124,6 +131,7 @@ class Bench:
                 log,
                 self.metrics,
                 Platform("linux", "amd64"),
+                containerd or self.containerd,
                 offload=here,
                 measure=lambda _folders, _instead: self.free_percent(),
             )
@@ -229,7 +237,9 @@ async def bench(
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
     await kubernetes.create("/api/v1/namespaces", namespace)
     with tempfile.TemporaryDirectory(prefix="wh", dir="/tmp") as folder:
-        made = Bench(server, transport, kubernetes, MemoryRuntime(), Path(folder) / "state", node)
+        runtime = MemoryRuntime()
+        own = MemoryContainerd(runtime, absent=True)
+        made = Bench(server, transport, kubernetes, runtime, own, Path(folder) / "state", node)
         made.allow_local_registries = allow_local_registries
         if registered:
             await made.register_node()

@@ -11,6 +11,7 @@ from collections import defaultdict, deque
 from dataclasses import dataclass, field
 
 from warmhook.images import NotAReference, Reference, parse_reference
+from warmhook.pins import PIN
 from warmhook.platforms import Platform
 from warmhook.ports import Credentials, ImageConfig, ImageFilesystem, PullFailed, RuntimeImage, RuntimeUnreachable
 from warmhook.pull_failures import FailureReason
@@ -41,6 +42,10 @@ class MemoryRuntime:
     """Name to image ID."""
     ids: dict[str, str] = field(default_factory=dict)
     """Digest to image ID, of digests that share one; other digests have an ID each."""
+    labels: defaultdict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
+    """By name; see `MemoryContainerd`."""
+    honours_pins: bool = True
+    """Whether images with a label that pins them are listed as pinned."""
     configs: dict[str, ImageConfig | None] = field(default_factory=dict)
     """By digest, of what is not an image of one layer for linux/amd64; `None`: the runtime cannot say."""
     config_reads: int = 0
@@ -90,6 +95,7 @@ class MemoryRuntime:
                 tuple(name for name in each if "@" not in name),
                 tuple(name for name in each if "@" in name),
                 size_bytes=1000,
+                pinned=self.honours_pins and any(PIN in self.labels[name] for name in each),
             )
             for image_id, each in names.items()
         ]
@@ -135,6 +141,7 @@ class MemoryRuntime:
         if not parsed.digest and parsed.pull_name not in self.registry:
             raise PullFailed("NotFound", f"{reference}: not found")
         self.have(reference)
+        self.labels.pop(reference, None)
         image_id = self.listed[_listed_name(parsed)]
         if reference in self.unlisted:
             self.lose(reference)

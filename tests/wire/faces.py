@@ -17,6 +17,7 @@ import structlog
 from starlette.types import ASGIApp
 
 from adapters.clock import Clock
+from adapters.containerd import open_containerd
 from adapters.cri import open_runtime
 from adapters.kubernetes.client import Kubernetes
 from adapters.outages import WatchOutages
@@ -107,7 +108,8 @@ async def run_agent(environ: Mapping[str, str], transport: Transport, time: Time
     settings, metrics, stop = read_agent_settings(environ), AgentMetrics(), asyncio.Event()
     clock = time.clock
     log = structlog.get_logger()
-    async with open_runtime(settings.runtime_endpoint) as runtime:
+    endpoint = settings.runtime_endpoint
+    async with open_runtime(endpoint) as runtime, open_containerd(endpoint) as containerd:
         context = Context(
             settings,
             Kubernetes(transport, count=metrics.count_api_request),
@@ -116,6 +118,7 @@ async def run_agent(environ: Mapping[str, str], transport: Transport, time: Time
             log,
             metrics,
             Platform("linux", "amd64"),
+            containerd,
             measure=lambda _folders, _instead: 50.0,
         )
         agent = Agent(context)
