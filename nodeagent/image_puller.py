@@ -1,30 +1,20 @@
-"""Start the pulls that are due, stop those that give way or are no longer wanted, and record how each ended.
-
-A running pull is logged every half minute.
-"""
+"""Start the pulls that are due, stop those that give way or are no longer wanted, and record how each ended."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
-from adapters.clock import Clock
-from adapters.logs import Log
-from adapters.tasks import in_background
 from nodeagent.checks import Checks
 from nodeagent.context import Context
 from nodeagent.node_state import NodeState
-from warmhook.node_report import clean_message
-from warmhook.ports import PullFailed, Runtime, RuntimeUnreachable
-from warmhook.pull_failures import FailureReason
+from nodeagent.pull_attempt import pull_image
 from warmhook.pull_queue import ImagePull
 
 _IDLE_SECONDS: Final = 60.0
-_PROGRESS_SECONDS: Final = 30.0
-# A runtime ends a pull at its time limit; this is for a runtime that does not.
-_GRACE_SECONDS: Final = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +90,8 @@ class ImagePuller:
     async def _outcome(self, pull: ImagePull) -> _Outcome:
         """Pull, check the runtime and record the result."""
         before = self._state.images
-        failure = await pull_image(self._context.runtime, pull, self._clock, self._log)
+        progressed = partial(self._state.pull_progressed, pull.image)
+        failure = await pull_image(self._context, pull, progressed)
         if failure is not None:
             self._state.pull_failed(pull, failure.reason, failure.message)
             # An image that could not be unpacked may have taken the name of one that could.
@@ -137,55 +128,3 @@ class ImagePuller:
         self._pulling.pop(image, None)
         self._state.pull_ended(image)
         self._ended()
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a pull failed."""
-
-    reason: FailureReason
-    message: str
-    unreachable: bool = False
-    """Whether the runtime itself did not answer."""
-
-
-async def pull_image(runtime: Runtime, pull: ImagePull, clock: Clock, log: Log) -> Failure | None:
-    """Pull; `None` if the runtime reports success. Cancelling cancels the pull at the runtime."""
-    began, progress = clock.monotonic(), _log_progress(runtime, pull, clock, log)
-    try:
-        async with in_background(progress, f"progress of {pull.image}"):
-            async with asyncio.timeout(pull.timeout_seconds + _GRACE_SECONDS):
-                await runtime.pull(pull.image, timeout_seconds=pull.timeout_seconds)
-    except PullFailed as error:
-        if clock.monotonic() - began >= pull.timeout_seconds:
-            # If the process of the runtime is stopped, gRPC ends the call with a text of its own.
-            return _timeout(pull)
-        return Failure(error.reason, clean_message(error.message))
-    except RuntimeUnreachable as error:
-        return Failure("RuntimeError", clean_message(str(error)), unreachable=True)
-    except TimeoutError:
-        return _timeout(pull)
-    except Exception as error:
-        # An unexpected error of one image must not stop the pulls of others.
-        log.exception("pull-crashed", image=pull.image)
-        return Failure("RuntimeError", clean_message(f"{type(error).__name__}: {error}"))
-    return None
-
-
-def _timeout(pull: ImagePull) -> Failure:
-    return Failure("Timeout", f"the pull took longer than {pull.timeout_seconds} s")
-
-
-async def _log_progress(runtime: Runtime, pull: ImagePull, clock: Clock, log: Log) -> None:
-    began, used_before = clock.monotonic(), 0
-    while True:
-        await clock.sleep(_PROGRESS_SECONDS)
-        try:
-            used = sum([filesystem.used_bytes for filesystem in await runtime.filesystems()])
-        except Exception as error:
-            log.info("pulling", image=pull.image, seconds=round(clock.monotonic() - began), error=str(error)[:200])
-            continue
-        # CRI reports no progress of a pull, so the log has the growth of the image file system, by all pulls together.
-        grown = used - used_before if used_before else None
-        used_before = used
-        log.info("pulling", image=pull.image, seconds=round(clock.monotonic() - began), node_bytes_since_last=grown)

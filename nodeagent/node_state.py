@@ -212,6 +212,11 @@ class NodeState:
         if reason == "DiskFull":
             self.disk.lost_images()
 
+    def pull_progressed(self, image: str, downloaded_bytes: int) -> None:
+        """Record what a running pull has downloaded so far."""
+        if image in self.running:
+            self.running[image] = replace(self.running[image], downloaded_bytes=downloaded_bytes)
+
     def pull_ended(self, image: str) -> None:
         """Record the end of a pull, whatever its result: another one of the image may start."""
         self.running.pop(image, None)

@@ -1,6 +1,6 @@
 """Pin the images of lines that want it, and remove the pins of others, after each check of the runtime.
 
-Nothing is pinned before one image has shown that the runtime lists it as pinned then: containerd before 1.7 ignores the
+Nothing is pinned before one image has shown that the runtime lists it as pinned then: old containerd ignores the
 label, and other runtimes have none.
 """
 
@@ -24,8 +24,8 @@ _CANARY_SECONDS: Final = 5.0
 _CANARY_STEP_SECONDS: Final = 0.25
 _CANARY_AGAIN_SECONDS: Final = 3600.0
 _NOT_HONOURED: Final = (
-    "this runtime keeps no image for a label, so the kubelet may remove it: use containerd 1.7 or later, or in CRI-O "
-    "name the images in pinned_images"
+    "this runtime keeps no image for a label, so the kubelet may remove it: use containerd 1.7.3 or later, or in "
+    "CRI-O name the images in pinned_images"
 )
 
 

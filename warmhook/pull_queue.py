@@ -1,6 +1,6 @@
 """Decide which pulls start now, and which running one gives way to another.
 
-A runtime shows no progress of a pull over CRI, so time decides. A pull is *slow* from its 60th second on, and from its
+Not every runtime shows the progress of a pull, so time decides. A pull is *slow* from its 60th second on, and from its
 start if the image was slow before. A node runs at most `parallel` pulls that are not slow and as many again that
 are, so an image that has not been slow finds a slot although others hang. Each namespace chooses its own priorities,
 so a namespace that has waited for a minute goes before priority, once. All times are monotonic seconds.
@@ -40,6 +40,8 @@ class ImagePull:
     priority: int
     since: float
     timeout_seconds: int
+    size_bytes: int = 0
+    """Compressed; 0: unknown."""
     failed: int = 0
     """The most failures of any line."""
     slow: bool = False
@@ -55,6 +57,8 @@ class Running:
     began: float
     stopping: bool = False
     """Whether it is giving way; it holds its slot until it has ended."""
+    downloaded_bytes: int = 0
+    """So far, if that can be seen."""
 
     def slow(self, now: float) -> bool:
         """Whether it holds its slot for long, or is expected to."""
@@ -219,6 +223,7 @@ def _by_image(
                 priority=max(wanted.line.pull.priority for wanted in outstanding),
                 since=min(wanted.since for wanted in outstanding),
                 timeout_seconds=min(longest, LONGEST_TIMEOUT_SECONDS),
+                size_bytes=max(wanted.line.size_bytes for wanted in outstanding),
                 failed=max(attempt.failed for attempt in tried),
                 slow=any(attempt.slow for attempt in tried),
                 due_since=min(max(wanted.since, last.due_at) for wanted, last in zip(outstanding, tried, strict=True)),

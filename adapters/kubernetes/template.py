@@ -250,14 +250,18 @@ class PullSpec(Spec):
         default="IfNotPresent", description="Always: every new version is pulled once, even where the image is present."
     )
     timeout_seconds: int = Field(
-        default=600, ge=1, le=LONGEST_TIMEOUT_SECONDS, description="For one attempt, in seconds."
+        default=600,
+        ge=1,
+        le=LONGEST_TIMEOUT_SECONDS,
+        description="For one attempt, in seconds without progress; since its start where the runtime shows none.",
     )
     backoff_limit: int = Field(
         default=3, ge=0, le=100, description="Retries before a node counts as failed; it goes on trying more rarely."
     )
     priority: int = Field(default=0, ge=-1000, le=1000, description="Higher is pulled first.")
     pinned: bool = Field(
-        default=False, description="Keep the image from the kubelet's garbage collection, where the runtime can."
+        default=False,
+        description="Keep the image from the kubelet's garbage collection, where the runtime is a containerd that can.",
     )
     secrets: list[SecretName] = Field(
         default=[],

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adapters.containerd import open_containerd
 from adapters.cri import open_runtime
 from adapters.kubernetes.warmimage import read_warmimage
+from devcluster.registry.app import registry_app
+from devcluster.registry.folder import Answer, Folder
 from devcluster.registry.images import build_artifact, build_image, build_index, incompressible_image, write_image
-from devcluster.registry.serve import Registry, serve_registry
+from devcluster.registry.serve import Registry, serve_app, serve_registry
 from tests.real.containerd import Containerd, start_containerd
 from tests.real.programs import eventually, real_time
 from tests.support.agents import Bench, bench
@@ -198,3 +203,38 @@ async def test_a_pinned_image_is_listed_as_pinned_after_each_pull_or_its_runtime
 
             await eventually(is_unpinned, what="the pin is gone")
             assert await place.runtime.image(line.image)
+
+
+@real_time
+async def test_a_slow_pull_is_not_stopped_at_its_limit_and_one_that_stalls_is() -> None:
+    async with _place() as place, open_containerd(place.containerd.endpoint) as own:
+        b, registry, limit = place.bench, place.registry, 3
+        write_image(registry.root, "shop/slow", "1", incompressible_image(8, "slow"))
+        write_image(registry.root, "shop/stalls", "1", incompressible_image(8, "stalls"))
+        Folder(registry.root).write_answer("shop/stalls", Answer(stall=True))
+        app = registry_app(registry.root, log=lambda _: None, answering=Counter())
+        async with serve_app(_slowly(app), name="slow registry") as slow_host:
+            pull = Pull(timeout_seconds=limit, backoff_limit=0)
+            slow = replace(place.line(f"{slow_host}/shop/slow:1"), pull=pull)
+            stalled = replace(place.line(f"{registry.host}/shop/stalls:1"), pull=pull)
+            await b.want(slow, stalled)
+            async with b.agent(runtime=place.runtime, containerd=own, check_seconds=1):
+                await until(lambda: b.state(stalled) == "failed", seconds=30)
+                assert b.state(slow) == "pulling"
+                assert json.loads(b.detail(stalled))["message"].startswith(f"no progress for {limit} s, after")
+                await until(lambda: b.state(slow) == "warm", seconds=30)
+            (event,) = [event for event in b.events("pull") if event["result"] == "pulled"]
+            assert event["seconds"] > 2 * limit
+
+
+def _slowly(app: ASGIApp) -> ASGIApp:
+    """Sends about 1 MiB of each answer per second."""
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_slowly(message: Message) -> None:
+            await send(message)
+            await asyncio.sleep(len(message.get("body", b"")) / 2**20)
+
+        await app(scope, receive, send_slowly)
+
+    return slow
