@@ -11,36 +11,8 @@ from adapters.registries.common.bodies import quoted
 from adapters.registries.common.delivery import Source
 from warmhook.events import Pushed, Skip
 from warmhook.images import NotAReference, from_event
+from warmhook.manifests import MANIFEST_TYPES, is_runnable_type
 
-_MANIFESTS: Final = frozenset(
-    {
-        "application/vnd.docker.distribution.manifest.v2+json",
-        "application/vnd.docker.distribution.manifest.list.v2+json",
-        "application/vnd.oci.image.manifest.v1+json",
-        "application/vnd.oci.image.index.v1+json",
-    }
-)
-"""The manifests that a runtime can pull. containerd no longer supports Docker's schema 1."""
-
-# Media types of configurations, artifacts and layers that no container can run: Helm charts, cosign signatures and
-# attestations, in-toto statements, SBOMs, BuildKit's cache, the empty configuration of other artifacts, Wasm.
-_NOT_RUNNABLE: Final = (
-    "application/vnd.cncf.helm.",
-    "application/vnd.acr.helm.",
-    "application/vnd.dev.cosign.",
-    "application/vnd.dev.sigstore.",
-    "application/vnd.cncf.notary.",
-    "application/vnd.in-toto",
-    "application/vnd.dsse.",
-    "application/spdx",
-    "text/spdx",
-    "application/vnd.cyclonedx",
-    "application/vnd.buildkit.cacheconfig.",
-    "application/vnd.oci.empty.",
-    "application/vnd.wasm.",
-    "application/vnd.module.wasm.",
-    "application/wasm",
-)
 # cosign's tags; without a suffix it is the referrers tag of the OCI distribution specification 1.1.
 _COMPANION_TAG: Final = re.compile(r"sha256-[0-9a-f]{64}(?:\.(?:sig|att|sbom))?")
 _DIGEST_END: Final = re.compile(r"[:@](sha(?:256|512):[^/]*)$")
@@ -68,7 +40,7 @@ def pushed(
     `media_types` are those of the configuration, artifact and layers, if the sender reports them.
     """
     for media_type in media_types:
-        if media_type.lower().startswith(_NOT_RUNNABLE):
+        if not is_runnable_type(media_type):
             return Skip("not-runnable", f"media type {quoted(media_type)}")
     if _COMPANION_TAG.fullmatch(image.tag):
         return Skip("not-runnable", f"tag {quoted(image.tag)}")
@@ -86,7 +58,7 @@ def pushed(
 
 def is_manifest(media_type: str) -> bool:
     """Whether a media type is that of an image manifest or index, as opposed to a layer or an artifact of its own."""
-    return media_type.partition(";")[0].strip().lower() in _MANIFESTS
+    return media_type.partition(";")[0].strip().lower() in MANIFEST_TYPES
 
 
 def host_of(text: str) -> str:
