@@ -1,4 +1,4 @@
-"""Define the interfaces to everything outside the programs: cluster, runtime and clock.
+"""Define the interfaces to everything outside the programs: cluster, registries, runtime and clock.
 
 Each port has a real adapter in `adapters/`, a twin in `devcluster/`, and one contract suite that both pass.
 """
@@ -9,8 +9,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
+from warmhook.images import Reference
+from warmhook.manifests import Resolved
 from warmhook.platforms import Platform
 from warmhook.pull_failures import FailureReason
 
@@ -77,6 +79,37 @@ class Transport(Protocol):
         timeout_seconds: float = 330,
     ) -> AbstractAsyncContextManager[Stream]:
         """GET `path` and read the answer as it arrives; leaving the context closes it. Raises `Unreachable`."""
+
+
+# --- registries ------------------------------------------------------------------------------------------------------
+
+ResolveProblem: TypeAlias = Literal["NotFound", "Unauthorized", "RateLimited", "Network", "Timeout", "Unusable"]
+"""Why a registry did not say what it has: `Network` is also an answer of 500 and above, `Unusable` an answer that makes
+no sense or is of a kind that is not read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unresolved:
+    """A registry did not say what it has under a reference."""
+
+    problem: ResolveProblem
+    message: str
+    """In the words of Warmhook, never of the registry, and without secrets."""
+    retry_after_seconds: float | None = None
+    """The least time that the registry wants to be left alone; `None` if it did not say."""
+
+
+class Registries(Protocol):
+    """The registries that the configuration names. No call raises an error or waits for long."""
+
+    def serves(self, host: str) -> bool:
+        """Whether the registry of that canonical host may be asked."""
+
+    async def resolve(self, image: Reference, known: Resolved | None = None) -> Resolved | Unresolved:
+        """What the registry has under the tag of `image`, or under its digest if it has one.
+
+        `known` is an earlier answer: it is returned itself if the tag still has its digest, for one small request.
+        """
 
 
 # --- the container runtime -------------------------------------------------------------------------------------------
