@@ -29,7 +29,7 @@ from warmhook.manifests import (
     resolved_index,
     resolved_manifest,
 )
-from warmhook.ports import Unresolved
+from warmhook.resolutions import Unresolved
 
 _ACCEPT: Final = ", ".join(sorted(MANIFEST_TYPES))
 _SECONDS: Final = 10.0

@@ -23,7 +23,7 @@ from adapters.internal_urls import is_internal
 from warmhook import __version__
 from warmhook.images import DOCKER_HUB
 from warmhook.localhosts import is_local_host
-from warmhook.ports import ResolveProblem, Unresolved
+from warmhook.resolutions import ResolveProblem, Unresolved
 from warmhook.timestamps import parse_retry_after
 
 Login: TypeAlias = tuple[str, str]

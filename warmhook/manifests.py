@@ -7,6 +7,7 @@ What cannot be known is runnable, and on every platform. All content is hostile 
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Mapping
@@ -79,9 +80,7 @@ class Resolved:
 
     def lacks(self, node: Platform) -> bool:
         """Whether no platform of the image runs on that node."""
-        if not self.platforms:
-            return False
-        return not any(runs_on(_parsed(platform), node) for platform in self.platforms)
+        return bool(self.platforms) and _lacking(self.platforms, node)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +174,12 @@ def resolved_index(digest: str, media_type: str, index: Index, read: Mapping[str
         max(linux or sizes.values(), default=0),
         index.runnable and (bool(runnable) or not index.children),
     )
+
+
+# Asked for each image and node, of which there are few different ones.
+@functools.lru_cache(maxsize=1024)
+def _lacking(platforms: tuple[str, ...], node: Platform) -> bool:
+    return not any(runs_on(_parsed(platform), node) for platform in platforms)
 
 
 def _manifest(fields: Mapping[str, Any], layers: list[Any]) -> Manifest:

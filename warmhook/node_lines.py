@@ -106,17 +106,24 @@ def line_key(warmimage: ObjectKey) -> str:
 
 
 def line_of(warmimage: WarmImage) -> Line:
-    """The line that `warmimage` puts on each of its nodes."""
-    # A new Pod changes nothing about the image: the line stays unchanged, and nothing is pulled again.
-    moved = not warmimage.digest and warmimage.pod_origin is None
+    """The line that `warmimage` puts on each of its nodes.
+
+    What the registry says of a tag counts more than an event, which may be late.
+    """
+    resolved, digest = warmimage.resolved, warmimage.digest
+    # Pods run what is present: neither a new Pod nor the registry changes the line, and nothing is pulled again.
+    if resolved is not None and warmimage.pod_origin is None:
+        digest = warmimage.image.digest or resolved.digest
+    moved = not digest and warmimage.pod_origin is None
     since = warmimage.pushed_at or warmimage.created_at
     return Line(
         warmimage=warmimage.key,
         image=warmimage.image.pull_name,
-        digest=warmimage.digest,
+        digest=digest,
         pushed_at=format_time(warmimage.pushed_at) if moved and warmimage.pushed_at else "",
         pull=warmimage.template.pull,
         on_removal=warmimage.template.on_removal,
+        size_bytes=resolved.size_bytes if resolved is not None else 0,
         suspended=warmimage.template.suspend,
         since=since.timestamp() if since else 0.0,
     )

@@ -9,13 +9,17 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from warmhook.labels import LABEL_OPERATORS, Requirement, Selector
+from warmhook.manifests import Resolved
 from warmhook.node_affinity import matches_node
+from warmhook.platforms import Platform
 from warmhook.taints import Taint, tolerates
 from warmhook.warmimages import Nodes, WarmImage
 
+_OS_LABEL: Final = "kubernetes.io/os"
+_ARCH_LABEL: Final = "kubernetes.io/arch"
 # The default selector of a policy. The kubelet sets both labels; virtual kubelets run no containers of their own.
 ANY_LINUX_NODE: Final = Selector(
-    (Requirement("kubernetes.io/os", "In", ("linux",)), Requirement("type", "NotIn", ("virtual-kubelet",)))
+    (Requirement(_OS_LABEL, "In", ("linux",)), Requirement("type", "NotIn", ("virtual-kubelet",)))
 )
 
 # Object names have at most 253 characters and "warmhook-desired-" takes 17 of them.
@@ -76,12 +80,19 @@ def reads_taints(warmimages: Iterable[WarmImage]) -> bool:
     return any(template.nodes.tolerations is not None or template.nodes.limit is not None for template in templates)
 
 
-def place(image: str, wanted: Nodes, nodes: Iterable[Node]) -> list[Node]:
-    """The nodes that should hold `image`, a canonical reference.
+def lacks_platform(resolved: Resolved | None, node: Node) -> bool:
+    """Whether the image does not run on the node. A node without the labels of its platform runs everything."""
+    if resolved is None or not resolved.platforms:
+        return False
+    return resolved.lacks(Platform(node.labels.get(_OS_LABEL, ""), node.labels.get(_ARCH_LABEL, "")))
+
+
+def place(image: str, wanted: Nodes, nodes: Iterable[Node], resolved: Resolved | None = None) -> list[Node]:
+    """The nodes that should hold `image`, a canonical reference; also those that lack its platform.
 
     A limit takes the nodes whose SHA-256 over image and name is lowest (rendezvous hashing): different images are
     placed on different nodes, and a node that joins or leaves moves no more than one placement. Nodes that are away
-    come last, and return to their rank when they are Ready.
+    come last, and return to their rank when they are Ready. Nodes without the platform of the image come after them.
     """
     selector, names = node_selector(wanted), frozenset(wanted.names)
     chosen = [node for node in nodes if (not names or node.name in names) and selector.matches(node.labels)]
@@ -93,21 +104,28 @@ def place(image: str, wanted: Nodes, nodes: Iterable[Node]) -> list[Node]:
         chosen = [node for node in chosen if tolerates(node.taints, node.unschedulable, tolerations)]
     if wanted.limit is None:
         return chosen
-    chosen.sort(key=lambda node: (node.away, hashlib.sha256(f"{image}\n{node.name}".encode()).digest(), node.name))
+    chosen.sort(key=lambda node: (lacks_platform(resolved, node), node.away, _rank(image, node.name), node.name))
     return chosen[: wanted.limit.of(len(chosen))]
 
 
+def _rank(image: str, node: str) -> bytes:
+    return hashlib.sha256(f"{image}\n{node}".encode()).digest()
+
+
 def place_each(warmimages: Iterable[WarmImage], nodes: Iterable[Node]) -> Iterator[tuple[WarmImage, list[Node]]]:
-    """Each WarmImage and the nodes that should hold its image.
+    """Each WarmImage and the nodes that should hold its image: none if no container can run it.
 
     WarmImages of one policy select the same nodes, and only a limit depends on the image, so labels are compared once.
     """
     nodes = list(nodes)
     matching: dict[Nodes, list[Node]] = {}
     for warmimage in warmimages:
-        wanted = warmimage.template.nodes
+        wanted, resolved = warmimage.template.nodes, warmimage.resolved
+        if resolved is not None and not resolved.runnable:
+            yield warmimage, []
+            continue
         unlimited = replace(wanted, limit=None)
         if unlimited not in matching:
             matching[unlimited] = place("", unlimited, nodes)
         chosen = matching[unlimited]
-        yield warmimage, chosen if wanted.limit is None else place(str(warmimage.image), wanted, chosen)
+        yield warmimage, chosen if wanted.limit is None else place(str(warmimage.image), wanted, chosen, resolved)

@@ -9,12 +9,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from warmhook.images import Reference
 from warmhook.manifests import Resolved
 from warmhook.platforms import Platform
 from warmhook.pull_failures import FailureReason
+from warmhook.resolutions import Unresolved
 
 Json: TypeAlias = Any
 """A value from JSON; foreign, so its type is not known before it is read."""
@@ -82,21 +83,6 @@ class Transport(Protocol):
 
 
 # --- registries ------------------------------------------------------------------------------------------------------
-
-ResolveProblem: TypeAlias = Literal["NotFound", "Unauthorized", "RateLimited", "Network", "Timeout", "Unusable"]
-"""Why a registry did not say what it has: `Network` is also an answer of 500 and above, `Unusable` an answer that makes
-no sense or is of a kind that is not read."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unresolved:
-    """A registry did not say what it has under a reference."""
-
-    problem: ResolveProblem
-    message: str
-    """In the words of Warmhook, never of the registry, and without secrets."""
-    retry_after_seconds: float | None = None
-    """The least time that the registry wants to be left alone; `None` if it did not say."""
 
 
 class Registries(Protocol):

@@ -18,6 +18,7 @@ FAILURES_MAX: Final = 10
 """The number of failing nodes that a status names."""
 _MESSAGE_MAX: Final = 1000
 """Less than the CRD allows."""
+_NOT_RUNNABLE: Final = "the registry has no container image under this name, so no node gets it; look at mediaType"
 _NO_NODES: Final = "no node of the cluster is selected; look at spec.nodes and at the labels of the nodes"
 
 
@@ -45,6 +46,8 @@ class Counts:
     """Names of the failed nodes, sorted, at most `FAILURES_MAX`."""
     silent: tuple[str, ...] = ()
     """Names of the unreachable nodes, sorted, at most `FAILURES_MAX`."""
+    runnable: bool = True
+    """False if no container can run the image, so that no node should hold it."""
 
     @property
     def desired(self) -> int:
@@ -106,7 +109,8 @@ def status_object(
 ) -> dict[str, Any]:
     """`WarmImage.status` for these counts; equal to `before` if nothing has changed.
 
-    `digest` is absent if a node reports that the tag brought another one.
+    `digest` is that of the line, and absent if a node reports that the tag brought another one. What the registry says
+    is kept: `Resolver` writes it.
     Times are kept from `before` as long as they are still true: for the generation `startedAt` and `completedAt`
     (when all nodes were warm for the first time; a node that joins later does not change that), and a condition's
     `lastTransitionTime` while its status is the same.
@@ -130,11 +134,15 @@ def status_object(
     completed = (same_generation and before.get("completedAt")) or (counts.ready and moment)
     if completed:
         status["completedAt"] = completed
+    if "resolved" in before:
+        status["resolved"] = before["resolved"]
     message = f"{counts.warm} of {counts.desired} nodes warm" if counts.desired else _NO_NODES
     if counts.unreachable:
         message += f", {counts.unreachable} unreachable"
     warm = "ReachableWarm" if counts.unreachable else "AllWarm"
     not_warm = "NotAllWarm" if counts.desired else "NoNodes"
+    if not counts.runnable:
+        not_warm, message = "NotRunnable", _NOT_RUNNABLE
     degraded = "NodesFailed" if counts.failed else "NodesUnreachable" if counts.unreachable else "NoneFailed"
     lost = f"{counts.failed} of {counts.desired} nodes failed"
     if counts.unreachable:

@@ -12,6 +12,7 @@ from warmhook.status import find_condition
 _WARNINGS: Final = {
     "Invalid": "Invalid",
     "NodesFailed": "Failed",
+    "NotRunnable": "NotRunnable",
     "WriteRefused": "WriteRefused",
     "BeyondLimits": "NotAllowed",
 }

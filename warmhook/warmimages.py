@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final, Literal, TypeAlias
 
 from warmhook.images import Reference
 from warmhook.labels import Selector
 from warmhook.limits import Limits
+from warmhook.manifests import Resolved
 from warmhook.node_affinity import Affinity, Constraints
+from warmhook.resolutions import Question, Resolution
 from warmhook.taints import Toleration
 
 PullPolicy: TypeAlias = Literal["IfNotPresent", "Always"]
@@ -183,6 +185,20 @@ class WarmImage:
     created_at: datetime | None = None
     limits: Limits | None = field(default=None, compare=False)
     """What its namespace may ask for; `None`: anything. Not part of the object."""
+    resolution: Resolution | None = field(default=None, compare=False)
+    """The last answer of the registry, as the status has it; it may be about an earlier push."""
+
+    @property
+    def question(self) -> Question:
+        """What to ask the registry. A new Pod asks nothing new."""
+        image = str(replace(self.image, digest=self.digest))
+        return Question(image, self.pushed_at if self.pod_origin is None else None)
+
+    @property
+    def resolved(self) -> Resolved | None:
+        """What the registry says about this image and this push; `None` if that is unknown."""
+        known = self.resolution
+        return known.resolved if known is not None and known.question == self.question else None
 
     def expires_at(self) -> float | None:
         """Seconds since the epoch at which it expires; `None`: never.

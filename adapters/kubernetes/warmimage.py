@@ -12,6 +12,7 @@ from pydantic.config import JsonDict
 
 from adapters.kubernetes.crd import SET, Column, custom_resource_definition, list_map, pattern, rules, validated
 from adapters.kubernetes.patterns import CONDITION_REASON, CONDITION_TYPE, IMAGE_RULE
+from adapters.kubernetes.resolution import Moment, ResolvedStatus, read_resolution
 from adapters.kubernetes.template import (
     SUSPEND,
     TEMPLATE_RULE,
@@ -44,7 +45,6 @@ from warmhook.taints import TOLERATIONS_MAX, parse_tolerations, toleration_objec
 from warmhook.timestamps import format_time, parse_time
 from warmhook.warmimages import ObjectKey, PodOrigin, PodOwner, WarmImage, owner_label, repository_label
 
-Moment = Annotated[str, StringConstraints(max_length=40), Field(json_schema_extra={"format": "date-time"})]
 Text = Annotated[str, StringConstraints(max_length=1024)]
 Count = Annotated[int, Field(ge=0)]
 Generation = Annotated[int, Field(ge=0, json_schema_extra={"format": "int64"})]
@@ -172,6 +172,9 @@ class WarmImageStatus(Spec):
     completed_at: Moment | None = Field(
         default=None, description="When all nodes were warm for the first time in this generation."
     )
+    resolved: ResolvedStatus | None = Field(
+        default=None, description="What the registry says about the image; only for registries of the configuration."
+    )
     conditions: list[Condition] | None = Field(
         default=None,
         max_length=16,
@@ -243,6 +246,7 @@ def read_warmimage(obj: Object) -> WarmImage:
         generation=metadata.get("generation", 0),
         resource_version=metadata.get("resourceVersion", ""),
         created_at=parse_time(created) if created else None,
+        resolution=read_resolution(obj.get("status") or {}),
     )
 
 

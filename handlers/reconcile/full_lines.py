@@ -13,7 +13,7 @@ from handlers.reconcile.objects import DesiredConfigMap
 from handlers.reconcile.reader import Reader
 from warmhook.limits import Tenancy
 from warmhook.node_lines import Line, diff, line_key, line_of, noted_refusals, over_budget
-from warmhook.placement import Node, place_each, reads_taints
+from warmhook.placement import Node, lacks_platform, place_each, reads_taints
 from warmhook.tenancy import permitted
 from warmhook.warmimages import ObjectKey, WarmImage
 
@@ -50,7 +50,8 @@ async def wanted_lines(warmimages: Iterable[WarmImage], nodes: Iterable[Node]) -
     for warmimage, chosen in place_each(map(permitted, warmimages), nodes):
         line = line_of(warmimage)
         for node in chosen:
-            wanted[node.name][line.key] = line
+            if not lacks_platform(warmimage.resolved, node):
+                wanted[node.name][line.key] = line
         await asyncio.sleep(0)
     return wanted
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from handlers.reconcile.objects import WarmImages, object_key, read_warmimages
 from handlers.reconcile.outcomes import Outcomes
 from warmhook.node_lines import line_of
 from warmhook.node_report import Report, read_detail
-from warmhook.placement import Node, node_selector, place_each, reads_taints
+from warmhook.placement import Node, lacks_platform, node_selector, place_each, reads_taints
 from warmhook.ports import Object
 from warmhook.status import (
     FAILURES_MAX,
@@ -176,13 +176,14 @@ class Statuses:
             else:
                 warmimage, wanted = next(placed)
                 line = line_of(warmimage)
-                full = {name for name, keys in state.refused.items() if line.key in keys}
-                counts = count(line, wanted, state.reports, now(), full)
+                without = _without_line(warmimage, line.key, wanted, state.refused)
+                counts = count(line, wanted, state.reports, now(), without)
+                counts = replace(counts, runnable=warmimage.resolved is None or warmimage.resolved.runnable)
                 failures: list[Failure] | None = None
                 with outcomes.item("failures", warmimage=str(key)):
-                    failures = await self._failures(line.key, counts, full, details)
+                    failures = await self._failures(line.key, counts, without, details)
                 if failures is not None:
-                    after = status_object(before, warmimage.generation, warmimage.digest, counts, failures, now())
+                    after = status_object(before, warmimage.generation, line.digest, counts, failures, now())
                     after = limited_status(before, after, list(problems(usable[key])), now())
                 await asyncio.sleep(0)
             if after is not None:
@@ -229,16 +230,30 @@ class Statuses:
             self._observe((self._context.clock.utcnow() - warmimage.pushed_at).total_seconds())
 
     async def _failures(
-        self, key: str, counts: Counts, refused: Collection[str], details: dict[str, Mapping[str, str]]
+        self, key: str, counts: Counts, without: Mapping[str, Failure], details: dict[str, Mapping[str, str]]
     ) -> list[Failure]:
         """The first failing nodes with their reasons; `details` caches the data of reports."""
         failures = []
         for node in counts.failing:
-            if node in refused:
-                failures.append(Failure(node, "TooManyLines", "the node's ConfigMap has no room for another line"))
+            if node in without:
+                failures.append(without[node])
                 continue
             if node not in details:
                 details[node] = await self._context.reader.report_data(node)
             failures.append(Failure(node, *read_detail(details[node].get(key, "{}"))))
         failures += [Failure(node, "NoAgent", "no word from its agent for 10 minutes") for node in counts.silent]
         return failures[:FAILURES_MAX]
+
+
+def _without_line(
+    warmimage: WarmImage, key: str, wanted: Collection[Node], refused: Mapping[str, Collection[str]]
+) -> dict[str, Failure]:
+    """The nodes that should hold the image and get no line, by name: no room, or no image for their platform."""
+    full = "the node's ConfigMap has no room for another line"
+    without = {name: Failure(name, "TooManyLines", full) for name, keys in refused.items() if key in keys}
+    resolved = warmimage.resolved
+    if resolved is not None and resolved.platforms:
+        message = f"the image is for {', '.join(resolved.platforms)} only"
+        lacking = (node.name for node in wanted if lacks_platform(resolved, node))
+        without |= {name: Failure(name, "PlatformMissing", message) for name in lacking}
+    return without

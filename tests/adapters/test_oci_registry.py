@@ -19,7 +19,7 @@ from adapters.registry_endpoint import EndpointSettings, Login
 from tests.support.instant import instant, loop_clock
 from warmhook.images import Reference
 from warmhook.manifests import BODY_MAX, Resolved
-from warmhook.ports import ResolveProblem, Unresolved
+from warmhook.resolutions import ResolveProblem, Unresolved
 
 HOST = "registry.example.com"
 OCI = "application/vnd.oci.image.manifest.v1+json"

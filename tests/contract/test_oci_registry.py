@@ -20,7 +20,7 @@ from devcluster.registry.serve import serve_registry
 from tests.real.registry import push_image, start_docker_registry
 from warmhook.images import Reference
 from warmhook.manifests import Resolved
-from warmhook.ports import Unresolved
+from warmhook.resolutions import Unresolved
 
 AMD64 = build_image(incompressible(3000, "a"), incompressible(2000, "b"), platform="linux/amd64")
 ARM64 = build_image(incompressible(40_000, "c"), platform="linux/arm64")
