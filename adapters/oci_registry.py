@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 import httpx
 
 from adapters.clock import Clock
-from adapters.registry_endpoint import Answer, Endpoint, EndpointSettings, Failed
+from adapters.registry_endpoint import Answer, Endpoint, Failed
+from adapters.registry_settings import EndpointSettings, RegistrySettings
 from warmhook.images import Reference, is_digest
 from warmhook.manifests import (
     BODY_MAX,
@@ -37,24 +38,6 @@ _SECONDS: Final = 10.0
 _MIRROR_SECONDS: Final = 3.0
 _DETAILS_SECONDS: Final = 5.0
 """The limit for what is good to know: platforms and sizes. Without them the digest counts alone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Mirror:
-    """Where images of a registry are looked for before the registry itself."""
-
-    host: str
-    prefix: str = ""
-    """The path before the repository, as proxies of several registries have it; ends with `/` if there is one."""
-
-
-@dataclass(frozen=True, slots=True)
-class RegistrySettings:
-    """One registry."""
-
-    endpoint: EndpointSettings
-    mirrors: tuple[Mirror, ...] = ()
-    """The settings of their hosts are those of the registries of that name, or the defaults."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +73,8 @@ class OciRegistries:
     settings: Mapping[str, RegistrySettings]
     """By canonical host."""
     clock: Clock
+    count: Callable[[str], None] = lambda _result: None
+    """Called with each result: `resolved`, `unchanged` or the problem."""
     transport: httpx.AsyncBaseTransport | None = None
     """Replaces the network in tests."""
     _endpoints: dict[str, Endpoint] = field(default_factory=dict)
@@ -111,6 +96,8 @@ class OciRegistries:
                 outcome = error.unresolved
             if isinstance(outcome, Resolved):
                 break
+        unchanged = "unchanged" if outcome is known else "resolved"
+        self.count(unchanged if isinstance(outcome, Resolved) else outcome.problem)
         return outcome
 
     async def close(self) -> None:

@@ -11,23 +11,19 @@ import base64
 import json
 import re
 import ssl
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 import httpx
 
 from adapters.clock import Clock
 from adapters.internal_urls import is_internal
+from adapters.registry_settings import EndpointSettings
 from warmhook import __version__
 from warmhook.images import DOCKER_HUB
 from warmhook.localhosts import is_local_host
 from warmhook.resolutions import ResolveProblem, Unresolved
 from warmhook.timestamps import parse_retry_after
-
-Login: TypeAlias = tuple[str, str]
-"""User name and password."""
 
 _TIMEOUT: Final = httpx.Timeout(5.0, connect=3.0)
 _CONNECTIONS: Final = httpx.Limits(max_connections=8, max_keepalive_connections=2)
@@ -53,19 +49,6 @@ class Failed(Exception):
     def __init__(self, problem: ResolveProblem, message: str, retry_after_seconds: float | None = None) -> None:
         super().__init__(message)
         self.unresolved = Unresolved(problem, message, retry_after_seconds)
-
-
-@dataclass(frozen=True, slots=True)
-class EndpointSettings:
-    """How one registry is reached."""
-
-    host: str
-    """As references have it, with a port if it has one: `docker.io`."""
-    plain_http: bool = False
-    ca_file: Path | None = None
-    """Certificates that are trusted besides those of the system; a changed file is read again."""
-    login: Callable[[], Login | None] = lambda: None
-    """The current credentials. Raises `OSError` or `ValueError`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from handlers.app import Resources, Web, create_app
 from handlers.configuration import Configuration, read_configuration
 from handlers.event_sink import log_missing_token, open_event_sink
 from handlers.metrics import Metrics
+from handlers.registries import open_registries
 from handlers.serving.credentials import Credentials
 from handlers.serving.server import listen, serve
 from handlers.settings import Settings, read_settings
@@ -33,10 +34,12 @@ async def run(settings: Settings, configuration: Configuration) -> None:
     """Serve until a signal to stop. Raises `BadSetting` if a port is in use."""
     log, metrics = get_logger(), Metrics()
     api_server = open_transport(settings.kubeconfig, user_agent="warmhook-web")
-    async with api_server as transport, open_event_sink(settings) as post:
+    hosts, clock = configuration.registries if "events" in settings.serve else {}, real_clock()
+    asking = open_registries(hosts, clock, metrics.count_resolution)
+    async with api_server as transport, open_event_sink(settings) as post, asking as registries:
         with listen(settings) as ports:
             credentials = Credentials(Kubernetes(transport, count=metrics.count_api_request), settings.namespace)
-            resources = Resources(transport, credentials, real_clock(), random.SystemRandom(), metrics, post)
+            resources = Resources(transport, credentials, clock, random.SystemRandom(), metrics, post, registries)
             log_missing_token(settings)
             log.info("web-started", port=settings.port, sources=sorted(configuration.sources), watch=settings.watch)
             web = Web(settings, configuration, resources)
@@ -49,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         settings = read_settings(os.environ, " ".join(["web", *arguments]))
         set_up_logs(settings.log, sys.stderr)
-        uvloop.run(run(settings, read_configuration(settings.config, os.environ)))
+        uvloop.run(run(settings, read_configuration(settings.config, os.environ, serve=settings.serve)))
     except (BadSetting, BadKubeconfig) as error:
         sys.stderr.write(f"warmhook web: {error}\n")
         return 2

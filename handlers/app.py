@@ -8,7 +8,7 @@ import functools
 import hmac
 import random
 from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final
 
@@ -47,7 +47,7 @@ from handlers.serving.credentials import Credentials
 from handlers.settings import Settings
 from warmhook.events import Event, NotAnEvent
 from warmhook.limits import Tenancy
-from warmhook.ports import Transport
+from warmhook.ports import Registries, Transport
 
 _log = get_logger()
 
@@ -68,6 +68,8 @@ class Resources:
     metrics: Metrics
     post: Post | None = None
     """Sends an event out of this process; `None` if `settings.posts_events` is false."""
+    registries: Registries | None = None
+    """The registries that handlers may ask; `None`: none."""
 
 
 class Web:
@@ -89,6 +91,7 @@ class Web:
         self.receiver = Receiver(configuration.sources, pushes, metrics, clock, self._publisher)
         budget = ByteRateLimiter(settings.write_bytes, monotonic=clock.monotonic, sleep=clock.sleep)
         context = _context(settings, self._kubernetes, clock, cache, configuration.tenancy)
+        context = replace(context, registries=resources.registries)
         self._dispatch = Dispatch(context, configuration.sources, pushes, budget, metrics.push_to_warm_seconds.observe)
         if post and settings.forwards_admissions:
             handle, batch_max, batches_max = forward(post), 1, POSTS_MAX

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -16,6 +16,7 @@ from adapters.strictyaml import decode
 from adapters.validation_errors import plain_message
 from handlers.configuration_model import Model
 from handlers.namespaces import NamespaceSpec, read_tenancy
+from handlers.registries import RegistryHosts, RegistrySpec, read_registries
 from handlers.sources import KeysSpec, SecretSpec, Sources, SourceSpec, read_sources
 from warmhook.limits import NO_RULES, Tenancy
 
@@ -25,10 +26,11 @@ _NAME_PROBLEM: Final = "must be lower-case letters, digits and '-', at most 63 o
 class _File(Model):
     sources: list[SourceSpec] = Field(default=[])
     namespaces: list[NamespaceSpec] = Field(default=[])
+    registries: list[RegistrySpec] = Field(default=[])
 
 
 # Of all keys that a misspelt one may mean.
-_MODELS: Final[tuple[type[Model], ...]] = (_File, SourceSpec, SecretSpec, KeysSpec, NamespaceSpec)
+_MODELS: Final[tuple[type[Model], ...]] = (_File, SourceSpec, SecretSpec, KeysSpec, NamespaceSpec, RegistrySpec)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +39,16 @@ class Configuration:
 
     sources: Sources = field(default_factory=dict)
     tenancy: Tenancy = NO_RULES
+    registries: RegistryHosts = field(default_factory=dict)
 
 
-def read_configuration(path: str | None, environ: Mapping[str, str]) -> Configuration:
-    """The configuration of the file; without a file there is no sender. Raises `BadSetting` with the key."""
+def read_configuration(
+    path: str | None, environ: Mapping[str, str], *, serve: Collection[str] = frozenset({"webhooks", "events"})
+) -> Configuration:
+    """The configuration of the file; without a file it is empty. Raises `BadSetting` with the key.
+
+    A process needs the secrets of senders only if it serves webhooks, and those of registries only for events.
+    """
     if path is None:
         return Configuration()
     try:
@@ -57,7 +65,9 @@ def read_configuration(path: str | None, environ: Mapping[str, str]) -> Configur
             f"{path}: {_key(first['loc'])}: {_problem(first['type'], first['loc'], first['msg'])}"
         ) from None
     try:
-        return Configuration(read_sources(file.sources, environ), read_tenancy(file.namespaces))
+        sources = read_sources(file.sources, environ, check="webhooks" in serve)
+        registries = read_registries(file.registries, sources, environ, check="events" in serve)
+        return Configuration(sources, read_tenancy(file.namespaces), registries)
     except BadSetting as error:
         raise BadSetting(f"{path}: {error}") from error
 

@@ -40,6 +40,7 @@ class Metrics:
         self._hints = counter("warmhook_hints", "Queued admissions, by what became of them.", ["result"])
         self._published = counter("warmhook_published", "Pushes posted to K_SINK.", ["result"])
         self._api_requests = counter("warmhook_api_requests", "Requests to the API server.", ["kind", "verb", "code"])
+        self._resolutions = counter("warmhook_resolutions", "Images that registries were asked for.", ["result"])
         self.push_to_warm_seconds = histogram(
             "warmhook_push_to_warm_seconds",
             "From a push to the moment its last node was seen warm.",
@@ -57,6 +58,10 @@ class Metrics:
     def count_published(self, result: str) -> None:
         """Count one event: `published`, `failed` or `dropped`."""
         self._published.labels(result).inc()
+
+    def count_resolution(self, result: str) -> None:
+        """Count one answer of a registry: `resolved`, `unchanged` or a problem."""
+        self._resolutions.labels(result).inc()
 
     def exposition(self) -> bytes:
         """All metrics in the Prometheus text format."""

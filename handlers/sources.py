@@ -65,19 +65,26 @@ class ConfiguredSource:
 
     def current(self) -> Source:
         """The source for one delivery, with the current secrets. Raises `BadSetting`."""
-        return replace(self.source, secrets=tuple(_read(secret, self.environ) for secret in self.secrets))
+        return replace(
+            self.source, secrets=tuple(read_secret("secret", secret, self.environ) for secret in self.secrets)
+        )
 
 
 Sources: TypeAlias = Mapping[str, ConfiguredSource]
 """All senders by their names, the last part of their paths."""
 
 
-def read_sources(given: Iterable[SourceSpec], environ: Mapping[str, str]) -> Sources:
-    """The senders of the section `sources`. Raises `BadSetting` with the key."""
+def read_sources(given: Iterable[SourceSpec], environ: Mapping[str, str], *, check: bool) -> Sources:
+    """The senders of the section `sources`. Raises `BadSetting` with the key.
+
+    Secrets are read now if `check`; each delivery reads them again.
+    """
     sources: dict[str, ConfiguredSource] = {}
     for index, each in enumerate(given):
         try:
             configured = _configured(each, environ)
+            if check:
+                configured.current()
         except BadSetting as error:
             raise BadSetting(f"sources[{index}] ({each.name}): {error}") from error
         if each.name in sources:
@@ -110,9 +117,7 @@ def _configured(given: SourceSpec, environ: Mapping[str, str]) -> ConfiguredSour
         source = replace(source, keys=_keys(given.keys))
     _check_hosts(adapter, source, allowed)
     origins = frozenset(origin.lower() for origin in given.allowed_origins)
-    configured = ConfiguredSource(adapter, source, allowed, secrets, origins, environ)
-    configured.current()
-    return configured
+    return ConfiguredSource(adapter, source, allowed, secrets, origins, environ)
 
 
 def _hosts(given: SourceSpec) -> tuple[str, frozenset[str]]:
@@ -165,17 +170,17 @@ def _keys(given: KeysSpec) -> Keys:
         raise BadSetting(f"keys.url: {error}") from error
 
 
-def _read(secret: SecretSpec, environ: Mapping[str, str]) -> bytes:
-    """The current secret, byte for byte except one newline at the end of a file. Raises `BadSetting`."""
+def read_secret(key: str, secret: SecretSpec, environ: Mapping[str, str]) -> bytes:
+    """The current secret below `key`, byte for byte except one newline at the end of a file. Raises `BadSetting`."""
     if secret.env is not None:
         value = os.fsencode(environ.get(secret.env, ""))
-        where = f"secret.env: {secret.env} is not set, or empty"
+        where = f"{key}.env: {secret.env} is not set, or empty"
     else:
-        where = f"secret.file: {secret.file} is empty"
+        where = f"{key}.file: {secret.file} is empty"
         try:
             value = Path(secret.file or "").read_bytes()
         except OSError as error:
-            raise BadSetting(f"secret.file: cannot read {secret.file}: {error.strerror}") from error
+            raise BadSetting(f"{key}.file: cannot read {secret.file}: {error.strerror}") from error
         if value.endswith(b"\n"):
             # Editors and `echo` add it; anything else may be part of the secret.
             value = value[:-1].removesuffix(b"\r")

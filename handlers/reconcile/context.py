@@ -9,11 +9,12 @@ from adapters.clock import Clock
 from handlers.reconcile.reader import Reader
 from handlers.reconcile.recorder import Recorder
 from handlers.reconcile.writer import Writer
+from warmhook.ports import Registries
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The API server to read and to write, and time."""
+    """The API server to read and to write, registries, and time."""
 
     reader: Reader
     writer: Writer
@@ -21,3 +22,5 @@ class Context:
     recorder: Recorder
     grace: timedelta = timedelta(minutes=5)
     """For how long a policy must be missing before its WarmImages go; one sync interval."""
+    registries: Registries | None = None
+    """`None`: no registry is asked."""

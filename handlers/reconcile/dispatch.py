@@ -18,6 +18,7 @@ from handlers.reconcile.pods import accept_pods
 from handlers.reconcile.policies import Policies
 from handlers.reconcile.projection import FirstPass, Projection
 from handlers.reconcile.pushes import Pushes
+from handlers.reconcile.resolver import Resolver
 from handlers.reconcile.resync import Resync
 from handlers.reconcile.statuses import Statuses
 from handlers.reconcile.targets import Targets
@@ -53,9 +54,10 @@ class Dispatch:
         self._sources = sources
         self._pushes = pushes
         self._policies = Policies(context)
-        self._projection = Projection(context, NodeWrites(context, budget))
-        self._statuses = Statuses(context, observe_push_to_warm)
-        self._resync = Resync(context, self._policies, self._projection, self._statuses)
+        resolver = Resolver(context, lambda key: self._resolved_rounds.join({key: 0}))
+        self._projection = Projection(context, NodeWrites(context, budget), resolver)
+        self._statuses = Statuses(context, resolver, observe_push_to_warm)
+        self._resync = Resync(context, resolver, self._policies, self._projection, self._statuses)
         self._seen: dict[ObjectKey, Object] = {}
         """WarmImages of local events as they were seen, until they are handled."""
         self._uncounted: set[str] | None = None
@@ -67,6 +69,7 @@ class Dispatch:
         self._report_rounds = Coalescer(
             "reports", self._reported, at_once=_REPORT_ROUNDS, seconds=_SECONDS, sleep=sleep
         )
+        self._resolved_rounds = Coalescer("resolutions", self._resolved, at_once=_ROUNDS, seconds=_SECONDS, sleep=sleep)
         # A sync reads everything, so the events that ask for one while it runs share the next.
         self._sync_rounds = Coalescer("syncs", self._synced, at_once=1, seconds=_SECONDS, sleep=sleep)
 
@@ -167,6 +170,16 @@ class Dispatch:
         await self._projection.project({*keys, *reconciled.deleted}, outcomes, found=reconciled.found, first=first)
         problem = outcomes.problem
         return {**(dict.fromkeys(keys, problem) if problem is not None else {}), **reconciled.problems}
+
+    async def _resolved(self, keys: Mapping[ObjectKey, int]) -> dict[ObjectKey, Exception]:
+        """Complete the lines of WarmImages that were written before their registries answered."""
+        outcomes = Outcomes()
+        with outcomes.item("lines"):
+            await self._projection.project(keys.keys(), outcomes)
+        with outcomes.item("statuses"):
+            await self._statuses.update(keys.keys())
+        outcomes.raise_problem()
+        return {}
 
     async def _reported(self, keys: Mapping[ObjectKey, int]) -> dict[ObjectKey, Exception]:
         outcomes = Outcomes()

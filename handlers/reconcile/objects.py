@@ -13,6 +13,7 @@ from adapters.kubernetes.warmimage import read_warmimage
 from adapters.kubernetes.warmpolicy import read_warmpolicy
 from warmhook.api import DROPPED_ANNOTATION
 from warmhook.limits import Tenancy
+from warmhook.manifests import Resolved
 from warmhook.node_lines import desired_node, versions
 from warmhook.policies import Policy
 from warmhook.ports import Object
@@ -71,6 +72,14 @@ class Repository(NamedTuple):
     policy: str
     namespace: str
     label: str
+
+
+class WarmImageVersion(NamedTuple):
+    """What the lines of a WarmImage are computed from."""
+
+    uid: str
+    generation: int
+    resolved: Resolved | None
 
 
 def object_key(obj: Object) -> ObjectKey:

@@ -16,9 +16,10 @@ from adapters.kubernetes.errors import Unavailable
 from handlers.reconcile.context import Context
 from handlers.reconcile.full_lines import FullState, full_change, untouched, wanted_lines
 from handlers.reconcile.node_configmaps import NodeChange, NodeWrites
-from handlers.reconcile.objects import DesiredConfigMap, WarmImages
+from handlers.reconcile.objects import DesiredConfigMap, WarmImages, WarmImageVersion
 from handlers.reconcile.outcomes import Outcomes
 from handlers.reconcile.reader import FROM_CACHE, MAX_GETS
+from handlers.reconcile.resolver import Resolver
 from warmhook.node_lines import diff, line_key
 from warmhook.placement import Node, node_selector, reads_taints
 from warmhook.warmimages import ObjectKey, WarmImage
@@ -61,8 +62,9 @@ class _Batch:
 class Projection:
     """Projects WarmImages onto nodes."""
 
-    def __init__(self, context: Context, writes: NodeWrites) -> None:
+    def __init__(self, context: Context, writes: NodeWrites, resolver: Resolver) -> None:
         self._reader = context.reader
+        self._resolver = resolver
         self._monotonic = context.clock.monotonic
         self._writes = writes
         self._projected: set[ObjectKey] = set()
@@ -122,6 +124,7 @@ class Projection:
         while pending:
             if found is None:
                 found = await self._reader.warmimages_of(pending)
+            found = await self._resolver.complete(found)
             batch = _Batch(pending, found, deadline, outcomes)
             # The second pass finds what the first one missed.
             twice = first != "none" and len(pending) <= MAX_GETS
@@ -133,7 +136,8 @@ class Projection:
             wrote |= await self._write_lines(batch, nodes, desired)
             if not wrote:
                 return
-            again = await self._reader.generations(wrote)
+            resolved = any(one.resolution or self._resolver.resolves(one) for one in found.usable.values())
+            again = await self._reader.versions(wrote, resolved=resolved)
             pending = {key for key in wrote if again.get(key) != _version(found.usable.get(key))}
             found, first = None, "none"
             if pending and self._monotonic() > deadline:
@@ -273,5 +277,5 @@ class Projection:
         return {have.node: have for desired in lists for have in desired}
 
 
-def _version(warmimage: WarmImage | None) -> tuple[str, int] | None:
-    return (warmimage.uid, warmimage.generation) if warmimage else None
+def _version(warmimage: WarmImage | None) -> WarmImageVersion | None:
+    return WarmImageVersion(warmimage.uid, warmimage.generation, warmimage.resolved) if warmimage else None

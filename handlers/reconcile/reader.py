@@ -11,11 +11,14 @@ from typing import Final
 from adapters.clock import Clock
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes
+from adapters.kubernetes.template import InvalidObject
+from adapters.kubernetes.warmimage import read_warmimage
 from handlers.reconcile.node_reader import FROM_CACHE, MAX_GETS, NodeReader
 from handlers.reconcile.objects import (
     PolicyObject,
     Repository,
     WarmImages,
+    WarmImageVersion,
     object_key,
     read_policy_object,
     read_warmimages,
@@ -23,6 +26,7 @@ from handlers.reconcile.objects import (
 )
 from warmhook.api import POLICY_LABEL, REPOSITORY_LABEL
 from warmhook.limits import NO_RULES, Tenancy
+from warmhook.manifests import Resolved
 from warmhook.policies import Policy
 from warmhook.ports import Object
 from warmhook.warmimages import ObjectKey, PolicyKey, WarmImage, policy_label
@@ -135,11 +139,16 @@ class Reader(NodeReader):
         """The current state of those that exist."""
         return await self._read(await self.warmimage_objects(keys))
 
-    async def generations(self, keys: Collection[ObjectKey]) -> dict[ObjectKey, tuple[str, int]]:
-        """The uids and generations of those of these WarmImages that exist now, from their metadata only."""
-        found = await self.warmimage_objects(keys, metadata_only=True)
+    async def versions(self, keys: Collection[ObjectKey], *, resolved: bool) -> dict[ObjectKey, WarmImageVersion]:
+        """The versions of those of these WarmImages that exist now.
+
+        From their metadata only unless `resolved`, which is in the status.
+        """
+        found = await self.warmimage_objects(keys, metadata_only=not resolved)
         return {
-            object_key(obj): (obj["metadata"]["uid"], obj["metadata"].get("generation", 0))
+            object_key(obj): WarmImageVersion(
+                obj["metadata"]["uid"], obj["metadata"].get("generation", 0), _resolved(obj) if resolved else None
+            )
             for obj in found
             if not obj["metadata"].get("deletionTimestamp")
         }
@@ -171,6 +180,13 @@ class Reader(NodeReader):
             path, labels=labels, metadata_only=metadata_only, not_older_than=not_older_than
         )
         return found.items
+
+
+def _resolved(obj: Object) -> Resolved | None:
+    try:
+        return read_warmimage(obj).resolved
+    except InvalidObject:
+        return None
 
 
 def _state(obj: Object) -> tuple[str, str]:

@@ -21,6 +21,7 @@ from handlers.reconcile.objects import DesiredConfigMap, PolicyObject, object_ke
 from handlers.reconcile.outcomes import Outcomes, Overtaken
 from handlers.reconcile.policies import Policies
 from handlers.reconcile.projection import Projection
+from handlers.reconcile.resolver import Resolver
 from handlers.reconcile.statuses import ClusterState, Statuses, Unfinished
 from warmhook.api import POLICY_LABEL
 from warmhook.limits import Tenancy
@@ -51,8 +52,11 @@ class Resync:
     Every object is handled by itself: one that cannot be written keeps no other from being repaired.
     """
 
-    def __init__(self, context: Context, policies: Policies, projection: Projection, statuses: Statuses) -> None:
+    def __init__(
+        self, context: Context, resolver: Resolver, policies: Policies, projection: Projection, statuses: Statuses
+    ) -> None:
         self._context = context
+        self._resolver = resolver
         self._reader = context.reader
         self._policies = policies
         self._projection = projection
@@ -80,6 +84,7 @@ class Resync:
         objects = {object_key(obj): obj for obj in listed}
         warmimages = await read_warmimages(listed, self._reader.tenancy)
         usable = warmimages.usable.values()
+        self._resolver.begin(usable)
         nodes = await self._reader.nodes(taints=reads_taints(usable))
         gone = ({have.node for have in desired} | reports.keys()) - {node.name for node in nodes}
         await outcomes.each("node", sorted(gone), self._forget_node)

@@ -13,6 +13,7 @@ from adapters.logs import get_logger
 from handlers.reconcile.context import Context
 from handlers.reconcile.objects import WarmImages, object_key, read_warmimages
 from handlers.reconcile.outcomes import Outcomes
+from handlers.reconcile.resolver import Resolver
 from warmhook.node_lines import line_of
 from warmhook.node_report import Report, read_detail
 from warmhook.placement import Node, lacks_platform, node_selector, place_each, reads_taints
@@ -84,9 +85,10 @@ class Judgement:
 class Statuses:
     """Writes `WarmImage.status`."""
 
-    def __init__(self, context: Context, observe_push_to_warm: Callable[[float], None]) -> None:
+    def __init__(self, context: Context, resolver: Resolver, observe_push_to_warm: Callable[[float], None]) -> None:
         """`observe_push_to_warm` is called with the seconds from a push to when its last node is seen warm."""
         self._context = context
+        self._resolver = resolver
         self._monotonic = context.clock.monotonic
         self._observe = observe_push_to_warm
         self._written: dict[ObjectKey, float] = {}
@@ -178,6 +180,8 @@ class Statuses:
                 line = line_of(warmimage)
                 without = _without_line(warmimage, line.key, wanted, state.refused)
                 counts = count(line, wanted, state.reports, now(), without)
+                if counts.moved:
+                    self._resolver.recheck(warmimage)
                 counts = replace(counts, runnable=warmimage.resolved is None or warmimage.resolved.runnable)
                 failures: list[Failure] | None = None
                 with outcomes.item("failures", warmimage=str(key)):

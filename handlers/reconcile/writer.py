@@ -12,6 +12,7 @@ from adapters.clock import Clock
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.errors import Conflict, NotFound, Refused, Unavailable
+from adapters.kubernetes.resolution import resolution_object
 from adapters.kubernetes.template import InvalidObject
 from adapters.kubernetes.warmimage import read_warmimage, warmimage_object, warmimage_patch
 from adapters.logs import get_logger
@@ -21,6 +22,7 @@ from warmhook.node_lines import desired_name, new_configmap
 from warmhook.node_report import report_name
 from warmhook.policies import Upsert
 from warmhook.ports import Object
+from warmhook.resolutions import Resolution
 from warmhook.timestamps import parse_time
 from warmhook.warmimages import ObjectKey, PolicyKey, WarmImage, repository_label
 
@@ -132,6 +134,14 @@ class Writer:
             "status": {**dict.fromkeys(gone), **status},
         }
         await self.kubernetes.patch(paths.status(path), body)
+
+    async def patch_resolution(self, key: ObjectKey, resource_version: str, resolution: Resolution) -> None:
+        """Write what a registry said to the status of a WarmImage. Raises `Conflict` if it has another version."""
+        body = {
+            "metadata": {"resourceVersion": resource_version},
+            "status": {"resolved": resolution_object(resolution)},
+        }
+        await self.kubernetes.patch(paths.status(paths.warmimages(key)), body)
 
     async def patch_policy_status(self, key: PolicyKey, resource_version: str, status: Object) -> Object:
         """Write the status of a WarmPolicy and return the object. Raises `Conflict` if it has another version."""

@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 import httpx
 import pytest
 
-from adapters.oci_registry import Mirror, OciRegistries, RegistrySettings
-from adapters.registry_endpoint import EndpointSettings, Login
+from adapters.oci_registry import OciRegistries
+from adapters.registry_settings import EndpointSettings, Login, Mirror, RegistrySettings
 from tests.support.instant import instant, loop_clock
 from warmhook.images import Reference
 from warmhook.manifests import BODY_MAX, Resolved
@@ -56,7 +56,7 @@ class Network:
         self.requests: list[httpx.Request] = []
         self._answer = answer
         settings = {HOST: RegistrySettings(EndpointSettings(HOST, login=login, **given), mirrors)}
-        self.adapter = OciRegistries(settings, loop_clock(START), httpx.MockTransport(self._handle))
+        self.adapter = OciRegistries(settings, loop_clock(START), transport=httpx.MockTransport(self._handle))
 
     async def _handle(self, request: httpx.Request) -> httpx.Response:
         self.requests.append(request)
@@ -569,7 +569,7 @@ async def test_docker_hub_is_asked_where_its_api_is() -> None:
         return good()
 
     settings = {"docker.io": RegistrySettings(EndpointSettings("docker.io"))}
-    adapter = OciRegistries(settings, loop_clock(START), httpx.MockTransport(answer))
+    adapter = OciRegistries(settings, loop_clock(START), transport=httpx.MockTransport(answer))
     await adapter.resolve(Reference("registry-1.docker.io", "library/nginx", "1"))
     assert str(requests[0].url) == "https://registry-1.docker.io/v2/library/nginx/manifests/1"
 

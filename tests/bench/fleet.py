@@ -23,6 +23,7 @@ from handlers.reconcile.outcomes import Outcomes
 from handlers.reconcile.projection import Projection
 from handlers.reconcile.reader import Reader
 from handlers.reconcile.recorder import Recorder
+from handlers.reconcile.resolver import Resolver
 from handlers.reconcile.writer import Writer
 from tests.bench.bare import open_bare
 from tests.bench.figures import Measured
@@ -145,7 +146,7 @@ async def resolve(place: Place) -> list[Measured]:
     context = _context(place)
     await _fill(place, context.reader, matching, ObjectKey(place.namespace, name))
     recorded = _Recorded(context, _unlimited())
-    projection = Projection(context, recorded)
+    projection = Projection(context, recorded, Resolver(context, lambda _key: asyncio.sleep(0)))
     seconds = []
     for run in range(place.runs(7)):
         patch = {"spec": {"digest": digest_of(f"{run + 1}")}}

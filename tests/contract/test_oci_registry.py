@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from adapters.clock import real_clock
-from adapters.oci_registry import OciRegistries, RegistrySettings, digest_of
-from adapters.registry_endpoint import EndpointSettings
+from adapters.oci_registry import OciRegistries, digest_of
+from adapters.registry_settings import EndpointSettings, RegistrySettings
 from devcluster.registry.images import Image, build_artifact, build_image, build_index, incompressible, write_image
 from devcluster.registry.serve import serve_registry
 from tests.real.registry import push_image, start_docker_registry

@@ -26,6 +26,7 @@ from handlers.reconcile.outcomes import Outcomes
 from handlers.reconcile.projection import Projection
 from handlers.reconcile.reader import Reader
 from handlers.reconcile.recorder import Recorder
+from handlers.reconcile.resolver import Resolver
 from handlers.reconcile.writer import Writer
 from tests.model.history import EPOCH
 from tests.support.instant import instantly
@@ -94,7 +95,7 @@ def _projection(transport: InProcessTransport) -> Projection:
     clock = Clock(utcnow, loop.time, asyncio.sleep, random.Random(1).random)
     writer = Writer(kubernetes, SYSTEM, clock)
     context = Context(Reader(kubernetes, SYSTEM, clock), writer, clock, Recorder(writer, clock))
-    return Projection(context, NodeWrites(context, budget))
+    return Projection(context, NodeWrites(context, budget), Resolver(context, lambda _key: asyncio.sleep(0)))
 
 
 @dataclass(frozen=True, slots=True)
