@@ -18,7 +18,7 @@ from adapters.env import BadSetting
 from adapters.registry_settings import EndpointSettings, Login, Mirror, RegistrySettings
 from handlers.configuration_model import Model
 from handlers.sources import SecretSpec, Sources, read_secret
-from warmhook.images import NotAReference, Reference, canonical_host, parse_reference
+from warmhook.images import NotAReference, canonical_host, parse_reference
 from warmhook.localhosts import is_local_host
 from warmhook.ports import Registries
 
@@ -122,10 +122,9 @@ def _mirror(text: str) -> Mirror:
     host, slash, prefix = text.partition("/")
     try:
         host = canonical_host(host)
-        if slash:
-            parsed = parse_reference(f"{host}/{prefix}")
-            if parsed != Reference(host, prefix):
-                raise NotAReference(f"{text!r}: must be a host, or a host and a path")
+        parsed = parse_reference(f"{host}/{prefix or 'x'}")
     except NotAReference as error:
         raise BadSetting(f"mirrors: {error}") from error
+    if parsed.tag or parsed.digest:
+        raise BadSetting(f"mirrors: {text!r}: must be a host, or a host and a path")
     return Mirror(host, f"{prefix}/" if slash else "")

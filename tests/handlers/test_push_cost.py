@@ -41,7 +41,9 @@ class Local:
         kubernetes = Kubernetes(world.transport)
         writer = Writer(kubernetes, NAMESPACE, world.clock)
         reader = Reader(kubernetes, NAMESPACE, world.clock, PolicyCache(), world.configuration.tenancy)
-        context = Context(reader, writer, world.clock, Recorder(writer, world.clock), timedelta(minutes=5))
+        context = Context(
+            reader, writer, world.clock, Recorder(writer, world.clock), timedelta(minutes=5), world.registries
+        )
         self.pushes = Pushes(context)
         budget = ByteRateLimiter(0, monotonic=world.monotonic, sleep=world.clock.sleep)
         self.dispatch = Dispatch(context, world.configuration.sources, self.pushes, budget, lambda _seconds: None)

@@ -51,8 +51,8 @@ def run(tmp_path: Path) -> Callable[..., None]:
 
 async def answered_before(world: World, registry: InProcessRegistry) -> None:
     """Let the last answer of the registry be good."""
-    registry.put(NAME, "other", A)
-    await world.push("other", content=A.digest)
+    registry.put("shop/first", "v1", A)
+    await world.push(repository="shop/first", content=A.digest)
     await world.clock.sleep(5)
     world.requests.clear()
     registry.requests.clear()
@@ -288,7 +288,7 @@ def test_a_limit_takes_nodes_without_the_platform_last(run: Callable[..., None])
 
 
 @pytest.mark.parametrize("given", [{"digest": B.digest}, {"image": f"{IMAGE}@{B.digest}"}], ids=["field", "reference"])
-def test_a_digest_that_a_person_wrote_is_not_replaced(run: Callable[..., None], given: dict[str, str]) -> None:
+def test_a_digest_that_a_person_wrote_is_not_replaced(run: Callable[..., None], given: dict[str, Any]) -> None:
     async def case(world: World, registry: InProcessRegistry) -> None:
         registry.put(NAME, "v1", A)
         registry.put(NAME, "", B)
@@ -338,13 +338,22 @@ def test_an_image_is_resolved_once(run: Callable[..., None]) -> None:
 
 def test_registries_that_are_not_configured_are_never_asked(run: Callable[..., None]) -> None:
     async def case(world: World, registry: InProcessRegistry) -> None:
+        evil = "169.254.169.254/latest/meta-data:v1"
+        await world.add_warmimage("evil", evil)
+        await world.clock.sleep(1000)
+        assert registry.requests == []
+        assert "resolved" not in await status(world, evil)
+
+    run(case)
+
+
+def test_without_a_configuration_no_registry_is_asked(run: Callable[..., None]) -> None:
+    async def case(world: World, registry: InProcessRegistry) -> None:
         await world.push()
-        await world.add_warmimage("evil", "169.254.169.254/latest/meta-data:v1")
         await world.clock.sleep(1000)
         assert registry.requests == []
         assert "resolved" not in await status(world)
 
-    run(case)
     run(case, asked=False)
 
 

@@ -49,7 +49,7 @@ from warmhook.api import API_VERSION
 from warmhook.events import Event
 from warmhook.node_lines import desired_name
 from warmhook.node_report import LineReport, report_name, report_patch
-from warmhook.ports import Object, Response
+from warmhook.ports import Object, Registries, Response
 
 _Given = ParamSpec("_Given")
 Answer: TypeAlias = Response | Exception
@@ -95,6 +95,8 @@ class World:
         self.environ = {"HARBOR": SECRET}
         self.configuration = configuration(sources, self.environ)
         self.cluster = Reader(self.admin, NAMESPACE, self.clock, tenancy=self.configuration.tenancy)
+        self.registries: Registries | None = None
+        """What a `web` asks that is started from now on."""
         self.credentials = Credentials(Kubernetes(InProcessTransport(server, user_agent="web")), NAMESPACE)
         self.app = self.new_app()
         self.client = self.new_client(self.app)
@@ -102,7 +104,8 @@ class World:
 
     def new_app(self, settings: Settings | None = None, post: Post | None = None) -> Starlette:
         """Another replica of `web` over the same cluster; it sends events out of the process with `post`."""
-        resources = Resources(self.transport, self.credentials, self.clock, Random(2), self.metrics, post)
+        opened = (self.transport, self.credentials, self.clock, Random(2), self.metrics, post, self.registries)
+        resources = Resources(*opened)
         return create_app(Web(settings or self.settings, self.configuration, resources))
 
     def restart(self, sources: str | None = None, **settings: Any) -> None:
