@@ -14,12 +14,14 @@ from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
 from adapters.kubernetes.errors import Conflict, KubernetesError, NotFound
+from adapters.kubernetes.resolution import resolution_object
 from adapters.logs import get_logger
 from adapters.outages import OutageLog
 from handlers.reconcile.context import Context
 from handlers.reconcile.objects import WarmImages
 from warmhook.manifests import Resolved
-from warmhook.resolutions import Question, Resolution, Unresolved, after_answer
+from warmhook.ports import Object
+from warmhook.resolutions import Question, Resolution, ResolveProblem, Unresolved, after_answer
 from warmhook.warmimages import ObjectKey, WarmImage
 
 _log = get_logger()
@@ -41,6 +43,8 @@ _AGAIN_SECONDS: Final = 300.0
 _LASTING_AGAIN_SECONDS: Final = 900.0
 """The interval for what a person must change: a missing image, wrong credentials, a manifest that is not read."""
 _NOTED_MAX: Final = 10_000
+_TRANSIENT: Final[frozenset[ResolveProblem | None]] = frozenset({"Network", "Timeout", "RateLimited"})
+"""Problems of the registry, not of the image."""
 _ATTEMPTS: Final = 4
 """Of a write, if others write the status as well."""
 
@@ -50,8 +54,6 @@ class _Request:
     """A question to a registry."""
 
     warmimage: WarmImage
-    stamped: bool
-    """Whether the time is stored also if nothing is new."""
     began: float
     answered: asyncio.Future[Resolution | None] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
@@ -59,10 +61,6 @@ class _Request:
     """What is stored; `None` if nothing new is."""
     waiters: int = 0
     """Projections that wait for the answer, and will use it."""
-
-    @property
-    def host(self) -> str:
-        return self.warmimage.image.canonical.host
 
 
 class Resolver:
@@ -93,7 +91,7 @@ class Resolver:
     async def complete(self, found: WarmImages) -> WarmImages:
         """The same WarmImages with what their registries say, as far as that is known soon."""
         requests = {key: request for key, one in found.usable.items() if (request := self._begin(one)) is not None}
-        awaited = {key: request for key, request in requests.items() if request.host in self._good}
+        awaited = {key: request for key, request in requests.items() if _host(request.warmimage) in self._good}
         if not awaited:
             return found
         for request in awaited.values():
@@ -119,22 +117,23 @@ class Resolver:
         if not self._is_early(warmimage):
             self._begin(warmimage, again=True)
 
-    async def refresh(self, warmimage: WarmImage) -> Resolution | None:
-        """Ask now whether the tag has moved: one HEAD request if it has not.
+    async def resolve_again(self, warmimage: WarmImage) -> Object | None:
+        """Ask now whether the tag has moved, with one HEAD request if it has not: fields for the status, not stored.
 
-        Returns what is stored, with the time of the answer in `checked_at`; `None` if the registry is not in the
-        configuration, the problem is the one that is stored, or the WarmImage changed meanwhile. Lines and status are
-        updated by themselves.
+        `None` if the registry cannot be asked, or does not answer: then each node may ask by itself. An image that the
+        registry no longer has is an answer, which keeps what was known.
         """
-        request = self._begin(warmimage, again=True, stamped=True)
-        return None if request is None else await asyncio.shield(request.answered)
+        resolution = await self._ask(warmimage) if self.resolves(warmimage) else None
+        if resolution is None or resolution.problem not in (None, "NotFound"):
+            return None
+        return {"resolved": resolution_object(resolution)}
 
-    def _begin(self, warmimage: WarmImage, *, again: bool = False, stamped: bool = False) -> _Request | None:
+    def _begin(self, warmimage: WarmImage, *, again: bool = False) -> _Request | None:
         """The request for this image, new or under way; `None` if there is none."""
         if not self.resolves(warmimage):
             return None
         running, asked = self._running.get(warmimage.key), warmimage.question
-        if running is not None and running.warmimage.question == asked and (running.stamped or not stamped):
+        if running is not None and running.warmimage.question == asked:
             return running
         known = warmimage.resolution
         settled = known is not None and known.question == asked and known.problem is None
@@ -142,7 +141,7 @@ class Resolver:
             return None
         if len(self._tasks) >= _PENDING_MAX:
             return None
-        request = self._running[warmimage.key] = _Request(warmimage, stamped, self._monotonic())
+        request = self._running[warmimage.key] = _Request(warmimage, self._monotonic())
         task = asyncio.create_task(self._run(request), name=f"resolve {warmimage.key}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -154,7 +153,7 @@ class Resolver:
     async def _run(self, request: _Request) -> None:
         key, stored = request.warmimage.key, None
         try:
-            stored = await self._ask(request)
+            stored = await self._resolve(request.warmimage)
         except KubernetesError as error:
             _log.warning("resolution-not-stored", warmimage=str(key), problem=str(error))
         except Exception:
@@ -172,40 +171,43 @@ class Resolver:
         except KubernetesError as error:
             _log.warning("resolution-not-projected", warmimage=str(key), problem=str(error))
 
-    async def _ask(self, request: _Request) -> Resolution | None:
+    async def _resolve(self, warmimage: WarmImage) -> Resolution | None:
         """Ask the registry, and return what was stored; `None` if there was nothing to store."""
-        warmimage, registries = request.warmimage, self._context.registries
-        if registries is None:
-            return None
-        async with self._turns[request.host]:
-            if self._monotonic() < self._silent_until.get(request.host, float("-inf")) and not request.stamped:
-                return None
-            answer = await registries.resolve(warmimage.image, warmimage.resolved)
-        before, now = warmimage.resolution, self._context.clock.utcnow()
-        self._note(request, answer, 0.0 if answer is not warmimage.resolved else _AGAIN_SECONDS)
-        resolution = after_answer(before, warmimage.question, answer, now)
-        if not resolution.news(before) and not (request.stamped and isinstance(answer, Resolved)):
+        resolution = await self._ask(warmimage)
+        if resolution is None or not resolution.news(warmimage.resolution):
             return None
         return resolution if await self._store(warmimage, resolution) else None
 
-    def _note(self, request: _Request, answer: Resolved | Unresolved, pause: float) -> None:
-        """Note how the registry answers, and when this question may be asked again: after a pause in seconds."""
-        host, now = request.host, self._monotonic()
+    async def _ask(self, warmimage: WarmImage) -> Resolution | None:
+        """What is known after an answer of the registry; `None` if it is not asked now."""
+        host, registries = _host(warmimage), self._context.registries
+        if registries is None:
+            return None
+        async with self._turns[host]:
+            if self._monotonic() < self._silent_until.get(host, float("-inf")):
+                return None
+            answer = await registries.resolve(warmimage.image, warmimage.resolved)
+        self._note(warmimage, answer)
+        return after_answer(warmimage.resolution, warmimage.question, answer, self._context.clock.utcnow())
+
+    def _note(self, warmimage: WarmImage, answer: Resolved | Unresolved) -> None:
+        """Note how the registry answers, and when the same question may be asked again."""
+        host, now = _host(warmimage), self._monotonic()
         problem = answer.problem if isinstance(answer, Unresolved) else None
-        if problem in ("Network", "Timeout", "RateLimited"):
+        pause = _AGAIN_SECONDS if answer is warmimage.resolved else 0.0
+        if isinstance(answer, Unresolved):
+            pause = max(_LASTING_AGAIN_SECONDS * (problem not in _TRANSIENT), answer.retry_after_seconds or 0.0)
+        if problem in _TRANSIENT:
             self._good.discard(host)
-            if problem != "RateLimited":
-                self._silent_until[host] = now + _SILENT_SECONDS
         else:
             self._good.add(host)
-            pause = _LASTING_AGAIN_SECONDS if problem else pause
-        if isinstance(answer, Unresolved):
-            pause = max(pause, answer.retry_after_seconds or 0.0)
+        if problem in ("Network", "Timeout"):
+            self._silent_until[host] = now + _SILENT_SECONDS
         while len(self._not_before) >= _NOTED_MAX:
             del self._not_before[next(iter(self._not_before))]
-        question = request.warmimage.key, request.warmimage.question
-        self._not_before.pop(question, None)
-        self._not_before[question] = now + pause
+        asked = warmimage.key, warmimage.question
+        self._not_before.pop(asked, None)
+        self._not_before[asked] = now + pause
         outage = self._outages.setdefault(host, OutageLog(_log, self._context.clock, "registry-problem"))
         if isinstance(answer, Unresolved) and answer.problem != "NotFound":
             outage.failed(host=host, reason=answer.problem, problem=answer.message)
@@ -232,3 +234,8 @@ class Resolver:
             else:
                 return True
         return False
+
+
+def _host(warmimage: WarmImage) -> str:
+    """The canonical host of its registry."""
+    return warmimage.image.canonical.host
