@@ -16,6 +16,15 @@ EVENT_ANNOTATION: Final = f"{GROUP}/event-id"
 GONE_ANNOTATION: Final = f"{GROUP}/policy-gone-since"
 """When the policy was first found missing. The WarmImage is deleted if it still is one sync interval later."""
 
+# On WarmImages and WarmPolicies, by people.
+REFRESH_ANNOTATION: Final = f"{GROUP}/refresh"
+"""Any text: each new one refreshes the image, or all images of the policy, once."""
+PURGE_ANNOTATION: Final = f"{GROUP}/purge"
+"""Present and not `false`: the image, or all images of the policy, are not wanted on nodes for now."""
+# On WarmImages, the same of their policy.
+POLICY_REFRESH_ANNOTATION: Final = f"{GROUP}/policy-refresh"
+POLICY_PURGE_ANNOTATION: Final = f"{GROUP}/policy-purge"
+
 # On the ConfigMaps of a node.
 KIND_LABEL: Final = f"{GROUP}/kind"
 """`desired` or `report`."""

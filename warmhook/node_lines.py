@@ -38,7 +38,7 @@ _OPTIONS: Final = {
     "k": "pinned",
     "c": "secrets",
 }
-_LINE_OPTIONS: Final = {"o": "on_removal", "s": "size_bytes", "z": "suspended", "x": "purged"}
+_LINE_OPTIONS: Final = {"o": "on_removal", "s": "size_bytes", "z": "suspended", "x": "purged", "f": "refreshed_at"}
 
 
 class NotALine(ValueError):
@@ -65,6 +65,8 @@ class Line:
     """Nothing is pulled and nothing deleted; the state goes on being reported."""
     purged: bool = False
     """The image is not wanted on the node for now, and is deleted under the rules of `Delete`."""
+    refreshed_at: str = ""
+    """Each new value makes the node pull the tag once more; what is warm stays warm meanwhile."""
     since: float = field(default=0.0, compare=False)
     """Seconds since the epoch of the push, the last admission or the creation. Decides about room; never sent."""
 
@@ -72,6 +74,16 @@ class Line:
     def key(self) -> str:
         """The key in the ConfigMap's data and, behind a prefix, in its labels."""
         return line_key(self.warmimage)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is pulled for it."""
+        return self.suspended or self.purged
+
+    @property
+    def content(self) -> tuple[str, ...]:
+        """What a pull for it brings: lines that agree in this share the result of a pull."""
+        return self.image, self.digest, self.pushed_at, self.pull.policy
 
     def encode(self) -> str:
         """The value in the ConfigMap's data: JSON with sorted keys and no spaces."""
@@ -115,7 +127,7 @@ def line_of(warmimage: WarmImage) -> Line:
     if resolved is not None and warmimage.pod_origin is None:
         digest = warmimage.image.digest or resolved.digest
     moved = not digest and warmimage.pod_origin is None
-    since = warmimage.pushed_at or warmimage.created_at
+    since, refreshed_at = warmimage.pushed_at or warmimage.created_at, warmimage.lifecycle.refreshed_at
     return Line(
         warmimage=warmimage.key,
         image=warmimage.image.pull_name,
@@ -125,6 +137,8 @@ def line_of(warmimage: WarmImage) -> Line:
         on_removal=warmimage.template.on_removal,
         size_bytes=resolved.size_bytes if resolved is not None else 0,
         suspended=warmimage.template.suspend,
+        purged=warmimage.purged,
+        refreshed_at=format_time(refreshed_at) if refreshed_at and warmimage.lifecycle.refreshed_by_nodes else "",
         since=since.timestamp() if since else 0.0,
     )
 

@@ -113,7 +113,7 @@ def _rank(image: str, node: str) -> bytes:
 
 
 def place_each(warmimages: Iterable[WarmImage], nodes: Iterable[Node]) -> Iterator[tuple[WarmImage, list[Node]]]:
-    """Each WarmImage and the nodes that should hold its image: none if no container can run it.
+    """Each WarmImage and the nodes that should hold its image: none if it is complete, or no container can run it.
 
     WarmImages of one policy select the same nodes, and only a limit depends on the image, so labels are compared once.
     """
@@ -121,7 +121,7 @@ def place_each(warmimages: Iterable[WarmImage], nodes: Iterable[Node]) -> Iterat
     matching: dict[Nodes, list[Node]] = {}
     for warmimage in warmimages:
         wanted, resolved = warmimage.template.nodes, warmimage.resolved
-        if resolved is not None and not resolved.runnable:
+        if warmimage.complete or (resolved is not None and not resolved.runnable):
             yield warmimage, []
             continue
         unlimited = replace(wanted, limit=None)

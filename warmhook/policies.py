@@ -151,7 +151,7 @@ def decide_push(
     stored = next((warmimage for warmimage in existing if warmimage.key == wanted.key), None)
     if stored is not None:
         if "template" in policy.unread:
-            wanted = replace(wanted, template=stored.template)
+            wanted = replace(wanted, template=_as_wanted(policy, stored).template)
         if stored.event_id == event_id or _push_order(stored) == _push_order(wanted):
             return "duplicate"
         if _push_order(stored) > _push_order(wanted):
@@ -304,7 +304,9 @@ def _as_wanted(policy: Policy, warmimage: WarmImage) -> WarmImage:
     """The WarmImage with the current template of the policy."""
     warmimage = replace(warmimage, policy_name=policy.key.name, policy_gone_since=None)
     if "template" in policy.unread:
-        return warmimage
+        # To stop works although the template has an error.
+        mine, stored = policy.template, warmimage.template
+        return replace(warmimage, template=replace(stored, suspend=mine.suspend, requests=mine.requests))
     if warmimage.pod_origin is not None:
         return replace(
             warmimage, template=restrict(policy.template, warmimage.pod_origin.constraints) or warmimage.template

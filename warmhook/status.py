@@ -8,17 +8,22 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from warmhook.node_lines import Line
+from warmhook.completion import completion
+from warmhook.node_lines import Line, line_of
 from warmhook.node_report import REACHABLE_FOR, Report
 from warmhook.placement import Node
 from warmhook.pull_failures import FailureReason
-from warmhook.timestamps import format_time
+from warmhook.timestamps import format_time, parse_time
+from warmhook.warmimages import WarmImage
 
 FAILURES_MAX: Final = 10
 """The number of failing nodes that a status names."""
 _MESSAGE_MAX: Final = 1000
 """Less than the CRD allows."""
 _NOT_RUNNABLE: Final = "the registry has no container image under this name, so no node gets it; look at mediaType"
+_KEPT: Final = ("resolved", "refreshedAt", "refreshedBy", "refreshHandled", "policyRefreshHandled")
+"""Fields that others write."""
+_PURGED: Final = "not wanted on nodes for now; the report of a node says whether the image is still there, and why"
 _NO_NODES: Final = "no node of the cluster is selected; look at spec.nodes and at the labels of the nodes"
 
 
@@ -105,7 +110,7 @@ def _is_silent(node: Node, report: Report | None, now: datetime) -> bool:
 
 
 def status_object(
-    before: Mapping[str, Any], generation: int, digest: str, counts: Counts, failures: Iterable[Failure], now: datetime
+    before: Mapping[str, Any], warmimage: WarmImage, counts: Counts, failures: Iterable[Failure], now: datetime
 ) -> dict[str, Any]:
     """`WarmImage.status` for these counts; equal to `before` if nothing has changed.
 
@@ -115,7 +120,9 @@ def status_object(
     (when all nodes were warm for the first time; a node that joins later does not change that), and a condition's
     `lastTransitionTime` while its status is the same.
     """
-    moment = format_time(now)
+    if warmimage.complete:
+        return {**before}
+    moment, generation = format_time(now), warmimage.generation
     same_generation = before.get("observedGeneration") == generation
     status: dict[str, Any] = {
         "observedGeneration": generation,
@@ -128,31 +135,55 @@ def status_object(
         "unreachable": counts.unreachable,
         "failures": [asdict(failure) for failure in failures],
         "startedAt": (same_generation and before.get("startedAt")) or moment,
+        **{name: before[name] for name in _KEPT if name in before},
     }
-    if digest and not counts.moved:
+    if (handled := warmimage.template.requests.refresh) and not warmimage.lifecycle.started:
+        # The value that the policy had before the WarmImage existed.
+        status["policyRefreshHandled"] = handled
+    if (digest := line_of(warmimage).digest) and not counts.moved:
         status["digest"] = digest
     completed = (same_generation and before.get("completedAt")) or (counts.ready and moment)
     if completed:
         status["completedAt"] = completed
-    if "resolved" in before:
-        status["resolved"] = before["resolved"]
-    message = f"{counts.warm} of {counts.desired} nodes warm" if counts.desired else _NO_NODES
-    if counts.unreachable:
-        message += f", {counts.unreachable} unreachable"
-    warm = "ReachableWarm" if counts.unreachable else "AllWarm"
-    not_warm = "NotAllWarm" if counts.desired else "NoNodes"
-    if not counts.runnable:
-        not_warm, message = "NotRunnable", _NOT_RUNNABLE
+    status["conditions"] = _conditions(before, warmimage, counts, parse_time(status["startedAt"]), now)
+    return status
+
+
+def _conditions(
+    before: Mapping[str, Any], warmimage: WarmImage, counts: Counts, started_at: datetime, now: datetime
+) -> list[dict[str, Any]]:
+    generation = warmimage.generation
     degraded = "NodesFailed" if counts.failed else "NodesUnreachable" if counts.unreachable else "NoneFailed"
     lost = f"{counts.failed} of {counts.desired} nodes failed"
     if counts.unreachable:
         lost += f", {counts.unreachable} unreachable"
-    status["conditions"] = with_conditions(
-        before,
-        condition(before, "Ready", counts.ready, warm if counts.ready else not_warm, message, now, generation),
+    ours = [
+        condition(before, "Ready", *_ready(warmimage, counts), now, generation),
         condition(before, "Degraded", counts.failed + counts.unreachable > 0, degraded, lost, now, generation),
-    )
-    return status
+    ]
+    end = completion(warmimage, counts.desired, counts.warm, counts.failed, started_at, now)
+    if end is not None:
+        # Each generation begins anew.
+        earlier = before if before.get("observedGeneration") == generation else {}
+        ours.append(condition(earlier, "Complete", end.complete, end.reason, end.message, now, generation))
+    conditions = with_conditions(before, *ours)
+    return conditions if end else [each for each in conditions if each["type"] != "Complete"]
+
+
+def _ready(warmimage: WarmImage, counts: Counts) -> tuple[bool, str, str]:
+    """Status, reason and message of the condition `Ready`."""
+    message = f"{counts.warm} of {counts.desired} nodes warm" if counts.desired else _NO_NODES
+    if counts.unreachable:
+        message += f", {counts.unreachable} unreachable"
+    if warmimage.purged:
+        return False, "Purged", _PURGED
+    if counts.ready:
+        return True, "ReachableWarm" if counts.unreachable else "AllWarm", message
+    if warmimage.template.suspend:
+        return False, "Suspended", f"{message}; nodes pull nothing for now"
+    if not counts.runnable:
+        return False, "NotRunnable", _NOT_RUNNABLE
+    return False, "NotAllWarm" if counts.desired else "NoNodes", message
 
 
 def limited_status(

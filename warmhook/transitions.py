@@ -13,6 +13,7 @@ _WARNINGS: Final = {
     "Invalid": "Invalid",
     "NodesFailed": "Failed",
     "NotRunnable": "NotRunnable",
+    "DeadlineExceeded": "DeadlineExceeded",
     "WriteRefused": "WriteRefused",
     "BeyondLimits": "NotAllowed",
 }

@@ -12,6 +12,7 @@ from warmhook.labels import Selector
 from warmhook.limits import Limits
 from warmhook.manifests import Resolved
 from warmhook.node_affinity import Affinity, Constraints
+from warmhook.requests import Requests
 from warmhook.resolutions import Question, Resolution
 from warmhook.taints import Toleration
 
@@ -131,6 +132,8 @@ class Template:
     """Whether nodes delete the image that they pulled when it is no longer wanted."""
     suspend: bool = False
     """Whether nodes pull and delete nothing for now."""
+    requests: Requests = field(default_factory=Requests)
+    """What the annotations of the policy ask for; not part of a spec."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +162,24 @@ class PodOrigin:
 
 
 @dataclass(frozen=True, slots=True)
+class Lifecycle:
+    """What the status of a WarmImage says that was done."""
+
+    started: bool = False
+    """Whether its nodes were counted, or it was refreshed."""
+    refreshed_at: datetime | None = None
+    """The last refresh."""
+    refreshed_by_nodes: bool = False
+    """Whether the nodes pulled the tag again then, because the registry could not be asked."""
+    refresh_handled: str = ""
+    """The last value of its own annotation that was handled."""
+    policy_refresh_handled: str = ""
+    """The same of the annotation of its policy."""
+    complete_since: datetime | None = None
+    """When it completed in its present generation; `None` if it did not, or its lifetime is not `Once`."""
+
+
+@dataclass(frozen=True, slots=True)
 class WarmImage:
     """One image wanted on some nodes: the durable result of a push, a policy, a Pod or a person."""
 
@@ -179,6 +200,9 @@ class WarmImage:
     """`None` if it exists because of a push, a policy or a person."""
     policy_gone_since: datetime | None = None
     """When its policy was first found missing; `None` if it has its policy, or needs none."""
+    requests: Requests = field(default_factory=Requests)
+    """What its own annotations ask for."""
+    lifecycle: Lifecycle = field(default_factory=Lifecycle, compare=False)
     uid: str = ""
     generation: int = 0
     resource_version: str = ""
@@ -199,6 +223,16 @@ class WarmImage:
         """What the registry says about this image and this push; `None` if that is unknown."""
         known = self.resolution
         return known.resolved if known is not None and known.question == self.question else None
+
+    @property
+    def purged(self) -> bool:
+        """Whether nodes should not have the image for now."""
+        return self.requests.purge or self.template.requests.purge
+
+    @property
+    def complete(self) -> bool:
+        """Whether it was warmed once, or given up, and no node should have its line any more."""
+        return self.template.once is not None and self.lifecycle.complete_since is not None
 
     def expires_at(self) -> float | None:
         """Seconds since the epoch at which it expires; `None`: never.

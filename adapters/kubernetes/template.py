@@ -20,6 +20,8 @@ from adapters.kubernetes.patterns import (
     SCHEDULE_RULE,
     TIME_ZONE,
 )
+from adapters.time_zones import find_zone
+from warmhook.cron import parse_schedule
 from warmhook.labels import NotASelector, Selector, parse_selector, requirement_object
 from warmhook.node_affinity import PARTS_MAX, TERMS_MAX, VALUES_MAX, Affinity, affinity_object, parse_affinity
 from warmhook.taints import TOLERATIONS_MAX, Toleration, TolerationOperator, parse_tolerations, toleration_object
@@ -49,6 +51,8 @@ SUSPEND: Final = "Nodes pull and delete nothing for now; pushes are still record
 """The description of `spec.suspend` of both kinds."""
 _TEN_YEARS_SECONDS: Final = 10 * 366 * 86400
 _REFRESH_LEAST_SECONDS: Final = 300
+# Shorter ones could fall between two syncs.
+_WINDOW_LEAST_SECONDS: Final = 900
 _WINDOW_LONGEST_SECONDS: Final = 7 * 86400
 _DIGITS_MAX: Final = 5
 
@@ -229,7 +233,10 @@ class WindowSpec(Spec):
         description="When it opens: five fields as in cron, or a name such as @daily.",
     )
     duration_seconds: int = Field(
-        default=3600, ge=60, le=_WINDOW_LONGEST_SECONDS, description="How long it stays open, in seconds."
+        default=3600,
+        ge=_WINDOW_LEAST_SECONDS,
+        le=_WINDOW_LONGEST_SECONDS,
+        description="How long it stays open, in seconds; images are refreshed in its first half.",
     )
     time_zone: Annotated[str, StringConstraints(min_length=1, max_length=64), pattern(TIME_ZONE)] = Field(
         default="UTC", description="Of the schedule: a name of the IANA database, such as Europe/Paris."
@@ -317,7 +324,8 @@ class LifetimeSpec(Spec):
         default=None,
         ge=0,
         le=_TEN_YEARS_SECONDS,
-        description="With Once: the WarmImage is deleted so many seconds after it completed; absent: never.",
+        description="With Once: a WarmImage without a policy is deleted so many seconds after it completed; "
+        "absent: never.",
     )
 
 
@@ -367,7 +375,14 @@ class TemplateSpec(Spec):
         )
 
     def _refresh(self) -> Refresh:
-        windows = (Window(each.schedule, each.duration_seconds, each.time_zone) for each in self.pull.refresh_windows)
+        windows = []
+        for at, each in enumerate(self.pull.refresh_windows):
+            try:
+                parse_schedule(each.schedule)
+                find_zone(each.time_zone)
+            except ValueError as error:  # NotASchedule, NotAZone
+                raise InvalidObject(f"pull.refreshWindows[{at}]: {error}") from error
+            windows.append(Window(each.schedule, each.duration_seconds, each.time_zone))
         return Refresh(self.pull.refresh_interval_seconds, tuple(windows))
 
     def _once(self) -> Once | None:

@@ -41,12 +41,15 @@ from warmhook.node_affinity import Constraints, affinity_object, parse_affinity
 from warmhook.pod_images import OWNERS_MAX
 from warmhook.ports import Object
 from warmhook.pull_failures import FailureReason
+from warmhook.requests import REFRESH_MAX, policy_annotations, read_policy_requests, read_requests
+from warmhook.status import find_condition
 from warmhook.taints import TOLERATIONS_MAX, parse_tolerations, toleration_object
 from warmhook.timestamps import format_time, parse_time
-from warmhook.warmimages import ObjectKey, PodOrigin, PodOwner, WarmImage, owner_label, repository_label
+from warmhook.warmimages import Lifecycle, ObjectKey, PodOrigin, PodOwner, WarmImage, owner_label, repository_label
 
 Text = Annotated[str, StringConstraints(max_length=1024)]
 Count = Annotated[int, Field(ge=0)]
+Handled = Annotated[str, StringConstraints(max_length=REFRESH_MAX)]
 Generation = Annotated[int, Field(ge=0, json_schema_extra={"format": "int64"})]
 
 
@@ -175,11 +178,23 @@ class WarmImageStatus(Spec):
     resolved: ResolvedStatus | None = Field(
         default=None, description="What the registry says about the image; only for registries of the configuration."
     )
+    refreshed_at: Moment | None = Field(default=None, description="When the tag was last resolved again.")
+    refreshed_by: Literal["Registry", "Nodes"] | None = Field(
+        default=None,
+        description="Who resolved it: the registry answered once for all nodes, or each node pulled the tag again.",
+    )
+    refresh_handled: Handled | None = Field(
+        default=None, description="The last value of the annotation warmhook.dev/refresh that was handled."
+    )
+    policy_refresh_handled: Handled | None = Field(
+        default=None, description="The same of the annotation of the policy."
+    )
     conditions: list[Condition] | None = Field(
         default=None,
         max_length=16,
         json_schema_extra=CONDITIONS,
-        description="Ready: all reachable nodes are warm, and there is one. Degraded: nodes failed or are unreachable.",
+        description="Ready: all reachable nodes are warm, and there is one. Degraded: nodes failed or are unreachable. "
+        "Complete, with lifetime type Once: all nodes were warm, or the deadline is over.",
     )
 
 
@@ -202,6 +217,7 @@ def warmimage_crd() -> Object:
             Column("Image", "string", ".spec.image"),
             Column("Warm", "string", ".status.progress"),
             Column("Ready", "string", '.status.conditions[?(@.type=="Ready")].status'),
+            Column("Reason", "string", '.status.conditions[?(@.type=="Ready")].reason', priority=1),
             Column("Failed", "integer", ".status.failed", priority=1),
             Column("Unreachable", "integer", ".status.unreachable", priority=1),
             Column("Digest", "string", ".spec.digest", priority=1),
@@ -214,6 +230,7 @@ def warmimage_crd() -> Object:
 def read_warmimage(obj: Object) -> WarmImage:
     """The value of a WarmImage object. Raises `InvalidObject` for errors that the CRD schema does not exclude."""
     metadata: dict[str, Any] = obj["metadata"]
+    annotations: Mapping[str, Any] = metadata.get("annotations") or {}
     label = (metadata.get("labels") or {}).get(POLICY_LABEL, "")
     try:
         spec = WarmImageSpec.model_validate(obj.get("spec") or {})
@@ -236,12 +253,14 @@ def read_warmimage(obj: Object) -> WarmImage:
         image=image,
         digest=spec.digest or image.digest,
         pushed_at=pushed_at,
-        template=replace(spec.value(), suspend=spec.suspend),
+        template=replace(spec.value(), suspend=spec.suspend, requests=read_policy_requests(annotations)),
         policy_label=label,
         policy_name=spec.policy_name or "",
-        event_id=(metadata.get("annotations") or {}).get(EVENT_ANNOTATION, ""),
+        event_id=annotations.get(EVENT_ANNOTATION, ""),
         pod_origin=pod_origin,
         policy_gone_since=_gone_since(metadata),
+        requests=read_requests(annotations),
+        lifecycle=_lifecycle(obj),
         uid=metadata.get("uid", ""),
         generation=metadata.get("generation", 0),
         resource_version=metadata.get("resourceVersion", ""),
@@ -280,6 +299,7 @@ def _content(warmimage: WarmImage) -> Object:
         "annotations": {
             EVENT_ANNOTATION: warmimage.event_id or None,
             GONE_ANNOTATION: gone_since and format_time(gone_since),
+            **policy_annotations(warmimage.template.requests),
         },
     }
     spec = {
@@ -312,6 +332,29 @@ def _image(spec: WarmImageSpec, *, made_by_policy: bool) -> Reference:
     if spec.digest and not made_by_policy:
         image = replace(image, digest=spec.digest)
     return image.as_run
+
+
+def _lifecycle(obj: Object) -> Lifecycle:
+    """What the status says; only handlers write it, and unreadable times are ignored."""
+    status: Mapping[str, Any] = obj.get("status") or {}
+    complete = find_condition(status, "Complete")
+    current = complete.get("observedGeneration") == obj["metadata"].get("generation")
+    ended = current and complete.get("status") == "True"
+    return Lifecycle(
+        started="observedGeneration" in status or "refreshedAt" in status,
+        refreshed_at=_moment(status.get("refreshedAt")),
+        refreshed_by_nodes=status.get("refreshedBy") == "Nodes",
+        refresh_handled=str(status.get("refreshHandled", "")),
+        policy_refresh_handled=str(status.get("policyRefreshHandled", "")),
+        complete_since=_moment(complete.get("lastTransitionTime")) if ended else None,
+    )
+
+
+def _moment(text: object) -> datetime | None:
+    try:
+        return parse_time(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
 
 
 def _gone_since(metadata: Mapping[str, Any]) -> datetime | None:

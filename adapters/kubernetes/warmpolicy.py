@@ -17,6 +17,7 @@ from warmhook.images import NotAReference, Reference, parse_reference
 from warmhook.labels import Selector, parse_selector
 from warmhook.policies import Part, Policy
 from warmhook.ports import Object
+from warmhook.requests import read_requests
 from warmhook.rules import PushRule
 from warmhook.semver import parse_range
 from warmhook.warmimages import Limit, Nodes, ObjectKey, Template
@@ -90,6 +91,10 @@ class WarmPolicySpec(Spec):
         (
             f"{_TAGS_CHARACTERS} <= {_TAGS_MAX}",
             f"the globs over tags have more than {_TAGS_MAX} characters together",
+        ),
+        (
+            "!has(self.template.lifetime.ttlSecondsAfterFinished)",
+            "ttlSecondsAfterFinished is for a WarmImage without a policy; here use push[].keep and expireAfterSeconds",
         ),
     )
 
@@ -185,7 +190,9 @@ def read_warmpolicy(obj: Object) -> Policy:
         prefer_warm=spec.get("preferWarm") is True,
         # Pushes meanwhile are written and wait: no push is lost when a person fixes the template.
         template=replace(
-            Template(Nodes(limit=Limit(0))) if template is None else template, suspend=spec.get("suspend") is True
+            Template(Nodes(limit=Limit(0))) if template is None else template,
+            suspend=spec.get("suspend") is True,
+            requests=read_requests(metadata.get("annotations")),
         ),
         problems=tuple(problems),
         unread=frozenset(unread),

@@ -67,7 +67,7 @@ class WarmNodes:
         """Follow the cluster until this is cancelled; `namespace` is that of the reports."""
         kinds: list[ListWatch[Kind]] = [
             ListWatch("WarmPolicy", paths.warmpolicies(), keep=lambda policy: policy),
-            ListWatch("WarmImage", paths.warmimages(), keep=_without_status),
+            ListWatch("WarmImage", paths.warmimages(), keep=lambda warmimage: warmimage),
             ListWatch("Node", paths.NODES, keep=reduced_node),
             ListWatch("ConfigMap", paths.configmaps(namespace), f"{KIND_LABEL}=report"),
         ]
@@ -195,7 +195,3 @@ _READ: Final[Mapping[Kind, Callable[[Object, Tenancy], Any]]] = {
 
 def _key(obj: Object) -> Key:
     return obj["metadata"].get("namespace", ""), obj["metadata"]["name"]
-
-
-def _without_status(obj: Object) -> Object:
-    return {name: part for name, part in obj.items() if name != "status"}

@@ -18,6 +18,7 @@ from handlers.reconcile.pods import accept_pods
 from handlers.reconcile.policies import Policies
 from handlers.reconcile.projection import FirstPass, Projection
 from handlers.reconcile.pushes import Pushes
+from handlers.reconcile.refreshes import Refreshes
 from handlers.reconcile.resolver import Resolver
 from handlers.reconcile.resync import Resync
 from handlers.reconcile.statuses import Statuses
@@ -56,8 +57,9 @@ class Dispatch:
         self._policies = Policies(context)
         resolver = Resolver(context, lambda key: self._resolved_rounds.join({key: 0}))
         self._projection = Projection(context, NodeWrites(context, budget), resolver)
-        self._statuses = Statuses(context, resolver, observe_push_to_warm)
-        self._resync = Resync(context, resolver, self._policies, self._projection, self._statuses)
+        self._refreshes = Refreshes(context, resolver.resolve_again)
+        self._statuses = Statuses(context, resolver, observe_push_to_warm, self._projection.project)
+        self._resync = Resync(context, resolver, self._policies, self._refreshes, self._projection, self._statuses)
         self._seen: dict[ObjectKey, Object] = {}
         """WarmImages of local events as they were seen, until they are handled."""
         self._uncounted: set[str] | None = None
@@ -167,7 +169,8 @@ class Dispatch:
         except KubernetesError:
             await self._projection.project(keys, outcomes, first="cached" if newest else "none")
             raise
-        await self._projection.project({*keys, *reconciled.deleted}, outcomes, found=reconciled.found, first=first)
+        found = await self._refreshes.requested(reconciled.found, outcomes)
+        await self._projection.project({*keys, *reconciled.deleted}, outcomes, found=found, first=first)
         problem = outcomes.problem
         return {**(dict.fromkeys(keys, problem) if problem is not None else {}), **reconciled.problems}
 

@@ -79,6 +79,7 @@ class WarmImageVersion(NamedTuple):
 
     uid: str
     generation: int
+    purged: bool
     resolved: Resolved | None
 
 

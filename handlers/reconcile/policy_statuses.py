@@ -16,6 +16,7 @@ from handlers.reconcile.objects import PolicyObject
 from warmhook.ports import Object
 from warmhook.status import condition, find_condition, with_conditions
 from warmhook.transitions import transitions
+from warmhook.warmimages import Template
 
 _log = get_logger()
 
@@ -29,7 +30,7 @@ async def write_status(context: Context, found: PolicyObject, images: int, refus
     def status(policy: PolicyObject) -> Object:
         before, generation, now = _status(policy), _generation(policy), context.clock.utcnow()
         problem = policy.problem
-        message = problem or f"{images} images wanted"
+        message = problem or f"{images} images wanted{_held_back(policy)}"
         ready = condition(before, "Ready", not problem, "Invalid" if problem else "Usable", message, now, generation)
         conditions = with_conditions(before, ready, *_degraded(policy, refused, now))
         return {"observedGeneration": generation, "images": images, "conditions": conditions}
@@ -53,6 +54,13 @@ async def write_refusal(context: Context, found: PolicyObject, refused: str) -> 
 
     if refused or is_degraded(found):
         await _write(context, found, status, record=False)
+
+
+def _held_back(found: PolicyObject) -> str:
+    """What keeps its images from nodes for now, for people."""
+    template = found.policy.template if found.policy is not None else Template()
+    states = (", suspended" if template.suspend else "", ", purged" if template.requests.purge else "")
+    return "".join(states)
 
 
 def is_degraded(found: PolicyObject) -> bool:

@@ -278,4 +278,6 @@ class Projection:
 
 
 def _version(warmimage: WarmImage | None) -> WarmImageVersion | None:
-    return WarmImageVersion(warmimage.uid, warmimage.generation, warmimage.resolved) if warmimage else None
+    if warmimage is None:
+        return None
+    return WarmImageVersion(warmimage.uid, warmimage.generation, warmimage.purged, warmimage.resolved)

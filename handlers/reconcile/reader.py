@@ -29,6 +29,7 @@ from warmhook.limits import NO_RULES, Tenancy
 from warmhook.manifests import Resolved
 from warmhook.policies import Policy
 from warmhook.ports import Object
+from warmhook.requests import is_purged
 from warmhook.warmimages import ObjectKey, PolicyKey, WarmImage, policy_label
 
 __all__ = ["FROM_CACHE", "MAX_GETS", "PolicyCache", "Reader"]
@@ -147,10 +148,13 @@ class Reader(NodeReader):
         found = await self.warmimage_objects(keys, metadata_only=not resolved)
         return {
             object_key(obj): WarmImageVersion(
-                obj["metadata"]["uid"], obj["metadata"].get("generation", 0), _resolved(obj) if resolved else None
+                metadata["uid"],
+                metadata.get("generation", 0),
+                is_purged(metadata.get("annotations")),
+                _resolved(obj) if resolved else None,
             )
             for obj in found
-            if not obj["metadata"].get("deletionTimestamp")
+            if not (metadata := obj["metadata"]).get("deletionTimestamp")
         }
 
     async def warmimage_objects(

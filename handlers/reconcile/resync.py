@@ -21,9 +21,11 @@ from handlers.reconcile.objects import DesiredConfigMap, PolicyObject, object_ke
 from handlers.reconcile.outcomes import Outcomes, Overtaken
 from handlers.reconcile.policies import Policies
 from handlers.reconcile.projection import Projection
+from handlers.reconcile.refreshes import Refreshes
 from handlers.reconcile.resolver import Resolver
 from handlers.reconcile.statuses import ClusterState, Statuses, Unfinished
 from warmhook.api import POLICY_LABEL
+from warmhook.completion import is_finished
 from warmhook.limits import Tenancy
 from warmhook.node_lines import line_key, versions
 from warmhook.node_report import Report
@@ -53,12 +55,19 @@ class Resync:
     """
 
     def __init__(
-        self, context: Context, resolver: Resolver, policies: Policies, projection: Projection, statuses: Statuses
+        self,
+        context: Context,
+        resolver: Resolver,
+        policies: Policies,
+        refreshes: Refreshes,
+        projection: Projection,
+        statuses: Statuses,
     ) -> None:
         self._context = context
         self._resolver = resolver
         self._reader = context.reader
         self._policies = policies
+        self._refreshes = refreshes
         self._projection = projection
         self._statuses = statuses
         self._turn = 0
@@ -81,8 +90,11 @@ class Resync:
         if await self._reconcile(listed, policies, outcomes):
             # Their own events cause the rest; the statuses below need the current objects.
             listed = await self._reader.warmimage_objects()
-        objects = {object_key(obj): obj for obj in listed}
         warmimages = await read_warmimages(listed, self._reader.tenancy)
+        if await self._refreshes.run(warmimages.usable.values(), outcomes):
+            listed = await self._reader.warmimage_objects()
+            warmimages = await read_warmimages(listed, self._reader.tenancy)
+        objects = {object_key(obj): obj for obj in listed}
         usable = warmimages.usable.values()
         self._resolver.begin(usable)
         nodes = await self._reader.nodes(taints=reads_taints(usable))
@@ -147,14 +159,16 @@ class Resync:
 
         async def delete(warmimage: WarmImage) -> None:
             nonlocal changed
-            changed |= await self._policies.delete(warmimage, "expired")
+            why = "expired" if is_expired(warmimage, now) else "finished"
+            changed |= await self._policies.delete(warmimage, why)
 
         async def let_go(warmimage: WarmImage) -> None:
             nonlocal changed
             changed |= await self._policies.let_go(warmimage)
 
         now = self._context.clock.utcnow()
-        expired = [warmimage for warmimage in usable if not warmimage.policy_label and is_expired(warmimage, now)]
+        unowned = [warmimage for warmimage in usable if not warmimage.policy_label]
+        expired = [warmimage for warmimage in unowned if is_expired(warmimage, now) or is_finished(warmimage, now)]
         expired_in, unowned_in = _by_namespace(expired), _by_namespace(await self._unowned(usable, policies))
         policies_in = _by_namespace(policies)
         # Each sync begins with another policy, in case there is too little time for all.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final
@@ -85,10 +85,22 @@ class Judgement:
 class Statuses:
     """Writes `WarmImage.status`."""
 
-    def __init__(self, context: Context, resolver: Resolver, observe_push_to_warm: Callable[[float], None]) -> None:
-        """`observe_push_to_warm` is called with the seconds from a push to when its last node is seen warm."""
+    def __init__(
+        self,
+        context: Context,
+        resolver: Resolver,
+        observe_push_to_warm: Callable[[float], None],
+        project: Callable[[Collection[ObjectKey], Outcomes], Awaitable[None]],
+    ) -> None:
+        """`observe_push_to_warm` is called with the seconds from a push to when its last node is seen warm.
+
+        `project` is called with WarmImages that have completed: their lines leave the nodes.
+        """
         self._context = context
         self._resolver = resolver
+        self._project = project
+        self._completed: set[ObjectKey] = set()
+        """Those whose lines are still there."""
         self._monotonic = context.clock.monotonic
         self._observe = observe_push_to_warm
         self._written: dict[ObjectKey, float] = {}
@@ -105,6 +117,7 @@ class Statuses:
         outcomes, left = Outcomes(), list(keys)
         while left:
             again = await self._update(left, deadline, outcomes)
+            await self._release_completed(outcomes)
             left = [key for key in left if key in again]
             if left and self._monotonic() + _APART_SECONDS > deadline:
                 raise Unfinished(left)
@@ -141,6 +154,12 @@ class Statuses:
             seconds=max(0.0, deadline - self._monotonic()),
         )
         return left
+
+    async def _release_completed(self, outcomes: Outcomes) -> None:
+        completed, self._completed = self._completed, set()
+        if completed:
+            with outcomes.item("lines"):
+                await self._project(completed, outcomes)
 
     async def _nodes(self, labels: str, *, taints: bool) -> list[Node]:
         """Nodes under a selector. With taints they are large, and reports make them needed every second."""
@@ -187,7 +206,7 @@ class Statuses:
                 with outcomes.item("failures", warmimage=str(key)):
                     failures = await self._failures(line.key, counts, without, details)
                 if failures is not None:
-                    after = status_object(before, warmimage.generation, line.digest, counts, failures, now())
+                    after = status_object(before, warmimage, counts, failures, now())
                     after = limited_status(before, after, list(problems(usable[key])), now())
                 await asyncio.sleep(0)
             if after is not None:
@@ -221,6 +240,8 @@ class Statuses:
             _log.warning("warmimage-invalid", warmimage=str(key), problem=problem)
         else:
             self._measure(judgement.warmimage, before, judgement.after)
+            if find_condition(judgement.after, "Complete").get("status") == "True":
+                self._completed.add(key)
         uid = judgement.object["metadata"]["uid"]
         await self._context.recorder.record("WarmImage", key, uid, transitions(before, judgement.after))
         return True

@@ -27,12 +27,16 @@ from warmhook.images import parse_reference
 from warmhook.policies import Policy, policy_changes
 from warmhook.ports import Object
 from warmhook.status import Counts, Failure, condition, invalid_status, status_object
-from warmhook.warmimages import ObjectKey
+from warmhook.warmimages import ObjectKey, WarmImage
 
 NOW: Final = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SHOP: Final = paths.warmimages_in("shop")
 POLICIES: Final = f"/apis/{API_VERSION}/namespaces/shop/warmpolicies"
 POLICY: Final = Policy(ObjectKey("shop", "shop"), images=(parse_reference("harbor.example.com/shop/web:v1.2"),))
+
+
+def a_warmimage(generation: int) -> WarmImage:
+    return WarmImage(ObjectKey("shop", "web"), POLICY.images[0], generation=generation)
 
 
 class Server:
@@ -125,8 +129,8 @@ def test_conditions_are_those_of_all_apis(crd: Object) -> None:
 @pytest.mark.parametrize(
     "status",
     [
-        status_object({}, 3, "", Counts(warm=1, failed=1), [Failure("n1", "NotFound", "no such tag")], NOW),
-        status_object({}, 1, "sha256:" + "a" * 64, Counts(), [], NOW),
+        status_object({}, a_warmimage(3), Counts(warm=1, failed=1), [Failure("n1", "NotFound", "no such tag")], NOW),
+        status_object({}, a_warmimage(1), Counts(), [], NOW),
         invalid_status({}, 1, "x" * 5000, NOW),
         {"conditions": [condition({}, "Degraded", False, "WritesTaken", "", NOW, 0)]},
     ],
@@ -186,7 +190,7 @@ def width(rows: list[list[str]]) -> int:
 def test_kubectl_shows_a_warmimage_with_its_policy_in_eighty_columns(server: Server) -> None:
     (created,) = policy_changes(POLICY, [], NOW).upserts
     made = server("POST", SHOP, body=warmimage_object(created.warmimage))
-    status = status_object({}, 1, "", Counts(warm=12), [], NOW)
+    status = status_object({}, a_warmimage(1), Counts(warm=12), [], NOW)
     server("PATCH", f"{SHOP}/{made['metadata']['name']}/status", body={"status": status})
     server.now = NOW + timedelta(days=12)
     rows = server.table(SHOP)

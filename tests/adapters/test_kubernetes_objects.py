@@ -26,6 +26,7 @@ from adapters.kubernetes.warmpolicy import read_warmpolicy, warmpolicy_crd
 from devcluster.apiserver import ApiServer, InProcessTransport
 from tests.support.crds import every_field
 from warmhook.api import API_VERSION
+from warmhook.cron import NotASchedule, parse_schedule
 from warmhook.images import Reference, parse_reference
 from warmhook.labels import Requirement, Selector
 from warmhook.node_lines import line_of
@@ -178,7 +179,9 @@ def test_limits_that_can_be_meant_are_taken(limit: int | str) -> None:
         {"image": "nginx", "onRemoval": "Keep"},
         {"image": "nginx", "pull": {"secrets": ["Reg_Cred"], "sharePrivate": True}},
         {"image": "nginx", "pull": {"refreshIntervalSeconds": 10}},
-        {"image": "nginx", "pull": {"refreshWindows": [{"durationSeconds": 60}]}},
+        {"image": "nginx", "pull": {"refreshWindows": [{"durationSeconds": 900}]}},
+        {"image": "nginx", "pull": {"refreshWindows": [{"schedule": "@daily", "durationSeconds": 899}]}},
+        {"image": "nginx", "pull": {"refreshWindows": [{"schedule": "@daily", "timeZone": "../etc"}]}},
         {"image": "nginx", "lifetime": {"expireAfterSeconds": 0}},
         {"image": "nginx", "nodes": {"names": [f"n{i}" for i in range(1025)]}},
         {"image": "nginx", "nodes": {"selector": {"matchExpressions": [{"key": "a", "operator": "Gt"}]}}},
@@ -230,7 +233,7 @@ templates = st.builds(
     refresh=st.builds(
         Refresh,
         st.none() | st.integers(300, 10**6),
-        st.lists(st.builds(Window, st.just("0 2 * * *"), st.integers(60, 3600)), max_size=2).map(tuple),
+        st.lists(st.builds(Window, st.just("0 2 * * *"), st.integers(900, 3600)), max_size=2).map(tuple),
     ),
     once=st.none() | st.builds(Once, st.none() | st.integers(1, 10**6), st.none() | st.integers(0, 10**6)),
     on_removal=st.sampled_from(["Retain", "Delete"]),
@@ -437,6 +440,39 @@ tokens = st.sampled_from(
 def test_the_pattern_of_a_range_takes_what_can_be_read_and_nothing_else(text: str) -> None:
     matches = pattern_of("push", "[]", "semver").search(text) is not None
     assert matches == reads(parse_range, text)
+
+
+fields = st.lists(
+    st.sampled_from(["0", "7", "12", "31", "60", "*", "?", "*/5", "/2", "1-", "-5", "mon", "JAN", ",", "x"]),
+    min_size=1,
+    max_size=3,
+).map("".join)
+
+
+@given(st.lists(fields, min_size=4, max_size=6).map(" ".join) | st.sampled_from(["@daily", " @Weekly", "@never", ""]))
+def test_the_pattern_of_a_schedule_takes_what_can_be_read_and_more_only_in_its_numbers(text: str) -> None:
+    """A range may end before it begins, and a day may never come."""
+    matches = pattern_of("template", "pull", "refreshWindows", "[]", "schedule").search(text) is not None
+    try:
+        problem = bool(parse_schedule(text)) and ""
+    except NotASchedule as error:
+        problem = str(error)
+    assert matches if not problem else not matches or "has no" in problem or "never comes" in problem
+
+
+@pytest.mark.parametrize("name", ["UTC", "Europe/Paris", "America/Argentina/Buenos_Aires", "Etc/GMT+5", "GMT0"])
+def test_names_of_time_zones_are_taken(name: str) -> None:
+    window = {"schedule": "@daily", "timeZone": name}
+    warmimage = read_warmimage(created(WARMIMAGES, {"image": "nginx", "pull": {"refreshWindows": [window]}}))
+    assert warmimage.template.refresh.windows == (Window("@daily", 3600, name),)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "../etc/passwd", "/UTC", "Europe/", "Europe", "Mars/Base", "a" * 65, "UTC\n", "\x00"]
+)
+def test_a_time_zone_that_the_system_lacks_cannot_be_read(name: str) -> None:
+    with pytest.raises(InvalidObject, match=r"pull\.refreshWindows"):
+        read_warmimage(warmimage(pull={"refreshWindows": [{"schedule": "@daily", "timeZone": name}]}))
 
 
 parts = st.sampled_from(["a", "B", "0", ".", "/", ":", "-", "_", "@", "ghcr.io/", "[::1]:5000/", "@sha256:" + "a" * 64])

@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from warmhook.images import parse_reference
 from warmhook.node_lines import Line
 from warmhook.node_report import REACHABLE_FOR, LineState, Report
 from warmhook.placement import Node
 from warmhook.status import FAILURES_MAX, Counts, Failure, count, find_condition, invalid_status, status_object
 from warmhook.transitions import transitions
-from warmhook.warmimages import ObjectKey
+from warmhook.warmimages import ObjectKey, WarmImage
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 LINE = Line(ObjectKey("shop", "app"), "ghcr.io/a/b:1")
@@ -104,7 +105,9 @@ def status(
     before: dict[str, Any], counts: Counts, *, generation: int = 1, later: float = 0, failures: tuple[Failure, ...] = ()
 ) -> dict[str, Any]:
     moment = NOW + timedelta(seconds=later)
-    return status_object(before, generation, "sha256:" + "a" * 64, counts, failures, moment)
+    image = parse_reference("ghcr.io/a/b:1")
+    warmimage = WarmImage(LINE.warmimage, image, "sha256:" + "a" * 64, generation=generation)
+    return status_object(before, warmimage, counts, failures, moment)
 
 
 def conditions(obj: dict[str, Any]) -> dict[str, tuple[str, str]]:
