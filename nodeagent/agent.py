@@ -114,7 +114,13 @@ class Agent:
 
     async def _save(self) -> None:
         node, desired = self._state, self._desired
-        state = State(desired.resource_version, dict(desired.data), dict(node.pulled), dict(node.not_runnable))
+        state = State(
+            desired.resource_version,
+            dict(desired.data),
+            dict(node.pulled),
+            dict(node.not_runnable),
+            dict(node.refreshed),
+        )
         if state == self._saved:
             return
         try:

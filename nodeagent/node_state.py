@@ -47,6 +47,8 @@ class NodeState:
         """Version to the digest that its pull brought; outlives the agent."""
         self.not_runnable = dict(saved.not_runnable)
         """Version to the message of a pull that failed as NotRunnable, until one succeeds; saved on disk."""
+        self.refreshed = dict(saved.refreshed)
+        """Line key to the refresh that was done last; saved on disk."""
         self.lines: dict[str, DesiredLine] = {}
         self.malformed: Mapping[str, str] = {}
         self.running: dict[str, Running] = {}
@@ -56,6 +58,8 @@ class NodeState:
         self._surplus: Mapping[str, DesiredLine] = {}
         self._names: set[str] = set()
         """The images of all lines."""
+        self._wanted: set[str] = set()
+        """The images of lines that are neither suspended nor purged."""
         self._refused: set[str] = set()
         """Images that are not pulled because of their host."""
         self._attempts: dict[str, Attempts] = {}
@@ -65,20 +69,27 @@ class NodeState:
         self._current = False
         """Whether the runtime was checked after the last line came."""
         self._warm: set[str] = set()
+        self._settled: set[str] = set()
+        """Warm versions that need no pull for a refresh either."""
 
     # --- lines ---
 
     def select_lines(self, data: Mapping[str, str]) -> Changes:
         """Take the data of the ConfigMap; what is known of versions that went is dropped."""
-        selection = select_lines(data, {**self._surplus, **self.lines}, self._clock.monotonic())
+        known = {**self._surplus, **self.lines}
+        selection = select_lines(data, known, self._clock.monotonic())
         before, self.lines, self._surplus = self.lines, dict(selection.lines), selection.surplus
         malformed = {key: why for key, why in selection.malformed.items() if self.malformed.get(key) != why}
         self.malformed = selection.malformed
         self._names = {wanted.line.image for wanted in self.lines.values()}
+        self._wanted = {wanted.line.image for wanted in self.lines.values() if not wanted.line.idle}
         self._refused = {
             name for name in self._names if not self._allow_local and is_local_host(parse_reference(name).host)
         }
-        self._drop_old_versions({wanted.version for wanted in (*self.lines.values(), *self._surplus.values())})
+        current = {**self._surplus, **self.lines}
+        self._keep_results(known, current)
+        self._drop_old_versions({wanted.version for wanted in current.values()})
+        self.refreshed = {key: refresh for key, refresh in self.refreshed.items() if key in current}
         for wanted in self.lines.values():
             if wanted.version in self.not_runnable and wanted.version not in self._attempts:
                 # Known from before the agent's start: failed already, and tried at once.
@@ -93,6 +104,15 @@ class NodeState:
         self._update_warm()
         return Changes(len(added), len(changed), len(removed), malformed)
 
+    def _keep_results(self, known: Mapping[str, DesiredLine], current: Mapping[str, DesiredLine]) -> None:
+        """What a pull brought holds for a new version that wants the same content, with other options."""
+        for key in known.keys() & current.keys():
+            old, new = known[key], current[key]
+            if old.version != new.version and old.line.content == new.line.content:
+                for results in (self.pulled, self.not_runnable):
+                    if old.version in results:
+                        results[new.version] = results[old.version]
+
     def _drop_old_versions(self, versions: set[str]) -> None:
         self.pulled = {version: digest for version, digest in self.pulled.items() if version in versions}
         self.not_runnable = {version: why for version, why in self.not_runnable.items() if version in versions}
@@ -101,8 +121,8 @@ class NodeState:
         self._served = {lane: at for lane, at in self._served.items() if lane[0] in namespaces}
 
     def wants(self, image: str) -> bool:
-        """Whether any line names the image."""
-        return image in self._names
+        """Whether any line names the image, and is neither suspended nor purged."""
+        return image in self._wanted
 
     # --- images ---
 
@@ -152,7 +172,7 @@ class NodeState:
         now = self._clock.monotonic()
         if self._images.listed is None or not self._current or self.disk.low or self.disk.seconds_until_start() > 0:
             return Schedule([], [])
-        plan = schedule(self._pullable(), self._warm, self._attempts, self.running, now, parallel, self._served)
+        plan = schedule(self._pullable(), self._settled, self._attempts, self.running, now, parallel, self._served)
         if self.disk.on_probation:
             plan = Schedule(plan.start[:1], [])
         if plan.start:
@@ -167,7 +187,7 @@ class NodeState:
         now = self._clock.monotonic()
         if (seconds := self.disk.seconds_until_start()) > 0:
             return seconds
-        due = next_due(self._pullable(), self._warm, self._attempts, self.running.values(), now)
+        due = next_due(self._pullable(), self._settled, self._attempts, self.running.values(), now)
         return None if due is None else due - now
 
     def is_stopping(self, image: str) -> bool:
@@ -198,6 +218,8 @@ class NodeState:
         problem = self.unusable(pull.image)
         if pull.image in self.images:
             self.pulled |= digests
+            refreshed = (wanted.line for wanted in self._lines_of(pull) if wanted.line.refreshed_at)
+            self.refreshed |= {line.key: line.refreshed_at for line in refreshed}
         if problem is None:
             self.not_runnable = {version: why for version, why in self.not_runnable.items() if version not in digests}
         self._update_warm()
@@ -241,13 +263,16 @@ class NodeState:
         if not warm and wanted.line.image in self._refused:
             message = "the image's host is the node itself or link-local; nodes do not pull from there"
             return LineReport(wanted.version, "failed", "Refused", message=message)
-        if not warm and not pulling and not attempts.exhausted(wanted) and (blocked := self.disk.blocked()):
+        waits = not warm and not pulling and not wanted.line.idle and not attempts.exhausted(wanted)
+        if waits and (blocked := self.disk.blocked()):
             reason, message = blocked
             return LineReport(wanted.version, "failed", reason, attempts.failed, message)
         return line_report(wanted, attempts, warm=warm, pulling=pulling, moved=replaced_digest(wanted, self.pulled))
 
     def _pullable(self) -> list[DesiredLine]:
-        return [wanted for wanted in self.lines.values() if wanted.line.image not in self._refused]
+        return [
+            wanted for wanted in self.lines.values() if wanted.line.image not in self._refused and not wanted.line.idle
+        ]
 
     def _update_warm(self) -> None:
         usable = self._images.usable()
@@ -257,7 +282,12 @@ class NodeState:
             for wanted in self.lines.values()
             if wanted.version not in self.not_runnable and is_warm(wanted, self.images, usable, self.pulled)
         }
-        for version in self._warm & self._attempts.keys():
+        self._settled = {
+            wanted.version
+            for wanted in self.lines.values()
+            if wanted.version in self._warm and wanted.line.refreshed_at in ("", self.refreshed.get(wanted.line.key))
+        }
+        for version in self._settled & self._attempts.keys():
             self._attempts[version] = Attempts(removed_at=self._attempts[version].removed_at)
 
     def _count_failure(self, pull: ImagePull, reason: FailureReason, message: str) -> None:
@@ -265,7 +295,7 @@ class NodeState:
         running = self.running.get(pull.image)
         slow = running is not None and now >= running.began + SLOW_SECONDS
         for wanted in self._lines_of(pull):
-            if wanted.version not in self._warm:
+            if wanted.version not in self._settled:
                 attempts = with_failure(self._attempts_of(wanted), wanted, reason, message, now, random, slow=slow)
                 self._attempts[wanted.version] = attempts
                 if reason == "NotRunnable":

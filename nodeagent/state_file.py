@@ -30,6 +30,8 @@ class State:
     """Version of a line to the digest that its pull brought."""
     not_runnable: Mapping[str, str] = field(default_factory=dict)
     """Version of a line whose last completed pull brought an image that cannot run, to the runtime's message."""
+    refreshed: Mapping[str, str] = field(default_factory=dict)
+    """Key of a line to the last refresh that was done for it."""
 
 
 class StateFile:
@@ -75,6 +77,7 @@ class StateFile:
             "lines": dict(state.lines),
             "pulled": dict(state.pulled),
             "notRunnable": dict(state.not_runnable),
+            "refreshed": dict(state.refreshed),
         }
         unfinished = self._path.with_suffix(".tmp")
         with unfinished.open("w", encoding="utf-8") as file:
@@ -100,7 +103,8 @@ class StateFile:
         # Python reads numbers like 1e999 from JSON, which no int can hold.
         if not isinstance(resource_version, int) or resource_version < 0:
             raise ValueError(f"resourceVersion {resource_version!r} is no number of a version")
-        texts = [dict(fields["lines"]), dict(fields["pulled"]), dict(fields.get("notRunnable", {}))]
+        later = [dict(fields.get(name, {})) for name in ("notRunnable", "refreshed")]
+        texts = [dict(fields["lines"]), dict(fields["pulled"]), *later]
         if not all(isinstance(text, str) for mapping in texts for pair in mapping.items() for text in pair):
             raise ValueError("a line, digest or message is no text")
         return State(resource_version, *texts)
