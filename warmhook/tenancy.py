@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from warmhook.api import PURGE_ANNOTATION
 from warmhook.labels import Selector
 from warmhook.limits import Limits
 from warmhook.placement import selector_of
@@ -26,11 +27,14 @@ def permitted(warmimage: WarmImage) -> WarmImage:
         pinned=template.pull.pinned and "Pinned" in limits.allow,
         secrets=template.pull.secrets if "SharePrivate" in limits.allow else (),
     )
-    on_removal = template.on_removal if "Delete" in limits.allow else "Retain"
+    on_removal, own, of_policy = template.on_removal, warmimage.requests, template.requests
+    if "Delete" not in limits.allow:
+        on_removal, own, of_policy = "Retain", replace(own, purge=False), replace(of_policy, purge=False)
     nodes = _narrowed(template.nodes, limits)
     if not limits.takes(warmimage.image):
         nodes = replace(nodes, limit=Limit(0))
-    return replace(warmimage, template=replace(template, nodes=nodes, pull=pull, on_removal=on_removal))
+    template = replace(template, nodes=nodes, pull=pull, on_removal=on_removal, requests=of_policy)
+    return replace(warmimage, template=template, requests=own)
 
 
 def problems(warmimage: WarmImage) -> Iterator[str]:
@@ -49,6 +53,8 @@ def problems(warmimage: WarmImage) -> Iterator[str]:
         yield f"spec.pull.sharePrivate: not allowed in namespace {namespace}"
     if template.on_removal == "Delete" and "Delete" not in limits.allow:
         yield f"spec.onRemoval: Delete is not allowed in namespace {namespace}"
+    if warmimage.purged and "Delete" not in limits.allow:
+        yield f"annotation {PURGE_ANNOTATION}: Delete is not allowed in namespace {namespace}"
 
 
 def _narrowed(nodes: Nodes, limits: Limits) -> Nodes:

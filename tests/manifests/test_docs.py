@@ -13,6 +13,7 @@ from handlers.event_sink import QUEUE_BYTES as PUBLISHED_BYTES
 from handlers.event_sink import QUEUE_MAX as PUBLISHED_MAX
 from handlers.event_sink import SINK_SECONDS
 from handlers.metrics import Metrics as WebMetrics
+from handlers.reconcile.refreshes import SCHEDULED_MAX
 from handlers.watch.dispatcher import OVERDUE_MAX
 from nodeagent.metrics import Metrics as AgentMetrics
 from tests.manifests.rendered import BASE, KNATIVE, render
@@ -76,7 +77,12 @@ def test_every_reason_of_a_condition_is_explained() -> None:
     explained = set(re.findall(r"`([A-Z]\w+)`", table))
     sources = "".join(
         (ROOT / name).read_text()
-        for name in ("warmhook/status.py", "handlers/reconcile/policy_statuses.py", "handlers/reconcile/statuses.py")
+        for name in (
+            "warmhook/status.py",
+            "warmhook/completion.py",
+            "handlers/reconcile/policy_statuses.py",
+            "handlers/reconcile/statuses.py",
+        )
     )
     assert {name for name in explained if f'"{name}"' not in sources} == set()
     written = set(re.findall(r"\"([A-Z][a-z]+[A-Z][A-Za-z]+|Usable|Invalid)\"", sources))
@@ -106,6 +112,8 @@ def test_the_limits_are_those_of_the_programs() -> None:
     assert f"{QUEUE_MAX:,}; repeats" in OPERATIONS
     assert f"| objects in one event | {CHANGES_MAX} |" in OPERATIONS
     assert f"| events under way from `watch` | {OVERDUE_MAX};" in OPERATIONS
+    assert f"| scheduled refreshes | {SCHEDULED_MAX} per sync |" in OPERATIONS
+    assert f"at most {SCHEDULED_MAX} images in one" in OPERATIONS
     assert f"| {PUBLISHED_MAX:,} and {PUBLISHED_BYTES // 1024 // 1024} MiB;" in OPERATIONS
     assert f"for longer than {SINK_SECONDS:.0f} seconds" in INSTALL
     assert f"{NODE_NAME_MAX} characters" in OPERATIONS
