@@ -13,6 +13,7 @@ from adapters.outages import OutageLog
 from nodeagent.context import Context
 from nodeagent.node_state import NodeState
 from nodeagent.probes import Health
+from warmhook.disk_space import Space
 from warmhook.node_report import clean_message
 from warmhook.ports import ImageConfig, RuntimeUnreachable
 
@@ -20,6 +21,8 @@ from warmhook.ports import ImageConfig, RuntimeUnreachable
 _ANSWER_SECONDS: Final = 15.0
 # A configuration may hang, or have megabytes.
 _CONFIGS_AT_ONCE: Final = 4
+# The size of all unpacked images changes slowly.
+_FILESYSTEMS_SECONDS: Final = 3600.0
 
 
 class Checks:
@@ -32,8 +35,11 @@ class Checks:
         self._clock, self._log, self._metrics = context.clock, context.log, context.metrics
         self._runtime_outage = OutageLog(self._log, self._clock, "runtime-unreachable")
         self._disk_outage = OutageLog(self._log, self._clock, "disk-low")
-        self._image_folders: list[str] | None = None
-        """Where the runtime keeps images, on the host; `None` before that was read."""
+        self._image_folders: list[str] = []
+        """Where the runtime keeps images, on the host; empty if that is unknown."""
+        self._used_bytes = 0
+        """Of unpacked images; 0 if that is unknown."""
+        self._filesystems_due = float("-inf")
         self._checking = asyncio.Lock()
         self.wake = asyncio.Event()
         """Set to check soon."""
@@ -73,8 +79,9 @@ class Checks:
             self._runtime_outage.recovered()
             self._health.checked(runtime_up=True)
             self._metrics.checked(self._clock.utcnow().timestamp())
-            self._disk_measured(await self._free_percent())
+            self._disk_measured(await self._space())
             removed = self._state.replace_images(images, configs)
+            self._state.learn_sizes(images, self._used_bytes)
             self._metrics.evicted(len(removed))
             for image in removed:
                 hint = "another program removed the image, as kubelet does if the disk is low"
@@ -117,24 +124,28 @@ class Checks:
         )
         self._changed()
 
-    async def _free_percent(self) -> float | None:
-        """The free share of the disk for images; `None` if it is unknown or there is no minimum."""
+    async def _space(self) -> Space | None:
+        """The space of the disk for images; `None` if it is unknown or there is no minimum."""
         if self._settings.min_free_percent == 0:
             return None
-        if self._image_folders is None:
+        if self._clock.monotonic() >= self._filesystems_due:
             try:
                 async with asyncio.timeout(_ANSWER_SECONDS):
-                    self._image_folders = [system.mountpoint for system in await self._runtime.filesystems()]
+                    systems = await self._runtime.filesystems()
+                self._image_folders = [system.mountpoint for system in systems]
+                self._used_bytes = sum(system.used_bytes for system in systems)
+                self._filesystems_due = self._clock.monotonic() + _FILESYSTEMS_SECONDS
             except (TimeoutError, RuntimeUnreachable):
                 # CRI-O reads its whole storage to answer; if that takes long, the next checks do not wait for it again.
-                self._image_folders = []
+                self._filesystems_due = float("inf")
         context, folder = self._context, str(self._settings.state_dir)
-        percent: float | None = await context.offload(context.measure, self._image_folders, folder)
-        return percent
+        space: Space | None = await context.offload(context.measure, self._image_folders, folder)
+        return space
 
-    def _disk_measured(self, percent: float | None) -> None:
+    def _disk_measured(self, space: Space | None) -> None:
+        percent = space.free_percent if space else None
         self._metrics.free_space(percent)
-        self._state.disk.measured(percent)
+        self._state.disk_measured(space)
         if self._state.disk.low:
             least = self._settings.min_free_percent
             self._disk_outage.failed(free_percent=percent, hint=f"no pull starts with less than {least} % free")

@@ -10,9 +10,10 @@ from typing import Any
 from adapters.clock import Clock
 from adapters.kubernetes.client import Kubernetes
 from adapters.logs import Log
-from nodeagent.disk import free_percent
+from nodeagent.disk import disk_space
 from nodeagent.metrics import Metrics
 from nodeagent.settings import Settings
+from warmhook.disk_space import Space
 from warmhook.platforms import Platform
 from warmhook.ports import Containerd, Runtime
 
@@ -33,4 +34,4 @@ class Context:
     """The same runtime, if it is containerd."""
     offload: Callable[..., Awaitable[Any]] = asyncio.to_thread
     """Calls a function that waits for the disk, outside the event loop."""
-    measure: Callable[[Iterable[str], str], float | None] = free_percent
+    measure: Callable[[Iterable[str], str], Space | None] = disk_space

@@ -1,48 +1,62 @@
-"""Measure the disk that holds images, and decide when the next pull may start."""
+"""Measure the disk that holds images, and decide when the next pull may start, and which images fit."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 
 from adapters.clock import Clock
 from warmhook.disk import EMPTY, after_loss, is_low
+from warmhook.disk_space import Learned, Room, Space, room
 from warmhook.pull_failures import FailureReason
+from warmhook.pull_queue import Running
 from warmhook.timestamps import format_time
 
 
-def free_percent(folders: Iterable[str], instead: str) -> float | None:
-    """The least free share of the file systems of `folders`, in percent, as a kubelet counts it: used by root or not.
+def disk_space(folders: Iterable[str], instead: str) -> Space | None:
+    """The space of the file system of `folders` with the least free share.
 
     The folders are the host's and are seldom visible in a container. If none is, `instead` counts: the agent's own
     folder on the host, which on most nodes is on the same disk. `None` if that is missing as well.
     """
-    shares = [share for share in map(_free_percent, folders) if share is not None]
-    return min(shares) if shares else _free_percent(instead)
+    spaces = [space for space in map(_space, folders) if space is not None]
+    return min(spaces, key=lambda space: space.free_percent) if spaces else _space(instead)
 
 
-def _free_percent(folder: str) -> float | None:
+def _space(folder: str) -> Space | None:
     try:
         stat = os.statvfs(folder)
     except OSError:
         return None
-    return 100 * stat.f_bavail / stat.f_blocks if stat.f_blocks else None
+    return Space(stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize) if stat.f_blocks else None
 
 
 class DiskState:
-    """Whether the disk has room for new pulls."""
+    """Whether the disk has room for new pulls, and for which."""
 
     def __init__(self, clock: Clock, min_free_percent: int) -> None:
         self._clock, self._min_free_percent = clock, min_free_percent
         self._hold, self._held_until = EMPTY, ""
         self._started_at = float("-inf")
+        self._space: Space | None = None
+        self._downloaded: Mapping[str, int] = {}
+        """By image, what running pulls had downloaded when the space was measured."""
+        self.learned = Learned()
         self.low = False
         """Whether the free share is below the minimum."""
 
-    def measured(self, percent: float | None) -> None:
-        """The free share of the disk; `None` if it is unknown."""
-        self.low = is_low(percent, self._min_free_percent, was_low=self.low)
+    def measured(self, space: Space | None, running: Mapping[str, Running]) -> None:
+        """The space of the disk, `None` if it is unknown, and the pulls that run meanwhile."""
+        self._space = space
+        self._downloaded = {image: active.downloaded_bytes for image, active in running.items()}
+        self.low = is_low(space.free_percent if space else None, self._min_free_percent, was_low=self.low)
+
+    def room(self, running: Iterable[Running]) -> Room:
+        """The room beside the running pulls."""
+        then = [replace(each, downloaded_bytes=self._downloaded.get(each.pull.image, 0)) for each in running]
+        return room(self._space, self._min_free_percent, self.learned.factor, then)
 
     def lost_images(self) -> None:
         """Another program removed images to free space, or a pull found the disk full."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -13,6 +14,7 @@ from nodeagent.settings import Settings
 from nodeagent.state_file import State
 from warmhook.attempts import EVICTED_SECONDS, NO_ATTEMPTS, Attempts, after_removal, line_report, with_failure
 from warmhook.desired_lines import DesiredLine, select_lines
+from warmhook.disk_space import Learned, Room, Space
 from warmhook.images import parse_reference
 from warmhook.localhosts import is_local_host
 from warmhook.node_report import LineReport
@@ -20,7 +22,7 @@ from warmhook.platforms import Platform
 from warmhook.ports import ImageConfig, RuntimeImage
 from warmhook.presence import Images, Unusable, is_warm, pulled_digest, replaced_digest
 from warmhook.pull_failures import FailureReason
-from warmhook.pull_queue import SLOW_SECONDS, ImagePull, Running, Schedule, next_due, schedule
+from warmhook.pull_queue import SLOW_SECONDS, ImagePull, Running, Schedule, image_bytes, next_due, schedule
 
 # Lines beyond the limit in a report, which has 1,024 lines at most: others count as waiting.
 _SURPLUS_MAX: Final = 512
@@ -60,6 +62,8 @@ class NodeState:
         """The images of all lines."""
         self._wanted: set[str] = set()
         """The images of lines that are neither suspended nor purged."""
+        self._sizes: Mapping[str, int] = {}
+        """Image of a line to its compressed size, 0 if that is unknown."""
         self._refused: set[str] = set()
         """Images that are not pulled because of their host."""
         self._attempts: dict[str, Attempts] = {}
@@ -83,6 +87,10 @@ class NodeState:
         self.malformed = selection.malformed
         self._names = {wanted.line.image for wanted in self.lines.values()}
         self._wanted = {wanted.line.image for wanted in self.lines.values() if not wanted.line.idle}
+        by_image: defaultdict[str, list[DesiredLine]] = defaultdict(list)
+        for wanted in self.lines.values():
+            by_image[wanted.line.image].append(wanted)
+        self._sizes = {image: image_bytes(lines) for image, lines in by_image.items()}
         self._refused = {
             name for name in self._names if not self._allow_local and is_local_host(parse_reference(name).host)
         }
@@ -172,7 +180,10 @@ class NodeState:
         now = self._clock.monotonic()
         if self._images.listed is None or not self._current or self.disk.low or self.disk.seconds_until_start() > 0:
             return Schedule([], [])
-        plan = schedule(self._pullable(), self._settled, self._attempts, self.running, now, parallel, self._served)
+        room = self.disk.room(self.running.values()).image_bytes
+        plan = schedule(
+            self._pullable(), self._settled, self._attempts, self.running, now, parallel, self._served, room
+        )
         if self.disk.on_probation:
             plan = Schedule(plan.start[:1], [])
         if plan.start:
@@ -234,6 +245,18 @@ class NodeState:
         if reason == "DiskFull":
             self.disk.lost_images()
 
+    def disk_measured(self, space: Space | None) -> None:
+        """Take the space of the disk; `None` if it is unknown."""
+        self.disk.measured(space, self.running)
+
+    def learn_sizes(self, images: Iterable[RuntimeImage], used_bytes: int) -> None:
+        """Compare the sizes that the runtime lists, and what it uses in all, with those of registries."""
+        known = {self.images[name].id: size for name, size in self._sizes.items() if size and name in self.images}
+        listed = {image.id: image.size_bytes for image in images}
+        self.disk.learned = Learned(
+            sum(known.values()), sum(listed.get(image_id, 0) for image_id in known), sum(listed.values()), used_bytes
+        )
+
     def pull_progressed(self, image: str, downloaded_bytes: int) -> None:
         """Record what a running pull has downloaded so far."""
         if image in self.running:
@@ -249,12 +272,13 @@ class NodeState:
         """The report of every line, by key; `None` while the configuration of a listed image is still to be read."""
         if not self._images.is_read(self._names):
             return None
-        reports = {key: self._report(wanted) for key, wanted in self.lines.items()}
+        room = self.disk.room(self.running.values())
+        reports = {key: self._report(wanted, room) for key, wanted in self.lines.items()}
         # Without messages: there may be hundreds, and the reason is enough.
         surplus = sorted(self._surplus.items())[:_SURPLUS_MAX]
         return reports | {key: LineReport(wanted.version, "failed", "TooManyLines") for key, wanted in surplus}
 
-    def _report(self, wanted: DesiredLine) -> LineReport:
+    def _report(self, wanted: DesiredLine, room: Room) -> LineReport:
         if self._images.listed is None:
             return LineReport(wanted.version, "waiting", "RuntimeError", message=self._unreachable)
         running = self.running.get(wanted.line.image)
@@ -263,10 +287,10 @@ class NodeState:
         if not warm and wanted.line.image in self._refused:
             message = "the image's host is the node itself or link-local; nodes do not pull from there"
             return LineReport(wanted.version, "failed", "Refused", message=message)
-        waits = not warm and not pulling and not wanted.line.idle and not attempts.exhausted(wanted)
-        if waits and (blocked := self.disk.blocked()):
-            reason, message = blocked
-            return LineReport(wanted.version, "failed", reason, attempts.failed, message)
+        if not warm and not pulling and not wanted.line.idle and not attempts.exhausted(wanted):
+            reason, message = self.disk.blocked() or ("DiskFull", room.refusal(self._sizes[wanted.line.image]))
+            if message:
+                return LineReport(wanted.version, "failed", reason, attempts.failed, message)
         return line_report(wanted, attempts, warm=warm, pulling=pulling, moved=replaced_digest(wanted, self.pulled))
 
     def _pullable(self) -> list[DesiredLine]:

@@ -103,7 +103,7 @@ class _Attempt:
         limit_seconds, loop = self._pull.timeout_seconds, asyncio.get_running_loop()
         last = loop.time() + LONGEST_TIMEOUT_SECONDS
         step = min(_LOOK_SECONDS, limit_seconds / 4)
-        logged_at, before = self._began, self._downloaded.bytes
+        logged_at, before = self._began, 0
         while True:
             await self._clock.sleep(step)
             await self.look()

@@ -28,7 +28,7 @@ class Settings:
     metrics_port: int = 9464
     """The port of metrics and probes; 0: none."""
     min_free_percent: int = 20
-    """Free share of the disk for images; with less no pull starts. A kubelet removes images below 15 %. 0: no limit."""
+    """Free share of the disk for images that pulls leave. A kubelet removes images below 15 %. 0: no limit."""
     allow_local_registries: bool = False
     """Whether nodes may pull from themselves and from link-local addresses."""
     log: LogMode = "auto"

@@ -1,7 +1,7 @@
 """Decide when the disk of a node has room for another pull.
 
-Two signs count: the free share of the file system that holds images, and images that another program removes, which is
-how a kubelet makes room. All times are monotonic seconds.
+Three signs count: the free share of the file system that holds images, what a pull would leave of it, and images that
+another program removes, which is how a kubelet makes room. All times are monotonic seconds.
 """
 
 from __future__ import annotations

@@ -24,6 +24,9 @@ GIVE_WAY_SECONDS: Final = 600.0
 NEGLECTED_SECONDS: Final = 60.0
 """A namespace that has waited for so long, without a started pull, goes before priority."""
 
+_LARGEST_BYTES: Final = 2**50
+"""More than any disk of a node; registries may say anything."""
+
 Served: TypeAlias = Mapping[tuple[str, bool], float]
 """By namespace and whether the image was slow before: the last start of a pull of the namespace."""
 
@@ -82,12 +85,14 @@ def schedule(
     now: float,
     parallel: int,
     served: Served,
+    room_bytes: float = math.inf,
 ) -> Schedule:
     """The pulls to start: not slow ones first, then by fewest slow pulls of the namespace, priority, failures, age.
 
     Neglected namespaces go before priority, the one that was served longest ago first. `warm` are versions; `running`
     is by image. Never two pulls of one image, at most `parallel` that are not slow, at most twice as many in all, and
-    at most half of `parallel`, but one, that were slow before.
+    at most half of `parallel`, but one, that were slow before. Their compressed sizes together are at most
+    `room_bytes`; an image that does not fit leaves its slot to a smaller one.
     """
     due = {
         wanted.line.image
@@ -95,6 +100,7 @@ def schedule(
         if wanted.version not in warm and attempts.get(wanted.version, NO_ATTEMPTS).due_at <= now
     }
     pulls = [pull for pull in _by_image(lines, warm, attempts) if pull.image in due and pull.image not in running]
+    pulls = [pull for pull in pulls if pull.size_bytes <= room_bytes]
     slots = _Slots(running.values(), now, parallel, _turns(pulls, served, now))
     pulls.sort(key=slots.order)
     plan = Schedule([], [])
@@ -103,10 +109,16 @@ def schedule(
         if slots.has_room(pull):
             slots.take(pull)
             plan.start.append(pull)
-            pulls.sort(key=slots.order)
+            room_bytes -= pull.size_bytes
+            pulls = sorted((pull for pull in pulls if pull.size_bytes <= room_bytes), key=slots.order)
         elif (image := slots.give_way(pull)) is not None:
             plan.stop.append(image)
     return plan
+
+
+def image_bytes(lines: Iterable[DesiredLine]) -> int:
+    """The compressed size of the image of these lines; 0 if it is unknown."""
+    return min(max(wanted.line.size_bytes for wanted in lines), _LARGEST_BYTES)
 
 
 def next_due(
@@ -223,7 +235,7 @@ def _by_image(
                 priority=max(wanted.line.pull.priority for wanted in outstanding),
                 since=min(wanted.since for wanted in outstanding),
                 timeout_seconds=min(longest, LONGEST_TIMEOUT_SECONDS),
-                size_bytes=max(wanted.line.size_bytes for wanted in outstanding),
+                size_bytes=image_bytes(group),
                 failed=max(attempt.failed for attempt in tried),
                 slow=any(attempt.slow for attempt in tried),
                 due_since=min(max(wanted.since, last.due_at) for wanted, last in zip(outstanding, tried, strict=True)),

@@ -21,10 +21,13 @@ from devcluster.registry.app import registry_app
 from devcluster.registry.folder import Answer, Folder
 from devcluster.registry.images import build_artifact, build_image, build_index, incompressible_image, write_image
 from devcluster.registry.serve import Registry, serve_app, serve_registry
+from nodeagent.disk import disk_space
+from nodeagent.settings import Settings
 from tests.real.containerd import Containerd, start_containerd
-from tests.real.programs import eventually, real_time
+from tests.real.programs import eventually, real_time, small_disk
 from tests.support.agents import Bench, bench
 from tests.support.instant import until
+from warmhook.disk_space import Space
 from warmhook.images import parse_reference
 from warmhook.node_lines import Line, line_of
 from warmhook.pins import our_pins
@@ -50,11 +53,11 @@ class Place:
 
 
 @contextlib.asynccontextmanager
-async def _place() -> AsyncIterator[Place]:
+async def _place(parent: Path = Path("/tmp")) -> AsyncIterator[Place]:
     with tempfile.TemporaryDirectory(prefix="wh", dir="/tmp") as folder:
         async with (
             serve_registry(Path(folder), port=0) as registry,
-            start_containerd() as containerd,
+            start_containerd(parent=parent) as containerd,
             open_runtime(containerd.endpoint) as runtime,
             bench(allow_local_registries=True) as b,
         ):
@@ -238,3 +241,40 @@ def _slowly(app: ASGIApp) -> ASGIApp:
         await app(scope, receive, send_slowly)
 
     return slow
+
+
+@real_time
+async def test_a_disk_of_300_mb_is_never_filled_below_its_free_share_and_space_that_returns_is_used() -> None:
+    async with small_disk(megabytes=300) as disk, _place(disk) as place:
+        b, root, host, node = place.bench, place.registry.root, place.registry.host, place.containerd.root
+        sizes = {"small": 10, "large": 30, "huge": 100}
+        lines = {}
+        for name, mebibytes in sizes.items():
+            write_image(root, f"shop/{name}", "1", incompressible_image(mebibytes, name))
+            lines[name] = replace(place.line(f"{host}/shop/{name}:1"), size_bytes=mebibytes << 20)
+        least = 100.0
+
+        def space() -> Space:
+            found = disk_space([str(node)], "/nowhere")
+            assert found
+            return found
+
+        def free() -> float:
+            nonlocal least
+            least = min(least, percent := space().free_percent)
+            return percent
+
+        b.disk_bytes, b.free_percent = space().total_bytes, free
+        (filler := disk / "filler").write_bytes(bytes(140 * 10**6))
+        await b.want(*lines.values())
+        async with b.agent(runtime=place.runtime, check_seconds=1):
+            await until(lambda: free() > 0 and b.state(lines["small"]) == "warm", seconds=60)
+            for name in ("large", "huge"):
+                await until(lambda name=name: b.state(lines[name]) == "failed", seconds=30)  # type: ignore[misc]
+                assert b.reason(lines[name]) == "DiskFull"
+            assert "needs about 350.0 MiB" in b.detail(lines["huge"])
+            filler.unlink()
+            await until(lambda: free() > 0 and b.state(lines["large"]) == "warm", seconds=60)
+            assert b.state(lines["huge"]) == "failed"
+            assert least >= Settings("node-1").min_free_percent
+            assert len(b.events("pull")) == 2

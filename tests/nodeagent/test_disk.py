@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeagent.disk import free_percent
+from nodeagent.disk import disk_space
 from tests.support.agents import Bench, a_push, bench, on_node, warm, with_agent
 from tests.support.instant import instantly, until
 
@@ -120,9 +120,9 @@ async def test_images_that_another_program_removes_together_are_back_at_once(b: 
     assert b.metrics.registry.get_sample_value("warmhook_evictions_total") == 20
 
 
-def test_the_free_share_is_that_of_the_fullest_folder_that_can_be_seen(tmp_path: Path) -> None:
-    here = free_percent([str(tmp_path)], "/nowhere")
+def test_the_space_is_that_of_the_fullest_folder_that_can_be_seen(tmp_path: Path) -> None:
+    here = disk_space([str(tmp_path)], "/nowhere")
     assert here is not None
-    assert 0 <= here <= 100
-    assert free_percent(["/nowhere"], str(tmp_path)) is not None
-    assert free_percent(["/nowhere"], "/nowhere/else") is None
+    assert 0 <= here.free_percent <= 100
+    assert disk_space(["/nowhere"], str(tmp_path)) is not None
+    assert disk_space(["/nowhere"], "/nowhere/else") is None

@@ -97,16 +97,18 @@ async def running(
 @contextlib.asynccontextmanager
 async def small_disk(*, megabytes: int) -> AsyncIterator[Path]:
     """A file system of this size; skips or fails the test (requirement `containerd`) where nobody may mount one."""
-    need("containerd", "mount", root=True)
-    point = tempfile.mkdtemp(prefix="wh", dir="/tmp")
-    try:
-        await _run("mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "warmhook-test", point)
+    need("containerd", "mount", "mkfs.ext4", root=True)
+    with tempfile.TemporaryDirectory(prefix="wh", dir="/tmp") as folder:
+        image, point = Path(folder) / "disk", Path(folder) / "m"
+        with image.open("wb") as file:
+            file.truncate(megabytes * 10**6)
+        await _run("mkfs.ext4", "-q", "-m", "0", str(image))
+        point.mkdir()
+        await _run("mount", "-o", "loop", str(image), str(point))
         try:
-            yield Path(point)
+            yield point
         finally:
-            await _run("umount", "-l", point)
-    finally:
-        os.rmdir(point)
+            await _run("umount", "-l", str(point))
 
 
 async def _run(*command: str) -> None:

@@ -31,6 +31,7 @@ from nodeagent.settings import Settings
 from tests.support.containerd import MemoryContainerd
 from tests.support.instant import instant, until
 from tests.support.runtime import MemoryRuntime
+from warmhook.disk_space import Space
 from warmhook.node_lines import Line, desired_name, node_patch
 from warmhook.node_report import Report, read_report, report_name
 from warmhook.platforms import Platform
@@ -60,6 +61,8 @@ class Bench:
     allow_local_registries: bool = False
     free_percent: Callable[[], float | None] = lambda: None
     """The free share of the node's disk; `None`: it cannot be seen."""
+    disk_bytes: int = 100 * 2**30
+    """The size of the node's disk."""
     requests: list[tuple[float, str, str]] = field(default_factory=list)
     """When the agent asked the API server what: seconds, method, path."""
     logs: list[MutableMapping[str, Any]] = field(default_factory=list)
@@ -133,9 +136,14 @@ class Bench:
                 Platform("linux", "amd64"),
                 containerd or self.containerd,
                 offload=here,
-                measure=lambda _folders, _instead: self.free_percent(),
+                measure=lambda _folders, _instead: self.space(),
             )
         )
+
+    def space(self) -> Space | None:
+        """The node's disk as the agent measures it; `None`: it cannot be seen."""
+        percent = self.free_percent()
+        return None if percent is None else Space(self.disk_bytes, int(self.disk_bytes * percent / 100))
 
     # --- the cluster ---
 

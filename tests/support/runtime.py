@@ -31,6 +31,10 @@ class MemoryRuntime:
     registry: dict[str, str] = field(default_factory=dict)
     """Tag reference to the digest that it points at now; references with a digest need no entry."""
     pull_seconds: float = 1.0
+    image_bytes: int = 1000
+    """The size of each image."""
+    used_bytes: int = 0
+    """Of all unpacked images."""
     hanging: set[str] = field(default_factory=set)
     """References whose registry takes the connection and sends nothing."""
     unlisted: set[str] = field(default_factory=set)
@@ -94,7 +98,7 @@ class MemoryRuntime:
                 image_id,
                 tuple(name for name in each if "@" not in name),
                 tuple(name for name in each if "@" in name),
-                size_bytes=1000,
+                size_bytes=self.image_bytes,
                 pinned=self.honours_pins and any(PIN in self.labels[name] for name in each),
             )
             for image_id, each in names.items()
@@ -153,7 +157,7 @@ class MemoryRuntime:
 
     async def filesystems(self) -> list[ImageFilesystem]:
         self._answer()
-        return [ImageFilesystem("/var/lib/memory", 1000 * len(self.listed))]
+        return [ImageFilesystem("/var/lib/memory", self.used_bytes)]
 
     def _answer(self) -> None:
         if self.unreachable:

@@ -39,6 +39,7 @@ from nodeagent.metrics import Metrics as AgentMetrics
 from nodeagent.probes import serve_probes
 from nodeagent.settings import read_settings as read_agent_settings
 from tests.support.instant import instantly
+from warmhook.disk_space import Space
 from warmhook.platforms import Platform
 from warmhook.ports import Response, Transport, Unreachable
 
@@ -119,7 +120,7 @@ async def run_agent(environ: Mapping[str, str], transport: Transport, time: Time
             metrics,
             Platform("linux", "amd64"),
             containerd,
-            measure=lambda _folders, _instead: 50.0,
+            measure=lambda _folders, _instead: Space(100, 50),
         )
         agent = Agent(context)
         async with serve_probes(settings.metrics_port, agent.health, metrics.exposition, clock, log):
