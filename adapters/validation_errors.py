@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Collection
+from typing import Final, TypeAlias
 
 from pydantic import ValidationError
 
@@ -23,10 +24,22 @@ _PROBLEMS: Final = {
 }
 
 
-def first_problem(error: ValidationError) -> tuple[tuple[str, ...], str]:
-    """The first error: the path of the field and the problem, without the value."""
-    problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    return tuple(map(str, problem["loc"])), plain_message(problem["type"], problem["msg"])
+Problem: TypeAlias = tuple[tuple[str, ...], str]
+"""The path of a field, and the problem, without the value."""
+
+
+def first_problem(error: ValidationError) -> Problem:
+    """The first error."""
+    return problems(error)[0][0]
+
+
+def problems(error: ValidationError, apart: Collection[str] = ()) -> tuple[list[Problem], list[Problem]]:
+    """All errors, and those of the error types `apart` of pydantic by themselves."""
+    found: tuple[list[Problem], list[Problem]] = ([], [])
+    for each in error.errors(include_url=False, include_context=False, include_input=False):
+        problem = tuple(map(str, each["loc"])), plain_message(each["type"], each["msg"])
+        found[each["type"] in apart].append(problem)
+    return found
 
 
 def plain_message(kind: str, message: str) -> str:

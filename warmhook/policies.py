@@ -27,7 +27,8 @@ POD_LIFETIME_SECONDS: Final = 7 * 86400
 """The time that an image stays after its last Pod if the policy has no `expireAfterSeconds`."""
 
 
-Part: TypeAlias = Literal["images", "pods", "rollouts", "template"]
+Part: TypeAlias = Literal["images", "pods", "rollouts", "template", "unknown"]
+"""`unknown`: a field that only a newer version knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,8 +212,11 @@ class PolicyChanges:
 
 
 def policy_changes(policy: Policy, existing: Collection[WarmImage], now: datetime) -> PolicyChanges:
-    """The changes among the WarmImages that carry the policy's label."""
-    unwanted = _unwanted(policy, existing, now)
+    """The changes among the WarmImages that carry the policy's label.
+
+    None is deleted if the policy has a field that only a newer version knows: it may want it.
+    """
+    unwanted = [] if "unknown" in policy.unread else _unwanted(policy, existing, now)
     gone = {warmimage.key for warmimage in unwanted}
     present = {warmimage.key for warmimage in existing}
     creates = [Upsert(named) for named in _named(policy) if named.key not in present]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, get_args
 
-from pydantic import Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints
 
 from adapters.kubernetes.template import DigestText, ImageText, Spec
 from warmhook.manifests import PLATFORMS_MAX, Resolved
@@ -19,6 +19,9 @@ _MEDIA_TYPE_MAX: Final = 255
 
 class ResolvedStatus(Spec):
     """What the registry says about the image. It counts only for this image and this push."""
+
+    # Unlike a field of a spec, one that a newer version adds changes nothing about the others.
+    model_config = ConfigDict(extra="ignore")
 
     image: ImageText = Field(description="The image that the registry was asked for, with the digest of the push.")
     pushed_at: Moment | None = Field(default=None, description="spec.pushedAt at that time; absent for Pods.")
@@ -46,13 +49,15 @@ class ResolvedStatus(Spec):
 def read_resolution(status: Mapping[str, Any]) -> Resolution | None:
     """The last answer of the registry in the status of a WarmImage; `None` if there is none that can be read."""
     given = status.get("resolved")
-    if given is None:
+    if not isinstance(given, Mapping):
         return None
+    if given.get("problem") not in get_args(ResolveProblem):  # of a newer version
+        given = {**given, "problem": None}
     try:
         read = ResolvedStatus.model_validate(given)
         asked = Question(read.image, parse_time(read.pushed_at) if read.pushed_at else None)
         checked_at = parse_time(read.checked_at)
-    except ValueError:  # ValidationError is one: a newer version has other values
+    except ValueError:  # ValidationError is one
         return None
     resolved = None
     if read.digest is not None:

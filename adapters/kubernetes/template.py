@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
 from adapters.kubernetes.crd import ATOMIC, SET, Rule, pattern, rules, validated
@@ -21,6 +21,7 @@ from adapters.kubernetes.patterns import (
     TIME_ZONE,
 )
 from adapters.time_zones import find_zone
+from adapters.validation_errors import problems
 from warmhook.cron import parse_schedule
 from warmhook.labels import NotASelector, Selector, parse_selector, requirement_object
 from warmhook.node_affinity import PARTS_MAX, TERMS_MAX, VALUES_MAX, Affinity, affinity_object, parse_affinity
@@ -75,12 +76,32 @@ class InvalidObject(ValueError):
     """A WarmPolicy or WarmImage has an invalid field; the message names it."""
 
 
+class NewerObject(InvalidObject):
+    """It has a field or a value that this version does not know, and the API server does: a newer version serves it."""
+
+
+UNKNOWN: Final = "unknown to this version of Warmhook"
+# Of pydantic's errors: the API server drops unknown fields and refuses unknown values, if its CRD is not newer.
+_OF_NEWER: Final = frozenset({"extra_forbidden", "literal_error"})
+
+
+def invalid_object(error: ValidationError, where: str) -> InvalidObject:
+    """The error with the path of the field below `where`."""
+    own, unknown = problems(error, _OF_NEWER)
+    path, message = (own or unknown)[0]
+    place = ".".join((where, *path))
+    return InvalidObject(f"{place}: {message}") if own else NewerObject(f"{place}: {UNKNOWN}")
+
+
 class Spec(BaseModel):
-    """Base of all models: camelCase on the wire, fields of a newer version ignored."""
+    """Base of all models: camelCase on the wire.
+
+    Ignoring a field of a newer version could widen what a selector or a rule takes, so it is an error.
+    """
 
     # Built when first used, with the models in it and not each by itself: a program starts sooner.
     model_config = ConfigDict(
-        alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True, defer_build=True
+        alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True, defer_build=True
     )
 
 

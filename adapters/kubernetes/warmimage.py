@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, StringConstraints, ValidationError
+from pydantic.alias_generators import to_camel
 from pydantic.config import JsonDict
 
 from adapters.kubernetes.crd import SET, Column, custom_resource_definition, list_map, pattern, rules, validated
@@ -24,9 +25,9 @@ from adapters.kubernetes.template import (
     Spec,
     TemplateSpec,
     TolerationSpec,
+    invalid_object,
     template_object,
 )
-from adapters.validation_errors import first_problem
 from warmhook.admission_review import IMAGES_MAX, LABELS_MAX
 from warmhook.api import (
     API_VERSION,
@@ -198,6 +199,9 @@ class WarmImageStatus(Spec):
     )
 
 
+_STATUS_FIELDS: Final = frozenset(map(to_camel, WarmImageStatus.model_fields))
+
+
 class _WarmImage(Spec):
     """One image wanted on some nodes: made from events and policies, or by hand."""
 
@@ -228,7 +232,10 @@ def warmimage_crd() -> Object:
 
 
 def read_warmimage(obj: Object) -> WarmImage:
-    """The value of a WarmImage object. Raises `InvalidObject` for errors that the CRD schema does not exclude."""
+    """The value of a WarmImage object. Raises `InvalidObject` for errors that the CRD schema does not exclude.
+
+    Raises `NewerObject` for fields and values that this version does not know.
+    """
     metadata: dict[str, Any] = obj["metadata"]
     annotations: Mapping[str, Any] = metadata.get("annotations") or {}
     label = (metadata.get("labels") or {}).get(POLICY_LABEL, "")
@@ -237,8 +244,7 @@ def read_warmimage(obj: Object) -> WarmImage:
         image = _image(spec, made_by_policy=bool(label))
         pushed_at = parse_time(spec.pushed_at) if spec.pushed_at else None
     except ValidationError as error:
-        path, message = first_problem(error)
-        raise InvalidObject(f"{'.'.join(('spec', *path))}: {message}") from error
+        raise invalid_object(error, "spec") from error
     except NotAReference as error:
         raise InvalidObject(f"spec.image: {error}") from error
     except ValueError as error:
@@ -269,9 +275,24 @@ def read_warmimage(obj: Object) -> WarmImage:
     )
 
 
+def unknown_status(status: Mapping[str, Any]) -> Object:
+    """The fields of a status that a newer version of Warmhook wrote."""
+    return {name: value for name, value in status.items() if name not in _STATUS_FIELDS}
+
+
 def warmimage_object(warmimage: WarmImage) -> Object:
     """The object to create."""
     return {"apiVersion": API_VERSION, "kind": "WarmImage", **_without_nulls(_content(warmimage))}
+
+
+def push_patch(warmimage: WarmImage, resource_version: str) -> Object:
+    """The merge patch that notes this push in an object, if it is still at `resource_version`, and nothing else."""
+    content = warmimage_patch(warmimage, resource_version)
+    annotations = {EVENT_ANNOTATION: warmimage.event_id}
+    return {
+        "metadata": {"resourceVersion": resource_version, "annotations": annotations},
+        "spec": {name: content["spec"][name] for name in ("digest", "pushedAt")},
+    }
 
 
 def warmimage_patch(warmimage: WarmImage, resource_version: str) -> Object:

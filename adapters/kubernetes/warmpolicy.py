@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Final, TypeVar
 
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import BaseModel, Field, StringConstraints, ValidationError
+from pydantic.alias_generators import to_camel
 
 from adapters.kubernetes.crd import SET, Column, custom_resource_definition, rules, validated
 from adapters.kubernetes.patterns import RANGE_RULE
-from adapters.kubernetes.template import SUSPEND, ImageText, InvalidObject, LabelSelector, Spec, TemplateSpec
+from adapters.kubernetes.template import (
+    SUSPEND,
+    UNKNOWN,
+    ImageText,
+    InvalidObject,
+    LabelSelector,
+    NewerObject,
+    Spec,
+    TemplateSpec,
+    invalid_object,
+)
 from adapters.kubernetes.warmimage import CONDITIONS, Condition, Count, Generation
-from adapters.validation_errors import first_problem
 from warmhook.images import NotAReference, Reference, parse_reference
 from warmhook.labels import Selector, parse_selector
 from warmhook.policies import Part, Policy
@@ -132,6 +142,9 @@ class WarmPolicyStatus(Spec):
     )
 
 
+_STATUS_FIELDS: Final = frozenset(map(to_camel, WarmPolicyStatus.model_fields))
+
+
 class _WarmPolicy(Spec):
     """The rules a person writes: which images should be on which nodes before a Pod needs them."""
 
@@ -155,31 +168,36 @@ def warmpolicy_crd() -> Object:
     )
 
 
+def unknown_policy_status(status: Mapping[str, Any]) -> Object:
+    """The fields of a status that a newer version of Warmhook wrote."""
+    return {name: value for name, value in status.items() if name not in _STATUS_FIELDS}
+
+
 def read_warmpolicy(obj: Object) -> Policy:
     """The value of a WarmPolicy object, read part by part: `problems` names the unreadable parts.
 
     Raises `InvalidObject` if there is no spec to read.
     """
     metadata: dict[str, Any] = obj["metadata"]
-    spec = obj.get("spec") or {}
-    if not isinstance(spec, Mapping):
+    given = obj.get("spec") or {}
+    if not isinstance(given, Mapping):
         raise InvalidObject("spec: must be an object")
-    problems: list[str] = []
-    unread: set[Part] = set()
-    images = [_read(_image, text, f"spec.images[{at}]", problems) for at, text in enumerate(_list(spec, "images"))]
+    parts = _Parts()
+    spec = parts.known(WarmPolicySpec, given, "spec")
+    images = [parts.read(_image, text, f"spec.images[{at}]") for at, text in enumerate(_list(spec, "images"))]
     if None in images:
-        unread.add("images")
-    push = [_rule(rule, f"spec.push[{at}]", problems) for at, rule in enumerate(_list(spec, "push"))]
+        parts.unread.add("images")
+    push = [_rule(rule, f"spec.push[{at}]", parts) for at, rule in enumerate(_list(spec, "push"))]
     pods = rollouts = None
-    if spec.get("pods") is not None and (pods := _read(_pods, spec["pods"], "spec.pods", problems)) is None:
-        unread.add("pods")
+    if spec.get("pods") is not None and (pods := parts.read(_pods, spec["pods"], "spec.pods")) is None:
+        parts.unread.add("pods")
     if spec.get("rollouts") is not None:
-        rollouts = _read(_rollouts, spec["rollouts"], "spec.rollouts", problems)
+        rollouts = parts.read(_rollouts, spec["rollouts"], "spec.rollouts")
         if rollouts is None:
-            unread.add("rollouts")
-    template = _read(_template, spec.get("template") or {}, "spec.template", problems)
+            parts.unread.add("rollouts")
+    template = parts.read(_template, spec.get("template") or {}, "spec.template")
     if template is None:
-        unread.add("template")
+        parts.unread.add("template")
     return Policy(
         key=ObjectKey(metadata["namespace"], metadata["name"]),
         images=tuple(image for image in images if image is not None),
@@ -194,26 +212,44 @@ def read_warmpolicy(obj: Object) -> Policy:
             suspend=spec.get("suspend") is True,
             requests=read_requests(metadata.get("annotations")),
         ),
-        problems=tuple(problems),
-        unread=frozenset(unread),
+        problems=tuple(parts.problems),
+        unread=frozenset(parts.unread),
     )
 
 
 Read = TypeVar("Read")
 
 
-def _read(read: Callable[[Any], Read], part: object, where: str, problems: list[str]) -> Read | None:
-    """The result of `read` for one part; `None` and one more problem if it cannot be read."""
-    try:
-        return read(part)
-    except ValidationError as error:
-        path, message = first_problem(error)
-        problems.append(f"{'.'.join((where, *path))}: {message}")
-    except InvalidObject as error:
-        problems.append(f"{where}.{error}")
-    except ValueError as error:  # NotAReference, NotASelector, NotARange
-        problems.append(f"{where}: {error}")
-    return None
+@dataclass(eq=False)
+class _Parts:
+    """What is wrong with the parts of a policy."""
+
+    problems: list[str] = field(default_factory=list)
+    unread: set[Part] = field(default_factory=set)
+
+    def read(self, read: Callable[[Any], Read], part: object, where: str) -> Read | None:
+        """The result of `read` for one part; `None` and one more problem if it cannot be read."""
+        try:
+            return read(part)
+        except ValidationError as error:
+            problem = invalid_object(error, where)
+        except InvalidObject as error:
+            problem = InvalidObject(f"{where}.{error}")
+        except ValueError as error:  # NotAReference, NotASelector, NotARange
+            problem = InvalidObject(f"{where}: {error}")
+        self.problems.append(str(problem))
+        if isinstance(problem, NewerObject):
+            self.unread.add("unknown")
+        return None
+
+    def known(self, model: type[BaseModel], given: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """The fields that `model` has; each other one is a problem."""
+        names = set(map(to_camel, model.model_fields))
+        unknown = sorted(given.keys() - names)
+        self.problems += [f"{where}.{name}: {UNKNOWN}" for name in unknown]
+        if unknown:
+            self.unread.add("unknown")
+        return {name: value for name, value in given.items() if name in names}
 
 
 def _list(spec: Mapping[str, Any], name: str) -> list[Any]:
@@ -240,12 +276,15 @@ def _template(template: Any) -> Template:
     return TemplateSpec.model_validate(template).value()
 
 
-def _rule(rule: Any, where: str, problems: list[str]) -> PushRule:
-    spec = _read(PushSpec.model_validate, rule, where, problems)
+def _rule(rule: Any, where: str, parts: _Parts) -> PushRule:
+    if isinstance(rule, Mapping):
+        # Without a field of a newer version it may take too many pushes, which a newer replica corrects; none is lost.
+        rule = parts.known(PushSpec, rule, where)
+    spec = parts.read(PushSpec.model_validate, rule, where)
     if spec is None:
         # It may have matched anything.
         return PushRule("**", untagged=True, keep=_KEEP_MAX, unread=True)
-    semver = None if spec.semver is None else _read(parse_range, spec.semver, f"{where}.semver", problems)
+    semver = None if spec.semver is None else parts.read(parse_range, spec.semver, f"{where}.semver")
     unread = spec.semver is not None and semver is None
     return PushRule(
         spec.repository, tuple(spec.tags), tuple(spec.exclude), semver, spec.untagged, spec.keep, unread=unread

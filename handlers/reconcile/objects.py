@@ -52,6 +52,11 @@ class PolicyObject:
         return object_key(self.object)
 
     @property
+    def newer(self) -> bool:
+        """Whether it has a field that only a newer version knows."""
+        return self.policy is not None and "unknown" in self.policy.unread
+
+    @property
     def label(self) -> str:
         """The label of its WarmImages."""
         return policy_label(self.key)
@@ -62,7 +67,7 @@ class WarmImages:
     """Existing WarmImages, as they were read, without those that are being deleted."""
 
     usable: Mapping[ObjectKey, WarmImage] = field(default_factory=dict)
-    unusable: Mapping[ObjectKey, str] = field(default_factory=dict)
+    unusable: Mapping[ObjectKey, InvalidObject] = field(default_factory=dict)
     """The problems of unusable ones: their earlier effects stay."""
 
 
@@ -104,7 +109,7 @@ async def read_warmimages(objects: Iterable[Object], tenancy: Tenancy) -> WarmIm
     Other tasks run between two of them: each may be large.
     """
     usable: dict[ObjectKey, WarmImage] = {}
-    unusable: dict[ObjectKey, str] = {}
+    unusable: dict[ObjectKey, InvalidObject] = {}
     for obj in objects:
         if obj["metadata"].get("deletionTimestamp"):
             continue
@@ -112,7 +117,7 @@ async def read_warmimages(objects: Iterable[Object], tenancy: Tenancy) -> WarmIm
         try:
             usable[key] = replace(read_warmimage(obj), limits=tenancy.of(key.namespace))
         except InvalidObject as error:
-            unusable[key] = str(error)
+            unusable[key] = error
         await asyncio.sleep(0)
     return WarmImages(usable, unusable)
 

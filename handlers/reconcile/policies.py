@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 from weakref import WeakValueDictionary
@@ -47,7 +47,7 @@ class Applied:
     """The results of the changes of a policy, each by itself."""
 
     outcomes: Outcomes = field(default_factory=Outcomes)
-    created: int = 0
+    created: set[ObjectKey] = field(default_factory=set)
     changed: int = 0
     deleted: set[ObjectKey] = field(default_factory=set)
 
@@ -89,21 +89,21 @@ class Policies:
             await outcomes.each("let-go", owned, self.let_go, name=_name)
             outcomes.raise_problem()
             return
-        applied = await self.apply(found, owned, len(labelled.unusable))
+        applied = await self.apply(found, owned, labelled.unusable)
         applied.outcomes.raise_problem()
 
-    async def apply(self, found: PolicyObject, owned: list[WarmImage], unusable: int) -> Applied:
+    async def apply(self, found: PolicyObject, owned: list[WarmImage], unusable: Iterable[ObjectKey]) -> Applied:
         """Write what differs, each WarmImage by itself, and the policy's status. What is refused is in the outcomes.
 
-        `owned` are its WarmImages; `unusable` is the number of those that cannot be used, which count and stay.
+        `owned` are its WarmImages; `unusable` are those that cannot be used, which count and stay.
         """
         applied = Applied()
         # The earlier effects of an unusable policy stay: a typo must not evict images from nodes.
         if found.policy is not None:
             await self._write(policy_changes(found.policy, owned, self.context.clock.utcnow()), applied)
         with applied.outcomes.item("policy-status", policy=str(found.key)):
-            images = len(owned) + unusable + applied.created - len(applied.deleted)
-            await write_status(self.context, found, images, applied.refused)
+            images = {warmimage.key for warmimage in owned}.union(unusable, applied.created) - applied.deleted
+            await write_status(self.context, found, len(images), applied.refused)
         return applied
 
     async def reconcile_repositories(
@@ -197,7 +197,7 @@ class Policies:
         if not await self.context.writer.upsert(upsert):
             raise Conflict(f"{upsert.warmimage.key} changed meanwhile")
         if upsert.replaces is None:
-            applied.created += 1
+            applied.created.add(upsert.warmimage.key)
         else:
             applied.changed += 1
 

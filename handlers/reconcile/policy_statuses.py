@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from adapters.kubernetes.errors import Conflict, NotFound
+from adapters.kubernetes.warmpolicy import unknown_policy_status
 from adapters.logs import get_logger
 from handlers.reconcile.context import Context
 from handlers.reconcile.objects import PolicyObject
@@ -29,11 +30,15 @@ async def write_status(context: Context, found: PolicyObject, images: int, refus
 
     def status(policy: PolicyObject) -> Object:
         before, generation, now = _status(policy), _generation(policy), context.clock.utcnow()
+        if policy.newer and before.get("observedGeneration") == generation:
+            # Of a replica that knows all its fields.
+            return {**before, "images": images, "conditions": with_conditions(before, *_degraded(policy, refused, now))}
         problem = policy.problem
         message = problem or f"{images} images wanted{_held_back(policy)}"
         ready = condition(before, "Ready", not problem, "Invalid" if problem else "Usable", message, now, generation)
         conditions = with_conditions(before, ready, *_degraded(policy, refused, now))
-        return {"observedGeneration": generation, "images": images, "conditions": conditions}
+        counted = {"observedGeneration": generation, "images": images, "conditions": conditions}
+        return unknown_policy_status(before) | counted
 
     await _write(context, found, status, record=True)
 

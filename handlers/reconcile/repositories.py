@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Iterable, Mapping
 
+from adapters.kubernetes.template import InvalidObject
 from handlers.reconcile.objects import Repository, WarmImages, repository_of
 from handlers.reconcile.reader import MAX_GETS, Reader
 from warmhook.api import POLICY_LABEL, REPOSITORY_LABEL
@@ -53,7 +54,7 @@ def _repository_seen(key: ObjectKey, obj: Object) -> Repository | None:
 def _among(keys: Collection[ObjectKey], lists: Iterable[WarmImages]) -> WarmImages:
     """Those of these WarmImages that are in one of the lists."""
     usable: dict[ObjectKey, WarmImage] = {}
-    unusable: dict[ObjectKey, str] = {}
+    unusable: dict[ObjectKey, InvalidObject] = {}
     for listed in lists:
         usable |= {key: listed.usable[key] for key in keys if key in listed.usable}
         unusable |= {key: listed.unusable[key] for key in keys if key in listed.unusable}

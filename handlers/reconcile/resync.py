@@ -7,7 +7,7 @@ line was seen; and every owner is read again before anything is removed.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -143,7 +143,10 @@ class Resync:
         for warmimage in usable:
             owned[warmimage.policy_label, warmimage.key.namespace].append(warmimage)
         # These count as well, and stay unchanged.
-        unusable = Counter(map(_owner_label, (obj for obj in objects if object_key(obj) in found.unusable)))
+        unusable: dict[tuple[str, str], list[ObjectKey]] = defaultdict(list)
+        for obj in objects:
+            if object_key(obj) in found.unusable:
+                unusable[_owner_label(obj)].append(object_key(obj))
         changed = False
 
         async def apply(policy: PolicyObject) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from adapters.kubernetes.errors import Conflict, NotFound, Unavailable
+from adapters.kubernetes.template import InvalidObject, NewerObject
+from adapters.kubernetes.warmimage import unknown_status
 from adapters.logs import get_logger
 from handlers.reconcile.context import Context
 from handlers.reconcile.objects import WarmImages, object_key, read_warmimages
@@ -193,7 +195,7 @@ class Statuses:
             before: Object = obj.get("status") or {}
             after: Object | None = None
             if key in unusable:
-                after = invalid_status(before, obj["metadata"].get("generation", 0), unusable[key], now())
+                after = _unusable_status(obj, before, unusable[key], now())
             else:
                 warmimage, wanted = next(placed)
                 line = line_of(warmimage)
@@ -207,7 +209,7 @@ class Statuses:
                     failures = await self._failures(line.key, counts, without, details)
                 if failures is not None:
                     after = status_object(before, warmimage, counts, failures, now())
-                    after = limited_status(before, after, list(problems(usable[key])), now())
+                    after = unknown_status(before) | limited_status(before, after, list(problems(usable[key])), now())
                 await asyncio.sleep(0)
             if after is not None:
                 left.discard(key)
@@ -282,3 +284,11 @@ def _without_line(
         lacking = (node.name for node in wanted if lacks_platform(resolved, node))
         without |= {name: Failure(name, "PlatformMissing", message) for name in lacking}
     return without
+
+
+def _unusable_status(obj: Object, before: Object, problem: InvalidObject, now: datetime) -> Object:
+    generation = obj["metadata"].get("generation", 0)
+    if isinstance(problem, NewerObject) and before.get("observedGeneration") == generation:
+        # Of a replica that knows the field.
+        return before
+    return invalid_status(before, generation, str(problem), now)

@@ -13,8 +13,8 @@ from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.errors import Conflict, NotFound, Refused, Unavailable
 from adapters.kubernetes.resolution import resolution_object
-from adapters.kubernetes.template import InvalidObject
-from adapters.kubernetes.warmimage import read_warmimage, warmimage_object, warmimage_patch
+from adapters.kubernetes.template import InvalidObject, NewerObject
+from adapters.kubernetes.warmimage import push_patch, read_warmimage, warmimage_object, warmimage_patch
 from adapters.logs import get_logger
 from handlers.reconcile.objects import object_key
 from warmhook.api import POLICY_LABEL, REPOSITORY_LABEL
@@ -101,6 +101,11 @@ class Writer:
             raise Refused(f"{wanted.key} has been in deletion since {deleted}: a finalizer keeps it")
         try:
             read_warmimage(obj)
+        except NewerObject:
+            # A newer replica serves it; what a push says must not be lost.
+            if wanted.pushed_at is not None and _newer(obj, wanted) == wanted:
+                await self.kubernetes.patch(path, push_patch(wanted, metadata["resourceVersion"]))
+            return True
         except InvalidObject:
             mended, version = _newer(obj, wanted), metadata["resourceVersion"]
             if (obj.get("spec") or {}).get("image") == str(wanted.image):

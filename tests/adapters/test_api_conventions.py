@@ -151,6 +151,22 @@ def test_a_rule_about_an_object_with_a_default_holds_for_the_empty_object() -> N
                 assert read <= asked, (path, rule)
 
 
+# Programs of an older version see a default in every object as soon as the CRDs are newer, and such an object is one
+# that they do not know. So fields that a release adds have no default here: absent means what was before.
+DEFAULTED: Final = {
+    "backoffLimit", "containers", "durationSeconds", "effect", "exclude", "existing", "images", "keep", "key", "labels",
+    "lifetime", "matchExpressions", "matchFields", "matchLabels", "message", "moreOwners", "names",
+    "nodeSelectorTerms", "nodes", "onRemoval", "operator", "pinned", "policy", "preferWarm", "priority", "pull", "push",
+    "refreshWindows", "secrets", "sharePrivate", "suspend", "tags", "template", "timeZone", "timeoutSeconds",
+    "tolerations", "type", "untagged", "value", "values",
+}  # fmt: skip
+
+
+def test_a_field_that_is_added_has_no_default() -> None:
+    defaulted = {path.rpartition(".")[2] for path, schema in every_field() if "default" in schema}
+    assert defaulted == DEFAULTED
+
+
 # --- changes and selectors -------------------------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ import pytest
 from adapters.kubernetes import paths
 from adapters.kubernetes.warmimage import read_warmimage
 from tests.handlers.world import HOST, NAMESPACE, WARMIMAGES, World, in_world, status
+from tests.support.crds import without_patterns
 from warmhook.node_lines import desired_name, line_key, line_of
 from warmhook.node_report import LineReport, report_name
 from warmhook.ports import Object
@@ -236,7 +237,7 @@ async def test_all_divergences_at_once_are_put_right(world: World) -> None:
 @in_world(nodes="a", policy=True)
 async def test_a_policy_that_cannot_be_used_keeps_what_it_led_to_and_says_why(world: World) -> None:
     await world.push()
-    await world.drop_patterns()
+    await world.change_crds(without_patterns)
     await world.admin.patch(POLICY, {"spec": {"push": [{"repository": "**", "semver": "nonsense"}]}})
     for _ in range(2):
         await world.sync()
@@ -251,7 +252,7 @@ async def test_a_policy_that_cannot_be_used_keeps_what_it_led_to_and_says_why(wo
 
 @in_world(nodes="a")
 async def test_a_rule_that_cannot_be_read_costs_the_other_rules_no_push(world: World) -> None:
-    await world.drop_patterns()
+    await world.change_crds(without_patterns)
     rules = [{"repository": f"{HOST}/shop/**"}, {"repository": "ghcr.io/**", "semver": ">=1.2 <"}]
     await world.add_policy(push=rules)
     await world.push()

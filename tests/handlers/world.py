@@ -43,7 +43,7 @@ from handlers.reconcile.reader import Reader
 from handlers.serving.credentials import Credentials
 from handlers.settings import Settings
 from handlers.watch.run import watch
-from tests.support.crds import without_patterns
+from tests.support.crds import of_newer_version, without_patterns
 from tests.support.instant import instantly, loop_clock
 from warmhook.api import API_VERSION
 from warmhook.events import Event
@@ -191,10 +191,10 @@ class World:
         await self.admin.create(paths.secrets(NAMESPACE), {"metadata": {"name": ADMISSION_SECRET}, "data": data})
         await self.credentials.look()
 
-    async def drop_patterns(self) -> None:
-        """What is made from now on may say what the CRDs of an older version let in."""
+    async def change_crds(self, change: Callable[[Object], Object]) -> None:
+        """What is made from now on may say what the CRDs of another version let in."""
         for crd in (warmimage_crd(), warmpolicy_crd()):
-            await self.admin.patch(f"{paths.CRDS}/{crd['metadata']['name']}", without_patterns(crd))
+            await self.admin.patch(f"{paths.CRDS}/{crd['metadata']['name']}", change(crd))
 
     async def add_nodes(self, *names: str, **labels: str) -> None:
         for name in names:
@@ -376,12 +376,15 @@ def run_in_world(
     *,
     sources: str = SOURCES,
     patterns: bool = True,
+    newer: bool = False,
     nodes: str = "",
     policy: bool = False,
     warmimage: str = "",
     **settings: Any,
 ) -> None:
     """Run a case in a fresh world whose time jumps; without `patterns` the CRDs let in what nobody can read.
+
+    If `newer`, they let in any field and value.
 
     `nodes` has a letter for each node; `policy` wants every push of shop/**; `warmimage` is the name of one made by
     hand.
@@ -394,7 +397,9 @@ def run_in_world(
         world = World(server, sources=sources, settings=replace(Settings(), **opened | settings))
         await world.set_up()
         if not patterns:
-            await world.drop_patterns()
+            await world.change_crds(without_patterns)
+        if newer:
+            await world.change_crds(of_newer_version)
         await world.add_nodes(*nodes)
         if policy:
             await world.add_policy()

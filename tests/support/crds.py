@@ -1,27 +1,36 @@
-"""CRDs as an older version had them, and the schemas in CRDs."""
+"""CRDs as other versions have them, and the schemas in CRDs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from adapters.kubernetes.warmimage import warmimage_crd
 from adapters.kubernetes.warmpolicy import warmpolicy_crd
 from warmhook.ports import Object
 
-_CHECKS = ("pattern", "x-kubernetes-validations")
+_CHECKS = frozenset({"pattern", "x-kubernetes-validations"})
 
 
 def without_patterns(crd: Object) -> Object:
     """The CRD without patterns and rules: it lets in what a program then cannot read."""
-    stripped: Object = _stripped(crd)
+    stripped: Object = _stripped(crd, _CHECKS)
     return stripped
 
 
-def _stripped(value: Any) -> Any:
+def of_newer_version(crd: Object) -> Object:
+    """The CRD with any further field and value."""
+    stripped: Object = _stripped(crd, _CHECKS | {"enum"})
+    for path, schema in fields(stripped):
+        if path and "properties" in schema:
+            schema["x-kubernetes-preserve-unknown-fields"] = True
+    return stripped
+
+
+def _stripped(value: Any, keywords: Collection[str]) -> Any:
     if isinstance(value, dict):
-        return {key: _stripped(part) for key, part in value.items() if key not in _CHECKS}
-    return [_stripped(part) for part in value] if isinstance(value, list) else value
+        return {key: _stripped(part, keywords) for key, part in value.items() if key not in keywords}
+    return [_stripped(part, keywords) for part in value] if isinstance(value, list) else value
 
 
 def fields(crd: Object) -> Iterator[tuple[str, Object]]:

@@ -110,6 +110,43 @@ def test_a_line_is_short_and_says_only_what_is_not_the_default() -> None:
     assert len(line.encode()) < 200
 
 
+# A text of this list that changes is a new version of every such line: while two versions of Warmhook run, each would
+# write its own again and again. So an option is in the text only if the WarmImage has a field that the older one lacks.
+TEXTS: dict[str, dict[str, Any]] = {
+    '{"i":"registry.example.com/shop/web:1","w":"shop/web"}': {},
+    '{"i":"registry.example.com/shop/web:1","p":"2026-05-01T00:00:00Z","w":"shop/web"}': {
+        "pushed_at": "2026-05-01T00:00:00Z"
+    },
+    f'{{"d":"{DIGEST}","i":"registry.example.com/shop/web:1","w":"shop/web"}}': {"digest": DIGEST},
+    '{"P":"Always","b":0,"i":"registry.example.com/shop/web:1","r":-5,"t":60,"w":"shop/web"}': {
+        "pull": Pull("Always", 60, 0, -5)
+    },
+    '{"c":["regcred"],"i":"registry.example.com/shop/web:1","k":true,"w":"shop/web"}': {
+        "pull": Pull(pinned=True, secrets=("regcred",))
+    },
+    '{"i":"registry.example.com/shop/web:1","o":"Delete","s":5,"w":"shop/web","x":true,"z":true}': {
+        "on_removal": "Delete", "size_bytes": 5, "suspended": True, "purged": True,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_the_text_of_a_line_never_changes(text: str) -> None:
+    assert Line(ObjectKey("shop", "web"), "registry.example.com/shop/web:1", **TEXTS[text]).encode() == text
+
+
+def test_options_and_values_of_a_newer_handler_are_ignored() -> None:
+    key = line_key(ObjectKey("shop", "web"))
+    text = '{"N":[1],"P":"Sometimes","i":"registry.example.com/shop/web:1","o":"Archive","w":"shop/web"}'
+    read = read_line(key, text)
+    # What is not "Always" and not "Delete" has the effect of the default.
+    assert (read.image, read.pull.policy, read.on_removal) == (
+        "registry.example.com/shop/web:1",
+        "Sometimes",
+        "Archive",
+    )
+
+
 def test_a_second_push_is_a_new_version_only_where_no_digest_tells_them_apart() -> None:
     def of(digest: str, pushed_at: str) -> Line:
         image = parse_reference("registry.example.com/shop/web:1")
