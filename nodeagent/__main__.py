@@ -16,6 +16,7 @@ from collections.abc import Mapping
 
 from adapters.clock import real_clock
 from adapters.containerd import open_containerd
+from adapters.credential_providers import CredentialProviders
 from adapters.cri import open_runtime
 from adapters.env import BadSetting
 from adapters.kubernetes.client import Kubernetes
@@ -53,7 +54,11 @@ async def _run(settings: Settings) -> None:
             open_containerd(settings.runtime_endpoint) as containerd,
         ):
             kubernetes = Kubernetes(transport, count=metrics.count_api_request)
-            agent = Agent(Context(settings, kubernetes, runtime, clock, log, metrics, node, containerd))
+            providers = None
+            if settings.providers:
+                providers = CredentialProviders(settings.providers, settings.providers_dir, os.environ, clock, log)
+            context = Context(settings, kubernetes, runtime, clock, log, metrics, node, containerd, providers=providers)
+            agent = Agent(context)
             async with serve_probes(settings.metrics_port, agent.health, metrics.exposition, clock, log):
                 await agent.run(stop)
 

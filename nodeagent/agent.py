@@ -13,6 +13,7 @@ from nodeagent.image_puller import ImagePuller
 from nodeagent.node_state import NodeState
 from nodeagent.pins import Pins
 from nodeagent.probes import Health
+from nodeagent.pull_credentials import PullCredentials
 from nodeagent.reporter import Reporter
 from nodeagent.state_file import State, StateFile
 from warmhook.node_report import LineReport, clean_message
@@ -36,8 +37,9 @@ class Agent:
         self.health.lines_known = saved.resource_version > 0
         self._reporter = Reporter(context.kubernetes, settings.namespace, settings.node, clock, log)
         self._checks = Checks(context, self._state, self.health, self._changed)
+        self._credentials = PullCredentials(context, self._state, self._changed)
         self._puller = ImagePuller(
-            context, self._state, self._checks, started=self._reports_changed, ended=self._changed
+            context, self._state, self._checks, self._credentials, started=self._reports_changed, ended=self._changed
         )
         self._pins = Pins(context, self._state, self.health)
         self._save_wake = asyncio.Event()
@@ -59,6 +61,7 @@ class Agent:
                 group.create_task(desired, name="desired"),
                 group.create_task(self._checks.run(), name="check"),
                 group.create_task(self._puller.run(), name="pulls"),
+                group.create_task(self._credentials.run(), name="secrets"),
                 group.create_task(self._reporter.run(self.reports), name="report"),
                 group.create_task(self._pins.run(), name="pins"),
                 group.create_task(self._save_changes(), name="state"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from adapters.clock import Clock
+from adapters.credential_providers import CredentialProviders
 from adapters.kubernetes.client import Kubernetes
 from adapters.logs import Log
 from nodeagent.disk import disk_space
@@ -34,4 +35,6 @@ class Context:
     """The same runtime, if it is containerd."""
     offload: Callable[..., Awaitable[Any]] = asyncio.to_thread
     """Calls a function that waits for the disk, outside the event loop."""
+    providers: CredentialProviders | None = None
+    """`None`: none are configured."""
     measure: Callable[[Iterable[str], str], Space | None] = disk_space

@@ -11,7 +11,10 @@ from typing import Final
 from nodeagent.checks import Checks
 from nodeagent.context import Context
 from nodeagent.node_state import NodeState
-from nodeagent.pull_attempt import pull_image
+from nodeagent.pull_attempt import Failure, pull_image
+from nodeagent.pull_credentials import NOTHING_FOUND, Found, PullCredentials
+from warmhook.ports import Credentials
+from warmhook.pull_failures import REFUSALS
 from warmhook.pull_queue import ImagePull
 
 _IDLE_SECONDS: Final = 60.0
@@ -40,12 +43,13 @@ class ImagePuller:
         context: Context,
         state: NodeState,
         checks: Checks,
+        credentials: PullCredentials,
         *,
         started: Callable[[], None],
         ended: Callable[[], None],
     ) -> None:
         """`started` is called after pulls may have started, `ended` after each pull."""
-        self._context, self._state, self._checks = context, state, checks
+        self._context, self._state, self._checks, self._credentials = context, state, checks, credentials
         self._clock, self._log = context.clock, context.log
         self._started, self._ended = started, ended
         self._pulling: dict[str, asyncio.Task[None]] = {}
@@ -72,10 +76,13 @@ class ImagePuller:
                 await self._clock.wait(self.wake, _IDLE_SECONDS if due is None else min(due, _IDLE_SECONDS))
 
     async def _pull(self, pull: ImagePull) -> None:
+        found = await self._find_credentials(pull)
+        if found is None:
+            return
         began, attempts = self._clock.monotonic(), self._state.attempts(pull) + 1
         failures, outcome = self._state.failures(pull), _CANCELLED
         try:
-            outcome = await self._outcome(pull)
+            outcome = await self._outcome(pull, found)
         finally:
             seconds = self._clock.monotonic() - began
             if outcome is _CANCELLED and self._state.is_stopping(pull.image):
@@ -87,13 +94,27 @@ class ImagePuller:
             if not outcome.message or self._state.failures(pull) != failures:
                 self._log_pull(pull, outcome, attempts, seconds)
 
-    async def _outcome(self, pull: ImagePull) -> _Outcome:
+    async def _find_credentials(self, pull: ImagePull) -> Found | None:
+        """`None` if the pull must wait for them without a slot; it is due again when they are there."""
+
+        def give_up_slot() -> None:
+            self._state.postpone(pull.image)
+            self.wake.set()
+
+        try:
+            return await self._credentials.find(pull.image, self._state.secrets_of(pull), give_up_slot)
+        except Exception:
+            self._log.exception("credentials-crashed", image=pull.image)
+            return NOTHING_FOUND
+
+    async def _outcome(self, pull: ImagePull, found: Found) -> _Outcome:
         """Pull, check the runtime and record the result."""
         before = self._state.images
-        progressed = partial(self._state.pull_progressed, pull.image)
-        failure = await pull_image(self._context, pull, progressed)
+        failure = await self._pull_with(pull, found.credentials)
         if failure is not None:
-            self._state.pull_failed(pull, failure.reason, failure.message)
+            if failure.reason in REFUSALS:
+                self._credentials.refused(pull.image, self._state.secrets_of(pull))
+            self._state.pull_failed(pull, failure.reason, failure.message, found.unusable)
             # An image that could not be unpacked may have taken the name of one that could.
             if failure.unreachable or failure.reason == "NotRunnable":
                 self._checks.wake.set()
@@ -110,6 +131,20 @@ class ImagePuller:
             return _Outcome("failed", unusable.reason, unusable.message, digests)
         new = image.id not in {known.id for known in before.values()}
         return _Outcome("pulled", digests=digests, size_bytes=image.size_bytes if new else 0)
+
+    async def _pull_with(self, pull: ImagePull, found: tuple[Credentials, ...]) -> Failure | None:
+        """Pull with each of the credentials, then without any, until the registry does not refuse."""
+        began, refused = self._clock.monotonic(), None
+        progressed = partial(self._state.pull_progressed, pull.image)
+        for credentials in (*found, None):
+            failure = await pull_image(self._context, pull, credentials, progressed)
+            if failure is None or failure.reason not in REFUSALS:
+                return failure
+            if credentials is not None or refused is None:
+                refused = failure
+            if self._clock.monotonic() - began >= pull.timeout_seconds:
+                break
+        return refused
 
     def _log_pull(self, pull: ImagePull, outcome: _Outcome, attempts: int, seconds: float) -> None:
         fields = {"message": outcome.message} if outcome.message else {}

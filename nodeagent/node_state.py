@@ -21,11 +21,13 @@ from warmhook.node_report import LineReport
 from warmhook.platforms import Platform
 from warmhook.ports import ImageConfig, RuntimeImage
 from warmhook.presence import Images, Unusable, is_warm, pulled_digest, replaced_digest
-from warmhook.pull_failures import FailureReason
+from warmhook.pull_failures import REFUSALS, FailureReason
 from warmhook.pull_queue import SLOW_SECONDS, ImagePull, Running, Schedule, image_bytes, next_due, schedule
+from warmhook.warmimages import ObjectKey
 
 # Lines beyond the limit in a report, which has 1,024 lines at most: others count as waiting.
 _SURPLUS_MAX: Final = 512
+_NO_SECRETS: Final[Mapping[ObjectKey, tuple[FailureReason, str]]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,8 @@ class NodeState:
         """Image of a line to its compressed size, 0 if that is unknown."""
         self._refused: set[str] = set()
         """Images that are not pulled because of their host."""
+        self._postponed: set[str] = set()
+        """Images whose pulls have no slot, because their credentials take long."""
         self._attempts: dict[str, Attempts] = {}
         self._served: dict[tuple[str, bool], float] = {}
         self._images = RuntimeImages(platform)
@@ -239,9 +243,18 @@ class NodeState:
         self._count_failure(pull, problem.reason, problem.message)
         return sorted(filter(None, set(digests.values())))
 
-    def pull_failed(self, pull: ImagePull, reason: FailureReason, message: str) -> None:
-        """Record a failed pull; lines that are warm nevertheless stay warm."""
-        self._count_failure(pull, reason, message)
+    def pull_failed(
+        self,
+        pull: ImagePull,
+        reason: FailureReason,
+        message: str,
+        unusable: Mapping[ObjectKey, tuple[FailureReason, str]] = _NO_SECRETS,
+    ) -> None:
+        """Record a failed pull; lines that are warm nevertheless stay warm.
+
+        `unusable` are Secrets without credentials: if the registry refused, they are why their own lines failed.
+        """
+        self._count_failure(pull, reason, message, unusable)
         if reason == "DiskFull":
             self.disk.lost_images()
 
@@ -265,6 +278,40 @@ class NodeState:
     def pull_ended(self, image: str) -> None:
         """Record the end of a pull, whatever its result: another one of the image may start."""
         self.running.pop(image, None)
+        self._postponed.discard(image)
+
+    def postpone(self, image: str) -> None:
+        """Give up the slot of a pull that has not begun, until `pull_ended`."""
+        self.running.pop(image, None)
+        self._postponed.add(image)
+
+    # --- Secrets ---
+
+    def secrets(self) -> set[ObjectKey]:
+        """The Secrets of all lines."""
+        return {key for wanted in self.lines.values() for key in wanted.secrets}
+
+    def secrets_of(self, pull: ImagePull) -> tuple[ObjectKey, ...]:
+        """The Secrets for a pull: of its lines that are not warm, so that no namespace pulls by the Secret of another.
+
+        Once one of them has brought the image, it is there for all.
+        """
+        outstanding = [wanted for wanted in self._lines_of(pull) if wanted.version not in self._warm]
+        return tuple(dict.fromkeys(key for wanted in outstanding for key in wanted.secrets))
+
+    def refused_secrets(self) -> set[ObjectKey]:
+        """The Secrets of lines that a registry refused."""
+        return {key for wanted in self._refused_lines() for key in wanted.secrets}
+
+    def retry_lines(self, secret: ObjectKey) -> None:
+        """A Secret has changed: its refused lines are due now."""
+        for wanted in self._refused_lines():
+            if secret in wanted.secrets:
+                self._attempts[wanted.version] = replace(self._attempts_of(wanted), due_at=0.0)
+
+    def _refused_lines(self) -> list[DesiredLine]:
+        lines = [wanted for wanted in self.lines.values() if wanted.version not in self._warm]
+        return [wanted for wanted in lines if self._attempts_of(wanted).reason in REFUSALS]
 
     # --- reports ---
 
@@ -294,9 +341,8 @@ class NodeState:
         return line_report(wanted, attempts, warm=warm, pulling=pulling, moved=replaced_digest(wanted, self.pulled))
 
     def _pullable(self) -> list[DesiredLine]:
-        return [
-            wanted for wanted in self.lines.values() if wanted.line.image not in self._refused and not wanted.line.idle
-        ]
+        without = self._refused | self._postponed
+        return [wanted for wanted in self.lines.values() if wanted.line.image not in without and not wanted.line.idle]
 
     def _update_warm(self) -> None:
         usable = self._images.usable()
@@ -314,13 +360,21 @@ class NodeState:
         for version in self._settled & self._attempts.keys():
             self._attempts[version] = Attempts(removed_at=self._attempts[version].removed_at)
 
-    def _count_failure(self, pull: ImagePull, reason: FailureReason, message: str) -> None:
+    def _count_failure(
+        self,
+        pull: ImagePull,
+        reason: FailureReason,
+        message: str,
+        unusable: Mapping[ObjectKey, tuple[FailureReason, str]] = _NO_SECRETS,
+    ) -> None:
         now, random = self._clock.monotonic(), self._clock.random()
         running = self.running.get(pull.image)
         slow = running is not None and now >= running.began + SLOW_SECONDS
         for wanted in self._lines_of(pull):
             if wanted.version not in self._settled:
-                attempts = with_failure(self._attempts_of(wanted), wanted, reason, message, now, random, slow=slow)
+                own = [unusable[key] for key in wanted.secrets if key in unusable and reason in REFUSALS]
+                why = own[0] if own else (reason, message)
+                attempts = with_failure(self._attempts_of(wanted), wanted, *why, now, random, slow=slow)
                 self._attempts[wanted.version] = attempts
                 if reason == "NotRunnable":
                     self.not_runnable[wanted.version] = message

@@ -14,7 +14,7 @@ from typing import Final
 from adapters.tasks import in_background
 from nodeagent.context import Context
 from warmhook.node_report import clean_message
-from warmhook.ports import NotContainerd, PullFailed, RuntimeUnreachable
+from warmhook.ports import Credentials, NotContainerd, PullFailed, RuntimeUnreachable
 from warmhook.pull_failures import FailureReason
 from warmhook.pull_progress import Downloaded
 from warmhook.pull_queue import ImagePull
@@ -37,7 +37,9 @@ class Failure:
     """Whether the runtime itself did not answer."""
 
 
-async def pull_image(context: Context, pull: ImagePull, progressed: Callable[[int], None]) -> Failure | None:
+async def pull_image(
+    context: Context, pull: ImagePull, credentials: Credentials | None, progressed: Callable[[int], None]
+) -> Failure | None:
     """Pull; `None` if the runtime reports success. Cancelling cancels the pull at the runtime.
 
     `progressed` is called with the bytes that were downloaded for this pull, if they can be seen.
@@ -49,7 +51,7 @@ async def pull_image(context: Context, pull: ImagePull, progressed: Callable[[in
         async with asyncio.timeout(pull.timeout_seconds + (0 if visible else _GRACE_SECONDS)) as deadline:
             work = attempt.follow(deadline) if visible else attempt.log_growth()
             async with in_background(work, f"progress of {pull.image}"):
-                await context.runtime.pull(pull.image, timeout_seconds=attempt.limit_seconds)
+                await context.runtime.pull(pull.image, timeout_seconds=attempt.limit_seconds, credentials=credentials)
     except PullFailed as error:
         # If the process of the runtime is stopped, gRPC ends the call at its limit with a text of its own.
         late = attempt.seconds >= attempt.limit_seconds

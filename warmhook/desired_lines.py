@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from warmhook.node_lines import MAX_LINES, Line, NotALine, read_line, version_of
 from warmhook.shares import Claim, Room, served
+from warmhook.warmimages import ObjectKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,11 @@ class DesiredLine:
     """Over the text that was read: a newer handler's line may hold fields that this agent does not know."""
     since: float
     """Monotonic seconds at which this version was first seen; the oldest is pulled first."""
+
+    @property
+    def secrets(self) -> tuple[ObjectKey, ...]:
+        """The Secrets with credentials for its image."""
+        return tuple(ObjectKey(self.line.warmimage.namespace, name) for name in self.line.pull.secrets)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,9 @@ LASTING_FAILURES: Final[frozenset[FailureReason]] = frozenset(
 )
 """Failures that only a person can end: they are retried more rarely."""
 
+REFUSALS: Final[frozenset[FailureReason]] = frozenset({"Unauthorized", "NotFound"})
+"""Failures that other credentials may end: registries deny that there is what they refuse."""
+
 
 @dataclass(frozen=True, slots=True)
 class ErrorText:

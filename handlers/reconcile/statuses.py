@@ -16,10 +16,11 @@ from handlers.reconcile.context import Context
 from handlers.reconcile.objects import WarmImages, object_key, read_warmimages
 from handlers.reconcile.outcomes import Outcomes
 from handlers.reconcile.resolver import Resolver
-from warmhook.node_lines import line_of
+from warmhook.node_lines import line_key, line_of
 from warmhook.node_report import Report, read_detail
 from warmhook.placement import Node, lacks_platform, node_selector, place_each, reads_taints
 from warmhook.ports import Object
+from warmhook.secret_access import with_command
 from warmhook.status import (
     FAILURES_MAX,
     Counts,
@@ -206,7 +207,7 @@ class Statuses:
                 counts = replace(counts, runnable=warmimage.resolved is None or warmimage.resolved.runnable)
                 failures: list[Failure] | None = None
                 with outcomes.item("failures", warmimage=str(key)):
-                    failures = await self._failures(line.key, counts, without, details)
+                    failures = await self._failures(warmimage, counts, without, details)
                 if failures is not None:
                     after = status_object(before, warmimage, counts, failures, now())
                     after = unknown_status(before) | limited_status(before, after, list(problems(usable[key])), now())
@@ -257,17 +258,23 @@ class Statuses:
             self._observe((self._context.clock.utcnow() - warmimage.pushed_at).total_seconds())
 
     async def _failures(
-        self, key: str, counts: Counts, without: Mapping[str, Failure], details: dict[str, Mapping[str, str]]
+        self,
+        warmimage: WarmImage,
+        counts: Counts,
+        without: Mapping[str, Failure],
+        details: dict[str, Mapping[str, str]],
     ) -> list[Failure]:
         """The first failing nodes with their reasons; `details` caches the data of reports."""
-        failures = []
+        failures, key = [], line_key(warmimage.key)
         for node in counts.failing:
             if node in without:
                 failures.append(without[node])
                 continue
             if node not in details:
                 details[node] = await self._context.reader.report_data(node)
-            failures.append(Failure(node, *read_detail(details[node].get(key, "{}"))))
+            reason, message = read_detail(details[node].get(key, "{}"))
+            message = with_command(message, warmimage.key.namespace, warmimage.template.pull.secrets)
+            failures.append(Failure(node, reason, message))
         failures += [Failure(node, "NoAgent", "no word from its agent for 10 minutes") for node in counts.silent]
         return failures[:FAILURES_MAX]
 

@@ -18,6 +18,7 @@ from typing import Any, Concatenate, ParamSpec
 import structlog
 
 from adapters.clock import Clock
+from adapters.credential_providers import CredentialProviders
 from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.errors import NotFound
 from adapters.kubernetes.paths import NODES, configmaps
@@ -70,16 +71,26 @@ class Bench:
     """Whether the API server is out of reach."""
     hangs: bool = False
     """Whether the API server takes requests and does not answer."""
+    hanging: set[str] = field(default_factory=set)
+    """Paths to which the API server gives no answer."""
     swallows_before: float = -1.0
     """Connections that were opened until then deliver nothing any more."""
     answers: dict[tuple[str, str], Response] = field(default_factory=dict)
     """Method and path to what the agent is answered instead."""
     metrics: Metrics = field(default_factory=Metrics)
+    providers: CredentialProviders | None = None
+    """The node's credential providers, for agents that are made later."""
 
     def clock(self) -> Clock:
         """Time as the loop has it, chance that repeats itself."""
         loop = asyncio.get_running_loop()
         return Clock(utcnow, loop.time, asyncio.sleep, Random(1).random)
+
+    def log(self) -> Any:
+        """A log whose events are `logs`."""
+        return structlog.wrap_logger(
+            None, processors=[self._capture], wrapper_class=structlog.make_filtering_bound_logger(20)
+        )
 
     @contextlib.asynccontextmanager
     async def agent(
@@ -122,20 +133,18 @@ class Bench:
             # A thread would be waited for in real time, which this loop does not have.
             return function(*arguments)
 
-        log = structlog.wrap_logger(
-            None, processors=[self._capture], wrapper_class=structlog.make_filtering_bound_logger(20)
-        )
         return Agent(
             Context(
                 settings,
                 Kubernetes(transport, count=self.metrics.count_api_request),
                 runtime or self.runtime,
                 self.clock(),
-                log,
+                self.log(),
                 self.metrics,
                 Platform("linux", "amd64"),
                 containerd or self.containerd,
                 offload=here,
+                providers=self.providers,
                 measure=lambda _folders, _instead: self.space(),
             )
         )
@@ -220,7 +229,7 @@ class Bench:
         self.requests.append((asyncio.get_running_loop().time(), method, path))
         if self.down:
             raise Unreachable("connection refused")
-        if self.hangs:
+        if self.hangs or path in self.hanging:
             await asyncio.sleep(86400)
         return self.answers.get((method, path))
 

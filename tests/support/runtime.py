@@ -54,8 +54,12 @@ class MemoryRuntime:
     """By digest, of what is not an image of one layer for linux/amd64; `None`: the runtime cannot say."""
     config_reads: int = 0
     """How often a configuration was asked for."""
+    private: dict[str, str] = field(default_factory=dict)
+    """References to the password, or the identity token, that their registry wants."""
     pulls: list[str] = field(default_factory=list)
     """Every pull that began, in order."""
+    credentials: list[Credentials | None] = field(default_factory=list)
+    """What each of them had."""
     cancelled: list[str] = field(default_factory=list)
     running: int = 0
     most_running: int = 0
@@ -119,6 +123,7 @@ class MemoryRuntime:
     async def pull(self, reference: str, *, timeout_seconds: float, credentials: Credentials | None = None) -> str:
         self._answer()
         self.pulls.append(reference)
+        self.credentials.append(credentials)
         self.running += 1
         self.most_running = max(self.running, self.most_running)
         try:
@@ -136,6 +141,9 @@ class MemoryRuntime:
             parsed = parse_reference(reference, default_tag="latest")
         except NotAReference as error:
             raise PullFailed("RuntimeError", f"{reference}: invalid reference format") from error
+        wanted = self.private.get(reference)
+        if wanted and (credentials is None or wanted not in (credentials.password, credentials.identity_token)):
+            raise PullFailed("Unauthorized", f"{reference}: 401 Unauthorized")
         if self.failures[reference]:
             failure = self.failures[reference].popleft()
             if isinstance(failure, PullFailed) and failure.reason == "NotRunnable":

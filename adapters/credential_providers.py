@@ -1,0 +1,226 @@
+"""Run the kubelet's credential providers: programs that read the name of an image and write its credentials.
+
+What they answer is kept in memory only, for as long as the answer says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from asyncio import StreamReader, StreamWriter
+from asyncio.subprocess import DEVNULL, PIPE
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeAlias, cast
+from weakref import WeakValueDictionary
+
+from adapters.clock import Clock
+from adapters.env import BadSetting
+from adapters.logs import Log
+from adapters.outages import OutageLog
+from warmhook.credential_providers import (
+    BadAnswer,
+    BadProviders,
+    Provider,
+    cache_keys,
+    read_answer,
+    read_providers,
+    request_for,
+)
+from warmhook.images import Reference
+from warmhook.ports import Credentials, Json
+from warmhook.registry_credentials import Entry, fitting_credentials
+
+CONFIG_SETTING: Final = "WARMHOOK_CREDENTIAL_PROVIDER_CONFIG"
+FOLDER_SETTING: Final = "WARMHOOK_CREDENTIAL_PROVIDER_BIN_DIR"
+
+RUN_SECONDS: Final = 60.0
+"""The limit for one run, as in a kubelet."""
+HOLD_SECONDS: Final = 30.0
+"""A failed program is not run again for the same repository so soon, nor a hanging one for the same registry."""
+FORGET_SECONDS: Final = 60.0
+"""An answer is kept so long at least, though a registry refuses its credentials."""
+_OUTPUT_BYTES: Final = 1024 * 1024
+_KEPT_MAX: Final = 1024
+_REAP_SECONDS: Final = 5.0
+# What a program needs to reach a registry. The rest of the environment is the agent's own.
+_PASSED: Final = frozenset({"PATH", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"})
+
+Run: TypeAlias = Callable[[Sequence[str], Mapping[str, str], bytes], Awaitable[bytes]]
+"""Run a command with this environment and input, and return its output. Raises `RunFailed`, or `TimeoutError`."""
+
+
+class RunFailed(Exception):
+    """A program did not answer; the message quotes nothing that it wrote."""
+
+
+def load_providers(config: Path, folder: Path) -> tuple[Provider, ...]:
+    """The providers in a kubelet's configuration, a file or a folder of files; their programs are in `folder`.
+
+    Raises `BadSetting`.
+    """
+    try:
+        files = [config]
+        if config.is_dir():
+            files = sorted(path for path in config.iterdir() if path.suffix in (".json", ".yaml", ".yml"))
+        providers = read_providers({str(path): _document(path) for path in files})
+    except OSError as error:
+        raise BadSetting(f"{CONFIG_SETTING}: {config} cannot be read: {error.strerror}") from error
+    except BadProviders as error:
+        raise BadSetting(f"{CONFIG_SETTING}: {error}") from None
+    for provider in providers:
+        program = folder / provider.name
+        if not program.is_file() or not os.access(program, os.X_OK):
+            raise BadSetting(f"{FOLDER_SETTING}: {program} is not a program that can be run")
+    return providers
+
+
+def _document(path: Path) -> Json:
+    # Few agents have providers; the others are spared the memory of the import.
+    import yaml
+
+    from adapters.strictyaml import decode
+
+    try:
+        return decode(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeError, RecursionError) as error:
+        # The error itself quotes the file, which may hold secrets of a provider's environment.
+        mark = getattr(error, "problem_mark", None)
+        raise BadProviders(f"{path}{f', line {mark.line + 1},' if mark else ''} is no YAML") from None
+
+
+async def run_program(command: Sequence[str], environ: Mapping[str, str], request: bytes) -> bytes:
+    """Run a program; cancelling ends it with all that it has started. Raises `RunFailed`."""
+    try:
+        # What it writes to stderr may hold secrets, so it goes nowhere.
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=environ, cwd="/", start_new_session=True
+        )
+    except OSError as error:
+        raise RunFailed(f"it does not start: {error.strerror}") from error
+    try:
+        output = await _exchange(cast("StreamWriter", process.stdin), cast("StreamReader", process.stdout), request)
+        status = await process.wait()
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), _REAP_SECONDS)
+        raise
+    if status:
+        raise RunFailed(f"it ended with exit code {status}; run it by hand with the name of the image to see why")
+    return output
+
+
+async def _exchange(stdin: StreamWriter, stdout: StreamReader, request: bytes) -> bytes:
+    # A program that reads nothing may answer nevertheless.
+    with contextlib.suppress(ConnectionError):
+        stdin.write(request)
+        await stdin.drain()
+    stdin.close()
+    output = b""
+    while chunk := await stdout.read(64 * 1024):
+        output += chunk
+        if len(output) > _OUTPUT_BYTES:
+            raise RunFailed(f"it wrote more than {_OUTPUT_BYTES} bytes")
+    return output
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """An answer; both times are monotonic seconds."""
+
+    entries: tuple[Entry, ...]
+    since: float
+    until: float
+
+
+class CredentialProviders:
+    """The credential providers of a node."""
+
+    def __init__(
+        self,
+        providers: Iterable[Provider],
+        folder: Path,
+        environ: Mapping[str, str],
+        clock: Clock,
+        log: Log,
+        run: Run = run_program,
+    ) -> None:
+        """Run the programs of `folder` with little of the environment `environ`."""
+        self._folder, self._clock, self._run_program = folder, clock, run
+        self._environ = {name: value for name, value in environ.items() if name.upper() in _PASSED}
+        self._providers = list[Provider]()
+        self._kept: dict[tuple[str, ...], _Kept] = {}
+        self._held: dict[tuple[str, ...], float] = {}
+        """Until when a provider is not run for a repository or registry."""
+        self._turns = WeakValueDictionary[tuple[str, str], asyncio.Lock]()
+        self._outages = dict[str, OutageLog]()
+        for provider in providers:
+            if provider.needs_token:
+                why = "tokenAttributes.requireServiceAccount: images are pulled before there is a Pod with a token"
+                log.warning("credential-provider-skipped", provider=provider.name, reason=why)
+                continue
+            self._providers.append(provider)
+            self._outages[provider.name] = OutageLog(log, clock, "credential-provider-failed")
+
+    def fits(self, image: Reference) -> bool:
+        """Whether a provider is for this image."""
+        return any(provider.fits(image) for provider in self._providers)
+
+    async def credentials(self, image: Reference) -> list[Credentials]:
+        """What the providers have for an image, in their order. A provider that fails has nothing; that is logged."""
+        fitting = [provider for provider in self._providers if provider.fits(image)]
+        answers = await asyncio.gather(*(self._entries(provider, image) for provider in fitting))
+        return [found for entries in answers for found in fitting_credentials(entries, image)]
+
+    def forget(self, image: Reference) -> None:
+        """A registry refused the credentials for an image: run the programs again at its next pull.
+
+        At most once a minute, because an answer may be for many images.
+        """
+        keys = {key for provider in self._providers for key in cache_keys(provider, image).values()}
+        old = self._clock.monotonic() - FORGET_SECONDS
+        self._kept = {key: kept for key, kept in self._kept.items() if key not in keys or kept.since > old}
+
+    async def _entries(self, provider: Provider, image: Reference) -> tuple[Entry, ...]:
+        # One at a time: the first answer may be for all images of the registry.
+        turn = self._turns.setdefault((provider.name, image.host), asyncio.Lock())
+        async with turn:
+            now, keys = self._clock.monotonic(), cache_keys(provider, image)
+            self._kept = {key: kept for key, kept in self._kept.items() if kept.until > now}
+            self._held = {key: until for key, until in self._held.items() if until > now}
+            kept = next((self._kept[key] for key in keys.values() if key in self._kept), None)
+            if kept is not None:
+                return kept.entries
+            if not self._held.keys().isdisjoint(keys.values()):
+                return ()
+            return await self._run(provider, image)
+
+    async def _run(self, provider: Provider, image: Reference) -> tuple[Entry, ...]:
+        keys, outage = cache_keys(provider, image), self._outages[provider.name]
+        command = [str(self._folder / provider.name), *provider.args]
+        try:
+            async with asyncio.timeout(RUN_SECONDS):
+                output = await self._run_program(
+                    command, self._environ | dict(provider.env), request_for(provider, image)
+                )
+            answer = read_answer(provider, output)
+        except TimeoutError:
+            problem, held = f"no answer within {RUN_SECONDS:g} s", keys["Registry"]
+        except (RunFailed, BadAnswer) as error:
+            problem, held = str(error), keys["Image"]
+        else:
+            outage.recovered()
+            now = self._clock.monotonic()
+            if answer.cache_seconds > 0:
+                while len(self._kept) >= _KEPT_MAX:
+                    self._kept.pop(next(iter(self._kept)))
+                self._kept[keys[answer.key_type]] = _Kept(answer.entries, now, now + answer.cache_seconds)
+            return answer.entries
+        self._held[held] = self._clock.monotonic() + HOLD_SECONDS
+        outage.failed(provider=provider.name, registry=image.host, error=problem)
+        return ()
