@@ -12,7 +12,7 @@ import signal
 from asyncio import StreamReader, StreamWriter
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeAlias, cast
 from weakref import WeakValueDictionary
@@ -41,8 +41,8 @@ RUN_SECONDS: Final = 60.0
 """The limit for one run, as in a kubelet."""
 HOLD_SECONDS: Final = 30.0
 """A failed program is not run again for the same repository so soon, nor a hanging one for the same registry."""
-FORGET_SECONDS: Final = 60.0
-"""An answer is kept so long at least, though a registry refuses its credentials."""
+REFUSED_SECONDS: Final = 60.0
+"""An answer whose credentials a registry refuses is kept so long."""
 _OUTPUT_BYTES: Final = 1024 * 1024
 _KEPT_MAX: Final = 1024
 _REAP_SECONDS: Final = 5.0
@@ -177,14 +177,14 @@ class CredentialProviders:
         answers = await asyncio.gather(*(self._entries(provider, image) for provider in fitting))
         return [found for entries in answers for found in fitting_credentials(entries, image)]
 
-    def forget(self, image: Reference) -> None:
-        """A registry refused the credentials for an image: run the programs again at its next pull.
+    def refused(self, image: Reference) -> None:
+        """A registry refused the credentials for an image: they are kept for a minute at most.
 
-        At most once a minute, because an answer may be for many images.
+        Not less, because an answer may be for many images.
         """
-        keys = {key for provider in self._providers for key in cache_keys(provider, image).values()}
-        old = self._clock.monotonic() - FORGET_SECONDS
-        self._kept = {key: kept for key, kept in self._kept.items() if key not in keys or kept.since > old}
+        for key in {key for provider in self._providers for key in cache_keys(provider, image).values()}:
+            if kept := self._kept.get(key):
+                self._kept[key] = replace(kept, until=min(kept.until, kept.since + REFUSED_SECONDS))
 
     async def _entries(self, provider: Provider, image: Reference) -> tuple[Entry, ...]:
         # One at a time: the first answer may be for all images of the registry.

@@ -100,7 +100,7 @@ class PullCredentials:
         for key in secrets:
             self._secrets.refused(key)
         if self._providers is not None:
-            self._providers.forget(parse_reference(image))
+            self._providers.refused(parse_reference(image))
 
     async def _search(self, image: Reference, secrets: tuple[ObjectKey, ...]) -> Found:
         reads = {key: asyncio.create_task(self._secrets.read(key), name=f"Secret {key}") for key in secrets}

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import pytest
+
+from adapters.credential_providers import CONFIG_SETTING, FOLDER_SETTING
+from adapters.env import BadSetting
 from nodeagent.settings import Settings, read_settings
 
 
@@ -42,3 +47,19 @@ def test_every_setting_is_read() -> None:
         "console",
         "/tmp/kubeconfig",
     )
+
+
+def test_credential_providers_are_read_from_the_configuration_of_the_kubelet(tmp_path: Path) -> None:
+    config, program = tmp_path / "config.json", tmp_path / "plugin"
+    provider = {"name": "plugin", "matchImages": ["registry.example.com"], "defaultCacheDuration": "1m"}
+    provider["apiVersion"] = "credentialprovider.kubelet.k8s.io/v1"
+    kind = {"apiVersion": "kubelet.config.k8s.io/v1", "kind": "CredentialProviderConfig"}
+    config.write_text(json.dumps({**kind, "providers": [provider]}))
+    program.touch(mode=0o755)
+    environ = {"NODE_NAME": "n", CONFIG_SETTING: str(config), FOLDER_SETTING: str(tmp_path)}
+    settings = read_settings(environ)
+    assert [each.name for each in settings.providers] == ["plugin"]
+    assert settings.providers_dir == tmp_path
+    for name in (CONFIG_SETTING, FOLDER_SETTING):
+        with pytest.raises(BadSetting, match="must be set together"):
+            read_settings({key: value for key, value in environ.items() if key != name})
