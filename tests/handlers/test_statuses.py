@@ -15,6 +15,7 @@ from adapters.kubernetes.warmimage import read_warmimage
 from tests.handlers.world import DIGEST, HOST, NAMESPACE, World, digest, in_world, status
 from warmhook.node_lines import line_of
 from warmhook.node_report import LineReport, LineState, report_name
+from warmhook.secret_access import forbidden_message, grant_command
 from warmhook.warmimages import ObjectKey
 
 X = ObjectKey("shop", "x")
@@ -79,6 +80,19 @@ async def test_the_text_of_a_hostile_node_is_cut_and_put_into_the_closed_list(wo
     first, second = (await told(world))["failures"]
     assert (first["reason"], len(first["message"])) == ("RuntimeError", 200)
     assert second["reason"] == "RuntimeError"
+
+
+@in_world(nodes="ab")
+async def test_a_secret_that_agents_may_not_read_brings_the_command_to_run_for_the_secrets_of_the_spec(
+    world: World,
+) -> None:
+    await world.add_warmimage("x", pull={"secrets": ["regcred"], "sharePrivate": True})
+    await say(world, "a", "failed", reason="Unauthorized", message=forbidden_message("regcred"))
+    await say(world, "b", "failed", reason="Unauthorized", message=forbidden_message("admin-token"))
+    await world.reported("x")
+    first, second = (await told(world))["failures"]
+    assert first["message"].endswith(f"; run: {grant_command('shop', 'regcred')}")
+    assert second["message"] == forbidden_message("admin-token")
 
 
 @in_world()

@@ -31,6 +31,11 @@ class DockerRegistry:
     """`127.0.0.1:<port>`."""
     root: Path
 
+    @property
+    def accounts(self) -> Path:
+        """Who may use it, a line of user and bcrypt each."""
+        return self.root / "accounts"
+
     def log(self) -> str:
         """What it has printed so far."""
         return (self.root / "log").read_text(errors="replace")
@@ -38,24 +43,29 @@ class DockerRegistry:
 
 @contextlib.asynccontextmanager
 async def start_docker_registry(
-    *, notify_url: str | None = None, headers: Mapping[str, str] | None = None
+    *, notify_url: str | None = None, headers: Mapping[str, str] | None = None, accounts: str = ""
 ) -> AsyncIterator[DockerRegistry]:
     """A running, empty docker-registry; skips or fails the test (requirement `registry`) where there is none.
 
-    It posts its notifications to `notify_url` with these `headers`
+    With `accounts`, lines of user and bcrypt, it wants one of them for everything; its `accounts` are read again when
+    they change. It posts its notifications to `notify_url` with these `headers`
     (https://distribution.github.io/distribution/about/notifications/).
     """
     need("registry", "docker-registry")
     root = Path(tempfile.mkdtemp(prefix="wh", dir="/tmp"))
     registry = DockerRegistry(f"127.0.0.1:{free_port()}", root)
     config = root / "config.yml"
-    config.write_text(json.dumps(_config(registry, notify_url, headers or {})))  # YAML reads JSON
+    settings = _config(registry, notify_url, headers or {})
+    if accounts:
+        registry.accounts.write_text(accounts)
+        settings["auth"] = {"htpasswd": {"realm": "test", "path": str(registry.accounts)}}
+    config.write_text(json.dumps(settings))  # YAML reads JSON
     try:
         async with running("docker-registry", "serve", str(config), log=root / "log"), httpx.AsyncClient() as client:
 
             async def answers() -> bool:
                 with contextlib.suppress(httpx.TransportError):
-                    return (await client.get(f"http://{registry.host}/v2/")).status_code == 200
+                    return (await client.get(f"http://{registry.host}/v2/")).status_code in (200, 401)
                 return False
 
             await eventually(answers, what="docker-registry answers")
@@ -64,10 +74,11 @@ async def start_docker_registry(
         shutil.rmtree(root)
 
 
-async def skopeo_copy(source: str, target: str) -> None:
+async def skopeo_copy(source: str, target: str, account: str = "") -> None:
     """Copy an image with all its children, digests unchanged, between registries without TLS.
 
-    `source` and `target` are references without a transport. Raises `RuntimeError` with skopeo's own words.
+    `account` is `user:password` of the target. `source` and `target` are references without a transport.
+    Raises `RuntimeError` with skopeo's own words.
     """
     need("skopeo", "skopeo")
     process = await asyncio.create_subprocess_exec(
@@ -78,6 +89,7 @@ async def skopeo_copy(source: str, target: str) -> None:
         "--preserve-digests",
         "--src-tls-verify=false",
         "--dest-tls-verify=false",
+        *(("--dest-creds", account) if account else ()),
         f"docker://{source}",
         f"docker://{target}",
         stdout=asyncio.subprocess.PIPE,
@@ -93,13 +105,13 @@ async def skopeo_copy(source: str, target: str) -> None:
         raise RuntimeError(f"skopeo copy {source} {target}: {output.decode(errors='replace')}")
 
 
-async def push_image(host: str, repository: str, tag: str, image: Image) -> str:
+async def push_image(host: str, repository: str, tag: str, image: Image, account: str = "") -> str:
     """Push an image with skopeo and return its reference, `host/repository:tag`."""
     root = Path(tempfile.mkdtemp(prefix="wh", dir="/tmp"))
     try:
         write_image(root, repository, tag, image)
         async with serve_registry(root) as source:
-            await skopeo_copy(f"{source.host}/{repository}:{tag}", f"{host}/{repository}:{tag}")
+            await skopeo_copy(f"{source.host}/{repository}:{tag}", f"{host}/{repository}:{tag}", account)
     finally:
         shutil.rmtree(root)
     return f"{host}/{repository}:{tag}"
