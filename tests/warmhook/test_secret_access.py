@@ -24,6 +24,8 @@ def test_the_command_gives_get_on_one_secret_to_the_account_of_the_manifests() -
         if each["kind"] == "ServiceAccount"
     }
     assert AGENT_ACCOUNT in accounts
+    page = (Path(__file__).parents[2] / "docs/private-images.md").read_text()
+    assert COMMAND in " ".join(page.replace("\\\n", "").split())
 
 
 def test_the_message_of_an_agent_is_completed_for_the_secrets_of_the_warmimage_only() -> None:
