@@ -18,7 +18,6 @@ from typing import Final, TypeAlias, cast
 from weakref import WeakValueDictionary
 
 from adapters.clock import Clock
-from adapters.env import BadSetting
 from adapters.logs import Log
 from adapters.outages import OutageLog
 from warmhook.credential_providers import (
@@ -33,9 +32,6 @@ from warmhook.credential_providers import (
 from warmhook.images import Reference
 from warmhook.ports import Credentials, Json
 from warmhook.registry_credentials import Entry, fitting_credentials
-
-CONFIG_SETTING: Final = "WARMHOOK_CREDENTIAL_PROVIDER_CONFIG"
-FOLDER_SETTING: Final = "WARMHOOK_CREDENTIAL_PROVIDER_BIN_DIR"
 
 RUN_SECONDS: Final = 60.0
 """The limit for one run, as in a kubelet."""
@@ -57,25 +53,23 @@ class RunFailed(Exception):
     """A program did not answer; the message quotes nothing that it wrote."""
 
 
-def load_providers(config: Path, folder: Path) -> tuple[Provider, ...]:
-    """The providers in a kubelet's configuration, a file or a folder of files; their programs are in `folder`.
-
-    Raises `BadSetting`.
-    """
+def load_providers(config: Path) -> tuple[Provider, ...]:
+    """The providers in a kubelet's configuration, a file or a folder of files. Raises `BadProviders`."""
     try:
         files = [config]
         if config.is_dir():
             files = sorted(path for path in config.iterdir() if path.suffix in (".json", ".yaml", ".yml"))
-        providers = read_providers({str(path): _document(path) for path in files})
+        return read_providers({str(path): _document(path) for path in files})
     except OSError as error:
-        raise BadSetting(f"{CONFIG_SETTING}: {config} cannot be read: {error.strerror}") from error
-    except BadProviders as error:
-        raise BadSetting(f"{CONFIG_SETTING}: {error}") from None
+        raise BadProviders(f"{config} cannot be read: {error.strerror}") from error
+
+
+def check_programs(providers: Iterable[Provider], folder: Path) -> None:
+    """Look for the program of each provider. Raises `BadProviders`."""
     for provider in providers:
         program = folder / provider.name
         if not program.is_file() or not os.access(program, os.X_OK):
-            raise BadSetting(f"{FOLDER_SETTING}: {program} is not a program that can be run")
-    return providers
+            raise BadProviders(f"{program} is not a program that can be run")
 
 
 def _document(path: Path) -> Json:

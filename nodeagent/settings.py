@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapters.credential_providers import CONFIG_SETTING, FOLDER_SETTING, load_providers
+from adapters.credential_providers import check_programs, load_providers
 from adapters.env import BadSetting, choice, flag, number, text
 from adapters.logs import LOG_MODES, LogMode
 from warmhook.admission_review import is_namespace
-from warmhook.credential_providers import Provider
+from warmhook.credential_providers import BadProviders, Provider
 from warmhook.placement import NODE_NAME_MAX
 
 
@@ -55,9 +55,6 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     namespace = text(environ, "WARMHOOK_NAMESPACE", default.namespace)
     if not is_namespace(namespace):
         raise BadSetting(f"WARMHOOK_NAMESPACE must be the name of a namespace, not {namespace!r}")
-    providers_config, providers_dir = (environ.get(name) for name in (CONFIG_SETTING, FOLDER_SETTING))
-    if bool(providers_config) != bool(providers_dir):
-        raise BadSetting(f"{CONFIG_SETTING} and {FOLDER_SETTING} must be set together")
     return Settings(
         node=node,
         namespace=namespace,
@@ -68,10 +65,25 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         metrics_port=number(environ, "WARMHOOK_METRICS_PORT", default.metrics_port, minimum=0, maximum=65535),
         min_free_percent=number(environ, "WARMHOOK_MIN_FREE_PERCENT", default.min_free_percent, minimum=0, maximum=99),
         allow_local_registries=flag(environ, "WARMHOOK_ALLOW_LOCAL_REGISTRIES"),
-        providers=load_providers(Path(providers_config), Path(providers_dir))
-        if providers_config and providers_dir
-        else (),
-        providers_dir=Path(providers_dir or ""),
         log=choice(environ, "WARMHOOK_LOG", default.log, LOG_MODES),
         kubeconfig=environ.get("KUBECONFIG") or None,
+        providers=_providers(environ),
+        providers_dir=Path(environ.get("WARMHOOK_CREDENTIAL_PROVIDER_BIN_DIR", "")),
     )
+
+
+def _providers(environ: Mapping[str, str]) -> tuple[Provider, ...]:
+    names = ("WARMHOOK_CREDENTIAL_PROVIDER_CONFIG", "WARMHOOK_CREDENTIAL_PROVIDER_BIN_DIR")
+    config, folder = (environ.get(name) for name in names)
+    if not config and not folder:
+        return ()
+    if not config or not folder:
+        raise BadSetting(f"{' and '.join(names)} must be set together")
+    at = names[0]
+    try:
+        providers = load_providers(Path(config))
+        at = names[1]
+        check_programs(providers, Path(folder))
+    except BadProviders as error:
+        raise BadSetting(f"{at}: {error}") from error
+    return providers

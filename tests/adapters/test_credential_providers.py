@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from adapters.credential_providers import CONFIG_SETTING, FOLDER_SETTING, RunFailed, load_providers, run_program
-from adapters.env import BadSetting
+from adapters.credential_providers import RunFailed, check_programs, load_providers, run_program
 from tests.real.programs import real_time
+from warmhook.credential_providers import BadProviders
 
 CONFIG = """\
 apiVersion: kubelet.config.k8s.io/v1
@@ -93,35 +93,38 @@ async def test_a_program_that_hangs_is_ended_with_what_it_started(tmp_path: Path
 
 
 def test_the_configuration_is_a_file_or_a_folder(tmp_path: Path) -> None:
-    script(tmp_path, "exit")
-    folder = tmp_path / "config"
-    folder.mkdir()
-    (folder / "1.yaml").write_text(CONFIG)
-    (folder / "README").write_text("no configuration")
-    assert [provider.name for provider in load_providers(folder, tmp_path)] == ["plugin"]
-    assert load_providers(folder / "1.yaml", tmp_path) == load_providers(folder, tmp_path)
-    (folder / "2.json").write_text(json.dumps({"kind": "Secret"}))
-    with pytest.raises(BadSetting, match=r"2\.json is no CredentialProviderConfig"):
-        load_providers(folder, tmp_path)
+    (tmp_path / "1.yaml").write_text(CONFIG)
+    (tmp_path / "README").write_text("no configuration")
+    assert [provider.name for provider in load_providers(tmp_path)] == ["plugin"]
+    assert load_providers(tmp_path / "1.yaml") == load_providers(tmp_path)
+    (tmp_path / "2.json").write_text(json.dumps({"kind": "Secret"}))
+    with pytest.raises(BadProviders, match=r"2\.json is no CredentialProviderConfig"):
+        load_providers(tmp_path)
 
 
-def test_what_cannot_be_used_is_refused_with_the_name_of_the_variable(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_named_and_not_quoted(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
-    with pytest.raises(BadSetting, match=f"{CONFIG_SETTING}: .* cannot be read: No such file"):
-        load_providers(config, tmp_path)
-    config.write_text(CONFIG)
-    with pytest.raises(BadSetting, match=f"{FOLDER_SETTING}: {tmp_path}/plugin is not a program"):
-        load_providers(config, tmp_path)
-    (tmp_path / "plugin").mkdir()
-    with pytest.raises(BadSetting, match=FOLDER_SETTING):
-        load_providers(config, tmp_path)
+    with pytest.raises(BadProviders, match=r"config.yaml cannot be read: No such file"):
+        load_providers(config)
     config.write_text(CONFIG + "  env: again\n")
-    with pytest.raises(BadSetting, match=CONFIG_SETTING) as raised:
-        load_providers(config, tmp_path)
+    with pytest.raises(BadProviders, match=r"config.yaml, line \d+, is no YAML") as raised:
+        load_providers(config)
     assert "correct-horse" not in str(raised.value)
     config.write_bytes(b"\xff\xfe")
-    with pytest.raises(BadSetting, match="is no YAML"):
-        load_providers(config, tmp_path)
+    with pytest.raises(BadProviders, match="is no YAML"):
+        load_providers(config)
+
+
+def test_each_provider_needs_a_program(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    providers = load_providers(tmp_path / "config.yaml")
+    with pytest.raises(BadProviders, match="plugin is not a program"):
+        check_programs(providers, tmp_path)
+    (tmp_path / "plugin").write_text("no program")
+    with pytest.raises(BadProviders, match="plugin is not a program"):
+        check_programs(providers, tmp_path)
+    script(tmp_path, "exit")
+    check_programs(providers, tmp_path)
 
 
 def _runs(pid: Path) -> bool:

@@ -143,7 +143,7 @@ async def test_a_private_image_is_pulled_with_a_credential_provider() -> None:
             kind = {"apiVersion": "kubelet.config.k8s.io/v1", "kind": "CredentialProviderConfig"}
             config = Path(folder) / "config.yaml"
             config.write_text(json.dumps({**kind, "providers": [provider]}))
-            providers = load_providers(config, Path(folder))
+            providers = load_providers(config)
             b.providers = CredentialProviders(providers, Path(folder), os.environ, b.clock(), b.log())
             async with b.agent(runtime=place.runtime, check_seconds=1):
                 line = await place.want(image)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from adapters.credential_providers import CONFIG_SETTING, FOLDER_SETTING
 from adapters.env import BadSetting
 from nodeagent.settings import Settings, read_settings
 
@@ -55,11 +54,17 @@ def test_credential_providers_are_read_from_the_configuration_of_the_kubelet(tmp
     provider["apiVersion"] = "credentialprovider.kubelet.k8s.io/v1"
     kind = {"apiVersion": "kubelet.config.k8s.io/v1", "kind": "CredentialProviderConfig"}
     config.write_text(json.dumps({**kind, "providers": [provider]}))
+    names = ("WARMHOOK_CREDENTIAL_PROVIDER_CONFIG", "WARMHOOK_CREDENTIAL_PROVIDER_BIN_DIR")
+    environ = {"NODE_NAME": "n", names[0]: str(config), names[1]: str(tmp_path)}
+    with pytest.raises(BadSetting, match=f"{names[1]}: {program} is not a program"):
+        read_settings(environ)
     program.touch(mode=0o755)
-    environ = {"NODE_NAME": "n", CONFIG_SETTING: str(config), FOLDER_SETTING: str(tmp_path)}
     settings = read_settings(environ)
     assert [each.name for each in settings.providers] == ["plugin"]
     assert settings.providers_dir == tmp_path
-    for name in (CONFIG_SETTING, FOLDER_SETTING):
+    for name in names:
         with pytest.raises(BadSetting, match="must be set together"):
             read_settings({key: value for key, value in environ.items() if key != name})
+    config.write_text("{}")
+    with pytest.raises(BadSetting, match=f"{names[0]}: {config} is no CredentialProviderConfig"):
+        read_settings(environ)
