@@ -60,6 +60,7 @@ class PullCredentials:
         """Until cancelled read again the Secrets of refused lines, and make the lines due if one has changed."""
         while True:
             await self._clock.sleep(self._clock.jitter(RECHECK_SECONDS))
+            self._forget_late()
             self._secrets.keep(self._state.secrets())
             for key in sorted(self._state.refused_secrets()):
                 if await self._secrets.changed(key):
@@ -72,8 +73,7 @@ class PullCredentials:
         provided = self._providers is not None and self._providers.fits(reference)
         if not secrets and not provided:
             return NOTHING_FOUND
-        now = self._clock.monotonic()
-        self._late = {name: late for name, late in self._late.items() if now - late[0] < _USABLE_SECONDS}
+        self._forget_late()
         late = self._late.pop(image, None)
         if late is not None and late[1] == secrets:
             return late[2]
@@ -101,6 +101,10 @@ class PullCredentials:
             self._secrets.refused(key)
         if self._providers is not None:
             self._providers.refused(parse_reference(image))
+
+    def _forget_late(self) -> None:
+        old = self._clock.monotonic() - _USABLE_SECONDS
+        self._late = {image: late for image, late in self._late.items() if late[0] > old}
 
     async def _search(self, image: Reference, secrets: tuple[ObjectKey, ...]) -> Found:
         reads = {key: asyncio.create_task(self._secrets.read(key), name=f"Secret {key}") for key in secrets}
