@@ -27,7 +27,7 @@ from warmhook.ports import Object
 ROOT: Final = Path(__file__).parents[2]
 BOTH: Final = {"base": render(BASE), "knative": render(KNATIVE)}
 # Not among the manifests: the operator makes it.
-MADE_ELSEWHERE: Final = {"warmhook-senders"}
+MADE_ELSEWHERE: Final = {"warmhook-senders", "warmhook-registries"}
 # Recordings of a real Knative.
 RECORDED: Final = os.environ.get("WARMHOOK_TEST_KNATIVE", "")
 KNATIVE_PORTS: Final = {8012, 8013, 8112, 9090}
