@@ -175,18 +175,21 @@ class Cluster:
         self,
         sources: Sequence[Object],
         *,
+        registries: Sequence[Object] = (),
         port: int = 0,
         environ: Environ = MappingProxyType({}),
         command: Sequence[str] = (),
         wait: bool = True,
     ) -> int:
-        """Start `web` with these senders; its port, a free one if `port` is 0. `command` replaces the plan's.
+        """Start `web` with these senders and registries; its port, a free one if `port` is 0.
+
+        `command` replaces the plan's.
 
         Without `wait` it is not ready on return.
         """
         port = port or free_port()
         config = self.plan.folder / f"config-{port}.yaml"
-        content = {"sources": list(sources), "namespaces": [UNLIMITED]}
+        content = {"sources": list(sources), "namespaces": [UNLIMITED], "registries": list(registries)}
         config.write_text(json.dumps(content, indent=2))  # JSON is YAML
         settings = self._environ() | {"PORT": str(port), "WARMHOOK_CONFIG": str(config)}
         settings |= {**await self.plan.environ("web"), **environ}

@@ -45,4 +45,5 @@ async def _start_web(cluster: Cluster) -> None:
     file = cluster.plan.folder / "secret"
     file.write_text(cluster.secret)
     source = {"name": "harbor", "kind": "harbor", "registryHost": cluster.registry, "secret": {"file": str(file)}}
-    await cluster.start_web([source], environ={"WARMHOOK_TLS_PORT": str(tls_port)})
+    registries = [{"host": cluster.registry, "plainHttp": True}]
+    await cluster.start_web([source], registries=registries, environ={"WARMHOOK_TLS_PORT": str(tls_port)})

@@ -124,7 +124,7 @@ class Projection:
         while pending:
             if found is None:
                 found = await self._reader.warmimages_of(pending)
-            found = await self._resolver.complete(found)
+            before, found = found, await self._resolver.complete(found)
             batch = _Batch(pending, found, deadline, outcomes)
             # The second pass finds what the first one missed.
             twice = first != "none" and len(pending) <= MAX_GETS
@@ -134,10 +134,12 @@ class Projection:
             else:
                 desired = await self._holding(batch.line_keys, "")
             wrote |= await self._write_lines(batch, nodes, desired)
+            resolved = {key for key, one in found.usable.items() if one is not before.usable[key]}
+            self._resolver.finish(resolved - wrote)
             if not wrote:
                 return
-            resolved = any(one.resolution or self._resolver.resolves(one) for one in found.usable.values())
-            again = await self._reader.versions(wrote, resolved=resolved)
+            has_status = any(one.resolution or self._resolver.resolves(one) for one in found.usable.values())
+            again = await self._reader.versions(wrote, resolved=has_status)
             pending = {key for key in wrote if again.get(key) != _version(found.usable.get(key))}
             found, first = None, "none"
             if pending and self._monotonic() > deadline:

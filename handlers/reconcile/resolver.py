@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from adapters.kubernetes.errors import Conflict, KubernetesError, NotFound
 from adapters.kubernetes.resolution import resolution_object
@@ -31,8 +31,6 @@ Stored: TypeAlias = Callable[[ObjectKey], Awaitable[None]]
 
 _WAIT_SECONDS: Final = 0.5
 """For so long a projection waits for an answer, if the last one of the registry was good."""
-_SOON_SECONDS: Final = 0.2
-"""An answer within this time is stored before the reports of the change are counted."""
 _AT_ONCE: Final = 4
 """Requests at a time for each registry."""
 _PENDING_MAX: Final = 1000
@@ -54,7 +52,6 @@ class _Request:
     """A question to a registry."""
 
     warmimage: WarmImage
-    began: float
     answered: asyncio.Future[Resolution | None] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
@@ -67,7 +64,8 @@ class Resolver:
     """Resolves the images of WarmImages, each push of an image once."""
 
     def __init__(self, context: Context, stored: Stored) -> None:
-        """`stored` is called with each WarmImage whose answer came too late for the projection that asked."""
+        """`stored` is called with each WarmImage whose answer came too late for the projection that asked, or changed
+        no line."""
         self._context = context
         self._monotonic = context.clock.monotonic
         self._stored = stored
@@ -117,6 +115,11 @@ class Resolver:
         if not self._is_early(warmimage):
             self._begin(warmimage, again=True)
 
+    def finish(self, keys: Iterable[ObjectKey]) -> None:
+        """Update the statuses of WarmImages whose answer changed no line, so that no report will."""
+        for key in keys:
+            self._start(self._finish(key), f"finish {key}")
+
     async def resolve_again(self, warmimage: WarmImage) -> Object | None:
         """Ask now whether the tag has moved, with one HEAD request if it has not: fields for the status, not stored.
 
@@ -141,10 +144,8 @@ class Resolver:
             return None
         if len(self._tasks) >= _PENDING_MAX:
             return None
-        request = self._running[warmimage.key] = _Request(warmimage, self._monotonic())
-        task = asyncio.create_task(self._run(request), name=f"resolve {warmimage.key}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        request = self._running[warmimage.key] = _Request(warmimage)
+        self._start(self._run(request), f"resolve {warmimage.key}")
         return request
 
     def _is_early(self, warmimage: WarmImage) -> bool:
@@ -163,13 +164,19 @@ class Resolver:
             if self._running.get(key) is request:
                 del self._running[key]
             request.answered.set_result(stored)
-        late = not request.waiters or self._monotonic() - request.began > _SOON_SECONDS
-        if stored is None or not late or stored.resolved == request.warmimage.resolved:
-            return
+        if stored is not None and not request.waiters and stored.resolved != request.warmimage.resolved:
+            await self._finish(key)
+
+    async def _finish(self, key: ObjectKey) -> None:
         try:
             await self._stored(key)
         except KubernetesError as error:
             _log.warning("resolution-not-projected", warmimage=str(key), problem=str(error))
+
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _resolve(self, warmimage: WarmImage) -> Resolution | None:
         """Ask the registry, and return what was stored; `None` if there was nothing to store."""

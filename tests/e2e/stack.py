@@ -41,6 +41,8 @@ class Options:
     """More environment of `web`."""
     sources: tuple[Object, ...] = ()
     """More senders in the configuration file."""
+    registries: tuple[Object, ...] = ()
+    """The registries in the configuration file."""
     api_port: int = field(default_factory=free_port)
     web_port: int = field(default_factory=free_port)
 
@@ -80,7 +82,7 @@ class Stack(BaseStack):
     async def start_web(self) -> None:
         """Start `web --watch`; its port is open on return."""
         sources = [source_of(self.options.registry), *self.options.sources]
-        await self.cluster.start_web(sources, port=self.options.web_port)
+        await self.cluster.start_web(sources, registries=self.options.registries, port=self.options.web_port)
 
     async def drop_patterns(self) -> None:
         """Let objects that are made from now on say what the CRDs of an older version let in."""

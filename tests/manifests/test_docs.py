@@ -121,6 +121,13 @@ def test_the_limits_are_those_of_the_programs() -> None:
 
 def test_the_objects_that_the_pages_name_are_in_the_manifests() -> None:
     known = {obj["metadata"]["name"] for obj in render(BASE) + render(KNATIVE)}
-    made = {"warmhook-tls", "warmhook-senders", "warmhook-watch", "warmhook-desired-", "warmhook-report-"}
+    made = {
+        "warmhook-tls",
+        "warmhook-senders",
+        "warmhook-registries",
+        "warmhook-watch",
+        "warmhook-desired-",
+        "warmhook-report-",
+    }
     named = set(re.findall(r"\b(warmhook-[a-z-]+)\b(?![./])", INSTALL + OPERATIONS))
     assert {name for name in named if name not in known | made and f"{name}-" not in made} == set()
