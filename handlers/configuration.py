@@ -85,7 +85,7 @@ def _problem(kind: str, location: tuple[int | str, ...], message: str) -> str:
         known = [str(field.alias) for model in _MODELS for field in model.model_fields.values()]
         like = difflib.get_close_matches(last, known, n=1, cutoff=0.8)
         return f"no such key; did you mean {like[0]}?" if like else "no such key"
-    if kind == "model_type" and last == "SecretSpec":
+    if kind == "model_type" and last in ("SecretSpec", "password"):
         return "must be {file: PATH} or {env: NAME}, never the secret itself"
     return _NAME_PROBLEM if kind == "string_pattern_mismatch" else plain_message(kind, message)
 

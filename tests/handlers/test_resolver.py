@@ -10,10 +10,15 @@ from typing import Any, TypeAlias
 import pytest
 
 from adapters.kubernetes import paths
+from adapters.kubernetes.client import Kubernetes
 from devcluster.registry.images import build_artifact, build_image, build_index
 from handlers.event_sink import open_in_process
+from handlers.reconcile.context import Context
+from handlers.reconcile.recorder import Recorder
+from handlers.reconcile.resolver import Resolver
+from handlers.reconcile.writer import Writer
 from tests.handlers.test_push_cost import Local, other_writes, reads
-from tests.handlers.world import HOST, NAMESPACE, World, digest, run_in_world
+from tests.handlers.world import HOST, NAMESPACE, SOURCES, World, digest, run_in_world
 from tests.support.registry import InProcessRegistry
 from warmhook.node_lines import desired_name, line_key
 from warmhook.node_report import LineReport
@@ -56,6 +61,18 @@ async def answered_before(world: World, registry: InProcessRegistry) -> None:
     await world.clock.sleep(5)
     world.requests.clear()
     registry.requests.clear()
+
+
+def a_resolver(world: World) -> Resolver:
+    """Another one, which stores nothing."""
+    kubernetes = Kubernetes(world.transport)
+    writer = Writer(kubernetes, NAMESPACE, world.clock)
+    recorder = Recorder(writer, world.clock)
+    return Resolver(Context(world.cluster, writer, world.clock, recorder, registries=world.registries), _do_nothing)
+
+
+async def _do_nothing(_key: ObjectKey) -> None:
+    return None
 
 
 async def line(world: World, node: str = "a", image: str = IMAGE) -> Object | None:
@@ -379,6 +396,57 @@ def test_two_handlers_that_know_different_answers_end_with_the_stored_one(run: C
         assert found["d"] == B.digest
 
     run(case)
+
+
+def test_a_refresh_costs_one_head_request_if_the_tag_has_not_moved(run: Callable[..., None]) -> None:
+    async def case(world: World, registry: InProcessRegistry) -> None:
+        registry.put(NAME, "v1", A)
+        await world.push(content=A.digest)
+        await world.clock.sleep(60)
+        (warmimage,) = (await world.cluster.warmimages()).usable.values()
+        resolver = a_resolver(world)
+        registry.requests.clear()
+        before = (await status(world))["resolved"]
+        after = await resolver.resolve_again(warmimage)
+        assert after is not None
+        assert registry.requests == [f"HEAD {MANIFEST}"]
+        assert {**after["resolved"], "checkedAt": ""} == {**before, "problem": None, "checkedAt": ""}
+        assert after["resolved"]["checkedAt"] > before["checkedAt"]
+
+    run(case)
+
+
+@pytest.mark.parametrize(("fault", "answers"), [("moved", True), ("gone", True), ("down", False), ("401", False)])
+def test_a_refresh_is_left_to_the_nodes_if_the_registry_does_not_answer(
+    run: Callable[..., None], fault: str, answers: bool
+) -> None:
+    async def case(world: World, registry: InProcessRegistry) -> None:
+        registry.put(NAME, "v1", A)
+        await world.push(content=A.digest)
+        await world.clock.sleep(60)
+        (warmimage,) = (await world.cluster.warmimages()).usable.values()
+        registry.put(NAME, "v1", B)
+        registry.down = fault == "down"
+        registry.status = 401 if fault == "401" else 0
+        if fault == "gone":
+            registry.drop_tag(NAME, "v1")
+        after = await a_resolver(world).resolve_again(warmimage)
+        assert (after is not None) == answers
+        if after is not None:
+            assert after["resolved"]["digest"] == (B if fault == "moved" else A).digest
+
+    run(case)
+
+
+def test_a_namespace_that_may_not_have_an_image_learns_nothing_about_it(run: Callable[..., None]) -> None:
+    async def case(world: World, registry: InProcessRegistry) -> None:
+        registry.put("secret/app", "v1", A)
+        await world.add_warmimage("spy", f"{HOST}/secret/app:v1")
+        await world.clock.sleep(1000)
+        assert registry.requests == []
+
+    limits = f'namespaces: [{{names: ["*"], images: ["{HOST}/shop/**"]}}]\n'
+    run(case, sources=SOURCES + limits)
 
 
 @pytest.mark.parametrize("asked", [False, True], ids=["not configured", "configured"])
