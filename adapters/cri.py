@@ -29,6 +29,7 @@ from warmhook.ports import (
     RuntimeUnreachable,
 )
 from warmhook.pull_failures import failure_reason
+from warmhook.rate_limits import retry_after_seconds
 
 # The limit of the kubelet; a list of thousands of images exceeds gRPC's 4 MiB.
 _RECEIVE_BYTES: Final = 16 * 1024 * 1024
@@ -147,7 +148,8 @@ class _CriRuntime:
             if error.code() == _C.DEADLINE_EXCEEDED:
                 # The message of gRPC itself is about a removed stream.
                 message = f"the pull took longer than {timeout_seconds:g} s"
-            raise PullFailed(failure_reason(error.code().name, text), message) from None
+            reason = failure_reason(error.code().name, text)
+            raise PullFailed(reason, message, retry_after_seconds(text)) from None
         return str(answer.image_ref)
 
     async def remove(self, reference: str) -> None:

@@ -114,7 +114,8 @@ class ImagePuller:
         if failure is not None:
             if failure.reason in REFUSALS:
                 self._credentials.refused(pull.image, self._state.secrets_of(pull))
-            self._state.pull_failed(pull, failure.reason, failure.message, found.unusable)
+            after = failure.retry_after_seconds
+            self._state.pull_failed(pull, failure.reason, failure.message, found.unusable, retry_after_seconds=after)
             # An image that could not be unpacked may have taken the name of one that could.
             if failure.unreachable or failure.reason == "NotRunnable":
                 self._checks.wake.set()

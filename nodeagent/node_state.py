@@ -9,6 +9,7 @@ from typing import Final
 
 from adapters.clock import Clock
 from nodeagent.disk import DiskState, time_of_day
+from nodeagent.registry_limits import RegistryLimits
 from nodeagent.runtime_images import RuntimeImages
 from nodeagent.settings import Settings
 from nodeagent.state_file import State
@@ -17,7 +18,7 @@ from warmhook.desired_lines import DesiredLine, select_lines
 from warmhook.disk_space import Learned, Room, Space
 from warmhook.images import parse_reference
 from warmhook.localhosts import is_local_host
-from warmhook.node_report import LineReport
+from warmhook.node_report import LineReport, clean_message
 from warmhook.platforms import Platform
 from warmhook.ports import ImageConfig, RuntimeImage
 from warmhook.presence import Images, Unusable, is_warm, pulled_digest, replaced_digest
@@ -47,6 +48,7 @@ class NodeState:
     def __init__(self, clock: Clock, platform: Platform, settings: Settings, saved: State) -> None:
         self._clock, self._allow_local = clock, settings.allow_local_registries
         self.disk = DiskState(clock, settings.min_free_percent)
+        self._registries = RegistryLimits(clock)
         self.pulled = dict(saved.pulled)
         """Version to the digest that its pull brought; outlives the agent."""
         self.not_runnable = dict(saved.not_runnable)
@@ -95,6 +97,7 @@ class NodeState:
         for wanted in self.lines.values():
             by_image[wanted.line.image].append(wanted)
         self._sizes = {image: image_bytes(lines) for image, lines in by_image.items()}
+        self._registries.keep(self._names)
         self._refused = {
             name for name in self._names if not self._allow_local and is_local_host(parse_reference(name).host)
         }
@@ -185,9 +188,9 @@ class NodeState:
         if self._images.listed is None or not self._current or self.disk.low or self.disk.seconds_until_start() > 0:
             return Schedule([], [])
         room = self.disk.room(self.running.values()).image_bytes
-        plan = schedule(
-            self._pullable(), self._settled, self._attempts, self.running, now, parallel, self._served, room
-        )
+        held = self._registries.held(self._outstanding(), self._attempts, self.running)
+        lines = [wanted for wanted in self._pullable() if wanted.line.image not in held]
+        plan = schedule(lines, self._settled, self._attempts, self.running, now, parallel, self._served, room)
         if self.disk.on_probation:
             plan = Schedule(plan.start[:1], [])
         if plan.start:
@@ -203,7 +206,8 @@ class NodeState:
         if (seconds := self.disk.seconds_until_start()) > 0:
             return seconds
         due = next_due(self._pullable(), self._settled, self._attempts, self.running.values(), now)
-        return None if due is None else due - now
+        times = [time for time in (due, self._registries.next_end()) if time is not None]
+        return min(times) - now if times else None
 
     def is_stopping(self, image: str) -> bool:
         """Whether the pull of the image gives way to another."""
@@ -230,6 +234,7 @@ class NodeState:
             wanted.version: pulled_digest(pull.image, before, self.images, wanted.line.digest)
             for wanted in self._lines_of(pull)
         }
+        self._registries.answered(pull.image)
         problem = self.unusable(pull.image)
         if pull.image in self.images:
             self.pulled |= digests
@@ -249,11 +254,18 @@ class NodeState:
         reason: FailureReason,
         message: str,
         unusable: Mapping[ObjectKey, tuple[FailureReason, str]] = _NO_SECRETS,
+        *,
+        retry_after_seconds: float | None = None,
     ) -> None:
         """Record a failed pull; lines that are warm nevertheless stay warm.
 
         `unusable` are Secrets without credentials: if the registry refused, they are why their own lines failed.
+        `retry_after_seconds`: how long the registry wants to be left alone; `None` if that is not known.
         """
+        if reason == "RateLimited":
+            self._registries.refused(pull.image, retry_after_seconds)
+        else:
+            self._registries.answered(pull.image)
         self._count_failure(pull, reason, message, unusable)
         if reason == "DiskFull":
             self.disk.lost_images()
@@ -338,7 +350,15 @@ class NodeState:
             reason, message = self.disk.blocked() or ("DiskFull", room.refusal(self._sizes[wanted.line.image]))
             if message:
                 return LineReport(wanted.version, "failed", reason, attempts.failed, message)
-        return line_report(wanted, attempts, warm=warm, pulling=pulling, moved=replaced_digest(wanted, self.pulled))
+        reported = line_report(wanted, attempts, warm=warm, pulling=pulling, moved=replaced_digest(wanted, self.pulled))
+        limited = self._registries.waiting(wanted.line.image)
+        if limited and not warm and not pulling and not wanted.line.idle and reported.reason in ("", "RateLimited"):
+            message = f"{limited}: {reported.message}" if reported.message else limited
+            return replace(reported, reason="RateLimited", message=clean_message(message))
+        return reported
+
+    def _outstanding(self) -> list[DesiredLine]:
+        return [wanted for wanted in self._pullable() if wanted.version not in self._settled]
 
     def _pullable(self) -> list[DesiredLine]:
         without = self._refused | self._postponed

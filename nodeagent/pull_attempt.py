@@ -35,6 +35,8 @@ class Failure:
     message: str
     unreachable: bool = False
     """Whether the runtime itself did not answer."""
+    retry_after_seconds: float | None = None
+    """How long a registry that limits its requests wants to be left alone."""
 
 
 async def pull_image(
@@ -55,7 +57,9 @@ async def pull_image(
     except PullFailed as error:
         # If the process of the runtime is stopped, gRPC ends the call at its limit with a text of its own.
         late = attempt.seconds >= attempt.limit_seconds
-        return attempt.timed_out() if late else Failure(error.reason, clean_message(error.message))
+        if late:
+            return attempt.timed_out()
+        return Failure(error.reason, clean_message(error.message), retry_after_seconds=error.retry_after_seconds)
     except RuntimeUnreachable as error:
         return Failure("RuntimeError", clean_message(str(error)), unreachable=True)
     except TimeoutError:

@@ -6,24 +6,68 @@ All times are monotonic seconds.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from warmhook.desired_lines import DesiredLine
 from warmhook.node_report import LineReport
-from warmhook.pull_failures import LASTING_FAILURES, FailureReason
+from warmhook.pull_failures import FailureReason
 
-FIRST_RETRY_SECONDS: Final = 5.0
-RETRY_SECONDS: Final = 300.0
-"""The longest back-off before a line is failed, and the first retry interval of a failed line."""
-LASTING_RETRY_SECONDS: Final = 3600.0
-"""The longest retry interval of failures that only a person can fix."""
 RETRY_STEP_SECONDS: Final = 60.0
 """Retries of failed lines start at multiples of this, so that they start together."""
 EVICTIONS: Final = 3
 """A line that was removed so many times within `EVICTED_SECONDS` waits as long: another program needs the space."""
 EVICTED_SECONDS: Final = 3600.0
 _NO_ROOM: Final = frozenset({"DiskFull", "Evicted"})
+
+
+@dataclass(frozen=True, slots=True)
+class RetryRule:
+    """How long a line waits after each failure; the waits double."""
+
+    first_seconds: float = 5.0
+    failed_seconds: float = 300.0
+    """The longest wait before the line counts as failed, and the first one after that."""
+    longest_seconds: float = 300.0
+
+    @property
+    def fixed(self) -> bool:
+        """Whether all waits are equal."""
+        return self.first_seconds == self.longest_seconds
+
+    def seconds(self, failed: int, over: int, random: float) -> float:
+        """The wait after so many failures, `over` of them beyond the limit of the line; `random` is 0 to 1."""
+        if self.fixed:
+            return self.first_seconds
+        # Past 2**16 the least of the two is known.
+        if over > 0:
+            return min(self.longest_seconds, self.failed_seconds * 2.0 ** min(over - 1, 16)) * (0.95 + 0.1 * random)
+        return min(self.failed_seconds, self.first_seconds * 2.0 ** min(failed - 1, 16)) * (0.5 + 0.5 * random)
+
+
+TRANSIENT: Final = RetryRule()
+"""For what passes by itself."""
+PERMANENT: Final = RetryRule(longest_seconds=86_400.0)
+"""For what stays until the line, its credentials or the content of the registry change.
+
+A change of the first two makes the line due at once. No node hears of the third, so it asks once a day in the end.
+"""
+RETRY_RULES: Final[Mapping[FailureReason, RetryRule]] = {
+    "Network": TRANSIENT,
+    "Timeout": TRANSIENT,
+    "RuntimeError": TRANSIENT,
+    "NotFound": PERMANENT,
+    "Unauthorized": PERMANENT,
+    "Refused": PERMANENT,
+    "NotRunnable": PERMANENT,
+    "PlatformMissing": PERMANENT,
+    # Its registry waits, with all its lines: `warmhook/rate_limits.py`.
+    "RateLimited": RetryRule(0.0, 0.0, 0.0),
+    # Each try downloads layers only to throw them away.
+    "DiskFull": RetryRule(EVICTED_SECONDS, EVICTED_SECONDS, EVICTED_SECONDS),
+}
+"""By the reason of a failed pull."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,23 +102,12 @@ def with_failure(
     *,
     slow: bool = False,
 ) -> Attempts:
-    """Add one failed pull: wait twice as long, and five minutes after the limit of the line.
-
-    If the registry refuses the image or does not have it, the wait doubles up to an hour; if the disk is full, it is
-    an hour at once. `random` (0 to 1) spreads nodes that failed together.
-    """
+    """Add one failed pull: wait by the rule of the reason. `random` (0 to 1) spreads nodes that failed together."""
     failed = attempts.failed + 1
     over = failed - wanted.line.pull.backoff_limit
-    if reason == "DiskFull":
-        seconds = EVICTED_SECONDS
-    elif over > 0:
-        longest = LASTING_RETRY_SECONDS if reason in LASTING_FAILURES else RETRY_SECONDS
-        # Past 2**16 the least of the two is known.
-        seconds = min(longest, RETRY_SECONDS * 2.0 ** min(over - 1, 16)) * (0.95 + 0.1 * random)
-    else:
-        seconds = min(RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** min(failed - 1, 16)) * (0.5 + 0.5 * random)
-    due_at = now + seconds
-    if over > 0:
+    rule = RETRY_RULES.get(reason, TRANSIENT)
+    due_at = now + rule.seconds(failed, over, random)
+    if over > 0 and not rule.fixed:
         due_at = math.ceil(due_at / RETRY_STEP_SECONDS) * RETRY_STEP_SECONDS
     slow = slow or attempts.slow or reason == "Timeout"
     return Attempts(failed, due_at, reason, message, attempts.removed_at, slow)

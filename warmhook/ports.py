@@ -108,10 +108,12 @@ class RuntimeUnreachable(Exception):
 class PullFailed(Exception):
     """The runtime could not pull; a later attempt may succeed."""
 
-    def __init__(self, reason: FailureReason, message: str) -> None:
+    def __init__(self, reason: FailureReason, message: str, retry_after_seconds: float | None = None) -> None:
+        """`retry_after_seconds`: how long a registry that limits its requests wants to be left alone."""
         super().__init__(f"{reason}: {message}")
         self.reason: FailureReason = reason
         self.message = message
+        self.retry_after_seconds = retry_after_seconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.warmhook.test_pull_queue import a_line, wanted
 from warmhook.attempts import (
     EVICTED_SECONDS,
-    FIRST_RETRY_SECONDS,
-    LASTING_RETRY_SECONDS,
     NO_ATTEMPTS,
-    RETRY_SECONDS,
+    PERMANENT,
+    RETRY_RULES,
     RETRY_STEP_SECONDS,
+    TRANSIENT,
     Attempts,
     after_removal,
     line_report,
     with_failure,
 )
-from warmhook.pull_failures import FailureReason
+from warmhook.pull_failures import ERROR_TEXTS, FailureReason
 
 
 @given(
@@ -36,22 +37,43 @@ def test_a_back_off_is_never_longer_than_its_bound(
     it = wanted(a_line(backoff_limit=limit))
     after = with_failure(Attempts(failed), it, reason, "reset", now, random)
     wait = after.due_at - now
-    longest = LASTING_RETRY_SECONDS if reason in ("NotFound", "Unauthorized") else RETRY_SECONDS
+    rule = PERMANENT if reason in ("NotFound", "Unauthorized") else TRANSIENT
     assert after.failed == failed + 1
-    assert FIRST_RETRY_SECONDS / 2 <= round(wait, 3) <= longest * 1.05 + RETRY_STEP_SECONDS
+    assert rule.first_seconds / 2 <= round(wait, 3) <= rule.longest_seconds * 1.05 + RETRY_STEP_SECONDS
     assert after.exhausted(it) == (failed + 1 > limit)
     if after.exhausted(it):
-        assert wait >= RETRY_SECONDS * 0.94
+        assert wait >= rule.failed_seconds * 0.94
         assert after.due_at % RETRY_STEP_SECONDS == 0
 
 
-def test_a_failure_that_only_a_person_can_mend_is_tried_every_hour_in_the_end() -> None:
+@pytest.mark.parametrize("reason", ["NotFound", "Unauthorized", "NotRunnable", "PlatformMissing", "Refused"])
+def test_a_permanent_failure_is_tried_once_a_day_in_the_end(reason: FailureReason) -> None:
+    waits = _waits(reason, failures=12)
+    assert waits[:5] == [300, 600, 1200, 2400, 4800]
+    assert waits[9:] == [86400, 86400, 86400]
+
+
+@pytest.mark.parametrize("reason", ["Network", "Timeout", "RuntimeError"])
+def test_a_transient_failure_is_tried_every_five_minutes_for_ever(reason: FailureReason) -> None:
+    assert _waits(reason, failures=12) == [300] * 12
+
+
+def test_a_line_does_not_wait_for_a_rate_limit_because_its_registry_does() -> None:
+    assert _waits("RateLimited", failures=3) == [0, 0, 0]
+
+
+def test_every_reason_that_a_pull_can_fail_for_has_a_rule() -> None:
+    assert {row.reason for row in ERROR_TEXTS} | {"RuntimeError", "Refused"} == RETRY_RULES.keys()
+
+
+def _waits(reason: FailureReason, failures: int) -> list[float]:
+    """The waits of a line that counts as failed at once."""
     it, attempts, now, waits = wanted(a_line(backoff_limit=0)), NO_ATTEMPTS, 0.0, []
-    for _ in range(6):
-        attempts = with_failure(attempts, it, "Unauthorized", "no", now, 0.5)
+    for _ in range(failures):
+        attempts = with_failure(attempts, it, reason, "no", now, 0.5)
         waits.append(attempts.due_at - now)
         now = attempts.due_at
-    assert waits == [300, 600, 1200, 2400, 3600, 3600]
+    return waits
 
 
 def test_a_full_disk_is_left_alone_for_an_hour_at_once() -> None:
