@@ -1,9 +1,13 @@
-"""Run a case of the runtime contract on a fresh node: in memory, with the embedded runtime, or with containerd."""
+"""Run a case of the runtime contract on a fresh node: in memory, with the embedded runtime, or with containerd.
+
+With `WARMHOOK_TEST_CRI` also on the runtime at that socket, which the cases do not start or stop.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
@@ -26,6 +30,7 @@ from tests.support.instant import instantly
 from tests.support.runtime import MemoryRuntime
 from warmhook.platforms import Platform
 from warmhook.ports import ImageConfig, PullFailed, Runtime, RuntimeImage, RuntimeUnreachable
+from warmhook.runtime_traits import RuntimeTraits, runtime_traits
 
 __all__ = [
     "Node",
@@ -38,6 +43,11 @@ __all__ = [
 ]
 
 _CASE_SECONDS = 90
+_SOCKET = os.environ.get("WARMHOOK_TEST_CRI", "")
+_REGISTRY_PORT = 5555 if _SOCKET else 0
+"""A runtime that the tests do not configure must know the registry as one without TLS, so its port is fixed then."""
+AS_CONTAINERD = runtime_traits("containerd 1.6.20")
+"""The traits of the runtimes that imitate containerd."""
 _PLATFORM = "linux/amd64"
 """Of every node, whatever machine runs the tests, like the images that are pushed."""
 
@@ -52,6 +62,7 @@ class Node(ABC):
     """Of the runtime, as errors name it."""
     content: str
     """What the path of the runtime's content begins with."""
+    traits: RuntimeTraits
 
     @abstractmethod
     def push(self, name: str, image: Image) -> str:
@@ -75,7 +86,18 @@ class Node(ABC):
 
     async def pull(self, reference: str, seconds: float = 30) -> str:
         """Pull without credentials and return the image ID."""
-        return await self.runtime.pull(reference, timeout_seconds=seconds)
+        image = await self.runtime.image(await self.runtime.pull(reference, timeout_seconds=seconds))
+        assert image
+        return image.id
+
+    def id_of(self, image: Image) -> str:
+        """How this runtime writes the ID of an image."""
+        return self.traits.id_prefix + image.config_digest.removeprefix("sha256:")
+
+    def only(self, runtime: str, reason: str) -> None:
+        """Skip the test on the runtimes at other sockets."""
+        if self.traits.runtime != runtime:
+            pytest.skip(f"{self.traits.runtime}: {reason}")
 
     async def failure(self, reference: str, seconds: float = 30) -> PullFailed:
         """How the pull fails; it must."""
@@ -105,6 +127,7 @@ class MemoryNode(Node):
 
     def __init__(self) -> None:
         self.runtime: MemoryRuntime = MemoryRuntime()
+        self.traits = AS_CONTAINERD
 
     def push(self, name: str, image: Image) -> str:
         reference = f"{self.host}/{name}"
@@ -144,7 +167,8 @@ class RegistryNode(Node):
     end: Callable[[], Awaitable[None]]
     requests: list[Access]
     """What the registry has answered, in order."""
-    content: str = "/tmp/wh"
+    traits: RuntimeTraits
+    content: str = "/" if _SOCKET else "/tmp/wh"
 
     @property
     def folder(self) -> Folder:
@@ -208,7 +232,7 @@ def open_site() -> Iterator[Site]:
     """Serve a registry for the cases of a module."""
     requests: list[Access] = []
     root = Path(tempfile.mkdtemp(prefix="wh", dir="/tmp"))
-    serving = serve_registry(root, log=requests.append)
+    serving = serve_registry(root, port=_REGISTRY_PORT, log=requests.append)
     try:
         with asyncio.Runner() as runner:
             registry = runner.run(serving.__aenter__())
@@ -218,7 +242,9 @@ def open_site() -> Iterator[Site]:
         shutil.rmtree(root)
 
 
-_KINDS = (pytest.param("embedded", marks=pytest.mark.slow), pytest.param("containerd", marks=pytest.mark.containerd))
+_KINDS = [pytest.param("embedded", marks=pytest.mark.slow), pytest.param("containerd", marks=pytest.mark.containerd)]
+if _SOCKET:
+    _KINDS.append(pytest.param("socket", marks=pytest.mark.containerd))
 
 
 def on_each_runtime(case: Callable[..., Awaitable[None]]) -> Callable[..., None]:
@@ -255,10 +281,11 @@ async def open_node(kind: str, site: Site, *, parent: Path = Path("/tmp")) -> As
     """A fresh node of that kind on the site's emptied registry, its content below `parent`."""
     for path in site.registry.root.iterdir():
         shutil.rmtree(path)
-    runtime = _containerd(parent) if kind == "containerd" else _embedded(parent)
+    runtime = {"embedded": _embedded, "containerd": _containerd, "socket": _at_socket}[kind](parent)
     async with runtime as (endpoint, restart, stop), open_runtime(endpoint) as opened:
+        traits = AS_CONTAINERD if kind == "embedded" else runtime_traits(await opened.version())
         site.requests.clear()
-        yield RegistryNode(opened, site.registry.host, endpoint, site.registry, restart, stop, site.requests)
+        yield RegistryNode(opened, site.registry.host, endpoint, site.registry, restart, stop, site.requests, traits)
 
 
 _Handles = tuple[str, Callable[[], Awaitable[None]], Callable[[], Awaitable[None]]]
@@ -268,6 +295,23 @@ _Handles = tuple[str, Callable[[], Awaitable[None]], Callable[[], Awaitable[None
 async def _containerd(parent: Path) -> AsyncIterator[_Handles]:
     async with start_containerd(parent=parent) as containerd:
         yield containerd.endpoint, containerd.restart, containerd.stop
+
+
+@contextlib.asynccontextmanager
+async def _at_socket(_: Path) -> AsyncIterator[_Handles]:
+    """The runtime at `WARMHOOK_TEST_CRI`; it must have no images, and has none afterwards."""
+
+    async def never() -> None:
+        pytest.skip("WARMHOOK_TEST_CRI: the tests do not stop this runtime")
+
+    endpoint = f"unix://{_SOCKET.removeprefix('unix://')}"
+    async with open_runtime(endpoint) as runtime:
+        assert await runtime.images() == [], f"{endpoint} has images: the tests need a runtime for themselves"
+        try:
+            yield endpoint, never, never
+        finally:
+            for image in await runtime.images():
+                await runtime.remove(image.id)
 
 
 @contextlib.asynccontextmanager

@@ -44,9 +44,10 @@ class Place:
         """Put an image into both registries; returns its digest."""
         return write_image(self.sound.root, f"shop/{name}", "1", image or incompressible_image(0.1, name))
 
-    def line(self, host: str, name: str, digest: str = "", **pull: int) -> Line:
-        """A line for an image of one of the registries; one failure is enough to fail."""
-        return Line(ObjectKey(name, name), f"{host}/shop/{name}:1", digest, pull=Pull(**({"backoff_limit": 0} | pull)))
+    def line(self, host: str, name: str, digest: str = "", *, timeout_seconds: int = 600, retries: int = 0) -> Line:
+        """A line for an image of one of the registries."""
+        pull = Pull(timeout_seconds=timeout_seconds, backoff_limit=retries)
+        return Line(ObjectKey(name, name), f"{host}/shop/{name}:1", digest, pull=pull)
 
     async def push_sound(self, name: str) -> None:
         """Push an image to the sound registry, and return when it is warm."""
@@ -143,7 +144,7 @@ async def test_a_containerd_restarted_within_a_pull_is_asked_again() -> None:
     async with _place() as place:
         b, digest = place.bench, place.push("web")
         place.faulty.faults["shop/web"] = Fault(layers="stall")
-        line = place.line(place.faulty.host, "web", digest, backoff_limit=3)
+        line = place.line(place.faulty.host, "web", digest, retries=3)
         await b.want(line)
         await until(lambda: "shop/web" in place.faulty.requests, seconds=SECONDS)
         await place.containerd.kill()
