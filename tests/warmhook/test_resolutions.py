@@ -146,7 +146,7 @@ def test_nodes_without_the_platform_count_as_failed() -> None:
 
 
 def test_what_is_not_runnable_says_so_in_its_status_and_in_an_event() -> None:
-    status = status_object({}, 1, A, Counts(runnable=False), [], NOW)
+    status = status_object({}, warmimage(None), Counts(runnable=False), [], NOW)
     assert (find_condition(status, "Ready")["status"], find_condition(status, "Ready")["reason"]) == (
         "False",
         "NotRunnable",
@@ -156,7 +156,7 @@ def test_what_is_not_runnable_says_so_in_its_status_and_in_an_event() -> None:
 
 def test_a_status_keeps_what_the_registry_said() -> None:
     resolved = {"image": "registry.example.com/shop/app:v1", "checkedAt": "2026-03-01T12:00:00Z"}
-    assert status_object({"resolved": resolved}, 1, A, Counts(), [], NOW)["resolved"] == resolved
+    assert status_object({"resolved": resolved}, warmimage(None), Counts(), [], NOW)["resolved"] == resolved
 
 
 digests = st.sampled_from([A, B, C])
