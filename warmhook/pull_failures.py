@@ -28,11 +28,6 @@ FailureReason: TypeAlias = Literal[
 ]
 """Why a line is not warm; the closed list that reports and statuses use."""
 
-LASTING_FAILURES: Final[frozenset[FailureReason]] = frozenset(
-    {"NotFound", "Unauthorized", "NotRunnable", "PlatformMissing"}
-)
-"""Failures that only a person can end: they are retried more rarely."""
-
 REFUSALS: Final[frozenset[FailureReason]] = frozenset({"Unauthorized", "NotFound"})
 """Failures that other credentials may end: registries deny that there is what they refuse."""
 
