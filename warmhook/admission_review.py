@@ -153,7 +153,7 @@ def _skip(
 def _admitted(pod: Mapping[str, Any], metadata: Mapping[str, Any], namespace: str) -> Admitted | None:
     """Raises `TooManyTerms`."""
     spec = _map(pod.get("spec"))
-    containers = tuple(_containers(spec))
+    containers = read_containers(spec)
     images = tuple(dict.fromkeys(image for _, image in containers))
     if not images or not is_namespace(namespace):
         return None
@@ -184,6 +184,11 @@ def _admitted(pod: Mapping[str, Any], metadata: Mapping[str, Any], namespace: st
     if len(json.dumps(dict(labels))) + len(admitted.constraints.canonical()) > _CONSTRAINTS_MAX:
         raise TooManyTerms(f"constraints of more than {_CONSTRAINTS_MAX} characters")
     return admitted
+
+
+def read_containers(spec: Mapping[str, Any]) -> tuple[tuple[str, Reference], ...]:
+    """The containers of a Pod's spec, of all kinds, and its image volumes: `containers` of `Admitted`."""
+    return tuple(_containers(spec))
 
 
 def _containers(spec: Mapping[str, Any]) -> Iterator[tuple[str, Reference]]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple, TypeAlias
 
 from warmhook.labels import LABEL_OPERATORS, Requirement, Selector
 from warmhook.manifests import Resolved
@@ -44,6 +44,18 @@ class Node:
     """Whether a limit takes the node last. Also False if that was not read."""
     created_at: datetime | None = None
     """The time of its registration; `None` if unknown."""
+
+
+class PodQuery(NamedTuple):
+    """Some Pods of a namespace."""
+
+    namespace: str
+    selector: Selector
+
+
+RunningNodes: TypeAlias = Mapping[PodQuery, Collection[str]]
+"""Names of the nodes that run such Pods."""
+_NOTHING_RUNS: Final[RunningNodes] = {}
 
 
 def is_away(unschedulable: bool, not_ready_since: datetime | None, now: datetime) -> bool:
@@ -112,8 +124,25 @@ def _rank(image: str, node: str) -> bytes:
     return hashlib.sha256(f"{image}\n{node}".encode()).digest()
 
 
-def place_each(warmimages: Iterable[WarmImage], nodes: Iterable[Node]) -> Iterator[tuple[WarmImage, list[Node]]]:
+def pod_queries(warmimage: WarmImage) -> list[tuple[PodQuery, ...]]:
+    """The Pods on which the placement depends: of each tuple a node must run one."""
+    namespace, queries = warmimage.key.namespace, list[tuple[PodQuery, ...]]()
+    if warmimage.template.nodes.running_pods is not None:
+        queries.append((PodQuery(namespace, warmimage.template.nodes.running_pods),))
+    origin = warmimage.pod_origin
+    if origin is not None and origin.source == "Rollout":
+        selectors = {owner.selector for owner in origin.owners if owner.selector is not None}
+        # More workloads than are stored: the nodes of any Pod are those of theirs, and some others.
+        queries.append(tuple(PodQuery(namespace, each) for each in ({Selector()} if origin.more else selectors)))
+    return queries
+
+
+def place_each(
+    warmimages: Iterable[WarmImage], nodes: Iterable[Node], running: RunningNodes = _NOTHING_RUNS
+) -> Iterator[tuple[WarmImage, list[Node]]]:
     """Each WarmImage and the nodes that should hold its image: none if it is complete, or no container can run it.
+
+    `running` has every query of these WarmImages.
 
     WarmImages of one policy select the same nodes, and only a limit depends on the image, so labels are compared once.
     """
@@ -128,4 +157,7 @@ def place_each(warmimages: Iterable[WarmImage], nodes: Iterable[Node]) -> Iterat
         if unlimited not in matching:
             matching[unlimited] = place("", unlimited, nodes)
         chosen = matching[unlimited]
+        for queries in pod_queries(warmimage):
+            names = frozenset[str]().union(*(running[query] for query in queries))
+            chosen = [node for node in chosen if node.name in names]
         yield warmimage, chosen if wanted.limit is None else place(str(warmimage.image), wanted, chosen, resolved)

@@ -1,16 +1,24 @@
-"""Decide which WarmImages a policy has for a new Pod, and when they are written again."""
+"""Decide which WarmImages a policy has for Pods, new or existing, and when they are written again."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final, Literal, TypeAlias
 
 from warmhook.admission_review import Admitted
 from warmhook.labels import TooManyTerms
-from warmhook.policies import Policy, Upsert, restrict
-from warmhook.warmimages import ObjectKey, PodOrigin, PodOwner, WarmImage, pod_warmimage_name, policy_label
+from warmhook.policies import Policy, Upsert, template_for
+from warmhook.warmimages import (
+    OWNERS_MAX,
+    ObjectKey,
+    PodOrigin,
+    PodOwner,
+    WarmImage,
+    origin_warmimage_name,
+    policy_label,
+)
 
 AdmissionRefusal: TypeAlias = Literal["duplicate"]
 
@@ -19,8 +27,6 @@ AdmissionRefusal: TypeAlias = Literal["duplicate"]
 _REFRESH_PART: Final = 10
 _LONGEST_REFRESH: Final = timedelta(days=1)
 
-OWNERS_MAX: Final = 8
-"""Owners that a WarmImage stores: enough for images that services share, and bounded for images that all have."""
 # Labels that differ between the rollouts and Pods of one owner; their changes are not worth a write.
 _OF_ONE_ROLLOUT: Final = frozenset(
     {
@@ -51,23 +57,24 @@ def takes_pod(policy: Policy, admitted: Admitted) -> bool:
 def warmimages_for_pod(policy: Policy, admitted: Admitted, moment: datetime, event_id: str) -> Iterator[WarmImage]:
     """The WarmImages of a policy that selects the Pod, one per image.
 
-    Empty if no node can ever run such a Pod, or if its constraints and those of the policy are too many together.
+    Empty if no node can ever run such a Pod, or if its constraints and those of the policy are too many together. If
+    the policy takes existing Pods, the images are wanted on all of its nodes, and no version of an owner is old.
     """
     try:
-        constraints = admitted.constraints
+        origin = PodOrigin((), source="Existing") if policy.pods_existing else PodOrigin((), admitted.constraints)
     except TooManyTerms:
         return
     labels = tuple(sorted(admitted.labels.items()))
-    template = restrict(policy.template, constraints)
+    template = template_for(policy.template, origin)
     if template is None or template.nodes.affinity == ():
         return
     # A Pod without an owner has no versions: each may run something else.
-    named = () if admitted.owner.startswith("Pod/") else admitted.containers
+    named = () if policy.pods_existing or admitted.owner.startswith("Pod/") else admitted.containers
     for image in dict.fromkeys(image.as_run for image in admitted.images):
         containers = tuple(sorted({name for name, run in named if run.as_run == image}))
         pod_owner = PodOwner(admitted.owner, labels, containers, moment)
         yield WarmImage(
-            key=ObjectKey(policy.key.namespace, pod_warmimage_name(policy.key, image, constraints)),
+            key=ObjectKey(policy.key.namespace, origin_warmimage_name(policy.key, image, origin)),
             image=image,
             digest=image.digest,
             pushed_at=moment,
@@ -75,8 +82,26 @@ def warmimages_for_pod(policy: Policy, admitted: Admitted, moment: datetime, eve
             policy_label=policy_label(policy.key),
             policy_name=policy.key.name,
             event_id=event_id,
-            pod_origin=PodOrigin((pod_owner,), constraints),
+            pod_origin=replace(origin, owners=(pod_owner,)),
         )
+
+
+def existing_pod_images(
+    policy: Policy, pods: Iterable[Admitted], existing: Collection[WarmImage], now: datetime
+) -> list[WarmImage]:
+    """The WarmImages for the Pods of a policy that exist now: new ones, and those in `existing` that change."""
+    stored = {warmimage.key: warmimage for warmimage in existing}
+    changed: dict[ObjectKey, WarmImage] = {}
+    for pod in pods:
+        for wanted in warmimages_for_pod(policy, pod, now, ""):
+            before = changed.get(wanted.key, stored.get(wanted.key))
+            decision = decide_admission(wanted, before)
+            if isinstance(decision, Upsert):
+                seen = decision.warmimage
+                changed[wanted.key] = (
+                    seen if before is None else replace(before, pushed_at=seen.pushed_at, pod_origin=seen.pod_origin)
+                )
+    return list(changed.values())
 
 
 def decide_admission(wanted: WarmImage, stored: WarmImage | None) -> Upsert | AdmissionRefusal:
@@ -126,6 +151,5 @@ def _together(wanted: PodOrigin, stored: PodOrigin | None) -> PodOrigin:
     if known is not None and known.at is not None and pod_owner.at is not None:
         pod_owner = replace(pod_owner, at=max(pod_owner.at, known.at))
     others = [entry for entry in stored.owners if entry.owner != pod_owner.owner]
-    return PodOrigin(
-        (pod_owner, *others[: OWNERS_MAX - 1]), wanted.constraints, stored.more or len(others) >= OWNERS_MAX
-    )
+    more = stored.more or len(others) >= OWNERS_MAX
+    return replace(wanted, owners=(pod_owner, *others[: OWNERS_MAX - 1]), more=more)

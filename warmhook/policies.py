@@ -10,7 +10,7 @@ from typing import Final, Literal, TypeAlias
 from warmhook.builds import beyond, old_versions
 from warmhook.images import Reference
 from warmhook.labels import Selector, TooManyTerms
-from warmhook.node_affinity import Constraints, intersect
+from warmhook.node_affinity import intersect
 from warmhook.rules import PushRule, PushRules
 from warmhook.warmimages import (
     ObjectKey,
@@ -18,7 +18,7 @@ from warmhook.warmimages import (
     PolicyKey,
     Template,
     WarmImage,
-    pod_warmimage_name,
+    origin_warmimage_name,
     policy_label,
     warmimage_name,
 )
@@ -26,6 +26,9 @@ from warmhook.warmimages import (
 POD_LIFETIME_SECONDS: Final = 7 * 86400
 """The time that an image stays after its last Pod if the policy has no `expireAfterSeconds`."""
 
+
+OBSERVED_MAX: Final = 200
+"""The WarmImages that one policy has for existing Pods and rollouts; a node has 256 lines for all namespaces."""
 
 Part: TypeAlias = Literal["images", "pods", "rollouts", "template", "unknown"]
 """`unknown`: a field that only a newer version knows."""
@@ -211,30 +214,63 @@ class PolicyChanges:
     deletes: tuple[WarmImage, ...] = ()
 
 
-def policy_changes(policy: Policy, existing: Collection[WarmImage], now: datetime) -> PolicyChanges:
+def policy_changes(
+    policy: Policy,
+    existing: Collection[WarmImage],
+    now: datetime,
+    observed: Iterable[WarmImage] = (),
+    *,
+    pods_known: bool = False,
+) -> PolicyChanges:
     """The changes among the WarmImages that carry the policy's label.
 
-    None is deleted if the policy has a field that only a newer version knows: it may want it.
+    `observed` are those that Pods and workloads want now, new or in the place of existing ones. Images of existing Pods
+    expire only if it is known which Pods exist. None is deleted if the policy has a field that only a newer version
+    knows: it may want it.
     """
-    unwanted = [] if "unknown" in policy.unread else _unwanted(policy, existing, now)
+    present = {warmimage.key: warmimage for warmimage in existing}
+    newer = "unknown" in policy.unread
+    current = present | {each.key: each for each in observed if not (newer and _is_ownerless(each))}
+    unwanted = [] if newer else _unwanted(policy, current.values(), now, pods_known=pods_known)
     gone = {warmimage.key for warmimage in unwanted}
-    present = {warmimage.key for warmimage in existing}
     creates = [Upsert(named) for named in _named(policy) if named.key not in present]
+    creates += [Upsert(seen) for key, seen in current.items() if key not in present and key not in gone]
     updates = [
-        Upsert(wanted, warmimage)
-        for warmimage in existing
-        if warmimage.key not in gone and (wanted := _as_wanted(policy, warmimage)) != warmimage
+        Upsert(wanted, present[key])
+        for key, warmimage in current.items()
+        if key in present and key not in gone and (wanted := _as_wanted(policy, warmimage)) != present[key]
     ]
-    return PolicyChanges(tuple(creates + updates), tuple(unwanted))
+    return PolicyChanges(tuple(creates + updates), tuple(present[key] for key in sorted(gone & present.keys())))
 
 
-def _unwanted(policy: Policy, existing: Collection[WarmImage], now: datetime) -> list[WarmImage]:
+def _is_ownerless(warmimage: WarmImage) -> bool:
+    return warmimage.pod_origin is not None and not warmimage.pod_origin.owners
+
+
+def within_bound(observed: Iterable[WarmImage], existing: Iterable[WarmImage]) -> tuple[list[WarmImage], int]:
+    """The WarmImages of `observed` that the policy may have, and the number of others; existing ones come first."""
+    stored = {
+        warmimage.key
+        for warmimage in existing
+        if warmimage.pod_origin is not None and warmimage.pod_origin.source != "Admission"
+    }
+    kept, new = list[WarmImage](), list[WarmImage]()
+    for warmimage in observed:
+        (kept if warmimage.key in stored else new).append(warmimage)
+    new.sort(key=lambda warmimage: warmimage.key)
+    room = max(0, OBSERVED_MAX - len(stored))
+    return kept + new[:room], len(new[room:])
+
+
+def _unwanted(policy: Policy, existing: Collection[WarmImage], now: datetime, *, pods_known: bool) -> list[WarmImage]:
     unwanted = old_versions(existing)
     old = {warmimage.key for warmimage in unwanted}
     repositories: dict[str, list[WarmImage]] = {}
     for warmimage in existing:
-        if warmimage.pod_origin is not None:
-            if warmimage.key not in old and not _still_needed(policy, warmimage, warmimage.pod_origin, now):
+        if (origin := warmimage.pod_origin) is not None:
+            expires = origin.source == "Admission" or (origin.source == "Existing" and pods_known)
+            needed = warmimage.key in old or _still_needed(policy, warmimage, origin, now if expires else None)
+            if not needed:
                 unwanted.append(warmimage)
             continue
         over = not policy.names(warmimage.image) and is_expired(_as_wanted(policy, warmimage), now)
@@ -264,33 +300,49 @@ def _named(policy: Policy) -> list[WarmImage]:
     ]
 
 
-def _still_needed(policy: Policy, warmimage: WarmImage, origin: PodOrigin, now: datetime) -> bool:
-    """Whether the policy still selects such Pods, and one was created lately."""
-    pods = policy.pods
-    selected = pods is not None and (origin.more or any(pods.matches(dict(owner.labels)) for owner in origin.owners))
-    if not selected and "pods" not in policy.unread:
+def _still_needed(policy: Policy, warmimage: WarmImage, origin: PodOrigin, now: datetime | None) -> bool:
+    """Whether the policy still selects such Pods or workloads, and one of the Pods was created or seen lately.
+
+    Without `now` it does not expire.
+    """
+    if origin.source == "Rollout":
+        # `old_versions` has those that no workload uses any more.
+        selected, part = policy.rollouts is not None, "rollouts"
+    else:
+        pods, part = policy.pods, "pods"
+        selected = pods is not None and (
+            origin.more or any(pods.matches(dict(owner.labels)) for owner in origin.owners)
+        )
+        selected = selected and policy.pods_existing == (origin.source == "Existing")
+    if not selected and part not in policy.unread:
         return False
     if "template" in policy.unread:
-        return not is_expired(warmimage, now)
-    if warmimage.key.name != pod_warmimage_name(policy.key, warmimage.image, origin.constraints):
+        return now is None or not is_expired(warmimage, now)
+    if warmimage.key.name != origin_warmimage_name(policy.key, warmimage.image, origin):
         return False
-    template = restrict(policy.template, origin.constraints)
-    return template is not None and not is_expired(replace(warmimage, template=template), now)
+    template = template_for(policy.template, origin)
+    return template is not None and (now is None or not is_expired(replace(warmimage, template=template), now))
 
 
-def restrict(template: Template, constraints: Constraints) -> Template | None:
-    """The policy's template restricted to nodes for such Pods; `None` if the constraints are too many.
+def template_for(template: Template, origin: PodOrigin) -> Template | None:
+    """The policy's template for images of such Pods; `None` if their constraints are too many.
 
-    The tolerations are those of the Pod: those of the policy are for its pushes. No event reports that an image is no
-    longer used, so it expires some days after the last Pod unless the policy sets a lifetime.
+    For new Pods it is restricted to nodes for such Pods, and the tolerations are those of the Pod: those of the policy
+    are for its pushes. No event reports that an image is no longer used, so it expires some days after the last Pod
+    unless the policy sets a lifetime. A workload says itself how long it uses an image.
     """
+    if origin.source == "Rollout":
+        return replace(template, expire_after_seconds=None)
+    life = template.expire_after_seconds
+    template = replace(template, expire_after_seconds=POD_LIFETIME_SECONDS if life is None else life)
+    if origin.source == "Existing":
+        return template
     try:
-        affinity = intersect(template.nodes.affinity, constraints.affinity)
+        affinity = intersect(template.nodes.affinity, origin.constraints.affinity)
     except TooManyTerms:
         return None
-    nodes = replace(template.nodes, affinity=affinity, tolerations=constraints.tolerations)
-    life = template.expire_after_seconds
-    return replace(template, nodes=nodes, expire_after_seconds=POD_LIFETIME_SECONDS if life is None else life)
+    nodes = replace(template.nodes, affinity=affinity, tolerations=origin.constraints.tolerations)
+    return replace(template, nodes=nodes)
 
 
 def decide_orphan(warmimage: WarmImage, now: datetime, grace: timedelta) -> Upsert | Literal["wait", "delete"]:
@@ -312,7 +364,6 @@ def _as_wanted(policy: Policy, warmimage: WarmImage) -> WarmImage:
         mine, stored = policy.template, warmimage.template
         return replace(warmimage, template=replace(stored, suspend=mine.suspend, requests=mine.requests))
     if warmimage.pod_origin is not None:
-        return replace(
-            warmimage, template=restrict(policy.template, warmimage.pod_origin.constraints) or warmimage.template
-        )
+        template = template_for(policy.template, warmimage.pod_origin)
+        return replace(warmimage, template=template or warmimage.template)
     return replace(warmimage, template=policy.template)

@@ -206,6 +206,12 @@ def invalid_status(before: Mapping[str, Any], generation: int, problem: str, now
     return {**before, "observedGeneration": generation, "conditions": with_conditions(before, ready)}
 
 
+def unplaced_status(before: Mapping[str, Any], generation: int, problem: str, now: datetime) -> dict[str, Any]:
+    """The status of a WarmImage whose nodes are unknown because Pods cannot be read; lines and counts stay."""
+    ready = condition(before, "Ready", False, "PodsUnknown", problem, now, generation)
+    return {**before, "observedGeneration": generation, "conditions": with_conditions(before, ready)}
+
+
 def with_conditions(before: Mapping[str, Any], *ours: dict[str, Any]) -> list[dict[str, Any]]:
     """The conditions of a status that was `before`: these, and those of others unchanged."""
     left = {own["type"]: own for own in ours}

@@ -16,6 +16,8 @@ _WARNINGS: Final = {
     "DeadlineExceeded": "DeadlineExceeded",
     "WriteRefused": "WriteRefused",
     "BeyondLimits": "NotAllowed",
+    "Forbidden": "Forbidden",
+    "TooManyImages": "TooManyImages",
 }
 _WARM: Final = frozenset({"AllWarm", "ReachableWarm"})
 

@@ -16,7 +16,11 @@ from warmhook.requests import Requests
 from warmhook.resolutions import Question, Resolution
 from warmhook.taints import Toleration
 
+OWNERS_MAX: Final = 8
+"""Owners that a WarmImage stores: enough for images that services share, and bounded for images that all have."""
 PullPolicy: TypeAlias = Literal["IfNotPresent", "Always"]
+OriginSource: TypeAlias = Literal["Admission", "Existing", "Rollout"]
+"""How Pods were seen: when they were created, in a list of the Pods that exist, or by the workload that makes them."""
 OnRemoval: TypeAlias = Literal["Retain", "Delete"]
 
 LONGEST_TIMEOUT_SECONDS: Final = 7200
@@ -147,7 +151,9 @@ class PodOwner:
     containers: tuple[str, ...] = ()
     """Names of the containers with the image, sorted; empty if the owner has no versions, like a single Pod."""
     at: datetime | None = None
-    """The last creation of a Pod that was written."""
+    """The last creation of a Pod that was written; of a rollout when the workload began to use the image."""
+    selector: Selector | None = None
+    """The Pods of a workload, on whose nodes a rollout needs the image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +165,8 @@ class PodOrigin:
     constraints: Constraints = field(default_factory=Constraints)
     more: bool = False
     """Whether there were more owners than are stored."""
+    source: OriginSource = "Admission"
+    """`Existing`: wanted on all nodes of the policy. `Rollout`: on those that run Pods of the owners."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +273,15 @@ def pod_warmimage_name(policy: PolicyKey, image: Reference, constraints: Constra
     """
     readable = warmimage_name(policy, image).rpartition("-")[0]
     unique = _hex(f"{policy}\n{image}\n{constraints.canonical()}", 10)
+    return f"{readable}-{unique}"
+
+
+def origin_warmimage_name(policy: PolicyKey, image: Reference, origin: PodOrigin) -> str:
+    """The name of the WarmImage that `policy` has for `image` because of Pods or workloads."""
+    if origin.source == "Admission":
+        return pod_warmimage_name(policy, image, origin.constraints)
+    readable = warmimage_name(policy, image).rpartition("-")[0]
+    unique = _hex(f"{policy}\n{image}\n{origin.source}", 10)
     return f"{readable}-{unique}"
 
 

@@ -39,6 +39,18 @@ def secrets(namespace: str, name: str = "") -> str:
     return _in_namespace("/api/v1", namespace, "secrets", name)
 
 
+def pods(namespace: str) -> str:
+    """The Pods of a namespace."""
+    return _in_namespace("/api/v1", namespace, "pods", "")
+
+
+def workloads(kind: str, namespace: str = "") -> str:
+    """The Deployments, StatefulSets, DaemonSets or CloneSets of the cluster, or of a namespace."""
+    prefix = "/apis/apps.kruise.io/v1alpha1" if kind == "CloneSet" else "/apis/apps/v1"
+    plural = f"{kind.lower()}s"
+    return _in_namespace(prefix, namespace, plural, "") if namespace else f"{prefix}/{plural}"
+
+
 def mutating_webhooks(name: str) -> str:
     """One MutatingWebhookConfiguration."""
     return f"/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/{_segment(name)}"

@@ -373,12 +373,12 @@ class TemplateSpec(Spec):
         """The value of the spec. Raises `InvalidObject`."""
         return Template(
             nodes=Nodes(
-                _selector(self.nodes.selector, "nodes.selector"),
+                read_selector(self.nodes.selector, "nodes.selector"),
                 tuple(self.nodes.names),
                 _limit(self.nodes.limit),
                 self._affinity(),
                 self._tolerations(),
-                _selector(self.nodes.running_pods, "nodes.runningPods"),
+                read_selector(self.nodes.running_pods, "nodes.runningPods"),
             ),
             pull=self._pull(),
             expire_after_seconds=self.lifetime.expire_after_seconds,
@@ -425,7 +425,8 @@ class TemplateSpec(Spec):
         return None if given is None else parse_tolerations([toleration.model_dump() for toleration in given])
 
 
-def _selector(given: LabelSelector | None, where: str) -> Selector | None:
+def read_selector(given: LabelSelector | None, where: str) -> Selector | None:
+    """The value of a selector; `where` names the field. Raises `InvalidObject`."""
     if given is None:
         return None
     try:

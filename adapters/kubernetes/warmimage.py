@@ -20,12 +20,14 @@ from adapters.kubernetes.template import (
     DigestText,
     ImageText,
     InvalidObject,
+    LabelSelector,
     LabelValue,
     NodeAffinity,
     Spec,
     TemplateSpec,
     TolerationSpec,
     invalid_object,
+    read_selector,
     template_object,
 )
 from warmhook.admission_review import IMAGES_MAX, LABELS_MAX
@@ -38,15 +40,25 @@ from warmhook.api import (
     REPOSITORY_LABEL,
 )
 from warmhook.images import NotAReference, Reference, parse_reference
+from warmhook.labels import requirement_object
 from warmhook.node_affinity import Constraints, affinity_object, parse_affinity
-from warmhook.pod_images import OWNERS_MAX
 from warmhook.ports import Object
 from warmhook.pull_failures import FailureReason
 from warmhook.requests import REFRESH_MAX, policy_annotations, read_policy_requests, read_requests
 from warmhook.status import find_condition
 from warmhook.taints import TOLERATIONS_MAX, parse_tolerations, toleration_object
 from warmhook.timestamps import format_time, parse_time
-from warmhook.warmimages import Lifecycle, ObjectKey, PodOrigin, PodOwner, WarmImage, owner_label, repository_label
+from warmhook.warmimages import (
+    OWNERS_MAX,
+    Lifecycle,
+    ObjectKey,
+    OriginSource,
+    PodOrigin,
+    PodOwner,
+    WarmImage,
+    owner_label,
+    repository_label,
+)
 
 Text = Annotated[str, StringConstraints(max_length=1024)]
 Count = Annotated[int, Field(ge=0)]
@@ -70,12 +82,21 @@ class PodOwnerSpec(Spec):
         json_schema_extra=SET,
         description="Its containers with the image, or volume/ and the name of an image volume.",
     )
-    admitted_at: Moment | None = Field(default=None, description="When its last Pod was created, about.")
+    admitted_at: Moment | None = Field(
+        default=None, description="When its last Pod was created or seen, about; of a rollout when it began."
+    )
+    selector: LabelSelector | None = Field(
+        default=None, description="Of a rollout: its Pods, on whose nodes the image is wanted."
+    )
 
 
 class PodOriginSpec(Spec):
     """The Pods that need the image; written by Warmhook."""
 
+    source: OriginSource = Field(
+        default="Admission",
+        description="Admission: Pods that were created. Existing: Pods that exist, on all nodes. Rollout: workloads.",
+    )
     owners: list[PodOwnerSpec] = Field(
         min_length=1,
         max_length=OWNERS_MAX,
@@ -390,6 +411,7 @@ def _origin_object(origin: PodOrigin) -> dict[str, Any]:
     """The field `pods`, absent parts as `None`."""
     constraints = origin.constraints
     return {
+        "source": None if origin.source == "Admission" else origin.source,
         "owners": list(map(_owner_object, origin.owners)),
         "moreOwners": origin.more or None,
         "affinity": None if constraints.affinity is None else affinity_object(constraints.affinity),
@@ -404,6 +426,8 @@ def _owner_object(owner: PodOwner) -> dict[str, Any]:
         fields["labels"] = dict(owner.labels)
     if owner.containers:
         fields["containers"] = list(owner.containers)
+    if owner.selector is not None:
+        fields["selector"] = {"matchExpressions": list(map(requirement_object, owner.selector.requirements))}
     return fields | ({"admittedAt": format_time(owner.at)} if owner.at else {})
 
 
@@ -413,6 +437,7 @@ def _read_owner(spec: PodOwnerSpec) -> PodOwner:
         labels=tuple(sorted(spec.labels.items())),
         containers=tuple(sorted(spec.containers)),
         at=parse_time(spec.admitted_at) if spec.admitted_at else None,
+        selector=read_selector(spec.selector, "pods.owners.selector"),
     )
 
 
@@ -422,4 +447,5 @@ def _read_origin(spec: PodOriginSpec | None) -> PodOrigin | None:
         return None
     affinity = None if spec.affinity is None else parse_affinity(spec.affinity.model_dump(by_alias=True))
     tolerations = parse_tolerations([toleration.model_dump() for toleration in spec.tolerations or ()])
-    return PodOrigin(tuple(map(_read_owner, spec.owners)), Constraints(affinity, tolerations), spec.more_owners)
+    owners, constraints = tuple(map(_read_owner, spec.owners)), Constraints(affinity, tolerations)
+    return PodOrigin(owners, constraints, spec.more_owners, spec.source)

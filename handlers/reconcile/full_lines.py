@@ -13,7 +13,7 @@ from handlers.reconcile.objects import DesiredConfigMap
 from handlers.reconcile.reader import Reader
 from warmhook.limits import Tenancy
 from warmhook.node_lines import Line, diff, line_key, line_of, noted_refusals, over_budget
-from warmhook.placement import Node, lacks_platform, place_each, reads_taints
+from warmhook.placement import Node, RunningNodes, lacks_platform, place_each, reads_taints
 from warmhook.tenancy import permitted
 from warmhook.warmimages import ObjectKey, WarmImage
 
@@ -36,18 +36,25 @@ class FullState:
         """The change that creates the ConfigMap of a node; `None` if the node was deleted or has no line."""
         async with self._once:
             if self._nodes is None:
-                self.warmimages = list((await self._reader.warmimages()).usable.values())
+                found = await self._reader.warmimages()
+                running = await self._reader.pods.running(found.usable.values())
+                self.warmimages = list(found.without(running.unknown).usable.values())
                 nodes = await self._reader.nodes(taints=reads_taints(self.warmimages))
-                self._wanted = await wanted_lines(self.warmimages, nodes)
+                self._wanted = await wanted_lines(self.warmimages, nodes, running.nodes)
                 self._nodes = {node.name: node for node in nodes}
         node = self._nodes.get(name)
         return full_change(node, None, self._wanted.get(name, {}), self._reader.tenancy) if node is not None else None
 
 
-async def wanted_lines(warmimages: Iterable[WarmImage], nodes: Iterable[Node]) -> dict[str, dict[str, Line]]:
-    """The lines that each node should have. Other requests run between two WarmImages."""
+async def wanted_lines(
+    warmimages: Iterable[WarmImage], nodes: Iterable[Node], running: RunningNodes
+) -> dict[str, dict[str, Line]]:
+    """The lines that each node should have; `running` as for `place_each`.
+
+    Other requests run between two WarmImages.
+    """
     wanted: dict[str, dict[str, Line]] = defaultdict(dict)
-    for warmimage, chosen in place_each(map(permitted, warmimages), nodes):
+    for warmimage, chosen in place_each(map(permitted, warmimages), nodes, running):
         line = line_of(warmimage)
         for node in chosen:
             if not lacks_platform(warmimage.resolved, node):

@@ -70,6 +70,15 @@ class WarmImages:
     unusable: Mapping[ObjectKey, InvalidObject] = field(default_factory=dict)
     """The problems of unusable ones: their earlier effects stay."""
 
+    def without(self, unknown: Mapping[ObjectKey, Exception]) -> WarmImages:
+        """The same, but the earlier effects of these stay as well."""
+        if not unknown:
+            return self
+        usable = {key: warmimage for key, warmimage in self.usable.items() if key not in unknown}
+        return WarmImages(
+            usable, {**self.unusable, **{key: InvalidObject(problem) for key, problem in unknown.items()}}
+        )
+
 
 class Repository(NamedTuple):
     """One repository of one policy, by the labels that its WarmImages carry."""

@@ -12,8 +12,9 @@ from adapters.kubernetes.errors import Conflict, Unavailable
 from adapters.logs import get_logger
 from handlers.reconcile.context import Context
 from handlers.reconcile.objects import PolicyObject, Repository, WarmImages, repository_of
+from handlers.reconcile.observations import Observation, observe
 from handlers.reconcile.outcomes import Outcomes
-from handlers.reconcile.policy_statuses import write_status
+from handlers.reconcile.policy_statuses import write_observation, write_status
 from handlers.reconcile.reader import FROM_CACHE
 from handlers.reconcile.repositories import read_repositories
 from warmhook.policies import Policy, PolicyChanges, Upsert, decide_orphan, policy_changes
@@ -50,6 +51,8 @@ class Applied:
     created: set[ObjectKey] = field(default_factory=set)
     changed: int = 0
     deleted: set[ObjectKey] = field(default_factory=set)
+    unobserved: Unavailable | None = None
+    """Why Pods or workloads could not be read, if a repeat may help."""
 
     @property
     def wrote(self) -> bool:
@@ -91,6 +94,8 @@ class Policies:
             return
         applied = await self.apply(found, owned, labelled.unusable)
         applied.outcomes.raise_problem()
+        if applied.unobserved is not None:
+            raise applied.unobserved
 
     async def apply(self, found: PolicyObject, owned: list[WarmImage], unusable: Iterable[ObjectKey]) -> Applied:
         """Write what differs, each WarmImage by itself, and the policy's status. What is refused is in the outcomes.
@@ -99,11 +104,19 @@ class Policies:
         """
         applied = Applied()
         # The earlier effects of an unusable policy stay: a typo must not evict images from nodes.
+        observation: Observation | None = None
         if found.policy is not None:
-            await self._write(policy_changes(found.policy, owned, self.context.clock.utcnow()), applied)
+            observation = await observe(self.context, found.policy, owned)
+            seen = observation or Observation()
+            now = self.context.clock.utcnow()
+            changes = policy_changes(found.policy, owned, now, seen.images, pods_known=seen.pods_known)
+            await self._write(changes, applied)
+            applied.unobserved = seen.problem if isinstance(seen.problem, Unavailable) else None
         with applied.outcomes.item("policy-status", policy=str(found.key)):
             images = {warmimage.key for warmimage in owned}.union(unusable, applied.created) - applied.deleted
             await write_status(self.context, found, len(images), applied.refused)
+            if found.policy is not None:
+                await write_observation(self.context, found, observation)
         return applied
 
     async def reconcile_repositories(

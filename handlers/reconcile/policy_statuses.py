@@ -14,6 +14,7 @@ from adapters.kubernetes.warmpolicy import unknown_policy_status
 from adapters.logs import get_logger
 from handlers.reconcile.context import Context
 from handlers.reconcile.objects import PolicyObject
+from handlers.reconcile.observations import Observation
 from warmhook.ports import Object
 from warmhook.status import condition, find_condition, with_conditions
 from warmhook.transitions import transitions
@@ -66,6 +67,25 @@ def _held_back(found: PolicyObject) -> str:
     template = found.policy.template if found.policy is not None else Template()
     states = (", suspended" if template.suspend else "", ", purged" if template.requests.purge else "")
     return "".join(states)
+
+
+async def write_observation(context: Context, found: PolicyObject, observation: Observation | None) -> None:
+    """Write into the condition `Observed` whether the Pods and workloads of the policy could be read.
+
+    `None`: the policy depends on none, and has no such condition.
+    """
+
+    def status(policy: PolicyObject) -> Object:
+        before, now = _status(policy), context.clock.utcnow()
+        if observation is None:
+            others = [each for each in before.get("conditions") or [] if each.get("type") != "Observed"]
+            return {**before, "conditions": others}
+        reason, message = observation.reason, observation.message
+        observed = condition(before, "Observed", reason == "Read", reason, message, now, _generation(policy))
+        return {**before, "conditions": with_conditions(before, observed)}
+
+    if observation is not None or find_condition(_status(found), "Observed"):
+        await _write(context, found, status, record=True)
 
 
 def is_degraded(found: PolicyObject) -> bool:

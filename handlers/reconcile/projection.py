@@ -7,9 +7,10 @@ A node that is correct costs no write.
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal, TypeAlias
 
 from adapters.kubernetes.errors import Unavailable
@@ -21,7 +22,7 @@ from handlers.reconcile.outcomes import Outcomes
 from handlers.reconcile.reader import FROM_CACHE, MAX_GETS
 from handlers.reconcile.resolver import Resolver
 from warmhook.node_lines import diff, line_key
-from warmhook.placement import Node, node_selector, reads_taints
+from warmhook.placement import Node, RunningNodes, node_selector, pod_queries, reads_taints
 from warmhook.warmimages import ObjectKey, WarmImage
 
 # After this the rest is left to the repeat of the event, which finds less to do.
@@ -47,6 +48,8 @@ class _Batch:
     """Those that exist."""
     deadline: float
     outcomes: Outcomes
+    running: RunningNodes = field(default_factory=dict)
+    """The nodes of the Pods that their placement depends on."""
 
     @property
     def present(self) -> list[WarmImage]:
@@ -125,15 +128,13 @@ class Projection:
             if found is None:
                 found = await self._reader.warmimages_of(pending)
             before, found = found, await self._resolver.complete(found)
-            batch = _Batch(pending, found, deadline, outcomes)
-            # The second pass finds what the first one missed.
-            twice = first != "none" and len(pending) <= MAX_GETS
-            wrote, nodes = await self._first_pass(batch, first) if twice else (set(), None)
-            if nodes is None:
-                nodes, desired = await self._read(batch, "", batch.line_keys)
-            else:
-                desired = await self._holding(batch.line_keys, "")
-            wrote |= await self._write_lines(batch, nodes, desired)
+            # Pods of a namespace that hangs delay its WarmImages only.
+            parts: defaultdict[str, list[ObjectKey]] = defaultdict(list)
+            for key in pending:
+                usable = found.usable.get(key)
+                parts[key.namespace if usable and pod_queries(usable) else ""].append(key)
+            passes = (self._write_part(_Batch(keys, found, deadline, outcomes), first) for keys in parts.values())
+            wrote = set[ObjectKey]().union(*await asyncio.gather(*passes))
             resolved = {key for key, one in found.usable.items() if one is not before.usable[key]}
             self._resolver.finish(resolved - wrote)
             if not wrote:
@@ -144,6 +145,22 @@ class Projection:
             found, first = None, "none"
             if pending and self._monotonic() > deadline:
                 raise Unavailable("WarmImages changed faster than they were projected", retry_after_seconds=1)
+
+    async def _write_part(self, batch: _Batch, first: FirstPass) -> set[ObjectKey]:
+        """Project WarmImages whose Pods are read together, once or twice; those of which something was written."""
+        running = await self._reader.pods.running(batch.present)
+        batch = replace(batch, found=batch.found.without(running.unknown), running=running.nodes)
+        for problem in running.unknown.values():
+            if isinstance(problem, Unavailable):
+                batch.outcomes.add_later(problem)
+        # The second pass finds what the first one missed.
+        twice = first != "none" and len(batch.keys) <= MAX_GETS
+        wrote, nodes = await self._first_pass(batch, first) if twice else (set(), None)
+        if nodes is None:
+            nodes, desired = await self._read(batch, "", batch.line_keys)
+        else:
+            desired = await self._holding(batch.line_keys, "")
+        return wrote | await self._write_lines(batch, nodes, desired)
 
     async def _first_pass(self, batch: _Batch, first: FirstPass) -> tuple[set[ObjectKey], dict[str, Node] | None]:
         """The WarmImages of which something was written, and the Nodes if they need not be read again.
@@ -183,6 +200,8 @@ class Projection:
 
     async def _rebuild(self, names: Collection[str], every: WarmImages, deadline: float, outcomes: Outcomes) -> None:
         """Write every line of these nodes, and create missing ConfigMaps."""
+        running = await self._reader.pods.running(every.usable.values())
+        every = every.without(running.unknown)
         few, warmimages = len(names) <= MAX_GETS, every.usable.values()
         if few and all(warmimage.template.nodes.limit is None for warmimage in warmimages):
             nodes = list((await self._reader.nodes_of(names)).values())
@@ -190,7 +209,7 @@ class Projection:
             nodes = await self._reader.nodes(taints=reads_taints(warmimages))
         found = await (self._reader.desired_of(names) if few else self._reader.desired())
         desired = {have.node: untouched(have, every.unusable) for have in found}
-        wanted = await wanted_lines(warmimages, nodes)
+        wanted = await wanted_lines(warmimages, nodes, running.nodes)
         changes: dict[str, NodeChange] = {}
         for node in nodes:
             if node.name in names:
@@ -246,7 +265,7 @@ class Projection:
     ) -> set[ObjectKey]:
         """Write the lines that differ; the WarmImages of which something was written."""
         line_keys = batch.line_keys
-        wanted = await wanted_lines(batch.present, nodes.values())
+        wanted = await wanted_lines(batch.present, nodes.values(), batch.running)
         changes: dict[str, NodeChange] = {}
         touched: set[ObjectKey] = set()
         for name in desired.keys() | wanted.keys():

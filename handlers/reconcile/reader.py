@@ -24,6 +24,7 @@ from handlers.reconcile.objects import (
     read_warmimages,
     version_number,
 )
+from handlers.reconcile.pod_reader import PodReader
 from warmhook.api import POLICY_LABEL, REPOSITORY_LABEL
 from warmhook.limits import NO_RULES, Tenancy
 from warmhook.manifests import Resolved
@@ -63,6 +64,7 @@ class Reader(NodeReader):
     ) -> None:
         """`namespace` is that of the node ConfigMaps; readers of one process may share a `cache`."""
         super().__init__(kubernetes, namespace, clock)
+        self.pods = PodReader(kubernetes, namespace, clock)
         self._cache = cache or PolicyCache()
         self.tenancy = tenancy
 

@@ -95,14 +95,16 @@ class Resync:
             listed = await self._reader.warmimage_objects()
             warmimages = await read_warmimages(listed, self._reader.tenancy)
         objects = {object_key(obj): obj for obj in listed}
-        usable = warmimages.usable.values()
-        self._resolver.begin(usable)
+        self._resolver.begin(warmimages.usable.values())
+        running = await self._reader.pods.running(warmimages.usable.values())
+        placed = warmimages.without(running.unknown)
+        usable = placed.usable.values()
         nodes = await self._reader.nodes(taints=reads_taints(usable))
         gone = ({have.node for have in desired} | reports.keys()) - {node.name for node in nodes}
         await outcomes.each("node", sorted(gone), self._forget_node)
         await self._context.recorder.record_long_names(nodes, outcomes)
-        wanted = await wanted_lines(usable, nodes)
-        held = {have.node: untouched(have, warmimages.unusable) for have in desired}
+        wanted = await wanted_lines(usable, nodes, running.nodes)
+        held = {have.node: untouched(have, placed.unusable) for have in desired}
         changes = _repairs(held, nodes, wanted, reports, self._context.clock.utcnow(), self._reader.tenancy)
         orphans = await self._orphaned(changes, set(map(line_key, objects)))
         repairs = _without(changes, orphans)

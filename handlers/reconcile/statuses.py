@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from adapters.kubernetes.errors import Conflict, NotFound, Unavailable
+from adapters.kubernetes.errors import Conflict, KubernetesError, NotFound, Refused, Unavailable
 from adapters.kubernetes.template import InvalidObject, NewerObject
 from adapters.kubernetes.warmimage import unknown_status
 from adapters.logs import get_logger
@@ -30,6 +30,7 @@ from warmhook.status import (
     invalid_status,
     limited_status,
     status_object,
+    unplaced_status,
 )
 from warmhook.tenancy import permitted, problems
 from warmhook.timestamps import parse_time
@@ -40,8 +41,8 @@ _log = get_logger()
 
 # The interval between two writes of one status.
 _APART_SECONDS: Final = 1.0
-# For so long Nodes with their taints are used again, because they only decide counts, which the next sync repeats.
-_FULL_NODES_SECONDS: Final = 5.0
+# For so long Nodes with their taints, and Pods, are used again: they only decide counts, which the next sync repeats.
+_READ_AGAIN_SECONDS: Final = 5.0
 # After this the rest is left to the repeat of the event.
 _SECONDS: Final = 20.0
 # A generation that started later after its push comes from a changed policy, not from the push.
@@ -169,7 +170,7 @@ class Statuses:
         if not taints:
             return await self._context.reader.nodes(labels)
         read_at, nodes = self._full_nodes.get(labels, (float("-inf"), []))
-        if self._monotonic() - read_at >= _FULL_NODES_SECONDS:
+        if self._monotonic() - read_at >= _READ_AGAIN_SECONDS:
             read_at, nodes = self._monotonic(), await self._context.reader.nodes(labels, taints=True)
             self._full_nodes = {labels: (read_at, nodes)}
         return nodes
@@ -190,13 +191,19 @@ class Statuses:
         usable, unusable = state.warmimages.usable, state.warmimages.unusable
         details: dict[str, Mapping[str, str]] = {}
         differing, left = list[Judgement](), set(order)
-        placed = place_each((permitted(usable[key]) for key in order if key in usable), state.nodes)
+        running = await self._context.reader.pods.running(
+            [usable[key] for key in order if key in usable], at_most_seconds=_READ_AGAIN_SECONDS
+        )
+        known = [permitted(usable[key]) for key in order if key in usable and key not in running.unknown]
+        placed = place_each(known, state.nodes, running.nodes)
         for key in order:
             obj = state.objects[key]
             before: Object = obj.get("status") or {}
             after: Object | None = None
             if key in unusable:
                 after = _unusable_status(obj, before, unusable[key], now())
+            elif key in running.unknown:
+                after = _unplaced_status(before, usable[key], running.unknown[key], now())
             else:
                 warmimage, wanted = next(placed)
                 line = line_of(warmimage)
@@ -277,6 +284,11 @@ class Statuses:
             failures.append(Failure(node, reason, message))
         failures += [Failure(node, "NoAgent", "no word from its agent for 10 minutes") for node in counts.silent]
         return failures[:FAILURES_MAX]
+
+
+def _unplaced_status(before: Object, warmimage: WarmImage, problem: KubernetesError, now: datetime) -> Object:
+    """The status of a WarmImage whose Pods could not be read; unchanged if a repeat may solve that."""
+    return unplaced_status(before, warmimage.generation, str(problem), now) if isinstance(problem, Refused) else before
 
 
 def _without_line(

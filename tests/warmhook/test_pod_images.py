@@ -12,12 +12,12 @@ from warmhook.images import parse_reference
 from warmhook.labels import Requirement, Selector
 from warmhook.node_affinity import Constraints, Term
 from warmhook.node_lines import line_of
-from warmhook.pod_images import OWNERS_MAX, decide_admission, takes_pod, warmimages_for_pod
+from warmhook.pod_images import decide_admission, takes_pod, warmimages_for_pod
 from warmhook.policies import Policy, Upsert, decide_push, policy_changes, surplus
 from warmhook.rules import PushRule
 from warmhook.taints import Toleration
 from warmhook.timestamps import parse_time
-from warmhook.warmimages import Limit, Nodes, PolicyKey, Template, WarmImage
+from warmhook.warmimages import OWNERS_MAX, Limit, Nodes, PolicyKey, Template, WarmImage
 
 NOW = parse_time("2026-03-01T12:00:00Z")
 DAY = 86400

@@ -1,0 +1,200 @@
+"""Read Pods and workloads of single namespaces, each of which may refuse or hang without delaying the others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal, TypeAlias, TypeVar
+
+from adapters.clock import LONGEST_ABSENCE_SECONDS, Clock
+from adapters.kubernetes import paths
+from adapters.kubernetes.client import Kubernetes
+from adapters.kubernetes.errors import KubernetesError, NotServed, Refused, Unavailable
+from adapters.kubernetes.pods import (
+    PODS_PAGE,
+    RUNNING_FIELDS,
+    WORKLOAD_KINDS,
+    WorkloadKind,
+    nodes_running,
+    read_workload,
+    reduced_pod,
+    reduced_running_pod,
+    reduced_workload,
+)
+from adapters.logs import get_logger
+from warmhook.admission_review import Admitted, read_pod
+from warmhook.labels import Selector
+from warmhook.placement import PodQuery, pod_queries
+from warmhook.warmimages import ObjectKey, WarmImage
+from warmhook.workload_images import Workload
+
+_log = get_logger()
+
+_SECONDS: Final = 5.0
+"""For the reads of one namespace."""
+_FAILED_SECONDS: Final = 30.0
+# The API server lists up to so many different selectors of one namespace; beyond that all Pods are matched here.
+_SELECTORS: Final = 4
+_QUERY_MAX: Final = 4000
+_KNOWN_MAX: Final = 2000
+
+What: TypeAlias = Literal["Pods", "workloads"]
+_ROLES: Final[Mapping[What, str]] = {"Pods": "warmhook-pods", "workloads": "warmhook-rollouts"}
+
+_Read = TypeVar("_Read")
+
+
+@dataclass(frozen=True, slots=True)
+class RunningPods:
+    """The nodes of the Pods that placements depend on."""
+
+    nodes: Mapping[PodQuery, frozenset[str]] = field(default_factory=dict)
+    unknown: Mapping[ObjectKey, KubernetesError] = field(default_factory=dict)
+    """The WarmImages whose Pods could not be read: their lines stay as they are."""
+
+
+@dataclass(eq=False)
+class PodReader:
+    """Reads Pods and workloads by LIST; nothing watches all Pods."""
+
+    kubernetes: Kubernetes
+    own_namespace: str
+    """Of the ServiceAccount of the handlers."""
+    clock: Clock
+    _known: dict[PodQuery, tuple[float, frozenset[str]]] = field(default_factory=dict)
+    """The last results, and when they were asked for, on the monotonic clock."""
+    _failed: dict[str, tuple[float, KubernetesError]] = field(default_factory=dict)
+    """By namespace when the last read of running Pods failed, and why, if it did."""
+    _refused: set[tuple[str, What]] = field(default_factory=set)
+    """What was refused when it was read last, by namespace."""
+    _absent: dict[tuple[str, WorkloadKind], float] = field(default_factory=dict)
+    """Until when a kind that is not installed is not read again, by namespace."""
+
+    async def running(self, warmimages: Iterable[WarmImage], *, at_most_seconds: float = 0.0) -> RunningPods:
+        """The nodes of the Pods that the placement of these depends on, not read longer ago than `at_most_seconds`.
+
+        If that is not 0, a namespace that failed within the last 30 seconds is not read either.
+        """
+        wanted = {
+            warmimage.key: [query for all_of in pod_queries(warmimage) for query in all_of] for warmimage in warmimages
+        }
+        recent = self.clock.monotonic() - at_most_seconds
+        queries = {query for needed in wanted.values() for query in needed}
+        nodes = {
+            query: self._known[query][1]
+            for query in queries
+            if at_most_seconds and query in self._known and self._known[query][0] >= recent
+        }
+        selectors: defaultdict[str, list[Selector]] = defaultdict(list)
+        for query in sorted(queries - nodes.keys(), key=lambda query: (query.namespace, query.selector.query())):
+            selectors[query.namespace].append(query.selector)
+        problems: dict[str, KubernetesError] = {}
+
+        async def read(namespace: str) -> None:
+            failed_at, problem = self._failed.get(namespace, (float("-inf"), None))
+            if problem is not None and at_most_seconds and self.clock.monotonic() - failed_at < _FAILED_SECONDS:
+                problems[namespace] = problem
+                return
+            try:
+                nodes.update(await self._in_time("Pods", namespace, self._running(namespace, selectors[namespace])))
+                self._failed.pop(namespace, None)
+            except KubernetesError as error:
+                problems[namespace] = error
+                self._failed[namespace] = (self.clock.monotonic(), error)
+
+        await asyncio.gather(*map(read, selectors))
+        unknown = {key: problems[key.namespace] for key, needed in wanted.items() if not nodes.keys() >= set(needed)}
+        return RunningPods(nodes, unknown)
+
+    async def _running(self, namespace: str, selectors: Collection[Selector]) -> dict[PodQuery, frozenset[str]]:
+        began = self.clock.monotonic()
+
+        async def listed(labels: str) -> list[dict[str, object]]:
+            found = await self.kubernetes.list(
+                paths.pods(namespace),
+                labels=labels if len(labels) <= _QUERY_MAX else "",
+                fields=RUNNING_FIELDS,
+                page=PODS_PAGE,
+                keep=reduced_running_pod,
+            )
+            return found.items
+
+        if len(selectors) > _SELECTORS:
+            pods = await listed("")
+            nodes = {PodQuery(namespace, each): nodes_running(pods, each) for each in selectors}
+        else:
+            lists = await asyncio.gather(*(listed(each.query()) for each in selectors))
+            nodes = {
+                PodQuery(namespace, each): nodes_running(pods, each)
+                for each, pods in zip(selectors, lists, strict=True)
+            }
+        self._known |= {query: (began, found) for query, found in nodes.items()}
+        while len(self._known) > _KNOWN_MAX:
+            del self._known[next(iter(self._known))]
+        return nodes
+
+    async def existing(self, namespace: str, selector: Selector) -> list[Admitted]:
+        """The Pods of a namespace that the selector matches, also those that have ended: one of each owner and
+        combination of images, without their constraints. Raises `KubernetesError`.
+        """
+
+        async def listed() -> list[Admitted]:
+            labels = selector.query()
+            found = await self.kubernetes.list(
+                paths.pods(namespace),
+                labels=labels if len(labels) <= _QUERY_MAX else "",
+                page=PODS_PAGE,
+                keep=reduced_pod,
+            )
+            pods = (read_pod(pod, namespace) for pod in found.items)
+            taken = (pod for pod in pods if pod is not None and selector.matches(pod.labels))
+            return list({(pod.owner, pod.images): pod for pod in taken}.values())
+
+        return await self._in_time("Pods", namespace, listed())
+
+    async def workloads(self, namespace: str, selector: Selector) -> list[Workload]:
+        """The workloads of a namespace that the selector matches. Raises `KubernetesError`."""
+
+        async def listed(kind: WorkloadKind) -> list[Workload]:
+            if self._absent.get((namespace, kind), 0.0) > self.clock.monotonic():
+                return []
+            try:
+                found = await self.kubernetes.list(
+                    paths.workloads(kind, namespace), labels=selector.query(), page=PODS_PAGE, keep=reduced_workload
+                )
+            except NotServed:
+                self._absent[namespace, kind] = self.clock.monotonic() + LONGEST_ABSENCE_SECONDS
+                return []
+            return [read for workload in found.items if (read := read_workload(kind, workload)) is not None]
+
+        async def all_kinds() -> list[Workload]:
+            lists = await asyncio.gather(*map(listed, WORKLOAD_KINDS))
+            return [workload for workloads in lists for workload in workloads]
+
+        return await self._in_time("workloads", namespace, all_kinds())
+
+    async def _in_time(self, what: What, namespace: str, reading: Awaitable[_Read]) -> _Read:
+        """The result within some seconds. A rejection is logged when it begins."""
+        try:
+            async with asyncio.timeout(_SECONDS):
+                read = await reading
+        except TimeoutError as error:
+            raise Unavailable(f"{what} of namespace {namespace}: no answer within {_SECONDS:g} seconds") from error
+        except Refused as error:
+            hint = self._hint(what, namespace) if error.status == 403 else ""
+            if (namespace, what) not in self._refused:
+                self._refused.add((namespace, what))
+                _log.warning("pods-not-read", namespace=namespace, problem=str(error), hint=hint)
+            raise Refused(f"{hint}: {error}" if hint else str(error), status=error.status) from error
+        self._refused.discard((namespace, what))
+        return read
+
+    def _hint(self, what: What, namespace: str) -> str:
+        """What an administrator does so that the handlers may read Pods or workloads of a namespace."""
+        role = _ROLES[what]
+        return (
+            f"the handlers may not read {what} of this namespace, run: kubectl -n {namespace} create rolebinding {role}"
+            f" --clusterrole={role} --serviceaccount={self.own_namespace}:warmhook-handlers"
+        )
