@@ -141,6 +141,16 @@ _SHAPES: dict[str, Object] = {
         spec=_shape(taints=_list_of(_shape(key=_TEXT, effect=_TEXT))),
         status=_shape(conditions=_CONDITIONS, addresses=_OBJECTS, nodeInfo=_OBJECT, daemonEndpoints=_OBJECT),
     ),
+    **dict.fromkeys(
+        ("deployments", "statefulsets", "daemonsets"),
+        _shape(
+            spec=_shape(
+                selector=_shape(matchLabels=_OBJECT, matchExpressions=_OBJECTS),
+                template=_shape(metadata=_OBJECT, spec=_shape(containers=_CONTAINERS, initContainers=_CONTAINERS)),
+            ),
+            status=_OBJECT,
+        ),
+    ),
     "pods": _shape(
         spec=_shape(
             containers=_CONTAINERS, initContainers=_CONTAINERS, tolerations=_list_of(_shape(key=_TEXT, effect=_TEXT))

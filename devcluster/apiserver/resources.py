@@ -185,6 +185,21 @@ BUILT_INS = (
             Column("Node", ".spec.nodeName", priority=1),
         ),
     ),
+    *(
+        Resource(
+            "apps",
+            "v1",
+            f"{kind.lower()}s",
+            kind,
+            namespaced=True,
+            short_names=(short,),
+            categories=("all",),
+            status=True,
+            counted=("spec",),
+            fields=("spec", "status"),
+        )
+        for kind, short in (("Deployment", "deploy"), ("StatefulSet", "sts"), ("DaemonSet", "ds"))
+    ),
     Resource(
         "coordination.k8s.io",
         "v1",
