@@ -34,6 +34,8 @@ _log = get_logger()
 
 _SECONDS: Final = 5.0
 """For the reads of one namespace."""
+AMONG_OTHERS_SECONDS: Final = 1.0
+"""For reads that the lines of other namespaces wait for."""
 _FAILED_SECONDS: Final = 30.0
 # The API server lists up to so many different selectors of one namespace; beyond that all Pods are matched here.
 _SELECTORS: Final = 4
@@ -72,10 +74,13 @@ class PodReader:
     _absent: dict[tuple[str, WorkloadKind], float] = field(default_factory=dict)
     """Until when a kind that is not installed is not read again, by namespace."""
 
-    async def running(self, warmimages: Iterable[WarmImage], *, at_most_seconds: float = 0.0) -> RunningPods:
+    async def running(
+        self, warmimages: Iterable[WarmImage], *, at_most_seconds: float = 0.0, within_seconds: float = _SECONDS
+    ) -> RunningPods:
         """The nodes of the Pods that the placement of these depends on, not read longer ago than `at_most_seconds`.
 
-        If that is not 0, a namespace that failed within the last 30 seconds is not read either.
+        If that is not 0, a namespace that failed within the last 30 seconds is not read either. What is not read
+        `within_seconds` is unknown.
         """
         wanted = {
             warmimage.key: [query for all_of in pod_queries(warmimage) for query in all_of] for warmimage in warmimages
@@ -98,7 +103,8 @@ class PodReader:
                 problems[namespace] = problem
                 return
             try:
-                nodes.update(await self._in_time("Pods", namespace, self._running(namespace, selectors[namespace])))
+                reading = self._running(namespace, selectors[namespace])
+                nodes.update(await self._in_time("Pods", namespace, reading, within_seconds))
                 self._failed.pop(namespace, None)
             except KubernetesError as error:
                 problems[namespace] = error
@@ -175,13 +181,13 @@ class PodReader:
 
         return await self._in_time("workloads", namespace, all_kinds())
 
-    async def _in_time(self, what: What, namespace: str, reading: Awaitable[_Read]) -> _Read:
+    async def _in_time(self, what: What, namespace: str, reading: Awaitable[_Read], seconds: float = _SECONDS) -> _Read:
         """The result within some seconds. A rejection is logged when it begins."""
         try:
-            async with asyncio.timeout(_SECONDS):
+            async with asyncio.timeout(seconds):
                 read = await reading
         except TimeoutError as error:
-            raise Unavailable(f"{what} of namespace {namespace}: no answer within {_SECONDS:g} seconds") from error
+            raise Unavailable(f"{what} of namespace {namespace}: no answer within {seconds:g} seconds") from error
         except Refused as error:
             hint = self._hint(what, namespace) if error.status == 403 else ""
             if (namespace, what) not in self._refused:

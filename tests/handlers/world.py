@@ -26,7 +26,7 @@ from adapters.clock import Clock
 from adapters.cloudevents import STRUCTURED, write_event
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes
-from adapters.kubernetes.errors import NotFound
+from adapters.kubernetes.errors import Conflict, NotFound
 from adapters.kubernetes.warmimage import warmimage_crd
 from adapters.kubernetes.warmpolicy import warmpolicy_crd
 from adapters.kubernetes.webhook_secret import SECRET as ADMISSION_SECRET
@@ -221,6 +221,45 @@ class World:
         """One made by hand."""
         body = {"apiVersion": API_VERSION, "kind": "WarmImage", "metadata": {"name": name, **(metadata or {})}}
         return await self.admin.create(paths.warmimages_in(namespace), {**body, "spec": {"image": image, **spec}})
+
+    async def add_pod(
+        self,
+        name: str,
+        node: str = "",
+        image: str = f"{HOST}/shop/app:v1",
+        *,
+        namespace: str = "shop",
+        phase: str = "Running",
+        owner: str = "",
+        spec: Object | None = None,
+        **labels: str,
+    ) -> None:
+        """A Pod on that node; `owner` is the name of its ReplicaSet."""
+        owners = [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": owner, "uid": owner, "controller": True}]
+        metadata = {"name": name, "labels": labels, "ownerReferences": owners if owner else []}
+        body = {"metadata": metadata, "spec": {"containers": [{"name": "app", "image": image}], **(spec or {})}}
+        if node:
+            body["spec"]["nodeName"] = node
+        path = paths.pods(namespace)
+        await self.admin.create(path, body)
+        await self.admin.patch(f"{path}/{name}/status", {"status": {"phase": phase}})
+
+    async def set_workload(
+        self, name: str = "web", image: str = f"{HOST}/shop/app:v1", *, kind: str = "Deployment", **labels: str
+    ) -> None:
+        """Create a workload whose Pods have the label `app` with its name, or change its image."""
+        template = {
+            "metadata": {"labels": {"app": name}},
+            "spec": {"containers": [{"name": "app", "image": image}]},
+        }
+        spec = {"selector": {"matchLabels": {"app": name}}, "template": template}
+        path = paths.workloads(kind, "shop")
+        version = "apps.kruise.io/v1alpha1" if kind == "CloneSet" else "apps/v1"
+        body = {"apiVersion": version, "kind": kind, "metadata": {"name": name, "labels": labels}, "spec": spec}
+        try:
+            await self.admin.create(path, body)
+        except Conflict:
+            await self.admin.patch(f"{path}/{name}", {"spec": {"template": template}})
 
     async def warmimages(self) -> dict[str, Object]:
         """Every WarmImage by its image."""
