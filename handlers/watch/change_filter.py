@@ -11,6 +11,7 @@ from dataclasses import astuple, dataclass, field
 from typing import Literal, TypeAlias, get_args
 
 from adapters.kubernetes.nodes import taints_of, unschedulable
+from handlers.watch.rollouts import RolloutPolicies
 from handlers.watch.work_queue import WorkQueue
 from warmhook.api import GROUP, KIND_LABEL
 from warmhook.events import Changed
@@ -28,6 +29,8 @@ class ChangeFilter:
     """Queues changes that matter. Of each object it holds only what decides that."""
 
     queue: WorkQueue
+    rollouts: RolloutPolicies = field(default_factory=RolloutPolicies)
+    """The policies with `rollouts` that were seen."""
     _objects: dict[Kind, dict[tuple[str, str], tuple[object, ...]]] = field(
         default_factory=lambda: {"WarmPolicy": {}, "WarmImage": {}, "Node": {}}
     )
@@ -54,6 +57,8 @@ class ChangeFilter:
             for node in [node for node in self._reports if ("report", node) not in present]:
                 self._report_gone(node)
         else:
+            if kind == "WarmPolicy":
+                self.rollouts.replace(objects)
             names = {_name(obj) for obj in objects}
             for namespace, name in self._objects[kind].keys() - names:
                 self._gone(kind, namespace, name, "")
@@ -76,6 +81,8 @@ class ChangeFilter:
                 self._reports[report.node] = report
                 self._compare(report.node, before, report)
             return
+        if kind == "WarmPolicy":
+            self.rollouts.update(obj)
         key, fingerprint = _name(obj), _fingerprint(kind, obj)
         if self._objects[kind].get(key) == fingerprint:
             return
@@ -92,6 +99,8 @@ class ChangeFilter:
 
     def delete(self, kind: Kind, obj: Object) -> None:
         """An object was deleted."""
+        if kind == "WarmPolicy":
+            self.rollouts.delete(obj)
         if kind != "ConfigMap":
             self._gone(kind, *_name(obj), obj["metadata"].get("resourceVersion", ""))
         elif not _node_of(obj):

@@ -1,4 +1,4 @@
-"""Run `watch`: watch four kinds of objects, send their changes, and request a sync at the start and periodically."""
+"""Run `watch`: watch objects, send their changes, and request a sync at the start and periodically."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from handlers.settings import Settings
 from handlers.watch.change_filter import ChangeFilter, Kind
 from handlers.watch.dispatcher import EventDispatcher
 from handlers.watch.leader_election import LeaderElector, new_identity
+from handlers.watch.rollouts import RolloutWatches, reduced_policy
 from handlers.watch.webhook_certificate import CertRotator
 from handlers.watch.work_queue import WorkQueue
 from warmhook.api import KIND_LABEL
@@ -55,13 +56,16 @@ async def watch(
     async with asyncio.TaskGroup() as group:
         kinds = _kinds(settings.namespace)
         group.create_task(reflect(kubernetes, kinds, changes, clock, outages), name="follow")
+        rollouts = RolloutWatches(kubernetes, changes.rollouts, queue, clock, outages)
+        group.create_task(rollouts.run(), name="follow rollouts")
         group.create_task(elector.run(lead), name="lead")
 
 
 def _kinds(namespace: str) -> list[ListWatch[Kind]]:
     """The kinds that `watch` follows; `namespace` is that of the node ConfigMaps."""
     return [
-        ListWatch("WarmPolicy", paths.warmpolicies()),
+        # Whether they have rollouts is no metadata.
+        ListWatch("WarmPolicy", paths.warmpolicies(), keep=reduced_policy),
         ListWatch("WarmImage", paths.warmimages()),
         # Taints are not metadata, and decide where Pods can run.
         ListWatch("Node", paths.NODES, keep=reduced_node),
