@@ -79,7 +79,9 @@ class PodsSpec(Spec):
     """Which Pods' images are wanted wherever further Pods of their owners can land."""
 
     selector: LabelSelector = Field(description="Over the Pods' labels; an empty one takes all Pods of this namespace.")
-    existing: bool = Field(default=False, description="Take the images of Pods that exist already as well.")
+    existing: bool = Field(
+        default=False, description="Keep the images of all existing Pods on all nodes of the template."
+    )
 
 
 class RolloutsSpec(Spec):

@@ -13,7 +13,8 @@ from adapters.kubernetes import paths
 from devcluster.apiserver import InProcessTransport
 from handlers.watch.rollouts import NAMESPACES_MAX
 from tests.handlers.world import HOST, POLICIES, World, in_world, logged, status
-from warmhook.ports import Object, Response
+from tests.support.crds import clone_set_crd
+from warmhook.ports import Response
 from warmhook.status import find_condition
 
 ROLLOUTS: Final[dict[str, Any]] = {"rollouts": {"selector": {}}}
@@ -22,19 +23,6 @@ APPS: Final = "/apis/apps/v1/"
 
 def image(version: int, name: str = "app") -> str:
     return f"{HOST}/shop/{name}:v{version}"
-
-
-def clone_set_crd() -> Object:
-    """As much of OpenKruise's as a workload needs."""
-    schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-    version = {"name": "v1alpha1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
-    names = {"plural": "clonesets", "singular": "cloneset", "kind": "CloneSet", "listKind": "CloneSetList"}
-    return {
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {"name": "clonesets.apps.kruise.io"},
-        "spec": {"group": "apps.kruise.io", "scope": "Namespaced", "names": names, "versions": [version]},
-    }
 
 
 async def lines(world: World) -> dict[str, list[str]]:

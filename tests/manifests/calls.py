@@ -29,6 +29,7 @@ from tests.handlers.world import DIGEST, HOST, NAMESPACE, POLICIES, World, run_i
 from tests.manifests.installation import path_of
 from tests.manifests.rendered import BASE, render
 from tests.support.containerd import MemoryContainerd
+from tests.support.crds import clone_set_crd
 from tests.support.runtime import MemoryRuntime
 from warmhook.api import REPOSITORY_LABEL
 from warmhook.platforms import Platform
@@ -127,7 +128,7 @@ async def _story(world: World, calls: set[Call], folder: Path) -> None:
     await world.add_nodes("node-1", "node-2", "n" * 240)
     await world.add_policy()
     async with _web(world, connection), world.watching(transport=connection("watch")):
-        for happenings in (_pushes, _policies, _troubles):
+        for happenings in (_pushes, _policies, _workloads, _troubles):
             # The second time the agents find a report that they did not write.
             agents = [_agent(world, node, connection("agent"), folder) for node in ("node-1", "node-2")]
             stop = asyncio.Event()
@@ -190,6 +191,14 @@ async def _policies(world: World) -> None:
     await asyncio.sleep(60)
     change = {"images": images[:1], "template": {"nodes": {"names": ["node-1"]}}}
     await world.admin.patch(f"{POLICIES}/named", {"spec": change})
+    await asyncio.sleep(60)
+
+
+async def _workloads(world: World) -> None:
+    """Policies that depend on Pods and workloads."""
+    await world.admin.create(paths.CRDS, clone_set_crd())
+    await world.add_policy("running", images=[f"{HOST}/base/sidecar:1"], template={"nodes": {"runningPods": {}}})
+    await world.add_policy("observed", pods={"selector": {}, "existing": True}, rollouts={"selector": {}})
     await asyncio.sleep(60)
 
 

@@ -81,12 +81,21 @@ def test_every_reason_of_a_condition_is_explained() -> None:
             "warmhook/status.py",
             "warmhook/completion.py",
             "handlers/reconcile/policy_statuses.py",
+            "handlers/reconcile/observations.py",
             "handlers/reconcile/statuses.py",
         )
     )
     assert {name for name in explained if f'"{name}"' not in sources} == set()
     written = set(re.findall(r"\"([A-Z][a-z]+[A-Z][A-Za-z]+|Usable|Invalid)\"", sources))
-    kinds = {"WarmImage", "WarmPolicy", "WarmPolicies", "ConfigMap", "ClusterState", *get_args(FailureReason)}
+    kinds = {
+        "WarmImage",
+        "WarmPolicy",
+        "WarmPolicies",
+        "ConfigMap",
+        "ClusterState",
+        "Observation",
+        *get_args(FailureReason),
+    }
     assert written - kinds <= explained
 
 

@@ -25,6 +25,9 @@ ACCOUNTS: Final[dict[str, dict[str, set[str]]]] = {
     "knative": {f"warmhook-{part}": {part} for part in PARTS},
 }
 
+# Roles that an administrator binds to the accounts of these parts.
+OPTIONAL: Final[dict[str, set[str]]] = {"pods": {"handlers"}, "rollouts": {"handlers", "watch"}}
+
 both = pytest.mark.parametrize("name", BOTH)
 
 
@@ -43,7 +46,8 @@ class Right(NamedTuple):
 
     def allows(self, call: Call) -> bool:
         return (
-            (self.part, self.verb, self.group, self.resource) == (call.part, call.verb, call.group, call.resource)
+            call.part in OPTIONAL.get(self.part, {self.part})
+            and (self.verb, self.group, self.resource) == (call.verb, call.group, call.resource)
             and self.namespace in ("", call.namespace)
             and self.name in ("", call.name)
         )
@@ -128,6 +132,13 @@ def test_a_process_has_the_rights_of_the_parts_that_it_is(name: str) -> None:
             assert (parts, runs) == (set(), {"dead-letters"})
         else:
             assert parts == runs, obj["metadata"]["name"]
+
+
+@both
+def test_pods_and_workloads_are_readable_only_where_an_administrator_binds_the_role(name: str) -> None:
+    readable = {right.part for right in rights(BOTH[name]) if right.resource in ("pods", "deployments", "clonesets")}
+    assert readable == OPTIONAL.keys()
+    assert not OPTIONAL.keys() & {part for parts in bound(BOTH[name]).values() for part in parts}
 
 
 def test_the_part_that_is_reached_from_outside_has_rights_on_policies_and_warmimages_only() -> None:

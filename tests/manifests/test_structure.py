@@ -148,7 +148,7 @@ def test_roles_are_bound_to_accounts_that_exist(objects: list[Object]) -> None:
             bound.add((role["kind"], obj["metadata"].get("namespace", ""), role["name"]))
             for subject in obj["subjects"]:
                 assert (subject["namespace"], subject["name"]) in names(objects, "ServiceAccount")
-    # Aggregated roles have labels; the controller of the cluster makes them part of its own.
+    # Roles with labels: those of people, which the cluster aggregates, and those that an administrator binds.
     unlabelled = [obj for obj in objects if not obj["metadata"].get("labels")]
     for kind in ("Role", "ClusterRole"):
         assert {(kind, *name) for name in names(unlabelled, kind)} <= bound

@@ -1,4 +1,4 @@
-"""CRDs as other versions have them, and the schemas in CRDs."""
+"""CRDs as an older or a newer version has them, one of another project, and the schemas in CRDs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,19 @@ from adapters.kubernetes.warmpolicy import warmpolicy_crd
 from warmhook.ports import Object
 
 _CHECKS = frozenset({"pattern", "x-kubernetes-validations"})
+
+
+def clone_set_crd() -> Object:
+    """The CRD of OpenKruise's CloneSet, which keeps every field."""
+    schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    version = {"name": "v1alpha1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
+    names = {"plural": "clonesets", "singular": "cloneset", "kind": "CloneSet", "listKind": "CloneSetList"}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": "clonesets.apps.kruise.io"},
+        "spec": {"group": "apps.kruise.io", "scope": "Namespaced", "names": names, "versions": [version]},
+    }
 
 
 def without_patterns(crd: Object) -> Object:
