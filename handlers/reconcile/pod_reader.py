@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, Literal, TypeAlias, TypeVar
 
 from adapters.clock import LONGEST_ABSENCE_SECONDS, Clock
@@ -32,8 +33,8 @@ from warmhook.workload_images import Workload
 
 _log = get_logger()
 
-_SECONDS: Final = 5.0
-"""For the reads of one namespace."""
+_SECONDS: Final = 4.0
+"""For the reads of one namespace; less than a sync has for the policies of all namespaces."""
 AMONG_OTHERS_SECONDS: Final = 1.0
 """For reads that the lines of other namespaces wait for."""
 _FAILED_SECONDS: Final = 30.0
@@ -69,6 +70,8 @@ class PodReader:
     """The last results, and when they were asked for, on the monotonic clock."""
     _failed: dict[str, tuple[float, KubernetesError]] = field(default_factory=dict)
     """By namespace when the last read of running Pods failed, and why, if it did."""
+    _hung: dict[str, float] = field(default_factory=dict)
+    """By namespace when a read was not answered in time."""
     _refused: set[tuple[str, What]] = field(default_factory=set)
     """What was refused when it was read last, by namespace."""
     _absent: dict[tuple[str, WorkloadKind], float] = field(default_factory=dict)
@@ -103,7 +106,7 @@ class PodReader:
                 problems[namespace] = problem
                 return
             try:
-                reading = self._running(namespace, selectors[namespace])
+                reading = partial(self._running, namespace, selectors[namespace])
                 nodes.update(await self._in_time("Pods", namespace, reading, within_seconds))
                 self._failed.pop(namespace, None)
             except KubernetesError as error:
@@ -158,7 +161,7 @@ class PodReader:
             taken = (pod for pod in pods if pod is not None and selector.matches(pod.labels))
             return list({(pod.owner, pod.images): pod for pod in taken}.values())
 
-        return await self._in_time("Pods", namespace, listed())
+        return await self._in_time("Pods", namespace, listed)
 
     async def workloads(self, namespace: str, selector: Selector) -> list[Workload]:
         """The workloads of a namespace that the selector matches. Raises `KubernetesError`."""
@@ -179,15 +182,25 @@ class PodReader:
             lists = await asyncio.gather(*map(listed, WORKLOAD_KINDS))
             return [workload for workloads in lists for workload in workloads]
 
-        return await self._in_time("workloads", namespace, all_kinds())
+        return await self._in_time("workloads", namespace, all_kinds)
 
-    async def _in_time(self, what: What, namespace: str, reading: Awaitable[_Read], seconds: float = _SECONDS) -> _Read:
-        """The result within some seconds. A rejection is logged when it begins."""
+    async def _in_time(
+        self, what: What, namespace: str, reading: Callable[[], Awaitable[_Read]], seconds: float = _SECONDS
+    ) -> _Read:
+        """The result within some seconds. A rejection is logged when it begins.
+
+        A namespace that did not answer is not asked again for a while: several policies and WarmImages wait for it.
+        """
+        late = Unavailable(f"{what} of namespace {namespace}: no answer within {seconds:g} seconds")
+        if self.clock.monotonic() - self._hung.get(namespace, float("-inf")) < _FAILED_SECONDS:
+            raise late
         try:
             async with asyncio.timeout(seconds):
-                read = await reading
+                read = await reading()
         except TimeoutError as error:
-            raise Unavailable(f"{what} of namespace {namespace}: no answer within {seconds:g} seconds") from error
+            if seconds == _SECONDS:
+                self._hung[namespace] = self.clock.monotonic()
+            raise late from error
         except Refused as error:
             hint = self._hint(what, namespace) if error.status == 403 else ""
             if (namespace, what) not in self._refused:
@@ -195,6 +208,7 @@ class PodReader:
                 _log.warning("pods-not-read", namespace=namespace, problem=str(error), hint=hint)
             raise Refused(f"{hint}: {error}" if hint else str(error), status=error.status) from error
         self._refused.discard((namespace, what))
+        self._hung.pop(namespace, None)
         return read
 
     def _hint(self, what: What, namespace: str) -> str:

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any, Final
 
 from adapters.kubernetes import paths
+from adapters.kubernetes.errors import Unavailable
 from tests.handlers.test_admission import post
 from tests.handlers.world import HOST, POLICIES, World, in_world, status
 from tests.warmhook.test_admission_review import review
@@ -106,6 +107,23 @@ async def test_images_stay_however_long_pods_cannot_be_read(world: World) -> Non
     observed = find_condition((await world.admin.get(f"{POLICIES}/shop"))["status"], "Observed")
     assert observed["reason"] == "Forbidden"
     assert "--clusterrole=warmhook-pods" in observed["message"]
+
+
+@in_world(nodes="a")
+async def test_pods_that_are_never_answered_end_no_sync_early_and_delay_no_other_policy(world: World) -> None:
+    await world.add_namespace("other")
+    await world.add_pod("web-1", "a", namespace="other")
+    await world.add_policy(namespace="other", **existing())
+    for number in range(9):
+        await world.add_policy(f"hangs-{number}", **existing(), rollouts={"selector": {}})
+    world.answer(Unavailable("late"), "GET", "/shop/pods", after=3600)
+    began = world.monotonic()
+    await world.sync()
+    assert world.monotonic() - began < 10
+    assert await world.lines() == {"a": [IMAGE]}
+    for number in range(9):
+        policy = await world.admin.get(f"{POLICIES}/hangs-{number}")
+        assert find_condition(policy["status"], "Observed")["reason"] == "Unavailable"
 
 
 @in_world(nodes="a")
