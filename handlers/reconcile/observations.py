@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-from adapters.kubernetes.errors import KubernetesError, Unavailable
+from adapters.kubernetes.errors import KubernetesError, Refused
 from handlers.reconcile.context import Context
 from warmhook.pod_images import existing_pod_images
 from warmhook.policies import OBSERVED_MAX, Policy, within_bound
@@ -39,7 +39,7 @@ class Observation:
     def reason(self) -> Reason:
         """The reason of the condition `Observed`."""
         if self.problem is not None:
-            return "Unavailable" if isinstance(self.problem, Unavailable) else "Forbidden"
+            return "Forbidden" if isinstance(self.problem, Refused) else "Unavailable"
         return "TooManyImages" if self.left_out else "Read"
 
     @property

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Literal, TypeAlias, TypeVar
 
-from adapters.clock import LONGEST_ABSENCE_SECONDS, Clock
+from adapters.clock import Clock
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes
-from adapters.kubernetes.errors import KubernetesError, NotServed, Refused, Unavailable
+from adapters.kubernetes.errors import Gone, KubernetesError, NotServed, Refused, Unavailable
 from adapters.kubernetes.pods import (
     PODS_PAGE,
     RUNNING_FIELDS,
@@ -40,6 +40,7 @@ AMONG_OTHERS_SECONDS: Final = 1.0
 _FAILED_SECONDS: Final = 30.0
 # The API server lists up to so many different selectors of one namespace; beyond that all Pods are matched here.
 _SELECTORS: Final = 4
+_ABSENT_SECONDS: Final = 60.0
 _QUERY_MAX: Final = 4000
 _KNOWN_MAX: Final = 2000
 
@@ -174,7 +175,7 @@ class PodReader:
                     paths.workloads(kind, namespace), labels=selector.query(), page=PODS_PAGE, keep=reduced_workload
                 )
             except NotServed:
-                self._absent[namespace, kind] = self.clock.monotonic() + LONGEST_ABSENCE_SECONDS
+                self._absent[namespace, kind] = self.clock.monotonic() + _ABSENT_SECONDS
                 return []
             return [read for workload in found.items if (read := read_workload(kind, workload)) is not None]
 
@@ -201,6 +202,8 @@ class PodReader:
             if seconds == _SECONDS:
                 self._hung[namespace] = self.clock.monotonic()
             raise late from error
+        except Gone as error:  # the pages of a list took longer than the API server remembers
+            raise Unavailable(str(error)) from error
         except Refused as error:
             hint = self._hint(what, namespace) if error.status == 403 else ""
             if (namespace, what) not in self._refused:
