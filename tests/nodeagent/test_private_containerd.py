@@ -8,16 +8,23 @@ import contextlib
 import json
 import os
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import pytest
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from adapters.credential_providers import CredentialProviders, load_providers
 from adapters.cri import open_runtime
 from adapters.kubernetes.paths import secrets
-from devcluster.registry.images import incompressible_image
+from devcluster.registry.app import registry_app
+from devcluster.registry.images import incompressible_image, write_image
+from devcluster.registry.serve import serve_app
 from tests.real.containerd import Containerd, start_containerd
 from tests.real.programs import real_time
 from tests.real.registry import DockerRegistry, push_image, start_docker_registry
@@ -44,6 +51,11 @@ echo '{{"kind": "CredentialProviderResponse", "apiVersion": "credentialprovider.
 """
 
 
+def login(password: str) -> dict[str, str]:
+    """The entry of a Docker configuration."""
+    return {"auth": base64.b64encode(f"robot:{password}".encode()).decode()}
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """A registry that wants a password, a containerd and an agent of it."""
@@ -58,10 +70,9 @@ class Place:
         account = f"robot:{PASSWORD}"
         return await push_image(self.registry.host, f"shop/{name}", "1", incompressible_image(0.1, name), account)
 
-    async def write_secret(self, password: str) -> None:
-        """Create or replace the Secret `regcred` of the namespace `shop`."""
-        auth = base64.b64encode(f"robot:{password}".encode()).decode()
-        content = json.dumps({"auths": {f"https://{self.registry.host}": {"auth": auth}}})
+    async def write_secret(self, login: dict[str, str], host: str = "") -> None:
+        """Create or replace the Secret `regcred` of the namespace `shop`, for the registry or another host."""
+        content = json.dumps({"auths": {f"https://{host or self.registry.host}": login}})
         kubernetes = self.bench.kubernetes
         await kubernetes.delete(secrets("shop", "regcred"))
         body = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "regcred"}}
@@ -99,14 +110,14 @@ async def _place() -> AsyncIterator[Place]:
 async def test_a_private_image_is_pulled_with_its_secret_and_after_a_rotation_with_the_new_one() -> None:
     async with _place() as place:
         b, image = place.bench, await place.push()
-        await place.write_secret(PASSWORD)
+        await place.write_secret(login(PASSWORD))
         async with b.agent(runtime=place.runtime, check_seconds=1):
             line = await place.want(image, "regcred")
             await until(lambda: b.state(line) == "warm", seconds=30)
             place.registry.accounts.write_text(ACCOUNTS[NEW_PASSWORD])
             await place.runtime.remove(image)
             await until(lambda: "Unauthorized" in json.dumps(b.events("pull")), seconds=30)
-            await place.write_secret(NEW_PASSWORD)
+            await place.write_secret(login(NEW_PASSWORD))
             await until(lambda: b.state(line) == "warm", seconds=60)
 
 
@@ -114,14 +125,14 @@ async def test_a_private_image_is_pulled_with_its_secret_and_after_a_rotation_wi
 async def test_a_wrong_password_is_unauthorized_and_is_written_nowhere() -> None:
     async with _place() as place:
         b, image = place.bench, await place.push()
-        await place.write_secret(NEW_PASSWORD)
+        await place.write_secret(login(NEW_PASSWORD))
         async with b.agent(runtime=place.runtime, check_seconds=1):
             line = await place.want(image, "regcred", backoff_limit=0)
             await until(lambda: b.state(line) == "failed", seconds=30)
             assert b.reason(line) == "Unauthorized"
         written = place.written()
         assert image in written
-        for secret in (NEW_PASSWORD, base64.b64encode(f"robot:{NEW_PASSWORD}".encode()).decode()):
+        for secret in (NEW_PASSWORD, login(NEW_PASSWORD)["auth"]):
             assert secret not in written
 
 
@@ -153,6 +164,35 @@ async def test_a_private_image_is_pulled_with_a_credential_provider() -> None:
 
 
 @real_time
+async def test_an_identity_token_is_exchanged_for_an_access_token() -> None:
+    async with _place() as place:
+        b, given = place.bench, list[dict[str, list[str]]]()
+        with tempfile.TemporaryDirectory(prefix="wh", dir="/tmp") as folder:
+            write_image(Path(folder), "shop/web", "1", incompressible_image(0.1, "web"))
+            registry = registry_app(Path(folder), log=lambda _: None, answering=Counter())
+
+            async def front(scope: Scope, receive: Receive, send: Send) -> None:
+                request = Request(scope, receive)
+                answer: ASGIApp = registry
+                if request.url.path == "/token":
+                    given.append(parse_qs((await request.body()).decode()))
+                    answer = JSONResponse({"access_token": "opened", "expires_in": 300})
+                elif request.headers.get("authorization") != "Bearer opened":
+                    challenge = f'Bearer realm="http://{request.headers["host"]}/token",service="test"'
+                    answer = Response(status_code=401, headers={"www-authenticate": challenge})
+                await answer(scope, receive, send)
+
+            async with serve_app(front) as host:
+                await place.write_secret({"identitytoken": PASSWORD}, host)
+                async with b.agent(runtime=place.runtime, check_seconds=1):
+                    line = await place.want(f"{host}/shop/web:1", "regcred")
+                    await until(lambda: b.state(line) == "warm", seconds=30)
+        assert given[0]["grant_type"] == ["refresh_token"]
+        assert given[0]["refresh_token"] == [PASSWORD]
+        assert PASSWORD not in place.written()
+
+
+@real_time
 async def test_a_mirror_is_never_sent_the_credentials_of_the_registry() -> None:
     async with _place() as place:
         b, image = place.bench, await place.push()
@@ -172,7 +212,7 @@ async def test_a_mirror_is_never_sent_the_credentials_of_the_registry() -> None:
             folder = place.containerd.certs / host
             folder.mkdir()
             (folder / "hosts.toml").write_text(f'server = "http://{host}"\n[host."http://127.0.0.1:{port}"]\n')
-            await place.write_secret(PASSWORD)
+            await place.write_secret(login(PASSWORD))
             async with b.agent(runtime=place.runtime, check_seconds=1):
                 line = await place.want(image, "regcred")
                 await until(lambda: b.state(line) == "warm", seconds=30)
