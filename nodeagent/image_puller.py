@@ -18,6 +18,10 @@ from warmhook.pull_failures import REFUSALS
 from warmhook.pull_queue import ImagePull
 
 _IDLE_SECONDS: Final = 60.0
+# What a server of tokens may answer to some credentials and not to others.
+_OF_CREDENTIALS: Final = REFUSALS | {"Network", "RuntimeError"}
+# After a failure that is no refusal, other credentials are tried for so long: the network may be down.
+_OTHERS_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,18 +138,24 @@ class ImagePuller:
         return _Outcome("pulled", digests=digests, size_bytes=image.size_bytes if new else 0)
 
     async def _pull_with(self, pull: ImagePull, found: tuple[Credentials, ...]) -> Failure | None:
-        """Pull with each of the credentials, then without any, until the registry does not refuse."""
-        began, refused = self._clock.monotonic(), None
+        """Pull with each of the credentials, then without any, until one works or none can help.
+
+        Those of one namespace do not keep the others from being tried, whatever their failure is.
+        """
+        began, last = self._clock.monotonic(), None
         progressed = partial(self._state.pull_progressed, pull.image)
         for credentials in (*found, None):
-            failure = await pull_image(self._context, pull, credentials, progressed)
-            if failure is None or failure.reason not in REFUSALS:
-                return failure
-            if credentials is not None or refused is None:
-                refused = failure
-            if self._clock.monotonic() - began >= pull.timeout_seconds:
+            if credentials is None and last is not None and last.reason not in REFUSALS:
                 break
-        return refused
+            failure = await pull_image(self._context, pull, credentials, progressed)
+            if failure is None or failure.unreachable or failure.reason not in _OF_CREDENTIALS:
+                return failure
+            if credentials is not None or last is None:
+                last = failure
+            limit_seconds = pull.timeout_seconds if failure.reason in REFUSALS else _OTHERS_SECONDS
+            if self._clock.monotonic() - began >= limit_seconds:
+                break
+        return last
 
     def _log_pull(self, pull: ImagePull, outcome: _Outcome, attempts: int, seconds: float) -> None:
         fields = {"message": outcome.message} if outcome.message else {}

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, TypeAlias, cast, get_args
 
 from warmhook.images import Reference
 from warmhook.ports import Json
-from warmhook.registry_credentials import Entry, location_matches, location_of
+from warmhook.registry_credentials import Entry, is_sendable, location_matches, location_of
 
 CacheKeyType: TypeAlias = Literal["Image", "Registry", "Global"]
 
@@ -125,9 +125,9 @@ def read_answer(provider: Provider, output: bytes) -> Answer:
 
 def _entry(location: str, value: Any) -> Entry:
     username, password = (value.get("username"), value.get("password")) if isinstance(value, dict) else (None, None)
-    if not isinstance(username, str) or not isinstance(password, str):
+    if not all(isinstance(text, str) and is_sendable(text) for text in (username, password)):
         raise BadAnswer("auth has an entry without username and password")
-    return Entry(location, username, password)
+    return Entry(location, str(username), str(password))
 
 
 def _provider(value: Mapping[str, Any], where: str) -> Provider:

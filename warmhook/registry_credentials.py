@@ -118,6 +118,11 @@ def location_matches(location: str, name: str) -> bool:
     )
 
 
+def is_sendable(text: str) -> bool:
+    """Whether a runtime can be sent `text`: JSON may hold half a surrogate pair, which is not UTF-8."""
+    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def _split_host(host: str) -> tuple[list[str], str]:
     """The labels and the port, which may be empty."""
     match = re.fullmatch(r"(\[.*\]|[^:]*)(?::(\d*))?", host)
@@ -146,6 +151,8 @@ def _entry(location: str, value: Any) -> Entry:
     texts = {name: value.get(name) or "" for name in ("auth", "username", "password", "identitytoken")}
     if not all(isinstance(text, str) for text in texts.values()):
         raise NotCredentials("a field is not a string")
+    if not all(is_sendable(text) for text in texts.values()):
+        raise NotCredentials("a field is no valid Unicode")
     if texts["identitytoken"]:
         return Entry(location, identity_token=texts["identitytoken"])
     username, password = _decoded(texts["auth"]) if texts["auth"] else (texts["username"], texts["password"])

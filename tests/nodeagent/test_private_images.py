@@ -20,6 +20,7 @@ from tests.support.agents import Bench, line_of, on_node, warm, with_agent
 from tests.support.instant import until
 from warmhook.credential_providers import Provider
 from warmhook.node_lines import Line
+from warmhook.ports import PullFailed
 from warmhook.secret_access import forbidden_message
 from warmhook.warmimages import ObjectKey, Pull
 
@@ -258,6 +259,27 @@ async def test_a_namespace_with_many_credentials_leaves_attempts_to_another(b: B
     await b.want(greedy, mine)
     await warm(b, mine, greedy)
     assert len(b.runtime.pulls) <= 2
+
+
+@with_agent
+async def test_a_namespace_whose_credentials_break_the_pull_does_not_keep_another_from_it(b: Bench) -> None:
+    await write_secret(b, login("breaks"), namespace="a-first")
+    await write_secret(b, login())
+    broken, mine = private(b, namespace="a-first"), private(b)
+    b.runtime.breaking = {"breaks": PullFailed("Network", "500 Internal Server Error")}
+    await b.want(broken, mine)
+    assert await warm(b, mine) < 5
+    assert [used and used.password for used in b.runtime.credentials] == ["breaks", PASSWORD]
+
+
+@with_agent
+async def test_a_registry_that_is_down_is_tried_once_and_not_once_more_without_credentials(b: Bench) -> None:
+    await write_secret(b, login())
+    line = private(b)
+    b.runtime.fail(WEB, "Network")
+    await b.want(line)
+    await warm(b, line)
+    assert [used and used.password for used in b.runtime.credentials] == [PASSWORD, PASSWORD]
 
 
 @with_agent

@@ -56,6 +56,8 @@ class MemoryRuntime:
     """How often a configuration was asked for."""
     private: dict[str, str] = field(default_factory=dict)
     """References to the password, or the identity token, that their registry wants."""
+    breaking: dict[str, PullFailed] = field(default_factory=dict)
+    """Passwords that end a pull in this way."""
     pulls: list[str] = field(default_factory=list)
     """Every pull that began, in order."""
     credentials: list[Credentials | None] = field(default_factory=list)
@@ -141,6 +143,8 @@ class MemoryRuntime:
             parsed = parse_reference(reference, default_tag="latest")
         except NotAReference as error:
             raise PullFailed("RuntimeError", f"{reference}: invalid reference format") from error
+        if credentials is not None and credentials.password in self.breaking:
+            raise self.breaking[credentials.password]
         wanted = self.private.get(reference)
         if wanted and (credentials is None or wanted not in (credentials.password, credentials.identity_token)):
             raise PullFailed("Unauthorized", f"{reference}: 401 Unauthorized")

@@ -138,6 +138,7 @@ def test_an_answer_without_credentials_is_an_answer() -> None:
         answer(auth=[PASSWORD]),
         answer(auth={"a": PASSWORD}),
         answer(auth={"a": {"username": "me"}}),
+        answer(auth={"a": {"username": "me", "password": PASSWORD + "\ud800"}}),
     ],
 )
 def test_an_answer_that_cannot_be_used_is_refused_and_not_repeated(output: bytes) -> None:

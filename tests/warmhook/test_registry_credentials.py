@@ -78,11 +78,12 @@ def test_an_entry_that_cannot_be_used_leaves_the_others_and_its_reason_repeats_n
         "d.example.com": {"password": PASSWORD},
         "e.example.com": {"username": ["me"], "password": PASSWORD},
         f"https://me:{PASSWORD}@f.example.com": {},
+        "h.example.com": {"username": "me", "password": PASSWORD + "\ud800"},
         "g.example.com": {"auth": encoded("me:1")},
     }
     content = read_secret(secret(auths))
     assert content.entries == (Entry("g.example.com", "me", "1"),)
-    assert [why.partition(":")[0] for why in content.skipped] == [f"'{host}.example.com'" for host in "abcdef"]
+    assert [why.partition(":")[0] for why in content.skipped] == [f"'{host}.example.com'" for host in "abcdefh"]
     assert PASSWORD not in " ".join(content.skipped)
     assert PASSWORD not in repr(content)
 
