@@ -44,6 +44,21 @@ _TEXTS: Final = {
         '{"annotations": {"warmhook.dev/warm": "01234567 89abcdef", "warmhook.dev/seen": "2026-03-01T12:00:00Z"}}',
     ],
     "detail": ['{"reason": "NotFound", "message": "no such image", "attempts": 3}', '{"moved": "sha256:1"}'],
+    "secret": [
+        '{"auths": {"https://registry.example.com/v2/": {"auth": "dTpw"}, "*.example.com": {"identitytoken": "t"}}}',
+        '{"auths": {"registry.example.com/shop": {"username": "u", "password": "p"}}}',
+    ],
+    "provider": [
+        (
+            '{"kind": "CredentialProviderResponse", "apiVersion": "credentialprovider.kubelet.k8s.io/v1", '
+            '"cacheKeyType": "Image", "cacheDuration": "1h2m", "auth": {"a": {"username": "u", "password": "p"}}}'
+        ),
+        (
+            '{"kind": "CredentialProviderConfig", "apiVersion": "kubelet.config.k8s.io/v1", "providers": [{"name": "p", '
+            '"matchImages": ["a"], "defaultCacheDuration": "0s", "apiVersion": "credentialprovider.kubelet.k8s.io/v1", '
+            '"args": ["x"], "env": [{"name": "N", "value": "v"}], "tokenAttributes": {"requireServiceAccount": false}}]}'
+        ),
+    ],
     "time": ["2026-03-01T12:00:00.123456789+14:00"],
 }
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
+from warmhook.credential_providers import BadAnswer, BadProviders, Provider, read_answer, read_providers
 from warmhook.globs import Globs
 from warmhook.images import NotAReference, parse_reference
 from warmhook.labels import NotASelector, parse_selector
 from warmhook.node_lines import NotALine, read_line
 from warmhook.node_report import clean_message, read_detail, read_report
+from warmhook.registry_credentials import NotCredentials, fitting_credentials, read_secret
 from warmhook.semver import NotARange, parse_range, parse_version
 from warmhook.timestamps import format_time, parse_time
 
@@ -65,6 +68,22 @@ def _detail(text: str) -> None:
     assert message.isprintable()
 
 
+def _secret(text: str) -> None:
+    data = {".dockerconfigjson": base64.b64encode(text.encode()).decode()}
+    with suppress(NotCredentials):
+        content = read_secret({"type": "kubernetes.io/dockerconfigjson", "data": data})
+        found = fitting_credentials(content.entries, parse_reference("registry.example.com/shop/web:1"))
+        assert {each.server_address for each in found} <= {"registry.example.com"}
+
+
+def _provider(text: str) -> None:
+    provider = Provider("p", ("registry.example.com",), "credentialprovider.kubelet.k8s.io/v1", 60.0)
+    with suppress(BadAnswer):
+        assert read_answer(provider, text.encode()).cache_seconds >= 0
+    with suppress(BadProviders):
+        assert read_providers({"config": _json(text)})
+
+
 def _time(text: str) -> None:
     with suppress(ValueError):
         moment = parse_time(text)
@@ -79,6 +98,8 @@ _PARSERS: Final[dict[str, Callable[[str], None]]] = {
     "line": _line,
     "report": _report,
     "detail": _detail,
+    "secret": _secret,
+    "provider": _provider,
     "time": _time,
 }
 
