@@ -54,9 +54,10 @@ _TEXTS: Final = {
             '"cacheKeyType": "Image", "cacheDuration": "1h2m", "auth": {"a": {"username": "u", "password": "p"}}}'
         ),
         (
-            '{"kind": "CredentialProviderConfig", "apiVersion": "kubelet.config.k8s.io/v1", "providers": [{"name": "p", '
-            '"matchImages": ["a"], "defaultCacheDuration": "0s", "apiVersion": "credentialprovider.kubelet.k8s.io/v1", '
-            '"args": ["x"], "env": [{"name": "N", "value": "v"}], "tokenAttributes": {"requireServiceAccount": false}}]}'
+            '{"kind": "CredentialProviderConfig", "apiVersion": "kubelet.config.k8s.io/v1", "providers": [{'
+            '"name": "p", "matchImages": ["a"], "defaultCacheDuration": "0s", "apiVersion": '
+            '"credentialprovider.kubelet.k8s.io/v1", "args": ["x"], "env": [{"name": "N", "value": "v"}], '
+            '"tokenAttributes": {"requireServiceAccount": false}}]}'
         ),
     ],
     "time": ["2026-03-01T12:00:00.123456789+14:00"],
