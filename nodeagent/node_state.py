@@ -304,11 +304,11 @@ class NodeState:
         return {key for wanted in self.lines.values() for key in wanted.secrets}
 
     def secrets_of(self, pull: ImagePull) -> tuple[ObjectKey, ...]:
-        """The Secrets for a pull: of its lines that are not warm, so that no namespace pulls by the Secret of another.
+        """The Secrets for a pull: of the lines that need it, so that no namespace pulls by the Secret of another.
 
         Once one of them has brought the image, it is there for all.
         """
-        outstanding = [wanted for wanted in self._lines_of(pull) if wanted.version not in self._warm]
+        outstanding = [wanted for wanted in self._lines_of(pull) if wanted.version not in self._settled]
         return tuple(dict.fromkeys(key for wanted in outstanding for key in wanted.secrets))
 
     def refused_secrets(self) -> set[ObjectKey]:
@@ -322,8 +322,8 @@ class NodeState:
                 self._attempts[wanted.version] = replace(self._attempts_of(wanted), due_at=0.0)
 
     def _refused_lines(self) -> list[DesiredLine]:
-        lines = [wanted for wanted in self.lines.values() if wanted.version not in self._warm]
-        return [wanted for wanted in lines if self._attempts_of(wanted).reason in REFUSALS]
+        lines = [wanted for wanted in self.lines.values() if wanted.version not in self._settled]
+        return [wanted for wanted in lines if not wanted.line.idle and self._attempts_of(wanted).reason in REFUSALS]
 
     # --- reports ---
 
@@ -362,7 +362,8 @@ class NodeState:
 
     def _pullable(self) -> list[DesiredLine]:
         without = self._refused | self._postponed
-        return [wanted for wanted in self.lines.values() if wanted.line.image not in without and not wanted.line.idle]
+        lines = self.lines.values()
+        return [wanted for wanted in lines if wanted.line.image not in without and not wanted.line.idle]
 
     def _update_warm(self) -> None:
         usable = self._images.usable()

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +249,31 @@ async def test_the_secrets_of_a_warm_line_pull_nothing_for_another_namespace(b: 
     await b.want(other)
     await until(lambda: b.state(other) == "failed")
     assert set(b.runtime.credentials[begun:]) == {None}
+
+
+@with_agent
+async def test_a_refresh_pulls_a_warm_image_with_its_secret(b: Bench) -> None:
+    await write_secret(b, login())
+    line = private(b)
+    await b.want(line)
+    await warm(b, line)
+    b.runtime.push(WEB, "second")
+    await b.want(replace(line, refreshed_at="2026-05-02T00:00:00Z"))
+    await until(lambda: len(b.runtime.pulls) == 2)
+    assert [used and used.password for used in b.runtime.credentials] == [PASSWORD, PASSWORD]
+
+
+@with_agent
+async def test_the_secret_of_a_suspended_line_is_not_read(b: Bench) -> None:
+    line = private(b, password=NEW_PASSWORD)
+    await write_secret(b, login())
+    await b.want(line)
+    await until(lambda: b.state(line) == "failed")
+    await b.want(replace(line, suspended=True))
+    await asyncio.sleep(60)
+    before = len(reads(b))
+    await asyncio.sleep(3600)
+    assert len(reads(b)) == before
 
 
 @with_agent
