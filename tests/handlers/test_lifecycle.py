@@ -16,8 +16,8 @@ from warmhook.status import find_condition
 from warmhook.warmimages import ObjectKey
 
 IMAGE = f"{HOST}/shop/app:v1"
-DELETE = SOURCES + "namespaces: [{names: [shop], allow: [Delete]}]\n"
-"""The configuration of handlers, with a namespace that may purge."""
+LIMITED = SOURCES + "namespaces: []\n"
+"""The configuration of handlers whose namespaces have the default limits."""
 NIGHT = {"schedule": "0 2 * * *", "durationSeconds": 3600}
 X = paths.warmimages(ObjectKey("shop", "x"))
 POLICY = paths.warmpolicies(ObjectKey("shop", "shop"))
@@ -119,7 +119,7 @@ async def test_a_policy_is_suspended_though_its_template_cannot_be_read(world: W
 # --- purged ----------------------------------------------------------------------------------------------------------
 
 
-@in_world(nodes="a", warmimage="x", sources=DELETE)
+@in_world(nodes="a", warmimage="x")
 async def test_a_purged_warmimage_is_not_wanted_on_nodes_until_the_annotation_goes(world: World) -> None:
     await annotate(world, purge="true")
     assert (await line(world))["x"] is True
@@ -134,7 +134,7 @@ async def test_a_purged_warmimage_is_not_wanted_on_nodes_until_the_annotation_go
     assert "x" not in await line(world)
 
 
-@in_world(nodes="a", policy=True, sources=DELETE)
+@in_world(nodes="a", policy=True)
 async def test_a_purged_policy_purges_its_images_and_those_of_later_pushes(world: World) -> None:
     await world.push()
     await annotate(world, POLICY, purge="true")
@@ -151,7 +151,7 @@ async def test_a_purged_policy_purges_its_images_and_those_of_later_pushes(world
     assert "x" not in await line(world)
 
 
-@in_world(nodes="a", warmimage="x")
+@in_world(nodes="a", warmimage="x", sources=LIMITED)
 async def test_a_purge_in_a_namespace_that_may_not_delete_changes_nothing_and_is_named(world: World) -> None:
     await annotate(world, purge="true")
     assert "x" not in await line(world)
@@ -161,7 +161,7 @@ async def test_a_purge_in_a_namespace_that_may_not_delete_changes_nothing_and_is
     assert found["message"] == "annotation warmhook.dev/purge: Delete is not allowed in namespace shop"
 
 
-@in_world(nodes="a", warmimage="x", sources=DELETE)
+@in_world(nodes="a", warmimage="x")
 async def test_a_purge_that_comes_while_lines_are_written_is_in_them_afterwards(world: World) -> None:
     async def purge() -> None:
         await world.admin.patch(X, {"metadata": {"annotations": {PURGE: "true"}}})
@@ -171,7 +171,7 @@ async def test_a_purge_that_comes_while_lines_are_written_is_in_them_afterwards(
     assert (await line(world))["x"] is True
 
 
-@in_world(nodes="a", warmimage="x", sources=DELETE)
+@in_world(nodes="a", warmimage="x")
 async def test_watch_tells_of_annotations_at_once(world: World) -> None:
     async with world.watching():
         await asyncio.sleep(30)
