@@ -169,8 +169,10 @@ class Dispatch:
         except KubernetesError:
             await self._projection.project(keys, outcomes, first="cached" if newest else "none")
             raise
-        found = await self._refreshes.requested(reconciled.found, outcomes)
-        await self._projection.project({*keys, *reconciled.deleted}, outcomes, found=found, first=first)
+        await self._projection.project({*keys, *reconciled.deleted}, outcomes, found=reconciled.found, first=first)
+        # Afterwards, because a registry may not answer.
+        if refreshed := await self._refreshes.requested(reconciled.found.usable.values(), outcomes):
+            await self._projection.project(refreshed, outcomes)
         problem = outcomes.problem
         return {**(dict.fromkeys(keys, problem) if problem is not None else {}), **reconciled.problems}
 

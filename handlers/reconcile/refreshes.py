@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from adapters.kubernetes.errors import Conflict, NotFound
 from adapters.logs import get_logger
 from adapters.time_zones import find_zone
 from handlers.reconcile.context import Context
-from handlers.reconcile.objects import WarmImages
 from handlers.reconcile.outcomes import Outcomes
 from warmhook.refreshes import is_refresh_requested, refresh_cause
 from warmhook.timestamps import format_time
@@ -23,7 +23,9 @@ ResolveAgain: TypeAlias = Callable[[WarmImage], Awaitable[Mapping[str, Any] | No
 
 SCHEDULED_MAX: Final = 100
 """Scheduled refreshes of one sync: those of a thousand WarmImages must not reach a registry or the nodes at once."""
-_SECONDS: Final = 6.0
+_SECONDS: Final = 5.0
+# After this the nodes are asked instead, about all images of that registry.
+_ANSWER_SECONDS: Final = 2.0
 # How often a status is written anew after a conflict; then the next sync does it.
 _ATTEMPTS: Final = 3
 
@@ -35,14 +37,12 @@ class Refreshes:
     context: Context
     resolve_again: ResolveAgain
 
-    async def requested(self, found: WarmImages, outcomes: Outcomes) -> WarmImages:
-        """`found`, after refreshes that annotations ask for."""
-        due = [warmimage for warmimage in found.usable.values() if is_refresh_requested(warmimage)]
-        refreshed = await self._refresh(due, outcomes)
-        return replace(found, usable={**found.usable, **refreshed}) if refreshed else found
+    async def requested(self, warmimages: Iterable[WarmImage], outcomes: Outcomes) -> set[ObjectKey]:
+        """Refresh those whose annotations ask for it; returns them, whose lines may change."""
+        return await self._refresh(list(filter(is_refresh_requested, warmimages)), outcomes)
 
-    async def run(self, warmimages: Iterable[WarmImage], outcomes: Outcomes) -> bool:
-        """Refresh what is due, of scheduled ones those that were refreshed longest ago; whether any was."""
+    async def run(self, warmimages: Iterable[WarmImage], outcomes: Outcomes) -> set[ObjectKey]:
+        """Refresh what is due, of scheduled ones those that were refreshed longest ago; returns as `requested` does."""
         now = self.context.clock.utcnow()
         requested, scheduled = list[WarmImage](), list[WarmImage]()
         for warmimage in warmimages:
@@ -52,14 +52,15 @@ class Refreshes:
                 case "scheduled":
                     scheduled.append(warmimage)
         scheduled.sort(key=_oldest_first)
-        return bool(await self._refresh([*requested, *scheduled[:SCHEDULED_MAX]], outcomes))
+        return await self._refresh([*requested, *scheduled[:SCHEDULED_MAX]], outcomes)
 
-    async def _refresh(self, due: Collection[WarmImage], outcomes: Outcomes) -> dict[ObjectKey, WarmImage]:
-        refreshed: dict[ObjectKey, WarmImage] = {}
+    async def _refresh(self, due: Collection[WarmImage], outcomes: Outcomes) -> set[ObjectKey]:
+        refreshed: set[ObjectKey] = set()
+        silent: set[str] = set()
 
         async def refresh(warmimage: WarmImage) -> None:
-            if (after := await self._refresh_one(warmimage)) is not None:
-                refreshed[warmimage.key] = after
+            if await self._refresh_one(warmimage, silent):
+                refreshed.add(warmimage.key)
 
         await outcomes.each(
             "refresh",
@@ -71,18 +72,16 @@ class Refreshes:
         )
         return refreshed
 
-    async def _refresh_one(self, warmimage: WarmImage) -> WarmImage | None:
-        """The WarmImage with the new time in its status, from which the lines follow; `None` if it is not due.
+    async def _refresh_one(self, warmimage: WarmImage, silent: set[str]) -> bool:
+        """Write the new time into its status, from which the lines follow; returns whether it was due.
 
-        Raises `Conflict` if others write its status all the time.
+        `silent` are hosts of registries that did not answer. Raises `Conflict` if others write its status all the time.
         """
         for attempt in range(_ATTEMPTS):
             cause = refresh_cause(warmimage, find_zone, self.context.clock.utcnow())
             if cause is None:
-                return None
-            # The lines of Pods' images do not follow the registry, so their nodes look for themselves.
-            answer = await self.resolve_again(warmimage) if warmimage.pod_origin is None else None
-            lifecycle = warmimage.lifecycle
+                return False
+            answer, lifecycle = await self._ask(warmimage, silent), warmimage.lifecycle
             status = {
                 **(answer or {}),
                 "refreshedAt": format_time(self.context.clock.utcnow()),
@@ -92,20 +91,35 @@ class Refreshes:
                 "policyRefreshHandled": warmimage.template.requests.refresh or lifecycle.policy_refresh_handled,
             }
             try:
-                after = await self.context.writer.patch_warmimage_status(warmimage, status)
+                await self.context.writer.patch_warmimage_status(warmimage.key, warmimage.resource_version, status)
             except NotFound:
-                return None
+                return False
             except Conflict:
                 present = await self.context.reader.warmimage(warmimage.key)
+                if present is None:
+                    return False
                 if attempt == _ATTEMPTS - 1:
                     raise
-                if present is None:
-                    return None
                 warmimage = present
             else:
                 _log.info("refreshed", warmimage=str(warmimage.key), cause=cause, by=status["refreshedBy"])
-                return replace(after, limits=warmimage.limits)
-        return None
+                return True
+        return False
+
+    async def _ask(self, warmimage: WarmImage, silent: set[str]) -> Mapping[str, Any] | None:
+        """What the registry says; `None`: each node must look for itself, as for images of Pods in any case.
+
+        Their lines do not follow the registry.
+        """
+        host = warmimage.image.canonical.host
+        if warmimage.pod_origin is not None or host in silent:
+            return None
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                return await self.resolve_again(warmimage)
+        except TimeoutError:
+            silent.add(host)
+            return None
 
 
 def _oldest_first(warmimage: WarmImage) -> tuple[float, str]:

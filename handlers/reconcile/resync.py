@@ -90,15 +90,17 @@ class Resync:
         if await self._reconcile(listed, policies, outcomes):
             # Their own events cause the rest; the statuses below need the current objects.
             listed = await self._reader.warmimage_objects()
-        warmimages = await read_warmimages(listed, self._reader.tenancy)
-        if await self._refreshes.run(warmimages.usable.values(), outcomes):
-            listed = await self._reader.warmimage_objects()
-            warmimages = await read_warmimages(listed, self._reader.tenancy)
         objects = {object_key(obj): obj for obj in listed}
+<<<<<<< HEAD
         self._resolver.begin(warmimages.usable.values())
         running = await self._reader.pods.running(warmimages.usable.values())
         placed = warmimages.without(running.unknown)
         usable = placed.usable.values()
+=======
+        warmimages = await read_warmimages(listed, self._reader.tenancy)
+        usable = warmimages.usable.values()
+        self._resolver.begin(usable)
+>>>>>>> c4cb84c (Refresh after lines are written, and give a registry two seconds, so that one that hangs delays no line)
         nodes = await self._reader.nodes(taints=reads_taints(usable))
         gone = ({have.node for have in desired} | reports.keys()) - {node.name for node in nodes}
         await outcomes.each("node", sorted(gone), self._forget_node)
@@ -111,6 +113,9 @@ class Resync:
         repairs = await self._unlabelled(repairs, desired, nodes, reports, outcomes)
         with outcomes.item("lines"):
             await self._projection.write_full(repairs, usable, began + _LINES_SECONDS, outcomes)
+            # After the lines of all, because a registry may not answer.
+            if refreshed := await self._refreshes.run(usable, outcomes):
+                await self._projection.project(refreshed, outcomes, deadline=began + _LINES_SECONDS)
         refused: dict[str, Collection[str]] = {have.node: have.refused for have in desired}
         refused |= {name: change.refused for name, change in changes.items() if change.refused is not None}
         state = ClusterState(objects, warmimages, nodes, reports, refused)

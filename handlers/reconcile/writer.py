@@ -142,15 +142,12 @@ class Writer:
 
     async def patch_resolution(self, key: ObjectKey, resource_version: str, resolution: Resolution) -> None:
         """Write what a registry said to the status of a WarmImage. Raises `Conflict` if it has another version."""
-        await self._patch_warmimage_status(key, resource_version, {"resolved": resolution_object(resolution)})
+        await self.patch_warmimage_status(key, resource_version, {"resolved": resolution_object(resolution)})
 
-    async def patch_warmimage_status(self, warmimage: WarmImage, status: Mapping[str, Any]) -> WarmImage:
-        """Write these fields of the status of a WarmImage. Raises `Conflict` if it is no longer as it was read."""
-        return read_warmimage(await self._patch_warmimage_status(warmimage.key, warmimage.resource_version, status))
-
-    async def _patch_warmimage_status(self, key: ObjectKey, resource_version: str, status: Mapping[str, Any]) -> Object:
+    async def patch_warmimage_status(self, key: ObjectKey, resource_version: str, status: Mapping[str, Any]) -> None:
+        """Write these fields of the status of a WarmImage. Raises `Conflict` if it has another version."""
         body = {"metadata": {"resourceVersion": resource_version}, "status": dict(status)}
-        return await self.kubernetes.patch(paths.status(paths.warmimages(key)), body)
+        await self.kubernetes.patch(paths.status(paths.warmimages(key)), body)
 
     async def patch_policy_status(self, key: PolicyKey, resource_version: str, status: Object) -> Object:
         """Write the status of a WarmPolicy and return the object. Raises `Conflict` if it has another version."""

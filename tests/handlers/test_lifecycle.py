@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from adapters.kubernetes import paths
 from adapters.kubernetes.errors import NotFound
 from adapters.kubernetes.warmimage import read_warmimage
+from devcluster.registry.images import build_image
 from tests.handlers.test_statuses import say
-from tests.handlers.world import DIGEST, HOST, SOURCES, World, digest, in_world, logged, status
+from tests.handlers.world import DIGEST, HOST, SOURCES, World, digest, in_world, logged, run_in_world, status
+from tests.support.registry import InProcessRegistry
 from warmhook.ports import Object
 from warmhook.status import find_condition
 from warmhook.warmimages import ObjectKey
 
+A, B = (build_image(name.encode() * 100) for name in "ab")
 IMAGE = f"{HOST}/shop/app:v1"
 LIMITED = SOURCES + "namespaces: []\n"
 """The configuration of handlers whose namespaces have the default limits."""
@@ -323,6 +330,78 @@ async def test_a_window_that_cannot_be_read_is_named_and_changes_nothing(world: 
         assert found["reason"] == "Invalid"
         assert problem.removeprefix("spec.") in found["message"]
         assert (await line(world))["i"] == IMAGE
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., None]:
+    """Run a case in a world with a registry that `web` may ask, which has the tag of an image on a node."""
+
+    def run(case: Callable[[World, InProcessRegistry], Coroutine[Any, Any, None]]) -> None:
+        async def in_world(world: World) -> None:
+            registry = InProcessRegistry(HOST, tmp_path)
+            registry.put("shop/app", "v1", A)
+            world.registries = registry.client(world.clock)
+            world.restart()
+            await world.changed("WarmImage", "x")
+            await asyncio.sleep(20)
+            registry.requests.clear()
+            await case(world, registry)
+
+        run_in_world(in_world, nodes="ab", warmimage="x")
+
+    return run
+
+
+def test_a_refresh_asks_the_registry_once_and_changes_lines_only_if_the_tag_has_moved(run: Callable[..., None]) -> None:
+    async def case(world: World, registry: InProcessRegistry) -> None:
+        await world.sync()
+        before = await line(world)
+        assert before["d"] == A.digest
+        await annotate(world, refresh="one")
+        assert await line(world) == before
+        assert [request.split()[0] for request in registry.requests] == ["HEAD"]
+        found = (await stored(world))["status"]
+        assert (found["refreshedBy"], found["refreshHandled"]) == ("Registry", "one")
+        registry.put("shop/app", "v1", B)
+        await annotate(world, refresh="two")
+        assert (await line(world))["d"] == (await line(world, "b"))["d"] == B.digest
+        assert "f" not in await line(world)
+
+    run(case)
+
+
+@pytest.mark.parametrize("fault", ["down", "hangs", "401", "429", "500"])
+def test_nodes_pull_once_more_if_the_registry_does_not_answer(run: Callable[..., None], fault: str) -> None:
+    async def case(world: World, registry: InProcessRegistry) -> None:
+        await world.sync()
+        registry.down = fault == "down"
+        registry.answers_after = 3600.0 if fault == "hangs" else 0.0
+        registry.status = int(fault) if fault.isdigit() else 0
+        await annotate(world, refresh="one")
+        found = (await stored(world))["status"]
+        assert found["refreshedBy"] == "Nodes"
+        assert (await line(world))["f"] == found["refreshedAt"]
+        assert (await line(world))["d"] == A.digest
+
+    run(case)
+
+
+def test_a_registry_that_hangs_delays_no_other_line(run: Callable[..., None]) -> None:
+    async def case(world: World, registry: InProcessRegistry) -> None:
+        registry.answers_after = 3600.0
+        for number in range(40):
+            metadata = {"annotations": {REFRESH: "one"}}
+            await world.add_warmimage(f"w{number}", f"{HOST}/shop/app:{number}", metadata=metadata)
+        began = world.monotonic()
+        refreshing = asyncio.create_task(world.changed("WarmImage", *(f"w{number}" for number in range(40))))
+        await asyncio.sleep(1)
+        assert len((await world.lines())["a"]) == 41
+        await refreshing
+        assert world.monotonic() - began < 6
+        assert {event["by"] for event in logged("refreshed")} == {"Nodes"}
+        assert len(logged("refreshed")) == 40
+
+    run(case)
 
 
 # --- once ------------------------------------------------------------------------------------------------------------
