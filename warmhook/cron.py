@@ -36,7 +36,7 @@ _LONGEST_MONTHS: Final = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 _ITEM: Final = re.compile(r"(?P<first>\*|[0-9]{1,2}|[a-z]{3})(-(?P<last>[0-9]{1,2}|[a-z]{3}))?(/(?P<step>[0-9]{1,2}))?")
 _DAY: Final = timedelta(days=1)
 # A WarmImage is judged at each sync, many of them with the same schedule, on the same few days.
-_DAYS_CACHED: Final = 256
+_CACHED: Final = 256
 
 
 class NotASchedule(ValueError):
@@ -63,6 +63,7 @@ class Schedule:
         return day.month in self.months and (of_month or of_week if self.either_day else of_month and of_week)
 
 
+@lru_cache(_CACHED)
 def parse_schedule(text: str) -> Schedule:
     """Read a schedule. Raises `NotASchedule`, also for one that never comes, such as 30 February."""
     if len(text) > TEXT_MAX:
@@ -108,7 +109,7 @@ def last_time(schedule: Schedule, zone: tzinfo, after: datetime, until: datetime
     return found
 
 
-@lru_cache(_DAYS_CACHED)
+@lru_cache(_CACHED)
 def _times_of(schedule: Schedule, zone: tzinfo, day: date) -> tuple[datetime, ...]:
     """The times of the schedule on one day, in UTC, sorted."""
     if not schedule.has_day(day):

@@ -51,6 +51,8 @@ class Refreshes:
                     requested.append(warmimage)
                 case "scheduled":
                     scheduled.append(warmimage)
+            # Eight windows of one WarmImage may take a millisecond.
+            await asyncio.sleep(0)
         scheduled.sort(key=_oldest_first)
         return await self._refresh([*requested, *scheduled[:SCHEDULED_MAX]], outcomes)
 

@@ -507,6 +507,17 @@ def test_a_typo_is_refused_with_an_example_and_not_with_an_expression_nobody_can
     assert "[0-9]" not in str(refused.value)
 
 
+def test_a_policy_takes_no_time_after_which_its_images_are_deleted() -> None:
+    """They would come back at once, or with a repeated event."""
+    schema = warmpolicy_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    rules = {rule["rule"] for rule in schema["x-kubernetes-validations"]}
+    assert "!has(self.template.lifetime.ttlSecondsAfterFinished)" in rules
+    for name in ("template", "lifetime"):
+        # The rule reads them, so they must be there.
+        schema = schema["properties"][name]
+        assert schema["default"] == {}
+
+
 def test_every_selector_and_the_globs_of_a_policy_have_their_rules() -> None:
     rules = [rule["message"] for each in crd_schemas() for rule in each.get("x-kubernetes-validations", [])]
     assert rules.count("In and NotIn need values, Exists and DoesNotExist take none") == 3 + 2 + 2 + 1 + 1 + 1
