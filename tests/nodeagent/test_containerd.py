@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from adapters.containerd import open_containerd
 from adapters.cri import open_runtime
 from adapters.kubernetes.warmimage import read_warmimage
-from devcluster.registry.app import registry_app
+from devcluster.registry.app import Access, registry_app
 from devcluster.registry.folder import Answer, Folder
 from devcluster.registry.images import build_artifact, build_image, build_index, incompressible_image, write_image
 from devcluster.registry.serve import Registry, serve_app, serve_registry
@@ -169,6 +169,45 @@ async def test_pull_heal_move_and_a_killed_runtime() -> None:
             await containerd.start()
             await until(lambda: b.state(line) == b.state(moved) == "warm", seconds=60)
             assert len(b.events("pull")) == 3
+
+
+@real_time
+async def test_a_refresh_costs_a_manifest_and_finds_a_moved_tag_and_suspending_stops_a_pull() -> None:
+    asked: list[Access] = []
+    with tempfile.TemporaryDirectory(prefix="wh", dir="/tmp") as folder:
+        async with (
+            serve_registry(Path(folder), port=0, log=asked.append) as registry,
+            start_containerd(parent=Path("/tmp")) as containerd,
+            open_runtime(containerd.endpoint) as runtime,
+            bench(allow_local_registries=True) as b,
+        ):
+            place = Place(registry, containerd, runtime, b)
+            first = write_image(registry.root, "shop/web", "1", incompressible_image(0.1, "first"))
+            line = place.line(f"{registry.host}/shop/web:1", first)
+            await b.want(line)
+            async with b.agent(runtime=runtime, check_seconds=1):
+                await until(lambda: b.state(line) == "warm", seconds=30)
+                asked.clear()
+                refreshed = replace(line, refreshed_at="2026-05-01T00:00:00Z")
+                await b.want(refreshed)
+                await until(lambda: len(b.events("pull")) == 2 and b.state(refreshed) == "warm", seconds=30)
+                assert asked
+                assert [access for access in asked if "/blobs/" in access.path] == []
+
+                second = write_image(registry.root, "shop/web", "1", incompressible_image(0.1, "second"))
+                again = replace(line, refreshed_at="2026-05-02T00:00:00Z")
+                await b.want(again)
+                await until(lambda: b.detail(again) == json.dumps({"moved": second}, separators=(",", ":")), seconds=30)
+                assert b.state(again) == "warm"
+
+                write_image(registry.root, "shop/stalls", "1", incompressible_image(8, "stalls"))
+                Folder(registry.root).write_answer("shop/stalls", Answer(stall=True))
+                stalled = place.line(f"{registry.host}/shop/stalls:1")
+                await b.want(stalled)
+                await until(lambda: b.state(stalled) == "pulling" and any(registry.answering.values()), seconds=30)
+                await b.want(replace(stalled, suspended=True))
+                await until(lambda: not any(registry.answering.values()), seconds=30)
+                await until(lambda: b.state(replace(stalled, suspended=True)) == "waiting", seconds=30)
 
 
 @real_time
