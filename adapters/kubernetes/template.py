@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, WithJsonSchema
 from pydantic.alias_generators import to_camel
@@ -23,9 +23,9 @@ from adapters.kubernetes.patterns import (
 from adapters.time_zones import find_zone
 from adapters.validation_errors import problems
 from warmhook.cron import parse_schedule
-from warmhook.labels import NotASelector, Selector, parse_selector, requirement_object
-from warmhook.node_affinity import PARTS_MAX, TERMS_MAX, VALUES_MAX, Affinity, affinity_object, parse_affinity
-from warmhook.taints import TOLERATIONS_MAX, Toleration, TolerationOperator, parse_tolerations, toleration_object
+from warmhook.labels import NotASelector, Selector, parse_selector
+from warmhook.node_affinity import PARTS_MAX, TERMS_MAX, VALUES_MAX, Affinity, parse_affinity
+from warmhook.taints import TOLERATIONS_MAX, Toleration, TolerationOperator, parse_tolerations
 from warmhook.warmimages import (
     LONGEST_TIMEOUT_SECONDS,
     Limit,
@@ -52,8 +52,7 @@ SUSPEND: Final = "Nodes pull and delete nothing for now; pushes are still record
 """The description of `spec.suspend` of both kinds."""
 _TEN_YEARS_SECONDS: Final = 10 * 366 * 86400
 _REFRESH_LEAST_SECONDS: Final = 300
-# Shorter ones could fall between two syncs.
-_WINDOW_LEAST_SECONDS: Final = 900
+_WINDOW_LEAST_SECONDS: Final = 900  # shorter ones could fall between two syncs
 _WINDOW_LONGEST_SECONDS: Final = 7 * 86400
 _DIGITS_MAX: Final = 5
 
@@ -449,51 +448,3 @@ def _limit(limit: int | str | None) -> Limit | None:
         shown = str(limit)[:100]
         raise InvalidObject(f"nodes.limit: {shown!r} is neither a number of nodes nor a percentage up to 100%")
     return Limit(int(digits), percent)
-
-
-def template_object(template: Template) -> dict[str, Any]:
-    """The spec fields that `TemplateSpec` reads to the same value, absent ones as `None`."""
-    nodes, limit = template.nodes, template.nodes.limit
-    return {
-        "nodes": {
-            "selector": _selector_object(nodes.selector),
-            "names": list(nodes.names) or None,
-            "limit": f"{limit.value}%" if limit and limit.percent else limit and limit.value,
-            "affinity": None if nodes.affinity is None else affinity_object(nodes.affinity),
-            "tolerations": None if nodes.tolerations is None else list(map(toleration_object, nodes.tolerations)),
-            "runningPods": _selector_object(nodes.running_pods),
-        },
-        "pull": _pull_object(template),
-        "lifetime": {
-            "type": "Keep" if template.once is None else "Once",
-            "expireAfterSeconds": template.expire_after_seconds,
-            "deadlineSeconds": template.once and template.once.deadline_seconds,
-            "ttlSecondsAfterFinished": template.once and template.once.ttl_seconds_after_finished,
-        },
-        "onRemoval": None if template.on_removal == "Retain" else template.on_removal,
-    }
-
-
-def _selector_object(selector: Selector | None) -> dict[str, Any] | None:
-    if selector is None:
-        return None
-    return {"matchExpressions": list(map(requirement_object, selector.requirements)), "matchLabels": None}
-
-
-def _pull_object(template: Template) -> dict[str, Any]:
-    pull, refresh = template.pull, template.refresh
-    windows = [
-        {"schedule": each.schedule, "durationSeconds": each.duration_seconds, "timeZone": each.time_zone}
-        for each in refresh.windows
-    ]
-    return {
-        "policy": pull.policy,
-        "timeoutSeconds": pull.timeout_seconds,
-        "backoffLimit": pull.backoff_limit,
-        "priority": pull.priority,
-        "pinned": pull.pinned or None,
-        "secrets": list(pull.secrets) or None,
-        "sharePrivate": bool(pull.secrets) or None,
-        "refreshIntervalSeconds": refresh.interval_seconds,
-        "refreshWindows": windows or None,
-    }

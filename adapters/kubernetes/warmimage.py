@@ -24,8 +24,8 @@ from adapters.kubernetes.template import (
     Spec,
     TemplateSpec,
     invalid_object,
-    template_object,
 )
+from adapters.kubernetes.template_object import template_object
 from warmhook.api import (
     API_VERSION,
     EVENT_ANNOTATION,

@@ -91,16 +91,11 @@ class Resync:
             # Their own events cause the rest; the statuses below need the current objects.
             listed = await self._reader.warmimage_objects()
         objects = {object_key(obj): obj for obj in listed}
-<<<<<<< HEAD
+        warmimages = await read_warmimages(listed, self._reader.tenancy)
         self._resolver.begin(warmimages.usable.values())
         running = await self._reader.pods.running(warmimages.usable.values())
         placed = warmimages.without(running.unknown)
         usable = placed.usable.values()
-=======
-        warmimages = await read_warmimages(listed, self._reader.tenancy)
-        usable = warmimages.usable.values()
-        self._resolver.begin(usable)
->>>>>>> c4cb84c (Refresh after lines are written, and give a registry two seconds, so that one that hangs delays no line)
         nodes = await self._reader.nodes(taints=reads_taints(usable))
         gone = ({have.node for have in desired} | reports.keys()) - {node.name for node in nodes}
         await outcomes.each("node", sorted(gone), self._forget_node)
@@ -114,7 +109,7 @@ class Resync:
         with outcomes.item("lines"):
             await self._projection.write_full(repairs, usable, began + _LINES_SECONDS, outcomes)
             # After the lines of all, because a registry may not answer.
-            if refreshed := await self._refreshes.run(usable, outcomes):
+            if refreshed := await self._refreshes.run(warmimages.usable.values(), outcomes):
                 await self._projection.project(refreshed, outcomes, deadline=began + _LINES_SECONDS)
         refused: dict[str, Collection[str]] = {have.node: have.refused for have in desired}
         refused |= {name: change.refused for name, change in changes.items() if change.refused is not None}
