@@ -239,8 +239,12 @@ class WarmImage:
 
     @property
     def complete(self) -> bool:
-        """Whether it was warmed once, or given up, and no node should have its line any more."""
-        return self.template.once is not None and self.lifecycle.complete_since is not None
+        """Whether it was warmed once, or given up, and no node should have its line any more.
+
+        A purge needs the lines again, and makes it begin anew afterwards.
+        """
+        ended = self.template.once is not None and self.lifecycle.complete_since is not None
+        return ended and not self.purged
 
     def expires_at(self) -> float | None:
         """Seconds since the epoch at which it expires; `None`: never.

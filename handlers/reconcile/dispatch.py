@@ -58,7 +58,7 @@ class Dispatch:
         resolver = Resolver(context, lambda key: self._resolved_rounds.join({key: 0}))
         self._projection = Projection(context, NodeWrites(context, budget), resolver)
         self._refreshes = Refreshes(context, resolver.resolve_again)
-        self._statuses = Statuses(context, resolver, observe_push_to_warm, self._projection.project)
+        self._statuses = Statuses(context, resolver, self._projection, observe_push_to_warm)
         self._resync = Resync(context, resolver, self._policies, self._refreshes, self._projection, self._statuses)
         self._seen: dict[ObjectKey, Object] = {}
         """WarmImages of local events as they were seen, until they are handled."""

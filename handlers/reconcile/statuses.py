@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -15,6 +15,7 @@ from adapters.logs import get_logger
 from handlers.reconcile.context import Context
 from handlers.reconcile.objects import WarmImages, object_key, read_warmimages
 from handlers.reconcile.outcomes import Outcomes
+from handlers.reconcile.projection import Projection
 from handlers.reconcile.resolver import Resolver
 from warmhook.node_lines import line_key, line_of
 from warmhook.node_report import Report, read_detail
@@ -93,16 +94,16 @@ class Statuses:
         self,
         context: Context,
         resolver: Resolver,
+        projection: Projection,
         observe_push_to_warm: Callable[[float], None],
-        project: Callable[[Collection[ObjectKey], Outcomes], Awaitable[None]],
     ) -> None:
         """`observe_push_to_warm` is called with the seconds from a push to when its last node is seen warm.
 
-        `project` is called with WarmImages that have completed: their lines leave the nodes.
+        The lines of WarmImages that have completed leave the nodes by `projection`.
         """
         self._context = context
         self._resolver = resolver
-        self._project = project
+        self._projection = projection
         self._completed: set[ObjectKey] = set()
         """Those whose lines are still there."""
         self._monotonic = context.clock.monotonic
@@ -121,7 +122,7 @@ class Statuses:
         outcomes, left = Outcomes(), list(keys)
         while left:
             again = await self._update(left, deadline, outcomes)
-            await self._release_completed(outcomes)
+            await self._release_completed(outcomes, deadline)
             left = [key for key in left if key in again]
             if left and self._monotonic() + _APART_SECONDS > deadline:
                 raise Unfinished(left)
@@ -159,11 +160,11 @@ class Statuses:
         )
         return left
 
-    async def _release_completed(self, outcomes: Outcomes) -> None:
+    async def _release_completed(self, outcomes: Outcomes, deadline: float) -> None:
         completed, self._completed = self._completed, set()
         if completed:
             with outcomes.item("lines"):
-                await self._project(completed, outcomes)
+                await self._projection.project(completed, outcomes, deadline=deadline)
 
     async def _nodes(self, labels: str, *, taints: bool) -> list[Node]:
         """Nodes under a selector. With taints they are large, and reports make them needed every second."""

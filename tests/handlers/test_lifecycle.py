@@ -474,6 +474,22 @@ async def test_a_new_push_starts_it_anew_and_a_repeat_of_the_old_one_does_not(wo
     assert await world.lines() == {"a": [IMAGE]}
 
 
+@in_world(nodes="a")
+async def test_a_purge_reaches_what_is_complete_and_starts_it_anew_afterwards(world: World) -> None:
+    await add_once(world)
+    await say_warm(world, "a")
+    assert await line(world) == {}
+    await annotate(world, purge="true")
+    assert (await line(world))["x"] is True
+    await world.reported("x")
+    assert await complete(world) == ("False", "Purged")
+    await annotate(world, purge=None)
+    assert "x" not in await line(world)
+    await asyncio.sleep(2)
+    await say_warm(world, "a")
+    assert await complete(world) == ("True", "AllWarm")
+
+
 @in_world(nodes="ab")
 async def test_a_deadline_gives_nodes_up_at_the_next_sync(world: World) -> None:
     await add_once(world, deadlineSeconds=600)
