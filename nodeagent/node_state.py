@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -66,8 +65,6 @@ class NodeState:
         """The images of all lines."""
         self._wanted: set[str] = set()
         """The images of lines that are neither suspended nor purged."""
-        self._sizes: Mapping[str, int] = {}
-        """Image of a line to its compressed size, 0 if that is unknown."""
         self._refused: set[str] = set()
         """Images that are not pulled because of their host."""
         self._postponed: set[str] = set()
@@ -93,10 +90,6 @@ class NodeState:
         self.malformed = selection.malformed
         self._names = {wanted.line.image for wanted in self.lines.values()}
         self._wanted = {wanted.line.image for wanted in self.lines.values() if not wanted.line.idle}
-        by_image: defaultdict[str, list[DesiredLine]] = defaultdict(list)
-        for wanted in self.lines.values():
-            by_image[wanted.line.image].append(wanted)
-        self._sizes = {image: image_bytes(lines) for image, lines in by_image.items()}
         self._registries.keep(self._names)
         self._refused = {
             name for name in self._names if not self._allow_local and is_local_host(parse_reference(name).host)
@@ -276,7 +269,10 @@ class NodeState:
 
     def learn_sizes(self, images: Iterable[RuntimeImage], used_bytes: int) -> None:
         """Compare the sizes that the runtime lists, and what it uses in all, with those of registries."""
-        known = {self.images[name].id: size for name, size in self._sizes.items() if size and name in self.images}
+        lines = [
+            wanted for wanted in self.lines.values() if wanted.line.size_bytes and wanted.line.image in self.images
+        ]
+        known = {self.images[wanted.line.image].id: image_bytes([wanted]) for wanted in lines}
         listed = {image.id: image.size_bytes for image in images}
         self.disk.learned = Learned(
             sum(known.values()), sum(listed.get(image_id, 0) for image_id in known), sum(listed.values()), used_bytes
@@ -347,7 +343,7 @@ class NodeState:
             message = "the image's host is the node itself or link-local; nodes do not pull from there"
             return LineReport(wanted.version, "failed", "Refused", message=message)
         if not warm and not pulling and not wanted.line.idle and not attempts.exhausted(wanted):
-            reason, message = self.disk.blocked() or ("DiskFull", room.refusal(self._sizes[wanted.line.image]))
+            reason, message = self.disk.blocked() or ("DiskFull", room.refusal(image_bytes([self._missing(wanted)])))
             if message:
                 return LineReport(wanted.version, "failed", reason, attempts.failed, message)
         reported = line_report(wanted, attempts, warm=warm, pulling=pulling, moved=replaced_digest(wanted, self.pulled))
@@ -362,8 +358,18 @@ class NodeState:
 
     def _pullable(self) -> list[DesiredLine]:
         without = self._refused | self._postponed
-        lines = self.lines.values()
-        return [wanted for wanted in lines if wanted.line.image not in without and not wanted.line.idle]
+        return [
+            self._missing(wanted)
+            for wanted in self.lines.values()
+            if wanted.line.image not in without and not wanted.line.idle
+        ]
+
+    def _missing(self, wanted: DesiredLine) -> DesiredLine:
+        """The line, without a size if the runtime has its digest: then a pull needs no space."""
+        line = wanted.line
+        if line.size_bytes and line.digest and f"{parse_reference(line.image).name}@{line.digest}" in self.images:
+            return replace(wanted, line=replace(line, size_bytes=0))
+        return wanted
 
     def _update_warm(self) -> None:
         usable = self._images.usable()

@@ -91,6 +91,19 @@ async def test_an_image_of_unknown_size_is_pulled_as_long_as_the_free_share_allo
         await warm(b, line)
 
 
+@on_node
+async def test_an_image_whose_digest_is_there_needs_no_space(b: Bench) -> None:
+    b.free_percent = lambda: FREE
+    here, tag = "registry.example.com/shop/large:1", "registry.example.com/shop/large:2"
+    for name in (here, tag):
+        b.runtime.push(name, "large")
+    b.runtime.have(here)
+    line = replace(a_push(b, tag, "large"), size_bytes=5 * GIB)
+    await b.want(line)
+    async with b.agent():
+        await warm(b, line, seconds=10)
+
+
 def test_a_node_learns_from_its_images_how_much_space_a_pull_takes() -> None:
     @instant
     async def run() -> None:
