@@ -269,14 +269,14 @@ class NodeState:
 
     def learn_sizes(self, images: Iterable[RuntimeImage], used_bytes: int) -> None:
         """Compare the sizes that the runtime lists, and what it uses in all, with those of registries."""
-        lines = [
-            wanted for wanted in self.lines.values() if wanted.line.size_bytes and wanted.line.image in self.images
-        ]
-        known = {self.images[wanted.line.image].id: image_bytes([wanted]) for wanted in lines}
+        known = {
+            self.images[wanted.line.image].id: size
+            for wanted in self.lines.values()
+            if (size := image_bytes([wanted])) and wanted.line.image in self.images
+        }
         listed = {image.id: image.size_bytes for image in images}
-        self.disk.learned = Learned(
-            sum(known.values()), sum(listed.get(image_id, 0) for image_id in known), sum(listed.values()), used_bytes
-        )
+        sizes = [(size, listed.get(image_id, 0)) for image_id, size in known.items()]
+        self.disk.learned = Learned(sizes, sum(listed.values()), used_bytes)
 
     def pull_progressed(self, image: str, downloaded_bytes: int) -> None:
         """Record what a running pull has downloaded so far."""

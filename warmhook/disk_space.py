@@ -7,8 +7,9 @@ as the unpacked ones, and CRI-O only the latter.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Final
 
 from warmhook.pull_queue import Running
@@ -42,10 +43,8 @@ class Space:
 class Learned:
     """What a node knows about the sizes of its images."""
 
-    compressed_bytes: int = 0
-    """Of images whose size a registry has said."""
-    listed_bytes: int = 0
-    """Of the same images, as the runtime lists them."""
+    sizes: Sequence[tuple[int, int]] = ()
+    """Of each image whose size a registry has said: that compressed size, and the size that the runtime lists."""
     all_listed_bytes: int = 0
     """Of all images, as the runtime lists them."""
     used_bytes: int = 0
@@ -55,12 +54,12 @@ class Learned:
     def factor(self) -> float:
         """Bytes on the disk for each compressed byte of an image.
 
-        containerd lists compressed sizes, CRI-O unpacked ones. Layers that images share make it smaller, and what
-        containers write makes it larger.
+        containerd lists compressed sizes, CRI-O unpacked ones; the median of the images decides, because a registry may
+        say anything. Layers that images share make the factor smaller, and what containers write makes it larger.
         """
-        if self.compressed_bytes < ENOUGH_BYTES:
+        if sum(listed for _, listed in self.sizes) < ENOUGH_BYTES:
             return DEFAULT_FACTOR
-        listed = self.listed_bytes / self.compressed_bytes
+        listed = median(listed / compressed for compressed, listed in self.sizes)
         if listed >= _UNPACKED:
             return _bounded(listed)
         if not self.used_bytes or not self.all_listed_bytes:

@@ -118,7 +118,7 @@ def schedule(
 
 def image_bytes(lines: Iterable[DesiredLine]) -> int:
     """The compressed size of the image of these lines; 0 if it is unknown."""
-    return min(max(wanted.line.size_bytes for wanted in lines), _LARGEST_BYTES)
+    return min(max(0, *(wanted.line.size_bytes for wanted in lines)), _LARGEST_BYTES)
 
 
 def next_due(

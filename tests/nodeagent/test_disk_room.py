@@ -122,6 +122,17 @@ def test_a_node_learns_from_its_images_how_much_space_a_pull_takes() -> None:
 
 
 @on_node
+async def test_a_size_that_no_image_has_holds_up_no_other_image(b: Bench) -> None:
+    b.free_percent = lambda: FREE
+    absurd, negative, other = sized(b, "absurd", 1), sized(b, "negative", 1), sized(b, "other", 1)
+    lines = [replace(absurd, size_bytes=10**400), replace(negative, size_bytes=-(10**400)), other]
+    await b.want(*lines)
+    async with b.agent():
+        await warm(b, *lines[1:])
+        assert b.reason(lines[0]) == "DiskFull"
+
+
+@on_node
 async def test_figures_that_change_all_the_time_cost_few_writes(b: Bench) -> None:
     free = FREE
 

@@ -25,12 +25,14 @@ def running(size_bytes: int, downloaded_bytes: int = 0) -> Running:
     ("learned", "factor"),
     [
         pytest.param(Learned(), DEFAULT_FACTOR, id="nothing is known"),
-        pytest.param(Learned(99 * MIB, 99 * MIB, 99 * MIB, 900 * MIB), DEFAULT_FACTOR, id="too little is known"),
-        pytest.param(Learned(GIB, GIB, 4 * GIB, 8 * GIB), 3.0, id="containerd: compressed and unpacked"),
-        pytest.param(Learned(GIB, GIB, 4 * GIB, 0), DEFAULT_FACTOR, id="containerd, what is used is not known"),
-        pytest.param(Learned(GIB, 2 * GIB, 9 * GIB, 9 * GIB), 2.0, id="CRI-O: unpacked only"),
-        pytest.param(Learned(GIB, GIB, 4 * GIB, 1), LEAST_FACTOR, id="all layers are shared"),
-        pytest.param(Learned(GIB, GIB, GIB, 99 * GIB), LARGEST_FACTOR, id="containers write a lot"),
+        pytest.param(Learned([(99 * MIB, 99 * MIB)], 99 * MIB, 900 * MIB), DEFAULT_FACTOR, id="too little is known"),
+        pytest.param(Learned([(GIB, GIB)], 4 * GIB, 8 * GIB), 3.0, id="containerd: compressed and unpacked"),
+        pytest.param(Learned([(GIB, GIB)], 4 * GIB, 0), DEFAULT_FACTOR, id="containerd, what is used is not known"),
+        pytest.param(Learned([(GIB, 2 * GIB)], 9 * GIB, 9 * GIB), 2.0, id="CRI-O: unpacked only"),
+        pytest.param(Learned([(GIB, GIB)], 4 * GIB, 1), LEAST_FACTOR, id="all layers are shared"),
+        pytest.param(Learned([(GIB, GIB)], GIB, 99 * GIB), LARGEST_FACTOR, id="containers write a lot"),
+        pytest.param(Learned([(GIB, GIB)] * 2 + [(1, GIB)], 4 * GIB, 8 * GIB), 3.0, id="one registry says too little"),
+        pytest.param(Learned([(GIB, GIB)] * 2 + [(2**50, 1)], 4 * GIB, 8 * GIB), 3.0, id="one registry says too much"),
     ],
 )
 def test_the_factor_follows_from_what_the_runtime_lists_and_uses_within_bounds(learned: Learned, factor: float) -> None:

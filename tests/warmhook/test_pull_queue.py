@@ -23,6 +23,7 @@ from warmhook.pull_queue import (
     SLOW_SECONDS,
     ImagePull,
     Running,
+    image_bytes,
     next_due,
     schedule,
 )
@@ -374,3 +375,15 @@ def test_hints_are_no_lines() -> None:
     line = a_line()
     taken = select_lines({line.key: line.encode(), f"{line.key}.hint": "{}"}, {}, 0)
     assert (list(taken.lines), dict(taken.malformed)) == ([line.key], {})
+
+
+@given(SETS, st.lists(st.integers(-5, 2**60), min_size=20, max_size=20), st.integers(0, 2**51))
+def test_the_pulls_that_start_fit_together_and_no_image_that_fits_is_left_out_for_a_larger_one(
+    lines: list[DesiredLine], sizes: list[int], room_bytes: int
+) -> None:
+    sized = [replace(it, line=replace(it.line, size_bytes=size)) for it, size in zip(lines, sizes, strict=False)]
+    started = schedule(sized, set(), {}, {}, 0, len(sized) or 1, {}, room_bytes).start
+    left = room_bytes - sum(pull.size_bytes for pull in started)
+    assert left >= 0
+    others = {it.line.image for it in sized} - {pull.image for pull in started}
+    assert all(image_bytes([it for it in sized if it.line.image == image]) > left for image in others)
