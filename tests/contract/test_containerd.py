@@ -1,4 +1,7 @@
-"""containerd's own services behave as pins and time limits rely on; another runtime is told from containerd."""
+"""containerd's own services, and their twin in memory, behave as pins and time limits rely on.
+
+Another runtime is told from containerd.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,11 @@ import pytest
 from adapters.containerd import open_containerd
 from devcluster.registry.folder import digest_of
 from devcluster.registry.images import build_index, incompressible_image
-from tests.contract.nodes import RegistryNode, Site, open_node, open_site
+from tests.contract.nodes import MemoryNode, Node, RegistryNode, Site, open_node, open_site
 from tests.real.programs import eventually
 from tests.support.cases import as_test
+from tests.support.containerd import MemoryContainerd
+from tests.support.instant import instantly
 from warmhook.ports import Containerd, NotContainerd, RuntimeUnreachable
 
 APP = incompressible_image(0.2, "app", layers=2)
@@ -27,7 +32,7 @@ OURS = {"warmhook.example/pinned": "true", "io.example.two": "2"}
 class Both:
     """A node, and the services of containerd on its socket."""
 
-    node: RegistryNode
+    node: Node
     containerd: Containerd
 
     async def labels(self, name: str) -> dict[str, str]:
@@ -74,7 +79,25 @@ def on_containerd(case: _Case) -> Callable[..., None]:
     return test
 
 
-@on_containerd
+def on_both(case: _Case) -> Callable[..., None]:
+    """Make a test that runs in memory and on a fresh containerd."""
+
+    def run(case: _Case, kind: str, request: pytest.FixtureRequest) -> None:
+        async def in_memory() -> None:
+            node = MemoryNode()
+            await case(Both(node, MemoryContainerd(node.runtime)))
+
+        if kind == "memory":
+            instantly(in_memory())
+        else:
+            _run(case, kind, request.getfixturevalue("site"))
+
+    kinds = ["memory", pytest.param("containerd", marks=pytest.mark.containerd)]
+    test: Callable[..., None] = pytest.mark.parametrize("kind", kinds)(as_test(case, run, "kind", "request"))
+    return test
+
+
+@on_both
 async def test_a_pulled_image_has_its_tag_its_digest_and_its_id_as_names(both: Both) -> None:
     reference = both.node.push("shop/app:1", APP)
     await both.node.pull(reference)
@@ -82,7 +105,7 @@ async def test_a_pulled_image_has_its_tag_its_digest_and_its_id_as_names(both: B
     assert names == {reference, f"{both.node.host}/shop/app@{APP.digest}", APP.config_digest}
 
 
-@on_containerd
+@on_both
 async def test_labels_are_set_beside_others_and_an_empty_value_removes_one(both: Both) -> None:
     reference = both.node.push("shop/app:1", APP)
     await both.node.pull(reference)
@@ -94,13 +117,13 @@ async def test_labels_are_set_beside_others_and_an_empty_value_removes_one(both:
     assert await both.node.only_image() == image
 
 
-@on_containerd
+@on_both
 async def test_a_name_that_is_not_there_gets_no_labels_and_is_not_created(both: Both) -> None:
     assert not await both.containerd.set_labels("registry.example.com/shop/absent:1", OURS)
     assert await both.containerd.images() == []
 
 
-@on_containerd
+@on_both
 async def test_a_pull_of_a_tag_takes_its_labels_away(both: Both) -> None:
     reference = both.node.push("shop/app:1", APP)
     await both.node.pull(reference)
@@ -114,6 +137,7 @@ async def test_a_restarted_containerd_still_has_the_labels(both: Both) -> None:
     reference = both.node.push("shop/app:1", APP)
     await both.node.pull(reference)
     await both.containerd.set_labels(reference, OURS)
+    assert isinstance(both.node, RegistryNode)
     await both.node.restarted()
     await eventually(lambda: _answers(both.containerd), what="the restarted containerd answers")
     assert OURS.items() <= (await both.labels(reference)).items()

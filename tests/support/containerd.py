@@ -1,6 +1,6 @@
 """containerd's own services in memory, on the images of a `MemoryRuntime`.
 
-`tests/contract/test_containerd.py` holds what containerd itself does.
+`tests/contract/test_containerd.py` runs on it too, except for downloads.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class MemoryContainerd:
 
     async def images(self) -> list[StoredImage]:
         self._answer()
-        return [StoredImage(name, dict(self.runtime.labels[name])) for name in sorted(self.runtime.listed)]
+        return [StoredImage(name, dict(self.runtime.labels[name])) for name in sorted(self._names())]
 
     async def set_labels(self, name: str, labels: Mapping[str, str]) -> bool:
         self._answer()
         if name in self.refuses:
             raise RuntimeUnreachable(f"memory://: {name} cannot be written")
-        if name not in self.runtime.listed:
+        if name not in self._names():
             return False
         self.changed.append(name)
         both = {**self.runtime.labels[name], **labels}
@@ -44,6 +44,10 @@ class MemoryContainerd:
     async def downloads(self, reference: str) -> list[Download]:
         self._answer()
         return self.downloading.get(reference, [])
+
+    def _names(self) -> set[str]:
+        """containerd has the ID of an image as a name as well."""
+        return {*self.runtime.listed, *self.runtime.listed.values()}
 
     def _answer(self) -> None:
         if self.absent:

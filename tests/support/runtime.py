@@ -105,7 +105,7 @@ class MemoryRuntime:
                 tuple(name for name in each if "@" not in name),
                 tuple(name for name in each if "@" in name),
                 size_bytes=self.image_bytes,
-                pinned=self.honours_pins and any(PIN in self.labels[name] for name in each),
+                pinned=self.honours_pins and any(PIN in self.labels[name] for name in (*each, image_id)),
             )
             for image_id, each in names.items()
         ]
