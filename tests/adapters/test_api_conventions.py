@@ -16,13 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.kubernetes import paths
-from adapters.kubernetes.patterns import IMAGE_RULE
+from adapters.kubernetes.crd import Rule
+from adapters.kubernetes.patterns import IMAGE_RULE, SCHEDULE_RULE
 from adapters.kubernetes.warmimage import warmimage_crd, warmimage_object
 from adapters.kubernetes.warmpolicy import warmpolicy_crd
 from devcluster.apiserver import ApiServer
 from devcluster.apiserver.schema import causes
 from tests.support.crds import every_field, fields
 from warmhook.api import API_VERSION
+from warmhook.cron import NotASchedule, parse_schedule
 from warmhook.images import parse_reference
 from warmhook.policies import Policy, policy_changes
 from warmhook.ports import Object
@@ -234,13 +236,33 @@ def test_kubectl_shows_a_policy_in_eighty_columns(server: Server) -> None:
     assert width(rows) <= 80
 
 
-# --- images ----------------------------------------------------------------------------------------------------------
+# --- patterns --------------------------------------------------------------------------------------------------------
 
+MOMENTS: Final = ["*", "?", "0", "7", "23", "59", "60", "31", "12", "mon", "JAN", "*/5", "1-5", "5-1", "1,2", "1-", "a"]
 PARTS: Final = [
     "a", "B", "0", "1", ".", "/", ":", "-", "_", "__", "@", "localhost", "ghcr.io/", "[::1]:5000/", "x:80/",
     "@sha256:" + "a" * 64,
 ]  # fmt: skip
-PATTERN: Final = re.compile(IMAGE_RULE[0].removeprefix("self.matches(r'").removesuffix("')"))
+
+
+def pattern(rule: Rule) -> re.Pattern[str]:
+    return re.compile(rule[0].removeprefix("self.matches(r'").removesuffix("')"))
+
+
+IMAGE: Final = pattern(IMAGE_RULE)
+SCHEDULE: Final = pattern(SCHEDULE_RULE)
+
+
+@given(st.lists(st.sampled_from(MOMENTS), min_size=4, max_size=6).map(" ".join))
+def test_the_api_server_takes_every_schedule_that_can_be_read(text: str) -> None:
+    problem = ""
+    try:
+        parse_schedule(text)
+    except NotASchedule as error:
+        problem = str(error)
+    # What depends on two numbers is left to the programs.
+    if not re.search("has no|never comes", problem):
+        assert bool(SCHEDULE.search(text)) == (not problem)
 
 
 @given(st.lists(st.sampled_from(PARTS), min_size=1, max_size=8).map("".join))
@@ -249,6 +271,6 @@ def test_the_api_server_takes_the_images_that_can_be_read_and_no_others(text: st
         parse_reference(text)
     except ValueError:
         # The programs refuse port 0 as well.
-        assert not PATTERN.search(text) or re.search(r":0+(/|$)", text)
+        assert not IMAGE.search(text) or re.search(r":0+(/|$)", text)
     else:
-        assert PATTERN.search(text)
+        assert IMAGE.search(text)

@@ -79,7 +79,7 @@ TAKEN = [
     toleration(key="a", operator="Gt", value="3"),
     toleration(key="example.com/a", value="b", effect="NoExecute"),
     *map(schedule, ["0 3 * * *", "@daily", "*/5 9-17 * * MON-fri", "0,30 0 1-7,15 jan,DEC 7", "10/20 * ? * ?"]),
-    schedule("@hourly", timeZone="America/Argentina/Buenos_Aires", durationSeconds=60),
+    schedule("@hourly", timeZone="America/Argentina/Buenos_Aires", durationSeconds=3600),
     pull(secrets=["regcred"], sharePrivate=True),
     pull(sharePrivate=True),
     lifetime(type="Once", deadlineSeconds=60, ttlSecondsAfterFinished=0),
