@@ -20,6 +20,9 @@ _WARNINGS: Final = {
     "TooManyImages": "TooManyImages",
 }
 _WARM: Final = frozenset({"AllWarm", "ReachableWarm"})
+# Of a policy; news only after a warning.
+_WELL_AGAIN: Final = frozenset({"Usable", "WritesTaken"})
+_TAKEN: Final = "the API server takes its WarmImages again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +35,13 @@ class Transition:
 
 
 def transitions(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Transition]:
-    """The changes from one status to the next: an image became warm, failed or invalid, a policy cannot be served."""
+    """The changes from one status to the next: an image became warm, failed or invalid, a policy is served or not."""
     for now in after.get("conditions") or []:
         earlier = find_condition(before, now["type"])
         if now["type"] == "Ready" and now["reason"] in _WARM and earlier.get("status") != "True":
             yield Transition("Warm", now["message"], warning=False)
+        elif now["reason"] in _WELL_AGAIN and earlier.get("reason") in _WARNINGS:
+            yield Transition(now["reason"], now["message"] or _TAKEN, warning=False)
         elif now["reason"] in _WARNINGS and now["reason"] != earlier.get("reason"):
             yield Transition(
                 _WARNINGS[now["reason"]], now["message"] + _first_failure(after, now["reason"]), warning=True

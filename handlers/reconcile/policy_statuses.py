@@ -17,7 +17,8 @@ from handlers.reconcile.objects import PolicyObject
 from handlers.reconcile.observations import Observation
 from warmhook.ports import Object
 from warmhook.status import condition, find_condition, with_conditions
-from warmhook.transitions import transitions
+from warmhook.timestamps import parse_time
+from warmhook.transitions import Transition, transitions
 from warmhook.warmimages import Template
 
 _log = get_logger()
@@ -42,13 +43,18 @@ async def write_status(context: Context, found: PolicyObject, images: int, refus
         return unknown_policy_status(before) | counted
 
     await _write(context, found, status, record=True)
+    degraded = find_condition(_status(found), "Degraded")
+    if degraded.get("status") == "True" and _is_recent(degraded, context):
+        # Of a push, perhaps; the part that takes pushes records no Events.
+        refusal = Transition(degraded["reason"], degraded["message"], warning=True)
+        await context.recorder.record("WarmPolicy", found.key, found.object["metadata"]["uid"], [refusal])
 
 
 async def write_refusal(context: Context, found: PolicyObject, refused: str) -> None:
     """Write the rejection of the API server into the condition `Degraded`; empty: no rejection any more.
 
     The condition has the time of the first rejection, so a rejection of every push costs one write. No Event is
-    recorded: the part that is reachable from outside may create none.
+    recorded: the part that is reachable from outside may create none. `write_status` records it at the next sync.
     """
 
     def status(policy: PolicyObject) -> Object:
@@ -86,6 +92,12 @@ async def write_observation(context: Context, found: PolicyObject, observation: 
 
     if observation is not None or find_condition(_status(found), "Observed"):
         await _write(context, found, status, record=True)
+
+
+def _is_recent(condition: Mapping[str, Any], context: Context) -> bool:
+    """Whether the condition changed since about the last sync."""
+    since = condition.get("lastTransitionTime")
+    return since is not None and context.clock.utcnow() - parse_time(since) <= context.grace
 
 
 def is_degraded(found: PolicyObject) -> bool:

@@ -24,6 +24,8 @@ _log = get_logger()
 
 # More are dropped: conditions say the same, and stay.
 _PER_MINUTE: Final = 60
+_PER_NAMESPACE: Final = 20
+"""Of these, so that one that has many leaves room for others."""
 # A flapping object gets one Event of each reason within this time.
 _APART_SECONDS: Final = 300.0
 _REMEMBERED: Final = 1000
@@ -36,15 +38,15 @@ class Recorder:
 
     writer: Writer
     clock: Clock
-    _recent: deque[float] = field(default_factory=lambda: deque(maxlen=_PER_MINUTE))
-    """When the last were created, on the monotonic clock."""
+    _recent: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=_PER_MINUTE))
+    """When the last were created, on the monotonic clock, and in which namespace."""
     _last: dict[tuple[str, str], float] = field(default_factory=dict)
     """Uid and reason to when such an Event was last created; only of the last few minutes."""
 
     async def record(self, kind: str, key: ObjectKey, uid: str, changes: Iterable[Transition]) -> None:
         """Create an Event for each of these changes of one object; one that cannot be created is dropped."""
         for change in changes:
-            if not self._allowed(uid, change.reason):
+            if not self._allowed(key.namespace, uid, change.reason):
                 continue
             moment = format_time(self.clock.utcnow())
             name = f"{key.name[:200]}.{_digest(f'{uid} {change.reason} {moment}')}"
@@ -78,13 +80,14 @@ class Recorder:
             return
         _log.warning("node-name-too-long", node=node.name, limit=NODE_NAME_MAX)
 
-    def _allowed(self, uid: str, reason: str) -> bool:
+    def _allowed(self, namespace: str, uid: str, reason: str) -> bool:
         now = self.clock.monotonic()
-        if len(self._recent) == _PER_MINUTE and now - self._recent[0] < 60:
+        recent = [where for at, where in self._recent if now - at < 60]
+        if len(recent) == _PER_MINUTE or recent.count(namespace) >= _PER_NAMESPACE:
             return False
         if now - self._last.get((uid, reason), float("-inf")) < _APART_SECONDS:
             return False
-        self._recent.append(now)
+        self._recent.append((now, namespace))
         self._last.pop((uid, reason), None)
         self._last[uid, reason] = now
         while len(self._last) > _REMEMBERED:

@@ -563,13 +563,18 @@ async def test_an_image_that_becomes_warm_or_fails_has_one_event_for_each_change
     assert {it["involvedObject"]["kind"] for it in events} == {"WarmImage"}
 
 
+@pytest.mark.parametrize(("namespaces", "each", "events"), [(1, 70, 20), (5, 14, 60)], ids=["one", "several"])
 @in_world(nodes="a", patterns=False)
-async def test_events_are_bounded_and_one_that_is_refused_changes_nothing(world: World) -> None:
-    for number in range(100):
-        await world.add_warmimage(f"w{number:02}", f"{HOST}/Bad/{number}:v1")
+async def test_events_are_bounded_and_one_that_is_refused_changes_nothing(
+    world: World, namespaces: int, each: int, events: int
+) -> None:
+    for namespace in (f"bad{number}" for number in range(namespaces)):
+        await world.add_namespace(namespace)
+        for number in range(each):
+            await world.add_warmimage(f"w{number:02}", f"{HOST}/Bad/{number}:v1", namespace=namespace)
     world.answer(QUOTA, "POST", "/events")
     await world.sync()
-    assert sum(path.endswith("/events") for _, path in world.requests) == 60
+    assert sum(path.endswith("/events") for _, path in world.requests) == events
     assert all(obj["status"]["conditions"][0]["reason"] == "Invalid" for obj in (await world.warmimages()).values())
 
 
@@ -580,6 +585,36 @@ async def test_a_policy_that_cannot_be_used_has_one_event(world: World) -> None:
         await world.changed("WarmPolicy", "shop")
     (event,) = (await world.admin.list(paths.events("shop"))).items
     assert (event["reason"], event["involvedObject"]["kind"]) == ("Invalid", "WarmPolicy")
+
+
+async def events_of_the_policy(world: World) -> list[tuple[str, str]]:
+    events = (await world.admin.list(paths.events("shop"))).items
+    return sorted((it["reason"], it["type"]) for it in events if it["involvedObject"]["kind"] == "WarmPolicy")
+
+
+@in_world(policy=True, patterns=False)
+async def test_a_policy_that_can_be_used_again_has_one_event_more(world: World) -> None:
+    good = (await world.admin.get(f"{POLICIES}/shop"))["spec"]["push"]
+    await world.sync()
+    assert await events_of_the_policy(world) == []
+    for push in ([{"repository": "**", "semver": "nonsense"}], good):
+        await world.admin.patch(f"{POLICIES}/shop", {"spec": {"push": push}})
+        await world.changed("WarmPolicy", "shop")
+    assert await events_of_the_policy(world) == [("Invalid", "Warning"), ("Usable", "Normal")]
+
+
+@in_world(policy=True, patterns=False)
+async def test_a_push_that_the_api_server_refused_is_an_event_of_its_policy_at_the_next_sync(world: World) -> None:
+    world.answer(QUOTA, "POST", "/warmimages")
+    await world.push()
+    assert await events_of_the_policy(world) == []
+    for _ in range(3):
+        await world.sync()
+    assert await events_of_the_policy(world) == [("WriteRefused", "Warning")]
+    world.faults.clear()
+    await world.admin.patch(f"{POLICIES}/shop", {"spec": {"images": [IMAGE]}})
+    await world.changed("WarmPolicy", "shop")
+    assert await events_of_the_policy(world) == [("WriteRefused", "Warning"), ("WritesTaken", "Normal")]
 
 
 @in_world(nodes="ab", warmimage="x", patterns=False)
