@@ -131,6 +131,7 @@ class Web:
                 for task in self._tasks.values():
                     _cancel(task)
         finally:
+            await self._dispatch.close()
             if self._publisher is not None:
                 await self._publisher.drain(_DRAIN_SECONDS)
 

@@ -55,7 +55,7 @@ class Dispatch:
         self._sources = sources
         self._pushes = pushes
         self._policies = Policies(context)
-        resolver = Resolver(context, lambda key: self._resolved_rounds.join({key: 0}))
+        self._resolver = resolver = Resolver(context, lambda key: self._resolved_rounds.join({key: 0}))
         self._projection = Projection(context, NodeWrites(context, budget), resolver)
         self._refreshes = Refreshes(context, resolver.resolve_again)
         self._statuses = Statuses(context, resolver, self._projection, observe_push_to_warm)
@@ -104,6 +104,10 @@ class Dispatch:
         if refused is not None:
             raise refused
         return "denied" if outcomes.refused is not None else "handled"
+
+    async def close(self) -> None:
+        """End what no event waits for."""
+        await self._resolver.close()
 
     def _note(self, targets: Targets) -> None:
         """Note what the watch of this process saw, before anything is read."""

@@ -146,7 +146,7 @@ def test_nodes_without_the_platform_count_as_failed() -> None:
 
 
 def test_what_is_not_runnable_says_so_in_its_status_and_in_an_event() -> None:
-    status = status_object({}, warmimage(None), Counts(runnable=False), [], NOW)
+    status = status_object({}, warmimage(), Counts(runnable=False), [], NOW)
     assert (find_condition(status, "Ready")["status"], find_condition(status, "Ready")["reason"]) == (
         "False",
         "NotRunnable",
@@ -156,7 +156,7 @@ def test_what_is_not_runnable_says_so_in_its_status_and_in_an_event() -> None:
 
 def test_a_status_keeps_what_the_registry_said() -> None:
     resolved = {"image": "registry.example.com/shop/app:v1", "checkedAt": "2026-03-01T12:00:00Z"}
-    assert status_object({"resolved": resolved}, warmimage(None), Counts(), [], NOW)["resolved"] == resolved
+    assert status_object({"resolved": resolved}, warmimage(), Counts(), [], NOW)["resolved"] == resolved
 
 
 digests = st.sampled_from([A, B, C])
@@ -192,7 +192,7 @@ def test_a_resolution_that_is_stored_is_read_back(resolution: Resolution) -> Non
         {"resolved": {}},
         {"resolved": {"image": "a.example/b:1"}},
         {"resolved": {"image": "a.example/b:1", "checkedAt": "yesterday"}},
-        {"resolved": {"image": "a.example/b:1", "checkedAt": "2026-03-01T12:00:00Z", "problem": "Newer"}},
+        {"resolved": {"image": "a.example/b:1", "checkedAt": "2026-03-01T12:00:00Z", "platforms": 7}},
     ],
 )
 def test_what_cannot_be_read_is_asked_again(given: dict[str, object]) -> None:
