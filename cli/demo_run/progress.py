@@ -69,6 +69,8 @@ async def follow_line(
     while not all(progress.over for progress in nodes.values()):
         cluster.check()
         with contextlib.suppress(Unavailable):
+            # The line changes when the registry has answered.
+            line = await find_line(cluster, line.warmimage) or line
             reports = await read_reports(cluster)
         passed = monotonic() - since
         for name, before in nodes.items():
