@@ -191,17 +191,18 @@ def read_containers(spec: Mapping[str, Any]) -> tuple[tuple[str, Reference], ...
     return tuple(_containers(spec))
 
 
+def named_images(spec: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
+    """The name of each container, or `volume/` and the name of each image volume, with the image as it is written."""
+    for kind in ("initContainers", "containers", "ephemeralContainers"):
+        for container in map(_map, _list(spec.get(kind))):
+            yield _text(container.get("name")), container.get("image")
+    for volume in map(_map, _list(spec.get("volumes"))):
+        if volume.get("image") is not None:
+            yield f"volume/{_text(volume.get('name'))}", _map(volume["image"]).get("reference")
+
+
 def _containers(spec: Mapping[str, Any]) -> Iterator[tuple[str, Reference]]:
-    named = [
-        (_text(_map(container).get("name")), _map(container).get("image"))
-        for kind in ("initContainers", "containers", "ephemeralContainers")
-        for container in _list(spec.get(kind))
-    ]
-    named += [
-        (f"volume/{_text(_map(volume).get('name'))}", _map(_map(volume).get("image")).get("reference"))
-        for volume in _list(spec.get("volumes"))
-    ]
-    for name, text in named:
+    for name, text in named_images(spec):
         if isinstance(text, str) and text:
             try:
                 yield name, parse_reference(text, default_tag="latest")

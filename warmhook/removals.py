@@ -1,0 +1,241 @@
+"""Decide which images an agent removes from its node. What is unknown is kept.
+
+An image is removed only if the agent brought it, all of its names come from pulls for lines that say `Delete`, and no
+line, container, Pod or pin keeps it. The caller looks twice, `TWICE_SECONDS` apart, before it removes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, TypeAlias
+
+from warmhook.admission_review import named_images
+from warmhook.images import DOCKER_HUB, NotAReference, Reference, parse_reference
+from warmhook.node_lines import Line
+from warmhook.ports import RuntimeImage
+from warmhook.warmimages import OnRemoval
+
+TWICE_SECONDS: Final = 60.0
+"""The time between the two looks that must agree."""
+RECORDS_MAX: Final = 4096
+"""Far above the images of a node; the images of further records are kept."""
+LINES_MAX: Final = 512
+"""Lines of one record; an image that more lines named is kept."""
+
+KeepReason: TypeAlias = Literal[
+    "NotPulledHere", "OtherName", "Retained", "NoRoom", "Wanted", "Pulling", "Pinned", "InUse", "NamedByPod"
+]
+KEPT_BECAUSE: Final[Mapping[KeepReason, str]] = {
+    "NotPulledHere": "this agent did not pull it, or it was on the node before",
+    "OtherName": "it has a name that no pull of this agent gave it",
+    "Retained": "a WarmImage that named it has onRemoval: Retain",
+    "NoRoom": "a WarmImage that named it is wanted here and has no room among the lines of the node",
+    "Wanted": "a WarmImage wants it on this node",
+    "Pulling": "an image of the same repository is being pulled",
+    "Pinned": "it is pinned",
+    "InUse": "a container or a Pod sandbox uses it",
+    "NamedByPod": "a Pod of this node names it",
+}
+
+
+class UnreadablePod(ValueError):
+    """An image of a Pod cannot be read, so it could be any; the message names the Pod."""
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """An image that the agent pulled while no name of its ID was on the node."""
+
+    names: frozenset[str]
+    """The names that pulls of this agent gave it and that it has had since, as the runtime lists them."""
+    lines: Mapping[str, OnRemoval]
+    """Key of each line that named it, also of lines that went, to what the line said last."""
+
+
+Records: TypeAlias = Mapping[str, Brought]
+"""By image ID."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What the agent and the ConfigMap of its node say about images."""
+
+    lines: Mapping[str, Line]
+    """By key."""
+    refused: Collection[str] = ()
+    """Keys of lines that are wanted and have no room in the ConfigMap."""
+    pulling: Collection[str] = ()
+    """The images of running pulls."""
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What uses images on the node. Each is a name or an ID."""
+
+    containers: Collection[str] = ()
+    """Of containers in any state, and of Pod sandboxes."""
+    pods: Collection[str] = ()
+    """Of the Pods of the node, as their authors wrote them."""
+
+
+def decide(images: Iterable[RuntimeImage], records: Records, demand: Demand, use: Use) -> dict[str, KeepReason | None]:
+    """Why each recorded image of the runtime stays, by ID; `None` for those that may be removed."""
+    wanted = _marks(name for line in demand.lines.values() if not _gives_up(line) for name in _names(line))
+    pulling = {_repository(reference) for reference in demand.pulling}
+    containers, pods = _marks(use.containers), _marks(use.pods)
+
+    def reason(image: RuntimeImage, record: Brought) -> KeepReason | None:
+        marks = _marks_of(image)
+        checks: dict[KeepReason, bool] = {
+            "OtherName": not record.names.issuperset((*image.tags, *image.digests)),
+            "Retained": not record.lines or any(said != "Delete" for said in record.lines.values()),
+            "NoRoom": not record.lines.keys().isdisjoint(demand.refused),
+            "Wanted": not marks.isdisjoint(wanted),
+            "Pulling": not repositories(image).isdisjoint(pulling),
+            "Pinned": image.pinned,
+            "InUse": not marks.isdisjoint(containers),
+            "NamedByPod": not marks.isdisjoint(pods),
+        }
+        return next((name for name, keeps in checks.items() if keeps), None)
+
+    return {image.id: reason(image, records[image.id]) for image in images if image.id in records}
+
+
+def after_pull(
+    records: Records, reference: str, before: Iterable[RuntimeImage], after: RuntimeImage, lines: Iterable[Line]
+) -> Records:
+    """Add what a pull of `reference` for `lines` brought: an image that was new to the node, or a new name of one.
+
+    `before` is what the runtime listed when the pull began, `after` the image that has the reference now.
+    """
+    had = {image.id: {*image.tags, *image.digests} for image in before}
+    record = records.get(after.id) if after.id in had else Brought(frozenset(), {})
+    if record is None:
+        return records
+    prefix = f"{_repository(reference)}@"
+    given = {name for name in (*after.tags, *after.digests) if name == reference or name.startswith(prefix)}
+    names = record.names | (given - had.get(after.id, set()))
+    said = {line.key: _said(line) for line in lines}
+    return {**records, after.id: Brought(names, {**record.lines, **said})}
+
+
+def after_list(records: Records, images: Iterable[RuntimeImage]) -> Records:
+    """Drop what the runtime no longer lists: images, and names that went to another image.
+
+    Beyond `RECORDS_MAX` the oldest records are dropped too, and those with more than `LINES_MAX` lines.
+    """
+    listed = {image.id: {*image.tags, *image.digests} for image in images}
+    kept = [
+        (image_id, replace(record, names=record.names & listed[image_id]))
+        for image_id, record in records.items()
+        if image_id in listed and len(record.lines) <= LINES_MAX
+    ]
+    return dict(kept[-RECORDS_MAX:])
+
+
+def after_lines(records: Records, lines: Mapping[str, Line], images: Iterable[RuntimeImage]) -> Records:
+    """Note what the lines of the node say now. A line that went keeps what it said last."""
+    naming: defaultdict[str, set[str]] = defaultdict(set)
+    for key, line in lines.items():
+        for mark in _marks(_names(line)):
+            naming[mark].add(key)
+    keys = {
+        image.id: set[str]().union(*(naming[mark] for mark in _marks_of(image) & naming.keys()))
+        for image in images
+        if image.id in records
+    }
+    return {
+        image_id: replace(
+            record,
+            lines={
+                **record.lines,
+                **{key: _said(lines[key]) for key in keys.get(image_id, set()) | (record.lines.keys() & lines.keys())},
+            },
+        )
+        for image_id, record in records.items()
+    }
+
+
+def repositories(image: RuntimeImage) -> set[str]:
+    """The repositories of all names of the image."""
+    return {name.canonical.name for name in _parsed((*image.tags, *image.digests))}
+
+
+def pod_images(pod: Mapping[str, Any]) -> list[str]:
+    """The images of a Pod: init containers, containers, ephemeral containers and image volumes, as they are written.
+
+    Raises `UnreadablePod`.
+    """
+    metadata, spec = pod.get("metadata") or {}, pod.get("spec") or {}
+    texts = [text for _, text in named_images(spec)]
+    try:
+        read = [str(parse_reference(text, default_tag="latest")) for text in texts if isinstance(text, str)]
+    except NotAReference as error:
+        raise UnreadablePod(f"Pod {metadata.get('namespace')}/{metadata.get('name')}: {error}") from error
+    if not read or len(read) < len(texts):
+        raise UnreadablePod(f"Pod {metadata.get('namespace')}/{metadata.get('name')}: a container has no image")
+    return [text for text in texts if isinstance(text, str)]
+
+
+def _marks_of(image: RuntimeImage) -> set[str]:
+    """The marks of the image: whatever means it has one of them."""
+    tags, digests = _parsed(image.tags), _parsed(image.digests)
+    names = {mark for tag in tags for mark in (str(tag.canonical), _anywhere(tag))}
+    return {_bare(image.id), *names, *(name.digest for name in digests)}
+
+
+def _marks(texts: Iterable[str]) -> set[str]:
+    """The marks of the images that `texts` mean: names as Pods and containers have them, or IDs.
+
+    Digests stand without the rest of the name. A name without a host may be of any host: runtimes can have several
+    registries for short names. Text that is no reference is an ID.
+    """
+    marks = set()
+    for text in texts:
+        marks.add(_bare(text))
+        try:
+            reference = parse_reference(text, default_tag="latest")
+        except NotAReference:
+            continue
+        short = reference.host == DOCKER_HUB and not text.startswith((f"{DOCKER_HUB}/", f"index.{DOCKER_HUB}/"))
+        marks.add(reference.digest or (_anywhere(reference) if short else str(reference.canonical)))
+    return marks
+
+
+def _names(line: Line) -> list[str]:
+    """The image of the line by its tag and by its digest."""
+    return [line.image, *([f"{_repository(line.image)}@{line.digest}"] if line.digest else [])]
+
+
+def _gives_up(line: Line) -> bool:
+    return line.purged and not line.suspended
+
+
+def _said(line: Line) -> OnRemoval:
+    return "Delete" if _gives_up(line) or line.on_removal == "Delete" else "Retain"
+
+
+def _anywhere(reference: Reference) -> str:
+    """The reference without its host."""
+    return f"*/{reference.repository.removeprefix('library/')}:{reference.tag}"
+
+
+def _parsed(names: Iterable[str]) -> list[Reference]:
+    """The names that are references. Other clients can give an image any name."""
+    parsed = []
+    for name in names:
+        with contextlib.suppress(NotAReference):
+            parsed.append(parse_reference(name))
+    return parsed
+
+
+def _repository(name: str) -> str:
+    return parse_reference(name).canonical.name
+
+
+def _bare(image_id: str) -> str:
+    # CRI-O has IDs without the algorithm.
+    return image_id.removeprefix("sha256:")
