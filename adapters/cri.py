@@ -1,10 +1,11 @@
-"""List and pull images at a container runtime, over CRI v1 and gRPC. No other file of the programs uses CRI.
+"""List, pull and remove images at a container runtime, over CRI v1 and gRPC. No other file of the programs uses CRI.
 
 The API: https://github.com/kubernetes/cri-api/blob/master/pkg/apis/runtime/v1/api.proto.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import json
@@ -37,6 +38,7 @@ _QUERY_SECONDS: Final = 30
 # For one image of many: a runtime that hangs at one must not delay the others for long.
 _CONFIG_SECONDS: Final = 10
 _REMOVE_SECONDS: Final = 120
+_SANDBOXES_AT_ONCE: Final = 8
 _MESSAGE_MAX: Final = 200
 _NAME_MAX: Final = 32
 # A configuration as JSON; parsed it takes up to thirty times as much memory. Real images have a few KiB.
@@ -157,6 +159,35 @@ class _CriRuntime:
             return  # containerd would remove the only image
         request = cri.RemoveImageRequest(image=cri.ImageSpec(image=reference))
         await self._call(self._images.RemoveImage, request, _REMOVE_SECONDS)
+
+    async def used_images(self) -> frozenset[str]:
+        listed = await self._call(self._runtime.ListContainers, cri.ListContainersRequest())
+        used: set[str] = set()
+        for container in listed.containers:
+            if not container.image_ref and not container.image_id:
+                raise RuntimeUnreachable(f"{self._endpoint}: container {container.id} has no image")
+            image = container.image
+            used |= {container.image_ref, container.image_id, image.image, image.user_specified_image}
+        sandboxes = (await self._call(self._runtime.ListPodSandbox, cri.ListPodSandboxRequest())).items
+        for first in range(0, len(sandboxes), _SANDBOXES_AT_ONCE):
+            some = sandboxes[first : first + _SANDBOXES_AT_ONCE]
+            used.update(await asyncio.gather(*(self._sandbox_image(sandbox.id) for sandbox in some)))
+        return frozenset(used - {""})
+
+    async def _sandbox_image(self, sandbox: str) -> str:
+        """The pause image of a sandbox; empty if it has none, or is gone."""
+        request = cri.PodSandboxStatusRequest(pod_sandbox_id=sandbox, verbose=True)
+        try:
+            answer = await self._runtime.PodSandboxStatus(request, timeout=_QUERY_SECONDS)
+            # Not specified: containerd and CRI-O put JSON with `image` under "info"; for a sandbox without a pause
+            # container CRI-O has an empty object.
+            return str(json.loads(answer.info["info"]).get("image") or "")
+        except grpc.aio.AioRpcError as error:
+            if error.code() == _C.NOT_FOUND:
+                return ""
+            raise RuntimeUnreachable(f"{self._endpoint}: sandbox {sandbox}: {error.code().name}") from error
+        except (ValueError, AttributeError, RecursionError) as error:
+            raise RuntimeUnreachable(f"{self._endpoint}: sandbox {sandbox}: its image cannot be read") from error
 
     async def filesystems(self) -> list[ImageFilesystem]:
         answer = await self._call(self._images.ImageFsInfo, cri.ImageFsInfoRequest())

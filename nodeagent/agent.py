@@ -1,4 +1,4 @@
-"""Run the agent of a node: follow the lines, check the runtime, pull and report, each in a task of its own."""
+"""Run the agent of a node: follow the lines, check the runtime, pull, remove and report, each in a task of its own."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from nodeagent.node_state import NodeState
 from nodeagent.pins import Pins
 from nodeagent.probes import Health
 from nodeagent.pull_credentials import PullCredentials
+from nodeagent.removals import Removals
 from nodeagent.reporter import Reporter
 from nodeagent.state_file import State, StateFile
 from warmhook.node_report import LineReport, clean_message
@@ -38,6 +39,7 @@ class Agent:
         self._reporter = Reporter(context.kubernetes, settings.namespace, settings.node, clock, log)
         self._checks = Checks(context, self._state, self.health, self._changed)
         self._credentials = PullCredentials(context, self._state, self._changed)
+        self._removals = Removals(context, self._state, self._checks, self._changed)
         self._puller = ImagePuller(
             context, self._state, self._checks, self._credentials, started=self._reports_changed, ended=self._changed
         )
@@ -62,6 +64,7 @@ class Agent:
                 group.create_task(self._checks.run(), name="check"),
                 group.create_task(self._puller.run(), name="pulls"),
                 group.create_task(self._credentials.run(), name="secrets"),
+                group.create_task(self._removals.run(), name="removals"),
                 group.create_task(self._reporter.run(self.reports), name="report"),
                 group.create_task(self._pins.run(), name="pins"),
                 group.create_task(self._save_changes(), name="state"),
@@ -71,6 +74,7 @@ class Agent:
                 task.cancel()
         await self._reporter.write_final(self.reports())
         await self._save()
+        await self._removals.save()
         self._log.info("agent-stopped", lines=len(self._state.lines))
 
     def reports(self) -> dict[str, LineReport] | None:
@@ -102,6 +106,7 @@ class Agent:
     def _changed(self) -> None:
         self._puller.wake.set()
         self._pins.wake.set()
+        self._removals.wake.set()
         self._save_wake.set()
         self._reports_changed()
 

@@ -13,11 +13,12 @@ from nodeagent.context import Context
 from nodeagent.node_state import NodeState
 from nodeagent.pull_attempt import Failure, pull_image
 from nodeagent.pull_credentials import NOTHING_FOUND, Found, PullCredentials
-from warmhook.ports import Credentials
+from warmhook.ports import Credentials, RuntimeImage, RuntimeUnreachable
 from warmhook.pull_failures import REFUSALS
 from warmhook.pull_queue import ImagePull
 
 _IDLE_SECONDS: Final = 60.0
+_LIST_SECONDS: Final = 15.0
 # What a server of tokens may answer to some credentials and not to others.
 _OF_CREDENTIALS: Final = REFUSALS | {"Network", "RuntimeError"}
 # After a failure that is no refusal, other credentials are tried for so long: the network may be down.
@@ -113,7 +114,7 @@ class ImagePuller:
 
     async def _outcome(self, pull: ImagePull, found: Found) -> _Outcome:
         """Pull, check the runtime and record the result."""
-        before = self._state.images
+        before, listed = self._state.images, await self._listed()
         failure = await self._pull_with(pull, found.credentials)
         if failure is not None:
             if failure.reason in REFUSALS:
@@ -129,6 +130,8 @@ class ImagePuller:
             self._state.pull_failed(pull, "RuntimeError", message)
             return _Outcome("failed", "RuntimeError", message)
         digests = ",".join(self._state.pull_succeeded(pull, before))
+        if listed is not None:
+            self._state.record_brought(pull, listed)
         image = self._state.images.get(pull.image)
         if image is None:
             return _Outcome("failed", "RuntimeError", "the runtime has pulled the image and does not list it", digests)
@@ -156,6 +159,14 @@ class ImagePuller:
             if self._clock.monotonic() - began >= limit_seconds:
                 break
         return last
+
+    async def _listed(self) -> list[RuntimeImage] | None:
+        """The images of the runtime now; `None` if it does not answer. The last check may be a minute old."""
+        try:
+            async with asyncio.timeout(_LIST_SECONDS):
+                return await self._context.runtime.images()
+        except (TimeoutError, RuntimeUnreachable):
+            return None
 
     def _log_pull(self, pull: ImagePull, outcome: _Outcome, attempts: int, seconds: float) -> None:
         fields = {"message": outcome.message} if outcome.message else {}

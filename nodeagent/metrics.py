@@ -31,6 +31,7 @@ class Metrics:
         )
         self._evictions = counter("warmhook_evictions", "Warm images that another program removed")
         self._pinned = gauge("warmhook_pinned_images", "Images of lines with `pinned` that the runtime pins")
+        self._removals = counter("warmhook_removals", "Images that the agent removed, or failed to", ["result"])
         self._api_requests = counter("warmhook_api_requests", "Requests to the API server", ["kind", "verb", "code"])
         self._api_up = gauge("warmhook_api_up", "Whether the API server answered last time")
         self._runtime_up = gauge("warmhook_runtime_up", "Whether the runtime answered last time")
@@ -74,6 +75,10 @@ class Metrics:
     def pinned(self, images: int) -> None:
         """So many images of pinned lines are pinned at the runtime."""
         self._pinned.set(images)
+
+    def removal(self, result: str) -> None:
+        """Count one removal: `removed` or `failed`."""
+        self._removals.labels(result).inc()
 
     def count_api_request(self, kind: str, verb: str, code: str) -> None:
         """One answer of the API server; the code is `unreachable` if there was none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -17,17 +18,21 @@ from warmhook.desired_lines import DesiredLine, select_lines
 from warmhook.disk_space import Learned, Room, Space
 from warmhook.images import parse_reference
 from warmhook.localhosts import is_local_host
+from warmhook.node_lines import Line
 from warmhook.node_report import LineReport, clean_message
 from warmhook.platforms import Platform
 from warmhook.ports import ImageConfig, RuntimeImage
 from warmhook.presence import Images, Unusable, is_warm, pulled_digest, replaced_digest
 from warmhook.pull_failures import REFUSALS, FailureReason
 from warmhook.pull_queue import SLOW_SECONDS, ImagePull, Running, Schedule, image_bytes, next_due, schedule
+from warmhook.removals import KEPT_BECAUSE, Decisions, Records, after_pull, repository
 from warmhook.warmimages import ObjectKey
 
 # Lines beyond the limit in a report, which has 1,024 lines at most: others count as waiting.
 _SURPLUS_MAX: Final = 512
 _NO_SECRETS: Final[Mapping[ObjectKey, tuple[FailureReason, str]]] = {}
+# Far longer than the time between two looks at what uses an image.
+_PULLS_REMEMBERED_SECONDS: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,15 @@ class NodeState:
         """Image to its running pull."""
         self.checked = False
         """Whether the runtime was checked, successfully or not; before that there is nothing to report."""
+        self.records: Records = {}
+        """The images that this agent brought; saved on disk, apart from the rest."""
+        self.removing: set[str] = set()
+        """Repositories of the image that is being removed; none of their images is pulled meanwhile."""
+        self.kept: Decisions = {}
+        """Why images stay on the node."""
         self._surplus: Mapping[str, DesiredLine] = {}
+        self._pull_began: dict[str, float] = {}
+        """Repository to the time at which the last pull of one of its images began."""
         self._names: set[str] = set()
         """The images of all lines."""
         self._wanted: set[str] = set()
@@ -132,6 +145,10 @@ class NodeState:
         """Whether any line names the image, and is neither suspended nor purged."""
         return image in self._wanted
 
+    def all_lines(self) -> dict[str, Line]:
+        """Every line that was read, also those beyond the limit, by key."""
+        return {key: wanted.line for key, wanted in (*self._surplus.items(), *self.lines.items())}
+
     # --- images ---
 
     def unread_configs(self, images: Iterable[RuntimeImage], *, again: bool) -> list[str]:
@@ -147,7 +164,8 @@ class NodeState:
         self._unreachable, self.checked, self._current = "", True, True
         now, removed, seldom = self._clock.monotonic(), set[str](), False
         for wanted in self.lines.values():
-            if wanted.version in self._warm and wanted.line.image not in listed:
+            ours = self.removing and repository(wanted.line.image) in self.removing
+            if wanted.version in self._warm and wanted.line.image not in listed and not ours:
                 attempts = self._attempts_of(wanted)
                 seldom = seldom or not any(now - time < EVICTED_SECONDS for time in attempts.removed_at)
                 until = time_of_day(self._clock, now + EVICTED_SECONDS)
@@ -168,6 +186,11 @@ class NodeState:
     def images(self) -> Images:
         """The last list of the runtime; empty while it does not answer."""
         return self._images.listed or {}
+
+    @property
+    def all_images(self) -> tuple[RuntimeImage, ...] | None:
+        """The images that the runtime listed last, also those without a name; `None` while it does not answer."""
+        return None if self._images.listed is None else self._images.all
 
     def unusable(self, name: str) -> Unusable | None:
         """See `RuntimeImages.problem`."""
@@ -190,6 +213,8 @@ class NodeState:
             self.disk.pull_started()
         self.running |= {pull.image: Running(pull, now) for pull in plan.start}
         self._served |= {(namespace, pull.slow): now for pull in plan.start for namespace in pull.namespaces}
+        began = {name: time for name, time in self._pull_began.items() if now - time < _PULLS_REMEMBERED_SECONDS}
+        self._pull_began = began | {repository(pull.image): now for pull in plan.start}
         self.running |= {image: replace(self.running[image], stopping=True) for image in plan.stop}
         return plan
 
@@ -201,6 +226,10 @@ class NodeState:
         due = next_due(self._pullable(), self._settled, self._attempts, self.running.values(), now)
         times = [time for time in (due, self._registries.next_end()) if time is not None]
         return min(times) - now if times else None
+
+    def pull_began_since(self, repositories: Iterable[str], time: float) -> bool:
+        """Whether a pull of an image of these repositories began at or after `time`."""
+        return any(self._pull_began.get(name, -math.inf) >= time for name in repositories)
 
     def is_stopping(self, image: str) -> bool:
         """Whether the pull of the image gives way to another."""
@@ -339,6 +368,9 @@ class NodeState:
         running = self.running.get(wanted.line.image)
         attempts, warm = self._attempts_of(wanted), wanted.version in self._warm
         pulling = running is not None and wanted.version in running.pull.versions
+        if wanted.line.gives_up:
+            message = self._purge_message(wanted.line.image)
+            return LineReport(wanted.version, "warm" if warm else "waiting", message=message)
         if not warm and wanted.line.image in self._refused:
             message = "the image's host is the node itself or link-local; nodes do not pull from there"
             return LineReport(wanted.version, "failed", "Refused", message=message)
@@ -356,12 +388,23 @@ class NodeState:
     def _outstanding(self) -> list[DesiredLine]:
         return [wanted for wanted in self._pullable() if wanted.version not in self._settled]
 
+    def _purge_message(self, name: str) -> str:
+        image = self.images.get(name)
+        if image is None:
+            return "purged: the image is not on the node"
+        reason = self.kept.get(image.id)
+        return "purged: " + (
+            f"the image stays because {KEPT_BECAUSE[reason]}" if reason else "the image is to be removed"
+        )
+
     def _pullable(self) -> list[DesiredLine]:
         without = self._refused | self._postponed
         return [
             self._missing(wanted)
             for wanted in self.lines.values()
-            if wanted.line.image not in without and not wanted.line.idle
+            if wanted.line.image not in without
+            and not wanted.line.idle
+            and not (self.removing and repository(wanted.line.image) in self.removing)
         ]
 
     def _missing(self, wanted: DesiredLine) -> DesiredLine:

@@ -15,7 +15,9 @@ class RuntimeImages:
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
         self.listed: Images | None = None
-        """The last list; `None` while the runtime does not answer."""
+        """The last list, by name; `None` while the runtime does not answer."""
+        self.all: tuple[RuntimeImage, ...] = ()
+        """The images of the last answer, also those without a name."""
         self._problems: dict[str, Unusable | None] = {}
         """By image ID, of listed images whose configuration was read; it never changes under one ID."""
         self._unreadable: dict[str, None] = {}
@@ -36,7 +38,8 @@ class RuntimeImages:
 
     def replace(self, images: Iterable[RuntimeImage], configs: Mapping[str, ImageConfig | None]) -> Images:
         """Take a new list, and configurations by ID; returns the list. The first without one is the next to read."""
-        self.listed = images_by_name(images)
+        self.all = tuple(images)
+        self.listed = images_by_name(self.all)
         ids = {image.id for image in self.listed.values()}
         read = {image_id: config for image_id, config in configs.items() if config is not None}
         problems = self._problems | {image_id: unusable(config, self._platform) for image_id, config in read.items()}

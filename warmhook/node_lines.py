@@ -71,6 +71,11 @@ class Line:
     """Seconds since the epoch of the push, the last admission or the creation. Decides about room; never sent."""
 
     @property
+    def gives_up(self) -> bool:
+        """Whether the image is to be deleted now, although the line exists."""
+        return self.purged and not self.suspended
+
+    @property
     def key(self) -> str:
         """The key in the ConfigMap's data and, behind a prefix, in its labels."""
         return line_key(self.warmimage)

@@ -180,6 +180,12 @@ class Runtime(Protocol):
     async def remove(self, reference: str) -> None:
         """Remove the image with every name of its ID, as CRI does. Does nothing if it is absent."""
 
+    async def used_images(self) -> frozenset[str]:
+        """The images of all containers, in any state, and of all Pod sandboxes: names and IDs, as they were created.
+
+        Raises `RuntimeUnreachable` also if one of them cannot be read.
+        """
+
     async def filesystems(self) -> list[ImageFilesystem]:
         """The file systems that hold images."""
 

@@ -41,6 +41,10 @@ KEPT_BECAUSE: Final[Mapping[KeepReason, str]] = {
 }
 
 
+Decisions: TypeAlias = Mapping[str, KeepReason | None]
+"""By image ID; `None`: the image may be removed."""
+
+
 class UnreadablePod(ValueError):
     """An image of a Pod cannot be read, so it could be any; the message names the Pod."""
 
@@ -63,8 +67,8 @@ Records: TypeAlias = Mapping[str, Brought]
 class Demand:
     """What the agent and the ConfigMap of its node say about images."""
 
-    lines: Mapping[str, Line]
-    """By key."""
+    lines: Collection[Line] = ()
+    """All of them, those beyond the limit of the node too; one WarmImage may have several."""
     refused: Collection[str] = ()
     """Keys of lines that are wanted and have no room in the ConfigMap."""
     pulling: Collection[str] = ()
@@ -81,19 +85,22 @@ class Use:
     """Of the Pods of the node, as their authors wrote them."""
 
 
-def decide(images: Iterable[RuntimeImage], records: Records, demand: Demand, use: Use) -> dict[str, KeepReason | None]:
-    """Why each recorded image of the runtime stays, by ID; `None` for those that may be removed."""
-    wanted = _marks(name for line in demand.lines.values() if not _gives_up(line) for name in _names(line))
-    pulling = {_repository(reference) for reference in demand.pulling}
+def decide(images: Iterable[RuntimeImage], records: Records, demand: Demand, use: Use) -> Decisions:
+    """Why each image of the runtime stays, by ID; `None` for those that may be removed."""
+    wanted = _marks(name for line in demand.lines if not line.gives_up for name in _names(line))
+    pulling = set(map(repository, demand.pulling))
     containers, pods = _marks(use.containers), _marks(use.pods)
 
-    def reason(image: RuntimeImage, record: Brought) -> KeepReason | None:
+    def reason(image: RuntimeImage) -> KeepReason | None:
+        record = records.get(image.id)
+        if record is None:
+            return "NotPulledHere"
         marks = _marks_of(image)
         checks: dict[KeepReason, bool] = {
+            "Wanted": not marks.isdisjoint(wanted),
             "OtherName": not record.names.issuperset((*image.tags, *image.digests)),
             "Retained": not record.lines or any(said != "Delete" for said in record.lines.values()),
             "NoRoom": not record.lines.keys().isdisjoint(demand.refused),
-            "Wanted": not marks.isdisjoint(wanted),
             "Pulling": not repositories(image).isdisjoint(pulling),
             "Pinned": image.pinned,
             "InUse": not marks.isdisjoint(containers),
@@ -101,7 +108,7 @@ def decide(images: Iterable[RuntimeImage], records: Records, demand: Demand, use
         }
         return next((name for name, keeps in checks.items() if keeps), None)
 
-    return {image.id: reason(image, records[image.id]) for image in images if image.id in records}
+    return {image.id: reason(image) for image in images}
 
 
 def after_pull(
@@ -115,7 +122,7 @@ def after_pull(
     record = records.get(after.id) if after.id in had else Brought(frozenset(), {})
     if record is None:
         return records
-    prefix = f"{_repository(reference)}@"
+    prefix = f"{parse_reference(reference).name}@"
     given = {name for name in (*after.tags, *after.digests) if name == reference or name.startswith(prefix)}
     names = record.names | (given - had.get(after.id, set()))
     said = {line.key: _said(line) for line in lines}
@@ -159,8 +166,13 @@ def after_lines(records: Records, lines: Mapping[str, Line], images: Iterable[Ru
     }
 
 
+def repository(reference: str) -> str:
+    """The canonical repository of a reference."""
+    return parse_reference(reference).canonical.name
+
+
 def repositories(image: RuntimeImage) -> set[str]:
-    """The repositories of all names of the image."""
+    """The canonical repositories of all names of the image."""
     return {name.canonical.name for name in _parsed((*image.tags, *image.digests))}
 
 
@@ -207,15 +219,11 @@ def _marks(texts: Iterable[str]) -> set[str]:
 
 def _names(line: Line) -> list[str]:
     """The image of the line by its tag and by its digest."""
-    return [line.image, *([f"{_repository(line.image)}@{line.digest}"] if line.digest else [])]
-
-
-def _gives_up(line: Line) -> bool:
-    return line.purged and not line.suspended
+    return [line.image, *([f"{repository(line.image)}@{line.digest}"] if line.digest else [])]
 
 
 def _said(line: Line) -> OnRemoval:
-    return "Delete" if _gives_up(line) or line.on_removal == "Delete" else "Retain"
+    return "Delete" if line.gives_up or line.on_removal == "Delete" else "Retain"
 
 
 def _anywhere(reference: Reference) -> str:
@@ -230,10 +238,6 @@ def _parsed(names: Iterable[str]) -> list[Reference]:
         with contextlib.suppress(NotAReference):
             parsed.append(parse_reference(name))
     return parsed
-
-
-def _repository(name: str) -> str:
-    return parse_reference(name).canonical.name
 
 
 def _bare(image_id: str) -> str:

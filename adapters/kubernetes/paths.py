@@ -11,6 +11,8 @@ from warmhook.warmimages import ObjectKey
 _CUSTOM: Final = f"/apis/{API_VERSION}"
 
 NODES: Final = "/api/v1/nodes"
+PODS: Final = "/api/v1/pods"
+"""Of all namespaces."""
 CRDS: Final = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 

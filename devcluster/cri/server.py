@@ -118,6 +118,14 @@ async def _ready(_request: Any, _: object) -> Any:
     return cri.StatusResponse(status=cri.RuntimeStatus(conditions=conditions))
 
 
+async def _containers(_request: Any, _: object) -> Any:
+    return cri.ListContainersResponse()
+
+
+async def _sandboxes(_request: Any, _: object) -> Any:
+    return cri.ListPodSandboxResponse()
+
+
 def _image_service(images: _Images) -> grpc.GenericRpcHandler:
     methods = {
         "ListImages": (images.list, cri.ListImagesRequest),
@@ -130,7 +138,12 @@ def _image_service(images: _Images) -> grpc.GenericRpcHandler:
 
 
 def _runtime_service() -> grpc.GenericRpcHandler:
-    methods = {"Version": (_version, cri.VersionRequest), "Status": (_ready, cri.StatusRequest)}
+    methods = {
+        "Version": (_version, cri.VersionRequest),
+        "Status": (_ready, cri.StatusRequest),
+        "ListContainers": (_containers, cri.ListContainersRequest),
+        "ListPodSandbox": (_sandboxes, cri.ListPodSandboxRequest),
+    }
     return _service("runtime.v1.RuntimeService", methods)
 
 

@@ -58,6 +58,12 @@ class MemoryRuntime:
     """References to the password, or the identity token, that their registry wants."""
     breaking: dict[str, PullFailed] = field(default_factory=dict)
     """Passwords that end a pull in this way."""
+    used: set[str] = field(default_factory=set)
+    """Images of containers and sandboxes."""
+    use_unreadable: bool = False
+    remove_seconds: float = 0.0
+    removals: list[str] = field(default_factory=list)
+    """Every removal that began, in order."""
     pulls: list[str] = field(default_factory=list)
     """Every pull that began, in order."""
     credentials: list[Credentials | None] = field(default_factory=list)
@@ -165,7 +171,15 @@ class MemoryRuntime:
 
     async def remove(self, reference: str) -> None:
         self._answer()
+        self.removals.append(reference)
+        await asyncio.sleep(self.remove_seconds)
         self.lose(reference)
+
+    async def used_images(self) -> frozenset[str]:
+        self._answer()
+        if self.use_unreadable:
+            raise RuntimeUnreachable("memory://: a container has no image")
+        return frozenset(self.used)
 
     async def filesystems(self) -> list[ImageFilesystem]:
         self._answer()

@@ -1,0 +1,248 @@
+"""Remove images that nobody wants any more from the runtime, after two looks at what uses them that agree."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from adapters.outages import OutageLog
+from nodeagent.checks import Checks
+from nodeagent.context import Context
+from nodeagent.image_use import Look, UseUnknown, look_at_cluster, look_at_runtime
+from nodeagent.node_state import NodeState
+from nodeagent.removal_records import RecordFile
+from warmhook.node_lines import Line
+from warmhook.node_report import clean_message
+from warmhook.ports import RuntimeImage, RuntimeUnreachable
+from warmhook.removals import (
+    KEPT_BECAUSE,
+    TWICE_SECONDS,
+    Decisions,
+    Demand,
+    KeepReason,
+    Use,
+    after_lines,
+    after_list,
+    decide,
+    repositories,
+)
+
+# A WarmImage is deleted for many nodes at once; their agents do not ask the API server at once.
+_SPREAD_SECONDS: Final = 30.0
+# The interval of looks at images that something keeps.
+_AGAIN_SECONDS: Final = 600.0
+# A look that is older decides about no further removal.
+_FRESH_SECONDS: Final = 10.0
+_REMOVE_SECONDS: Final = 150.0
+_FAILED_SECONDS: Final = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """An image that nothing keeps as far as the agent knows without a look."""
+
+    look_at: float
+    """Monotonic seconds."""
+    free_since: float | None = None
+    """The time of the first look that found nothing; `None` before it."""
+    kept: KeepReason | None = None
+    """What the last look found."""
+
+
+class Removals:
+    """The removals of one node."""
+
+    def __init__(self, context: Context, state: NodeState, checks: Checks, ended: Callable[[], None]) -> None:
+        """`ended` is called after each removal."""
+        settings = context.settings
+        self._context, self._state, self._checks, self._ended = context, state, checks, ended
+        self._clock, self._log = context.clock, context.log
+        self._file = RecordFile(settings.state_dir, settings.node, self._log)
+        state.records = self._saved = self._file.load()
+        self._save_outage = OutageLog(self._log, self._clock, "removals-not-written")
+        self._lines: Mapping[str, Line] = {}
+        """The last lines, to see which went."""
+        self._abandoned: set[str] = set()
+        """IDs of images of lines with `Delete` that went."""
+        self._candidates: dict[str, _Candidate] = {}
+        self._logged: dict[str, KeepReason] = {}
+        self._unknown = ""
+        self.wake = asyncio.Event()
+        """Set if lines, images or pulls changed."""
+
+    async def run(self) -> None:
+        """Remove until cancelled."""
+        while True:
+            self._update()
+            if await self.save():
+                await self._look_at_candidates()
+            now = self._clock.monotonic()
+            due = min((candidate.look_at for candidate in self._candidates.values()), default=now + _AGAIN_SECONDS)
+            await self._clock.wait(self.wake, max(due - now, 1.0))
+
+    async def save(self) -> bool:
+        """Write the records, if they changed; returns whether they are on disk."""
+        records = self._state.records
+        if records == self._saved:
+            return True
+        try:
+            await self._context.offload(self._file.save, records)
+        except OSError as error:
+            hint = "make the folder writable; until then no image is removed"
+            self._save_outage.failed(folder=str(self._context.settings.state_dir), error=str(error), hint=hint)
+            return False
+        self._saved = records
+        self._save_outage.recovered()
+        return True
+
+    # --- candidates ---
+
+    def _update(self) -> None:
+        """Bring records and candidates up to date with the lines and the images that the agent knows."""
+        images, lines, now = self._state.all_images, self._state.all_lines(), self._clock.monotonic()
+        if images is None:
+            self._candidates = {}
+            return
+        self._state.records = after_lines(after_list(self._state.records, images), lines, images)
+        decisions = decide(images, self._state.records, Demand(lines.values(), (), self._state.running.keys()), Use())
+        first_look = now + _SPREAD_SECONDS * self._clock.random()
+        self._candidates = {
+            image_id: self._candidates.get(image_id) or _Candidate(first_look)
+            for image_id, reason in decisions.items()
+            if reason is None
+        }
+        self._note_abandoned(lines, decisions)
+        self._publish(decisions)
+
+    def _note_abandoned(self, lines: Mapping[str, Line], decisions: Decisions) -> None:
+        """Note the images of the lines that said `Delete` and went."""
+        went = [line for key, line in self._lines.items() if key not in lines and line.on_removal == "Delete"]
+        named = [self._state.images.get(line.image) for line in (*went, *(x for x in lines.values() if x.gives_up))]
+        self._abandoned |= {image.id for image in named if image is not None}
+        self._abandoned |= {image_id for image_id, record in self._state.records.items() if "Delete" in record.lines.values()}
+        self._abandoned = {image_id for image_id in self._abandoned if decisions.get(image_id, "Wanted") != "Wanted"}
+        self._lines = lines
+
+    def _publish(self, decisions: Decisions) -> None:
+        """Log why images stay whose lines went, once per reason, and keep it for the report."""
+        found = {image_id: candidate.kept for image_id, candidate in self._candidates.items()}
+        self._state.kept = {**decisions, **found}
+        named = {image.id: image for image in self._state.all_images or ()}
+        for image_id in sorted(self._abandoned):
+            reason = self._state.kept.get(image_id)
+            if reason is not None and self._logged.get(image_id) != reason:
+                self._log.info(
+                    "image-kept", image=_name(named[image_id]), id=image_id, reason=reason, why=KEPT_BECAUSE[reason]
+                )
+                self._logged[image_id] = reason
+        self._logged = {image_id: reason for image_id, reason in self._logged.items() if image_id in self._abandoned}
+
+    # --- looks ---
+
+    async def _look_at_candidates(self) -> None:
+        now = self._clock.monotonic()
+        due = {image_id for image_id, candidate in self._candidates.items() if candidate.look_at <= now}
+        if not due:
+            return
+        try:
+            found = await look_at_runtime(self._context)
+            due -= self._note_kept(found, due)
+            if due:
+                found = await look_at_cluster(self._context, found)
+                due -= self._note_kept(found, due)
+        except UseUnknown as error:
+            self._look_failed(error, due)
+            return
+        self._look_succeeded()
+        for image in [image for image in found.images if image.id in due]:
+            await self._found_free(image, found, self._clock.monotonic())
+        self._update()
+
+    def _note_kept(self, found: Look, due: Iterable[str]) -> set[str]:
+        """Put off the next look at images that something keeps, or that are gone; returns their IDs."""
+        decisions, again = self._decide(found), self._clock.monotonic() + self._clock.jitter(_AGAIN_SECONDS)
+        kept = {image_id for image_id in due if decisions.get(image_id, "NotPulledHere") is not None}
+        self._candidates |= {image_id: _Candidate(again, None, decisions.get(image_id)) for image_id in kept}
+        return kept
+
+    async def _found_free(self, image: RuntimeImage, found: Look, looked_at: float) -> None:
+        """A look found nothing that keeps the image: remove it if that is the second time."""
+        since = self._candidates[image.id].free_since
+        if since is None or self._state.pull_began_since(repositories(image), since):
+            self._candidates[image.id] = _Candidate(looked_at + TWICE_SECONDS, looked_at)
+        elif self._clock.monotonic() - looked_at <= _FRESH_SECONDS:
+            await self._remove(image, found)
+
+    def _decide(self, found: Look) -> Decisions:
+        """By what the look found and what the agent knows now: lines may have come since."""
+        lines = (*found.demand.lines, *self._state.all_lines().values())
+        demand = replace(found.demand, lines=lines, pulling=self._state.running.keys())
+        return decide(found.images, self._state.records, demand, found.use)
+
+    def _look_failed(self, error: UseUnknown, due: Iterable[str]) -> None:
+        again = self._clock.monotonic() + self._clock.jitter(_AGAIN_SECONDS)
+        self._candidates |= {image_id: _Candidate(again) for image_id in due}
+        if error.what != self._unknown:
+            self._log.warning("removals-held", reason=error.what, error=clean_message(str(error)), hint=error.hint)
+            self._unknown = error.what
+
+    def _look_succeeded(self) -> None:
+        if self._unknown:
+            self._log.info("removals-held-over")
+            self._unknown = ""
+
+    # --- removal ---
+
+    async def _remove(self, image: RuntimeImage, found: Look) -> None:
+        """Remove one image with all of its names; no image of its repositories is pulled meanwhile."""
+        began = self._clock.monotonic()
+        if self._decide(found)[image.id] is not None:
+            self._candidates[image.id] = _Candidate(began)
+            return
+        reason = self._reason(image)
+        self._state.removing = repositories(image)
+        try:
+            error = await self._removal_error(image)
+        finally:
+            self._state.removing = set()
+        result = "failed" if error else "removed"
+        (self._log.warning if error else self._log.info)(
+            "removal",
+            image=_name(image),
+            id=image.id,
+            result=result,
+            reason=reason,
+            seconds=round(self._clock.monotonic() - began, 3),
+            **({"error": error} if error else {}),
+        )
+        self._context.metrics.removal(result)
+        self._candidates[image.id] = _Candidate(began + self._clock.jitter(_FAILED_SECONDS))
+        self._ended()
+
+    def _reason(self, image: RuntimeImage) -> str:
+        lines = self._state.all_lines()
+        present = [lines[key] for key in self._state.records[image.id].lines if key in lines]
+        if any(line.gives_up for line in present):
+            return "Purged"
+        return "TagMoved" if present else "NotWanted"
+
+    async def _removal_error(self, image: RuntimeImage) -> str:
+        """Remove the image and look whether it is gone; returns what went wrong, or an empty text."""
+        try:
+            async with asyncio.timeout(_REMOVE_SECONDS):
+                # By its ID: a tag may have another image by now, and every runtime removes all names of an ID.
+                await self._context.runtime.remove(image.id)
+        except TimeoutError:
+            return f"no answer within {_REMOVE_SECONDS:g} s"
+        except RuntimeUnreachable as error:
+            return clean_message(str(error))
+        if not await self._checks.check():
+            return "the runtime stopped answering"
+        left = any(listed.id == image.id for listed in self._state.all_images or ())
+        return "the runtime still lists the image" if left else ""
+
+
+def _name(image: RuntimeImage) -> str:
+    return next(iter((*image.tags, *image.digests)), "")
