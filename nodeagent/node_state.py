@@ -164,8 +164,9 @@ class NodeState:
         self._unreachable, self.checked, self._current = "", True, True
         now, removed, seldom = self._clock.monotonic(), set[str](), False
         for wanted in self.lines.values():
-            ours = self.removing and repository(wanted.line.image) in self.removing
-            if wanted.version in self._warm and wanted.line.image not in listed and not ours:
+            # A purged image need not stay, and the agent may be removing this one.
+            free = wanted.line.gives_up or (self.removing and repository(wanted.line.image) in self.removing)
+            if wanted.version in self._warm and wanted.line.image not in listed and not free:
                 attempts = self._attempts_of(wanted)
                 seldom = seldom or not any(now - time < EVICTED_SECONDS for time in attempts.removed_at)
                 until = time_of_day(self._clock, now + EVICTED_SECONDS)

@@ -71,8 +71,7 @@ class Pins:
     async def _reconcile(self) -> None:
         """Bring the labels in line with the lines. Raises `NotContainerd`, `RuntimeUnreachable`."""
         images = self._state.images
-        lines = [wanted.line for wanted in self._state.lines.values() if not wanted.line.gives_up]
-        self._wanted = pinned_names(lines, images)
+        self._wanted = pinned_names((wanted.line for wanted in self._state.lines.values()), images)
         pinned = {images[name].id for name in self._wanted if name in images and images[name].pinned}
         self._metrics.pinned(len(pinned))
         if not images:

@@ -36,7 +36,7 @@ def pinned_names(lines: Iterable[Line], images: Images) -> set[str]:
     """The names to pin for `lines`: of each pinned line its image, and the digests of that image in its repository."""
     names = set()
     for line in lines:
-        if line.pull.pinned and not line.purged:
+        if line.pull.pinned and not line.gives_up:
             names.add(line.image)
             prefix = f"{parse_reference(line.image).name}@"
             image = images.get(line.image)

@@ -185,13 +185,13 @@ async def _refusals(world: World, faults: list[Fault]) -> None:
 
 
 async def _policies(world: World) -> None:
-    """A policy names images, then fewer on fewer nodes."""
+    """A policy names images, then fewer on fewer nodes, which remove them."""
     images = [f"{HOST}/base/sidecar:{tag}" for tag in (1, 2)]
-    await world.add_policy("named", images=images)
+    await world.add_policy("named", images=images, template={"onRemoval": "Delete"})
     await asyncio.sleep(60)
     change = {"images": images[:1], "template": {"nodes": {"names": ["node-1"]}}}
     await world.admin.patch(f"{POLICIES}/named", {"spec": change})
-    await asyncio.sleep(60)
+    await asyncio.sleep(120)
 
 
 async def _workloads(world: World) -> None:
@@ -230,6 +230,7 @@ def _agent(world: World, node: str, transport: Any, folder: Path) -> Agent:
         return function(*arguments)
 
     runtime = MemoryRuntime(registry={f"{HOST}/shop/app:{tag}": DIGEST for tag in ("v1", "v2")})
+    runtime.push(f"{HOST}/base/sidecar:2", "sidecar")
     context = Context(
         Settings(node, NAMESPACE, state_dir=folder / node, min_free_percent=0),
         Kubernetes(transport),

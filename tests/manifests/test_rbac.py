@@ -8,8 +8,9 @@ from typing import Final, NamedTuple
 
 import pytest
 
+from nodeagent.image_use import ALLOW_PODS
 from tests.manifests.calls import PARTS, Call, record, requested
-from tests.manifests.rendered import BASE, KNATIVE, find, pod_templates, render
+from tests.manifests.rendered import BASE, KNATIVE, REMOVALS, find, pod_templates, render
 from warmhook.ports import Object
 
 pytestmark = pytest.mark.slow
@@ -84,6 +85,8 @@ def bound(objects: list[Object]) -> dict[str, set[str]]:
 
 
 GIVEN: Final = sorted(set(rights(BOTH["base"])))
+OPTIONAL: Final = sorted({right._replace(part="agent") for right in rights(render(REMOVALS))})
+"""What an administrator adds so that agents remove images."""
 
 
 @cache
@@ -105,10 +108,10 @@ def test_a_request_is_seen_as_the_authorizer_sees_it() -> None:
 
 def test_each_part_may_do_everything_that_it_does() -> None:
     assert {call.part for call in calls()} == set(PARTS)
-    assert {call for call in calls() if not any(right.allows(call) for right in GIVEN)} == set()
+    assert {call for call in calls() if not any(right.allows(call) for right in GIVEN + OPTIONAL)} == set()
 
 
-@pytest.mark.parametrize("right", GIVEN, ids="-".join)
+@pytest.mark.parametrize("right", GIVEN + OPTIONAL, ids="-".join)
 def test_every_right_is_used_by_the_part_that_has_it(right: Right) -> None:
     assert any(right.allows(call) for call in calls())
 
@@ -153,6 +156,19 @@ def test_an_agent_reads_nodes_one_by_one_and_writes_configmaps_of_its_namespace(
     expected = {("warmhook-system", "configmaps", verb) for verb in ("get", "list", "watch", "create", "patch")}
     given = {(right.namespace, right.resource, right.verb) for right in GIVEN if right.part == "agent"}
     assert given == expected | {("", "nodes", "get")}
+
+
+def test_only_what_is_installed_for_removals_lets_agents_list_pods_as_the_command_in_the_log_does() -> None:
+    assert set(OPTIONAL) == {Right("agent", "", "list", "", "pods", "")}
+    (role, binding) = render(REMOVALS)
+    (subject,) = binding["subjects"]
+    account = f"{subject['namespace']}:{subject['name']}"
+    name = role["metadata"]["name"]
+    assert binding["metadata"]["name"] == binding["roleRef"]["name"] == name
+    assert ALLOW_PODS.split(" && ") == [
+        f"kubectl create clusterrole {name} --verb=list --resource=pods",
+        f"kubectl create clusterrolebinding {name} --clusterrole={name} --serviceaccount={account}",
+    ]
 
 
 def test_secrets_and_webhooks_of_others_are_out_of_reach() -> None:
