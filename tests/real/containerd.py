@@ -83,14 +83,17 @@ class Containerd:
 
 
 @contextlib.asynccontextmanager
-async def start_containerd(*, parent: Path = Path("/tmp")) -> AsyncIterator[Containerd]:
+async def start_containerd(*, parent: Path = Path("/tmp"), more: str = "") -> AsyncIterator[Containerd]:
     """A running containerd; skips or fails the test (requirement `containerd`) where there is none or no root.
 
-    `parent` is where its folder is made: another file system, for tests of full disks.
+    `parent` is where its folder is made: another file system, for tests of full disks. `more` is added to its
+    configuration.
     """
     need("containerd", _PROGRAM, root=True)
     root = Path(tempfile.mkdtemp(prefix="wh", dir=parent))
     prepare(root)
+    with (root / "config.toml").open("a") as file:
+        file.write(more)
     containerd = Containerd(root)
     try:
         await containerd.start()

@@ -77,14 +77,21 @@ class Bench:
     """Connections that were opened until then deliver nothing any more."""
     answers: dict[tuple[str, str], Response] = field(default_factory=dict)
     """Method and path to what the agent is answered instead."""
+    speed: float = 1.0
+    """How much faster the agent's clock is than the loop's."""
     metrics: Metrics = field(default_factory=Metrics)
     providers: CredentialProviders | None = None
     """The node's credential providers, for agents that are made later."""
 
     def clock(self) -> Clock:
-        """Time as the loop has it, chance that repeats itself."""
+        """Time as the loop has it, or faster; chance that repeats itself."""
         loop = asyncio.get_running_loop()
-        return Clock(utcnow, loop.time, asyncio.sleep, Random(1).random)
+        return Clock(
+            utcnow,
+            lambda: loop.time() * self.speed,
+            lambda seconds: asyncio.sleep(seconds / self.speed),
+            Random(1).random,
+        )
 
     def log(self) -> Any:
         """A log whose events are `logs`."""
