@@ -75,9 +75,14 @@ class Removals:
     async def run(self) -> None:
         """Remove until cancelled."""
         while True:
-            self._update()
-            if await self.save():
-                await self._look_at_candidates()
+            try:
+                self._update()
+                if await self.save():
+                    await self._look_at_candidates()
+            except Exception:
+                # An error in one of them must not stop the pulls and reports of the others.
+                self._log.exception("removal-crashed")
+                self._postpone(self._candidates)
             now = self._clock.monotonic()
             due = min((candidate.look_at for candidate in self._candidates.values()), default=now + _AGAIN_SECONDS)
             await self._clock.wait(self.wake, max(due - now, 1.0))
@@ -182,11 +187,14 @@ class Removals:
         return decide(found.images, self._state.records, demand, found.use)
 
     def _look_failed(self, error: UseUnknown, due: Iterable[str]) -> None:
-        again = self._clock.monotonic() + self._clock.jitter(_AGAIN_SECONDS)
-        self._candidates |= {image_id: _Candidate(again) for image_id in due}
+        self._postpone(due)
         if error.what != self._unknown:
             self._log.warning("removals-held", reason=error.what, error=clean_message(str(error)), hint=error.hint)
             self._unknown = error.what
+
+    def _postpone(self, due: Iterable[str]) -> None:
+        again = self._clock.monotonic() + self._clock.jitter(_AGAIN_SECONDS)
+        self._candidates |= {image_id: _Candidate(again) for image_id in due}
 
     def _look_succeeded(self) -> None:
         if self._unknown:

@@ -6,11 +6,11 @@ line, container, Pod or pin keeps it. The caller looks twice, `TWICE_SECONDS` ap
 
 from __future__ import annotations
 
-import contextlib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, TypeAlias
+from functools import lru_cache
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from warmhook.admission_review import named_images
 from warmhook.images import DOCKER_HUB, NotAReference, Reference, parse_reference
@@ -24,6 +24,8 @@ RECORDS_MAX: Final = 4096
 """Far above the images of a node; the images of further records are kept."""
 LINES_MAX: Final = 512
 """Lines of one record; an image that more lines named is kept."""
+# The names of a node's lines, images and Pods are read again after each check.
+_CACHED: Final = 4096
 
 KeepReason: TypeAlias = Literal[
     "NotPulledHere", "OtherName", "Retained", "NoRoom", "Wanted", "Pulling", "Pinned", "InUse", "NamedByPod"
@@ -87,7 +89,7 @@ class Use:
 
 def decide(images: Iterable[RuntimeImage], records: Records, demand: Demand, use: Use) -> Decisions:
     """Why each image of the runtime stays, by ID; `None` for those that may be removed."""
-    wanted = _marks(name for line in demand.lines if not line.gives_up for name in _names(line))
+    wanted = {mark for line in demand.lines if not line.gives_up for mark in _marks_of_line(line)}
     pulling = set(map(repository, demand.pulling))
     containers, pods = _marks(use.containers), _marks(use.pods)
 
@@ -95,7 +97,7 @@ def decide(images: Iterable[RuntimeImage], records: Records, demand: Demand, use
         record = records.get(image.id)
         if record is None:
             return "NotPulledHere"
-        marks = _marks_of(image)
+        marks = _marks_of_image(image)
         checks: dict[KeepReason, bool] = {
             "Wanted": not marks.isdisjoint(wanted),
             "OtherName": not record.names.issuperset((*image.tags, *image.digests)),
@@ -147,10 +149,10 @@ def after_lines(records: Records, lines: Mapping[str, Line], images: Iterable[Ru
     """Note what the lines of the node say now. A line that went keeps what it said last."""
     naming: defaultdict[str, set[str]] = defaultdict(set)
     for key, line in lines.items():
-        for mark in _marks(_names(line)):
+        for mark in _marks_of_line(line):
             naming[mark].add(key)
     keys = {
-        image.id: set[str]().union(*(naming[mark] for mark in _marks_of(image) & naming.keys()))
+        image.id: set[str]().union(*(naming[mark] for mark in _marks_of_image(image) & naming.keys()))
         for image in images
         if image.id in records
     }
@@ -166,6 +168,7 @@ def after_lines(records: Records, lines: Mapping[str, Line], images: Iterable[Ru
     }
 
 
+@lru_cache(_CACHED)
 def repository(reference: str) -> str:
     """The canonical repository of a reference."""
     return parse_reference(reference).canonical.name
@@ -173,7 +176,7 @@ def repository(reference: str) -> str:
 
 def repositories(image: RuntimeImage) -> set[str]:
     """The canonical repositories of all names of the image."""
-    return {name.canonical.name for name in _parsed((*image.tags, *image.digests))}
+    return {mark.repository for mark in map(_listed, (*image.tags, *image.digests)) if mark}
 
 
 def pod_images(pod: Mapping[str, Any]) -> list[str]:
@@ -181,45 +184,68 @@ def pod_images(pod: Mapping[str, Any]) -> list[str]:
 
     Raises `UnreadablePod`.
     """
-    metadata, spec = pod.get("metadata") or {}, pod.get("spec") or {}
-    texts = [text for _, text in named_images(spec)]
+    spec, metadata = pod.get("spec"), pod.get("metadata") or {}
+    images = [image for _, image in named_images(spec if isinstance(spec, dict) else {})]
+    texts = [image for image in images if isinstance(image, str) and _is_reference(image)]
+    if not texts or len(texts) < len(images):
+        unreadable = next((image for image in images if image not in texts), "it has no containers")
+        raise UnreadablePod(f"Pod {metadata.get('namespace')}/{metadata.get('name')}: {unreadable!r}")
+    return texts
+
+
+def _is_reference(text: str) -> bool:
     try:
-        read = [str(parse_reference(text, default_tag="latest")) for text in texts if isinstance(text, str)]
-    except NotAReference as error:
-        raise UnreadablePod(f"Pod {metadata.get('namespace')}/{metadata.get('name')}: {error}") from error
-    if not read or len(read) < len(texts):
-        raise UnreadablePod(f"Pod {metadata.get('namespace')}/{metadata.get('name')}: a container has no image")
-    return [text for text in texts if isinstance(text, str)]
+        parse_reference(text, default_tag="latest")
+    except NotAReference:
+        return False
+    return True
 
 
-def _marks_of(image: RuntimeImage) -> set[str]:
-    """The marks of the image: whatever means it has one of them."""
-    tags, digests = _parsed(image.tags), _parsed(image.digests)
-    names = {mark for tag in tags for mark in (str(tag.canonical), _anywhere(tag))}
-    return {_bare(image.id), *names, *(name.digest for name in digests)}
+# What a text and the image that it means have in common is called a mark here: an ID, a digest without the rest of the
+# name, or a canonical name. A name without a host may be of any host: runtimes can have several registries for those.
 
 
 def _marks(texts: Iterable[str]) -> set[str]:
-    """The marks of the images that `texts` mean: names as Pods and containers have them, or IDs.
-
-    Digests stand without the rest of the name. A name without a host may be of any host: runtimes can have several
-    registries for short names. Text that is no reference is an ID.
-    """
-    marks = set()
-    for text in texts:
-        marks.add(_bare(text))
-        try:
-            reference = parse_reference(text, default_tag="latest")
-        except NotAReference:
-            continue
-        short = reference.host == DOCKER_HUB and not text.startswith((f"{DOCKER_HUB}/", f"index.{DOCKER_HUB}/"))
-        marks.add(reference.digest or (_anywhere(reference) if short else str(reference.canonical)))
-    return marks
+    """The marks of the images that `texts` mean: names as Pods and containers have them, or IDs."""
+    return {mark for text in texts for mark in _marks_of_text(text)}
 
 
-def _names(line: Line) -> list[str]:
-    """The image of the line by its tag and by its digest."""
-    return [line.image, *([f"{repository(line.image)}@{line.digest}"] if line.digest else [])]
+@lru_cache(_CACHED)
+def _marks_of_text(text: str) -> tuple[str, ...]:
+    try:
+        reference = parse_reference(text, default_tag="latest")
+    except NotAReference:
+        return (_bare(text),)
+    short = reference.host == DOCKER_HUB and not text.startswith((f"{DOCKER_HUB}/", f"index.{DOCKER_HUB}/"))
+    return _bare(text), reference.digest or (_anywhere(reference) if short else str(reference.canonical))
+
+
+def _marks_of_line(line: Line) -> set[str]:
+    return {*_marks_of_text(line.image), *([line.digest] if line.digest else [])}
+
+
+def _marks_of_image(image: RuntimeImage) -> set[str]:
+    """Whatever means the image has one of these marks."""
+    names = [name for name in map(_listed, (*image.tags, *image.digests)) if name]
+    return {_bare(image.id)}.union(*(name.marks for name in names))
+
+
+class _Listed(NamedTuple):
+    """A name of an image in the list of the runtime."""
+
+    repository: str
+    marks: tuple[str, ...]
+
+
+@lru_cache(_CACHED)
+def _listed(name: str) -> _Listed | None:
+    """`None` if the name is no reference: other clients can give an image any name."""
+    try:
+        reference = parse_reference(name)
+    except NotAReference:
+        return None
+    marks = (reference.digest,) if reference.digest else (str(reference.canonical), _anywhere(reference))
+    return _Listed(reference.canonical.name, marks)
 
 
 def _said(line: Line) -> OnRemoval:
@@ -229,15 +255,6 @@ def _said(line: Line) -> OnRemoval:
 def _anywhere(reference: Reference) -> str:
     """The reference without its host."""
     return f"*/{reference.repository.removeprefix('library/')}:{reference.tag}"
-
-
-def _parsed(names: Iterable[str]) -> list[Reference]:
-    """The names that are references. Other clients can give an image any name."""
-    parsed = []
-    for name in names:
-        with contextlib.suppress(NotAReference):
-            parsed.append(parse_reference(name))
-    return parsed
 
 
 def _bare(image_id: str) -> str:

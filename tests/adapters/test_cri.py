@@ -42,7 +42,8 @@ async def _runtime(**methods: Answer) -> AsyncIterator[Runtime]:
         for name, answer in methods.items()
     }
     server = grpc.aio.server(options=[("grpc.max_send_message_length", 64 << 20)])
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("runtime.v1.ImageService", handlers),))
+    services = ("runtime.v1.ImageService", "runtime.v1.RuntimeService")
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(name, handlers) for name in services])
     server.add_insecure_port(f"unix://{folder}/s")
     await server.start()
     try:
@@ -328,3 +329,66 @@ async def test_a_missing_socket_is_named_with_what_to_check() -> None:
 async def test_an_empty_endpoint_is_refused() -> None:
     with pytest.raises(ValueError, match="endpoint is empty"):
         await open_runtime("").__aenter__()
+
+
+def _container(image: str, *, ref: str = "", image_id: str = "") -> Any:
+    return cri.Container(id="c", image=cri.ImageSpec(image=image), image_ref=ref, image_id=image_id)
+
+
+def _sandboxes(info: dict[str, str]) -> dict[str, Answer]:
+    """A runtime with two sandboxes of this information and no containers."""
+    items = [cri.PodSandbox(id="a"), cri.PodSandbox(id="b")]
+    return {
+        "ListContainers": _answers(cri.ListContainersResponse()),
+        "ListPodSandbox": _answers(cri.ListPodSandboxResponse(items=items)),
+        "PodSandboxStatus": _answers(cri.PodSandboxStatusResponse(info=info)),
+    }
+
+
+@real_time
+async def test_the_images_of_containers_are_known_by_every_name_and_id_that_the_runtime_has() -> None:
+    answer = cri.ListContainersResponse(
+        containers=[_container("web:1", ref="sha256:1"), _container("sha256:2", ref="x@sha256:3", image_id="sha256:2")]
+    )
+    methods = _sandboxes({}) | {
+        "ListContainers": _answers(answer),
+        "ListPodSandbox": _answers(cri.ListPodSandboxResponse()),
+    }
+    async with _runtime(**methods) as runtime:
+        assert await runtime.used_images() == {"web:1", "sha256:1", "sha256:2", "x@sha256:3"}
+
+
+@real_time
+async def test_a_container_without_an_image_is_an_error() -> None:
+    answer = _answers(cri.ListContainersResponse(containers=[_container("web:1")]))
+    async with _runtime(**_sandboxes({}) | {"ListContainers": answer}) as runtime:
+        with pytest.raises(RuntimeUnreachable, match="container c has no image"):
+            await runtime.used_images()
+
+
+@pytest.mark.parametrize(
+    ("info", "used"), [('{"image":"pause:1"}', {"pause:1"}), ("{}", set()), ('{"image":null,"pid":1}', set())]
+)
+@real_time
+async def test_the_pause_image_of_a_sandbox_is_read_as_containerd_and_cri_o_write_it(info: str, used: set[str]) -> None:
+    async with _runtime(**_sandboxes({"info": info})) as runtime:
+        assert await runtime.used_images() == used
+
+
+@pytest.mark.parametrize("info", [{}, {"info": ""}, {"info": "["}, {"info": "[]"}, {"other": "{}"}])
+@real_time
+async def test_a_sandbox_whose_image_cannot_be_read_is_an_error(info: dict[str, str]) -> None:
+    async with _runtime(**_sandboxes(info)) as runtime:
+        with pytest.raises(RuntimeUnreachable, match="its image cannot be read"):
+            await runtime.used_images()
+
+
+@real_time
+async def test_a_sandbox_that_is_gone_uses_nothing_and_one_that_fails_is_an_error() -> None:
+    gone = _aborts(grpc.StatusCode.NOT_FOUND, "not found")
+    async with _runtime(**_sandboxes({}) | {"PodSandboxStatus": gone}) as runtime:
+        assert await runtime.used_images() == set()
+    failed = _aborts(grpc.StatusCode.UNKNOWN, "broken")
+    async with _runtime(**_sandboxes({}) | {"PodSandboxStatus": failed}) as runtime:
+        with pytest.raises(RuntimeUnreachable, match="UNKNOWN"):
+            await runtime.used_images()

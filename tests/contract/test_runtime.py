@@ -53,8 +53,9 @@ def site() -> Iterator[Site]:
 
 
 @on_each_runtime
-async def test_a_new_node_has_no_images(node: Node) -> None:
+async def test_a_new_node_has_no_images_and_uses_none(node: Node) -> None:
     assert await node.runtime.images() == []
+    assert await node.runtime.used_images() == set()
 
 
 @pytest.mark.parametrize(

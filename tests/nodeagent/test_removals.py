@@ -18,6 +18,7 @@ from tests.support.instant import until
 from warmhook.images import parse_reference
 from warmhook.node_lines import Line, desired_name
 from warmhook.pins import PIN, PINNED
+from warmhook.ports import RuntimeUnreachable
 
 HOUR = 3600.0
 PODS = "/api/v1/namespaces/shop/pods"
@@ -233,7 +234,7 @@ def second_name(b: Bench, line: Line) -> None:
 
 
 def hide_containers(b: Bench, _line: Line) -> None:
-    b.runtime.use_unreadable = True
+    b.runtime.use_error = RuntimeUnreachable("a container has no image")
 
 
 def forbid_pods(b: Bench, _line: Line) -> None:
@@ -526,6 +527,17 @@ async def _other(b: Bench) -> Line:
     line = a_push(b, "registry.example.com/team/other:1", "other")
     await b.want(line)
     return line
+
+
+@on_node
+async def test_a_bug_in_a_look_removes_nothing_and_stops_no_pull(b: Bench) -> None:
+    async with b.agent():
+        line = await warm_for_deletion(b)
+        b.runtime.use_error = ZeroDivisionError("a bug")
+        await b.want(without=(line,))
+        await stays(b)
+        assert len(b.events("removal-crashed")) >= 1
+        await warm(b, await _other(b))
 
 
 @on_node

@@ -60,7 +60,8 @@ class MemoryRuntime:
     """Passwords that end a pull in this way."""
     used: set[str] = field(default_factory=set)
     """Images of containers and sandboxes."""
-    use_unreadable: bool = False
+    use_error: Exception | None = None
+    """What the question for used images raises."""
     remove_seconds: float = 0.0
     removals: list[str] = field(default_factory=list)
     """Every removal that began, in order."""
@@ -177,8 +178,8 @@ class MemoryRuntime:
 
     async def used_images(self) -> frozenset[str]:
         self._answer()
-        if self.use_unreadable:
-            raise RuntimeUnreachable("memory://: a container has no image")
+        if self.use_error is not None:
+            raise self.use_error
         return frozenset(self.used)
 
     async def filesystems(self) -> list[ImageFilesystem]:
