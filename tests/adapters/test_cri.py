@@ -31,7 +31,7 @@ Answer = Callable[[Any, Any], Awaitable[Any]]
 
 @contextlib.asynccontextmanager
 async def _runtime(**methods: Answer) -> AsyncIterator[Runtime]:
-    """The adapter on a server with only these methods of the image service."""
+    """The adapter on a server with only these methods of both services."""
     folder = Path(tempfile.mkdtemp(prefix="wh", dir="/tmp"))
     handlers = {
         name: grpc.unary_unary_rpc_method_handler(
