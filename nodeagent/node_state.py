@@ -271,6 +271,13 @@ class NodeState:
         self._count_failure(pull, problem.reason, problem.message)
         return sorted(filter(None, set(digests.values())))
 
+    def record_brought(self, pull: ImagePull, before: Iterable[RuntimeImage]) -> None:
+        """Record what a pull brought, after a check. `before` are the images of the runtime when it began."""
+        image = self.images.get(pull.image)
+        if image is not None:
+            lines = [line for line in self.all_lines().values() if line.image == pull.image]
+            self.records = after_pull(self.records, pull.image, before, image, lines)
+
     def pull_failed(
         self,
         pull: ImagePull,

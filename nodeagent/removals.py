@@ -124,10 +124,11 @@ class Removals:
     def _note_abandoned(self, lines: Mapping[str, Line], decisions: Decisions) -> None:
         """Note the images of the lines that said `Delete` and went."""
         went = [line for key, line in self._lines.items() if key not in lines and line.on_removal == "Delete"]
-        named = [self._state.images.get(line.image) for line in (*went, *(x for x in lines.values() if x.gives_up))]
-        self._abandoned |= {image.id for image in named if image is not None}
-        self._abandoned |= {image_id for image_id, record in self._state.records.items() if "Delete" in record.lines.values()}
-        self._abandoned = {image_id for image_id in self._abandoned if decisions.get(image_id, "Wanted") != "Wanted"}
+        purged = [line for line in lines.values() if line.gives_up]
+        named = [self._state.images.get(line.image) for line in (*went, *purged)]
+        recorded = {key for key, record in self._state.records.items() if "Delete" in record.lines.values()}
+        abandoned = self._abandoned | recorded | {image.id for image in named if image is not None}
+        self._abandoned = {image_id for image_id in abandoned if decisions.get(image_id, "Wanted") != "Wanted"}
         self._lines = lines
 
     def _publish(self, decisions: Decisions) -> None:
