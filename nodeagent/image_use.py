@@ -23,11 +23,10 @@ _LONGEST_SECONDS: Final = 60.0
 _FROM_CACHE: Final = "0"
 
 ALLOW_PODS: Final = (
-    "kubectl create clusterrole warmhook-agent-pods --verb=list --resource=pods && "
-    "kubectl create clusterrolebinding warmhook-agent-pods --clusterrole=warmhook-agent-pods "
+    "kubectl create clusterrolebinding warmhook-agent-pods --clusterrole=warmhook-pods "
     "--serviceaccount=warmhook-agents:warmhook-agent"
 )
-"""What an administrator runs so that agents may list Pods; the same as knative/components/removals."""
+"""What an administrator runs so that agents may list Pods."""
 
 
 class UseUnknown(Exception):

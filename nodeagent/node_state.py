@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -10,6 +9,7 @@ from typing import Final
 from adapters.clock import Clock
 from nodeagent.disk import DiskState, time_of_day
 from nodeagent.registry_limits import RegistryLimits
+from nodeagent.removal_state import RemovalState
 from nodeagent.runtime_images import RuntimeImages
 from nodeagent.settings import Settings
 from nodeagent.state_file import State
@@ -25,14 +25,12 @@ from warmhook.ports import ImageConfig, RuntimeImage
 from warmhook.presence import Images, Unusable, is_warm, pulled_digest, replaced_digest
 from warmhook.pull_failures import REFUSALS, FailureReason
 from warmhook.pull_queue import SLOW_SECONDS, ImagePull, Running, Schedule, image_bytes, next_due, schedule
-from warmhook.removals import KEPT_BECAUSE, Decisions, Records, after_pull, repository
+from warmhook.removals import after_pull
 from warmhook.warmimages import ObjectKey
 
 # Lines beyond the limit in a report, which has 1,024 lines at most: others count as waiting.
 _SURPLUS_MAX: Final = 512
 _NO_SECRETS: Final[Mapping[ObjectKey, tuple[FailureReason, str]]] = {}
-# Far longer than the time between two looks at what uses an image.
-_PULLS_REMEMBERED_SECONDS: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +63,8 @@ class NodeState:
         """Image to its running pull."""
         self.checked = False
         """Whether the runtime was checked, successfully or not; before that there is nothing to report."""
-        self.records: Records = {}
-        """The images that this agent brought; saved on disk, apart from the rest."""
-        self.removing: set[str] = set()
-        """Repositories of the image that is being removed; none of their images is pulled meanwhile."""
-        self.kept: Decisions = {}
-        """Why images stay on the node."""
+        self.removals = RemovalState()
         self._surplus: Mapping[str, DesiredLine] = {}
-        self._pull_began: dict[str, float] = {}
-        """Repository to the time at which the last pull of one of its images began."""
         self._names: set[str] = set()
         """The images of all lines."""
         self._wanted: set[str] = set()
@@ -165,7 +156,7 @@ class NodeState:
         now, removed, seldom = self._clock.monotonic(), set[str](), False
         for wanted in self.lines.values():
             # A purged image need not stay, and the agent may be removing this one.
-            free = wanted.line.gives_up or (self.removing and repository(wanted.line.image) in self.removing)
+            free = wanted.line.gives_up or self.removals.blocks(wanted.line.image)
             if wanted.version in self._warm and wanted.line.image not in listed and not free:
                 attempts = self._attempts_of(wanted)
                 seldom = seldom or not any(now - time < EVICTED_SECONDS for time in attempts.removed_at)
@@ -214,8 +205,7 @@ class NodeState:
             self.disk.pull_started()
         self.running |= {pull.image: Running(pull, now) for pull in plan.start}
         self._served |= {(namespace, pull.slow): now for pull in plan.start for namespace in pull.namespaces}
-        began = {name: time for name, time in self._pull_began.items() if now - time < _PULLS_REMEMBERED_SECONDS}
-        self._pull_began = began | {repository(pull.image): now for pull in plan.start}
+        self.removals.pulls_began((pull.image for pull in plan.start), now)
         self.running |= {image: replace(self.running[image], stopping=True) for image in plan.stop}
         return plan
 
@@ -227,10 +217,6 @@ class NodeState:
         due = next_due(self._pullable(), self._settled, self._attempts, self.running.values(), now)
         times = [time for time in (due, self._registries.next_end()) if time is not None]
         return min(times) - now if times else None
-
-    def pull_began_since(self, repositories: Iterable[str], time: float) -> bool:
-        """Whether a pull of an image of these repositories began at or after `time`."""
-        return any(self._pull_began.get(name, -math.inf) >= time for name in repositories)
 
     def is_stopping(self, image: str) -> bool:
         """Whether the pull of the image gives way to another."""
@@ -276,7 +262,7 @@ class NodeState:
         image = self.images.get(pull.image)
         if image is not None:
             lines = [line for line in self.all_lines().values() if line.image == pull.image]
-            self.records = after_pull(self.records, pull.image, before, image, lines)
+            self.removals.records = after_pull(self.removals.records, pull.image, before, image, lines)
 
     def pull_failed(
         self,
@@ -377,7 +363,7 @@ class NodeState:
         attempts, warm = self._attempts_of(wanted), wanted.version in self._warm
         pulling = running is not None and wanted.version in running.pull.versions
         if wanted.line.gives_up:
-            message = self._purge_message(wanted.line.image)
+            message = self.removals.purge_message(self.images.get(wanted.line.image))
             return LineReport(wanted.version, "warm" if warm else "waiting", message=message)
         if not warm and wanted.line.image in self._refused:
             message = "the image's host is the node itself or link-local; nodes do not pull from there"
@@ -396,23 +382,12 @@ class NodeState:
     def _outstanding(self) -> list[DesiredLine]:
         return [wanted for wanted in self._pullable() if wanted.version not in self._settled]
 
-    def _purge_message(self, name: str) -> str:
-        image = self.images.get(name)
-        if image is None:
-            return "purged: the image is not on the node"
-        reason = self.kept.get(image.id)
-        return "purged: " + (
-            f"the image stays because {KEPT_BECAUSE[reason]}" if reason else "the image is to be removed"
-        )
-
     def _pullable(self) -> list[DesiredLine]:
         without = self._refused | self._postponed
         return [
             self._missing(wanted)
             for wanted in self.lines.values()
-            if wanted.line.image not in without
-            and not wanted.line.idle
-            and not (self.removing and repository(wanted.line.image) in self.removing)
+            if wanted.line.image not in without and not wanted.line.idle and not self.removals.blocks(wanted.line.image)
         ]
 
     def _missing(self, wanted: DesiredLine) -> DesiredLine:

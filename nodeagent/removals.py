@@ -57,10 +57,11 @@ class Removals:
     def __init__(self, context: Context, state: NodeState, checks: Checks, ended: Callable[[], None]) -> None:
         """`ended` is called after each removal."""
         settings = context.settings
-        self._context, self._state, self._checks, self._ended = context, state, checks, ended
+        self._context, self._checks, self._ended = context, checks, ended
+        self._state, self._known = state, state.removals
         self._clock, self._log = context.clock, context.log
         self._file = RecordFile(settings.state_dir, settings.node, self._log)
-        state.records = self._saved = self._file.load()
+        self._known.records = self._saved = self._file.load()
         self._save_outage = OutageLog(self._log, self._clock, "removals-not-written")
         self._lines: Mapping[str, Line] = {}
         """The last lines, to see which went."""
@@ -89,7 +90,7 @@ class Removals:
 
     async def save(self) -> bool:
         """Write the records, if they changed; returns whether they are on disk."""
-        records = self._state.records
+        records = self._known.records
         if records == self._saved:
             return True
         try:
@@ -110,8 +111,8 @@ class Removals:
         if images is None:
             self._candidates = {}
             return
-        self._state.records = after_lines(after_list(self._state.records, images), lines, images)
-        decisions = decide(images, self._state.records, Demand(lines.values(), (), self._state.running.keys()), Use())
+        self._known.records = after_lines(after_list(self._known.records, images), lines, images)
+        decisions = decide(images, self._known.records, Demand(lines.values(), (), self._state.running.keys()), Use())
         first_look = now + _SPREAD_SECONDS * self._clock.random()
         self._candidates = {
             image_id: self._candidates.get(image_id) or _Candidate(first_look)
@@ -126,7 +127,7 @@ class Removals:
         went = [line for key, line in self._lines.items() if key not in lines and line.on_removal == "Delete"]
         purged = [line for line in lines.values() if line.gives_up]
         named = [self._state.images.get(line.image) for line in (*went, *purged)]
-        recorded = {key for key, record in self._state.records.items() if "Delete" in record.lines.values()}
+        recorded = {key for key, record in self._known.records.items() if "Delete" in record.lines.values()}
         abandoned = self._abandoned | recorded | {image.id for image in named if image is not None}
         self._abandoned = {image_id for image_id in abandoned if decisions.get(image_id, "Wanted") != "Wanted"}
         self._lines = lines
@@ -134,10 +135,10 @@ class Removals:
     def _publish(self, decisions: Decisions) -> None:
         """Log why images stay whose lines went, once per reason, and keep it for the report."""
         found = {image_id: candidate.kept for image_id, candidate in self._candidates.items()}
-        self._state.kept = {**decisions, **found}
+        self._known.kept = {**decisions, **found}
         named = {image.id: image for image in self._state.all_images or ()}
         for image_id in sorted(self._abandoned):
-            reason = self._state.kept.get(image_id)
+            reason = self._known.kept.get(image_id)
             if reason is not None and self._logged.get(image_id) != reason:
                 self._log.info(
                     "image-kept", image=_name(named[image_id]), id=image_id, reason=reason, why=KEPT_BECAUSE[reason]
@@ -176,7 +177,7 @@ class Removals:
     async def _found_free(self, image: RuntimeImage, found: Look, looked_at: float) -> None:
         """A look found nothing that keeps the image: remove it if that is the second time."""
         since = self._candidates[image.id].free_since
-        if since is None or self._state.pull_began_since(repositories(image), since):
+        if since is None or self._known.pull_began_since(repositories(image), since):
             self._candidates[image.id] = _Candidate(looked_at + TWICE_SECONDS, looked_at)
         elif self._clock.monotonic() - looked_at <= _FRESH_SECONDS:
             await self._remove(image, found)
@@ -185,7 +186,7 @@ class Removals:
         """By what the look found and what the agent knows now: lines may have come since."""
         lines = (*found.demand.lines, *self._state.all_lines().values())
         demand = replace(found.demand, lines=lines, pulling=self._state.running.keys())
-        return decide(found.images, self._state.records, demand, found.use)
+        return decide(found.images, self._known.records, demand, found.use)
 
     def _look_failed(self, error: UseUnknown, due: Iterable[str]) -> None:
         self._postpone(due)
@@ -211,11 +212,11 @@ class Removals:
             self._candidates[image.id] = _Candidate(began)
             return
         reason = self._reason(image)
-        self._state.removing = repositories(image)
+        self._known.removing = repositories(image)
         try:
             error = await self._removal_error(image)
         finally:
-            self._state.removing = set()
+            self._known.removing = set()
         result = "failed" if error else "removed"
         (self._log.warning if error else self._log.info)(
             "removal",
@@ -232,7 +233,7 @@ class Removals:
 
     def _reason(self, image: RuntimeImage) -> str:
         lines = self._state.all_lines()
-        present = [lines[key] for key in self._state.records[image.id].lines if key in lines]
+        present = [lines[key] for key in self._known.records[image.id].lines if key in lines]
         if any(line.gives_up for line in present):
             return "Purged"
         return "TagMoved" if present else "NotWanted"

@@ -12,12 +12,11 @@ import yaml
 
 from warmhook.ports import Object
 
-__all__ = ["BASE", "KNATIVE", "REMOVALS", "containers", "find", "identity", "pod_templates", "render"]
+__all__ = ["BASE", "KNATIVE", "containers", "find", "identity", "pod_templates", "render"]
 
 _KNATIVE_FOLDER: Final = Path(__file__).parents[2] / "knative"
 BASE: Final = _KNATIVE_FOLDER / "base"
 KNATIVE: Final = _KNATIVE_FOLDER / "overlays" / "knative"
-REMOVALS: Final = _KNATIVE_FOLDER / "components" / "removals"
 
 
 def render(folder: Path) -> list[Object]:

@@ -10,7 +10,7 @@ import pytest
 
 from nodeagent.image_use import ALLOW_PODS
 from tests.manifests.calls import PARTS, Call, record, requested
-from tests.manifests.rendered import BASE, KNATIVE, REMOVALS, find, pod_templates, render
+from tests.manifests.rendered import BASE, KNATIVE, find, pod_templates, render
 from warmhook.ports import Object
 
 pytestmark = pytest.mark.slow
@@ -27,7 +27,7 @@ ACCOUNTS: Final[dict[str, dict[str, set[str]]]] = {
 }
 
 # Roles that an administrator binds to the accounts of these parts.
-OPTIONAL: Final[dict[str, set[str]]] = {"pods": {"handlers"}, "rollouts": {"handlers", "watch"}}
+OPTIONAL: Final[dict[str, set[str]]] = {"pods": {"handlers", "agent"}, "rollouts": {"handlers", "watch"}}
 
 both = pytest.mark.parametrize("name", BOTH)
 
@@ -85,8 +85,6 @@ def bound(objects: list[Object]) -> dict[str, set[str]]:
 
 
 GIVEN: Final = sorted(set(rights(BOTH["base"])))
-OPTIONAL: Final = sorted({right._replace(part="agent") for right in rights(render(REMOVALS))})
-"""What an administrator adds so that agents remove images."""
 
 
 @cache
@@ -108,10 +106,10 @@ def test_a_request_is_seen_as_the_authorizer_sees_it() -> None:
 
 def test_each_part_may_do_everything_that_it_does() -> None:
     assert {call.part for call in calls()} == set(PARTS)
-    assert {call for call in calls() if not any(right.allows(call) for right in GIVEN + OPTIONAL)} == set()
+    assert {call for call in calls() if not any(right.allows(call) for right in GIVEN)} == set()
 
 
-@pytest.mark.parametrize("right", GIVEN + OPTIONAL, ids="-".join)
+@pytest.mark.parametrize("right", GIVEN, ids="-".join)
 def test_every_right_is_used_by_the_part_that_has_it(right: Right) -> None:
     assert any(right.allows(call) for call in calls())
 
@@ -158,17 +156,12 @@ def test_an_agent_reads_nodes_one_by_one_and_writes_configmaps_of_its_namespace(
     assert given == expected | {("", "nodes", "get")}
 
 
-def test_only_what_is_installed_for_removals_lets_agents_list_pods_as_the_command_in_the_log_does() -> None:
-    assert set(OPTIONAL) == {Right("agent", "", "list", "", "pods", "")}
-    (role, binding) = render(REMOVALS)
-    (subject,) = binding["subjects"]
-    account = f"{subject['namespace']}:{subject['name']}"
-    name = role["metadata"]["name"]
-    assert binding["metadata"]["name"] == binding["roleRef"]["name"] == name
-    assert ALLOW_PODS.split(" && ") == [
-        f"kubectl create clusterrole {name} --verb=list --resource=pods",
-        f"kubectl create clusterrolebinding {name} --clusterrole={name} --serviceaccount={account}",
-    ]
+def test_the_command_in_the_log_of_an_agent_binds_the_role_that_lists_pods_to_its_account() -> None:
+    role = find(BOTH["base"], "ClusterRole", "warmhook-pods")
+    assert role["rules"] == [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]}]
+    account = find(BOTH["base"], "ServiceAccount", "warmhook-agent")["metadata"]
+    subject = f"{account['namespace']}:{account['name']}"
+    assert ALLOW_PODS.endswith(f"--clusterrole={role['metadata']['name']} --serviceaccount={subject}")
 
 
 def test_secrets_and_webhooks_of_others_are_out_of_reach() -> None:
