@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from adapters.kubernetes.errors import KubernetesError, NotFound
-from adapters.kubernetes.paths import PODS, configmaps
+from adapters.kubernetes.paths import configmaps, pods
 from nodeagent.context import Context
 from nodeagent.desired import read_desired
 from warmhook.api import DROPPED_ANNOTATION
@@ -98,12 +98,12 @@ async def _pods(context: Context) -> list[str]:
         return {"images": pod_images(pod)}
 
     try:
-        pods = await context.kubernetes.list(
-            PODS, fields=f"spec.nodeName={node}", not_older_than=_FROM_CACHE, keep=images_only
+        listed = await context.kubernetes.list(
+            pods(), fields=f"spec.nodeName={node}", not_older_than=_FROM_CACHE, keep=images_only
         )
     except UnreadablePod as error:
         raise UseUnknown("pod-unreadable", str(error), "correct or delete the Pod") from error
     except KubernetesError as error:
         hint = f"allow agents to list Pods: {ALLOW_PODS}" if error.status == 403 else ""
         raise UseUnknown("pods-forbidden" if hint else "pods-not-listed", str(error), hint) from error
-    return [text for pod in pods.items for text in pod["images"]]
+    return [text for pod in listed.items for text in pod["images"]]

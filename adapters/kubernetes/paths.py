@@ -11,8 +11,6 @@ from warmhook.warmimages import ObjectKey
 _CUSTOM: Final = f"/apis/{API_VERSION}"
 
 NODES: Final = "/api/v1/nodes"
-PODS: Final = "/api/v1/pods"
-"""Of all namespaces."""
 CRDS: Final = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 
@@ -41,9 +39,9 @@ def secrets(namespace: str, name: str = "") -> str:
     return _in_namespace("/api/v1", namespace, "secrets", name)
 
 
-def pods(namespace: str) -> str:
-    """The Pods of a namespace."""
-    return _in_namespace("/api/v1", namespace, "pods", "")
+def pods(namespace: str = "") -> str:
+    """The Pods of a namespace, or of the cluster."""
+    return _in_namespace("/api/v1", namespace, "pods", "") if namespace else "/api/v1/pods"
 
 
 def workloads(kind: str, namespace: str = "") -> str:
