@@ -31,8 +31,6 @@ Stored: TypeAlias = Callable[[ObjectKey], Awaitable[None]]
 
 _WAIT_SECONDS: Final = 0.5
 """For so long a projection waits for an answer, if the last one of the registry was good."""
-_REFRESH_SECONDS: Final = 3.0
-"""For so long a refresh waits, with the lines of what changed at the same time."""
 _AT_ONCE: Final = 4
 """Requests at a time for each registry."""
 _PENDING_MAX: Final = 1000
@@ -131,17 +129,10 @@ class Resolver:
     async def resolve_again(self, warmimage: WarmImage) -> Object | None:
         """Ask now whether the tag has moved, with one HEAD request if it has not: fields for the status, not stored.
 
-        `None` if the registry cannot be asked, or does not answer soon: then each node may ask by itself. An image that
-        the registry no longer has is an answer, which keeps what was known.
+        `None` if the registry cannot be asked, or does not answer: then each node may ask by itself. An image that the
+        registry no longer has is an answer, which keeps what was known.
         """
-        if not self.resolves(warmimage):
-            return None
-        try:
-            async with asyncio.timeout(_REFRESH_SECONDS):
-                resolution = await self._ask(warmimage)
-        except TimeoutError:
-            self._note_silence(_host(warmimage))
-            return None
+        resolution = await self._ask(warmimage) if self.resolves(warmimage) else None
         if resolution is None or resolution.problem not in (None, "NotFound"):
             return None
         return {"resolved": resolution_object(resolution)}
@@ -219,12 +210,12 @@ class Resolver:
         pause = _AGAIN_SECONDS if answer is warmimage.resolved else 0.0
         if isinstance(answer, Unresolved):
             pause = max(_LASTING_AGAIN_SECONDS * (problem not in _TRANSIENT), answer.retry_after_seconds or 0.0)
-        if problem in ("Network", "Timeout"):
-            self._note_silence(host)
-        elif problem == "RateLimited":
+        if problem in _TRANSIENT:
             self._good.discard(host)
         else:
             self._good.add(host)
+        if problem in ("Network", "Timeout"):
+            self._silent_until[host] = now + _SILENT_SECONDS
         while len(self._not_before) >= _NOTED_MAX:
             del self._not_before[next(iter(self._not_before))]
         asked = warmimage.key, warmimage.question
@@ -235,10 +226,6 @@ class Resolver:
             outage.failed(host=host, reason=answer.problem, problem=answer.message)
         else:
             outage.recovered()
-
-    def _note_silence(self, host: str) -> None:
-        self._good.discard(host)
-        self._silent_until[host] = self._monotonic() + _SILENT_SECONDS
 
     async def _store(self, warmimage: WarmImage, resolution: Resolution) -> bool:
         """Write it to the status; whether the status has it, or a later one, to the same question."""

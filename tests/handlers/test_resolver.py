@@ -476,20 +476,6 @@ def test_a_push_costs_one_write_more_if_its_registry_is_asked(tmp_path: Path, as
     run_in_world(case)
 
 
-def test_a_refresh_of_a_registry_that_hangs_is_left_to_the_nodes_after_three_seconds(run: Callable[..., None]) -> None:
-    async def case(world: World, registry: InProcessRegistry) -> None:
-        registry.put(NAME, "v1", A)
-        await world.push(content=A.digest)
-        await world.clock.sleep(60)
-        (warmimage,) = (await world.cluster.warmimages()).usable.values()
-        resolver, registry.answers_after, began = a_resolver(world), 3600.0, world.monotonic()
-        assert await resolver.resolve_again(warmimage) is None
-        assert await resolver.resolve_again(warmimage) is None
-        assert world.monotonic() - began == pytest.approx(3)
-
-    run(case)
-
-
 def test_a_web_that_ends_asks_nothing_any_more(run: Callable[..., None]) -> None:
     def asking() -> int:
         return sum(task.get_name() == "resolve shop/mine" for task in asyncio.all_tasks())
