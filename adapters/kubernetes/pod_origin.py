@@ -51,9 +51,10 @@ class PodOwnerSpec(Spec):
 class PodOriginSpec(Spec):
     """The Pods that need the image; written by Warmhook."""
 
-    source: OriginSource = Field(
-        default="Admission",
-        description="Admission: Pods that were created. Existing: Pods that exist, on all nodes. Rollout: workloads.",
+    source: OriginSource | None = Field(
+        default=None,
+        description="Admission, or absent: Pods that were created. Existing: Pods that exist, on all nodes."
+        " Rollout: workloads, on the nodes of their Pods.",
     )
     owners: list[PodOwnerSpec] = Field(
         min_length=1,
@@ -111,4 +112,4 @@ def read_origin(spec: PodOriginSpec | None) -> PodOrigin | None:
     affinity = None if spec.affinity is None else parse_affinity(spec.affinity.model_dump(by_alias=True))
     tolerations = parse_tolerations([toleration.model_dump() for toleration in spec.tolerations or ()])
     owners, constraints = tuple(map(_read_owner, spec.owners)), Constraints(affinity, tolerations)
-    return PodOrigin(owners, constraints, spec.more_owners, spec.source)
+    return PodOrigin(owners, constraints, spec.more_owners, spec.source or "Admission")
