@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal, TypeAlias, get_args
 
-from warmhook.admission_review import read_containers
+from warmhook.admission_review import Admitted, read_containers, read_pod
 from warmhook.labels import NotASelector, Selector, parse_selector
 from warmhook.ports import Object
 from warmhook.workload_images import Workload
@@ -18,6 +18,7 @@ RUNNING_FIELDS: Final = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=F
 """Selects the Pods that have a node and have not ended."""
 PODS_PAGE: Final = 100
 """Full Pods per page of a list: reading a page must not delay other requests for long."""
+_WITH_IMAGES: Final = ("initContainers", "containers", "ephemeralContainers", "volumes")
 
 
 def reduced_running_pod(pod: Object) -> Object:
@@ -34,40 +35,27 @@ def nodes_running(pods: Iterable[Object], selector: Selector) -> frozenset[str]:
     return frozenset(pod["node"] for pod in pods if pod["node"] and selector.matches(pod["labels"]))
 
 
-def reduced_pod(pod: Object) -> Object:
-    """A Pod with its owner, its labels and its images."""
-    metadata = pod.get("metadata") or {}
-    kept = ("name", "generateName", "labels", "ownerReferences")
-    return {"metadata": {name: metadata[name] for name in kept if name in metadata}, "spec": _images(pod.get("spec"))}
-
-
-def reduced_workload(workload: Object) -> Object:
-    """A workload with its labels, the selector of its Pods, and their images."""
-    metadata, spec = workload["metadata"], workload.get("spec") or {}
-    template = spec.get("template") or {}
-    return {
-        "metadata": {name: metadata[name] for name in ("name", "namespace", "labels") if name in metadata},
-        "spec": {"selector": spec.get("selector"), "template": {"spec": _images(template.get("spec"))}},
-    }
+def read_existing_pod(pod: Object, namespace: str) -> Admitted | None:
+    """The images of a Pod and its owner, without its constraints; `None` if it has none, or too many parts."""
+    spec = _map(pod.get("spec"))
+    return read_pod({**pod, "spec": {name: spec[name] for name in _WITH_IMAGES if name in spec}}, namespace)
 
 
 def read_workload(kind: WorkloadKind, workload: Object) -> Workload | None:
-    """A reduced workload; `None` if the selector of its Pods cannot be read, so nobody knows their nodes."""
-    metadata, spec = workload["metadata"], workload["spec"]
+    """The images of a workload and the selector of its Pods; `None` if that selects all or cannot be read.
+
+    Any field may have any content: the CRD of CloneSets does not say what a template is.
+    """
+    spec = _map(workload.get("spec"))
     try:
-        selector = parse_selector(spec["selector"] or {})
+        selector = parse_selector(_map(spec.get("selector")))
     except NotASelector:
         return None
     if not selector.requirements:
         return None
-    return Workload(f"{kind}/{metadata['name']}", selector, read_containers(spec["template"]["spec"]))
+    containers = read_containers(_map(_map(spec.get("template")).get("spec")))
+    return Workload(f"{kind}/{workload['metadata']['name']}", selector, containers)
 
 
-def _images(spec: Mapping[str, Any] | None) -> Object:
-    spec = spec or {}
-    containers = {
-        kind: [{"name": each.get("name"), "image": each.get("image")} for each in spec.get(kind) or []]
-        for kind in ("initContainers", "containers", "ephemeralContainers")
-    }
-    volumes = [volume for volume in spec.get("volumes") or [] if volume.get("image")]
-    return {**containers, "volumes": [{"name": each.get("name"), "image": each["image"]} for each in volumes]}
+def _map(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}

@@ -19,15 +19,15 @@ from adapters.kubernetes.pods import (
     WORKLOAD_KINDS,
     WorkloadKind,
     nodes_running,
+    read_existing_pod,
     read_workload,
-    reduced_pod,
     reduced_running_pod,
-    reduced_workload,
 )
 from adapters.logs import get_logger
-from warmhook.admission_review import Admitted, read_pod
+from warmhook.admission_review import Admitted
 from warmhook.labels import Selector
 from warmhook.placement import PodQuery, pod_queries
+from warmhook.ports import Object
 from warmhook.warmimages import ObjectKey, WarmImage
 from warmhook.workload_images import Workload
 
@@ -121,10 +121,10 @@ class PodReader:
     async def _running(self, namespace: str, selectors: Collection[Selector]) -> dict[PodQuery, frozenset[str]]:
         began = self.clock.monotonic()
 
-        async def listed(labels: str) -> list[dict[str, object]]:
+        async def listed(selector: Selector) -> list[Object]:
             found = await self.kubernetes.list(
                 paths.pods(namespace),
-                labels=labels if len(labels) <= _QUERY_MAX else "",
+                labels=_query(selector),
                 fields=RUNNING_FIELDS,
                 page=PODS_PAGE,
                 keep=reduced_running_pod,
@@ -132,10 +132,10 @@ class PodReader:
             return found.items
 
         if len(selectors) > _SELECTORS:
-            pods = await listed("")
+            pods = await listed(Selector())
             nodes = {PodQuery(namespace, each): nodes_running(pods, each) for each in selectors}
         else:
-            lists = await asyncio.gather(*(listed(each.query()) for each in selectors))
+            lists = await asyncio.gather(*map(listed, selectors))
             nodes = {
                 PodQuery(namespace, each): nodes_running(pods, each)
                 for each, pods in zip(selectors, lists, strict=True)
@@ -150,17 +150,16 @@ class PodReader:
         combination of images, without their constraints. Raises `KubernetesError`.
         """
 
+        def read(pod: Object) -> Object:
+            found = read_existing_pod(pod, namespace)
+            return {"pod": found if found is not None and selector.matches(found.labels) else None}
+
         async def listed() -> list[Admitted]:
-            labels = selector.query()
             found = await self.kubernetes.list(
-                paths.pods(namespace),
-                labels=labels if len(labels) <= _QUERY_MAX else "",
-                page=PODS_PAGE,
-                keep=reduced_pod,
+                paths.pods(namespace), labels=_query(selector), page=PODS_PAGE, keep=read
             )
-            pods = (read_pod(pod, namespace) for pod in found.items)
-            taken = (pod for pod in pods if pod is not None and selector.matches(pod.labels))
-            return list({(pod.owner, pod.images): pod for pod in taken}.values())
+            pods = (item["pod"] for item in found.items if item["pod"] is not None)
+            return list({(pod.owner, pod.images): pod for pod in pods}.values())
 
         return await self._in_time("Pods", namespace, listed)
 
@@ -170,14 +169,19 @@ class PodReader:
         async def listed(kind: WorkloadKind) -> list[Workload]:
             if self._absent.get((namespace, kind), 0.0) > self.clock.monotonic():
                 return []
+
+            def read(workload: Object) -> Object:
+                taken = selector.matches(workload["metadata"].get("labels") or {})
+                return {"workload": read_workload(kind, workload) if taken else None}
+
             try:
                 found = await self.kubernetes.list(
-                    paths.workloads(kind, namespace), labels=selector.query(), page=PODS_PAGE, keep=reduced_workload
+                    paths.workloads(kind, namespace), labels=_query(selector), page=PODS_PAGE, keep=read
                 )
             except NotServed:
                 self._absent[namespace, kind] = self.clock.monotonic() + _ABSENT_SECONDS
                 return []
-            return [read for workload in found.items if (read := read_workload(kind, workload)) is not None]
+            return [item["workload"] for item in found.items if item["workload"] is not None]
 
         async def all_kinds() -> list[Workload]:
             lists = await asyncio.gather(*map(listed, WORKLOAD_KINDS))
@@ -221,3 +225,9 @@ class PodReader:
             f"the handlers may not read {what} of this namespace, run: kubectl -n {namespace} create rolebinding {role}"
             f" --clusterrole={role} --serviceaccount={self.own_namespace}:warmhook-handlers"
         )
+
+
+def _query(selector: Selector) -> str:
+    """The selector for a list; empty if it is too long for a URL, since objects are matched here as well."""
+    query = selector.query()
+    return query if len(query) <= _QUERY_MAX else ""
