@@ -13,7 +13,7 @@ from adapters.outages import OutageLog
 from nodeagent.context import Context
 from nodeagent.node_state import NodeState
 from nodeagent.probes import Health
-from warmhook.disk_space import Space
+from warmhook.disk_space import Space, learn
 from warmhook.node_report import clean_message
 from warmhook.ports import ImageConfig, RuntimeUnreachable
 
@@ -81,7 +81,7 @@ class Checks:
             self._metrics.checked(self._clock.utcnow().timestamp())
             self._disk_measured(await self._space())
             removed = self._state.replace_images(images, configs)
-            self._state.learn_sizes(images, self._used_bytes)
+            self._state.disk.learned = learn(self._state.lines.values(), self._state.images, self._used_bytes)
             self._metrics.evicted(len(removed))
             for image in removed:
                 hint = "another program removed the image, as kubelet does if the disk is low"
@@ -145,7 +145,7 @@ class Checks:
     def _disk_measured(self, space: Space | None) -> None:
         percent = space.free_percent if space else None
         self._metrics.free_space(percent)
-        self._state.disk_measured(space)
+        self._state.disk.measured(space, self._state.running)
         if self._state.disk.low:
             least = self._settings.min_free_percent
             self._disk_outage.failed(free_percent=percent, hint=f"no pull starts with less than {least} % free")

@@ -15,7 +15,7 @@ from nodeagent.settings import Settings
 from nodeagent.state_file import State
 from warmhook.attempts import EVICTED_SECONDS, NO_ATTEMPTS, Attempts, after_removal, line_report, with_failure
 from warmhook.desired_lines import DesiredLine, select_lines
-from warmhook.disk_space import Learned, Room, Space
+from warmhook.disk_space import Room, needing_space
 from warmhook.images import parse_reference
 from warmhook.localhosts import is_local_host
 from warmhook.node_lines import Line
@@ -286,21 +286,6 @@ class NodeState:
         if reason == "DiskFull":
             self.disk.lost_images()
 
-    def disk_measured(self, space: Space | None) -> None:
-        """Take the space of the disk; `None` if it is unknown."""
-        self.disk.measured(space, self.running)
-
-    def learn_sizes(self, images: Iterable[RuntimeImage], used_bytes: int) -> None:
-        """Compare the sizes that the runtime lists, and what it uses in all, with those of registries."""
-        known = {
-            self.images[wanted.line.image].id: size
-            for wanted in self.lines.values()
-            if (size := image_bytes([wanted])) and wanted.line.image in self.images
-        }
-        listed = {image.id: image.size_bytes for image in images}
-        sizes = [(size, listed.get(image_id, 0)) for image_id, size in known.items()]
-        self.disk.learned = Learned(sizes, sum(listed.values()), used_bytes)
-
     def pull_progressed(self, image: str, downloaded_bytes: int) -> None:
         """Record what a running pull has downloaded so far."""
         if image in self.running:
@@ -369,7 +354,8 @@ class NodeState:
             message = "the image's host is the node itself or link-local; nodes do not pull from there"
             return LineReport(wanted.version, "failed", "Refused", message=message)
         if not warm and not pulling and not wanted.line.idle and not attempts.exhausted(wanted):
-            reason, message = self.disk.blocked() or ("DiskFull", room.refusal(image_bytes([self._missing(wanted)])))
+            size_bytes = image_bytes([needing_space(wanted, self.images)])
+            reason, message = self.disk.blocked() or ("DiskFull", room.refusal(size_bytes))
             if message:
                 return LineReport(wanted.version, "failed", reason, attempts.failed, message)
         reported = line_report(wanted, attempts, warm=warm, pulling=pulling, moved=replaced_digest(wanted, self.pulled))
@@ -385,17 +371,10 @@ class NodeState:
     def _pullable(self) -> list[DesiredLine]:
         without = self._refused | self._postponed
         return [
-            self._missing(wanted)
+            needing_space(wanted, self.images)
             for wanted in self.lines.values()
             if wanted.line.image not in without and not wanted.line.idle and not self.removals.blocks(wanted.line.image)
         ]
-
-    def _missing(self, wanted: DesiredLine) -> DesiredLine:
-        """The line, without a size if the runtime has its digest: then a pull needs no space."""
-        line = wanted.line
-        if line.size_bytes and line.digest and f"{parse_reference(line.image).name}@{line.digest}" in self.images:
-            return replace(wanted, line=replace(line, size_bytes=0))
-        return wanted
 
     def _update_warm(self) -> None:
         usable = self._images.usable()

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Final
 
-from warmhook.pull_queue import Running
+from warmhook.desired_lines import DesiredLine
+from warmhook.images import parse_reference
+from warmhook.presence import Images
+from warmhook.pull_queue import Running, image_bytes
 from warmhook.sizes import format_bytes
 
 DEFAULT_FACTOR: Final = 3.5
@@ -65,6 +68,25 @@ class Learned:
         if not self.used_bytes or not self.all_listed_bytes:
             return DEFAULT_FACTOR
         return _bounded(1 + self.used_bytes / self.all_listed_bytes)
+
+
+def learn(lines: Iterable[DesiredLine], images: Images, used_bytes: int) -> Learned:
+    """Compare the sizes that the runtime lists, and what it uses in all, with those that registries have said."""
+    listed = {image.id: image.size_bytes for image in images.values()}
+    known = {
+        images[wanted.line.image].id: size
+        for wanted in lines
+        if (size := image_bytes([wanted])) and wanted.line.image in images
+    }
+    return Learned([(size, listed[image_id]) for image_id, size in known.items()], sum(listed.values()), used_bytes)
+
+
+def needing_space(wanted: DesiredLine, images: Images) -> DesiredLine:
+    """The line, without a size if the runtime has its digest: then a pull needs no space."""
+    line = wanted.line
+    if line.size_bytes and line.digest and f"{parse_reference(line.image).name}@{line.digest}" in images:
+        return replace(wanted, line=replace(line, size_bytes=0))
+    return wanted
 
 
 @dataclass(frozen=True, slots=True)
