@@ -17,7 +17,8 @@ from warmhook.node_lines import REFUSED_MAX, desired_name
 from warmhook.ports import Object, RuntimeImage, RuntimeUnreachable
 from warmhook.removals import Demand, UnreadablePod, Use, pod_images
 
-_LONGEST_SECONDS: Final = 60.0
+LOOK_SECONDS: Final = 15.0
+"""The limit for what the runtime shows, and for what the API server does."""
 # The API server answers from its cache, which has an index by node. With a list from etcd, every agent would make it
 # read all Pods of the cluster.
 _FROM_CACHE: Final = "0"
@@ -51,22 +52,22 @@ class Look:
 async def look_at_runtime(context: Context) -> Look:
     """The images of the runtime, and those of its containers and sandboxes. Raises `UseUnknown`."""
     try:
-        async with asyncio.timeout(_LONGEST_SECONDS):
+        async with asyncio.timeout(LOOK_SECONDS):
             images = await context.runtime.images()
             return Look(images, Demand(), Use(await context.runtime.used_images()))
     except RuntimeUnreachable as error:
         raise UseUnknown("runtime", str(error)) from error
     except TimeoutError as error:
-        raise UseUnknown("runtime", f"no answer within {_LONGEST_SECONDS:g} s") from error
+        raise UseUnknown("runtime", f"no answer within {LOOK_SECONDS:g} s") from error
 
 
 async def look_at_cluster(context: Context, found: Look) -> Look:
     """Add the lines and the Pods of the node as the API server has them. Raises `UseUnknown`."""
     try:
-        async with asyncio.timeout(_LONGEST_SECONDS):
+        async with asyncio.timeout(LOOK_SECONDS):
             return Look(found.images, await _demand(context), Use(found.use.containers, await _pods(context)))
     except TimeoutError as error:
-        raise UseUnknown("api-server", f"no answer within {_LONGEST_SECONDS:g} s") from error
+        raise UseUnknown("api-server", f"no answer within {LOOK_SECONDS:g} s") from error
 
 
 async def _demand(context: Context) -> Demand:

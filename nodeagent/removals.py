@@ -10,7 +10,7 @@ from typing import Final
 from adapters.outages import OutageLog
 from nodeagent.checks import Checks
 from nodeagent.context import Context
-from nodeagent.image_use import Look, UseUnknown, look_at_cluster, look_at_runtime
+from nodeagent.image_use import LOOK_SECONDS, Look, UseUnknown, look_at_cluster, look_at_runtime
 from nodeagent.node_state import NodeState
 from nodeagent.removal_records import RecordFile
 from warmhook.node_lines import Line
@@ -33,8 +33,8 @@ from warmhook.removals import (
 _SPREAD_SECONDS: Final = 30.0
 # The interval of looks at images that something keeps.
 _AGAIN_SECONDS: Final = 600.0
-# A look that is older decides about no further removal.
-_FRESH_SECONDS: Final = 10.0
+# A look that began earlier decides about no further removal. The two parts of a look take half as long each at most.
+_FRESH_SECONDS: Final = 2 * LOOK_SECONDS
 _REMOVE_SECONDS: Final = 150.0
 _FAILED_SECONDS: Final = 300.0
 
@@ -80,6 +80,8 @@ class Removals:
                 self._update()
                 if await self.save():
                     await self._look_at_candidates()
+                else:
+                    self._postpone(self._candidates)
             except Exception:
                 # An error in one of them must not stop the pulls and reports of the others.
                 self._log.exception("removal-crashed")
@@ -163,8 +165,13 @@ class Removals:
             self._look_failed(error, due)
             return
         self._look_succeeded()
+        ended = self._clock.monotonic()
         for image in [image for image in found.images if image.id in due]:
-            await self._found_free(image, found, self._clock.monotonic())
+            since = self._candidates[image.id].free_since
+            if since is None or self._known.pull_began_since(repositories(image), since):
+                self._candidates[image.id] = _Candidate(ended + TWICE_SECONDS, ended)
+            elif self._clock.monotonic() - now <= _FRESH_SECONDS:
+                await self._remove(image, found)
         self._update()
 
     def _note_kept(self, found: Look, due: Iterable[str]) -> set[str]:
@@ -173,14 +180,6 @@ class Removals:
         kept = {image_id for image_id in due if decisions.get(image_id, "NotPulledHere") is not None}
         self._candidates |= {image_id: _Candidate(again, None, decisions.get(image_id)) for image_id in kept}
         return kept
-
-    async def _found_free(self, image: RuntimeImage, found: Look, looked_at: float) -> None:
-        """A look found nothing that keeps the image: remove it if that is the second time."""
-        since = self._candidates[image.id].free_since
-        if since is None or self._known.pull_began_since(repositories(image), since):
-            self._candidates[image.id] = _Candidate(looked_at + TWICE_SECONDS, looked_at)
-        elif self._clock.monotonic() - looked_at <= _FRESH_SECONDS:
-            await self._remove(image, found)
 
     def _decide(self, found: Look) -> Decisions:
         """By what the look found and what the agent knows now: lines may have come since."""

@@ -530,6 +530,20 @@ async def _other(b: Bench) -> Line:
 
 
 @on_node
+async def test_a_look_decides_about_no_removal_that_it_is_too_old_for(b: Bench) -> None:
+    b.runtime.remove_seconds = 60
+    other = "registry.example.com/team/other:1"
+    async with b.agent():
+        lines = (await warm_for_deletion(b), await warm_for_deletion(b, other, "other"))
+        await b.want(without=lines)
+        await until(lambda: len(b.runtime.removals) == 1, seconds=150)
+        b.runtime.used |= {WEB, other}
+        await asyncio.sleep(HOUR)
+        assert len(b.runtime.removals) == 1
+        assert has(b) != has(b, other)
+
+
+@on_node
 async def test_a_bug_in_a_look_removes_nothing_and_stops_no_pull(b: Bench) -> None:
     async with b.agent():
         line = await warm_for_deletion(b)
