@@ -19,6 +19,7 @@ from warmhook.images import parse_reference
 from warmhook.node_lines import Line, desired_name
 from warmhook.pins import PIN, PINNED
 from warmhook.ports import RuntimeUnreachable
+from warmhook.warmimages import Pull
 
 HOUR = 3600.0
 PODS = "/api/v1/namespaces/shop/pods"
@@ -198,6 +199,19 @@ async def test_the_record_outlives_the_agent_and_both_looks_are_made_again(b: Be
         await asyncio.sleep(50)
     async with b.agent():
         assert 60 <= await gone(b) <= 95
+
+
+@pytest.mark.parametrize("purged", [False, True])
+@on_node
+async def test_an_image_that_its_own_line_pinned_goes_after_its_pin(b: Bench, purged: bool) -> None:
+    b.runtime.honours_pins, b.containerd.absent = True, False
+    async with b.agent():
+        line = replace(a_push(b, pull=Pull(pinned=True)), on_removal="Delete")
+        await b.want(line)
+        await until(lambda: PIN in b.runtime.labels[WEB])
+        await asyncio.sleep(60)
+        await b.want(*([replace(line, purged=True)] if purged else []), without=() if purged else (line,))
+        await gone(b, seconds=200)
 
 
 @on_node
