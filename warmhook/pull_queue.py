@@ -2,8 +2,9 @@
 
 Not every runtime shows the progress of a pull, so time decides. A pull is *slow* from its 60th second on, and from its
 start if the image was slow before. A node runs at most `parallel` pulls that are not slow and as many again that
-are, so an image that has not been slow finds a slot although others hang. Each namespace chooses its own priorities,
-so a namespace that has waited for a minute goes before priority, once. All times are monotonic seconds.
+are, so an image that has not been slow finds a slot although others hang. If all running pulls are of one registry, an
+image of another registry finds one more slot. Each namespace chooses its own priorities, so a namespace that has waited
+for a minute goes before priority, once. All times are monotonic seconds.
 """
 
 from __future__ import annotations
@@ -90,7 +91,8 @@ def schedule(
     """The pulls to start: not slow ones first, then by fewest slow pulls of the namespace, priority, failures, age.
 
     Neglected namespaces go before priority, the one that was served longest ago first. `warm` are versions; `running`
-    is by image. Never two pulls of one image, at most `parallel` that are not slow, at most twice as many in all, and
+    is by image. Never two pulls of one image, at most `parallel` that are not slow, at most twice as many in all, one
+    more only if all others are of another registry, and
     at most half of `parallel`, but one, that were slow before. Their compressed sizes together are at most
     `room_bytes`; an image that does not fit leaves its slot to a smaller one.
     """
@@ -160,6 +162,8 @@ class _Slots:
         return (pull.slow, self._slow_of(pull), turn, -pull.priority, pull.failed, pull.since, pull.image)
 
     def has_room(self, pull: ImagePull) -> bool:
+        if not pull.slow and len(self._hosts) == 1 and _host(pull.image) not in self._hosts:
+            return True
         if len(self._running) >= 2 * self._parallel:
             return False
         if pull.slow:
@@ -204,6 +208,10 @@ class _Slots:
         pull = running.pull
         return (pull.slow, self._slow_of(pull), -pull.priority, -running.began, pull.image)
 
+    @property
+    def _hosts(self) -> set[str]:
+        return {_host(image) for image in self._running}
+
     def _not_slow(self) -> int:
         return sum(1 for active in self._running.values() if not active.slow(self._now))
 
@@ -211,6 +219,10 @@ class _Slots:
         """The number of slow pulls of its namespace; the least if lines of several namespaces share the image."""
         slow = [active for active in self._running.values() if active.slow(self._now) and not active.stopping]
         return min(sum(1 for active in slow if namespace in active.pull.namespaces) for namespace in pull.namespaces)
+
+
+def _host(image: str) -> str:
+    return image.partition("/")[0]
 
 
 def _by_image(

@@ -148,7 +148,7 @@ RUNNING = st.lists(
 def held(slots: list[tuple[str, bool, float]], now: float, parallel: int) -> dict[str, Running]:
     """Running pulls as `schedule` lets them come about: of namespaces, slow before or not, of some age."""
     pulls = [
-        Running(pull_of(f"running{i}", namespace, slow=slow), now - age)
+        Running(pull_of(f"registry.example.com/running{i}:1", namespace, slow=slow), now - age)
         for i, (namespace, slow, age) in enumerate(slots)
     ]
     swift = [each for each in pulls if not each.slow(now)][:parallel]
@@ -208,6 +208,19 @@ def test_no_more_pulls_are_stopped_than_wait_and_none_twice(
     started = {pull.image for pull in plan.start}
     waiting = [it for it in lines if it.line.image not in started]
     assert not set(schedule(waiting, set(), {}, told, now, parallel, {}).stop) & set(plan.stop)
+
+
+@given(st.integers(1, 4), st.integers(1, 8), st.booleans())
+def test_an_image_of_another_registry_finds_a_slot_although_one_registry_holds_them_all(
+    parallel: int, many: int, slow: bool
+) -> None:
+    busy = [f"busy.example.com/shop/web{i}:1" for i in range(min(many, 2 * parallel))]
+    running = {image: Running(pull_of(image), 0.0 if slow else 99.0) for image in busy}
+    lines = [wanted(a_line(f"other.example.com/shop/web{i}:1", f"web{i}")) for i in range(4)]
+    lines += [wanted(a_line(f"busy.example.com/shop/more{i}:1", f"more{i}", priority=9)) for i in range(4)]
+    plan = schedule(lines, set(), {}, running, 100.0, parallel, {})
+    assert any(pull.image.startswith("other.") for pull in plan.start)
+    assert len(plan.start) + len(running) <= 2 * parallel + 1
 
 
 def test_a_pull_has_at_most_two_hours() -> None:
