@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
@@ -23,7 +22,7 @@ from devcluster.registry.app import Access
 from devcluster.registry.folder import Answer, Folder, digest_of
 from devcluster.registry.images import Image, write_image
 from devcluster.registry.serve import Registry, serve_registry
-from tests.real.containerd import start_containerd
+from tests.real.containerd import AT_SOCKET, REGISTRY_PORT, start_containerd, start_runtime
 from tests.real.programs import eventually
 from tests.support.cases import as_test
 from tests.support.instant import instantly
@@ -43,9 +42,6 @@ __all__ = [
 ]
 
 _CASE_SECONDS = 90
-_SOCKET = os.environ.get("WARMHOOK_TEST_CRI", "")
-_REGISTRY_PORT = 5555 if _SOCKET else 0
-"""A runtime that the tests do not configure must know the registry as one without TLS, so its port is fixed then."""
 AS_CONTAINERD = runtime_traits("containerd 1.6.20")
 """The traits of the runtimes that imitate containerd."""
 _PLATFORM = "linux/amd64"
@@ -168,7 +164,7 @@ class RegistryNode(Node):
     requests: list[Access]
     """What the registry has answered, in order."""
     traits: RuntimeTraits
-    content: str = "/" if _SOCKET else "/tmp/wh"
+    content: str = "/" if AT_SOCKET else "/tmp/wh"
 
     @property
     def folder(self) -> Folder:
@@ -232,7 +228,7 @@ def open_site() -> Iterator[Site]:
     """Serve a registry for the cases of a module."""
     requests: list[Access] = []
     root = Path(tempfile.mkdtemp(prefix="wh", dir="/tmp"))
-    serving = serve_registry(root, port=_REGISTRY_PORT, log=requests.append)
+    serving = serve_registry(root, port=REGISTRY_PORT, log=requests.append)
     try:
         with asyncio.Runner() as runner:
             registry = runner.run(serving.__aenter__())
@@ -243,7 +239,7 @@ def open_site() -> Iterator[Site]:
 
 
 _KINDS = [pytest.param("embedded", marks=pytest.mark.slow), pytest.param("containerd", marks=pytest.mark.containerd)]
-if _SOCKET:
+if AT_SOCKET:
     _KINDS.append(pytest.param("socket", marks=pytest.mark.containerd))
 
 
@@ -298,20 +294,9 @@ async def _containerd(parent: Path) -> AsyncIterator[_Handles]:
 
 
 @contextlib.asynccontextmanager
-async def _at_socket(_: Path) -> AsyncIterator[_Handles]:
-    """The runtime at `WARMHOOK_TEST_CRI`; it must have no images, and has none afterwards."""
-
-    async def never() -> None:
-        pytest.skip("WARMHOOK_TEST_CRI: the tests do not stop this runtime")
-
-    endpoint = f"unix://{_SOCKET.removeprefix('unix://')}"
-    async with open_runtime(endpoint) as runtime:
-        assert await runtime.images() == [], f"{endpoint} has images: the tests need a runtime for themselves"
-        try:
-            yield endpoint, never, never
-        finally:
-            for image in await runtime.images():
-                await runtime.remove(image.id)
+async def _at_socket(parent: Path) -> AsyncIterator[_Handles]:
+    async with start_runtime(parent=parent) as runtime:
+        yield runtime.endpoint, runtime.restart, runtime.stop
 
 
 @contextlib.asynccontextmanager

@@ -38,6 +38,8 @@ OTHER = incompressible_image(0.1, "other")
 ARM = incompressible_image(0.1, "arm", platform="linux/arm64")
 INDEX = build_index([ARM, APP], attestation=True)
 BIG = incompressible_image(1, "big")
+# Of its own: a runtime may keep what it downloaded of a layer, whichever case that was in.
+CUT = incompressible_image(0.2, "cut", layers=2)
 ABSENT = "sha256:" + "0" * 64
 BY_DIGEST = f"shop/app@{APP.digest}"
 PRIVATE = Answer(username="puller", password="right-pass")
@@ -552,12 +554,12 @@ async def test_a_corrupt_config_is_refused(node: RegistryNode) -> None:
 
 @on_each_runtime_with_a_registry
 async def test_a_layer_cut_short_is_a_network_failure_and_heals(node: RegistryNode) -> None:
-    reference = node.push("shop/app:1", APP)
-    layer = _blob(node, APP.blobs[1])
-    layer.write_bytes(APP.blobs[1][:5000])
+    reference = node.push("shop/cut:1", CUT)
+    layer = _blob(node, CUT.blobs[1])
+    layer.write_bytes(CUT.blobs[1][:5000])
     assert (await node.failure(reference)).reason == "Network"
-    layer.write_bytes(APP.blobs[1])
-    assert await node.pull(reference) == node.id_of(APP)
+    layer.write_bytes(CUT.blobs[1])
+    assert await node.pull(reference) == node.id_of(CUT)
 
 
 @pytest.mark.parametrize("kind_of_artifact", ["helm", "signature", "attestation"])

@@ -23,7 +23,7 @@ from devcluster.registry.images import build_artifact, build_image, build_index,
 from devcluster.registry.serve import Registry, serve_app, serve_registry
 from nodeagent.disk import disk_space
 from nodeagent.settings import Settings
-from tests.real.containerd import Containerd, start_containerd
+from tests.real.containerd import REGISTRY_PORT, Containerd, start_runtime
 from tests.real.programs import eventually, real_time, small_disk
 from tests.support.agents import Bench, bench
 from tests.support.instant import until
@@ -56,8 +56,8 @@ class Place:
 async def _place(parent: Path = Path("/tmp")) -> AsyncIterator[Place]:
     with tempfile.TemporaryDirectory(prefix="wh", dir="/tmp") as folder:
         async with (
-            serve_registry(Path(folder), port=0) as registry,
-            start_containerd(parent=parent) as containerd,
+            serve_registry(Path(folder), port=REGISTRY_PORT) as registry,
+            start_runtime(parent=parent) as containerd,
             open_runtime(containerd.endpoint) as runtime,
             bench(allow_local_registries=True) as b,
         ):
@@ -177,7 +177,7 @@ async def test_a_refresh_costs_a_manifest_and_finds_a_moved_tag_and_suspending_s
     with tempfile.TemporaryDirectory(prefix="wh", dir="/tmp") as folder:
         async with (
             serve_registry(Path(folder), port=0, log=asked.append) as registry,
-            start_containerd(parent=Path("/tmp")) as containerd,
+            start_runtime(parent=Path("/tmp")) as containerd,
             open_runtime(containerd.endpoint) as runtime,
             bench(allow_local_registries=True) as b,
         ):

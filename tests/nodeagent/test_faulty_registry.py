@@ -14,7 +14,7 @@ import pytest
 from adapters.cri import open_runtime
 from devcluster.registry.images import Image, build_index, incompressible_image, write_image
 from devcluster.registry.serve import Registry, serve_registry
-from tests.real.containerd import Containerd, start_containerd
+from tests.real.containerd import FAULTY_PORT, REGISTRY_PORT, Containerd, start_runtime
 from tests.real.programs import real_time
 from tests.support.agents import Bench, bench
 from tests.support.faulty_registry import Fault, FaultyRegistry, serve_faults
@@ -60,9 +60,9 @@ class Place:
 async def _place() -> AsyncIterator[Place]:
     with tempfile.TemporaryDirectory(prefix="wh", dir="/tmp") as folder:
         async with (
-            serve_registry(Path(folder), port=0) as registry,
-            serve_faults(registry.host) as faulty,
-            start_containerd() as containerd,
+            serve_registry(Path(folder), port=REGISTRY_PORT) as registry,
+            serve_faults(registry.host, port=FAULTY_PORT) as faulty,
+            start_runtime() as containerd,
             open_runtime(containerd.endpoint) as runtime,
             bench(allow_local_registries=True) as b,
             b.agent(runtime=runtime, check_seconds=1),

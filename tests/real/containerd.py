@@ -1,4 +1,7 @@
-"""Give tests a real containerd: one per call, with its own root, state and socket, gone afterwards."""
+"""Give tests a real containerd: one per call, with its own root, state and socket, gone afterwards.
+
+With `WARMHOOK_TEST_CRI`, tests of runtimes in general get the runtime at that socket in its place.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,21 @@ import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
+
+import pytest
 
 from adapters.cri import open_runtime
 from devcluster.containerd import command, prepare, socket_of, unmount
 from tests.real.programs import eventually, need, stop
 from warmhook.ports import RuntimeUnreachable
 
-__all__ = ["Containerd", "start_containerd"]
+__all__ = ["AT_SOCKET", "FAULTY_PORT", "REGISTRY_PORT", "Containerd", "start_containerd", "start_runtime"]
 
+AT_SOCKET: Final = os.environ.get("WARMHOOK_TEST_CRI", "").removeprefix("unix://")
+# A runtime that the tests do not configure must know the registries as ones without TLS, so their ports are fixed then.
+REGISTRY_PORT: Final = 5555 if AT_SOCKET else 0
+FAULTY_PORT: Final = 5556 if AT_SOCKET else 0
 _PROGRAM = os.environ.get("WARMHOOK_TEST_CONTAINERD") or "containerd"
 
 
@@ -102,3 +112,42 @@ async def start_containerd(*, parent: Path = Path("/tmp"), more: str = "") -> As
         await containerd.stop()
         await unmount(root)
         shutil.rmtree(root)
+
+
+class _RuntimeAtSocket(Containerd):
+    """The runtime at `WARMHOOK_TEST_CRI`: tests that would start, stop or configure it are skipped."""
+
+    @property
+    def socket(self) -> Path:
+        return Path(AT_SOCKET)
+
+    @property
+    def certs(self) -> Path:
+        pytest.skip("WARMHOOK_TEST_CRI: the tests do not configure this runtime")
+
+    async def start(self) -> None:
+        pytest.skip("WARMHOOK_TEST_CRI: the tests do not start or stop this runtime")
+
+    kill = stop = restart = start
+
+
+@contextlib.asynccontextmanager
+async def start_runtime(*, parent: Path = Path("/tmp")) -> AsyncIterator[Containerd]:
+    """A containerd as of `start_containerd`, or the runtime at `WARMHOOK_TEST_CRI`.
+
+    That one must have no images, and has none afterwards.
+    """
+    if not AT_SOCKET:
+        async with start_containerd(parent=parent) as containerd:
+            yield containerd
+        return
+    if parent != Path("/tmp"):
+        pytest.skip("WARMHOOK_TEST_CRI: the tests do not choose the disk of this runtime")
+    at_socket = _RuntimeAtSocket(parent)
+    async with open_runtime(at_socket.endpoint) as runtime:
+        assert await runtime.images() == [], f"{AT_SOCKET} has images: the tests need a runtime for themselves"
+        try:
+            yield at_socket
+        finally:
+            for image in await runtime.images():
+                await runtime.remove(image.id)

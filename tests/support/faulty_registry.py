@@ -51,8 +51,8 @@ class FaultyRegistry:
 
 
 @contextlib.asynccontextmanager
-async def serve_faults(registry: str) -> AsyncIterator[FaultyRegistry]:
-    """Serve a proxy of the registry at `127.0.0.1:<port>`."""
+async def serve_faults(registry: str, *, port: int = 0) -> AsyncIterator[FaultyRegistry]:
+    """Serve a proxy of the registry at this host; `port` 0 takes a free one."""
     faults, requests, tasks = dict[str, Fault](), list[str](), set[asyncio.Task[None]]()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -74,7 +74,7 @@ async def serve_faults(registry: str) -> AsyncIterator[FaultyRegistry]:
             await _answer(registry, request, writer, faults.get(repository, Fault()))
         tasks.discard(task)
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(serve, "127.0.0.1", port)
     async with server:
         try:
             yield FaultyRegistry("127.0.0.1:{1}".format(*server.sockets[0].getsockname()), faults, requests)
