@@ -175,7 +175,10 @@ class Runtime(Protocol):
         """The configuration of one image by tag, digest or ID; `None` if the runtime does not report it."""
 
     async def pull(self, reference: str, *, timeout_seconds: float, credentials: Credentials | None = None) -> str:
-        """Pull and return the image ID. Cancelling the call cancels the pull at the runtime. Raises `PullFailed`."""
+        """Pull and return the image ID, CRI-O a name with the digest. Cancelling cancels the pull at the runtime.
+
+        Raises `PullFailed`.
+        """
 
     async def remove(self, reference: str) -> None:
         """Remove the image with every name of its ID, as CRI does. Does nothing if it is absent."""

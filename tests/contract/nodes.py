@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from adapters.cri import open_runtime
+from adapters.runtime_traits import RuntimeTraits, runtime_traits
 from devcluster.cri.server import serve_cri
 from devcluster.registry.app import Access
 from devcluster.registry.folder import Answer, Folder, digest_of
@@ -29,7 +30,6 @@ from tests.support.instant import instantly
 from tests.support.runtime import MemoryRuntime
 from warmhook.platforms import Platform
 from warmhook.ports import ImageConfig, PullFailed, Runtime, RuntimeImage, RuntimeUnreachable
-from warmhook.runtime_traits import RuntimeTraits, runtime_traits
 
 __all__ = [
     "Node",

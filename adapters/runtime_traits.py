@@ -1,7 +1,9 @@
-"""State in one table what container runtimes do differently.
+"""State in one table what container runtimes do differently, with sources; the runtime contract holds them to it.
 
-CRI says what each call is for, and leaves these points open or was read differently. A runtime that is not in the table
-has the traits under which nothing is removed and nothing is pinned.
+CRI leaves these points open, or was read differently. The programs need none of them: they remove images by ID, which
+removes every name everywhere, try by a canary whether pins count, and read the configuration of each image to find what
+cannot run. Whoever changes that finds here what to mind. A runtime that is not in the table has the traits under which
+nothing would be removed or pinned.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ class RuntimeTraits:
     pins: bool = False
     """Whether an image with the label `io.cri-containerd.pinned=pinned` is listed as pinned."""
     pulls_artifacts: bool = False
-    """Whether the pull of a chart or a signature succeeds, and lists it like an image."""
+    """Whether the pull of a chart succeeds, and lists it like an image."""
 
 
 TRAITS: Final = (

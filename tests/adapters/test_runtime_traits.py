@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from warmhook.runtime_traits import TRAITS, RuntimeTraits, runtime_traits
+from adapters.runtime_traits import TRAITS, RuntimeTraits, runtime_traits
 
 
 @pytest.mark.parametrize(
