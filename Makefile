@@ -46,8 +46,8 @@ test-cluster: $(READY)  ## contract and end-to-end tests on the cluster of WARMH
 	@test -n "$(WARMHOOK_TEST_KUBECONFIG)" || { echo "set WARMHOOK_TEST_KUBECONFIG to a kubeconfig whose cluster may be written to"; exit 2; }
 	$(PYTEST) -n 0 -m "cluster"
 
-crds: $(READY)  ## write knative/base/crds from the models
-	$(VENV)/bin/warmhook crds --output-dir knative/base/crds
+crds: $(READY)  ## write knative/base/crds and docs/api.md from the models
+	$(VENV)/bin/warmhook crds --output-dir knative/base/crds --reference docs/api.md
 
 system-deps:  ## what the tests with real programs need, on Debian 12
 	$(if $(filter 0,$(shell id -u)),,sudo) apt-get update -qq
