@@ -57,8 +57,8 @@ async def test_a_push_is_warm_on_two_nodes_and_on_a_third_that_joins() -> None:
         assert await stack.refusals() == []
 
         heading, shown = await asyncio.to_thread(kubectl_columns, stack, "warmimages")
-        assert heading == ["NAME", "IMAGE", "DESIRED", "WARM", "FAILED", "READY", "AGE"]
-        assert shown[1:6] == [image, "3", "3", "0", "True"]
+        assert heading == ["NAME", "POLICY", "IMAGE", "WARM", "READY", "AGE"]
+        assert shown[1:5] == ["shop", image, "3/3", "True"]
 
         async def counted() -> bool:
             heading, shown = await asyncio.to_thread(kubectl_columns, stack, "wp")

@@ -122,20 +122,30 @@ def test_custom_resources_have_their_columns(kubectl: Kubectl) -> None:
     assert "created" in kubectl("apply", "-f", "-", stdin=warmimage_crd())
     assert "unchanged" in kubectl("apply", "-f", "-", stdin=warmimage_crd())
     kubectl("wait", "--for=condition=Established", "crd/warmimages.warmhook.dev", "--timeout=20s")
-    image: Object = {"apiVersion": "warmhook.dev/v1alpha1", "kind": "WarmImage", "metadata": {"name": "w"}}
-    image["spec"] = {"image": "reg.example/app:v1"}
+    name, reference = "web-1f0c2d9a7b", "harbor.example.com/shop/web:v1.2"
+    image: Object = {"apiVersion": "warmhook.dev/v1alpha1", "kind": "WarmImage", "metadata": {"name": name}}
+    image["spec"] = {"image": reference, "policyName": "shop"}
     assert "created" in kubectl("apply", "-f", "-", stdin=image)
     image["spec"]["digest"] = f"sha256:{'1' * 64}"
     assert "configured" in kubectl("apply", "-f", "-", stdin=image)
-    status = {"status": {"desired": 2, "warm": 2, "failed": 0, "conditions": [{"type": "Ready", "status": "True"}]}}
-    kubectl("patch", "warmimage", "w", "--subresource=status", "--type=merge", "-p", json.dumps(status))
-    kubectl("wait", "--for=condition=Ready", "warmimage/w", "--timeout=20s")
+    ready = {"type": "Ready", "status": "True", "reason": "AllWarm", "message": ""}
+    ready["lastTransitionTime"] = "2026-03-01T12:00:00Z"
+    status = {"status": {"progress": "12/12", "conditions": [ready]}}
+    kubectl("patch", "warmimage", name, "--subresource=status", "--type=merge", "-p", json.dumps(status))
+    kubectl("wait", "--for=condition=Ready", f"warmimage/{name}", "--timeout=20s")
     header, row = kubectl("get", "wi").splitlines()
-    assert header.split() == ["NAME", "IMAGE", "DESIRED", "WARM", "FAILED", "READY", "AGE"]
-    assert row.split()[:6] == ["w", "reg.example/app:v1", "2", "2", "0", "True"]
+    assert header.split() == ["NAME", "POLICY", "IMAGE", "WARM", "READY", "AGE"]
+    assert row.split()[:5] == [name, "shop", reference, "12/12", "True"]
+    assert max(len(header.rstrip()), len(row.rstrip())) <= 80
     assert "DIGEST" in kubectl("get", "wi", "-o", "wide")
-    assert "reg.example/app:v1" in kubectl("describe", "warmimage", "w")
-    image["spec"]["nope"] = 1
+    assert reference in kubectl("describe", "warmimage", name)
+    for selector in (f"spec.image={reference}", "spec.policyName=shop"):
+        assert name in kubectl("get", "wi", "--field-selector", selector, "-o", "name")
+    assert kubectl("get", "wi", "--field-selector", "spec.policyName=other", "-o", "name") == ""
+    image["spec"]["image"] = "harbor.example.com/shop/web:v1.3"
+    refused = kubectl.run("apply", "-f", "-", stdin=image)
+    assert "create another WarmImage, and delete this one" in refused.stderr
+    image["spec"] |= {"image": reference, "nope": 1}
     refused = kubectl.run("apply", "-f", "-", stdin=image)
     assert refused.returncode == 1
     assert 'unknown field "spec.nope"' in refused.stderr

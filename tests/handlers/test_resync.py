@@ -164,6 +164,12 @@ async def beyond_keep(world: World) -> None:
     await world.add_warmimage("app-0000000000", image, metadata={"labels": labels}, pushedAt=moment)
 
 
+async def with_another_policy_name(world: World) -> None:
+    """A person has edited what is for people."""
+    name = (await world.warmimages())[IMAGE]["metadata"]["name"]
+    await world.admin.patch(f"{WARMIMAGES}/{name}", {"spec": {"policyName": "other"}})
+
+
 async def of_no_policy(world: World) -> Callable[[], Awaitable[None]]:
     """Its policy may be on its way, so it goes at the next sync."""
     labels = {"warmhook.dev/policy": policy_label(ObjectKey("shop", "gone")), "warmhook.dev/repository": "0" * 16}
@@ -193,6 +199,7 @@ DIVERGENCES: list[Divergence] = [
     node_left_behind,
     status_lost,
     beyond_keep,
+    with_another_policy_name,
     of_no_policy,
     expired_by_hand,
 ]
