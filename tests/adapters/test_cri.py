@@ -168,6 +168,14 @@ async def test_the_credentials_of_the_pull_itself_are_cut_out_of_its_error() -> 
 
 
 @real_time
+async def test_a_short_password_cannot_be_read_from_what_is_cut_out_of_the_error() -> None:
+    error = await _pull_error(C.UNKNOWN, "unexpected status: 401 Unauthorized", Credentials("h", "puller", "expect"))
+    assert isinstance(error, PullFailed)
+    assert error.reason == "Unauthorized"
+    assert "unex" not in str(error)
+
+
+@real_time
 async def test_a_pull_always_has_a_sandbox_config_and_without_credentials_sends_none() -> None:
     request = await _pull_request(None)
     assert request.HasField("sandbox_config")

@@ -12,7 +12,7 @@ import yaml
 
 from warmhook.ports import Object
 
-__all__ = ["BASE", "KNATIVE", "containers", "find", "identity", "pod_templates", "render"]
+__all__ = ["BASE", "KNATIVE", "containers", "find", "identity", "operate", "pod_templates", "render"]
 
 _KNATIVE_FOLDER: Final = Path(__file__).parents[2] / "knative"
 BASE: Final = _KNATIVE_FOLDER / "base"
@@ -41,7 +41,7 @@ def _render(folder: Path) -> list[Object]:
             objects.remove(target)
         else:
             for operation in change:
-                _operate(target, operation)
+                operate(target, operation)
     for image in kustomization.get("images", []):
         for container in (each for obj in objects for each in containers(obj)):
             if container["image"].partition(":")[0] == image["name"]:
@@ -67,11 +67,15 @@ def _is_meant(obj: Object, target: Object) -> bool:
     )
 
 
-def _operate(obj: Any, operation: Object) -> None:
+def operate(obj: Any, operation: Object) -> None:
     """One operation of a JSON patch (RFC 6902)."""
     *path, last = (part.replace("~1", "/") for part in operation["path"].split("/")[1:])
     for part in path:
         obj = obj[int(part) if isinstance(obj, list) else part]
+    if isinstance(obj, list) and last == "-":
+        assert operation["op"] == "add", operation
+        obj.append(copy.deepcopy(operation["value"]))
+        return
     key: Any = int(last) if isinstance(obj, list) else last
     match operation["op"]:
         case "test":
