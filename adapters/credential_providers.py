@@ -124,12 +124,22 @@ async def _exchange(stdin: StreamWriter, stdout: StreamReader, request: bytes) -
 
 
 @dataclass(frozen=True, slots=True)
+class Provided:
+    """What the providers have for an image."""
+
+    credentials: tuple[Credentials, ...] = ()
+    problem: str = ""
+    """Why one of them has failed; empty if none has."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Kept:
-    """An answer; both times are monotonic seconds."""
+    """An answer, or the failure of a run; both times are monotonic seconds."""
 
     entries: tuple[Entry, ...]
     since: float
     until: float
+    problem: str = ""
 
 
 class CredentialProviders:
@@ -149,8 +159,6 @@ class CredentialProviders:
         self._environ = {name: value for name, value in environ.items() if name.upper() in _PASSED}
         self._providers = list[Provider]()
         self._kept: dict[tuple[str, ...], _Kept] = {}
-        self._held: dict[tuple[str, ...], float] = {}
-        """Until when a provider is not run for a repository or registry."""
         self._turns = WeakValueDictionary[tuple[str, str], asyncio.Lock]()
         self._outages = dict[str, OutageLog]()
         for provider in providers:
@@ -165,11 +173,14 @@ class CredentialProviders:
         """Whether a provider is for this image."""
         return any(provider.fits(image) for provider in self._providers)
 
-    async def credentials(self, image: Reference) -> list[Credentials]:
-        """What the providers have for an image, in their order. A provider that fails has nothing; that is logged."""
+    async def credentials(self, image: Reference) -> Provided:
+        """What the providers have for an image, in their order. The failure of a provider is logged."""
         fitting = [provider for provider in self._providers if provider.fits(image)]
-        answers = await asyncio.gather(*(self._entries(provider, image) for provider in fitting))
-        return [found for entries in answers for found in fitting_credentials(entries, image)]
+        answers = await asyncio.gather(*(self._answer(provider, image) for provider in fitting))
+        return Provided(
+            tuple(found for answer in answers for found in fitting_credentials(answer.entries, image)),
+            next((answer.problem for answer in answers if answer.problem), ""),
+        )
 
     def refused(self, image: Reference) -> None:
         """A registry refused the credentials for an image: they are kept for a minute at most.
@@ -180,21 +191,16 @@ class CredentialProviders:
             if kept := self._kept.get(key):
                 self._kept[key] = replace(kept, until=min(kept.until, kept.since + REFUSED_SECONDS))
 
-    async def _entries(self, provider: Provider, image: Reference) -> tuple[Entry, ...]:
+    async def _answer(self, provider: Provider, image: Reference) -> _Kept:
         # One at a time: the first answer may be for all images of the registry.
         turn = self._turns.setdefault((provider.name, image.host), asyncio.Lock())
         async with turn:
             now, keys = self._clock.monotonic(), cache_keys(provider, image)
             self._kept = {key: kept for key, kept in self._kept.items() if kept.until > now}
-            self._held = {key: until for key, until in self._held.items() if until > now}
             kept = next((self._kept[key] for key in keys.values() if key in self._kept), None)
-            if kept is not None:
-                return kept.entries
-            if not self._held.keys().isdisjoint(keys.values()):
-                return ()
-            return await self._run(provider, image)
+            return kept or await self._run(provider, image)
 
-    async def _run(self, provider: Provider, image: Reference) -> tuple[Entry, ...]:
+    async def _run(self, provider: Provider, image: Reference) -> _Kept:
         keys, outage = cache_keys(provider, image), self._outages[provider.name]
         command = [str(self._folder / provider.name), *provider.args]
         try:
@@ -204,17 +210,20 @@ class CredentialProviders:
                 )
             answer = read_answer(provider, output)
         except TimeoutError:
-            problem, held = f"no answer within {RUN_SECONDS:g} s", keys["Registry"]
+            problem, key = f"no answer within {RUN_SECONDS:g} s", keys["Registry"]
         except (RunFailed, BadAnswer) as error:
-            problem, held = str(error), keys["Image"]
+            problem, key = str(error), keys["Image"]
         else:
             outage.recovered()
-            now = self._clock.monotonic()
-            if answer.cache_seconds > 0:
-                while len(self._kept) >= _KEPT_MAX:
-                    self._kept.pop(next(iter(self._kept)))
-                self._kept[keys[answer.key_type]] = _Kept(answer.entries, now, now + answer.cache_seconds)
-            return answer.entries
-        self._held[held] = self._clock.monotonic() + HOLD_SECONDS
+            return self._keep(keys[answer.key_type], answer.entries, answer.cache_seconds)
         outage.failed(provider=provider.name, registry=image.host, error=problem)
-        return ()
+        return self._keep(key, (), HOLD_SECONDS, f"credential provider {provider.name}: {problem}")
+
+    def _keep(self, key: tuple[str, ...], entries: tuple[Entry, ...], seconds: float, problem: str = "") -> _Kept:
+        now = self._clock.monotonic()
+        kept = _Kept(entries, now, now + seconds, problem)
+        if seconds > 0:
+            while len(self._kept) >= _KEPT_MAX:
+                self._kept.pop(next(iter(self._kept)))
+            self._kept[key] = kept
+        return kept

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -30,6 +30,8 @@ from warmhook.warmimages import ObjectKey
 
 # Lines beyond the limit in a report, which has 1,024 lines at most: others count as waiting.
 _SURPLUS_MAX: Final = 512
+PROVIDERS: Final = ObjectKey("", "")
+"""Stands for the credential providers of the node, among Secrets."""
 _NO_SECRETS: Final[Mapping[ObjectKey, tuple[FailureReason, str]]] = {}
 
 
@@ -275,7 +277,8 @@ class NodeState:
     ) -> None:
         """Record a failed pull; lines that are warm nevertheless stay warm.
 
-        `unusable` are Secrets without credentials: if the registry refused, they are why their own lines failed.
+        `unusable` are Secrets without credentials: if the registry refused, they are why their own lines failed. Failed
+        `PROVIDERS` are why the other lines did.
         `retry_after_seconds`: how long the registry wants to be left alone; `None` if that is not known.
         """
         if reason == "RateLimited":
@@ -319,10 +322,10 @@ class NodeState:
         """The Secrets of lines that a registry refused."""
         return {key for wanted in self._refused_lines() for key in wanted.secrets}
 
-    def retry_lines(self, secret: ObjectKey) -> None:
-        """A Secret has changed: its refused lines are due now."""
+    def retry_lines(self, chosen: Callable[[DesiredLine], bool]) -> None:
+        """There may be other credentials: the chosen lines that a registry refused are due now."""
         for wanted in self._refused_lines():
-            if secret in wanted.secrets:
+            if chosen(wanted):
                 self._attempts[wanted.version] = replace(self._attempts_of(wanted), due_at=0.0)
 
     def _refused_lines(self) -> list[DesiredLine]:
@@ -404,7 +407,8 @@ class NodeState:
         slow = running is not None and now >= running.began + SLOW_SECONDS
         for wanted in self._lines_of(pull):
             if wanted.version not in self._settled:
-                own = [unusable[key] for key in wanted.secrets if key in unusable and reason in REFUSALS]
+                sources = (*wanted.secrets, PROVIDERS) if reason in REFUSALS else ()
+                own = [unusable[key] for key in sources if key in unusable]
                 why = own[0] if own else (reason, message)
                 attempts = with_failure(self._attempts_of(wanted), wanted, *why, now, random, slow=slow)
                 self._attempts[wanted.version] = attempts

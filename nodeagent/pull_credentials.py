@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Final
 
+from adapters.credential_providers import Provided
 from nodeagent.context import Context
-from nodeagent.node_state import NodeState
+from nodeagent.node_state import PROVIDERS, NodeState
 from nodeagent.pull_secrets import PullSecrets
+from warmhook.desired_lines import DesiredLine
 from warmhook.images import Reference, parse_reference
 from warmhook.ports import Credentials
 from warmhook.pull_failures import FailureReason
@@ -25,6 +27,8 @@ RECHECK_SECONDS: Final = 120.0
 """The interval of reading again the Secrets of lines that a registry refused."""
 SLOT_SECONDS: Final = 2.0
 """A search holds the slot of its pull so long."""
+# Credentials of a provider are always new, so nothing shows that a permission was added.
+_PROVIDERS_SECONDS: Final = 3600.0
 _SEARCH_SECONDS: Final = 75.0
 _USABLE_SECONDS: Final = 60.0
 # Each costs a request to the registry, and a Secret may hold thousands.
@@ -38,7 +42,7 @@ class Found:
     credentials: tuple[Credentials, ...] = ()
     """To be tried in this order."""
     unusable: Mapping[ObjectKey, tuple[FailureReason, str]] = field(default_factory=dict)
-    """Secrets without credentials, each with reason and message."""
+    """Secrets without credentials, each with reason and message; `PROVIDERS` if a provider of the node has failed."""
 
 
 NOTHING_FOUND: Final = Found()
@@ -58,14 +62,19 @@ class PullCredentials:
 
     async def run(self) -> None:
         """Until cancelled read again the Secrets of refused lines, and make the lines due if one has changed."""
+        hourly = self._clock.monotonic() + _PROVIDERS_SECONDS
         while True:
             await self._clock.sleep(self._clock.jitter(RECHECK_SECONDS))
             self._forget_late()
             self._secrets.keep(self._state.secrets())
             for key in sorted(self._state.refused_secrets()):
                 if await self._secrets.changed(key):
-                    self._state.retry_lines(key)
+                    self._state.retry_lines(lambda wanted, key=key: key in wanted.secrets)  # type: ignore[misc]  # mypy cannot infer defaults of lambdas
                     self._retry()
+            if self._providers is not None and self._clock.monotonic() >= hourly:
+                hourly = self._clock.monotonic() + _PROVIDERS_SECONDS
+                self._state.retry_lines(self._is_provided)
+                self._retry()
 
     async def find(self, image: str, secrets: tuple[ObjectKey, ...], give_up_slot: Callable[[], None]) -> Found | None:
         """The credentials for an image; `None` if the slot was given up: then the next call for the image has them."""
@@ -102,6 +111,9 @@ class PullCredentials:
         if self._providers is not None:
             self._providers.refused(parse_reference(image))
 
+    def _is_provided(self, wanted: DesiredLine) -> bool:
+        return self._providers is not None and self._providers.fits(parse_reference(wanted.line.image))
+
     def _forget_late(self) -> None:
         old = self._clock.monotonic() - _USABLE_SECONDS
         self._late = {image: late for image, late in self._late.items() if late[0] > old}
@@ -121,12 +133,15 @@ class PullCredentials:
             namespaces.setdefault(key.namespace, []).extend(secret.entries)
         # In turns, so that no namespace uses up the attempts.
         found = list(_in_turns([fitting_credentials(entries, image) for entries in namespaces.values()]))
-        found += running.result() if running.done() else []
+        provided = running.result() if running.done() else Provided(problem="the credential providers did not answer")
+        found += provided.credentials
         unusable = {key: (secret.reason, secret.message) for key, secret in read.items() if secret.reason is not None}
+        if provided.problem:
+            unusable[PROVIDERS] = ("Network", provided.problem)
         return Found(tuple(dict.fromkeys(found))[:_TRIED_MAX], unusable)
 
-    async def _provided(self, image: Reference) -> list[Credentials]:
-        return [] if self._providers is None else await self._providers.credentials(image)
+    async def _provided(self, image: Reference) -> Provided:
+        return Provided() if self._providers is None else await self._providers.credentials(image)
 
 
 def _in_turns(lists: Sequence[Sequence[Credentials]]) -> Iterator[Credentials]:

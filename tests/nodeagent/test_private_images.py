@@ -146,7 +146,7 @@ async def test_a_rotated_secret_is_used_within_two_minutes_although_the_line_wou
     await b.want(line)
     await until(lambda: b.state(line) == "failed")
     assert b.reason(line) == "Unauthorized"
-    await asyncio.sleep(4 * 3600)
+    await asyncio.sleep(2 * 3600)
     await write_secret(b, login(NEW_PASSWORD))
     assert await warm(b, line, seconds=200) < 1.2 * RECHECK_SECONDS
 
@@ -157,7 +157,7 @@ async def test_an_unchanged_secret_makes_no_line_due(b: Bench) -> None:
     line = private(b, password=NEW_PASSWORD)
     await b.want(line)
     await until(lambda: b.state(line) == "failed")
-    await asyncio.sleep(4 * 3600)
+    await asyncio.sleep(2 * 3600)
     before = len(b.runtime.pulls)
     await asyncio.sleep(6 * 3600)
     assert len(b.runtime.pulls) - before <= 2 * 7  # with the Secret and without, once an hour
@@ -459,11 +459,26 @@ async def test_a_failing_provider_is_logged_once_and_the_image_is_pulled_without
         await b.want(line, public)
         assert await warm(b, public) < 5
         await until(lambda: b.state(line) == "failed")
-        (logged,) = b.events("credential-provider-failed")
+        assert json.loads(b.detail(line))["message"] == "credential provider p: it ended with exit code 1"
+        await asyncio.sleep(3600)
+        logged = b.events("credential-provider-failed")[0]
         assert (logged["provider"], logged["registry"]) == ("p", "registry.example.com")
         program.fails = False
         await warm(b, line, seconds=400)
         assert len(b.events("credential-provider-failed-over")) == 1
+
+
+@on_node
+async def test_a_permission_that_is_added_for_the_account_of_a_provider_is_noticed_within_an_hour(b: Bench) -> None:
+    Program(b)
+    line = plain(b, password=NEW_PASSWORD)
+    async with b.agent():
+        await b.want(line)
+        await until(lambda: b.state(line) == "failed")
+        assert b.reason(line) == "Unauthorized"
+        await asyncio.sleep(6 * 3600)
+        b.runtime.private[WEB] = PASSWORD
+        assert await warm(b, line, seconds=5000) < 3600 + 2 * RECHECK_SECONDS
 
 
 @on_node
