@@ -23,7 +23,6 @@ _MESSAGE_MAX: Final = 1000
 _NOT_RUNNABLE: Final = "the registry has no container image under this name, so no node gets it; look at mediaType"
 _KEPT: Final = ("resolved", "refreshedAt", "refreshedBy", "refreshHandled", "policyRefreshHandled")
 """Fields that others write."""
-_PURGED: Final = "not wanted on nodes for now; the report of a node says whether the image is still there, and why"
 _NO_NODES: Final = "no node of the cluster is selected; look at spec.nodes and at the labels of the nodes"
 
 
@@ -176,7 +175,7 @@ def _ready(warmimage: WarmImage, counts: Counts) -> tuple[bool, str, str]:
     if counts.unreachable:
         message += f", {counts.unreachable} unreachable"
     if warmimage.purged:
-        return False, "Purged", _PURGED
+        return False, "Purged", f"not wanted on nodes for now; {counts.warm} of {counts.desired} nodes have the image"
     if counts.ready:
         return True, "ReachableWarm" if counts.unreachable else "AllWarm", message
     if warmimage.template.suspend:

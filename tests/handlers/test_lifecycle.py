@@ -133,6 +133,8 @@ async def test_a_purged_warmimage_is_not_wanted_on_nodes_until_the_annotation_go
     await say(world, "a", "warm")
     await world.reported("x")
     assert await ready(world) == ("False", "Purged")
+    message = find_condition((await stored(world))["status"], "Ready")["message"]
+    assert message == "not wanted on nodes for now; 1 of 1 nodes have the image"
     await annotate(world, purge="false")
     assert "x" not in await line(world)
     await annotate(world, purge="")
