@@ -24,8 +24,8 @@ _CANARY_SECONDS: Final = 5.0
 _CANARY_STEP_SECONDS: Final = 0.25
 _CANARY_AGAIN_SECONDS: Final = 3600.0
 _NOT_HONOURED: Final = (
-    "this runtime keeps no image for a label, so the kubelet may remove it: use containerd 1.7.3 or later, or in "
-    "CRI-O name the images in pinned_images"
+    "this runtime keeps no image for a label, so the kubelet may remove it: use containerd 1.6.22, 1.7.3 or "
+    "later, or in CRI-O name the images in pinned_images"
 )
 
 
