@@ -155,6 +155,6 @@ def _show_what_to_try(asked: Demonstration, cluster: Cluster, display: Display, 
         f"  kubectl get warmpolicies,warmimages -A\n\n"
         f"web       {cluster.web_url}\n"
         f"registry  {registry}\n\n"
-        f"The registry has {_SECOND_TAG} as well, of which nobody knows yet. Be Harbor and tell:\n\n"
+        f"The registry has {_SECOND_TAG} as well, without a webhook so far. Send the one that Harbor would send:\n\n"
         f"  {curl}\n"
     )

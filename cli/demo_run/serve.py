@@ -64,7 +64,7 @@ def _show_what_to_try(cluster: Cluster, display: Display) -> None:
         f"\nEverything keeps running until Ctrl-C. In another terminal:\n\n"
         f"  export KUBECONFIG={cluster.plan.kubeconfig}\n"
         f"  kubectl get nodes,warmpolicies,warmimages -A\n\n"
-        f"Apply a policy, then be Harbor and tell of an image that the registry holds:\n\n"
+        f"Apply a policy, then send the webhook that Harbor would send for an image of the registry:\n\n"
         f"  kubectl apply -f {policy}\n"
         f"  {curl}\n"
     )
