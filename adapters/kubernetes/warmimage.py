@@ -187,7 +187,7 @@ def warmimage_crd() -> Object:
             Column("Reason", "string", '.status.conditions[?(@.type=="Ready")].reason', priority=1),
             Column("Failed", "integer", ".status.failed", priority=1),
             Column("Unreachable", "integer", ".status.unreachable", priority=1),
-            Column("Digest", "string", ".spec.digest", priority=1),
+            Column("Digest", "string", ".status.digest", priority=1),
             Column("Age", "date", ".metadata.creationTimestamp"),
         ],
         selectable=(".spec.image", ".spec.policyName"),
