@@ -24,6 +24,14 @@ IMAGE_RULE: Final[Rule] = matching(
     "without https:// and with the repository in lower case",
 )
 
+# --- globs over repositories: without a dot, a port or a wildcard its first element is the host of no image
+
+REPOSITORY_RULE: Final[Rule] = matching(
+    r"^([^/]*[.:*?\[][^/]*|localhost)(/[^/].*)?$",
+    "must begin with the host of the registry, such as harbor.example.com/shop/** or docker.io/library/*, "
+    "without https://",
+)
+
 # --- names and labels: https://kubernetes.io/docs/concepts/overview/working-with-objects/names/ and .../labels/
 
 _DNS_LABEL: Final = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"

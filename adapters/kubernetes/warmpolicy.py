@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, StringConstraints, ValidationError
 from pydantic.alias_generators import to_camel
 
 from adapters.kubernetes.crd import SET, Column, custom_resource_definition, rules, validated
-from adapters.kubernetes.patterns import RANGE_RULE
+from adapters.kubernetes.patterns import RANGE_RULE, REPOSITORY_RULE
 from adapters.kubernetes.template import (
     SUSPEND,
     UNKNOWN,
@@ -48,7 +48,8 @@ class PushSpec(Spec):
     """Which pushes are taken; `exclude` wins over `tags`."""
 
     repository: Glob = Field(
-        description="Glob over host and repository, such as harbor.example.com/shop/**; * stops at a slash."
+        json_schema_extra=rules(REPOSITORY_RULE),
+        description="Glob over host and repository, such as harbor.example.com/shop/**; * stops at a slash.",
     )
     tags: list[TagGlob] = Field(
         default=["*"], max_length=64, json_schema_extra=SET, description="Globs over tags; one must match."

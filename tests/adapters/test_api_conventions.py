@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from adapters.kubernetes import paths
 from adapters.kubernetes.crd import Rule
-from adapters.kubernetes.patterns import IMAGE_RULE, SCHEDULE_RULE
+from adapters.kubernetes.patterns import IMAGE_RULE, REPOSITORY_RULE, SCHEDULE_RULE
 from adapters.kubernetes.warmimage import warmimage_crd, warmimage_object
 from adapters.kubernetes.warmpolicy import warmpolicy_crd
 from devcluster.apiserver import ApiServer
@@ -25,6 +25,7 @@ from devcluster.apiserver.schema import causes
 from tests.support.crds import every_field, fields
 from warmhook.api import API_VERSION
 from warmhook.cron import NotASchedule, parse_schedule
+from warmhook.globs import Globs
 from warmhook.images import parse_reference
 from warmhook.policies import Policy, policy_changes
 from warmhook.ports import Object
@@ -251,6 +252,7 @@ def pattern(rule: Rule) -> re.Pattern[str]:
 
 IMAGE: Final = pattern(IMAGE_RULE)
 SCHEDULE: Final = pattern(SCHEDULE_RULE)
+REPOSITORY: Final = pattern(REPOSITORY_RULE)
 
 
 @given(st.lists(st.sampled_from(MOMENTS), min_size=4, max_size=6).map(" ".join))
@@ -274,3 +276,28 @@ def test_the_api_server_takes_the_images_that_can_be_read_and_no_others(text: st
         assert not IMAGE.search(text) or re.search(r":0+(/|$)", text)
     else:
         assert IMAGE.search(text)
+
+
+@given(
+    st.lists(st.sampled_from(PARTS), min_size=1, max_size=8).map("".join),
+    st.lists(st.sampled_from([*PARTS, "*", "**", "?", "[a-z]", "https:/"]), min_size=1, max_size=8).map("".join),
+)
+def test_the_api_server_takes_every_glob_that_an_image_can_match(text: str, glob: str) -> None:
+    try:
+        name = parse_reference(text).canonical.name
+    except ValueError:
+        return
+    assert REPOSITORY.search(name)
+    assert REPOSITORY.search(glob) or not Globs([glob]).matching(name)
+
+
+@pytest.mark.parametrize("glob", ["https://ghcr.io/shop/**", "shop/**", "nginx", "ghcr.io/", "ghcr.io//shop"])
+def test_the_api_server_refuses_a_glob_that_no_image_can_match(glob: str) -> None:
+    assert not REPOSITORY.search(glob)
+
+
+@pytest.mark.parametrize(
+    "glob", ["**", "*/shop/**", "**/web", "ghcr.io/shop/*", "localhost/**", "[::1]:5000/x", "hub:5000"]
+)
+def test_the_api_server_takes_globs_with_a_host_or_a_wildcard_for_it(glob: str) -> None:
+    assert REPOSITORY.search(glob)
