@@ -125,7 +125,9 @@ def _rank(image: str, node: str) -> bytes:
 
 
 def pod_queries(warmimage: WarmImage) -> list[tuple[PodQuery, ...]]:
-    """The Pods on which the placement depends: of each tuple a node must run one."""
+    """The Pods on which the placement depends: of each tuple a node must run one. None if it is complete."""
+    if warmimage.complete:
+        return []
     namespace, queries = warmimage.key.namespace, list[tuple[PodQuery, ...]]()
     if warmimage.template.nodes.running_pods is not None:
         queries.append((PodQuery(namespace, warmimage.template.nodes.running_pods),))

@@ -122,7 +122,7 @@ def status_object(
     if warmimage.complete:
         return {**before}
     moment, generation = format_time(now), warmimage.generation
-    same_generation = before.get("observedGeneration") == generation
+    goes_on = _goes_on(before, warmimage)
     status: dict[str, Any] = {
         "observedGeneration": generation,
         "progress": f"{counts.warm}/{counts.desired}",
@@ -133,7 +133,7 @@ def status_object(
         "failed": counts.failed,
         "unreachable": counts.unreachable,
         "failures": [asdict(failure) for failure in failures],
-        "startedAt": (same_generation and before.get("startedAt")) or moment,
+        "startedAt": (goes_on and before.get("startedAt")) or moment,
         **{name: before[name] for name in _KEPT if name in before},
     }
     if (handled := warmimage.template.requests.refresh) and not warmimage.lifecycle.started:
@@ -141,11 +141,17 @@ def status_object(
         status["policyRefreshHandled"] = handled
     if (digest := line_of(warmimage).digest) and not counts.moved:
         status["digest"] = digest
-    completed = (same_generation and before.get("completedAt")) or (counts.ready and moment)
+    completed = (goes_on and before.get("completedAt")) or (counts.ready and moment)
     if completed:
         status["completedAt"] = completed
     status["conditions"] = _conditions(before, warmimage, counts, parse_time(status["startedAt"]), now)
     return status
+
+
+def _goes_on(before: Mapping[str, Any], warmimage: WarmImage) -> bool:
+    """Whether nodes were counted for this generation before. After a purge what is warmed once begins anew."""
+    purge_ended = find_condition(before, "Complete").get("reason") == "Purged" and not warmimage.purged
+    return before.get("observedGeneration") == warmimage.generation and not purge_ended
 
 
 def _conditions(
@@ -201,14 +207,24 @@ def limited_status(
 
 def invalid_status(before: Mapping[str, Any], generation: int, problem: str, now: datetime) -> dict[str, Any]:
     """The status of a WarmImage that cannot be used; its lines stay, and so do the counts."""
-    ready = condition(before, "Ready", False, "Invalid", problem, now, generation)
-    return {**before, "observedGeneration": generation, "conditions": with_conditions(before, ready)}
+    return _uncounted_status(before, generation, "Invalid", problem, now)
 
 
 def unplaced_status(before: Mapping[str, Any], generation: int, problem: str, now: datetime) -> dict[str, Any]:
     """The status of a WarmImage whose nodes are unknown because Pods cannot be read; lines and counts stay."""
-    ready = condition(before, "Ready", False, "PodsUnknown", problem, now, generation)
-    return {**before, "observedGeneration": generation, "conditions": with_conditions(before, ready)}
+    return _uncounted_status(before, generation, "PodsUnknown", problem, now)
+
+
+def _uncounted_status(
+    before: Mapping[str, Any], generation: int, reason: str, problem: str, now: datetime
+) -> dict[str, Any]:
+    """The earlier counts with another condition `Ready`. A generation that was not counted has not started."""
+    ready = condition(before, "Ready", False, reason, problem, now, generation)
+    kept = dict(before)
+    if before.get("observedGeneration") != generation:
+        for name in ("startedAt", "completedAt"):
+            kept.pop(name, None)
+    return {**kept, "observedGeneration": generation, "conditions": with_conditions(before, ready)}
 
 
 def with_conditions(before: Mapping[str, Any], *ours: dict[str, Any]) -> list[dict[str, Any]]:

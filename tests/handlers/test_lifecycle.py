@@ -533,3 +533,46 @@ async def test_a_warmimage_made_by_hand_is_deleted_a_while_after_it_completed(wo
         deleted = True
     assert deleted
     assert [event["why"] for event in logged("warmimage-deleted")] == ["finished"]
+
+
+@in_world(nodes="a")
+async def test_the_deadline_counts_anew_after_a_purge(world: World) -> None:
+    await add_once(world, deadlineSeconds=600)
+    await say_warm(world, "a")
+    await asyncio.sleep(3600)
+    await annotate(world, purge="true")
+    await world.reported("x")
+    await asyncio.sleep(2)
+    await annotate(world, purge=None)
+    await world.reported("x")
+    assert await complete(world) == ("False", "NotAllWarm")
+    assert await world.lines() == {"a": [IMAGE]}
+
+
+@in_world(nodes="a")
+async def test_the_deadline_of_an_edit_counts_from_when_its_pods_could_be_read(world: World) -> None:
+    await add_once(world, deadlineSeconds=600)
+    await asyncio.sleep(500)
+    world.answer(status(403, "Forbidden"), "GET", "/pods")
+    await edit(world, nodes={"runningPods": {"matchLabels": {"app": "web"}}})
+    await world.reported("x")
+    assert await ready(world) == ("False", "PodsUnknown")
+    await asyncio.sleep(500)
+    world.faults.clear()
+    await world.reported("x")
+    assert await complete(world) == ("False", "NotAllWarm")
+
+
+@in_world(nodes="a")
+async def test_what_is_complete_stays_ready_and_costs_no_list_of_pods(world: World) -> None:
+    await world.add_pod("web-1", "a", app="web")
+    await add_once(world)
+    await edit(world, nodes={"runningPods": {"matchLabels": {"app": "web"}}})
+    await say_warm(world, "a")
+    assert await complete(world) == ("True", "AllWarm")
+    world.answer(status(403, "Forbidden"), "GET", "/pods")
+    await asyncio.sleep(300)
+    world.requests.clear()
+    await world.sync()
+    assert await ready(world) == ("True", "AllWarm")
+    assert [path for _, path in world.requests if path.endswith("/pods")] == []
