@@ -8,7 +8,7 @@ sync asks again.
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
@@ -34,7 +34,7 @@ _WAIT_SECONDS: Final = 0.5
 _AT_ONCE: Final = 4
 """Requests at a time for each registry."""
 _PENDING_MAX: Final = 1000
-"""Images that are asked about at a time; the next sync begins with the others."""
+"""Images of one registry that are asked about at a time; the next sync begins with the others."""
 _SILENT_SECONDS: Final = 30.0
 """For so long a registry that did not answer is not asked about other images."""
 _AGAIN_SECONDS: Final = 300.0
@@ -71,6 +71,8 @@ class Resolver:
         self._stored = stored
         self._running: dict[ObjectKey, _Request] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._pending: Counter[str] = Counter()
+        """By host of a registry how many images are asked about."""
         self._turns: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(_AT_ONCE))
         self._good: set[str] = set()
         """Hosts of registries whose last answer was good."""
@@ -111,7 +113,7 @@ class Resolver:
             self._begin(warmimage)
 
     def recheck(self, warmimage: WarmImage) -> None:
-        """Ask in the background whether the tag has moved, as nodes report; every five minutes if it has not."""
+        """Ask in the background whether the tag has moved, as nodes report; every five minutes at most."""
         if not self._is_early(warmimage):
             self._begin(warmimage, again=True)
 
@@ -148,8 +150,9 @@ class Resolver:
         settled = warmimage.resolved is not None and known is not None and known.problem is None
         if not again and (settled or self._is_early(warmimage)):
             return None
-        if len(self._tasks) >= _PENDING_MAX:
+        if self._pending[_host(warmimage)] >= _PENDING_MAX:
             return None
+        self._pending[_host(warmimage)] += 1
         request = self._running[warmimage.key] = _Request(warmimage)
         self._start(self._run(request), f"resolve {warmimage.key}")
         return request
@@ -158,7 +161,7 @@ class Resolver:
         return self._monotonic() < self._not_before.get((warmimage.key, warmimage.question), float("-inf"))
 
     async def _run(self, request: _Request) -> None:
-        key, stored = request.warmimage.key, None
+        key, stored, host = request.warmimage.key, None, _host(request.warmimage)
         try:
             stored = await self._resolve(request.warmimage)
         except KubernetesError as error:
@@ -167,6 +170,7 @@ class Resolver:
             # A bug, which concerns this image alone.
             _log.exception("failed", what="resolve", warmimage=str(key))
         finally:
+            self._pending[host] -= 1
             if self._running.get(key) is request:
                 del self._running[key]
             request.answered.set_result(stored)
@@ -207,7 +211,9 @@ class Resolver:
         """Note how the registry answers, and when the same question may be asked again."""
         host, now = _host(warmimage), self._monotonic()
         problem = answer.problem if isinstance(answer, Unresolved) else None
-        pause = _AGAIN_SECONDS if answer is warmimage.resolved else 0.0
+        # A tag that was asked about again may have moved once more: replicas of a registry that differ must not move
+        # the lines of all nodes with each answer.
+        pause = _AGAIN_SECONDS if warmimage.resolved is not None else 0.0
         if isinstance(answer, Unresolved):
             pause = max(_LASTING_AGAIN_SECONDS * (problem not in _TRANSIENT), answer.retry_after_seconds or 0.0)
         if problem in _TRANSIENT:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Coroutine
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import httpx
 import pytest
 
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes
+from adapters.oci_registry import OciRegistries
 from devcluster.registry.images import build_artifact, build_image, build_index
 from handlers.event_sink import open_in_process
 from handlers.reconcile.context import Context
@@ -21,10 +24,11 @@ from handlers.reconcile.writer import Writer
 from tests.handlers.test_push_cost import Local, other_writes, reads
 from tests.handlers.world import HOST, NAMESPACE, SOURCES, World, digest, run_in_world
 from tests.support.registry import InProcessRegistry
+from warmhook.images import parse_reference
 from warmhook.node_lines import desired_name, line_key
 from warmhook.node_report import LineReport
 from warmhook.ports import Object
-from warmhook.warmimages import ObjectKey
+from warmhook.warmimages import ObjectKey, WarmImage
 
 A, B = (build_image(name.encode() * 100) for name in "ab")
 ARM = build_image(b"arm" * 100, platform="linux/arm64")
@@ -70,6 +74,21 @@ def a_resolver(world: World) -> Resolver:
     writer = Writer(kubernetes, NAMESPACE, world.clock)
     recorder = Recorder(writer, world.clock)
     return Resolver(Context(world.cluster, writer, world.clock, recorder, registries=world.registries), _do_nothing)
+
+
+class ByHost(httpx.AsyncBaseTransport):
+    """Two registries, by their hosts."""
+
+    def __init__(self, registry: InProcessRegistry, slow: InProcessRegistry) -> None:
+        self._registry, self._slow = registry, slow
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        one = self._slow if request.url.host == "slow.example.com" else self._registry
+        return await one.handle_async_request(request)
+
+
+def warmimage(name: str, image: str) -> WarmImage:
+    return WarmImage(ObjectKey("shop", name), parse_reference(image), uid=name)
 
 
 async def _do_nothing(_key: ObjectKey) -> None:
@@ -334,6 +353,48 @@ def test_a_tag_that_nodes_found_moved_is_resolved_again(run: Callable[..., None]
         found = await line(world)
         assert found is not None
         assert found["d"] == B.digest
+
+    run(case)
+
+
+def test_replicas_of_a_registry_that_differ_move_a_line_once_in_five_minutes(run: Callable[..., None]) -> None:
+    async def case(world: World, registry: InProcessRegistry) -> None:
+        registry.put(NAME, "v1", A)
+        await world.add_warmimage("mine", IMAGE)
+        await world.clock.sleep(60)
+        digests = list[str]()
+        for image in (B, A) * 10:
+            registry.put(NAME, "v1", image)
+            obj = (await world.desired("a")) or {}
+            key = line_key(ObjectKey("shop", "mine"))
+            version = obj["metadata"]["labels"][f"line.warmhook.dev/{key}"]
+            await world.report("a", {key: LineReport(version, "warm", moved=image.digest)})
+            await world.clock.sleep(12)
+            digests.append(((await line(world)) or {})["d"])
+        assert sum(before != after for before, after in pairwise(digests)) <= 1
+
+    run(case)
+
+
+def test_a_slow_registry_with_very_many_images_keeps_no_other_from_being_asked(
+    run: Callable[..., None], tmp_path: Path
+) -> None:
+    async def case(world: World, registry: InProcessRegistry) -> None:
+        (tmp_path / "slow").mkdir()
+        slow = InProcessRegistry("slow.example.com", tmp_path / "slow")
+        slow.answers_after = 9.0
+        both = registry.client(world.clock)
+        world.registries = OciRegistries(
+            both.settings | slow.client(world.clock).settings, world.clock, transport=ByHost(registry, slow)
+        )
+        resolver = a_resolver(world)
+        many = [warmimage(f"w{number}", f"slow.example.com/shop/app:v{number}") for number in range(1200)]
+        resolver.begin(many)
+        registry.put(NAME, "v1", A)
+        resolver.begin([warmimage("mine", IMAGE)])
+        await world.clock.sleep(1)
+        assert f"GET {MANIFEST}" in registry.requests
+        await resolver.close()
 
     run(case)
 
