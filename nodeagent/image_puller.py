@@ -114,6 +114,7 @@ class ImagePuller:
 
     async def _outcome(self, pull: ImagePull, found: Found) -> _Outcome:
         """Pull, check the runtime and record the result."""
+        recorded = set(self._state.removals.records)
         before, listed = self._state.images, await self._listed()
         failure = await self._pull_with(pull, found.credentials)
         if failure is not None:
@@ -131,7 +132,7 @@ class ImagePuller:
             return _Outcome("failed", "RuntimeError", message)
         digests = ",".join(self._state.pull_succeeded(pull, before))
         if listed is not None:
-            self._state.record_brought(pull, listed)
+            self._state.record_brought(pull, listed, recorded)
         image = self._state.images.get(pull.image)
         if image is None:
             return _Outcome("failed", "RuntimeError", "the runtime has pulled the image and does not list it", digests)

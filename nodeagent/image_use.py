@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
-from dataclasses import dataclass
+import contextlib
+from collections.abc import AsyncIterator, Collection
+from dataclasses import dataclass, replace
 from typing import Final
 
 from adapters.kubernetes.errors import KubernetesError, NotFound
@@ -51,10 +52,22 @@ class Look:
 
 async def look_at_runtime(context: Context) -> Look:
     """The images of the runtime, and those of its containers and sandboxes. Raises `UseUnknown`."""
+    async with _of_runtime():
+        images = await context.runtime.images()
+        return Look(images, Demand(), Use(await context.runtime.used_images()))
+
+
+async def look_at_images(context: Context, found: Look) -> Look:
+    """What was found, with the images as the runtime has them now. Raises `UseUnknown`."""
+    async with _of_runtime():
+        return replace(found, images=await context.runtime.images())
+
+
+@contextlib.asynccontextmanager
+async def _of_runtime() -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(LOOK_SECONDS):
-            images = await context.runtime.images()
-            return Look(images, Demand(), Use(await context.runtime.used_images()))
+            yield
     except RuntimeUnreachable as error:
         raise UseUnknown("runtime", str(error)) from error
     except TimeoutError as error:

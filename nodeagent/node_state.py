@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -259,12 +259,16 @@ class NodeState:
         self._count_failure(pull, problem.reason, problem.message)
         return sorted(filter(None, set(digests.values())))
 
-    def record_brought(self, pull: ImagePull, before: Iterable[RuntimeImage]) -> None:
-        """Record what a pull brought, after a check. `before` are the images of the runtime when it began."""
-        image = self.images.get(pull.image)
+    def record_brought(self, pull: ImagePull, before: Iterable[RuntimeImage], recorded: Collection[str]) -> None:
+        """Record what a pull brought, after a check.
+
+        `before` are the images of the runtime when it began, `recorded` the IDs of those that had a record then.
+        """
+        image, records = self.images.get(pull.image), self.removals.records
         if image is not None:
             lines = [line for line in self.all_lines().values() if line.image == pull.image]
-            self.removals.records = after_pull(self.removals.records, pull.image, before, image, lines)
+            since = records.keys() - recorded
+            self.removals.records = after_pull(records, pull.image, before, image, lines, since)
 
     def pull_failed(
         self,
@@ -282,7 +286,7 @@ class NodeState:
         `retry_after_seconds`: how long the registry wants to be left alone; `None` if that is not known.
         """
         if reason == "RateLimited":
-            self._registries.refused(pull.image, retry_after_seconds)
+            self._registries.refused(pull, retry_after_seconds)
         else:
             self._registries.answered(pull.image)
         self._count_failure(pull, reason, message, unusable)

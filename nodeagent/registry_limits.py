@@ -9,7 +9,7 @@ from nodeagent.disk import time_of_day
 from warmhook.attempts import Attempts
 from warmhook.desired_lines import DesiredLine
 from warmhook.images import parse_reference
-from warmhook.pull_queue import Running
+from warmhook.pull_queue import ImagePull, Running
 from warmhook.rate_limits import RateLimit, after_refusal, held_images
 
 
@@ -29,11 +29,12 @@ class RegistryLimits:
         hosts = set(self._hosts.values())
         self._limits = {host: limit for host, limit in self._limits.items() if host in hosts}
 
-    def refused(self, image: str, told_seconds: float | None) -> None:
+    def refused(self, pull: ImagePull, told_seconds: float | None) -> None:
         """A pull was refused because of a limit; `told_seconds` is the wait that the registry asks for, if known."""
-        if (host := self._hosts.get(image)) is not None:
+        if (host := self._hosts.get(pull.image)) is not None:
             now, random = self._clock.monotonic(), self._clock.random()
-            self._limits[host] = after_refusal(self._limits.get(host), told_seconds, now, random)
+            limit = after_refusal(self._limits.get(host), told_seconds, now, random, pull.namespaces)
+            self._limits[host] = limit
 
     def answered(self, image: str) -> None:
         """A pull ended in another way. What began before the wait shows nothing about the limit."""

@@ -10,7 +10,7 @@ from typing import Final
 from adapters.outages import OutageLog
 from nodeagent.checks import Checks
 from nodeagent.context import Context
-from nodeagent.image_use import LOOK_SECONDS, Look, UseUnknown, look_at_cluster, look_at_runtime
+from nodeagent.image_use import LOOK_SECONDS, Look, UseUnknown, look_at_cluster, look_at_images, look_at_runtime
 from nodeagent.node_state import NodeState
 from nodeagent.removal_records import RecordFile
 from warmhook.node_lines import Line
@@ -207,15 +207,20 @@ class Removals:
     async def _remove(self, image: RuntimeImage, found: Look) -> None:
         """Remove one image with all of its names; no image of its repositories is pulled meanwhile."""
         began = self._clock.monotonic()
-        if self._decide(found)[image.id] is not None:
-            self._candidates[image.id] = _Candidate(began)
-            return
-        reason = self._reason(image)
         self._known.removing = repositories(image)
         try:
+            # A pull for another repository may have given it a name since the look.
+            if self._decide(await look_at_images(self._context, found)).get(image.id, "NotPulledHere") is not None:
+                self._candidates[image.id] = _Candidate(began)
+                return
+            reason = self._reason(image)
             error = await self._removal_error(image)
+        except UseUnknown as unknown:
+            self._look_failed(unknown, (image.id,))
+            return
         finally:
             self._known.removing = set()
+            self._ended()
         result = "failed" if error else "removed"
         (self._log.warning if error else self._log.info)(
             "removal",
@@ -228,7 +233,6 @@ class Removals:
         )
         self._context.metrics.removal(result)
         self._candidates[image.id] = _Candidate(began + self._clock.jitter(_FAILED_SECONDS))
-        self._ended()
 
     def _reason(self, image: RuntimeImage) -> str:
         lines = self._state.all_lines()

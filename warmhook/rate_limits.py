@@ -4,14 +4,17 @@ A limit is the registry's answer about the node, not about one image: it holds f
 other host. The wait is what the error of the pull says, if it does. containerd drops the header Retry-After
 (core/remotes/errors/errors.go), and has words of the registry only after a GET. CRI-O waits for Retry-After itself, a
 minute at most (containers/image docker/docker_client.go). So most errors say nothing, and the node backs off by itself.
-After the wait, one pull of the host tries first. All times are monotonic seconds.
+After the wait, one pull of the host tries first, of the namespace that was refused the longest ago: a limit may be that
+of an account, which other namespaces do not use. All times are monotonic seconds.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from warmhook.attempts import NO_ATTEMPTS, Attempts
@@ -56,18 +59,24 @@ class RateLimit:
     """In a row, one for each wait; at least 1."""
     until: float
     """No pull from the host starts before."""
+    refused_at: Mapping[str, float] = field(default_factory=dict)
+    """By namespace, when a pull of it was refused last."""
 
 
-def after_refusal(limit: RateLimit | None, told_seconds: float | None, now: float, random: float) -> RateLimit:
+def after_refusal(
+    limit: RateLimit | None, told_seconds: float | None, now: float, random: float, namespaces: Iterable[str] = ()
+) -> RateLimit:
     """Add a refusal: wait as long as the registry says, else for a minute, and twice as long after each wait.
 
     A refusal during a wait is of a pull that began before it, and does not count. `random` (0 to 1) spreads the nodes.
+    `namespaces` are those of the pull.
     """
     before = limit or RateLimit(0, 0.0)
     refusals = before.refusals if now < before.until else before.refusals + 1
     seconds = FIRST_WAIT_SECONDS * 2.0 ** min(refusals - 1, 16) if told_seconds is None else told_seconds
     seconds = min(max(seconds, SHORTEST_WAIT_SECONDS), LONGEST_WAIT_SECONDS) * (1 + 0.1 * random)
-    return RateLimit(refusals, max(before.until, now + seconds))
+    refused_at = {**before.refused_at, **dict.fromkeys(namespaces, now)}
+    return RateLimit(refusals, max(before.until, now + seconds), refused_at)
 
 
 def held_images(
@@ -80,7 +89,8 @@ def held_images(
 ) -> set[str]:
     """The images that may not be pulled now. `hosts` and `running` are by image, `limits` by host.
 
-    Of a host whose wait is over one image may be pulled: that of the highest priority, then with the fewest failures.
+    Of a host whose wait is over one image may be pulled, of the namespace that was refused the longest ago: that of the
+    highest priority, then with the fewest failures.
     The next one may if this pull ends, or has run for so long that the registry has answered.
     """
     asked = {
@@ -95,12 +105,15 @@ def held_images(
     held = set()
     for host, lines in limited.items():
         due = [wanted for wanted in lines if attempts.get(wanted.version, NO_ATTEMPTS).due_at <= now]
-        waits = now < limits[host].until or host in asked or not due
-        first = "" if waits else min(due, key=lambda wanted: _order(wanted, attempts)).line.image
+        waits, refused_at = now < limits[host].until or host in asked or not due, limits[host].refused_at
+        first = "" if waits else min(due, key=partial(_order, attempts=attempts, refused_at=refused_at)).line.image
         held |= {wanted.line.image for wanted in lines} - {first}
     return held
 
 
-def _order(wanted: DesiredLine, attempts: Mapping[str, Attempts]) -> tuple[int, int, float, str]:
+def _order(
+    wanted: DesiredLine, attempts: Mapping[str, Attempts], refused_at: Mapping[str, float]
+) -> tuple[float, int, int, float, str]:
     failed = attempts.get(wanted.version, NO_ATTEMPTS).failed
-    return (-wanted.line.pull.priority, failed, wanted.since, wanted.line.image)
+    refused = refused_at.get(wanted.line.warmimage.namespace, -math.inf)
+    return (refused, -wanted.line.pull.priority, failed, wanted.since, wanted.line.image)

@@ -114,14 +114,21 @@ def decide(images: Iterable[RuntimeImage], records: Records, demand: Demand, use
 
 
 def after_pull(
-    records: Records, reference: str, before: Iterable[RuntimeImage], after: RuntimeImage, lines: Iterable[Line]
+    records: Records,
+    reference: str,
+    before: Iterable[RuntimeImage],
+    after: RuntimeImage,
+    lines: Iterable[Line],
+    brought_since: Collection[str] = (),
 ) -> Records:
     """Add what a pull of `reference` for `lines` brought: an image that was new to the node, or a new name of one.
 
     `before` is what the runtime listed when the pull began, `after` the image that has the reference now.
+    `brought_since` are IDs that other pulls of the agent have brought since: two tags of an image may come at once.
     """
     had = {image.id: {*image.tags, *image.digests} for image in before}
-    record = records.get(after.id) if after.id in had else Brought(frozenset(), {})
+    known = after.id in had or after.id in brought_since
+    record = records.get(after.id) if known else Brought(frozenset(), {})
     if record is None:
         return records
     prefix = f"{parse_reference(reference).name}@"

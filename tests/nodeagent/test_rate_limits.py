@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 
 from tests.support.agents import Bench, line_of, warm, with_agent
 from tests.support.instant import until
@@ -95,3 +96,18 @@ async def test_a_registry_that_answers_again_is_asked_for_all_its_images(b: Benc
     await b.want(*lines)
     await warm(b, *lines, seconds=120)
     assert b.runtime.most_running == 2
+
+
+@with_agent
+async def test_a_namespace_whose_account_has_no_requests_left_does_not_keep_another_from_its_registry(b: Bench) -> None:
+    spent = [_line(b, LIMITED, f"spent{i}") for i in range(20)]
+    spent = [
+        replace(line, warmimage=replace(line.warmimage, namespace="spent"), pull=Pull(priority=100)) for line in spent
+    ]
+    for line in spent:
+        _refuse(b, line, times=1000)
+    await b.want(*spent)
+    await until(lambda: b.reason(spent[0]) == "RateLimited", seconds=10)
+    others = [_line(b, LIMITED, f"web{i}") for i in range(4)]
+    await b.want(*others)
+    await warm(b, *others, seconds=3600)

@@ -15,6 +15,7 @@ from adapters.kubernetes.paths import configmaps
 from nodeagent.image_use import ALLOW_PODS
 from tests.support.agents import NAMESPACE, WEB, Bench, a_push, on_node, push_warm, warm
 from tests.support.instant import until
+from tests.support.runtime import MemoryRuntime
 from warmhook.images import parse_reference
 from warmhook.node_lines import Line, desired_name
 from warmhook.pins import PIN, PINNED
@@ -123,6 +124,17 @@ async def test_two_tags_of_one_image_go_together(b: Bench) -> None:
         await b.want(without=(two,))
         await gone(b)
         assert len(b.runtime.removals) == 1
+
+
+@on_node
+async def test_two_tags_of_a_new_image_that_are_pulled_at_once_go_together(b: Bench) -> None:
+    async with b.agent():
+        lines = tuple(replace(a_push(b, image), on_removal="Delete") for image in (WEB, SECOND_NAME))
+        await b.want(*lines)
+        await warm(b, *lines)
+        assert b.runtime.most_running == 2
+        await b.want(without=lines)
+        await gone(b)
 
 
 @on_node
@@ -476,6 +488,30 @@ async def test_nothing_is_removed_while_the_record_cannot_be_written(b: Bench) -
         await b.want(without=(line,))
         await stays(b)
         assert len(b.events("removals-not-written")) >= 1
+
+
+class _NamesAtTheSecondLook(MemoryRuntime):
+    """Another client gives the image a name just after the images were listed for the second look."""
+
+    looks = 0
+
+    async def used_images(self) -> frozenset[str]:
+        self.looks += 1
+        if self.looks == 2:
+            self.have(SECOND_NAME)
+        return await super().used_images()
+
+
+@on_node
+async def test_an_image_stays_that_gets_another_name_during_the_last_look(b: Bench) -> None:
+    b.runtime = runtime = _NamesAtTheSecondLook()
+    async with b.agent():
+        line = await warm_for_deletion(b)
+        runtime.registry[SECOND_NAME] = line.digest
+        await b.want(without=(line,))
+        await stays(b)
+        assert runtime.looks >= 2
+        assert kept_because(b) == ["OtherName"]
 
 
 # --- pulls and failures ----------------------------------------------------------------------------------------------
