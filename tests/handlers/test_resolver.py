@@ -385,7 +385,7 @@ def test_a_slow_registry_with_very_many_images_keeps_no_other_from_being_asked(
         slow.answers_after = 9.0
         both = registry.client(world.clock)
         world.registries = OciRegistries(
-            both.settings | slow.client(world.clock).settings, world.clock, transport=ByHost(registry, slow)
+            {**both.settings, **slow.client(world.clock).settings}, world.clock, transport=ByHost(registry, slow)
         )
         resolver = a_resolver(world)
         many = [warmimage(f"w{number}", f"slow.example.com/shop/app:v{number}") for number in range(1200)]
