@@ -18,8 +18,9 @@ COPY nodeagent nodeagent
 COPY cli/*.py cli/
 RUN /build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /dist . \
     && /build/bin/pip --python /venv install --no-cache-dir --no-deps --no-index /dist/*.whl
-# What no program reads: the generated API of the kubernetes client, compilers of C, time zones (the base has them), authorities for gRPC over
-# TLS, pydantic's old self, lists of files that are not all there any more, tests, and sources of what is compiled.
+# What no program reads: the generated API of the kubernetes client, compilers of C, time zones (the base has them),
+# authorities for gRPC over TLS, pydantic's old self, lists of files that are not all there any more, tests, and sources
+# of what is compiled.
 # The kubernetes client and what only it imports read kubeconfigs that need a plugin, as source code.
 RUN cd /venv/lib/python3*/site-packages \
     && rm -r kubernetes/client/api kubernetes/aio/client/api cffi pycparser tzdata grpc/_cython/_credentials pydantic/v1 \

@@ -151,7 +151,7 @@ async def test_the_rest_of_cri_is_unimplemented(folder: Path) -> None:
         status = await stub.Status(cri.StatusRequest(), timeout=10)
         assert all(condition.status for condition in status.status.conditions)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stub.ListContainers(cri.ListContainersRequest(), timeout=10)
+            await stub.RunPodSandbox(cri.RunPodSandboxRequest(), timeout=10)
         assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 

@@ -43,9 +43,10 @@ async def test_an_agent_told_to_stop_in_the_middle_of_a_pull_leaves_a_whole_stat
         # The runtime was told as well: nothing goes on behind the agent's back.
         await stack.eventually(lambda: registry.answering[layer] == 0, what="the runtime hangs up")
 
-        (state,) = (stack.folder / "node-1.state").iterdir()
-        known = json.loads(state.read_text())
-        assert (state.name, known["node"], len(known["lines"])) == ("state.json", "node-1", 2)
+        files = {file.name: json.loads(file.read_text()) for file in (stack.folder / "node-1.state").iterdir()}
+        known = files["state.json"]
+        assert files.keys() <= {"state.json", "removals.json"}
+        assert (known["node"], len(known["lines"])) == ("node-1", 2)
         assert "Traceback" not in agent.output()
 
         content.write_answer("shop/large", Answer())

@@ -20,6 +20,8 @@ from tests.support.image import build_venv, compressed_mib, site_packages
 
 pytestmark = pytest.mark.e2e
 
+_AS_IN_THE_IMAGE = {"PYTHONDONTWRITEBYTECODE": "1"}
+
 
 @pytest.fixture(scope="module")
 def venv() -> Iterator[Path]:
@@ -38,7 +40,7 @@ def run(venv: Path, program: str, *arguments: str, given: str = "") -> subproces
         timeout=60,
         check=False,
         cwd=venv,
-        env={"HOME": "/"},
+        env={"HOME": "/"} | _AS_IN_THE_IMAGE,
     )
 
 
@@ -49,7 +51,7 @@ def test_a_pushed_image_becomes_warm_with_the_programs_of_the_image(
     python = (str(venv / "bin" / "python"), "-P", "-m")
     commands = Commands(web=(*python, "handlers", "--watch"), agent=(*python, "nodeagent"))
     monkeypatch.setattr(scenario, "program_commands", lambda: commands)
-    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(os, "environ", os.environ | _AS_IN_THE_IMAGE)
 
     status = scenario.run_demo(scenario.Demonstration(nodes=1, as_json=True, timeout_seconds=60))
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.e2e
 OLDEST = 27
 DOCS = Path(__file__).parents[2] / "docs"
 # What kustomize appends to the names of generated ConfigMaps.
-HASH = re.compile(r"\b(warmhook-config)-[a-z0-9]{10}\b")
+HASH = re.compile(r"\b(warmhook-(?:handlers-)?config)-[a-z0-9]{10}\b")
 
 
 @pytest.fixture(scope="module")
