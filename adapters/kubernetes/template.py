@@ -389,7 +389,7 @@ class TemplateSpec(Spec):
     def _pull(self) -> Pull:
         pull = self.pull
         if pull.secrets and not pull.share_private:
-            raise InvalidObject("pull.secrets: need sharePrivate: true")
+            raise InvalidObject("pull.secrets: need sharePrivate: true, as every Pod on the nodes may use the images")
         return Pull(
             pull.policy, pull.timeout_seconds, pull.backoff_limit, pull.priority, pull.pinned, tuple(pull.secrets)
         )

@@ -352,6 +352,7 @@ def test_a_digest_that_a_push_brought_is_what_the_tag_is_expected_to_point_at() 
         ({"nodes": {"selector": {"matchLabels": {"bad key!": "x"}}}}, "nodes.selector"),
         ({"nodes": {"limit": "200%"}}, "nodes.limit"),
         ({"pull": {"timeoutSeconds": "soon"}}, "spec.pull.timeoutSeconds"),
+        ({"pull": {"secrets": ["regcred"]}}, "pull.secrets: need sharePrivate: true, as every Pod"),
         (
             {
                 "nodes": {
