@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ from pydantic import Field, StringConstraints
 
 from adapters.env import BadSetting
 from handlers.configuration_model import Model
+from warmhook.globs import NO_REPOSITORY_GLOB, REPOSITORY_GLOB
 from warmhook.labels import NotASelector, Selector, parse_selector
 from warmhook.limits import BYTES_PER_NODE, HIGHEST_PRIORITY, LINES_PER_NODE, Limits, Permission, Tenancy
 from warmhook.node_lines import MAX_BYTES, MAX_LINES
@@ -34,7 +36,7 @@ def read_tenancy(given: Iterable[NamespaceSpec]) -> Tenancy:
     rules: list[tuple[str, Limits]] = []
     for index, each in enumerate(given):
         limits = Limits(
-            tuple(each.images),
+            _globs(each.images, f"namespaces[{index}].images"),
             _selector(each.nodes, f"namespaces[{index}].nodes"),
             Room(each.lines_per_node, each.bytes_per_node),
             each.highest_priority,
@@ -42,6 +44,13 @@ def read_tenancy(given: Iterable[NamespaceSpec]) -> Tenancy:
         )
         rules += [(name, limits) for name in each.names]
     return Tenancy(tuple(rules))
+
+
+def _globs(given: list[str], where: str) -> tuple[str, ...]:
+    for glob in given:
+        if not re.search(REPOSITORY_GLOB, glob):
+            raise BadSetting(f"{where}: {glob!r} {NO_REPOSITORY_GLOB}")
+    return tuple(given)
 
 
 def _selector(given: dict[str, Any] | None, where: str) -> Selector | None:

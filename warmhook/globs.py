@@ -15,6 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
+
+REPOSITORY_GLOB: Final = r"^([^/]*[.:*?\[][^/]*|localhost)(/[^/].*)?$"
+"""Globs for host and repository that an image can match: without a dot, a port or a wildcard `shop` in `shop/**` is the
+host of none."""
+NO_REPOSITORY_GLOB: Final = (
+    "must begin with the host of the registry, such as harbor.example.com/shop/** or docker.io/library/*, "
+    "without https://"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from adapters.kubernetes.crd import Rule, matching
+from warmhook.globs import NO_REPOSITORY_GLOB, REPOSITORY_GLOB
 
 # --- images: the grammar of warmhook/images.py, without its bounds on ports and on the lengths of host and repository
 
@@ -24,13 +25,7 @@ IMAGE_RULE: Final[Rule] = matching(
     "without https:// and with the repository in lower case",
 )
 
-# --- globs over repositories: without a dot, a port or a wildcard its first element is the host of no image
-
-REPOSITORY_RULE: Final[Rule] = matching(
-    r"^([^/]*[.:*?\[][^/]*|localhost)(/[^/].*)?$",
-    "must begin with the host of the registry, such as harbor.example.com/shop/** or docker.io/library/*, "
-    "without https://",
-)
+REPOSITORY_RULE: Final[Rule] = matching(REPOSITORY_GLOB, NO_REPOSITORY_GLOB)
 
 # --- names and labels: https://kubernetes.io/docs/concepts/overview/working-with-objects/names/ and .../labels/
 

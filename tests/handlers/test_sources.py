@@ -116,6 +116,7 @@ def test_a_secret_file_without_a_secret_is_refused(tmp_path: Path, content: byte
         ("namespaces: [{names: [a], allow: [delete]}]", "namespaces[0].allow[0]"),
         ("namespaces: [{names: [a], linesPerNode: 257}]", "namespaces[0].linesPerNode"),
         ("namespaces: [{names: [a], linePerNode: 7}]", "did you mean linesPerNode?"),
+        ("namespaces: [{names: [a], images: [team/**]}]", "namespaces[0].images: 'team/**' must begin with the host"),
     ],
 )
 def test_a_limit_that_cannot_be_meant_is_refused_with_its_key(tmp_path: Path, text: str, problem: str) -> None:
