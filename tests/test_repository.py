@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.support.crds import fields
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 LOCKS = ("requirements.txt", "requirements-dev.txt")
@@ -54,6 +56,22 @@ def test_every_setting_in_the_readme_is_read_by_a_program() -> None:
     sources = "".join(path.read_text() for path in tracked("handlers/*.py", "nodeagent/*.py"))
     documented = set(re.findall(r"^\| `([A-Z_]+)` \|", README, flags=re.MULTILINE))
     assert {name for name in documented if f'"{name}"' not in sources} == set()
+
+
+def test_every_field_of_a_policy_is_in_the_table_of_the_readme() -> None:
+    from adapters.kubernetes.warmpolicy import warmpolicy_crd
+
+    rows = re.findall(r"^\| (`[^|]+`) \|", README.partition("## Configuration")[0], flags=re.MULTILINE)
+    named = set(re.findall(r"\w+", " ".join(rows)))
+    # What these hold is as in all Kubernetes APIs, or in the text of the row.
+    shapes = re.compile(r"(selector|affinity|tolerations|runningPods|refreshWindows)(\[\])?\.")
+    paths = {path.removesuffix("[]") for path, _ in fields(warmpolicy_crd()) if path.startswith("spec.")}
+    leaves = {path for path in paths if not shapes.search(path) and not any(p.startswith(f"{path}.") for p in paths)}
+    assert len(leaves) > 20
+    # For a WarmImage that no policy made, below the table.
+    assert {path for path in leaves if path.rpartition(".")[2] not in named} == {
+        "spec.template.lifetime.ttlSecondsAfterFinished"
+    }
 
 
 def test_the_policies_in_the_readme_are_policies() -> None:
