@@ -36,7 +36,7 @@ async def write_status(context: Context, found: PolicyObject, images: int, refus
             # Of a replica that knows all its fields.
             return {**before, "images": images, "conditions": with_conditions(before, *_degraded(policy, refused, now))}
         problem = policy.problem
-        message = problem or f"{images} images wanted{_held_back(policy)}"
+        message = problem or f"{images} image{'' if images == 1 else 's'} wanted{_held_back(policy)}"
         ready = condition(before, "Ready", not problem, "Invalid" if problem else "Usable", message, now, generation)
         conditions = with_conditions(before, ready, *_degraded(policy, refused, now))
         counted = {"observedGeneration": generation, "images": images, "conditions": conditions}

@@ -108,7 +108,7 @@ async def test_a_suspended_policy_suspends_its_images_and_goes_on_recording_push
     await all_changed(world)
     assert (await line(world))["z"] is True
     assert (await line(world))["d"] == DIGEST
-    assert await said(world) == "1 images wanted, suspended"
+    assert await said(world) == "1 image wanted, suspended"
     await edit(world, POLICY, suspend=False)
     await all_changed(world)
     assert "z" not in await line(world)
@@ -154,7 +154,7 @@ async def test_a_purged_policy_purges_its_images_and_those_of_later_pushes(world
     await all_changed(world)
     assert (await line(world))["i"].endswith(":v2")
     assert (await line(world))["x"] is True
-    assert await said(world) == "1 images wanted, purged"
+    assert await said(world) == "1 image wanted, purged"
     await annotate(world, POLICY, purge=None)
     await all_changed(world)
     assert "x" not in await line(world)
