@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Final
 
 from warmhook.ports import Object
 
-__all__ = ["EPOCH", "HOST", "Attempt", "History", "Image", "Push", "Reign", "Rule", "Spec", "Where"]
+__all__ = [
+    "EPOCH",
+    "HOST",
+    "LIMITED",
+    "LIMITS",
+    "Attempt",
+    "History",
+    "Image",
+    "Limits",
+    "Push",
+    "Reign",
+    "Rule",
+    "Spec",
+    "Where",
+]
 
 EPOCH = datetime.fromisoformat("2026-05-01T12:00:00+00:00")
 HOST = "harbor.example.com"
@@ -34,12 +50,15 @@ class Where:
     """The label `pool`; empty: any Linux node."""
     names: tuple[str, ...] = ()
     limit: int | str | None = None
+    running: str = ""
+    """Only nodes that run a Pod with this label `app` in the policy's namespace; empty: any."""
 
     def fields(self) -> Object:
         """As the API writes it."""
         selector = {"selector": {"matchLabels": {"pool": self.pool}}} if self.pool else {}
         limit = {} if self.limit is None else {"limit": self.limit}
-        return {**selector, "names": list(self.names), **limit}
+        running = {"runningPods": {"matchLabels": {"app": self.running}}} if self.running else {}
+        return {**selector, "names": list(self.names), **limit, **running}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +89,13 @@ class Spec:
     expire_seconds: int | None = None
     invalid: bool = False
     """It has one more rule, about all tags of all repositories, whose range nobody can read."""
+    on_removal: str = "Retain"
+    once: bool = False
+    pinned: bool = False
+    suspend: bool = False
+    purge: bool = False
+    """By annotation, as the next."""
+    refresh: str = ""
 
     def wants(self, image: Image) -> bool:
         return image in self.named or any(rule.takes(image) for rule in self.rules)
@@ -87,16 +113,49 @@ class Spec:
             {"repository": rule.glob, "untagged": rule.untagged, "keep": rule.keep, **dict(rule.fields)}
             for rule in self.rules
         ]
-        lifetime = {} if self.expire_seconds is None else {"expireAfterSeconds": self.expire_seconds}
+        lifetime: Object = {"type": "Once"} if self.once else {}
+        if self.expire_seconds is not None:
+            lifetime["expireAfterSeconds"] = self.expire_seconds
         return {
             "images": [str(image) for image in self.named],
             "push": push + [{"repository": "**", "semver": ">= latest"}] * self.invalid,
             "template": {
                 "nodes": self.where.fields(),
-                "pull": {"policy": self.pull, "priority": self.priority},
+                "pull": {"policy": self.pull, "priority": self.priority, "pinned": self.pinned},
                 "lifetime": lifetime,
+                "onRemoval": self.on_removal,
             },
+            "suspend": self.suspend,
         }
+
+    def annotations(self) -> dict[str, str]:
+        """By which a person asks for things once, or for a while."""
+        purge = {"warmhook.dev/purge": "true"} if self.purge else {}
+        return purge | ({"warmhook.dev/refresh": self.refresh} if self.refresh else {})
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the configuration allows a namespace."""
+
+    repositories: str = ""
+    """A prefix; empty: all."""
+    pool: str = ""
+    """Placements never leave these nodes; empty: any."""
+    priority: int = 1000
+    allow: tuple[str, ...] = ("Delete", "Pinned", "SharePrivate")
+
+    def fields(self) -> Object:
+        """As the configuration writes it."""
+        nodes = {"nodes": {"matchLabels": {"pool": self.pool}}} if self.pool else {}
+        room = {"linesPerNode": 256, "bytesPerNode": 98304}
+        images = [f"{self.repositories}**"]
+        return {"images": images, "highestPriority": self.priority, "allow": list(self.allow), **nodes, **room}
+
+
+LIMITED: Final = "default"
+LIMITS: Final[Mapping[str, Limits]] = {LIMITED: Limits(f"{HOST}/shop/", "web", 5, ()), "**": Limits()}
+"""By glob over namespaces."""
 
 
 @dataclass(slots=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ __all__ = [
     "ModelNode",
     "chosen_nodes",
     "image_name",
-    "line_text",
     "must_have",
     "outcomes",
     "possible",
@@ -307,18 +305,3 @@ def chosen_nodes(image: str, where: Where, nodes: Iterable[ModelNode]) -> set[st
     if isinstance(where.limit, str):
         return set(names[: math.ceil(len(names) * int(where.limit.rstrip("%")) / 100)])
     return set(names[: where.limit])
-
-
-def line_text(key: str, fact: Fact, pull: str, priority: int) -> str:
-    """The line of a WarmImage, `namespace/name`."""
-    image, digest, moment = fact
-    fields: dict[str, object] = {"i": str(image), "w": key}
-    if digest:
-        fields["d"] = digest
-    elif moment is not None:
-        fields["p"] = moment.isoformat().replace("+00:00", "Z")
-    if pull != "IfNotPresent":
-        fields["P"] = pull
-    if priority:
-        fields["r"] = priority
-    return json.dumps(fields, sort_keys=True, separators=(",", ":"))

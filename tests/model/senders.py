@@ -8,9 +8,8 @@ import tempfile
 from collections.abc import Mapping
 from typing import Final
 
-from devcluster.cluster import UNLIMITED
 from handlers.configuration import Configuration, read_configuration
-from tests.model.history import HOST, Push
+from tests.model.history import HOST, LIMITS, Push
 from warmhook.ports import Json
 
 __all__ = ["SECRET", "SOURCES", "attempts_of", "configuration", "request_of"]
@@ -27,7 +26,8 @@ def configuration() -> Configuration:
         {"name": name, "kind": kind, "secret": {"env": "SECRET"}, "registryHost": HOST} for name, kind in _KINDS.items()
     ]
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        json.dump({"sources": sources, "namespaces": [UNLIMITED]}, file)  # JSON is YAML
+        namespaces = [{"names": [glob], **limits.fields()} for glob, limits in LIMITS.items()]
+        json.dump({"sources": sources, "namespaces": namespaces}, file)  # JSON is YAML
         file.flush()
         return read_configuration(file.name, {"SECRET": SECRET})
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from random import Random
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from adapters.kubernetes import paths
 from tests.model.history import HOST, Image, Rule, Spec, Where
@@ -64,6 +64,19 @@ class SetPolicy:
         known = world.history.policies.get(self.policy)
         if self.spec is not None or (known and known[-1][1] is not None):
             world.set_policy(self.policy, self.spec)
+
+
+@dataclass(frozen=True, slots=True)
+class Edited:
+    """A person changes some fields of a policy and no other."""
+
+    policy: str
+    changes: tuple[tuple[str, Any], ...]
+
+    async def happen(self, world: World) -> None:
+        known = world.history.policies.get(self.policy)
+        if known and known[-1][1] is not None:
+            world.set_policy(self.policy, replace(known[-1][1], **dict(self.changes)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,7 +315,27 @@ def _spec(rng: Random) -> Spec:
         priority=rng.choice((0, 0, 7)),
         expire_seconds=rng.choice((None, None, 700)),
         invalid=rng.random() < 0.1,
+        on_removal=rng.choice(("Retain", "Delete", "Delete")),
+        once=rng.random() < 0.15,
+        pinned=rng.random() < 0.15,
+        suspend=rng.random() < 0.1,
     )
+
+
+def _edit(rng: Random) -> Step:
+    change = rng.choice(
+        (
+            ("suspend", rng.random() < 0.6),
+            ("suspend", False),
+            ("purge", rng.random() < 0.6),
+            ("purge", False),
+            ("refresh", f"{rng.random():.9f}"),
+            ("once", rng.random() < 0.5),
+            ("pinned", rng.random() < 0.5),
+            ("on_removal", rng.choice(("Retain", "Delete"))),
+        )
+    )
+    return Edited(rng.choice((*_POLICIES[:1] * 3, *_POLICIES)), (change,))
 
 
 def _policy(rng: Random) -> Step:
@@ -342,6 +375,7 @@ _KINDS: Final[tuple[tuple[Callable[[Random], Step], int], ...]] = (
     (_push, 12),
     (lambda rng: Replayed(rng.randrange(30)), 3),
     (_policy, 3),
+    (_edit, 4),
     (_node, 4),
     (lambda rng: Crash(rng.choice(_PROGRAMS), rng.randint(0, 12), after=rng.random() < 0.5), 5),
     (_trouble, 3),

@@ -296,10 +296,19 @@ class World:
         if spec is None:
             self.ask("DELETE", path)
         elif present:
-            self.ask("PUT", path, present | {"spec": spec.fields()})
+            metadata = {**present["metadata"], "annotations": spec.annotations()}
+            self.ask("PUT", path, present | {"metadata": metadata, "spec": spec.fields()})
         else:
-            body = {"apiVersion": API_VERSION, "kind": "WarmPolicy", "metadata": {"name": name}}
+            metadata = {"name": name, "annotations": spec.annotations()}
+            body = {"apiVersion": API_VERSION, "kind": "WarmPolicy", "metadata": metadata}
             self.ask("POST", path.rpartition("/")[0], body | {"spec": spec.fields()})
+
+    def running(self, namespace: str) -> dict[str, set[str]]:
+        """The nodes by the label `app` of the Pods that they run."""
+        found: dict[str, set[str]] = {}
+        for pod in self.items(f"/api/v1/namespaces/{namespace}/pods"):
+            found.setdefault(pod["metadata"]["labels"]["app"], set()).add(pod["spec"]["nodeName"])
+        return found
 
     def nodes(self) -> dict[str, Mapping[str, str]]:
         """The labels of every Node."""

@@ -1,0 +1,141 @@
+"""Compare the ConfigMaps and the images of nodes with the model, and describe all differences."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+
+from adapters.kubernetes import paths
+from tests.model.history import Image
+from tests.model.model import SKEW, short
+from tests.model.wanted import Wanted
+from tests.model.world import NAMESPACE, World
+from warmhook.ports import Object
+
+__all__ = ["held", "is_reported_warm", "node_differences"]
+
+_LINE = "line.warmhook.dev/"
+
+
+def node_differences(world: World, lines: Mapping[str, Mapping[str, Wanted]]) -> Iterator[str]:
+    """`lines` are those of each node, by the key of the line."""
+    configmaps = {obj["metadata"]["name"]: obj for obj in world.items(paths.configmaps(NAMESPACE))}
+    uids = {node["metadata"]["name"]: node["metadata"]["uid"] for node in world.items(paths.NODES)}
+    for name, wanted in lines.items():
+        desired, report = configmaps.pop(f"warmhook-desired-{name}", {}), configmaps.pop(f"warmhook-report-{name}", {})
+        yield from _desired(name, uids[name], desired, {key: it.text for key, it in wanted.items()})
+        yield from _report(name, uids[name], report, wanted)
+        yield from _images(world, name, report, wanted)
+    yield from (f"ConfigMap {name} is of no node" for name in configmaps if name.startswith("warmhook-"))
+
+
+def _desired(node: str, uid: str, obj: Object, wanted: Mapping[str, str]) -> Iterator[str]:
+    if not obj and not wanted:
+        return
+    if obj.get("data", {}) != wanted:
+        yield f"{node}: lines {obj.get('data', {})}, should be {dict(wanted)}"
+    if obj and _lines(obj) != {key: short(text, 8) for key, text in wanted.items()}:
+        yield f"{node}: labels {_lines(obj)} of lines {dict(wanted)}"
+    yield from _owned(obj, node, uid, "desired")
+
+
+def _report(node: str, uid: str, obj: Object, wanted: Mapping[str, Wanted]) -> Iterator[str]:
+    if not obj and not wanted:
+        return
+    said, labels = _said(obj), _lines(obj)
+    active = {short(it.text, 8): it.text for it in wanted.values() if not it.idle}
+    idle = {key: short(it.text, 8) for key, it in wanted.items() if it.idle}
+    if said - set(idle.values()) != active.keys():
+        yield f"{node}: reports {sorted(said)} as warm, has lines {active}, and idle {idle}"
+    right = {key: f"waiting-{version}" for key, version in idle.items() if version not in said}
+    if labels != right:
+        yield f"{node}: reports {labels} as not warm, should be {right}"
+    yield from _owned(obj, node, uid, "report")
+
+
+def _images(world: World, node: str, report: Object, wanted: Mapping[str, Wanted]) -> Iterator[str]:
+    """What a node has of its lines, and what it says of them."""
+    moved = {}
+    for key, line in wanted.items():
+        image, digest, _ = line.fact
+        have = held(world, node, image)
+        if line.idle:
+            if is_reported_warm(report, line) and not have:
+                yield f"{node}: reports {image} as warm and has nothing"
+            continue
+        if have not in _may_hold(world, line):
+            yield f"{node}: {image} is {have or 'absent'}, should be one of {_may_hold(world, line)}"
+        if digest and have != digest:
+            moved[key] = {"moved": have}
+    told = {key: json.loads(text) for key, text in report.get("data", {}).items() if not wanted[key].idle}
+    if told != moved:
+        yield f"{node}: the report's details are {told}, should be {moved}"
+
+
+def is_reported_warm(report: Object, line: Wanted) -> bool:
+    return short(line.text, 8) in _said(report)
+
+
+def _said(report: Object) -> set[str]:
+    """The versions that a report tells to be warm."""
+    listed = report.get("metadata", {}).get("annotations", {}).get("warmhook.dev/warm", "").split(",")
+    return {version.removesuffix("~") for version in listed if version}
+
+
+def held(world: World, node: str, image: Image) -> str:
+    """The digest that a node has under the name a Pod would use; empty where it has none."""
+    listed = world.runtimes[node].listed
+    identity = listed.get(str(image))
+    prefix = f"{image.repository}@"
+    digests = [
+        name.removeprefix(prefix) for name, each in listed.items() if each == identity and name.startswith(prefix)
+    ]
+    return digests[0] if identity and digests else ""
+
+
+def _may_hold(world: World, wanted: Wanted) -> set[str]:
+    """What a node may have of an image: what was pushed last, and what a tag was while it was not."""
+    image, digest, moment = wanted.fact
+    if ":" in image.tag:
+        return {digest}
+    history = world.history.registry.get(str(image), [])
+    if wanted.refreshed is not None:
+        # Every node pulled the tag again then, or later.
+        return _since(history, wanted.refreshed)
+    if digest:
+        # Another one only where the tag has moved, though the event of that does not count as the newest.
+        return {digest} if history and history[-1][1] == digest else {digest, *(it for _, it in history)}
+    if moment is None:
+        return {it for _, it in history}
+    # Whatever the tag was then or since: nobody need take the push that moved it, and then nothing says so.
+    return _since(history, moment)
+
+
+def _since(history: Sequence[tuple[datetime, str]], moment: datetime) -> set[str]:
+    """What a tag was at a moment of some clock, and after it."""
+    untils = [since for since, _ in history[1:]] + [datetime.max.replace(tzinfo=moment.tzinfo)]
+    return {it for (_, it), until in zip(history, untils, strict=True) if until > moment - SKEW}
+
+
+def _owned(obj: Object, node: str, uid: str, kind: str) -> Iterator[str]:
+    if not obj:
+        return
+    metadata = obj["metadata"]
+    owners = [(it["kind"], it["name"], it["uid"]) for it in metadata.get("ownerReferences", [])]
+    if owners != [("Node", node, uid)]:
+        yield f"{node}: the {kind} ConfigMap belongs to {owners}, the Node has uid {uid}"
+    if metadata.get("managedFields"):
+        yield f"{node}: fields of the {kind} ConfigMap are tracked"
+    if _label(obj, "kind") != kind or metadata["annotations"].get("warmhook.dev/node") != node:
+        yield f"{node}: the {kind} ConfigMap is marked {metadata['labels']} {metadata['annotations']}"
+
+
+def _label(obj: Object, name: str) -> str:
+    label: str = (obj["metadata"].get("labels") or {}).get(f"warmhook.dev/{name}", "")
+    return label
+
+
+def _lines(obj: Object) -> dict[str, str]:
+    labels = obj.get("metadata", {}).get("labels") or {}
+    return {name.removeprefix(_LINE): value for name, value in labels.items() if name.startswith(_LINE)}
