@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
 from adapters.kubernetes import paths
+from tests.model.check_removals import removal_differences
 from tests.model.history import Image
 from tests.model.model import SKEW, short
 from tests.model.wanted import Wanted
@@ -27,6 +28,7 @@ def node_differences(world: World, lines: Mapping[str, Mapping[str, Wanted]]) ->
         yield from _desired(name, uids[name], desired, {key: it.text for key, it in wanted.items()})
         yield from _report(name, uids[name], report, wanted)
         yield from _images(world, name, report, wanted)
+        yield from removal_differences(world, name, wanted)
     yield from (f"ConfigMap {name} is of no node" for name in configmaps if name.startswith("warmhook-"))
 
 

@@ -216,6 +216,8 @@ class History:
     """By `namespace/name`, oldest first."""
     registry: dict[str, list[tuple[datetime, str]]] = field(default_factory=dict)
     """What a tag pointed at since when, oldest first."""
+    others: dict[str, str] = field(default_factory=dict)
+    """Repositories that WarmImages without a policy of the history had images of, with their `onRemoval`."""
 
     def reigns(self, policy: str, end: datetime) -> list[Reign]:
         """The policy's versions, oldest first, from before everything to `end`."""

@@ -59,9 +59,12 @@ async def end(made: World) -> None:
 
 
 async def settle(made: World) -> list[str]:
-    """What is still wrong two minutes later, or goes wrong after it was right."""
+    """What is still wrong much later, or goes wrong after it was right.
+
+    Two minutes are enough for all but removals: an agent that could not look at an image does so 10 minutes later.
+    """
     found = ["not looked at"]
-    for seconds in (1, 2, 4, 8, 16, 32, 60):
+    for seconds in (1, 2, 4, 8, 16, 32, 60, 120, 300, 600):
         if not found:
             break
         await asyncio.sleep(seconds)

@@ -205,6 +205,28 @@ class RuntimeTrouble:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeUse:
+    """Something besides Warmhook happens to an image of a node."""
+
+    node: str
+    kind: str
+    image: Image
+    """What another client pulls."""
+
+    async def happen(self, world: World) -> None:
+        runtime = world.runtimes.get(self.node)
+        if runtime is None:
+            return
+        match self.kind:
+            case "another client pulls":
+                runtime.bring(str(self.image))
+            case "a container starts" if runtime.listed:
+                runtime.use(world.rng.choice(sorted(runtime.listed)))
+            case "all containers are gone":
+                runtime.release()
+
+
+@dataclass(frozen=True, slots=True)
 class HandMade:
     """A person makes or deletes a WarmImage."""
 
@@ -219,6 +241,7 @@ class HandMade:
                 world.ask("DELETE", paths.warmimages(key))
         elif not present and str(self.image) in world.registry:
             spec = {"image": str(self.image), "nodes": {"limit": 2}}
+            world.history.others[self.image.repository] = "Retain"
             body = {"apiVersion": API_VERSION, "kind": "WarmImage", "metadata": {"name": self.name}, "spec": spec}
             world.ask("POST", paths.warmimages_in("shop"), body)
 
@@ -238,11 +261,13 @@ class Rival:
                     "template": {"pull": {"priority": 1000}},
                 }
                 self._create(world, "warmpolicies", {"metadata": {"name": "all"}, "spec": spec})
+                world.history.others |= dict.fromkeys(_REPOSITORIES, "Retain")
             case "is gone":
                 world.ask("DELETE", paths.warmpolicies(ObjectKey(RIVAL, "all")))
             case "cannot be read":
                 self._create(world, "warmimages", {"metadata": {"name": "unreadable"}, "spec": {"image": UNREADABLE}})
             case "is stuck":
+                world.history.others[IMAGES[0].repository] = "Retain"
                 stuck: Object = {"name": "stuck", "finalizers": ["example.com/never"]}
                 self._create(world, "warmimages", {"metadata": stuck, "spec": {"image": str(IMAGES[0])}})
                 world.ask("DELETE", paths.warmimages(ObjectKey(RIVAL, "stuck")))
@@ -301,12 +326,13 @@ _WHERE: Final = (
 
 def sequence(rng: Random) -> list[Step]:
     """Up to 30 steps, most of them pushes of one repository, after a policy that wants some of them."""
-    kinds, weights = zip(*_KINDS, strict=True)
+    kinds, weights = zip(*rng.choice((_KINDS, _KINDS, _LIFE)), strict=True)
     chosen = rng.choices(kinds, weights, k=rng.randint(1, 29))
     return [SetPolicy(_POLICIES[0], _spec(rng)), *(kind(rng) for kind in chosen)]
 
 
 def _spec(rng: Random) -> Spec:
+    once = rng.random() < 0.15
     return Spec(
         named=tuple(rng.sample(IMAGES, rng.choice((0, 0, 1, 2)))),
         rules=tuple(rng.sample(_RULES, rng.choice((0, 1, 1, 1, 2)))),
@@ -315,27 +341,32 @@ def _spec(rng: Random) -> Spec:
         priority=rng.choice((0, 0, 7)),
         expire_seconds=rng.choice((None, None, 700)),
         invalid=rng.random() < 0.1,
-        on_removal=rng.choice(("Retain", "Delete", "Delete")),
-        once=rng.random() < 0.15,
+        on_removal="Retain" if once else rng.choice(("Retain", "Delete", "Delete")),
+        once=once,
         pinned=rng.random() < 0.15,
         suspend=rng.random() < 0.1,
     )
 
 
 def _edit(rng: Random) -> Step:
-    change = rng.choice(
-        (
-            ("suspend", rng.random() < 0.6),
-            ("suspend", False),
-            ("purge", rng.random() < 0.6),
-            ("purge", False),
-            ("refresh", f"{rng.random():.9f}"),
-            ("once", rng.random() < 0.5),
-            ("pinned", rng.random() < 0.5),
-            ("on_removal", rng.choice(("Retain", "Delete"))),
-        )
+    changes: Final[tuple[tuple[tuple[str, Any], ...], ...]] = (
+        (("suspend", True),),
+        (("suspend", False),),
+        (("purge", True),),
+        (("purge", False),),
+        (("refresh", f"{rng.random():.9f}"),),
+        (("once", True), ("on_removal", "Retain")),
+        (("once", False),),
+        (("once", False), ("on_removal", rng.choice(("Retain", "Delete")))),
+        (("pinned", rng.random() < 0.5),),
     )
-    return Edited(rng.choice((*_POLICIES[:1] * 3, *_POLICIES)), (change,))
+    weights = (2, 2, 3, 2, 4, 1, 1, 2, 1)
+    return Edited(rng.choice((*_POLICIES[:1] * 3, *_POLICIES)), *rng.choices(changes, weights))
+
+
+def _use(rng: Random) -> Step:
+    kind = rng.choice(("another client pulls", "a container starts", "a container starts", "all containers are gone"))
+    return NodeUse(rng.choice(sorted(NODES)), kind, rng.choice(IMAGES))
 
 
 def _policy(rng: Random) -> Step:
@@ -375,7 +406,8 @@ _KINDS: Final[tuple[tuple[Callable[[Random], Step], int], ...]] = (
     (_push, 12),
     (lambda rng: Replayed(rng.randrange(30)), 3),
     (_policy, 3),
-    (_edit, 4),
+    (_edit, 6),
+    (_use, 3),
     (_node, 4),
     (lambda rng: Crash(rng.choice(_PROGRAMS), rng.randint(0, 12), after=rng.random() < 0.5), 5),
     (_trouble, 3),
@@ -383,3 +415,14 @@ _KINDS: Final[tuple[tuple[Callable[[Random], Step], int], ...]] = (
     (lambda rng: Rival(rng.choice(_RIVALRY)), 3),
     (lambda rng: Wait(rng.choice((0.05, 0.5, 3, 20, 150))), 3),
 )
+_LIFE: Final[tuple[tuple[Callable[[Random], Step], int], ...]] = (
+    (_push, 6),
+    (_policy, 2),
+    (_edit, 6),
+    (_node, 1),
+    (_use, 4),
+    (_trouble, 1),
+    (lambda rng: Crash(rng.choice(_PROGRAMS), rng.randint(0, 12), after=rng.random() < 0.5), 1),
+    (lambda rng: Wait(rng.choice((3, 20, 150, 400))), 7),
+)
+"""What happens to images between pushes that are far apart."""

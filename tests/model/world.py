@@ -11,6 +11,7 @@ import contextlib
 import functools
 import json
 import tempfile
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -40,11 +41,12 @@ from nodeagent.metrics import Metrics as AgentMetrics
 from nodeagent.settings import Settings as AgentSettings
 from tests.model.history import EPOCH, Attempt, History, Image, Push, Spec
 from tests.model.model import SKEW
+from tests.model.node_runtime import NodeRuntime
 from tests.model.programs import Connection, Network, Program
 from tests.model.senders import attempts_of, configuration, request_of
 from tests.support.containerd import MemoryContainerd
 from tests.support.crds import without_patterns
-from tests.support.runtime import MemoryRuntime, digest_of
+from tests.support.runtime import digest_of
 from warmhook.api import API_VERSION
 from warmhook.events import Event, sync_event
 from warmhook.platforms import Platform
@@ -80,9 +82,13 @@ class World:
     folder: Path
     history: History = field(default_factory=History)
     programs: dict[str, Program] = field(default_factory=dict)
-    runtimes: dict[str, MemoryRuntime] = field(default_factory=dict)
+    runtimes: dict[str, NodeRuntime] = field(default_factory=dict)
     """By node; they outlive Nodes and agents."""
     registry: dict[str, str] = field(default_factory=dict)
+    images: list[Image] = field(default_factory=list)
+    """What the registry has from the start."""
+    deaths: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """When each program died, in the seconds of the loop."""
     problems: list[str] = field(default_factory=list)
     """What must never happen and did."""
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -91,6 +97,7 @@ class World:
 
     def hold(self, image: Image) -> None:
         """The registry has an image since before everything."""
+        self.images.append(image)
         self.registry[str(image)] = digest_of(str(image))
         self.history.registry[str(image)] = [(EPOCH, self.registry[str(image)])]
 
@@ -124,6 +131,7 @@ class World:
 
     async def _start_again(self, program: Program) -> None:
         await program.died.wait()
+        self.deaths[program.name].append(asyncio.get_running_loop().time())
         self._apps.pop(program.name, None)
         await asyncio.sleep(self.rng.uniform(0.1, 3))
         if self.programs.get(program.name) is program:
@@ -160,7 +168,7 @@ class World:
 
         clock = self._clock(f"agent-{node}", Random(self.rng.random()))
         settings = AgentSettings(node, NAMESPACE, state_dir=self.folder / node, min_free_percent=0)
-        runtime = self.runtimes.setdefault(node, MemoryRuntime(self.registry))
+        runtime = self.runtimes.setdefault(node, NodeRuntime(self.registry))
         context = Context(
             settings,
             Kubernetes(connection),
