@@ -17,6 +17,7 @@ from warmhook.ports import Object
 __all__ = ["held", "is_reported_warm", "node_differences"]
 
 _LINE = "line.warmhook.dev/"
+_OURS, _PIN = "warmhook.dev/pinned", "io.cri-containerd.pinned"
 
 
 def node_differences(world: World, lines: Mapping[str, Mapping[str, Wanted]]) -> Iterator[str]:
@@ -28,6 +29,8 @@ def node_differences(world: World, lines: Mapping[str, Mapping[str, Wanted]]) ->
         yield from _desired(name, uids[name], desired, {key: it.text for key, it in wanted.items()})
         yield from _report(name, uids[name], report, wanted)
         yield from _images(world, name, report, wanted)
+        yield from _pulls(world, name, wanted)
+        yield from _pins(world, name, wanted)
         yield from removal_differences(world, name, wanted)
     yield from (f"ConfigMap {name} is of no node" for name in configmaps if name.startswith("warmhook-"))
 
@@ -73,6 +76,28 @@ def _images(world: World, node: str, report: Object, wanted: Mapping[str, Wanted
     told = {key: json.loads(text) for key, text in report.get("data", {}).items() if not wanted[key].idle}
     if told != moved:
         yield f"{node}: the report's details are {told}, should be {moved}"
+
+
+def _pulls(world: World, node: str, wanted: Mapping[str, Wanted]) -> Iterator[str]:
+    """Pulls that began for nothing but lines that are suspended or purged."""
+    if node not in world.settled_pulls:
+        return
+    active = {str(line.fact[0]) for line in wanted.values() if not line.idle}
+    begun = world.runtimes[node].pulls[world.settled_pulls[node] :]
+    yield from (f"{node}: {image} is pulled for nobody" for image in begun if image not in active)
+
+
+def _pins(world: World, node: str, wanted: Mapping[str, Wanted]) -> Iterator[str]:
+    """Names are pinned where containerd is, and nothing else is pinned."""
+    runtime = world.runtimes[node]
+    pinned = [line for line in wanted.values() if line.pinned and (line.suspended or not line.purged)]
+    held_ids = {runtime.listed.get(str(line.fact[0])) for line in pinned}
+    for name, image_id in runtime.listed.items():
+        labels = runtime.labels.get(name, {})
+        if _OURS in labels and image_id not in held_ids:
+            yield f"{node}: {name} is pinned for nobody"
+        if any(name == str(line.fact[0]) for line in pinned) and (_PIN in labels) != world.has_pins:
+            yield f"{node}: {name} has the labels {labels}, and a line that pins it"
 
 
 def is_reported_warm(report: Object, line: Wanted) -> bool:

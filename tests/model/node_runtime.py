@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from tests.support.runtime import MemoryRuntime
@@ -45,6 +46,10 @@ class NodeRuntime(MemoryRuntime):
         if image_id := self.listed.get(reference):
             self.used.add(image_id)
             self.used_since.setdefault(image_id, _now())
+
+    def name(self, references: Collection[str]) -> None:
+        """The Pods of the node name these images, and no others."""
+        self.named_since = {name: self.named_since.get(name, _now()) for name in references}
 
     def release(self) -> None:
         """All containers are gone."""

@@ -56,6 +56,7 @@ async def end(made: World) -> None:
     # What a policy that is gone led to was marked, and is swept now.
     await asyncio.sleep(SYNC_SECONDS + 2 * SKEW.total_seconds())
     await made.sync()
+    made.settled_pulls = {node: len(runtime.pulls) for node, runtime in made.runtimes.items()}
 
 
 async def settle(made: World) -> list[str]:

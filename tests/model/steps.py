@@ -227,6 +227,30 @@ class NodeUse:
 
 
 @dataclass(frozen=True, slots=True)
+class PodRuns:
+    """A Pod with the label `app` starts on a node, or is gone from it."""
+
+    node: str
+    app: str
+    image: Image | None
+    """`None`: it is gone."""
+
+    async def happen(self, world: World) -> None:
+        world.set_pod("shop", self.node, self.app, self.image)
+
+
+@dataclass(frozen=True, slots=True)
+class TagMoves:
+    """A tag gets another image in the registry, or the one that it had before, and nobody tells."""
+
+    image: Image
+    back: bool
+
+    async def happen(self, world: World) -> None:
+        world.move(self.image, back=self.back)
+
+
+@dataclass(frozen=True, slots=True)
 class HandMade:
     """A person makes or deletes a WarmImage."""
 
@@ -321,6 +345,7 @@ _WHERE: Final = (
     Where(limit="50%"),
     Where(pool="web", names=("node-1", "node-2", "node-3"), limit=2),
     Where(limit=0),
+    Where(running="web"),
 )
 
 
@@ -366,7 +391,9 @@ def _edit(rng: Random) -> Step:
 
 def _use(rng: Random) -> Step:
     kind = rng.choice(("another client pulls", "a container starts", "a container starts", "all containers are gone"))
-    return NodeUse(rng.choice(sorted(NODES)), kind, rng.choice(IMAGES))
+    node, image = rng.choice(sorted(NODES)), rng.choice(IMAGES)
+    pod = PodRuns(node, rng.choice(("web", "db")), image if rng.random() < 0.7 else None)
+    return rng.choice((NodeUse(node, kind, image), pod, TagMoves(image, back=rng.random() < 0.4)))
 
 
 def _policy(rng: Random) -> Step:
@@ -407,7 +434,7 @@ _KINDS: Final[tuple[tuple[Callable[[Random], Step], int], ...]] = (
     (lambda rng: Replayed(rng.randrange(30)), 3),
     (_policy, 3),
     (_edit, 6),
-    (_use, 3),
+    (_use, 4),
     (_node, 4),
     (lambda rng: Crash(rng.choice(_PROGRAMS), rng.randint(0, 12), after=rng.random() < 0.5), 5),
     (_trouble, 3),
@@ -420,7 +447,7 @@ _LIFE: Final[tuple[tuple[Callable[[Random], Step], int], ...]] = (
     (_policy, 2),
     (_edit, 6),
     (_node, 1),
-    (_use, 4),
+    (_use, 6),
     (_trouble, 1),
     (lambda rng: Crash(rng.choice(_PROGRAMS), rng.randint(0, 12), after=rng.random() < 0.5), 1),
     (lambda rng: Wait(rng.choice((3, 20, 150, 400))), 7),

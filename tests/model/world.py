@@ -87,6 +87,8 @@ class World:
     registry: dict[str, str] = field(default_factory=dict)
     images: list[Image] = field(default_factory=list)
     """What the registry has from the start."""
+    settled_pulls: dict[str, int] = field(default_factory=dict)
+    """How many pulls had begun on each node when no more were due for what is suspended or purged."""
     deaths: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     """When each program died, in the seconds of the loop."""
     problems: list[str] = field(default_factory=list)
@@ -94,6 +96,11 @@ class World:
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _apps: dict[str, Any] = field(default_factory=dict)
     _queues: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+
+    @property
+    def has_pins(self) -> bool:
+        """Whether the nodes have containerd; the others have another runtime."""
+        return self.seed % 3 > 0
 
     def hold(self, image: Image) -> None:
         """The registry has an image since before everything."""
@@ -177,7 +184,7 @@ class World:
             _SILENT,
             AgentMetrics(),
             Platform("linux", "amd64"),
-            MemoryContainerd(runtime, absent=True),
+            MemoryContainerd(runtime, absent=not self.has_pins),
             offload=here,
         )
         return Agent(context)
@@ -249,6 +256,13 @@ class World:
         if tell:
             self.deliver(repeated[0] if repeated else number)
 
+    def move(self, image: Image, *, back: bool) -> None:
+        """A tag gets another image in the registry; back: the one before its last."""
+        before = self.history.registry[str(image)]
+        digest = before[-2][1] if back and len(before) > 1 else digest_of(f"{image} moved {len(before)}")
+        self.registry[str(image)] = digest
+        before.append((self.now(), digest))
+
     def deliver(self, number: int) -> None:
         """Send a push, once more perhaps; Distribution's queue keeps the order, others send side by side."""
         push = self.history.pushes[number]
@@ -310,6 +324,18 @@ class World:
             metadata = {"name": name, "annotations": spec.annotations()}
             body = {"apiVersion": API_VERSION, "kind": "WarmPolicy", "metadata": metadata}
             self.ask("POST", path.rpartition("/")[0], body | {"spec": spec.fields()})
+
+    def set_pod(self, namespace: str, node: str, app: str, image: Image | None) -> None:
+        """Create or delete the Pod of a node with a label `app`."""
+        path, name = f"/api/v1/namespaces/{namespace}/pods", f"{app}-{node}"
+        if self.ask("GET", f"{path}/{name}"):
+            self.ask("DELETE", f"{path}/{name}")
+        if image is not None:
+            spec = {"nodeName": node, "containers": [{"name": "main", "image": str(image)}]}
+            self.ask("POST", path, {"metadata": {"name": name, "labels": {"app": app}}, "spec": spec})
+        if node in self.runtimes:
+            pods = [pod["spec"] for pod in self.items(path) if pod["spec"]["nodeName"] == node]
+            self.runtimes[node].name([container["image"] for spec in pods for container in spec["containers"]])
 
     def running(self, namespace: str) -> dict[str, set[str]]:
         """The nodes by the label `app` of the Pods that they run."""
