@@ -14,7 +14,7 @@ from tests.model.wanted import Wanted
 from tests.model.world import NAMESPACE, World
 from warmhook.ports import Object
 
-__all__ = ["held", "is_reported_warm", "node_differences"]
+__all__ = ["digests_since", "held", "is_reported_warm", "node_differences"]
 
 _LINE = "line.warmhook.dev/"
 _OURS, _PIN = "warmhook.dev/pinned", "io.cri-containerd.pinned"
@@ -129,17 +129,17 @@ def _may_hold(world: World, wanted: Wanted) -> set[str]:
     history = world.history.registry.get(str(image), [])
     if wanted.refreshed is not None:
         # Every node pulled the tag again then, or later.
-        return _since(history, wanted.refreshed)
+        return digests_since(history, wanted.refreshed)
     if digest:
         # Another one only where the tag has moved, though the event of that does not count as the newest.
         return {digest} if history and history[-1][1] == digest else {digest, *(it for _, it in history)}
     if moment is None:
         return {it for _, it in history}
     # Whatever the tag was then or since: nobody need take the push that moved it, and then nothing says so.
-    return _since(history, moment)
+    return digests_since(history, moment)
 
 
-def _since(history: Sequence[tuple[datetime, str]], moment: datetime) -> set[str]:
+def digests_since(history: Sequence[tuple[datetime, str]], moment: datetime) -> set[str]:
     """What a tag was at a moment of some clock, and after it."""
     untils = [since for since, _ in history[1:]] + [datetime.max.replace(tzinfo=moment.tzinfo)]
     return {it for (_, it), until in zip(history, untils, strict=True) if until > moment - SKEW}

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
 
 from adapters.kubernetes import paths
-from tests.model.check_nodes import held, is_reported_warm
+from tests.model.check_nodes import digests_since, held, is_reported_warm
+from tests.model.history import EPOCH, Spec
+from tests.model.model import SKEW
 from tests.model.wanted import Wanted, condition
 from tests.model.world import NAMESPACE, World
 from warmhook.ports import Object
 
 __all__ = ["status_differences"]
+
+# A WarmImage that is as old was there, and had a status, when a person asked for a refresh.
+_BEFORE = timedelta(seconds=60)
 
 
 def status_differences(world: World, obj: Object, wanted: Wanted) -> Iterator[str]:
@@ -34,6 +40,7 @@ def status_differences(world: World, obj: Object, wanted: Wanted) -> Iterator[st
     if wanted.nodes and "completedAt" not in status:
         yield f"WarmImage {key}: was never complete on {len(wanted.nodes)} nodes"
     yield from _refreshed(world, obj, wanted)
+    yield from _resolved(world, obj, wanted)
 
 
 def _counts(world: World, status: Object, wanted: Wanted) -> Iterator[str]:
@@ -63,3 +70,27 @@ def _refreshed(world: World, obj: Object, wanted: Wanted) -> Iterator[str]:
         return
     if status.get("policyRefreshHandled") != value:
         yield f"WarmImage {wanted.key}: refresh {value} was not handled: {status.get('policyRefreshHandled')}"
+    asked = max(_asked(versions, value) for versions in world.history.policies.values())
+    existed = datetime.fromisoformat(obj["metadata"]["creationTimestamp"]) < asked - _BEFORE
+    if existed and (wanted.refreshed is None or wanted.refreshed < asked - SKEW):
+        yield f"WarmImage {wanted.key}: was refreshed at {wanted.refreshed}, and asked for it at {asked}"
+
+
+def _asked(versions: Sequence[tuple[datetime, Spec | None]], value: str) -> datetime:
+    """When a policy had this value for the first time; never counts as long ago."""
+    return min((since for since, spec in versions if spec and spec.refresh == value), default=EPOCH)
+
+
+def _resolved(world: World, obj: Object, wanted: Wanted) -> Iterator[str]:
+    """What the registry is said to have under a tag, it had at the last push or refresh, or since."""
+    image, digest, moment = wanted.fact
+    host = image.repository.partition("/")[0]
+    if world.registries is None or not world.registries.serves(host) or not wanted.nodes:
+        return
+    if not wanted.resolved:
+        yield f"WarmImage {wanted.key}: the registry was not asked: {(obj.get('status') or {}).get('resolved')}"
+    created = datetime.fromisoformat(obj["metadata"]["creationTimestamp"])
+    since = max(wanted.refreshed or EPOCH, moment or EPOCH, created if moment is None else EPOCH)
+    right = digests_since(world.history.registry.get(str(image), []), since)
+    if ":" not in image.tag and digest not in right:
+        yield f"WarmImage {wanted.key}: the registry is said to have {digest} since {since}, should be {right}"

@@ -42,6 +42,8 @@ def play(main: Coroutine[Any, Any, Result]) -> Result:
 async def end(made: World) -> None:
     """No more trouble; senders repeat what was not taken, and there are two syncs, as far apart as usual."""
     made.network.trouble = ""
+    if made.registries is not None:
+        made.registries.down = False
     for program in made.programs.values():
         program.dies_in = 0
     for runtime in made.runtimes.values():

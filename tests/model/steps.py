@@ -251,6 +251,17 @@ class TagMoves:
 
 
 @dataclass(frozen=True, slots=True)
+class RegistryTrouble:
+    """The registry does not answer handlers, or does again."""
+
+    down: bool
+
+    async def happen(self, world: World) -> None:
+        if world.registries is not None:
+            world.registries.down = self.down
+
+
+@dataclass(frozen=True, slots=True)
 class HandMade:
     """A person makes or deletes a WarmImage."""
 
@@ -425,6 +436,7 @@ def _trouble(rng: Random) -> Step:
             Trouble(rng.choice(("429", "503", "504", "timeout")), rng.choice((1, 5, 20))),
             WatchesCut(forgotten=rng.random() < 0.5),
             RuntimeTrouble(node, rng.choice(("slow", "fails", "loses"))),
+            RegistryTrouble(down=rng.random() < 0.6),
         )
     )
 

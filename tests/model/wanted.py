@@ -30,6 +30,8 @@ class Wanted:
     once: bool
     complete: bool
     pinned: bool
+    resolved: bool
+    """Whether the registry said what the tag points at; then the digest of the fact is what it said."""
     refreshed: datetime | None
     """When nodes or the registry last resolved the tag again."""
     allowed: bool
@@ -67,6 +69,8 @@ def wanted_of(obj: Object, nodes: Iterable[ModelNode], pods: Mapping[str, set[st
             obj["metadata"]["generation"],
         )
     )
+    resolved = _resolved(status, spec, fact)
+    fact = (fact[0], resolved.get("digest", fact[1]), fact[2])
     by_nodes = status.get("refreshedBy") == "Nodes"
     options = {
         "P": pull["policy"] if pull["policy"] != "IfNotPresent" else None,
@@ -75,6 +79,7 @@ def wanted_of(obj: Object, nodes: Iterable[ModelNode], pods: Mapping[str, set[st
         "o": "Delete" if delete else None,
         "z": bool(spec.get("suspend")),
         "x": purged,
+        "s": resolved.get("sizeBytes"),
         "f": status.get("refreshedAt") if by_nodes else None,
     }
     where = where_of(spec["nodes"])
@@ -91,11 +96,20 @@ def wanted_of(obj: Object, nodes: Iterable[ModelNode], pods: Mapping[str, set[st
         once,
         complete,
         pinned,
+        bool(resolved),
         datetime.fromisoformat(status["refreshedAt"]) if status.get("refreshedAt") else None,
         takes
         and pull["priority"] <= limits.priority
         and asked == {"Delete": delete, "Pinned": pinned, "purge": purged},
     )
+
+
+def _resolved(status: Object, spec: Object, fact: Fact) -> Object:
+    """What the registry said about this image and this push; empty if it did not say, or was not asked."""
+    given: Object = status.get("resolved") or {}
+    separator = "" if not fact[1] or ":" in fact[0].tag else f"@{fact[1]}"
+    asked = (f"{fact[0]}{separator}", spec.get("pushedAt"))
+    return given if given.get("digest") and (given["image"], given.get("pushedAt")) == asked else {}
 
 
 def _permits(limits: Limits, option: str) -> bool:

@@ -43,6 +43,7 @@ from tests.model.history import EPOCH, Attempt, History, Image, Push, Spec
 from tests.model.model import SKEW
 from tests.model.node_runtime import NodeRuntime
 from tests.model.programs import Connection, Network, Program
+from tests.model.registries import ModelRegistries
 from tests.model.senders import attempts_of, configuration, request_of
 from tests.support.containerd import MemoryContainerd
 from tests.support.crds import without_patterns
@@ -87,6 +88,8 @@ class World:
     registry: dict[str, str] = field(default_factory=dict)
     images: list[Image] = field(default_factory=list)
     """What the registry has from the start."""
+    registries: ModelRegistries | None = None
+    """`None`: the configuration has no registry."""
     settled_pulls: dict[str, int] = field(default_factory=dict)
     """How many pulls had begun on each node when no more were due for what is suspended or purged."""
     deaths: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -151,7 +154,7 @@ class World:
     def _web(self, connection: Connection, name: str) -> Web:
         rng = Random(self.rng.random())
         credentials = Credentials(Kubernetes(connection), NAMESPACE)
-        resources = Resources(connection, credentials, self._clock(name, rng), rng, Metrics())
+        resources = Resources(connection, credentials, self._clock(name, rng), rng, Metrics(), None, self.registries)
         return Web(_SETTINGS, configuration(), resources)
 
     async def _watch(self, connection: Connection) -> None:
@@ -401,6 +404,8 @@ async def world(seed: int, *, webs: int = 2, nodes: Mapping[str, Mapping[str, st
     server = ApiServer(lambda: EPOCH + timedelta(seconds=loop.time()), Random(seed))
     with tempfile.TemporaryDirectory(prefix="wh", dir=_MEMORY) as folder:
         made = World(server, Network(server, rng), seed, rng, Path(folder))
+        if seed % 5 < 2:
+            made.registries = ModelRegistries(made.registry, Random(seed))
         for crd in _CRDS:
             made.ask("POST", paths.CRDS, crd)
         for namespace in (NAMESPACE, "shop", RIVAL):
