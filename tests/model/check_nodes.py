@@ -141,6 +141,8 @@ def _may_hold(world: World, wanted: Wanted) -> set[str]:
 
 def digests_since(history: Sequence[tuple[datetime, str]], moment: datetime) -> set[str]:
     """What a tag was at a moment of some clock, and after it."""
+    if not history:
+        return set()
     untils = [since for since, _ in history[1:]] + [datetime.max.replace(tzinfo=moment.tzinfo)]
     return {it for (_, it), until in zip(history, untils, strict=True) if until > moment - SKEW}
 
