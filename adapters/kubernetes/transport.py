@@ -26,8 +26,8 @@ from warmhook.ports import Json, Response, Stream, Transport, Unreachable
 __all__ = ["BadKubeconfig", "new_socket", "open_pool", "open_transport"]
 
 _NONE: Mapping[str, str] = MappingProxyType({})
-_POOL_SIZE = 256
-"""Concurrent connections; every open watch holds one."""
+POOL_SIZE: Final = 512
+"""Concurrent connections; every open watch holds one, and a request waits if there is none left."""
 _CONNECT_SECONDS = 10.0
 _READ_BUFFER: Final = 2**21
 """Objects are larger than aiohttp's own buffer."""
@@ -185,7 +185,7 @@ async def open_transport(
 async def open_pool(config: RestConfig, user_agent: str) -> AsyncIterator[Transport]:
     """Connections to the server of `config`, closed on leaving."""
     tls = True if config.tls is None else config.tls
-    connector = aiohttp.TCPConnector(limit=_POOL_SIZE, ssl=tls, socket_factory=new_socket)
+    connector = aiohttp.TCPConnector(limit=POOL_SIZE, ssl=tls, socket_factory=new_socket)
     # Left to itself aiohttp looks for proxies, and for a ~/.netrc in a thread, at each request: a third of its cost.
     async with aiohttp.ClientSession(connector=connector, trust_env=False, read_bufsize=_READ_BUFFER) as session:
         yield _Pool(session, config, user_agent)

@@ -10,6 +10,8 @@ from typing import Any, Final
 import pytest
 
 from adapters.kubernetes import paths
+from adapters.kubernetes.pods import WORKLOAD_KINDS
+from adapters.kubernetes.transport import POOL_SIZE
 from devcluster.apiserver import InProcessTransport
 from handlers.watch.rollouts import NAMESPACES_MAX
 from tests.handlers.world import HOST, POLICIES, World, in_world, logged, status
@@ -230,6 +232,10 @@ async def test_a_policy_without_rollouts_again_lets_its_images_go_and_deleting_i
         await world.admin.patch(f"{POLICIES}/shop", {"spec": {"rollouts": None}})
         await asyncio.sleep(2)
         assert await lines(world) == {}
+
+
+def test_the_watches_of_all_namespaces_leave_half_of_the_connections_for_requests() -> None:
+    assert NAMESPACES_MAX * len(WORKLOAD_KINDS) <= POOL_SIZE // 2
 
 
 @in_world(nodes="a")
