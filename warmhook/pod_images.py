@@ -91,16 +91,27 @@ def existing_pod_images(
 ) -> list[WarmImage]:
     """The WarmImages for the Pods of a policy that exist now: new ones, and those in `existing` that change."""
     stored = {warmimage.key: warmimage for warmimage in existing}
+    wanted = {
+        (warmimage.key, pod.owner, tuple(sorted(pod.labels.items()))): warmimage
+        for pod in pods
+        for warmimage in warmimages_for_pod(policy, pod, now, "")
+    }
+    # Pods of one owner may differ in their labels: if one of them is known as it is, the others are no change.
+    known = {
+        (key, owner)
+        for (key, owner, _), warmimage in wanted.items()
+        if key in stored and decide_admission(warmimage, stored[key]) == "duplicate"
+    }
     changed: dict[ObjectKey, WarmImage] = {}
-    for pod in pods:
-        for wanted in warmimages_for_pod(policy, pod, now, ""):
-            before = changed.get(wanted.key, stored.get(wanted.key))
-            decision = decide_admission(wanted, before)
-            if isinstance(decision, Upsert):
-                seen = decision.warmimage
-                changed[wanted.key] = (
-                    seen if before is None else replace(before, pushed_at=seen.pushed_at, pod_origin=seen.pod_origin)
-                )
+    for (key, owner, _), warmimage in wanted.items():
+        before = changed.get(key, stored.get(key))
+        decision = "duplicate" if (key, owner) in known else decide_admission(warmimage, before)
+        known.add((key, owner))
+        if isinstance(decision, Upsert):
+            seen = decision.warmimage
+            changed[key] = (
+                seen if before is None else replace(before, pushed_at=seen.pushed_at, pod_origin=seen.pod_origin)
+            )
     return list(changed.values())
 
 

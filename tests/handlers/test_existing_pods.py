@@ -96,6 +96,20 @@ async def test_pods_that_did_not_change_cost_no_write(world: World) -> None:
 
 
 @in_world(nodes="a")
+async def test_pods_of_one_owner_with_other_labels_and_other_images_cost_no_write(world: World) -> None:
+    sidecar = {"name": "side", "image": image("side")}
+    for number, role in enumerate(("primary", "replica", "replica")):
+        containers = [{"name": "app", "image": image(f"app{number}")}, sidecar]
+        await world.add_pod(f"db-{number}", "a", owner="rs", spec={"containers": containers}, role=role)
+    await world.add_policy(**existing())
+    await world.sync()
+    world.requests.clear()
+    await asyncio.sleep(300)
+    await world.sync()
+    assert world.writes() == []
+
+
+@in_world(nodes="a")
 async def test_images_stay_however_long_pods_cannot_be_read(world: World) -> None:
     await world.add_pod("web-1", "a")
     await world.add_policy(**existing())
