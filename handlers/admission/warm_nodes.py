@@ -176,8 +176,10 @@ def _line(obj: Object, tenancy: Tenancy) -> tuple[str, str] | None:
         warmimage = read_warmimage(obj)
     except InvalidObject:
         return None
-    line = line_of(permitted(replace(warmimage, limits=tenancy.of(warmimage.key.namespace))))
-    return line.image, line.version
+    warmimage = permitted(replace(warmimage, limits=tenancy.of(warmimage.key.namespace)))
+    line = line_of(warmimage)
+    # Nodes that still have a purged image are about to lose it.
+    return None if warmimage.purged else (line.image, line.version)
 
 
 def _report(obj: Object, _: Tenancy) -> Report | None:

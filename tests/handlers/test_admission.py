@@ -480,6 +480,18 @@ async def test_a_pod_prefers_warm_nodes_that_can_take_it(world: World) -> None:
         assert world.metric("warmhook_admissions_total", patched="yes") == 3
 
 
+@in_world()
+async def test_a_pod_prefers_no_node_because_of_an_image_that_is_being_purged(world: World) -> None:
+    await add_ready_nodes(world, *"ab")
+    await world.add_policy(**pods_policy(images=["nginx:1"], preferWarm=True))
+    async with world.watching(), running(world.app):
+        await asyncio.sleep(10)
+        await world.admin.patch(f"{POLICIES}/shop", {"metadata": {"annotations": {"warmhook.dev/purge": "true"}}})
+        await asyncio.sleep(5)
+        await warm_on(world, "a")
+        assert names_in(await ask(world, review(metadata=WARM))) == []
+
+
 PREFER = "warmhook.dev/prefer-warm"
 
 
