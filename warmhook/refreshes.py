@@ -8,6 +8,7 @@ from datetime import datetime, timedelta, tzinfo
 from typing import Final, Literal, TypeAlias
 
 from warmhook.cron import last_time, parse_schedule
+from warmhook.tenancy import permitted
 from warmhook.warmimages import WarmImage, Window
 
 Zones: TypeAlias = Callable[[str], tzinfo]
@@ -24,8 +25,8 @@ def refresh_cause(warmimage: WarmImage, zones: Zones, now: datetime) -> RefreshC
 
     An image by digest never changes. What is suspended, purged or complete is refreshed when it no longer is.
     """
-    template = warmimage.template
-    if warmimage.image.digest or template.suspend or warmimage.purged or warmimage.complete:
+    warmimage = permitted(warmimage)
+    if warmimage.image.digest or warmimage.template.suspend or warmimage.purged or warmimage.complete:
         return None
     if is_refresh_requested(warmimage):
         return "requested"
@@ -43,7 +44,7 @@ def is_refresh_requested(warmimage: WarmImage) -> bool:
 
 
 def _is_scheduled(warmimage: WarmImage, zones: Zones, now: datetime) -> bool:
-    refresh, last = warmimage.template.refresh, _last_resolved(warmimage)
+    refresh, last = warmimage.template.refresh, _last_resolved(warmimage, now)
     if last is None or (refresh.interval_seconds is None and not refresh.windows):
         return False
     fraction = _fraction(warmimage)
@@ -64,11 +65,14 @@ def _opened(window: Window, fraction: float, zones: Zones, now: datetime) -> dat
     return opened if opened is not None and now >= opened + duration * _SPREAD * fraction else None
 
 
-def _last_resolved(warmimage: WarmImage) -> datetime | None:
-    """The last time at which nodes learned the content of the tag. The last Pod says nothing about it."""
+def _last_resolved(warmimage: WarmImage, now: datetime) -> datetime | None:
+    """The last time at which nodes learned the content of the tag. The last Pod says nothing about it.
+
+    A time in the future, from a clock that was wrong, is ignored: it would put off the next refresh for as long.
+    """
     pushed_at = warmimage.pushed_at if warmimage.pod_origin is None else None
-    times = [at for at in (warmimage.lifecycle.refreshed_at, pushed_at or warmimage.created_at) if at is not None]
-    return max(times, default=None)
+    times = (warmimage.lifecycle.refreshed_at, pushed_at or warmimage.created_at)
+    return max((at for at in times if at is not None and at <= now), default=None)
 
 
 def _fraction(warmimage: WarmImage) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -42,7 +43,7 @@ class Refreshes:
         return await self._refresh(list(filter(is_refresh_requested, warmimages)), outcomes)
 
     async def run(self, warmimages: Iterable[WarmImage], outcomes: Outcomes) -> set[ObjectKey]:
-        """Refresh what is due, of scheduled ones those that were refreshed longest ago; returns as `requested` does."""
+        """Refresh what is due, of scheduled ones only the first; returns as `requested` does."""
         now = self.context.clock.utcnow()
         requested, scheduled = list[WarmImage](), list[WarmImage]()
         for warmimage in warmimages:
@@ -53,8 +54,7 @@ class Refreshes:
                     scheduled.append(warmimage)
             # Eight windows of one WarmImage may take a millisecond.
             await asyncio.sleep(0)
-        scheduled.sort(key=_oldest_first)
-        return await self._refresh([*requested, *scheduled[:SCHEDULED_MAX]], outcomes)
+        return await self._refresh([*requested, *_first(scheduled)], outcomes)
 
     async def _refresh(self, due: Collection[WarmImage], outcomes: Outcomes) -> set[ObjectKey]:
         refreshed: set[ObjectKey] = set()
@@ -122,6 +122,19 @@ class Refreshes:
         except TimeoutError:
             silent.add(host)
             return None
+
+
+def _first(scheduled: Iterable[WarmImage]) -> list[WarmImage]:
+    """At most `SCHEDULED_MAX`, those that were refreshed longest ago; namespaces take turns.
+
+    What cannot be refreshed stays the oldest, and must not keep the images of other namespaces from their turn.
+    """
+    taken, ranked = Counter[str](), list[tuple[int, WarmImage]]()
+    for warmimage in sorted(scheduled, key=_oldest_first):
+        ranked.append((taken[warmimage.key.namespace], warmimage))
+        taken[warmimage.key.namespace] += 1
+    ranked.sort(key=lambda one: one[0])
+    return [warmimage for _, warmimage in ranked[:SCHEDULED_MAX]]
 
 
 def _oldest_first(warmimage: WarmImage) -> tuple[float, str]:

@@ -168,6 +168,8 @@ async def test_a_purge_in_a_namespace_that_may_not_delete_changes_nothing_and_is
     found = find_condition((await stored(world))["status"], "Allowed")
     assert (found["status"], found["reason"]) == ("False", "BeyondLimits")
     assert found["message"] == "annotation warmhook.dev/purge: Delete is not allowed in namespace shop"
+    await annotate(world, refresh="one")
+    assert "f" in await line(world)
 
 
 @in_world(nodes="a", warmimage="x")
@@ -283,6 +285,20 @@ async def test_scheduled_refreshes_are_a_hundred_at_a_time(world: World) -> None
     assert len(logged("refreshed")) == 100
     await world.sync()
     assert len(logged("refreshed")) == 120
+
+
+@in_world(nodes="a")
+async def test_a_namespace_whose_statuses_cannot_be_written_keeps_no_other_from_its_refreshes(world: World) -> None:
+    await world.add_namespace("other")
+    for number in range(120):
+        often = {"refreshIntervalSeconds": 300}
+        await world.add_warmimage(f"w{number:03}", f"{HOST}/w:{number}", namespace="other", pull=often)
+    await world.add_warmimage("x", pull={"refreshIntervalSeconds": 300})
+    await asyncio.sleep(1000)
+    await world.admin.patch(paths.status(X), {"status": {"refreshedAt": "2026-03-01T12:00:01Z"}})
+    world.answer(status(422), "PATCH", "/namespaces/other/warmimages")
+    await world.sync()
+    assert [entry["warmimage"] for entry in logged("refreshed")] == ["shop/x"]
 
 
 @in_world(nodes="a", warmimage="x")

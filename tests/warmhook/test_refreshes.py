@@ -119,6 +119,13 @@ def test_the_interval_begins_with_the_object_if_nothing_else_is_known() -> None:
     assert cause(with_refresh(interval=86400, created_at=None)) is None
 
 
+def test_a_refresh_in_the_future_by_a_clock_that_was_wrong_puts_nothing_off() -> None:
+    ahead = with_refresh(interval=86400, lifecycle=refreshed(NOW + 365 * DAY))
+    assert cause(ahead) == "scheduled"
+    assert cause(replace(ahead, lifecycle=refreshed(NOW))) is None
+    assert cause(replace(ahead, created_at=NOW + HOUR)) is None
+
+
 # --- windows ---------------------------------------------------------------------------------------------------------
 
 
