@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -290,3 +291,15 @@ def test_the_largest_body_that_is_read_holds_every_real_index() -> None:
     body = json.dumps({"manifests": many}).encode()
     assert len(body) < BODY_MAX
     assert read_manifest(body, INDEX) is not None
+
+
+@pytest.mark.parametrize("part", [b"{},", b"[],", b"[[[]]],"])
+def test_a_body_of_very_many_values_is_not_read(part: bytes) -> None:
+    body = b'{"manifests":[' + part * (BODY_MAX // len(part)) + b"{}]}"
+    tracemalloc.start()
+    try:
+        assert read_manifest(body, INDEX) is None
+        assert read_platform(body) == ""
+        assert tracemalloc.get_traced_memory()[1] < BODY_MAX
+    finally:
+        tracemalloc.stop()
