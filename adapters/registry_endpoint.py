@@ -46,9 +46,16 @@ _DOCKER_HUB_API: Final = "registry-1.docker.io"
 class Failed(Exception):
     """A request has no usable answer."""
 
-    def __init__(self, problem: ResolveProblem, message: str, retry_after_seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        problem: ResolveProblem,
+        message: str,
+        retry_after_seconds: float | None = None,
+        *,
+        answered: bool = False,
+    ) -> None:
         super().__init__(message)
-        self.unresolved = Unresolved(problem, message, retry_after_seconds)
+        self.unresolved = Unresolved(problem, message, retry_after_seconds, answered)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +231,8 @@ class Endpoint:
             raise Failed("Unauthorized", f"{host}: answered {status}; look at its credentials in the configuration")
         if status == 404:
             raise Failed("NotFound", f"{host}: does not know this tag or digest")
-        raise Failed("Network" if status >= 500 or status == 408 else "Unusable", f"{host}: answered {status}")
+        problem: ResolveProblem = "Network" if status >= 500 or status == 408 else "Unusable"
+        raise Failed(problem, f"{host}: answered {status}", answered=True)
 
     def _open(self) -> httpx.AsyncClient:
         ca_file = self.settings.ca_file

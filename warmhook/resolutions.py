@@ -25,6 +25,8 @@ class Unresolved:
     """In the words of Warmhook, never of the registry, and without secrets."""
     retry_after_seconds: float | None = None
     """The least time that the registry wants to be left alone; `None` if it did not say."""
+    answered: bool = False
+    """Whether the registry answered, so that the problem may be that of this image alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -220,7 +220,8 @@ class Resolver:
             self._good.discard(host)
         else:
             self._good.add(host)
-        if problem in ("Network", "Timeout"):
+        # An answer of 500 may be about this image alone, and must not keep all others from being asked.
+        if problem in ("Network", "Timeout") and not (isinstance(answer, Unresolved) and answer.answered):
             self._silent_until[host] = now + _SILENT_SECONDS
         while len(self._not_before) >= _NOTED_MAX:
             del self._not_before[next(iter(self._not_before))]

@@ -383,14 +383,27 @@ def test_a_slow_registry_with_very_many_images_keeps_no_other_from_being_asked(
         (tmp_path / "slow").mkdir()
         slow = InProcessRegistry("slow.example.com", tmp_path / "slow")
         slow.answers_after = 9.0
-        both = registry.client(world.clock)
-        world.registries = OciRegistries(
-            {**both.settings, **slow.client(world.clock).settings}, world.clock, transport=ByHost(registry, slow)
-        )
+        settings = {**registry.client(world.clock).settings, **slow.client(world.clock).settings}
+        world.registries = OciRegistries(settings, world.clock, transport=ByHost(registry, slow))
         resolver = a_resolver(world)
         many = [warmimage(f"w{number}", f"slow.example.com/shop/app:v{number}") for number in range(1200)]
         resolver.begin(many)
         registry.put(NAME, "v1", A)
+        resolver.begin([warmimage("mine", IMAGE)])
+        await world.clock.sleep(1)
+        assert f"GET {MANIFEST}" in registry.requests
+        await resolver.close()
+
+    run(case)
+
+
+def test_an_image_at_which_its_registry_fails_keeps_no_other_from_being_asked(run: Callable[..., None]) -> None:
+    async def case(world: World, registry: InProcessRegistry) -> None:
+        registry.put(NAME, "v1", A)
+        registry.broken = "shop/broken"
+        resolver = a_resolver(world)
+        resolver.begin([warmimage(f"w{number}", f"{HOST}/shop/broken:v{number}") for number in range(8)])
+        await world.clock.sleep(1)
         resolver.begin([warmimage("mine", IMAGE)])
         await world.clock.sleep(1)
         assert f"GET {MANIFEST}" in registry.requests

@@ -31,6 +31,8 @@ class InProcessRegistry(httpx.AsyncBaseTransport):
         self.down = False
         self.status = 0
         """The status of each answer; 0: by the content."""
+        self.broken = ""
+        """The repository whose answers are 500; empty: none."""
 
     def client(self, clock: Clock) -> OciRegistries:
         """What asks this registry, and no other."""
@@ -52,4 +54,6 @@ class InProcessRegistry(httpx.AsyncBaseTransport):
         await asyncio.sleep(self.answers_after)
         if self.status:
             return httpx.Response(self.status, headers={"retry-after": "600"} if self.status == 429 else {})
+        if self.broken and request.url.path.startswith(f"/v2/{self.broken}/"):
+            return httpx.Response(500)
         return await self._served.handle_async_request(request)
