@@ -28,6 +28,8 @@ MAX_BYTES: Final = 96 * 1024
 """Bytes that handlers write for one node: etcd stores every version of the whole object."""
 
 _ROOM: Final = Room(MAX_LINES, MAX_BYTES)
+_BEFORE_ALL: Final = 10_000
+"""More than any priority."""
 _DESIRED: Final = "warmhook-desired-"
 # One-letter names of the options of the pull and of the line, for the wire only.
 _OPTIONS: Final = {
@@ -214,25 +216,23 @@ def noted_refusals(refused: Collection[str]) -> list[str]:
     return sorted(refused)[:REFUSED_MAX]
 
 
-def over_budget(lines: Iterable[Line], tenancy: Tenancy) -> frozenset[str]:
+def over_budget(lines: Iterable[Line], tenancy: Tenancy, kept: Iterable[Line] = ()) -> frozenset[str]:
     """Keys of the lines beyond `MAX_LINES` and `MAX_BYTES`, or beyond the room of their namespace.
 
     In each namespace these are the lines of the lowest priority and the oldest. The room of a namespace does not depend
-    on the number of lines of others.
+    on the number of lines of others. `kept` are further lines that are there, and go before all others of their
+    namespace.
     """
-    claims = [
-        # The value as a JSON string, the key in data and labels, the label's prefix, version and punctuation.
-        Claim(
-            line.key,
-            line.warmimage.namespace,
-            line.pull.priority,
-            line.since,
-            len(json.dumps(line.encode())) + 2 * len(line.key) + 40,
-        )
-        for line in lines
-    ]
-    within = [claim for own in _by_namespace(claims) for claim in _fitting(own, tenancy.of(own[0].namespace).room)]
+    claims = [_claim(line, line.pull.priority) for line in lines]
+    every = [*claims, *(_claim(line, _BEFORE_ALL) for line in kept)]
+    within = [claim for own in _by_namespace(every) for claim in _fitting(own, tenancy.of(own[0].namespace).room)]
     return frozenset(claim.key for claim in claims) - {claim.key for claim in _fitting(within, _ROOM)}
+
+
+def _claim(line: Line, priority: int) -> Claim:
+    # The value as a JSON string, the key in data and labels, the label's prefix, version and punctuation.
+    size_bytes = len(json.dumps(line.encode())) + 2 * len(line.key) + 40
+    return Claim(line.key, line.warmimage.namespace, priority, line.since, size_bytes)
 
 
 def _by_namespace(claims: Iterable[Claim]) -> Iterable[list[Claim]]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from handlers.reconcile.node_configmaps import NodeChange
-from handlers.reconcile.objects import DesiredConfigMap
+from handlers.reconcile.objects import DesiredConfigMap, WarmImages
 from handlers.reconcile.pod_reader import AMONG_OTHERS_SECONDS
 from handlers.reconcile.reader import Reader
 from warmhook.limits import Tenancy
@@ -64,12 +64,22 @@ async def wanted_lines(
     return wanted
 
 
-def untouched(have: DesiredConfigMap, unusable: Iterable[ObjectKey]) -> DesiredConfigMap:
-    """The ConfigMap of a node without the lines of unusable WarmImages, so that these stay unchanged."""
+def untouched(have: DesiredConfigMap, unusable: Iterable[ObjectKey], kept: Mapping[str, Line]) -> DesiredConfigMap:
+    """The ConfigMap of a node without the lines of unusable WarmImages, so that these stay unchanged.
+
+    `kept` are those of them that are known, of any node: what a namespace has takes its room, whatever its Pods.
+    """
     keys = set(map(line_key, unusable))
     if keys.isdisjoint(have.lines):
         return have
-    return replace(have, lines={key: version for key, version in have.lines.items() if key not in keys})
+    lines = {key: version for key, version in have.lines.items() if key not in keys}
+    return replace(have, lines=lines, kept={key: kept[key] for key in have.lines.keys() & kept.keys()})
+
+
+def kept_lines(found: WarmImages, unknown: Iterable[ObjectKey]) -> dict[str, Line]:
+    """The lines of WarmImages whose Pods could not be read, by key."""
+    lines = (line_of(permitted(found.usable[key])) for key in unknown)
+    return {line.key: line for line in lines}
 
 
 def full_change(
@@ -83,7 +93,7 @@ def full_change(
 
     `unknown` are keys of lines that are sent again although their label is present.
     """
-    refused = over_budget(wanted.values(), tenancy)
+    refused = over_budget(wanted.values(), tenancy, have.kept.values() if have else ())
     want = {key: line for key, line in wanted.items() if key not in refused}
     changes = diff(have.lines if have else {}, want)
     changes |= {key: want[key] for key in unknown if key in want}

@@ -14,7 +14,7 @@ from adapters.kubernetes.warmpolicy import read_warmpolicy
 from warmhook.api import DROPPED_ANNOTATION
 from warmhook.limits import Tenancy
 from warmhook.manifests import Resolved
-from warmhook.node_lines import desired_node, versions
+from warmhook.node_lines import Line, desired_node, versions
 from warmhook.policies import Policy
 from warmhook.ports import Object
 from warmhook.warmimages import ObjectKey, PolicyKey, WarmImage, policy_label, repository_label
@@ -34,6 +34,8 @@ class DesiredConfigMap:
     """Keys of lines without room."""
     tracked: bool = False
     """Whether the API server still tracks fields."""
+    kept: Mapping[str, Line] = field(default_factory=dict)
+    """Further lines that stay as they are and take room, about as they are."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import Final, Literal, TypeAlias
 
 from adapters.kubernetes.errors import Unavailable
 from handlers.reconcile.context import Context
-from handlers.reconcile.full_lines import FullState, full_change, untouched, wanted_lines
+from handlers.reconcile.full_lines import FullState, full_change, kept_lines, untouched, wanted_lines
 from handlers.reconcile.node_configmaps import NodeChange, NodeWrites
 from handlers.reconcile.objects import DesiredConfigMap, WarmImages, WarmImageVersion
 from handlers.reconcile.outcomes import Outcomes
@@ -202,14 +202,14 @@ class Projection:
     async def _rebuild(self, names: Collection[str], every: WarmImages, deadline: float, outcomes: Outcomes) -> None:
         """Write every line of these nodes, and create missing ConfigMaps."""
         running = await self._reader.pods.running(every.usable.values(), within_seconds=AMONG_OTHERS_SECONDS)
-        every = every.without(running.unknown)
+        kept, every = kept_lines(every, running.unknown), every.without(running.unknown)
         few, warmimages = len(names) <= MAX_GETS, every.usable.values()
         if few and all(warmimage.template.nodes.limit is None for warmimage in warmimages):
             nodes = list((await self._reader.nodes_of(names)).values())
         else:
             nodes = await self._reader.nodes(taints=reads_taints(warmimages))
         found = await (self._reader.desired_of(names) if few else self._reader.desired())
-        desired = {have.node: untouched(have, every.unusable) for have in found}
+        desired = {have.node: untouched(have, every.unusable, kept) for have in found}
         wanted = await wanted_lines(warmimages, nodes, running.nodes)
         changes: dict[str, NodeChange] = {}
         for node in nodes:

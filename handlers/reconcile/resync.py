@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 
 from adapters.logs import get_logger
 from handlers.reconcile.context import Context
-from handlers.reconcile.full_lines import LinesByNode, full_change, untouched, wanted_lines
+from handlers.reconcile.full_lines import LinesByNode, full_change, kept_lines, untouched, wanted_lines
 from handlers.reconcile.node_configmaps import NodeChange
 from handlers.reconcile.objects import DesiredConfigMap, PolicyObject, object_key, read_warmimages
 from handlers.reconcile.outcomes import Outcomes, Overtaken
@@ -101,7 +101,8 @@ class Resync:
         await outcomes.each("node", sorted(gone), self._forget_node)
         await self._context.recorder.record_long_names(nodes, outcomes)
         wanted = await wanted_lines(usable, nodes, running.nodes)
-        held = {have.node: untouched(have, placed.unusable) for have in desired}
+        kept = kept_lines(warmimages, running.unknown)
+        held = {have.node: untouched(have, placed.unusable, kept) for have in desired}
         changes = _repairs(held, nodes, wanted, reports, self._context.clock.utcnow(), self._reader.tenancy)
         orphans = await self._orphaned(changes, set(map(line_key, objects)))
         repairs = _without(changes, orphans)

@@ -7,8 +7,10 @@ from typing import Any, Final
 
 from adapters.kubernetes import paths
 from adapters.kubernetes.errors import Unavailable
-from tests.handlers.world import HOST, NAMESPACE, POLICIES, World, in_world, logged, status
+from tests.handlers.world import HOST, NAMESPACE, POLICIES, SOURCES, World, in_world, logged, status
+from warmhook.limits import LINES_PER_NODE
 from warmhook.status import find_condition
+from warmhook.warmimages import ObjectKey
 
 IMAGE: Final = f"{HOST}/shop/app:v1"
 OTHER: Final = f"{HOST}/shop/other:v1"
@@ -151,3 +153,21 @@ async def test_many_selectors_of_a_namespace_cost_one_list_of_its_pods(world: Wo
     assert [path for _, path in world.requests if path.startswith(PODS)].count(PODS) == 1
     assert {node: len(images) for node, images in (await lines(world)).items()} == {"a": 5, "b": 4}
     assert all(obj["status"]["desired"] == 1 for obj in (await world.warmimages()).values())
+
+
+@in_world(nodes="a", sources=SOURCES + "namespaces: []\n")
+async def test_lines_that_stay_because_pods_cannot_be_read_take_the_room_of_their_namespace(world: World) -> None:
+    await world.add_namespace("other")
+    world.answer(status(403, "Forbidden"), "GET", "/pods")
+    for turn in range(3):
+        for number in range(LINES_PER_NODE):
+            await world.add_warmimage(f"w{turn}-{number}", f"{HOST}/w:{turn}-{number}", namespace="other")
+        await world.sync()
+        for number in range(LINES_PER_NODE):
+            path = paths.warmimages(ObjectKey("other", f"w{turn}-{number}"))
+            await world.admin.patch(path, {"spec": {"nodes": on_pods_of("hidden")}})
+    await world.sync()
+    assert len(((await world.desired("a")) or {})["data"]) == LINES_PER_NODE
+    world.requests.clear()
+    await world.sync()
+    assert world.writes() == []
