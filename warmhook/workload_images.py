@@ -65,7 +65,8 @@ def rollout_images(
         warmimage, before = stored.get(key, (None, _ROLLOUT))
         owners = _owners(key, before, current, known, newest, now)
         origin = replace(before, owners=tuple(owners[:OWNERS_MAX]), more=len(owners) > OWNERS_MAX)
-        pushed_at = max((owner.at for owner in origin.owners if owner.at is not None), default=now)
+        earlier = warmimage.pushed_at if warmimage is not None else None
+        pushed_at = max((owner.at for owner in origin.owners if owner.at is not None), default=earlier or now)
         if warmimage is not None:
             found.append(replace(warmimage, pod_origin=origin, pushed_at=pushed_at))
         elif image is not None and (template := template_for(policy.template, origin)) is not None:
@@ -79,7 +80,7 @@ def _owners(
     before: PodOrigin,
     current: Mapping[str, tuple[str, ...]],
     known: Mapping[str, Workload],
-    newest: Mapping[tuple[str, str], ObjectKey],
+    newest: Mapping[tuple[str, str], tuple[float, ObjectKey]],
     now: datetime,
 ) -> list[PodOwner]:
     """The workloads that run the image of this WarmImage, then those that did and still have the container."""
@@ -88,8 +89,9 @@ def _owners(
     for owner, names in sorted(current.items()):
         stored = written.get(owner)
         unchanged = stored is not None and stored.containers == names
-        # After a rollback it is the newest again.
-        same = unchanged and all(newest[owner, name] == key for name in names)
+        # After a rollback it is the newest again. None is newer than a time in the future, from a clock that was wrong.
+        used_last = (newest[owner, name] for name in names)
+        same = unchanged and all(last == key or at > now.timestamp() for at, last in used_last)
         owners.append(PodOwner(owner, (), names, stored.at if stored and same else now, known[owner].selector))
     for owner, stored in sorted(written.items()):
         if owner in known and owner not in current:
@@ -108,15 +110,15 @@ def _uses(known: Mapping[str, Workload]) -> _Uses:
     return uses
 
 
-def _newest(origins: Iterable[tuple[ObjectKey, PodOrigin]]) -> dict[tuple[str, str], ObjectKey]:
-    """The WarmImage that each container of an owner began to use last."""
+def _newest(origins: Iterable[tuple[ObjectKey, PodOrigin]]) -> dict[tuple[str, str], tuple[float, ObjectKey]]:
+    """The WarmImage that each container of an owner began to use last, and when."""
     newest: dict[tuple[str, str], tuple[float, ObjectKey]] = {}
     for key, origin in origins:
         for owner in origin.owners:
             at = owner.at.timestamp() if owner.at else _NEVER
             for name in owner.containers:
                 newest[owner.owner, name] = max((at, key), newest.get((owner.owner, name), (_NEVER, key)))
-    return {slot: key for slot, (_, key) in newest.items()}
+    return newest
 
 
 def _key(policy: Policy, image: Reference) -> ObjectKey:

@@ -53,6 +53,24 @@ def test_workloads_that_did_not_change_change_nothing() -> None:
     assert after(workloads) == after(workloads, workloads, workloads)
 
 
+def test_a_rollout_that_a_clock_ahead_saw_first_costs_no_write_at_each_look_after_the_next_one() -> None:
+    ahead = NOW + timedelta(hours=1)
+    first = rollout_images(POLICY, [workload("web", "web:1")], [], ahead)
+    both = rollout_images(POLICY, [workload("web", "web:2")], first, NOW)
+    later = rollout_images(POLICY, [workload("web", "web:2")], both, NOW + timedelta(minutes=5))
+    assert later == both
+    past = rollout_images(POLICY, [workload("web", "web:2")], both, ahead + timedelta(minutes=5))
+    assert rollout_images(POLICY, [workload("web", "web:2")], past, ahead + timedelta(minutes=10)) == past
+
+
+def test_a_rollout_without_a_time_costs_no_write_at_each_look() -> None:
+    (found,) = after([workload("web", "web:1")]).values()
+    assert found.pod_origin is not None
+    (owner,) = found.pod_origin.owners
+    bare = replace(found, pod_origin=replace(found.pod_origin, owners=(replace(owner, at=None),)))
+    assert rollout_images(POLICY, [workload("web", "web:1")], [bare], NOW + timedelta(hours=1)) == [bare]
+
+
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=12))
 def test_the_present_image_and_the_last_other_one_stay(versions: list[int]) -> None:
     last = dict.fromkeys(reversed(versions))
