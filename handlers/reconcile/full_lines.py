@@ -10,7 +10,6 @@ from typing import TypeAlias
 
 from handlers.reconcile.node_configmaps import NodeChange
 from handlers.reconcile.objects import DesiredConfigMap, WarmImages
-from handlers.reconcile.pod_reader import AMONG_OTHERS_SECONDS
 from handlers.reconcile.reader import Reader
 from warmhook.limits import Tenancy
 from warmhook.node_lines import Line, diff, line_key, line_of, noted_refusals, over_budget
@@ -38,7 +37,7 @@ class FullState:
         async with self._once:
             if self._nodes is None:
                 found = await self._reader.warmimages()
-                running = await self._reader.pods.running(found.usable.values(), within_seconds=AMONG_OTHERS_SECONDS)
+                running = await self._reader.pods.among_others(found.usable.values())
                 self.warmimages = list(found.without(running.unknown).usable.values())
                 nodes = await self._reader.nodes(taints=reads_taints(self.warmimages))
                 self._wanted = await wanted_lines(self.warmimages, nodes, running.nodes)

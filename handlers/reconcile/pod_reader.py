@@ -35,8 +35,8 @@ _log = get_logger()
 
 _SECONDS: Final = 4.0
 """For the reads of one namespace; less than a sync has for the policies of all namespaces."""
-AMONG_OTHERS_SECONDS: Final = 1.0
-"""For reads that the lines of other namespaces wait for."""
+_AMONG_OTHERS_SECONDS: Final = 1.0
+"""For reads that the lines of other namespaces wait for; and results so recent serve as well."""
 _FAILED_SECONDS: Final = 30.0
 # The API server lists up to so many different selectors of one namespace; beyond that all Pods are matched here.
 _SELECTORS: Final = 4
@@ -117,6 +117,11 @@ class PodReader:
         await asyncio.gather(*map(read, selectors))
         unknown = {key: problems[key.namespace] for key, needed in wanted.items() if not nodes.keys() >= set(needed)}
         return RunningPods(nodes, unknown)
+
+    async def among_others(self, warmimages: Iterable[WarmImage]) -> RunningPods:
+        """As `running`, for all lines of a node: nodes that change one after another cost a list in a second."""
+        seconds = _AMONG_OTHERS_SECONDS
+        return await self.running(warmimages, at_most_seconds=seconds, within_seconds=seconds)
 
     async def _running(self, namespace: str, selectors: Collection[Selector]) -> dict[PodQuery, frozenset[str]]:
         began = self.clock.monotonic()

@@ -19,7 +19,6 @@ from handlers.reconcile.full_lines import FullState, full_change, kept_lines, un
 from handlers.reconcile.node_configmaps import NodeChange, NodeWrites
 from handlers.reconcile.objects import DesiredConfigMap, WarmImages, WarmImageVersion
 from handlers.reconcile.outcomes import Outcomes
-from handlers.reconcile.pod_reader import AMONG_OTHERS_SECONDS
 from handlers.reconcile.reader import FROM_CACHE, MAX_GETS
 from handlers.reconcile.resolver import Resolver
 from warmhook.node_lines import diff, line_key
@@ -201,7 +200,7 @@ class Projection:
 
     async def _rebuild(self, names: Collection[str], every: WarmImages, deadline: float, outcomes: Outcomes) -> None:
         """Write every line of these nodes, and create missing ConfigMaps."""
-        running = await self._reader.pods.running(every.usable.values(), within_seconds=AMONG_OTHERS_SECONDS)
+        running = await self._reader.pods.among_others(every.usable.values())
         kept, every = kept_lines(every, running.unknown), every.without(running.unknown)
         few, warmimages = len(names) <= MAX_GETS, every.usable.values()
         if few and all(warmimage.template.nodes.limit is None for warmimage in warmimages):

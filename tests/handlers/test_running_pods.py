@@ -171,3 +171,16 @@ async def test_lines_that_stay_because_pods_cannot_be_read_take_the_room_of_thei
     world.requests.clear()
     await world.sync()
     assert world.writes() == []
+
+
+@in_world(nodes="ab")
+async def test_nodes_that_change_one_after_another_cost_one_list_of_pods_in_a_second(world: World) -> None:
+    await world.add_pod("web-1", "a", app="web")
+    await world.add_warmimage("x", nodes=on_pods_of("web"))
+    await world.sync()
+    await asyncio.sleep(60)
+    world.requests.clear()
+    for _ in range(10):
+        await world.changed("Node", "a")
+    assert [path for _, path in world.requests].count(PODS) == 1
+    assert await lines(world) == {"a": [IMAGE]}
