@@ -158,7 +158,7 @@ class _Containerd:
         return _Missing(text) if error.code() == grpc.StatusCode.NOT_FOUND else RuntimeUnreachable(text)
 
 
-class _Missing(Exception):
+class _Missing(RuntimeUnreachable):
     """containerd does not have what the request names."""
 
 

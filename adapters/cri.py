@@ -145,10 +145,11 @@ class _CriRuntime:
         except grpc.aio.AioRpcError as error:
             # CRI-O 1.36 tries to pull as an artifact what it could not pull as an image, and adds that error.
             text = (error.details() or "").partition("; artifact err: ")[0]
+            secrets = _secrets(credentials) if credentials else ()
             # containerd 2 forwards the 503 of a registry as UNAVAILABLE, so the code alone is ambiguous.
-            if not _OF_A_PULL.search(text) and (unreachable := self._unreachable(error)):
-                raise unreachable from error
-            message = sanitize(without_server_words(text), secrets=_secrets(credentials) if credentials else ())
+            if not _OF_A_PULL.search(text) and (unreachable := self._unreachable(error, secrets)):
+                raise unreachable from None
+            message = sanitize(without_server_words(text), secrets=secrets)
             if error.code() == _C.DEADLINE_EXCEEDED:
                 # The message of gRPC itself is about a removed stream.
                 message = f"the pull took longer than {timeout_seconds:g} s"
@@ -206,7 +207,7 @@ class _CriRuntime:
             failed = RuntimeUnreachable(f"{self._endpoint}: {error.code().name}: {sanitize(error.details() or '')}")
             raise self._unreachable(error) or failed from error
 
-    def _unreachable(self, error: grpc.aio.AioRpcError) -> RuntimeUnreachable | None:
+    def _unreachable(self, error: grpc.aio.AioRpcError, secrets: tuple[str, ...] = ()) -> RuntimeUnreachable | None:
         """The error with a hint, if no runtime answered; `None` if one did."""
         details = error.details() or ""
         text = details.lower()
@@ -216,7 +217,7 @@ class _CriRuntime:
             check = next((check for part, check in _UNREACHED if part in text), "the runtime is starting or stopping")
         else:
             return None
-        return RuntimeUnreachable(f"{self._endpoint}: {check} ({sanitize(details)})")
+        return RuntimeUnreachable(f"{self._endpoint}: {check} ({sanitize(details, secrets=secrets)})")
 
 
 def sanitize(text: str, *, secrets: tuple[str, ...] = ()) -> str:

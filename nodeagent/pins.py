@@ -62,6 +62,9 @@ class Pins:
                 self._honoured, self._none = False, True
             except (RuntimeUnreachable, TimeoutError) as error:
                 self._problem = str(error) or f"no answer within {_LIMIT_SECONDS:g} s"
+            except Exception:
+                # An error in one of them must not stop the pulls and reports of the others.
+                self._log.exception("pins-crashed")
             if self._problem:
                 self._outage.failed(error=self._problem[:300])
             else:

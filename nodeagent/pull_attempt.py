@@ -47,9 +47,9 @@ async def pull_image(
     `progressed` is called with the bytes that were downloaded for this pull, if they can be seen.
     """
     attempt = _Attempt(context, pull, progressed)
-    visible = await attempt.look()
-    attempt.limit_seconds = LONGEST_TIMEOUT_SECONDS if visible else pull.timeout_seconds
     try:
+        visible = await attempt.look()
+        attempt.limit_seconds = LONGEST_TIMEOUT_SECONDS if visible else pull.timeout_seconds
         async with asyncio.timeout(pull.timeout_seconds + (0 if visible else _GRACE_SECONDS)) as deadline:
             work = attempt.follow(deadline) if visible else attempt.log_growth()
             async with in_background(work, f"progress of {pull.image}"):

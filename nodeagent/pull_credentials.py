@@ -67,7 +67,7 @@ class PullCredentials:
             await self._clock.sleep(self._clock.jitter(RECHECK_SECONDS))
             self._forget_late()
             self._secrets.keep(self._state.secrets())
-            for key in sorted(self._state.refused_secrets()):
+            for key in self._secrets.in_turn(self._state.refused_secrets()):
                 if await self._secrets.changed(key):
                     self._state.retry_lines(lambda wanted, key=key: key in wanted.secrets)  # type: ignore[misc]  # mypy cannot infer defaults of lambdas
                     self._retry()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 from weakref import WeakValueDictionary
 
-from adapters.clock import Clock
+from adapters.clock import Budget, Clock
 from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.errors import KubernetesError, NotFound, Refused
 from adapters.kubernetes.paths import secrets
@@ -22,6 +22,10 @@ from warmhook.secret_access import forbidden_message, grant_command
 from warmhook.warmimages import ObjectKey
 
 KEEP_SECONDS: Final = 60.0
+READS_AT_ONCE: Final = 64
+"""Requests for Secrets of one namespace that may follow closely; a namespace can name a thousand on each node."""
+READ_EVERY_SECONDS: Final = 10.0
+"""After them there is one request so often."""
 # Lines that name the same Secret do not wait for the API server one after the other, and those whose credentials are
 # refused do not read it one after the other.
 _KEEP_SHORTLY_SECONDS: Final = 5.0
@@ -51,17 +55,30 @@ class PullSecrets:
     def __init__(self, kubernetes: Kubernetes, clock: Clock, log: Log) -> None:
         self._kubernetes, self._clock, self._log = kubernetes, clock, log
         self._known: dict[ObjectKey, Secret] = {}
+        """The Secrets that were read, the oldest request first."""
         self._turns = WeakValueDictionary[str, asyncio.Lock]()
+        self._budgets: dict[str, Budget] = {}
+        self._next_at: dict[str, float] = {}
+        """By namespace, the time before which none of its Secrets is read; both are of namespaces that lines name."""
 
     async def read(self, key: ObjectKey) -> Secret:
         """The Secret, at most a minute old. A namespace has one request at a time."""
         async with self._turns.setdefault(key.namespace, asyncio.Lock()):
             known = self._known.get(key)
-            if known is None or self._clock.monotonic() - known.read_at >= KEEP_SECONDS:
-                before, known = known, await self._get(key)
-                self._known[key] = known
-                self._log_change(key, before, known)
-            return known
+            if known is not None and self._clock.monotonic() - known.read_at < KEEP_SECONDS:
+                return known
+            if not self._may_read(key.namespace):
+                message = f"Secret {key.name} waits for its turn: the lines of its namespace name many"
+                return Secret(known.version if known else "", self._shortly(), reason="Network", message=message)
+            found = await self._get(key)
+            self._known.pop(key, None)
+            self._known[key] = found
+            self._log_change(key, known, found)
+            return found
+
+    def in_turn(self, keys: Collection[ObjectKey]) -> list[ObjectKey]:
+        """The Secrets that were never read, then the others, the oldest request first."""
+        return [*sorted(set(keys) - self._known.keys()), *(key for key in self._known if key in keys)]
 
     def refused(self, key: ObjectKey) -> None:
         """A registry refused the credentials of the Secret: read it again soon, at the next pull."""
@@ -83,6 +100,20 @@ class PullSecrets:
             for key, known in self._known.items()
             if key in named
         }
+        namespaces = {key.namespace for key in named}
+        for of_namespaces in (self._budgets, self._next_at):
+            for namespace in of_namespaces.keys() - namespaces:
+                del of_namespaces[namespace]
+
+    def _may_read(self, namespace: str) -> bool:
+        """Whether the namespace may have one more request, which counts."""
+        now = self._clock.monotonic()
+        if now < self._next_at.get(namespace, now):
+            return False
+        if namespace not in self._budgets:
+            self._budgets[namespace] = Budget(self._clock, READS_AT_ONCE, READ_EVERY_SECONDS)
+        self._next_at[namespace] = now + self._budgets[namespace].spend()
+        return True
 
     async def _get(self, key: ObjectKey) -> Secret:
         now = self._clock.monotonic()

@@ -7,6 +7,7 @@ import contextlib
 import json
 import shutil
 import tempfile
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,13 @@ async def test_the_credentials_of_the_pull_itself_are_cut_out_of_its_error() -> 
     credentials = Credentials("h", "puller", "pass-word", "token-token")
     error = await _pull_error(C.UNKNOWN, "sent pass-word, token-token and cHVsbGVyOnBhc3Mtd29yZA==", credentials)
     assert str(error) == "RuntimeError: sent ***, *** and ***"
+
+
+@real_time
+async def test_no_credentials_are_in_the_error_of_a_runtime_that_is_stopping() -> None:
+    error = await _pull_error(C.UNAVAILABLE, "stopping, sent pass-word", Credentials("h", "puller", "pass-word"))
+    assert isinstance(error, RuntimeUnreachable)
+    assert "pass-word" not in "".join(traceback.format_exception(error))
 
 
 @real_time

@@ -7,9 +7,11 @@ import asyncio
 import pytest
 
 from tests.support.agents import NAMESPACE, WEB, Bench, a_push, bench, on_node, warm, with_agent
+from tests.support.containerd import MemoryContainerd
 from tests.support.instant import instant, until
 from warmhook.node_lines import Line, desired_name
 from warmhook.pins import OURS, PIN, PINNED
+from warmhook.ports import Download, StoredImage
 from warmhook.warmimages import Pull
 
 PINNED_PULL = Pull(pinned=True)
@@ -191,3 +193,26 @@ async def test_labels_that_cannot_be_written_are_logged_and_hold_up_nothing(b: B
     b.containerd.refuses.clear()
     await until(lambda: pins(b) == names(line), seconds=120)
     assert OURS in b.runtime.labels[WEB]
+
+
+class _Crashes(MemoryContainerd):
+    """containerd's own services, with an answer that the agent cannot read."""
+
+    async def images(self) -> list[StoredImage]:
+        raise ZeroDivisionError("a bug")
+
+    async def downloads(self, reference: str) -> list[Download]:
+        raise ZeroDivisionError("a bug")
+
+
+@on_node
+async def test_a_bug_in_what_containerd_shows_stops_neither_the_agent_nor_its_reports(b: Bench) -> None:
+    line = a_push(b, pull=PINNED_PULL)
+    b.runtime.have(WEB)
+    other = a_push(b, "registry.example.com/shop/z:1", "other")
+    await b.want(line, other)
+    async with b.agent(containerd=_Crashes(b.runtime)):
+        await warm(b, line)
+        await until(lambda: b.state(other) == "failed", seconds=200)
+        assert b.reason(other) == "RuntimeError"
+        assert b.events("pins-crashed")

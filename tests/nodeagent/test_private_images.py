@@ -17,6 +17,7 @@ from adapters.credential_providers import CredentialProviders, RunFailed
 from adapters.kubernetes.errors import Conflict, NotFound
 from adapters.kubernetes.paths import secrets
 from nodeagent.pull_credentials import RECHECK_SECONDS
+from nodeagent.pull_secrets import READ_EVERY_SECONDS
 from tests.support.agents import Bench, line_of, on_node, warm, with_agent
 from tests.support.instant import until
 from warmhook.credential_providers import Provider
@@ -513,3 +514,34 @@ async def test_a_provider_that_insists_on_the_token_of_a_pod_is_left_out_and_log
 
 def test_the_message_of_a_forbidden_secret_fits_into_a_report() -> None:
     assert len(forbidden_message("s" * 160)) <= 200
+
+
+@with_agent
+async def test_a_namespace_with_hundreds_of_refused_secrets_costs_the_api_server_few_requests(b: Bench) -> None:
+    lines = [
+        private(b, f"registry.example.com/team/app:{app}", *(f"absent-{app}-{each}" for each in range(8)))
+        for app in range(40)
+    ]
+    await write_secret(b, login(), namespace="team")
+    mine = private(b, password=NEW_PASSWORD, namespace="team")
+    await b.want(*lines, mine)
+    await until(lambda: b.state(mine) == "failed", seconds=600)
+    before = len(b.requests)
+    await asyncio.sleep(3600)
+    assert len([path for _, _, path in b.requests[before:] if "/shop/secrets" in path]) <= 3600 / READ_EVERY_SECONDS
+    await write_secret(b, login(NEW_PASSWORD), namespace="team")
+    assert await warm(b, mine, seconds=200) < 1.2 * RECHECK_SECONDS
+
+
+@with_agent
+async def test_every_refused_secret_of_many_is_read_again_in_turn(b: Bench) -> None:
+    await write_secret(b, login(), name="there")
+    lines = [
+        private(b, f"registry.example.com/shop/app:{app}", *(f"absent-{app}-{each}" for each in range(8)))
+        for app in range(20)
+    ]
+    last = private(b, "registry.example.com/shop/last:1", "z-last")
+    await b.want(*lines, last)
+    await until(lambda: b.state(last) == "failed", seconds=1200)
+    await write_secret(b, login(), name="z-last")
+    await warm(b, last, seconds=3600)
