@@ -91,7 +91,7 @@ class ImagePuller:
         finally:
             seconds = self._clock.monotonic() - began
             if outcome is _CANCELLED and self._state.is_stopping(pull.image):
-                message = f"stopped after {seconds:.0f} s because other images had no slot"
+                message = f"stopped after {seconds:.0f} s because other images had no slot or no space"
                 self._state.pull_failed(pull, "Timeout", message)
                 outcome = _Outcome("failed", "Timeout", message)
             self._context.metrics.pull(outcome.result, outcome.reason, seconds, outcome.size_bytes)

@@ -81,11 +81,11 @@ class Removals:
                 if await self.save():
                     await self._look_at_candidates()
                 else:
-                    self._postpone(self._candidates)
+                    self._postpone()
             except Exception:
                 # An error in one of them must not stop the pulls and reports of the others.
                 self._log.exception("removal-crashed")
-                self._postpone(self._candidates)
+                self._postpone()
             now = self._clock.monotonic()
             due = min((candidate.look_at for candidate in self._candidates.values()), default=now + _AGAIN_SECONDS)
             await self._clock.wait(self.wake, max(due - now, 1.0))
@@ -152,9 +152,14 @@ class Removals:
 
     async def _look_at_candidates(self) -> None:
         now = self._clock.monotonic()
-        due = {image_id for image_id, candidate in self._candidates.items() if candidate.look_at <= now}
-        if not due:
+        if all(candidate.look_at > now for candidate in self._candidates.values()):
             return
+        # A look costs the same for any number of images, so those that something keeps have no looks of their own.
+        due = {
+            image_id
+            for image_id, candidate in self._candidates.items()
+            if candidate.look_at <= now or candidate.kept is not None
+        }
         try:
             found = await look_at_runtime(self._context)
             due -= self._note_kept(found, due)
@@ -162,7 +167,7 @@ class Removals:
                 found = await look_at_cluster(self._context, found)
                 due -= self._note_kept(found, due)
         except UseUnknown as error:
-            self._look_failed(error, due)
+            self._look_failed(error)
             return
         self._look_succeeded()
         ended = self._clock.monotonic()
@@ -187,15 +192,15 @@ class Removals:
         demand = replace(found.demand, lines=lines, pulling=self._state.running.keys())
         return decide(found.images, self._known.records, demand, found.use)
 
-    def _look_failed(self, error: UseUnknown, due: Iterable[str]) -> None:
-        self._postpone(due)
+    def _look_failed(self, error: UseUnknown) -> None:
+        self._postpone()
         if error.what != self._unknown:
             self._log.warning("removals-held", reason=error.what, error=clean_message(str(error)), hint=error.hint)
             self._unknown = error.what
 
-    def _postpone(self, due: Iterable[str]) -> None:
+    def _postpone(self) -> None:
         again = self._clock.monotonic() + self._clock.jitter(_AGAIN_SECONDS)
-        self._candidates |= {image_id: _Candidate(again) for image_id in due}
+        self._candidates = {image_id: _Candidate(again) for image_id in self._candidates}
 
     def _look_succeeded(self) -> None:
         if self._unknown:
@@ -216,7 +221,7 @@ class Removals:
             reason = self._reason(image)
             error = await self._removal_error(image)
         except UseUnknown as unknown:
-            self._look_failed(unknown, (image.id,))
+            self._look_failed(unknown)
             return
         finally:
             self._known.removing = set()

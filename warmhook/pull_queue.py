@@ -21,7 +21,7 @@ from warmhook.warmimages import LONGEST_TIMEOUT_SECONDS
 
 SLOW_SECONDS: Final = 60.0
 GIVE_WAY_SECONDS: Final = 600.0
-"""After this time a pull is stopped if an image that was not slow finds no slot."""
+"""After this time a pull is stopped if a new image finds no slot, or one of another namespace no space."""
 NEGLECTED_SECONDS: Final = 60.0
 """A namespace that has waited for so long, without a started pull, goes before priority."""
 
@@ -94,7 +94,8 @@ def schedule(
     is by image. Never two pulls of one image, at most `parallel` that are not slow, at most twice as many in all, one
     more only if all others are of another registry, and
     at most half of `parallel`, but one, that were slow before. Their compressed sizes together are at most
-    `room_bytes`; an image that does not fit leaves its slot to a smaller one.
+    `room_bytes`; an image that does not fit leaves its slot to a smaller one, and what is kept for a long pull of
+    another namespace is not kept for ever.
     """
     due = {
         wanted.line.image
@@ -102,10 +103,14 @@ def schedule(
         if wanted.version not in warm and attempts.get(wanted.version, NO_ATTEMPTS).due_at <= now
     }
     pulls = [pull for pull in _by_image(lines, warm, attempts) if pull.image in due and pull.image not in running]
+    stopped = _making_room(pulls, running, room_bytes, now)
+    running = {
+        image: replace(active, stopping=active.stopping or image in stopped) for image, active in running.items()
+    }
     pulls = [pull for pull in pulls if pull.size_bytes <= room_bytes]
     slots = _Slots(running.values(), now, parallel, _turns(pulls, served, now))
     pulls.sort(key=slots.order)
-    plan = Schedule([], [])
+    plan = Schedule([], stopped)
     while pulls:
         pull = pulls.pop(0)
         if slots.has_room(pull):
@@ -134,6 +139,34 @@ def next_due(
     times = [attempts.get(wanted.version, NO_ATTEMPTS).due_at for wanted in lines if wanted.version not in warm]
     times += [pull.began + seconds for pull in running for seconds in (SLOW_SECONDS, GIVE_WAY_SECONDS)]
     return min((time for time in times if time > now), default=None)
+
+
+def _making_room(
+    pulls: Iterable[ImagePull], running: Mapping[str, Running], room_bytes: float, now: float
+) -> list[str]:
+    """The images whose pulls give way because an image of another namespace would fit without them.
+
+    The size of an image is what its registry says, and a pull keeps space for all of it until it ends. One of which
+    half has come goes on.
+    """
+    stopped: list[str] = []
+    for pull in pulls:
+        freed = sum(active.pull.size_bytes for image, active in running.items() if active.stopping or image in stopped)
+        lacking = pull.size_bytes - room_bytes - freed
+        if pull.slow or lacking <= 0:
+            continue
+        enough = [
+            image
+            for image, active in running.items()
+            if active.pull.size_bytes >= lacking
+            and now >= active.began + GIVE_WAY_SECONDS
+            and 2 * active.downloaded_bytes < active.pull.size_bytes
+            and active.pull.namespaces.isdisjoint(pull.namespaces)
+            and not active.stopping
+            and image not in stopped
+        ]
+        stopped += enough[:1]
+    return stopped
 
 
 def _turns(pulls: Iterable[ImagePull], served: Served, now: float) -> dict[tuple[str, bool], float]:

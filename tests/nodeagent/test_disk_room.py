@@ -10,6 +10,7 @@ from tests.support.agents import Bench, a_push, bench, on_node, warm
 from tests.support.instant import instant, until
 from warmhook.node_lines import Line
 from warmhook.ports import Download
+from warmhook.warmimages import Pull
 
 GIB = 2**30
 # Of 100 GiB 30 are free and 20 stay free: an image of 2.85 GiB fits, with the default factor of 3.5.
@@ -130,6 +131,39 @@ async def test_a_size_that_no_image_has_holds_up_no_other_image(b: Bench) -> Non
     async with b.agent():
         await warm(b, *lines[1:])
         assert b.reason(lines[0]) == "DiskFull"
+
+
+@on_node
+async def test_a_namespace_whose_images_claim_the_whole_disk_and_never_come_delays_another_for_20_minutes_at_most(
+    b: Bench,
+) -> None:
+    b.free_percent = lambda: FREE
+    claims = [sized(b, f"claim{number}", 2.8) for number in range(8)]
+    claims = [
+        replace(line, warmimage=replace(line.warmimage, namespace="greedy"), pull=Pull(timeout_seconds=7200))
+        for line in claims
+    ]
+    b.runtime.hanging |= {line.image for line in claims}
+    await b.want(*claims)
+    async with b.agent():
+        await until(lambda: b.runtime.running == 1)
+        others = [sized(b, f"other{number}", 1) for number in range(2)]
+        await b.want(*others)
+        await warm(b, *others, seconds=1300)
+
+
+@on_node
+async def test_a_large_image_that_takes_long_is_not_stopped_for_one_of_its_own_namespace(b: Bench) -> None:
+    b.free_percent = lambda: FREE
+    b.runtime.pull_seconds = 3000
+    large, other = sized(b, "large", 2.8), sized(b, "other", 1)
+    lines = [replace(line, pull=Pull(timeout_seconds=7200)) for line in (large, other)]
+    await b.want(lines[0])
+    async with b.agent():
+        await until(lambda: b.runtime.running == 1)
+        await b.want(lines[1])
+        await warm(b, *lines, seconds=7000)
+        assert b.runtime.pulls == [large.image, other.image]
 
 
 @on_node

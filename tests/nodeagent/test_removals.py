@@ -622,3 +622,25 @@ async def test_an_image_that_is_kept_costs_two_requests_in_ten_minutes(b: Bench)
         await asyncio.sleep(5 * HOUR)
         lists = [path for _, _, path in b.requests if path.endswith("/pods")]
         assert 25 <= len(lists) <= 35
+
+
+@pytest.mark.parametrize("forbidden", [False, True])
+@on_node
+async def test_many_images_that_went_one_by_one_are_looked_at_together(b: Bench, forbidden: bool) -> None:
+    images = [f"registry.example.com/shop/app{number}:1" for number in range(30)]
+    async with b.agent():
+        lines = [replace(a_push(b, image, image), on_removal="Delete") for image in images]
+        await b.want(*lines)
+        await warm(b, *lines, seconds=600)
+        await add_pod(
+            b, {"containers": [{"name": f"c{number}", "image": image} for number, image in enumerate(images)]}
+        )
+        if forbidden:
+            forbid_pods(b, lines[0])
+        for line in lines:
+            await b.want(without=(line,))
+            await asyncio.sleep(20)
+        before = len(b.requests)
+        await asyncio.sleep(5 * HOUR)
+        lists = [path for _, _, path in b.requests[before:] if path.endswith("/pods")]
+        assert 25 <= len(lists) <= 35

@@ -400,3 +400,24 @@ def test_the_pulls_that_start_fit_together_and_no_image_that_fits_is_left_out_fo
     assert left >= 0
     others = {it.line.image for it in sized} - {pull.image for pull in started}
     assert all(image_bytes([it for it in sized if it.line.image == image]) > left for image in others)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "downloaded", "stopped"), [(599, 0, False), (600, 0, True), (600, 499, True), (600, 500, False)]
+)
+def test_a_pull_that_has_brought_less_than_half_in_ten_minutes_makes_room_for_another_namespace(
+    seconds: float, downloaded: int, stopped: bool
+) -> None:
+    large = replace(pull_of("greedy.example.com/large:1", "greedy"), size_bytes=1000)
+    running = {large.image: Running(large, 0.0, downloaded_bytes=downloaded)}
+    waits = wanted(replace(a_line(), size_bytes=300))
+    plan = schedule([waits], set(), {}, running, seconds, 2, {}, 100)
+    assert (plan.start, plan.stop) == ([], [large.image] if stopped else [])
+    stopping = {large.image: Running(large, 0.0, stopping=True)}
+    assert schedule([waits], set(), {}, stopping, seconds, 2, {}, 100).stop == []
+
+
+def test_no_pull_makes_room_where_that_is_not_enough() -> None:
+    small = replace(pull_of("greedy.example.com/small:1", "greedy"), size_bytes=100)
+    waits = wanted(replace(a_line(), size_bytes=300))
+    assert schedule([waits], set(), {}, {small.image: Running(small, 0.0)}, 7000, 2, {}, 100).stop == []
