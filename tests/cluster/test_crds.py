@@ -90,7 +90,7 @@ TAKEN = [
     ("WarmImage", {"image": "nginx:1", "digest": f"sha256:{'a' * 64}"}),
     ("WarmImage", {"image": "nginx", "onRemoval": "Delete"}),
     ("WarmPolicy", {}),
-    push(*({"repository": "a" * 64, "tags": ["b" * 64], "exclude": ["c" * 64]} for _ in range(32))),
+    push(*({"repository": "ghcr.io/" + "a" * 56, "tags": ["b" * 64], "exclude": ["c" * 64]} for _ in range(32))),
 ]
 REFUSED = [
     *map(
@@ -128,8 +128,10 @@ REFUSED = [
     ("WarmImage", {"image": "nginx", "onRemoval": "Delete", "lifetime": {"type": "Once"}}),
     ("WarmImage", {"image": "nginx", "nodes": {"names": ["Not A Name"]}}),
     ("WarmPolicy", {"images": ["nginx", "nginx"]}),
-    push(*({"repository": "a" * 500} for _ in range(5))),
-    push({"repository": "a", "tags": ["b" * 100] * 60}),
+    push({"repository": "shop/**"}),
+    push({"repository": "https://ghcr.io/**"}),
+    push(*({"repository": "ghcr.io/" + "a" * 492} for _ in range(5))),
+    push({"repository": "ghcr.io/a", "tags": ["b" * 100] * 60}),
     ("WarmPolicy", {"pods": {"selector": {"matchExpressions": [{"key": "a", "operator": "NotIn"}]}}}),
 ]
 
