@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from datetime import timedelta
 
 from adapters.kubernetes import paths
 from tests.model.history import EPOCH, Image, Spec
+from tests.model.model import image_name
 from tests.model.wanted import Wanted, limits_of
 from tests.model.world import NAMESPACE, World
 
@@ -34,11 +35,11 @@ def removal_differences(world: World, node: str, lines: Mapping[str, Wanted]) ->
         names = {name for name, each in runtime.listed.items() if each == image_id}
         if names & references or {name.rpartition("@")[2] for name in names} & digests:
             continue
-        if _may_go(world, node, image_id, names):
+        if _may_go(world, node, image_id, names, lines.values()):
             yield f"{node}: {sorted(names)} is still there, and nobody wants it"
 
 
-def _may_go(world: World, node: str, image_id: str, names: AbstractSet[str]) -> bool:
+def _may_go(world: World, node: str, image_id: str, names: AbstractSet[str], lines: Iterable[Wanted]) -> bool:
     """Whether the agent may remove the image for sure."""
     runtime = world.runtimes[node]
     if image_id in runtime.foreign or image_id in runtime.used or not names.isdisjoint(runtime.named_since):
@@ -46,16 +47,18 @@ def _may_go(world: World, node: str, image_id: str, names: AbstractSet[str]) -> 
     pulls, deaths = runtime.brought[image_id], world.deaths.get(f"agent-{node}", [])
     if any(began <= died <= ended + _RECORDED_SECONDS for began, ended in pulls for died in deaths):
         return False  # the record of the pull may be lost
-    naming = _naming(world, names)
-    return (
-        bool(pulls)
-        and bool(naming)
-        and all(
-            spec.on_removal == "Delete" and "Delete" in limits_of(policy.partition("/")[0]).allow
-            for policy, spec in naming
-        )
-        and not _others(world, names)
-    )
+    given_up = [line for line in lines if line.purged and not line.suspended and str(line.fact[0]) in names]
+    naming = [
+        (policy, spec)
+        for policy, spec in _naming(world, names)
+        if not any(line.key == f"{_namespace(policy)}/{image_name(policy, line.fact[0])}" for line in given_up)
+    ]
+    all_delete = all(it.on_removal == "Delete" and "Delete" in limits_of(_namespace(by)).allow for by, it in naming)
+    return bool(pulls) and bool(naming or given_up) and all_delete and not _others(world, names)
+
+
+def _namespace(policy: str) -> str:
+    return policy.partition("/")[0]
 
 
 def _naming(world: World, names: AbstractSet[str], before: float = float("inf")) -> list[tuple[str, Spec]]:

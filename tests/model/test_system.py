@@ -128,15 +128,19 @@ def test_pushes_of_a_b_and_a_again_end_on_a_though_the_last_event_tells_of_b() -
     assert wrong(REGISTRY, steps, look=held_everywhere(digest_of(f"{app} moved 1"))) == []
 
 
-@pytest.mark.parametrize("end", [("purge", True), ("named", ())], ids=["purged", "no longer wanted"])
-def test_images_that_nothing_uses_go_and_all_others_stay(end: tuple[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("on_removal", "end"),
+    [("Retain", ("purge", True)), ("Delete", ("named", ()))],
+    ids=["purged", "no longer wanted"],
+)
+def test_images_that_nothing_uses_go_and_all_others_stay(on_removal: str, end: tuple[str, Any]) -> None:
     """node-1 runs a container, node-2 a Pod; on node-3 another client had pulled the image; node-4 has nothing."""
     joins = NodeJoins("node-4", 0)
     steps: list[Step] = [
         joins,
         Wait(20),
         NodeUse("node-3", "another client pulls", IMAGES[0]),
-        SetPolicy("shop/main", WANTED),
+        SetPolicy("shop/main", replace(WANTED, on_removal=on_removal)),
         Wait(150),
         NodeUse("node-1", "a container starts", IMAGES[0]),
         PodRuns("node-2", "web", IMAGES[0]),
