@@ -95,12 +95,14 @@ class Endpoint:
         for attempt in (1, 2):
             authorization = self._authorization(scope)
             response, body = await self._follow(method, url, accept, authorization, limit_bytes)
-            if response.status_code != 401 or attempt == 2:
+            # The target of a redirect may neither name a realm, which would get the credentials, nor ask for a pause.
+            own = _same_origin(response.request.url, self.origin)
+            if response.status_code != 401 or attempt == 2 or not own:
                 break
             if authorization:
                 self._tokens.pop(scope, None)
             await self._log_in(response.headers.get_list("www-authenticate"), scope)
-        self._check(response)
+        self._check(response, pauses=own)
         return Answer(response.headers, body)
 
     async def close(self) -> None:
@@ -218,14 +220,16 @@ class Endpoint:
                 raise Failed("Unusable", f"{self.settings.host}: an answer of more than {limit_bytes} bytes")
         return bytes(body)
 
-    def _check(self, response: httpx.Response) -> None:
+    def _check(self, response: httpx.Response, *, pauses: bool = True) -> None:
+        """Raise `Failed` unless the status is 200; after a 429 nothing is asked for a while, if it `pauses`."""
         status, host = response.status_code, self.settings.host
         if status == 200:
             return
         if status == 429:
             asked = parse_retry_after(response.headers.get("retry-after"))
             pause = min(_PAUSE_SECONDS if asked is None else max(asked, 1.0), _PAUSE_LONGEST_SECONDS)
-            self._paused_until = self.clock.monotonic() + pause
+            if pauses:
+                self._paused_until = self.clock.monotonic() + pause
             raise Failed("RateLimited", f"{host}: too many requests", pause)
         if status in (401, 403):
             raise Failed("Unauthorized", f"{host}: answered {status}; look at its credentials in the configuration")

@@ -301,6 +301,38 @@ def test_a_redirect_to_somewhere_else_than_https_is_not_followed(location: str) 
     case()
 
 
+def redirected(answer: httpx.Response) -> Callable[[httpx.Request], Answer]:
+    """A registry that redirects to a host with this answer."""
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        if request.url.host == HOST:
+            return httpx.Response(307, headers={"location": "https://cdn.example.com/blob"})
+        return token() if request.url.path == "/token" else answer
+
+    return handle
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "Basic"])
+def test_the_target_of_a_redirect_names_no_realm_that_gets_the_credentials(scheme: str) -> None:
+    @instant
+    async def case() -> None:
+        challenge = {"www-authenticate": f'{scheme} realm="https://evil.example.com/token"'}
+        network = Network(redirected(httpx.Response(401, headers=challenge)), login=lambda: ("bob", "geheim"))
+        assert await network.problem() == "Unauthorized"
+        assert network.sent() == [f"GET {HOST}/v2/shop/app/manifests/v1", "GET cdn.example.com/blob"]
+        assert all("authorization" not in request.headers for request in network.requests)
+
+    case()
+
+
+@instant
+async def test_the_target_of_a_redirect_pauses_no_other_image() -> None:
+    network = Network(redirected(httpx.Response(429, headers={"retry-after": "3600"})))
+    assert await network.problem() == "RateLimited"
+    assert await network.problem() == "RateLimited"
+    assert len(network.requests) == 4
+
+
 @instant
 async def test_redirects_end() -> None:
     network = Network(lambda _request: httpx.Response(302, headers={"location": "/again"}))
