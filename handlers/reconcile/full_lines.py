@@ -29,6 +29,7 @@ class FullState:
         self._once = asyncio.Lock()
         self._nodes: dict[str, Node] | None = None
         self._wanted: LinesByNode = {}
+        self._uncertain: frozenset[str] = frozenset()
         self.warmimages: list[WarmImage] = []
         """The WarmImages of the lines; empty until the lines are computed."""
 
@@ -38,12 +39,16 @@ class FullState:
             if self._nodes is None:
                 found = await self._reader.warmimages()
                 running = await self._reader.pods.among_others(found.usable.values())
-                self.warmimages = list(found.without(running.unknown).usable.values())
+                placed = found.without(running.unknown)
+                self._uncertain = uncertain_lines(placed)
+                self.warmimages = list(placed.usable.values())
                 nodes = await self._reader.nodes(taints=reads_taints(self.warmimages))
                 self._wanted = await wanted_lines(self.warmimages, nodes, running.nodes)
                 self._nodes = {node.name: node for node in nodes}
         node = self._nodes.get(name)
-        return full_change(node, None, self._wanted.get(name, {}), self._reader.tenancy) if node is not None else None
+        if node is None:
+            return None
+        return full_change(node, None, self._wanted.get(name, {}), self._reader.tenancy, uncertain=self._uncertain)
 
 
 async def wanted_lines(
@@ -75,6 +80,14 @@ def untouched(have: DesiredConfigMap, unusable: Iterable[ObjectKey], kept: Mappi
     return replace(have, lines=lines, kept={key: kept[key] for key in have.lines.keys() & kept.keys()})
 
 
+def uncertain_lines(found: WarmImages) -> frozenset[str]:
+    """The keys of the lines of WarmImages that cannot be placed.
+
+    A ConfigMap that is created names them, because its node may have had them: what a node lost so is not removed.
+    """
+    return frozenset(map(line_key, found.unusable))
+
+
 def kept_lines(found: WarmImages, unknown: Iterable[ObjectKey]) -> dict[str, Line]:
     """The lines of WarmImages whose Pods could not be read, by key."""
     lines = (line_of(permitted(found.usable[key])) for key in unknown)
@@ -87,12 +100,15 @@ def full_change(
     wanted: Mapping[str, Line],
     tenancy: Tenancy,
     unknown: Collection[str] = (),
+    uncertain: frozenset[str] = frozenset(),
 ) -> NodeChange | None:
     """The change that makes the ConfigMap of a node have exactly `wanted`, within its room; `None` if it does already.
 
-    `unknown` are keys of lines that are sent again although their label is present.
+    `unknown` are keys of lines that are sent again although their label is present; `uncertain` as in
+    `uncertain_lines`.
     """
     refused = over_budget(wanted.values(), tenancy, have.kept.values() if have else ())
+    refused |= uncertain & have.refused if have else uncertain
     want = {key: line for key, line in wanted.items() if key not in refused}
     changes = diff(have.lines if have else {}, want)
     changes |= {key: want[key] for key in unknown if key in want}

@@ -15,7 +15,7 @@ from typing import Final, Literal, TypeAlias
 
 from adapters.kubernetes.errors import Unavailable
 from handlers.reconcile.context import Context
-from handlers.reconcile.full_lines import FullState, full_change, kept_lines, untouched, wanted_lines
+from handlers.reconcile.full_lines import FullState, full_change, kept_lines, uncertain_lines, untouched, wanted_lines
 from handlers.reconcile.node_configmaps import NodeChange, NodeWrites
 from handlers.reconcile.objects import DesiredConfigMap, WarmImages, WarmImageVersion
 from handlers.reconcile.outcomes import Outcomes
@@ -213,7 +213,8 @@ class Projection:
         changes: dict[str, NodeChange] = {}
         for node in nodes:
             if node.name in names:
-                change = full_change(node, desired.get(node.name), wanted.get(node.name, {}), self._reader.tenancy)
+                have, want = desired.get(node.name), wanted.get(node.name, {})
+                change = full_change(node, have, want, self._reader.tenancy, uncertain=uncertain_lines(every))
                 changes |= {node.name: change} if change else {}
         await self.write_full(changes, warmimages, deadline, outcomes)
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, TypeVar
 
 from adapters.logs import get_logger
 from handlers.reconcile.context import Context
-from handlers.reconcile.full_lines import LinesByNode, full_change, kept_lines, untouched, wanted_lines
+from handlers.reconcile.full_lines import LinesByNode, full_change, kept_lines, uncertain_lines, untouched, wanted_lines
 from handlers.reconcile.node_configmaps import NodeChange
 from handlers.reconcile.objects import DesiredConfigMap, PolicyObject, object_key, read_warmimages
 from handlers.reconcile.outcomes import Outcomes, Overtaken
@@ -46,6 +46,15 @@ _AT_LEAST_SECONDS: Final = 2.0
 _POLICIES_SECONDS: Final = 6.0
 # Statuses that are written together, so that a sync with too little time for all writes some.
 _STATUSES: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Reports:
+    """What agents said, and when this is judged."""
+
+    reports: Mapping[str, Report]
+    """By the node's name."""
+    now: datetime
 
 
 class Resync:
@@ -103,7 +112,8 @@ class Resync:
         wanted = await wanted_lines(usable, nodes, running.nodes)
         kept = kept_lines(warmimages, running.unknown)
         held = {have.node: untouched(have, placed.unusable, kept) for have in desired}
-        changes = _repairs(held, nodes, wanted, reports, self._context.clock.utcnow(), self._reader.tenancy)
+        judged = Reports(reports, self._context.clock.utcnow())
+        changes = _repairs(held, nodes, wanted, judged, self._reader.tenancy, uncertain_lines(placed))
         orphans = await self._orphaned(changes, set(map(line_key, objects)))
         repairs = _without(changes, orphans)
         repairs = await self._unlabelled(repairs, desired, nodes, reports, outcomes)
@@ -254,9 +264,9 @@ def _repairs(
     held: Mapping[str, DesiredConfigMap],
     nodes: Collection[Node],
     wanted: LinesByNode,
-    reports: Mapping[str, Report],
-    now: datetime,
+    judged: Reports,
     tenancy: Tenancy,
+    uncertain: frozenset[str],
 ) -> dict[str, NodeChange]:
     """The changes per node: lines that differ, and lines that are missing from the report of its agent.
 
@@ -265,13 +275,13 @@ def _repairs(
     """
     changes = {}
     for node in nodes:
-        have, want, report = held.get(node.name), wanted.get(node.name, {}), reports.get(node.name)
-        heard = report is not None and report.reachable(now)
+        have, want, report = held.get(node.name), wanted.get(node.name, {}), judged.reports.get(node.name)
+        heard = report is not None and report.reachable(judged.now)
         unknown = [key for key, line in want.items() if report and heard and not report.knows(key, line.version)]
-        change = full_change(node, have, want, tenancy, unknown)
+        change = full_change(node, have, want, tenancy, unknown, uncertain)
         if have is None and not want and report is not None and (report.warm or report.states):
             # An agent keeps its old lines until it sees a ConfigMap, so it gets an empty one.
-            change = NodeChange(node.uid, {}, replace=True)
+            change = NodeChange(node.uid, {}, uncertain or None, replace=True)
         if change is not None:
             changes[node.name] = change
     return changes

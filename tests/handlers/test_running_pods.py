@@ -8,7 +8,9 @@ from typing import Any, Final
 from adapters.kubernetes import paths
 from adapters.kubernetes.errors import Unavailable
 from tests.handlers.world import HOST, NAMESPACE, POLICIES, SOURCES, World, in_world, logged, status
+from warmhook.api import DROPPED_ANNOTATION
 from warmhook.limits import LINES_PER_NODE
+from warmhook.node_lines import desired_name, line_key
 from warmhook.status import find_condition
 from warmhook.warmimages import ObjectKey
 
@@ -85,6 +87,27 @@ async def test_lines_stay_while_pods_cannot_be_read_and_other_images_are_project
     world.faults.clear()
     await world.sync()
     assert await lines(world) == {"a": [OTHER], "b": [OTHER]}
+
+
+@in_world(nodes="a")
+async def test_a_configmap_made_while_pods_cannot_be_read_names_the_lines_that_it_may_lack(world: World) -> None:
+    """An agent removes no image of a line that it is told of as wanted without room."""
+    await world.add_pod("web-1", "a", app="web")
+    await world.add_warmimage("x", nodes=on_pods_of("web"))
+    await world.add_warmimage("y", OTHER)
+    await world.sync()
+    key = line_key(ObjectKey("shop", "x"))
+    path = paths.configmaps(NAMESPACE, desired_name("a"))
+    world.answer(status(503), "GET", "/pods")
+    await world.admin.delete(path)
+    for _ in range(2):
+        await world.sync()
+        assert await lines(world) == {"a": [OTHER]}
+        assert (await world.admin.get(path))["metadata"]["annotations"][DROPPED_ANNOTATION] == key
+    world.faults.clear()
+    await world.sync()
+    assert await lines(world) == {"a": [IMAGE, OTHER]}
+    assert DROPPED_ANNOTATION not in (await world.admin.get(path))["metadata"]["annotations"]
 
 
 @in_world(nodes="a")
