@@ -117,7 +117,8 @@ async def test_layers_that_stall_delay_no_other_line_meanwhile_and_time_out() ->
         await b.want(*stalled)
         await until(lambda: set(place.faulty.requests) >= {"shop/one", "shop/two"}, seconds=SECONDS)
         await place.push_sound("bystander")
-        assert [b.state(line) for line in stalled] == ["pulling"] * 2
+        # A report names a state that has lasted for 5 seconds.
+        await until(lambda: [b.state(line) for line in stalled] == ["pulling"] * 2, seconds=SECONDS)
         await until(lambda: [b.reason(line) for line in stalled] == ["Timeout"] * 2, seconds=SECONDS)
 
 
