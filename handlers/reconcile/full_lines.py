@@ -68,20 +68,19 @@ async def wanted_lines(
     return wanted
 
 
-def untouched(have: DesiredConfigMap, unusable: Iterable[ObjectKey], kept: Mapping[str, Line]) -> DesiredConfigMap:
-    """The ConfigMap of a node without the lines of unusable WarmImages, so that these stay unchanged.
+def untouched(have: DesiredConfigMap, uncertain: frozenset[str], kept: Mapping[str, Line]) -> DesiredConfigMap:
+    """The ConfigMap of a node without the lines of `uncertain_lines`, so that these stay unchanged.
 
     `kept` are those of them that are known, of any node: what a namespace has takes its room, whatever its Pods.
     """
-    keys = set(map(line_key, unusable))
-    if keys.isdisjoint(have.lines):
+    if uncertain.isdisjoint(have.lines):
         return have
-    lines = {key: version for key, version in have.lines.items() if key not in keys}
+    lines = {key: version for key, version in have.lines.items() if key not in uncertain}
     return replace(have, lines=lines, kept={key: kept[key] for key in have.lines.keys() & kept.keys()})
 
 
 def uncertain_lines(found: WarmImages) -> frozenset[str]:
-    """The keys of the lines of WarmImages that cannot be placed.
+    """The keys of the lines of WarmImages that cannot be placed: an existing ConfigMap keeps those that it has.
 
     A ConfigMap that is created names them, because its node may have had them: what a node lost so is not removed.
     """

@@ -208,13 +208,14 @@ class Projection:
         else:
             nodes = await self._reader.nodes(taints=reads_taints(warmimages))
         found = await (self._reader.desired_of(names) if few else self._reader.desired())
-        desired = {have.node: untouched(have, every.unusable, kept) for have in found}
+        uncertain = uncertain_lines(every)
+        desired = {have.node: untouched(have, uncertain, kept) for have in found}
         wanted = await wanted_lines(warmimages, nodes, running.nodes)
         changes: dict[str, NodeChange] = {}
         for node in nodes:
             if node.name in names:
                 have, want = desired.get(node.name), wanted.get(node.name, {})
-                change = full_change(node, have, want, self._reader.tenancy, uncertain=uncertain_lines(every))
+                change = full_change(node, have, want, self._reader.tenancy, uncertain=uncertain)
                 changes |= {node.name: change} if change else {}
         await self.write_full(changes, warmimages, deadline, outcomes)
 

@@ -110,10 +110,10 @@ class Resync:
         await outcomes.each("node", sorted(gone), self._forget_node)
         await self._context.recorder.record_long_names(nodes, outcomes)
         wanted = await wanted_lines(usable, nodes, running.nodes)
-        kept = kept_lines(warmimages, running.unknown)
-        held = {have.node: untouched(have, placed.unusable, kept) for have in desired}
+        kept, uncertain = kept_lines(warmimages, running.unknown), uncertain_lines(placed)
+        held = {have.node: untouched(have, uncertain, kept) for have in desired}
         judged = Reports(reports, self._context.clock.utcnow())
-        changes = _repairs(held, nodes, wanted, judged, self._reader.tenancy, uncertain_lines(placed))
+        changes = _repairs(held, nodes, wanted, judged, self._reader.tenancy, uncertain)
         orphans = await self._orphaned(changes, set(map(line_key, objects)))
         repairs = _without(changes, orphans)
         repairs = await self._unlabelled(repairs, desired, nodes, reports, outcomes)
