@@ -10,7 +10,8 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from adapters.kubernetes.crd import structural_schema
-from adapters.kubernetes.template import LabelSelector, NodeAffinity, TemplateSpec, TolerationSpec
+from adapters.kubernetes.spec import LabelSelector
+from adapters.kubernetes.template import NodeAffinity, TemplateSpec, TolerationSpec
 from adapters.kubernetes.warmimage import Condition, warmimage_crd
 from adapters.kubernetes.warmpolicy import warmpolicy_crd
 from warmhook.ports import Object

@@ -40,5 +40,12 @@ WARM_ANNOTATION: Final = f"{GROUP}/warm"
 SEEN_ANNOTATION: Final = f"{GROUP}/seen"
 """On a report: when the agent wrote it last."""
 
+PEER_ANNOTATION: Final = f"{GROUP}/peer"
+"""On a report: where the agent serves images to others."""
+TRANSFERS_ANNOTATION: Final = f"{GROUP}/transfers"
+"""On a report: what the agent fetched from whom, for the lines of the last hour."""
+HINT_ANNOTATION: Final = f"hint.{GROUP}/"
+"""Prefix of the annotation of a desired ConfigMap that has a hint: the key of its line and when the hint expires."""
+
 # On Pods.
 PREFER_ANNOTATION: Final = f"{GROUP}/prefer-warm"

@@ -13,8 +13,16 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal, TypeAlias, get_args
 
-from warmhook.api import KIND_LABEL, LINE_LABEL, SEEN_ANNOTATION, WARM_ANNOTATION
+from warmhook.api import (
+    KIND_LABEL,
+    LINE_LABEL,
+    PEER_ANNOTATION,
+    SEEN_ANNOTATION,
+    TRANSFERS_ANNOTATION,
+    WARM_ANNOTATION,
+)
 from warmhook.node_lines import node_metadata
+from warmhook.peers import PeerReport, Transfer, read_peer, read_transfers
 from warmhook.pull_failures import FailureReason
 from warmhook.timestamps import format_time, parse_time
 
@@ -74,6 +82,10 @@ class Report:
     """Line key to state and version, for every line that is not warm."""
     moved: frozenset[str] = frozenset()
     """Versions of those warm lines whose tag brought another digest than the line has."""
+    peer: PeerReport | None = None
+    """Where the agent serves images; `None` if it does not."""
+    transfers: Mapping[str, Transfer] = field(default_factory=dict)
+    """By version what was fetched for a line."""
 
     def reachable(self, now: datetime) -> bool:
         """Whether this report is recent enough to be valid for its node.
@@ -123,7 +135,9 @@ def read_report(metadata: Mapping[str, Any]) -> Report:
     listed = [version for version in annotations.get(WARM_ANNOTATION, "").split(",") if version]
     warm = frozenset(version.removesuffix(_MOVED) for version in listed)
     moved = frozenset(version.removesuffix(_MOVED) for version in listed if version.endswith(_MOVED))
-    return Report(report_node(metadata.get("name", "")), seen, warm, states, moved)
+    peer, transfers = annotations.get(PEER_ANNOTATION, ""), annotations.get(TRANSFERS_ANNOTATION, "")
+    node = report_node(metadata.get("name", ""))
+    return Report(node, seen, warm, states, moved, read_peer(peer), read_transfers(transfers))
 
 
 def read_detail(text: str) -> tuple[FailureReason, str]:

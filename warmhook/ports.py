@@ -234,3 +234,74 @@ class Containerd(Protocol):
 
         containerd does not say for which pull it downloads, so pulls of one repository count for each other.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A blob in the content store."""
+
+    digest: str
+    size_bytes: int
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+class Busy(Exception):
+    """Another client is writing this blob now."""
+
+
+class AlreadyThere(Exception):
+    """The content store has this blob."""
+
+
+class WrongDigest(Exception):
+    """What was written is not the blob; it was dropped."""
+
+
+class Writer(Protocol):
+    """Writes one blob. Leaving it without a commit keeps what was written, for the next writer of its `ref`."""
+
+    offset: int
+    """The bytes that were written so far, also by a former writer."""
+
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append. Returns when more may follow; `data` may be changed then."""
+
+    async def restart(self) -> None:
+        """Drop what was written."""
+
+    async def commit(self, labels: Mapping[str, str]) -> None:
+        """Make it a blob of the store, with these labels. Raises `WrongDigest`, and `AlreadyThere`."""
+
+
+class ContentStore(Protocol):
+    """containerd's content store and its leases. Every call raises `NotContainerd` or `RuntimeUnreachable`."""
+
+    async def info(self, digest: str) -> Content | None:
+        """A blob; `None` if it is not there."""
+
+    def read(self, digest: str, offset: int, size_bytes: int) -> AsyncIterator[bytes]:
+        """A part of a blob, in pieces. Raises `RuntimeUnreachable` also if it goes away meanwhile."""
+
+    def open_writer(self, ref: str, digest: str, size_bytes: int, lease: str) -> AbstractAsyncContextManager[Writer]:
+        """Write a blob that the lease keeps. Clients with one `ref` exclude each other.
+
+        Raises `Busy`, and `AlreadyThere`: then the lease has it too.
+        """
+
+    async def abort(self, ref: str) -> None:
+        """Drop what was written under `ref`; nothing if there is nothing."""
+
+    async def create_lease(self, lease: str, expires_at: datetime) -> None:
+        """Make a lease that ends by itself; nothing if it is there."""
+
+    async def add_to_lease(self, lease: str, digest: str) -> None:
+        """Keep a blob as long as the lease."""
+
+    async def delete_lease(self, lease: str) -> None:
+        """End a lease; nothing if it is not there."""
+
+    async def leases(self) -> list[str]:
+        """The leases that Warmhook made."""
+
+    async def has_snapshot(self, snapshotter: str, chain_id: str) -> bool:
+        """Whether the layers up to one are unpacked."""

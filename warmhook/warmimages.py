@@ -22,6 +22,8 @@ PullPolicy: TypeAlias = Literal["IfNotPresent", "Always"]
 OriginSource: TypeAlias = Literal["Admission", "Existing", "Rollout"]
 """How Pods were seen: when they were created, in a list of the Pods that exist, or by the workload that makes them."""
 OnRemoval: TypeAlias = Literal["Retain", "Delete"]
+SourceMode: TypeAlias = Literal["auto", "registry", "peers"]
+"""Where nodes get an image: from each other where that is faster, always from the registry, or from each other."""
 
 LONGEST_TIMEOUT_SECONDS: Final = 7200
 """The limit for one pull; 20 GB at 3 MB/s take less."""
@@ -122,6 +124,17 @@ class Once:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """Where nodes get an image from."""
+
+    mode: SourceMode = "auto"
+    seeds: Limit = Limit(10, percent=True)
+    """At most so many nodes read the registry, and the others get the image from them; at least one does."""
+    seed_nodes: Selector | None = None
+    """Only these nodes read the registry; `None`: any node."""
+
+
+@dataclass(frozen=True, slots=True)
 class Template:
     """The spec of a WarmImage without the image."""
 
@@ -136,6 +149,7 @@ class Template:
     """Whether nodes delete the image that they pulled when it is no longer wanted."""
     suspend: bool = False
     """Whether nodes pull and delete nothing for now."""
+    source: Source = field(default_factory=Source)
     requests: Requests = field(default_factory=Requests)
     """What the annotations of the policy ask for; not part of a spec."""
 

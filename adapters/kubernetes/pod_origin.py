@@ -8,14 +8,8 @@ from pydantic import Field, StringConstraints
 
 from adapters.kubernetes.crd import SET, list_map
 from adapters.kubernetes.resolution import Moment
-from adapters.kubernetes.template import (
-    LabelSelector,
-    LabelValue,
-    NodeAffinity,
-    Spec,
-    TolerationSpec,
-    read_selector,
-)
+from adapters.kubernetes.spec import LabelSelector, LabelValue, Spec, read_selector
+from adapters.kubernetes.template import NodeAffinity, TolerationSpec
 from warmhook.admission_review import IMAGES_MAX, LABELS_MAX
 from warmhook.labels import requirement_object
 from warmhook.node_affinity import Constraints, affinity_object, parse_affinity

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Final, get_args
 
 from pydantic import ConfigDict, Field, StringConstraints
 
-from adapters.kubernetes.template import DigestText, ImageText, Spec
+from adapters.kubernetes.spec import Spec
+from adapters.kubernetes.template import DigestText, ImageText
 from warmhook.manifests import PLATFORMS_MAX, Resolved
 from warmhook.resolutions import Question, Resolution, ResolveProblem
 from warmhook.timestamps import format_time, parse_time

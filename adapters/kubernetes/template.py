@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, WithJsonSchema
-from pydantic.alias_generators import to_camel
+from pydantic import Field, StringConstraints
 
 from adapters.kubernetes.crd import ATOMIC, SET, Rule, pattern, rules, validated
 from adapters.kubernetes.patterns import (
@@ -14,27 +13,36 @@ from adapters.kubernetes.patterns import (
     DNS_SUBDOMAIN,
     IMAGE_RULE,
     INTEGER,
-    LABEL_KEY,
-    LABEL_VALUE,
     OPTIONAL_LABEL_KEY,
     SCHEDULE_RULE,
     TIME_ZONE,
 )
+from adapters.kubernetes.spec import (
+    VALUES_MESSAGE,
+    VALUES_RULE,
+    InvalidObject,
+    LabelKey,
+    LabelSelector,
+    LabelValue,
+    LimitText,
+    Spec,
+    read_limit,
+    read_selector,
+)
 from adapters.time_zones import find_zone
-from adapters.validation_errors import problems
 from warmhook.cron import parse_schedule
-from warmhook.labels import NotASelector, Selector, parse_selector
 from warmhook.node_affinity import PARTS_MAX, TERMS_MAX, VALUES_MAX, Affinity, parse_affinity
 from warmhook.taints import TOLERATIONS_MAX, Toleration, TolerationOperator, parse_tolerations
 from warmhook.warmimages import (
     LONGEST_TIMEOUT_SECONDS,
-    Limit,
     Nodes,
     Once,
     OnRemoval,
     Pull,
     PullPolicy,
     Refresh,
+    Source,
+    SourceMode,
     Template,
     Window,
 )
@@ -42,112 +50,22 @@ from warmhook.warmimages import (
 DigestText = Annotated[str, StringConstraints(max_length=135, pattern=DIGEST)]
 # Longer than any reference: a host of 259, a repository of 255, a tag of 128 and a digest of 135 characters.
 ImageText = Annotated[str, StringConstraints(min_length=1, max_length=800), Field(json_schema_extra=rules(IMAGE_RULE))]
-LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=317), pattern(LABEL_KEY)]
-LabelValue = Annotated[str, StringConstraints(max_length=63), pattern(LABEL_VALUE)]
 SecretName = Annotated[str, StringConstraints(min_length=1, max_length=253), pattern(DNS_SUBDOMAIN)]
 NodeName = Annotated[str, StringConstraints(min_length=1, max_length=253), pattern(DNS_SUBDOMAIN)]
 
-_REQUIREMENTS_MAX: Final = 64
 SUSPEND: Final = "Nodes pull and delete nothing for now; pushes are still recorded."
 """The description of `spec.suspend` of both kinds."""
 _TEN_YEARS_SECONDS: Final = 10 * 366 * 86400
 _REFRESH_LEAST_SECONDS: Final = 300
 _WINDOW_LEAST_SECONDS: Final = 900  # shorter ones could fall between two syncs
 _WINDOW_LONGEST_SECONDS: Final = 7 * 86400
-_DIGITS_MAX: Final = 5
-
-# An int-or-string in the form of the API server; the pattern is for the string.
-LimitText = Annotated[
-    int | str,
-    WithJsonSchema(
-        {
-            "x-kubernetes-int-or-string": True,
-            "anyOf": [{"type": "integer"}, {"type": "string"}],
-            "pattern": "^([0-9]{1,5}|[0-9]{1,2}%|100%)$",
-            "minimum": 0,
-            "maximum": 99999,
-        }
-    ),
-]
-
-
-class InvalidObject(ValueError):
-    """A WarmPolicy or WarmImage has an invalid field; the message names it."""
-
-
-class NewerObject(InvalidObject):
-    """It has a field or a value that this version does not know, and the API server does: a newer version serves it."""
-
-
-UNKNOWN: Final = "unknown to this version of Warmhook"
-# Of pydantic's errors: the API server drops unknown fields and refuses unknown values, if its CRD is not newer.
-_OF_NEWER: Final = frozenset({"extra_forbidden", "literal_error"})
-
-
-def invalid_object(error: ValidationError, where: str) -> InvalidObject:
-    """The error with the path of the field below `where`."""
-    own, unknown = problems(error, _OF_NEWER)
-    path, message = (own or unknown)[0]
-    place = ".".join((where, *path))
-    return InvalidObject(f"{place}: {message}") if own else NewerObject(f"{place}: {UNKNOWN}")
-
-
-class Spec(BaseModel):
-    """Base of all models: camelCase on the wire.
-
-    Ignoring a field of a newer version could widen what a selector or a rule takes, so it is an error.
-    """
-
-    # Built when first used, with the models in it and not each by itself: a program starts sooner.
-    model_config = ConfigDict(
-        alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True, defer_build=True
-    )
-
-
-_VALUES_RULE: Final = (
-    "self.operator in ['In', 'NotIn'] ? size(self.values) > 0"
-    " : !(self.operator in ['Exists', 'DoesNotExist']) || size(self.values) == 0"
-)
-_VALUES_MESSAGE: Final = "In and NotIn need values, Exists and DoesNotExist take none"
-
-
-class LabelRequirement(Spec):
-    """One requirement on labels."""
-
-    model_config = validated((_VALUES_RULE, _VALUES_MESSAGE))
-
-    key: LabelKey = Field(description="The label.")
-    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"] = Field(
-        description="How the label is compared; NotIn and DoesNotExist also match objects without it."
-    )
-    values: list[LabelValue] = Field(default=[], max_length=256, description="Values for In and NotIn.")
-
-
-class LabelSelector(Spec):
-    """Labels that must be there; all requirements must hold."""
-
-    model_config = validated(
-        (
-            f"size(self.matchLabels) + size(self.matchExpressions) <= {_REQUIREMENTS_MAX}",
-            f"at most {_REQUIREMENTS_MAX} labels and expressions together",
-        ),
-        (f"self.matchLabels.all(key, size(key) <= 317 && key.matches(r'{LABEL_KEY}'))", "keys must be label keys"),
-        **ATOMIC,
-    )
-
-    match_labels: dict[LabelKey, LabelValue] = Field(
-        default={}, max_length=_REQUIREMENTS_MAX, description="Labels with exactly these values."
-    )
-    match_expressions: list[LabelRequirement] = Field(
-        default=[], max_length=_REQUIREMENTS_MAX, description="Requirements on labels."
-    )
 
 
 class NodeRequirement(Spec):
     """One requirement on a node's labels; Gt and Lt compare integers."""
 
     model_config = validated(
-        (_VALUES_RULE, _VALUES_MESSAGE),
+        (VALUES_RULE, VALUES_MESSAGE),
         (
             f"!(self.operator in ['Gt', 'Lt']) || (size(self.values) == 1 && self.values[0].matches(r'{INTEGER}'))",
             "Gt and Lt take exactly one integer",
@@ -311,6 +229,24 @@ class PullSpec(Spec):
     )
 
 
+class SourceSpec(Spec):
+    """Where nodes get the image from: the registry, or each other."""
+
+    mode: SourceMode | None = Field(
+        default=None,
+        description="registry: every node pulls from the registry. peers: few nodes do, and the others get the image "
+        "from them. auto: peers where that is faster; the same if absent.",
+    )
+    seeds: LimitText | None = Field(
+        default=None,
+        description="At most so many nodes read the registry: a number or a percentage, rounded up; at least one does. "
+        "Absent: 10%.",
+    )
+    seed_nodes: LabelSelector | None = Field(
+        default=None, description="Only nodes with these labels read the registry; absent: any node."
+    )
+
+
 _IS_ONCE: Final = "has(self.type) && self.type == 'Once'"
 _LIFETIME_IS_ONCE: Final = _IS_ONCE.replace("self", "self.lifetime")
 
@@ -367,6 +303,7 @@ class TemplateSpec(Spec):
         default="Retain",
         description="Delete: nodes delete an image that they pulled for this, that nothing uses and nobody else wants.",
     )
+    source: SourceSpec | None = Field(default=None, description="Where nodes get the image from.")
 
     def value(self) -> Template:
         """The value of the spec. Raises `InvalidObject`."""
@@ -374,7 +311,7 @@ class TemplateSpec(Spec):
             nodes=Nodes(
                 read_selector(self.nodes.selector, "nodes.selector"),
                 tuple(self.nodes.names),
-                _limit(self.nodes.limit),
+                read_limit(self.nodes.limit, "nodes.limit"),
                 self._affinity(),
                 self._tolerations(),
                 read_selector(self.nodes.running_pods, "nodes.runningPods"),
@@ -384,7 +321,15 @@ class TemplateSpec(Spec):
             refresh=self._refresh(),
             once=self._once(),
             on_removal=self.on_removal,
+            source=self._source(),
         )
+
+    def _source(self) -> Source:
+        given, default = self.source, Source()
+        if given is None:
+            return default
+        seeds = read_limit(given.seeds, "source.seeds") or default.seeds
+        return Source(given.mode or default.mode, seeds, read_selector(given.seed_nodes, "source.seedNodes"))
 
     def _pull(self) -> Pull:
         pull = self.pull
@@ -422,29 +367,3 @@ class TemplateSpec(Spec):
     def _tolerations(self) -> tuple[Toleration, ...] | None:
         given = self.nodes.tolerations
         return None if given is None else parse_tolerations([toleration.model_dump() for toleration in given])
-
-
-def read_selector(given: LabelSelector | None, where: str) -> Selector | None:
-    """The value of a selector; `where` names the field. Raises `InvalidObject`."""
-    if given is None:
-        return None
-    try:
-        selector = parse_selector(given.model_dump(by_alias=True))
-    except NotASelector as error:
-        raise InvalidObject(f"{where}: {error}") from error
-    if len(selector.requirements) > _REQUIREMENTS_MAX:
-        # A WarmImage has all of them in `matchExpressions`.
-        raise InvalidObject(f"{where}: at most {_REQUIREMENTS_MAX} labels and expressions together")
-    return selector
-
-
-def _limit(limit: int | str | None) -> Limit | None:
-    if limit is None:
-        return None
-    digits, percent = str(limit).removesuffix("%"), str(limit).endswith("%")
-    # The length first: Python refuses to read an integer of thousands of digits.
-    is_number = digits.isascii() and digits.isdigit() and len(digits) <= _DIGITS_MAX
-    if not is_number or (percent and int(digits) > 100):
-        shown = str(limit)[:100]
-        raise InvalidObject(f"nodes.limit: {shown!r} is neither a number of nodes nor a percentage up to 100%")
-    return Limit(int(digits), percent)

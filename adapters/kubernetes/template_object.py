@@ -7,7 +7,7 @@ from typing import Any
 from warmhook.labels import Selector, requirement_object
 from warmhook.node_affinity import affinity_object
 from warmhook.taints import toleration_object
-from warmhook.warmimages import Template
+from warmhook.warmimages import Limit, Source, Template
 
 
 def template_object(template: Template) -> dict[str, Any]:
@@ -17,7 +17,7 @@ def template_object(template: Template) -> dict[str, Any]:
         "nodes": {
             "selector": _selector_object(nodes.selector),
             "names": list(nodes.names) or None,
-            "limit": f"{limit.value}%" if limit and limit.percent else limit and limit.value,
+            "limit": limit and _limit_object(limit),
             "affinity": None if nodes.affinity is None else affinity_object(nodes.affinity),
             "tolerations": None if nodes.tolerations is None else list(map(toleration_object, nodes.tolerations)),
             "runningPods": _selector_object(nodes.running_pods),
@@ -29,8 +29,23 @@ def template_object(template: Template) -> dict[str, Any]:
             "deadlineSeconds": template.once and template.once.deadline_seconds,
             "ttlSecondsAfterFinished": template.once and template.once.ttl_seconds_after_finished,
         },
+        "source": _source_object(template.source),
         "onRemoval": None if template.on_removal == "Retain" else template.on_removal,
     }
+
+
+def _source_object(source: Source) -> dict[str, Any] | None:
+    if source == Source():
+        return None
+    return {
+        "mode": source.mode,
+        "seeds": _limit_object(source.seeds),
+        "seedNodes": _selector_object(source.seed_nodes),
+    }
+
+
+def _limit_object(limit: Limit) -> int | str:
+    return f"{limit.value}%" if limit.percent else limit.value
 
 
 def _selector_object(selector: Selector | None) -> dict[str, Any] | None:

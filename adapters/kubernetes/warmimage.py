@@ -15,16 +15,8 @@ from adapters.kubernetes.crd import Column, custom_resource_definition, list_map
 from adapters.kubernetes.patterns import CONDITION_REASON, CONDITION_TYPE, IMAGE_RULE
 from adapters.kubernetes.pod_origin import PodOriginSpec, origin_object, read_origin
 from adapters.kubernetes.resolution import Moment, ResolvedStatus, read_resolution
-from adapters.kubernetes.template import (
-    SUSPEND,
-    TEMPLATE_RULE,
-    DigestText,
-    ImageText,
-    InvalidObject,
-    Spec,
-    TemplateSpec,
-    invalid_object,
-)
+from adapters.kubernetes.spec import InvalidObject, Spec, invalid_object
+from adapters.kubernetes.template import SUSPEND, TEMPLATE_RULE, DigestText, ImageText, TemplateSpec
 from adapters.kubernetes.template_object import template_object
 from warmhook.api import (
     API_VERSION,

@@ -11,17 +11,8 @@ from pydantic.alias_generators import to_camel
 
 from adapters.kubernetes.crd import SET, Column, custom_resource_definition, rules, validated
 from adapters.kubernetes.patterns import RANGE_RULE, REPOSITORY_RULE
-from adapters.kubernetes.template import (
-    SUSPEND,
-    UNKNOWN,
-    ImageText,
-    InvalidObject,
-    LabelSelector,
-    NewerObject,
-    Spec,
-    TemplateSpec,
-    invalid_object,
-)
+from adapters.kubernetes.spec import UNKNOWN, InvalidObject, LabelSelector, NewerObject, Spec, invalid_object
+from adapters.kubernetes.template import SUSPEND, ImageText, TemplateSpec
 from adapters.kubernetes.warmimage import CONDITIONS, Condition, Count, Generation
 from warmhook.images import NotAReference, Reference, parse_reference
 from warmhook.labels import Selector, parse_selector

@@ -9,7 +9,7 @@ from typing import Final, Literal, TypeAlias
 
 from adapters.kubernetes.errors import KubernetesError, NotFound, Unavailable
 from adapters.kubernetes.paths import configmaps, warmimages
-from adapters.kubernetes.template import InvalidObject
+from adapters.kubernetes.spec import InvalidObject
 from adapters.kubernetes.warmimage import read_warmimage
 from devcluster.cluster import Cluster
 from devcluster.install import NAMESPACE

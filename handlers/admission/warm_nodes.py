@@ -16,7 +16,7 @@ from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.nodes import read_node, reduced_node
 from adapters.kubernetes.reflector import ListWatch, reflect
-from adapters.kubernetes.template import InvalidObject
+from adapters.kubernetes.spec import InvalidObject
 from adapters.kubernetes.warmimage import read_warmimage
 from adapters.kubernetes.warmpolicy import read_warmpolicy
 from adapters.logs import get_logger

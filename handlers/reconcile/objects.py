@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from adapters.kubernetes.template import InvalidObject
+from adapters.kubernetes.spec import InvalidObject
 from adapters.kubernetes.warmimage import read_warmimage
 from adapters.kubernetes.warmpolicy import read_warmpolicy
 from warmhook.api import DROPPED_ANNOTATION

@@ -11,7 +11,7 @@ from typing import Final
 from adapters.clock import Clock
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes
-from adapters.kubernetes.template import InvalidObject
+from adapters.kubernetes.spec import InvalidObject
 from adapters.kubernetes.warmimage import read_warmimage
 from handlers.reconcile.node_reader import FROM_CACHE, MAX_GETS, NodeReader
 from handlers.reconcile.objects import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Iterable, Mapping
 
-from adapters.kubernetes.template import InvalidObject
+from adapters.kubernetes.spec import InvalidObject
 from handlers.reconcile.objects import Repository, WarmImages, repository_of
 from handlers.reconcile.reader import MAX_GETS, Reader
 from warmhook.api import POLICY_LABEL, REPOSITORY_LABEL

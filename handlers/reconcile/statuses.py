@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from adapters.kubernetes.errors import Conflict, KubernetesError, NotFound, Refused, Unavailable
-from adapters.kubernetes.template import InvalidObject, NewerObject
+from adapters.kubernetes.spec import InvalidObject, NewerObject
 from adapters.kubernetes.warmimage import unknown_status
 from adapters.logs import get_logger
 from handlers.reconcile.context import Context

@@ -13,7 +13,7 @@ from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.errors import Conflict, NotFound, Refused, Unavailable
 from adapters.kubernetes.resolution import resolution_object
-from adapters.kubernetes.template import InvalidObject, NewerObject
+from adapters.kubernetes.spec import InvalidObject, NewerObject
 from adapters.kubernetes.warmimage import push_patch, read_warmimage, warmimage_object, warmimage_patch
 from adapters.logs import get_logger
 from handlers.reconcile.objects import object_key

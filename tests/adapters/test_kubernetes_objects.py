@@ -20,7 +20,7 @@ from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.crd import structural_schema
 from adapters.kubernetes.errors import Refused
-from adapters.kubernetes.template import InvalidObject
+from adapters.kubernetes.spec import InvalidObject
 from adapters.kubernetes.warmimage import read_warmimage, warmimage_crd, warmimage_object, warmimage_patch
 from adapters.kubernetes.warmpolicy import read_warmpolicy, warmpolicy_crd
 from devcluster.apiserver import ApiServer, InProcessTransport
@@ -28,7 +28,7 @@ from tests.support.crds import every_field
 from warmhook.api import API_VERSION
 from warmhook.cron import NotASchedule, parse_schedule
 from warmhook.images import Reference, parse_reference
-from warmhook.labels import Requirement, Selector
+from warmhook.labels import Requirement, Selector, parse_selector
 from warmhook.node_lines import line_of
 from warmhook.ports import Object
 from warmhook.rules import PushRule
@@ -42,6 +42,7 @@ from warmhook.warmimages import (
     PodOwner,
     Pull,
     Refresh,
+    Source,
     Template,
     WarmImage,
     Window,
@@ -156,6 +157,14 @@ def test_the_defaults_of_the_crds_are_those_of_the_values() -> None:
     assert filled.template == read_warmpolicy(bare).template
 
 
+def test_a_source_is_read_as_it_was_meant() -> None:
+    source = {"mode": "peers", "seeds": "5%", "seedNodes": {"matchLabels": {"uplink": "good"}}}
+    warmimage = read_warmimage(created(WARMIMAGES, {"image": "nginx", "source": source}))
+    selector = parse_selector({"matchLabels": {"uplink": "good"}})
+    assert warmimage.template.source == Source("peers", Limit(5, percent=True), selector)
+    assert read_warmimage(created(WARMIMAGES, {"image": "nginx", "source": {}})).template.source == Source()
+
+
 @pytest.mark.parametrize("limit", [0, 3, "3", "30%", "100%"])
 def test_limits_that_can_be_meant_are_taken(limit: int | str) -> None:
     warmimage = read_warmimage(created(WARMIMAGES, {"image": "nginx", "nodes": {"limit": limit}}))
@@ -177,6 +186,8 @@ def test_limits_that_can_be_meant_are_taken(limit: int | str) -> None:
         {"image": "nginx", "pull": {"timeoutSeconds": 0}},
         {"image": "nginx", "lifetime": {"type": "Twice"}},
         {"image": "nginx", "onRemoval": "Keep"},
+        {"image": "nginx", "source": {"mode": "fast"}},
+        {"image": "nginx", "source": {"seeds": "some"}},
         {"image": "nginx", "pull": {"secrets": ["Reg_Cred"], "sharePrivate": True}},
         {"image": "nginx", "pull": {"refreshIntervalSeconds": 10}},
         {"image": "nginx", "pull": {"refreshWindows": [{"durationSeconds": 900}]}},
@@ -522,6 +533,6 @@ def test_a_policy_takes_no_time_after_which_its_images_are_deleted() -> None:
 
 def test_every_selector_and_the_globs_of_a_policy_have_their_rules() -> None:
     rules = [rule["message"] for each in crd_schemas() for rule in each.get("x-kubernetes-validations", [])]
-    assert rules.count("In and NotIn need values, Exists and DoesNotExist take none") == 3 + 2 + 2 + 1 + 1 + 1
+    assert rules.count("In and NotIn need values, Exists and DoesNotExist take none") == 3 + 2 + 2 + 1 + 1 + 1 + 2
     assert rules.count("Gt and Lt take exactly one integer") == 3
     assert sum("characters together" in rule for rule in rules) == 2
