@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from adapters.credential_providers import check_programs, load_providers
 from adapters.env import BadSetting, choice, flag, number, text
 from adapters.logs import LOG_MODES, LogMode
+from nodeagent.peers.settings import PeerSettings, read_peer_settings
 from warmhook.admission_review import is_namespace
 from warmhook.credential_providers import BadProviders, Provider
 from warmhook.placement import NODE_NAME_MAX
@@ -32,7 +33,7 @@ class Settings:
     min_free_percent: int = 20
     """Free share of the disk for images that pulls leave. A kubelet removes images below 15 %. 0: no limit."""
     allow_local_registries: bool = False
-    """Whether nodes may pull from themselves and from link-local addresses."""
+    """Whether nodes may pull from themselves and from link-local addresses, and get images from such peers."""
     log: LogMode = "auto"
     kubeconfig: str | None = None
     """`None`: the ServiceAccount of the Pod."""
@@ -40,6 +41,7 @@ class Settings:
     """The kubelet's credential providers; empty: none."""
     providers_dir: Path = Path()
     """The folder of their programs."""
+    peers: PeerSettings = field(default_factory=PeerSettings)
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
@@ -55,6 +57,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     namespace = text(environ, "WARMHOOK_NAMESPACE", default.namespace)
     if not is_namespace(namespace):
         raise BadSetting(f"WARMHOOK_NAMESPACE must be the name of a namespace, not {namespace!r}")
+    allow_local = flag(environ, "WARMHOOK_ALLOW_LOCAL_REGISTRIES")
     return Settings(
         node=node,
         namespace=namespace,
@@ -64,11 +67,12 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         state_dir=Path(text(environ, "WARMHOOK_STATE_DIR", str(default.state_dir))),
         metrics_port=number(environ, "WARMHOOK_METRICS_PORT", default.metrics_port, minimum=0, maximum=65535),
         min_free_percent=number(environ, "WARMHOOK_MIN_FREE_PERCENT", default.min_free_percent, minimum=0, maximum=99),
-        allow_local_registries=flag(environ, "WARMHOOK_ALLOW_LOCAL_REGISTRIES"),
+        allow_local_registries=allow_local,
         log=choice(environ, "WARMHOOK_LOG", default.log, LOG_MODES),
         kubeconfig=environ.get("KUBECONFIG") or None,
         providers=_providers(environ),
         providers_dir=Path(environ.get("WARMHOOK_CREDENTIAL_PROVIDER_BIN_DIR", "")),
+        peers=read_peer_settings(environ, allow_local=allow_local),
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from adapters.env import BadSetting
+from nodeagent.peers.settings import PeerSettings
 from nodeagent.settings import Settings, read_settings
 
 
@@ -68,3 +69,57 @@ def test_credential_providers_are_read_from_the_configuration_of_the_kubelet(tmp
     config.write_text("{}")
     with pytest.raises(BadSetting, match=f"{names[0]}: {config} is no CredentialProviderConfig"):
         read_settings(environ)
+
+
+def test_the_settings_of_peers_are_read(tmp_path: Path) -> None:
+    ca = tmp_path / "ca.pem"
+    ca.touch()
+    environ = {
+        "NODE_NAME": "n",
+        "HOST_IP": "10.0.0.5",
+        "WARMHOOK_PEER_PORT": "1234",
+        "WARMHOOK_PEER_TOKEN_FILE": "/tmp/token",
+        "WARMHOOK_PEER_RATE": "1000",
+        "WARMHOOK_PLAIN_HTTP_REGISTRIES": "registry.shop.svc:5000, [fd00::1]:80,Other.example.com",
+        "WARMHOOK_REGISTRY_CA_FILE": str(ca),
+    }
+    hosts = frozenset({"registry.shop.svc:5000", "[fd00::1]:80", "other.example.com"})
+    read = read_settings(environ).peers
+    assert read == PeerSettings(1234, "10.0.0.5", Path("/tmp/token"), 1000, hosts, ca)
+    assert read.endpoint == "10.0.0.5:1234"
+
+
+@pytest.mark.parametrize(
+    ("environ", "endpoint"),
+    [
+        ({}, ""),
+        ({"HOST_IP": "10.0.0.5"}, "10.0.0.5:9465"),
+        ({"HOST_IP": "10.0.0.5", "WARMHOOK_PEER_PORT": "0"}, ""),
+        ({"HOST_IP": "10.0.0.5", "WARMHOOK_PEER_ADDRESS": "192.168.1.5"}, "192.168.1.5:9465"),
+        ({"HOST_IP": "fd00::5"}, "[fd00::5]:9465"),
+        ({"HOST_IP": "127.0.0.1"}, ""),
+        ({"HOST_IP": "fe80::1"}, ""),
+        ({"HOST_IP": "not-an-address"}, ""),
+        ({"HOST_IP": "127.0.0.1", "WARMHOOK_ALLOW_LOCAL_REGISTRIES": "true"}, "127.0.0.1:9465"),
+    ],
+)
+def test_an_agent_serves_others_at_the_address_of_its_node(environ: dict[str, str], endpoint: str) -> None:
+    assert read_settings({"NODE_NAME": "n", **environ}).peers.endpoint == endpoint
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[
+            ("WARMHOOK_PEER_ADDRESS", value)
+            for value in ("node-1", "0.0.0.0", "127.0.0.1", "224.0.0.1", "fe80::1%eth0")
+        ],
+        *[("WARMHOOK_PLAIN_HTTP_REGISTRIES", value) for value in ("http://registry", "a b", "x/y")],
+        ("WARMHOOK_REGISTRY_CA_FILE", "/does/not/exist"),
+        ("WARMHOOK_PEER_PORT", "65536"),
+        ("WARMHOOK_PEER_RATE", "-1"),
+    ],
+)
+def test_a_setting_of_peers_that_cannot_be_used_is_named(name: str, value: str) -> None:
+    with pytest.raises(BadSetting, match=name):
+        read_settings({"NODE_NAME": "n", name: value})

@@ -40,6 +40,11 @@ OF_THE_AGENT = {
     "WARMHOOK_METRICS_PORT": ("x", "65536"),
     "WARMHOOK_MIN_FREE_PERCENT": ("100",),
     "WARMHOOK_ALLOW_LOCAL_REGISTRIES": ("maybe",),
+    "WARMHOOK_PEER_PORT": ("65536",),
+    "WARMHOOK_PEER_ADDRESS": ("node-1", "127.0.0.1"),
+    "WARMHOOK_PEER_RATE": ("10MB",),
+    "WARMHOOK_PLAIN_HTTP_REGISTRIES": ("http://registry.example.com",),
+    "WARMHOOK_REGISTRY_CA_FILE": ("/does/not/exist",),
 }
 SETTINGS = {"web": OF_ALL | OF_WEB, "watch": OF_ALL | OF_WEB, "agent": OF_ALL | OF_THE_AGENT}
 GOOD = "{name: h, kind: harbor, secret: {env: S}, registryHost: h.example.com}"
