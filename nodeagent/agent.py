@@ -11,6 +11,7 @@ from nodeagent.context import Context
 from nodeagent.desired import Desired, DesiredStore, follow_desired
 from nodeagent.image_puller import ImagePuller
 from nodeagent.node_state import NodeState
+from nodeagent.peers.hints import Hints
 from nodeagent.pins import Pins
 from nodeagent.probes import Health
 from nodeagent.pull_credentials import PullCredentials
@@ -46,6 +47,11 @@ class Agent:
         self._pins = Pins(context, self._state, self.health)
         self._save_wake = asyncio.Event()
         self._save_outage = OutageLog(log, clock, "state-not-written")
+
+    @property
+    def hints(self) -> Hints:
+        """Of the lines of this node."""
+        return self._state.hints
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; then cancel the pulls, report once more and save the state."""

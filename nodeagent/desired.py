@@ -77,13 +77,16 @@ class DesiredStore:
         self._changed(self._known)
 
     def update(self, _kind: Literal["ConfigMap"], configmap: Object) -> None:
-        """Take new lines at once; lines that went stay until they are confirmed to be gone."""
+        """Take new lines at once; lines that went stay until they are confirmed to be gone.
+
+        What belongs to a line (`<key>.hint`) goes at once: without it the line is still there.
+        """
         found = read_desired(configmap)
         if found.resource_version < self._known.resource_version:
             self.relist()
             return
-        lost = self._known.data.keys() - found.data.keys()
-        self._known = replace(found, data={**self._known.data, **found.data}) if lost else found
+        lost = {key: text for key, text in self._known.data.items() if key not in found.data and "." not in key}
+        self._known = replace(found, data=lost | dict(found.data)) if lost else found
         self._changed(self._known)
         if lost:
             self.relist()

@@ -8,6 +8,7 @@ from typing import Final
 
 from adapters.clock import Clock
 from nodeagent.disk import DiskState, time_of_day
+from nodeagent.peers.hints import Hints
 from nodeagent.registry_limits import RegistryLimits
 from nodeagent.removal_state import RemovalState
 from nodeagent.runtime_images import RuntimeImages
@@ -43,7 +44,7 @@ class Changes:
     changed: int
     removed: int
     malformed: Mapping[str, str]
-    """Key to reason, only of values that were not malformed in the same way before."""
+    """Key to reason, of lines and hints, only of values that were not malformed in the same way before."""
 
 
 class NodeState:
@@ -53,6 +54,7 @@ class NodeState:
         self._clock, self._allow_local = clock, settings.allow_local_registries
         self.disk = DiskState(clock, settings.min_free_percent)
         self._registries = RegistryLimits(clock)
+        self.hints = Hints(clock)
         self.pulled = dict(saved.pulled)
         """Version to the digest that its pull brought; outlives the agent."""
         self.not_runnable = dict(saved.not_runnable)
@@ -94,6 +96,7 @@ class NodeState:
         before, self.lines, self._surplus = self.lines, dict(selection.lines), selection.surplus
         malformed = {key: why for key, why in selection.malformed.items() if self.malformed.get(key) != why}
         self.malformed = selection.malformed
+        malformed |= self.hints.select(data, self.lines)
         self._names = {wanted.line.image for wanted in self.lines.values()}
         self._wanted = {wanted.line.image for wanted in self.lines.values() if not wanted.line.idle}
         self._registries.keep(self._names)
@@ -218,6 +221,7 @@ class NodeState:
             return seconds
         due = next_due(self._pullable(), self._settled, self._attempts, self.running.values(), now)
         times = [time for time in (due, self._registries.next_end()) if time is not None]
+        times += self._later().values()
         return min(times) - now if times else None
 
     def is_stopping(self, image: str) -> bool:
@@ -333,8 +337,7 @@ class NodeState:
                 self._attempts[wanted.version] = replace(self._attempts_of(wanted), due_at=0.0)
 
     def _refused_lines(self) -> list[DesiredLine]:
-        lines = [wanted for wanted in self.lines.values() if wanted.version not in self._settled]
-        return [wanted for wanted in lines if not wanted.line.idle and self._attempts_of(wanted).reason in REFUSALS]
+        return [wanted for wanted in self._outstanding_lines() if self._attempts_of(wanted).reason in REFUSALS]
 
     # --- reports ---
 
@@ -342,8 +345,13 @@ class NodeState:
         """The report of every line, by key; `None` while the configuration of a listed image is still to be read."""
         if not self._images.is_read(self._names):
             return None
-        room = self.disk.room(self.running.values())
+        room, later = self.disk.room(self.running.values()), self._later()
         reports = {key: self._report(wanted, room) for key, wanted in self.lines.items()}
+        for key, report in reports.items():
+            turn = later.get(self.lines[key].line.image)
+            if turn is not None and report.state == "waiting" and not report.message:
+                message = f"other nodes read the registry first; this node does at {time_of_day(self._clock, turn)}"
+                reports[key] = replace(report, message=message)
         # Without messages: there may be hundreds, and the reason is enough.
         surplus = sorted(self._surplus.items())[:_SURPLUS_MAX]
         return reports | {key: LineReport(wanted.version, "failed", "TooManyLines") for key, wanted in surplus}
@@ -375,13 +383,27 @@ class NodeState:
     def _outstanding(self) -> list[DesiredLine]:
         return [wanted for wanted in self._pullable() if wanted.version not in self._settled]
 
+    def _outstanding_lines(self) -> Iterable[DesiredLine]:
+        return (
+            wanted for wanted in self.lines.values() if wanted.version not in self._settled and not wanted.line.idle
+        )
+
     def _pullable(self) -> list[DesiredLine]:
-        without = self._refused | self._postponed
+        without = self._refused | self._postponed | self._later().keys()
         return [
             needing_space(wanted, self.images)
             for wanted in self.lines.values()
             if wanted.line.image not in without and not wanted.line.idle and not self.removals.blocks(wanted.line.image)
         ]
+
+    def _later(self) -> dict[str, float]:
+        """The images whose turn at the registry comes later, by the hints of all of their lines, and when."""
+        turns: dict[str, float] = {}
+        for wanted in self._outstanding_lines():
+            image, turn = wanted.line.image, wanted.since + self.hints.wait_seconds(wanted.line.key)
+            turns[image] = min(turn, turns.get(image, turn))
+        now = self._clock.monotonic()
+        return {image: turn for image, turn in turns.items() if turn > now}
 
     def _update_warm(self) -> None:
         usable = self._images.usable()
