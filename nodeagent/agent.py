@@ -11,6 +11,7 @@ from nodeagent.context import Context
 from nodeagent.desired import Desired, DesiredStore, follow_desired
 from nodeagent.image_puller import ImagePuller
 from nodeagent.node_state import NodeState
+from nodeagent.peers.annotations import PeerAnnotations
 from nodeagent.peers.hints import Hints
 from nodeagent.pins import Pins
 from nodeagent.probes import Health
@@ -37,12 +38,13 @@ class Agent:
         self._state.select_lines(saved.lines)
         self.health = Health(clock, settings.check_seconds)
         self.health.lines_known = saved.resource_version > 0
-        self._reporter = Reporter(context.kubernetes, settings.namespace, settings.node, clock, log)
+        self.peers = PeerAnnotations(clock)
+        self._reporter = Reporter(context.kubernetes, settings.namespace, settings.node, clock, log, self.peers)
         self._checks = Checks(context, self._state, self.health, self._changed)
         self._credentials = PullCredentials(context, self._state, self._changed)
         self._removals = Removals(context, self._state, self._checks, self._changed)
         self._puller = ImagePuller(
-            context, self._state, self._checks, self._credentials, started=self._reports_changed, ended=self._changed
+            context, self._state, self._checks, self._credentials, started=self.reports_changed, ended=self._changed
         )
         self._pins = Pins(context, self._state, self.health)
         self._save_wake = asyncio.Event()
@@ -114,9 +116,10 @@ class Agent:
         self._pins.wake.set()
         self._removals.wake.set()
         self._save_wake.set()
-        self._reports_changed()
+        self.reports_changed()
 
-    def _reports_changed(self) -> None:
+    def reports_changed(self) -> None:
+        """The report may differ from the written one."""
         self._reporter.wake.set()
         states = [report.state for report in (self.reports() or {}).values()]
         self._context.metrics.lines(states, malformed=len(self._state.malformed))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -13,7 +14,8 @@ from adapters.kubernetes.paths import configmaps
 from adapters.kubernetes.paths import node as node_path
 from adapters.logs import Log
 from adapters.outages import OutageLog
-from warmhook.api import LINE_LABEL
+from nodeagent.peers.annotations import PeerAnnotations
+from warmhook.api import LINE_LABEL, PEER_ANNOTATION, TRANSFERS_ANNOTATION
 from warmhook.node_lines import new_configmap
 from warmhook.node_report import LineReport, bounded, reads_the_same, report_name, report_patch, seen_patch
 from warmhook.ports import Object
@@ -31,6 +33,7 @@ _SUSTAINED_SECONDS: Final = 30.0
 _GATHER_SECONDS: Final = 0.3
 _LONGEST_BACKOFF_SECONDS: Final = 30.0
 _LAST_WRITE_SECONDS: Final = 2.0
+_WITHOUT_PEERS_SECONDS: Final = 3600.0
 # After these statuses nothing was written; any other error may have come after the write.
 _NOT_TAKEN: Final = frozenset({429, 503})
 
@@ -55,11 +58,13 @@ def rewrite(patch: Object, present: Object, *, bare: bool = False) -> Object:
     before = present.get("metadata") or {}
     labels, annotations = before.get("labels") or {}, before.get("annotations") or {}
     stale = {name: None for name in labels if bare or name.startswith(LINE_LABEL)}
-    metadata = patch["metadata"] | {"labels": stale | patch["metadata"]["labels"]}
+    gone = {name: None for name in annotations if bare or name in (PEER_ANNOTATION, TRANSFERS_ANNOTATION)}
+    own = patch["metadata"]
+    metadata = own | {"labels": stale | own["labels"], "annotations": gone | own["annotations"]}
     data = dict.fromkeys(present.get("data") or {}) | patch.get("data", {})
     written = patch | {"metadata": metadata} | ({"data": data} if data else {})
     if bare:
-        metadata |= {"annotations": dict.fromkeys(annotations) | metadata["annotations"], "finalizers": None}
+        metadata["finalizers"] = None
         written["binaryData"] = None
     return written
 
@@ -67,8 +72,10 @@ def rewrite(patch: Object, present: Object, *, bare: bool = False) -> Object:
 class Reporter:
     """The only writer of the report of one node."""
 
-    def __init__(self, kubernetes: Kubernetes, namespace: str, node: str, clock: Clock, log: Log) -> None:
-        self._kubernetes, self._node, self._clock, self._log = kubernetes, node, clock, log
+    def __init__(
+        self, kubernetes: Kubernetes, namespace: str, node: str, clock: Clock, log: Log, peers: PeerAnnotations
+    ) -> None:
+        self._kubernetes, self._node, self._clock, self._log, self._peers = kubernetes, node, clock, log, peers
         self._collection, self._path = configmaps(namespace), configmaps(namespace, report_name(node))
         self._node_outage = OutageLog(log, clock, "node-not-found")
         self._write_outage = OutageLog(log, clock, "report-refused")
@@ -85,6 +92,10 @@ class Reporter:
         """Whether a report was refused, perhaps because of what another writer has added, such as an annotation."""
         self._written: dict[str, LineReport] | None = None
         """The report as it is stored; `None` if that is not known."""
+        self._annotations: dict[str, str] = {}
+        """The annotations about peers in it."""
+        self._written_at = 0.0
+        self._without_peers_until = 0.0
         self._unsettled: dict[str, tuple[LineReport, float]] = {}
         """Lines that wait or are pulled, with the time since when."""
         self._write_after = 0.0
@@ -114,6 +125,9 @@ class Reporter:
             except KubernetesError as error:
                 # If the API server is unreachable, the Reflector has logged it.
                 if isinstance(error, Refused) and self._uid:
+                    if self._bare:
+                        # A policy of an older version refuses what it does not know.
+                        self._without_peers_until = self._clock.monotonic() + _WITHOUT_PEERS_SECONDS
                     self._written, self._bare = None, True
                 if not isinstance(error, Unavailable):
                     outage = self._write_outage if self._uid else self._node_outage
@@ -146,7 +160,7 @@ class Reporter:
         if self._written is None or self._confirm_uid or self._adopt:
             return self._write_after - now
         written, pending = self._written, self._pending(reports)
-        due = [self._seen_due]
+        due = [self._seen_due, max(self._peers_due(), self._write_after)]
         if any(key not in reports for key in written) or any(
             not reads_the_same(written.get(key), line) for key, line in reports.items() if key not in pending
         ):
@@ -179,7 +193,7 @@ class Reporter:
             same = reported.keys() == self._written.keys() and all(
                 reads_the_same(line, self._written[key]) for key, line in reported.items()
             )
-            if same and not self._adopt and now < self._seen_due:
+            if same and not self._adopt and now < self._seen_due and now < self._peers_due():
                 return
             try:
                 await self._patch(self._written, reported)
@@ -196,22 +210,36 @@ class Reporter:
             # Pending lines are not held back: the report is written anyway, and names every line.
             reported = dict(reports)
             await self._write_whole(reported)
-        now = self._clock.monotonic()
+        now = self._written_at = self._clock.monotonic()
         self._written, self._changed_at, self._adopt = reported, None, False
         between = _BETWEEN_WRITES_SECONDS * (1 + 0.5 * self._clock.random())
         self._write_after = now + max(between, self._budget.spend())
         self._seen_due = now + self._clock.jitter(SEEN_SECONDS)
 
+    def _peers_due(self) -> float:
+        if self._clock.monotonic() < self._without_peers_until:
+            return math.inf
+        return self._peers.due_at(self._annotations, self._written_at)
+
+    def _peer_annotations(self) -> dict[str, str]:
+        return self._peers.current() if self._clock.monotonic() >= self._without_peers_until else {}
+
     async def _patch(self, have: Reports, want: Reports) -> None:
-        seen = self._clock.utcnow().replace(microsecond=0)
+        seen, peers = self._clock.utcnow().replace(microsecond=0), self._peer_annotations()
         if have == want:
-            await self._kubernetes.patch(self._path, seen_patch(self._node, self._uid, seen))
+            patch = seen_patch(self._node, self._uid, seen)
         else:
-            await self._kubernetes.patch(self._path, report_patch(self._node, self._uid, seen, have, want))
+            patch = report_patch(self._node, self._uid, seen, have, want)
+        names = self._annotations.keys() | peers.keys()
+        changed = {name: peers.get(name) for name in names if peers.get(name) != self._annotations.get(name)}
+        patch["metadata"]["annotations"] |= changed
+        await self._kubernetes.patch(self._path, patch)
+        self._annotations = peers
 
     async def _write_whole(self, want: Reports) -> None:
-        seen = self._clock.utcnow().replace(microsecond=0)
+        seen, peers = self._clock.utcnow().replace(microsecond=0), self._peer_annotations()
         patch = report_patch(self._node, self._uid, seen, {}, want)
+        patch["metadata"]["annotations"] |= peers
         try:
             await self._kubernetes.create(self._collection, new_configmap(report_name(self._node), patch))
         except Conflict:
@@ -221,6 +249,7 @@ class Reporter:
         else:
             # Only a patch can disable the tracking of fields, which doubles the size of the object.
             await self._kubernetes.patch(self._path, seen_patch(self._node, self._uid, seen))
+        self._annotations = peers
 
     async def _find_owner(self) -> None:
         """Read the uid of the Node if it is unknown or in doubt."""

@@ -18,6 +18,7 @@ from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.errors import KubernetesError, NotFound, Refused
 from adapters.kubernetes.paths import NODES, configmaps
 from handlers.watch.webhook_certificate import CertRotator
+from nodeagent.peers.annotations import PeerAnnotations
 from nodeagent.reporter import Reporter
 from tests.manifests.calls import Call, record
 from tests.manifests.installation import Installation, installed, path_of
@@ -83,7 +84,8 @@ async def reporting(
     kubernetes: Kubernetes, namespace: str, node: str, said: dict[str, LineReport]
 ) -> AsyncIterator[Reporter]:
     """The agent's own reporter, which says what is in `said`."""
-    reporter = Reporter(kubernetes, namespace, node, real_clock(), structlog.get_logger())
+    clock = real_clock()
+    reporter = Reporter(kubernetes, namespace, node, clock, structlog.get_logger(), PeerAnnotations(clock))
     task = asyncio.create_task(reporter.run(lambda: dict(said)), name="report")
     try:
         yield reporter
