@@ -21,7 +21,7 @@ from adapters.registries.common.bodies import read_json
 from adapters.registries.common.delivery import Unreadable
 from cli.errors import Unusable
 from warmhook.admission_review import Admitted, read_review
-from warmhook.events import Pushed
+from warmhook.events import Pushed, Skip
 from warmhook.images import NotAReference, canonical_host
 
 # When nothing is emitted, the one reason that is printed: that of the part which came closest to being an image. First
@@ -117,7 +117,7 @@ def _read_deliveries(adapter: Adapter, body: Body) -> tuple[list[str], list[str]
     ]
     references = [str(outcome.image) for outcome in outcomes if isinstance(outcome, Pushed)]
     skips: list[str] = [
-        "handshake" if isinstance(one, Reply) else one.reason for one in outcomes if not isinstance(one, Pushed)
+        "handshake" if isinstance(one, Reply) else one.reason for one in outcomes if isinstance(one, Reply | Skip)
     ]
     return references, skips
 

@@ -37,6 +37,7 @@ from handlers.metrics import Metrics
 from handlers.reconcile.context import Context
 from handlers.reconcile.dead_letters import take_dead_letter
 from handlers.reconcile.dispatch import Dispatch
+from handlers.reconcile.early_blobs import EarlyBlobNotes
 from handlers.reconcile.pushes import Pushes
 from handlers.reconcile.reader import PolicyCache, Reader
 from handlers.reconcile.recorder import Recorder
@@ -88,10 +89,11 @@ class Web:
         pushes = Pushes(_context(settings, accepting, clock, cache, configuration.tenancy))
         post = resources.post
         self._publisher = Publisher(post, metrics.count_published) if post and settings.publishes else None
-        self.receiver = Receiver(configuration.sources, pushes, metrics, clock, self._publisher)
         budget = ByteRateLimiter(settings.write_bytes, monotonic=clock.monotonic, sleep=clock.sleep)
         context = _context(settings, self._kubernetes, clock, cache, configuration.tenancy)
         context = replace(context, registries=resources.registries)
+        self._early_blobs = EarlyBlobNotes(context, metrics.count_early_blobs)
+        self.receiver = Receiver(configuration.sources, pushes, metrics, clock, self._publisher, self._early_blobs.add)
         self._dispatch = Dispatch(context, configuration.sources, pushes, budget, metrics.push_to_warm_seconds.observe)
         if post and settings.forwards_admissions:
             handle, batch_max, batches_max = forward(post), 1, POSTS_MAX
@@ -131,6 +133,7 @@ class Web:
                 for task in self._tasks.values():
                     _cancel(task)
         finally:
+            await self._early_blobs.close()
             await self._dispatch.close()
             if self._publisher is not None:
                 await self._publisher.drain(_DRAIN_SECONDS)

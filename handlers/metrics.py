@@ -41,6 +41,9 @@ class Metrics:
         self._published = counter("warmhook_published", "Pushes posted to K_SINK.", ["result"])
         self._api_requests = counter("warmhook_api_requests", "Requests to the API server.", ["kind", "verb", "code"])
         self._resolutions = counter("warmhook_resolutions", "Images that registries were asked for.", ["result"])
+        self._early_blobs = counter(
+            "warmhook_early_blobs", "Blobs that were pushed before their manifest, by what became of them.", ["result"]
+        )
         self.push_to_warm_seconds = histogram(
             "warmhook_push_to_warm_seconds",
             "From a push to the moment its last node was seen warm.",
@@ -62,6 +65,10 @@ class Metrics:
     def count_resolution(self, result: str) -> None:
         """Count one answer of a registry: `resolved`, `unchanged` or a problem."""
         self._resolutions.labels(result).inc()
+
+    def count_early_blobs(self, result: str, blobs: int) -> None:
+        """Count blobs: `noted` for nodes, `skipped` because no node wants them early, or `dropped`."""
+        self._early_blobs.labels(result).inc(blobs)
 
     def exposition(self) -> bytes:
         """All metrics in the Prometheus text format."""

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import Field, StringConstraints
 
 from adapters.env import BadSetting
-from adapters.registries import Adapter, BadOptions, Keys, Source, adapter_kinds, find_adapter
+from adapters.registries import Adapter, BadOptions, Keys, Source, adapter_kinds, find_adapter, find_adapters
 from handlers.configuration_model import Model
 from warmhook.images import NotAReference, canonical_host
 
@@ -43,6 +43,7 @@ class SourceSpec(Model):
     allowed_hosts: list[str] = Field(default=[])
     allowed_origins: list[str] = Field(default=[])
     options: dict[str, Any] = Field(default={})
+    early_blobs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,16 @@ def _configured(given: SourceSpec, environ: Mapping[str, str]) -> ConfiguredSour
         options = adapter.read_options(given.options)
     except BadOptions as error:
         raise BadSetting(str(error)) from error
-    source = Source(given.name, registry_host=registry_host, insecure=given.insecure, options=options)
+    if given.early_blobs and not adapter.reports_blobs:
+        able = ", ".join(kind for kind, each in find_adapters().items() if each.reports_blobs)
+        raise BadSetting(f"earlyBlobs: a sender of kind {given.kind} reports no blobs before their image, only {able}")
+    source = Source(
+        given.name,
+        registry_host=registry_host,
+        insecure=given.insecure,
+        options=options,
+        early_blobs=given.early_blobs,
+    )
     if not given.insecure:
         _check_proof(given, signed=adapter.takes_tokens(source))
     if given.keys:

@@ -15,6 +15,8 @@ OWNER_LABEL: Final = f"{GROUP}/owner"
 EVENT_ANNOTATION: Final = f"{GROUP}/event-id"
 GONE_ANNOTATION: Final = f"{GROUP}/policy-gone-since"
 """When the policy was first found missing. The WarmImage is deleted if it still is one sync interval later."""
+EARLY_ANNOTATION: Final = f"{GROUP}/early-blobs"
+"""The blobs of a push of the same repository that has not ended."""
 
 # On WarmImages and WarmPolicies, by people.
 REFRESH_ANNOTATION: Final = f"{GROUP}/refresh"

@@ -1,4 +1,7 @@
-"""Decide which images are outdated: all but the newest builds of a repository, and old versions of owners of Pods."""
+"""Decide which images are outdated: all but the newest builds of a repository, and old versions of owners of Pods.
+
+The last push of a repository says which nodes will want its next one.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,18 @@ def beyond(keep: int, pushed: Collection[WarmImage]) -> list[WarmImage]:
     return over + [
         part for rank, part in enumerate(parts) if rank >= keep * _PARTS_PER_BUILD or _moment(part) < kept_since
     ]
+
+
+def last_pushes(warmimages: Iterable[WarmImage]) -> list[WarmImage]:
+    """Of each repository of each policy the WarmImage of the last push. Images that exist for Pods do not count."""
+    last: dict[tuple[str, str, str], WarmImage] = {}
+    for warmimage in warmimages:
+        if warmimage.pushed_at is None or warmimage.pod_origin is not None:
+            continue
+        of = warmimage.key.namespace, warmimage.policy_label, warmimage.image.canonical.name
+        if of not in last or _moment(last[of]) < _moment(warmimage):
+            last[of] = warmimage
+    return list(last.values())
 
 
 def _builds(tagged: Iterable[WarmImage]) -> list[list[WarmImage]]:

@@ -40,6 +40,7 @@ SkipReason = Literal[
     "expired",
     "duplicate",
     "refused",
+    "early-blob",
 ]
 SKIP_REASONS: Final[tuple[SkipReason, ...]] = get_args(SkipReason)
 
@@ -55,6 +56,15 @@ class Pushed:
     """The sender's event time (aware); `None`, or 1970 and before (a Go or Unix zero), if the sender gives none."""
     delivery_id: str = ""
     """The sender's id of this event, the same when it is delivered again; empty if there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlobPushed:
+    """A blob that a registry has, before the manifest that will name it."""
+
+    blob: Reference
+    """Canonical, by digest."""
+    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

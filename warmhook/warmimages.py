@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final, Literal, TypeAlias
 
+from warmhook.early_blobs import EarlyBlobs
 from warmhook.images import Reference
 from warmhook.labels import Selector
 from warmhook.limits import Limits
@@ -233,6 +234,9 @@ class WarmImage:
     """What its namespace may ask for; `None`: anything. Not part of the object."""
     resolution: Resolution | None = field(default=None, compare=False)
     """The last answer of the registry, as the status has it; it may be about an earlier push."""
+
+    early_blobs: EarlyBlobs | None = field(default=None, compare=False)
+    """Of a push of its repository that has not ended; they may have expired."""
 
     @property
     def question(self) -> Question:

@@ -20,12 +20,14 @@ from adapters.kubernetes.template import SUSPEND, TEMPLATE_RULE, DigestText, Ima
 from adapters.kubernetes.template_object import template_object
 from warmhook.api import (
     API_VERSION,
+    EARLY_ANNOTATION,
     EVENT_ANNOTATION,
     GONE_ANNOTATION,
     OWNER_LABEL,
     POLICY_LABEL,
     REPOSITORY_LABEL,
 )
+from warmhook.early_blobs import EarlyBlobs, encode_early_blobs, read_early_blobs
 from warmhook.images import NotAReference, Reference, parse_reference
 from warmhook.ports import Object
 from warmhook.pull_failures import FailureReason
@@ -222,6 +224,7 @@ def read_warmimage(obj: Object) -> WarmImage:
         policy_gone_since=_gone_since(metadata),
         requests=read_requests(annotations),
         lifecycle=_lifecycle(obj),
+        early_blobs=read_early_blobs(annotations.get(EARLY_ANNOTATION)),
         uid=metadata.get("uid", ""),
         generation=metadata.get("generation", 0),
         resource_version=metadata.get("resourceVersion", ""),
@@ -259,6 +262,11 @@ def warmimage_patch(warmimage: WarmImage, resource_version: str) -> Object:
     del content["spec"]["image"]
     content["metadata"]["resourceVersion"] = resource_version
     return content
+
+
+def early_patch(early: EarlyBlobs) -> Object:
+    """The merge patch that notes the blobs of a push that has not ended."""
+    return {"metadata": {"annotations": {EARLY_ANNOTATION: encode_early_blobs(early)}}}
 
 
 def _content(warmimage: WarmImage) -> Object:

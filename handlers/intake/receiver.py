@@ -20,7 +20,7 @@ from handlers.metrics import Metrics
 from handlers.reconcile.pushes import Accepted, Pushes
 from handlers.serving.bodies import BadBody
 from handlers.sources import ConfiguredSource, Sources
-from warmhook.events import Pushed, Skip, SkipReason, pushed_event, pushed_id
+from warmhook.events import BlobPushed, Pushed, Skip, SkipReason, pushed_event, pushed_id
 from warmhook.ports import Sleep
 
 _log = get_logger()
@@ -71,6 +71,8 @@ class Receiver:
     clock: Clock
     publisher: Publisher | None = None
     """`None`: pushes are not published."""
+    note_blobs: Callable[[Sequence[BlobPushed]], None] = lambda _blobs: None
+    """Called with blobs that were pushed before their manifest; never waits."""
 
     def knows(self, source: str) -> bool:
         """Whether the configuration names this source."""
@@ -149,6 +151,7 @@ class Receiver:
         pushes = [outcome for outcome in outcomes if isinstance(outcome, Pushed)]
         allowed = list(dict.fromkeys(pushed for pushed in pushes if configured.allows(pushed.image.host)))
         reasons += ["host-not-allowed"] * (len(pushes) > len(allowed))
+        reasons = self._note_blobs(configured, outcomes) + reasons
         name = configured.source.name
         images = tuple(str(pushed.image) for pushed in pushes)
         ids = tuple(pushed_id(name, pushed, received) for pushed in allowed)
@@ -176,6 +179,13 @@ class Receiver:
         reason = next(iter([*results, *reasons]), "not-a-push")
         detail = next((skip.detail for skip in skips if skip.reason == reason), "")
         return Answer(202), _Record("skipped", reason, images, ids, detail)
+
+    def _note_blobs(self, configured: ConfiguredSource, outcomes: Sequence[Outcome]) -> list[str]:
+        """Note blobs that were pushed before their manifest; the reasons to do nothing else about them."""
+        blobs = [outcome for outcome in outcomes if isinstance(outcome, BlobPushed)]
+        allowed = [blob for blob in blobs if configured.allows(blob.blob.host)]
+        self.note_blobs(allowed)
+        return ["early-blob"] * bool(allowed) + ["host-not-allowed"] * (len(blobs) > len(allowed))
 
 
 def _later() -> Answer:

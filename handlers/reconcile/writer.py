@@ -14,10 +14,11 @@ from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.errors import Conflict, NotFound, Refused, Unavailable
 from adapters.kubernetes.resolution import resolution_object
 from adapters.kubernetes.spec import InvalidObject, NewerObject
-from adapters.kubernetes.warmimage import push_patch, read_warmimage, warmimage_object, warmimage_patch
+from adapters.kubernetes.warmimage import early_patch, push_patch, read_warmimage, warmimage_object, warmimage_patch
 from adapters.logs import get_logger
 from handlers.reconcile.objects import object_key
-from warmhook.api import POLICY_LABEL, REPOSITORY_LABEL
+from warmhook.api import EARLY_ANNOTATION, POLICY_LABEL, REPOSITORY_LABEL
+from warmhook.early_blobs import EarlyBlobs
 from warmhook.node_lines import desired_name, new_configmap
 from warmhook.node_report import report_name
 from warmhook.policies import Upsert
@@ -69,6 +70,9 @@ class Writer:
         try:
             if replaced is not None:
                 patch = warmimage_patch(wanted, replaced.resource_version)
+                if replaced.early_blobs is not None and wanted.early_blobs is None:
+                    # The push has ended.
+                    patch["metadata"]["annotations"][EARLY_ANNOTATION] = None
                 await self.kubernetes.patch(paths.warmimages(wanted.key), patch)
                 return True
             try:
@@ -122,6 +126,13 @@ class Writer:
             await self.kubernetes.patch(path, body)
             _log.warning("warmimage-adopted", warmimage=str(wanted.key), why="labels")
         return False
+
+    async def patch_early_blobs(self, key: ObjectKey, early: EarlyBlobs) -> None:
+        """Note the blobs of a push that has not ended in a WarmImage of its repository.
+
+        Whatever its version is: of two replicas one may win, and what the other noted is only fetched later.
+        """
+        await self.kubernetes.patch(paths.warmimages(key), early_patch(early))
 
     async def delete_warmimage(self, warmimage: WarmImage) -> None:
         """Delete a WarmImage as it was read; absent already is fine. Raises `Conflict` if it is another by now."""

@@ -131,3 +131,13 @@ def test_limits_of_namespaces_are_read(tmp_path: Path) -> None:
 
     nodes = Selector((Requirement("a", "In", ("b",)),))
     assert limits == Limits(("a.example/**",), nodes, allow=frozenset({"Delete"}))
+
+
+@pytest.mark.parametrize("kind", ["harbor", "gitlab", "zot"])
+def test_early_blobs_of_a_sender_that_reports_none_are_refused(tmp_path: Path, kind: str) -> None:
+    source = {"name": "one", "kind": kind, "secret": {"env": "S"}, "registryHost": "a.example", "earlyBlobs": True}
+
+    problem = _read(tmp_path, json.dumps({"sources": [source]}))
+
+    assert f"earlyBlobs: a sender of kind {kind} reports no blobs before their image, only distribution" in problem
+    assert _read(tmp_path, json.dumps({"sources": [source | {"kind": "distribution"}]})) == ""

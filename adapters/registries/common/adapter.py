@@ -39,6 +39,8 @@ class Adapter:
 
     0 if the sender repeats a refused delivery.
     """
+    reports_blobs: bool = False
+    """Whether the sender reports blobs before the manifest that names them, and so can have `earlyBlobs`."""
     batched: bool = False
     """Whether a body that is a JSON list is one delivery."""
 

@@ -10,7 +10,7 @@ from typing import Protocol, TypeAlias, TypeVar
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
-from warmhook.events import Pushed, Skip, SkipReason
+from warmhook.events import BlobPushed, Pushed, Skip, SkipReason
 from warmhook.ports import Json
 
 OptionsT = TypeVar("OptionsT", bound="SourceOptions")
@@ -63,6 +63,8 @@ class Source:
     """From `Adapter.read_options`; `None` is the same as an empty mapping."""
     keys: Keys | None = field(default=None, repr=False)
     """Set if the sender signs tokens."""
+    early_blobs: bool = False
+    """Whether blobs count that were pushed before their manifest."""
 
     def options_as(self, model: type[OptionsT]) -> OptionsT:
         """The options as the adapter's own model, with its defaults if none were read."""
@@ -87,7 +89,7 @@ class Reply:
     media_type: str = "application/json"
 
 
-Outcome: TypeAlias = Pushed | Skip | Reply
+Outcome: TypeAlias = Pushed | BlobPushed | Skip | Reply
 """The result for one event of a delivery."""
 
 

@@ -9,8 +9,8 @@ from typing import Final, NamedTuple
 
 from adapters.registries.common.bodies import quoted
 from adapters.registries.common.delivery import Source
-from warmhook.events import Pushed, Skip
-from warmhook.images import NotAReference, from_event
+from warmhook.events import BlobPushed, Pushed, Skip
+from warmhook.images import NotAReference, Reference, from_event
 from warmhook.manifests import MANIFEST_TYPES, is_runnable_type
 
 # cosign's tags; without a suffix it is the referrers tag of the OCI distribution specification 1.1.
@@ -44,16 +44,26 @@ def pushed(
             return Skip("not-runnable", f"media type {quoted(media_type)}")
     if _COMPANION_TAG.fullmatch(image.tag):
         return Skip("not-runnable", f"tag {quoted(image.tag)}")
+    reference = _reference(source, image)
+    if isinstance(reference, Skip):
+        return reference
+    return Pushed(reference, pushed_at=pushed_at, delivery_id=delivery_id)
+
+
+def blob_pushed(source: Source, blob: LooseReference, size_bytes: int) -> BlobPushed | Skip:
+    """The push of one blob, which has a digest and no tag, under the host of `pushed`."""
+    reference = _reference(source, blob._replace(tag=""))
+    return reference if isinstance(reference, Skip) else BlobPushed(reference, size_bytes)
+
+
+def _reference(source: Source, image: LooseReference) -> Reference | Skip:
     host = source.registry_host or image.host
     if not host:
         return Skip("no-registry-host", "the payload names no host; set registryHost")
     try:
-        reference = from_event(host, image.repository, image.tag, image.digest)
+        return from_event(host, image.repository, image.tag, image.digest) or Skip("no-tag-no-digest")
     except NotAReference as error:
         return Skip("malformed", str(error)[:120])
-    if reference is None:
-        return Skip("no-tag-no-digest")
-    return Pushed(reference, pushed_at=pushed_at, delivery_id=delivery_id)
 
 
 def is_manifest(media_type: str) -> bool:

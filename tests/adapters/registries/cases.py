@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from adapters.registries import Adapter, Delivery, Outcome, Reply, Source
-from warmhook.events import Pushed
+from warmhook.events import BlobPushed, Pushed
 
 FOLDER: Final = Path(__file__).parents[2] / "data" / "registries"
 RECEIVED: Final = datetime(2025, 10, 9, 9, 0, tzinfo=UTC)
@@ -35,8 +35,9 @@ class Case:
     secret: str | list[str] = ""
     registry_host: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    early_blobs: bool = False
     expect: list[str] = field(default_factory=list)
-    """A line for each event: the reference, `skip: <reason>` or `reply: <body>`."""
+    """A line for each event: the reference, `blob: ...`, `skip: <reason>` or `reply: <body>`."""
     verified: bool | None = None
     delivery_id: str | None = None
     pushed_at: str | None = None
@@ -54,6 +55,7 @@ class Case:
             secrets=tuple(secret.encode() for secret in secrets),
             registry_host=self.registry_host,
             options=adapter.read_options(self.options),
+            early_blobs=self.early_blobs,
         )
 
 
@@ -68,4 +70,6 @@ def written(outcome: Outcome) -> str:
     """An outcome as the files write it."""
     if isinstance(outcome, Pushed):
         return str(outcome.image)
+    if isinstance(outcome, BlobPushed):
+        return f"blob: {outcome.blob}, {outcome.size_bytes} bytes"
     return f"reply: {json.dumps(json.loads(outcome.body))}" if isinstance(outcome, Reply) else f"skip: {outcome.reason}"

@@ -1,0 +1,82 @@
+"""Gather the blobs of a repository that are pushed before the manifest of their image.
+
+They are in an annotation of the WarmImage of the last push of the repository, so every handler knows them, and the
+next push of the same tag removes them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from warmhook.hints import BLOBS_MAX
+from warmhook.images import is_digest
+
+EARLY_SECONDS: Final = 300
+"""Nodes drop the blobs if no manifest follows within so many seconds after the last of them."""
+SMALLEST_BYTES: Final = 1024 * 1024
+"""A smaller blob is fetched so fast after the push that a write of each node costs more."""
+BYTES_MAX: Final = 64 * 1024**3
+"""Of all blobs of one repository together."""
+_TEXT_MAX: Final = 16_384
+_LATEST: Final = 1 << 40
+
+
+@dataclass(frozen=True, slots=True)
+class EarlyBlobs:
+    """The blobs of one push that has not ended."""
+
+    expires_at: int
+    """Unix seconds. Each blob that is added makes it later, so it tells two states apart."""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """Digest to size in bytes, in the order of the push."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all blobs together."""
+        return sum(self.sizes.values())
+
+
+def with_blobs(known: EarlyBlobs | None, pushed: Mapping[str, int], now: float) -> EarlyBlobs | None:
+    """`known`, unless it has expired, and the blobs that were pushed since; `None` if none of them has to be added.
+
+    What is beyond the limits is left out, as are blobs that are too small to matter.
+    """
+    current = known if known is not None and known.expires_at > now else None
+    sizes = dict(current.sizes) if current is not None else {}
+    before, total = len(sizes), sum(sizes.values())
+    for digest, size_bytes in pushed.items():
+        if digest not in sizes and size_bytes >= SMALLEST_BYTES:
+            if len(sizes) == BLOBS_MAX or total + size_bytes > BYTES_MAX:
+                break
+            sizes[digest] = size_bytes
+            total += size_bytes
+    if len(sizes) == before:
+        return None
+    expires_at = int(now) + EARLY_SECONDS
+    return EarlyBlobs(expires_at if current is None else max(expires_at, current.expires_at + 1), sizes)
+
+
+def encode_early_blobs(early: EarlyBlobs) -> str:
+    """The value of the annotation: JSON with one-letter keys."""
+    return json.dumps({"e": early.expires_at, "b": early.sizes}, separators=(",", ":"))
+
+
+def read_early_blobs(text: object) -> EarlyBlobs | None:
+    """What `encode_early_blobs` wrote; `None` for anything else. A tenant may write the annotation."""
+    if not isinstance(text, str) or not 0 < len(text) <= _TEXT_MAX:
+        return None
+    try:
+        fields: Any = json.loads(text)
+        expires_at, sizes = fields["e"], fields["b"]
+        usable = type(expires_at) is int and 0 < expires_at < _LATEST and 0 < len(sizes) <= BLOBS_MAX
+        usable = usable and all(_is_blob(*each) for each in sizes.items()) and sum(sizes.values()) <= BYTES_MAX
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return EarlyBlobs(expires_at, sizes) if usable else None
+
+
+def _is_blob(digest: str, size_bytes: object) -> bool:
+    return is_digest(digest) and type(size_bytes) is int and 0 < size_bytes <= BYTES_MAX
