@@ -55,6 +55,10 @@ async def _no_environ(_name: str) -> Environ:
     return {}
 
 
+def _here(command: Sequence[str], _node: str) -> Sequence[str]:
+    return command
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Where a cluster's programs run, and what differs from one cluster to another."""
@@ -69,6 +73,8 @@ class Plan:
     """More settings of a program, by its name: `web`, `agent-<node>`. Called at each start."""
     register: Callable[[Kubernetes, str], Awaitable[Any]] = register
     """Creates the Node of a node that joins."""
+    on_node: Callable[[Sequence[str], str], Sequence[str]] = _here
+    """The command that runs a command on the node of that name, such as in a network namespace."""
 
     @property
     def registry_root(self) -> Path:
@@ -145,6 +151,7 @@ class Cluster:
     async def start_runtime(self, node: str) -> None:
         """Start the node's container runtime, with the images that it had."""
         root = self.plan.folder / node
+        command: Sequence[str]
         if self.plan.runtime == "containerd":
             if not root.exists():
                 containerd.prepare(root)
@@ -152,6 +159,7 @@ class Cluster:
         else:
             options = ("--socket", str(self.socket_of(node)), "--root", str(root))
             command, ready = (*_PYTHON, "devcluster.cri", *options), '"event": "ready"'
+        command = self.plan.on_node(command, node)
         self.runtimes[node] = await self.programs.start(f"runtime-{node}", command, stage=_RUNTIME)
         await self.programs.prints(self.runtimes[node], ready)
 
@@ -168,7 +176,8 @@ class Cluster:
             "WARMHOOK_MIN_FREE_PERCENT": "0",
         }
         environ |= await self.plan.environ(name)
-        self.agents[node] = await self.programs.start(name, self.plan.commands.agent, stage=_AGENT, environ=environ)
+        command = self.plan.on_node(self.plan.commands.agent, node)
+        self.agents[node] = await self.programs.start(name, command, stage=_AGENT, environ=environ)
         await self.programs.prints(self.agents[node], '"event": "runtime"')
 
     async def start_web(

@@ -22,14 +22,14 @@ from devcluster.apiserver.journal import persisted
 _HOST = "127.0.0.1"
 
 
-def kubeconfig(port: int) -> str:
-    """A kubeconfig for a server on that port of this machine."""
+def kubeconfig(port: int, host: str = _HOST) -> str:
+    """A kubeconfig for a server on that port of an address of this machine."""
     name = "warmhook"
     return yaml.safe_dump(
         {
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [{"name": name, "cluster": {"server": f"http://{_HOST}:{port}"}}],
+            "clusters": [{"name": name, "cluster": {"server": f"http://{host}:{port}"}}],
             "users": [{"name": name, "user": {}}],
             "contexts": [{"name": name, "context": {"cluster": name, "user": name, "namespace": "default"}}],
             "current-context": name,
@@ -52,7 +52,8 @@ class _Server(Server):
 
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m devcluster.apiserver", description=__doc__)
-    parser.add_argument("--port", type=int, default=8001, help="port on 127.0.0.1; 0 takes a free one")
+    parser.add_argument("--port", type=int, default=8001, help="its port; 0 takes a free one")
+    parser.add_argument("--host", default=_HOST, metavar="ADDRESS", help=f"address of this machine, default {_HOST}")
     parser.add_argument("--data", type=Path, help="file that keeps the cluster over restarts")
     parser.add_argument("--kubeconfig", type=Path, help="file to write a kubeconfig to")
     parser.add_argument(
@@ -87,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((_HOST, given.port))
+        listener.bind((given.host, given.port))
         listener.listen()
     except OSError as error:
         sys.stderr.write(f"--port {given.port}: {error.strerror}; choose another port\n")
@@ -97,7 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
     if given.kubeconfig is not None:
-        given.kubeconfig.write_text(kubeconfig(port))
+        given.kubeconfig.write_text(kubeconfig(port, given.host))
     api = ApiServer(lambda: datetime.now(UTC), SystemRandom(), garbage_collector=given.garbage_collector)
     config = uvicorn.Config(
         application(api, services=dict(given.services)),
@@ -111,7 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(number, server.handle_exit)
     with persisted(api, given.data) if given.data is not None else nullcontext():
         # Connections made before uvicorn is ready wait in the listener's queue.
-        sys.stdout.write(f"apiserver ready on http://{_HOST}:{port}\n")
+        sys.stdout.write(f"apiserver ready on http://{given.host}:{port}\n")
         sys.stdout.flush()
         server.run(sockets=[listener])
     return 0

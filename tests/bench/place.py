@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -27,7 +28,7 @@ from warmhook.placement import Node
 from warmhook.ports import Object
 from warmhook.warmimages import ObjectKey
 
-__all__ = ["PACKAGES", "NotMeasured", "Place", "another_namespace", "open_place"]
+__all__ = ["PACKAGES", "NotMeasured", "Place", "another_namespace", "open_embedded", "open_place"]
 
 PACKAGES: Final = Path(__file__).parents[2]
 _NAMESPACES: Final = "/api/v1/namespaces"
@@ -90,9 +91,12 @@ class Place:
         """The `nodes` of a template that chooses the Nodes of this measurement."""
         return {"selector": {"matchLabels": {"pool": self.namespace}}}
 
-    async def create_policy(self, name: str, repositories: str, *, keep: int = 1) -> None:
-        """A WarmPolicy for pushes to these repositories, onto the Nodes of this measurement."""
-        spec = {"push": [{"repository": repositories, "keep": keep}], "template": {"nodes": self.selector}}
+    async def create_policy(
+        self, name: str, repositories: str, *, keep: int = 1, template: Object | None = None
+    ) -> None:
+        """A WarmPolicy for pushes to these repositories; without a template onto the Nodes of this measurement."""
+        push = [{"repository": repositories, "keep": keep}]
+        spec = {"push": push, "template": {"nodes": self.selector} if template is None else template}
         body = {"apiVersion": API_VERSION, "kind": "WarmPolicy", "metadata": {"name": name}, "spec": spec}
         await self.kubernetes.create(f"{_CUSTOM}/{self.namespace}/warmpolicies", body)
 
@@ -132,6 +136,15 @@ async def open_place(
                 await cluster.start_api("--port", "0")
                 await _prepare(cluster.kubernetes, namespace)
             yield Place("real" if kubeconfig else "embedded", cluster, namespace, quick, say)
+
+
+@contextlib.asynccontextmanager
+async def open_embedded(place: Place, plan: Plan, address: str) -> AsyncIterator[Place]:
+    """The same measurement on one more cluster, whose embedded API server listens on that address of this machine."""
+    async with open_cluster(plan, os.environ) as cluster:
+        await cluster.start_api("--port", "0", "--host", address)
+        await _prepare(cluster.kubernetes, place.namespace)
+        yield replace(place, kind="embedded", cluster=cluster)
 
 
 @contextlib.asynccontextmanager

@@ -7,7 +7,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,6 +15,7 @@ import aiohttp
 
 from devcluster.programs import Program
 from tests.bench.place import Place
+from warmhook.ports import Object
 
 __all__ = ["HOST", "SECRET", "Sender", "Web", "digest_of", "harbor_body", "open_sender", "start_web"]
 
@@ -59,13 +60,18 @@ def harbor_body(host: str, repository: str, tag: str, digest: str, *, kind: str 
 
 
 async def start_web(
-    place: Place, *arguments: str, host: str = HOST, environ: Mapping[str, str] | None = None, wait: bool = True
+    place: Place,
+    *arguments: str,
+    host: str = HOST,
+    registries: Sequence[Object] = (),
+    environ: Mapping[str, str] | None = None,
+    wait: bool = True,
 ) -> Web:
     """Start `python -m handlers` with one source `harbor`; with `wait` it is ready on return."""
     source = {"name": "harbor", "kind": "harbor", "registryHost": host, "secret": {"env": "BENCH_SECRET"}}
     settings = {"BENCH_SECRET": SECRET, **(environ or {})}
     command = (sys.executable, "-m", "handlers", *arguments)
-    port = await place.cluster.start_web([source], environ=settings, command=command, wait=wait)
+    port = await place.cluster.start_web([source], registries=registries, environ=settings, command=command, wait=wait)
     return Web(place.cluster.webs[port], port)
 
 
