@@ -92,11 +92,16 @@ def reads_taints(warmimages: Iterable[WarmImage]) -> bool:
     return any(template.nodes.tolerations is not None or template.nodes.limit is not None for template in templates)
 
 
+def platform_of_node(node: Node) -> Platform:
+    """What the labels of the node say; empty where they are missing."""
+    return Platform(node.labels.get(_OS_LABEL, ""), node.labels.get(_ARCH_LABEL, ""))
+
+
 def lacks_platform(resolved: Resolved | None, node: Node) -> bool:
     """Whether the image does not run on the node. A node without the labels of its platform runs everything."""
     if resolved is None or not resolved.platforms:
         return False
-    return resolved.lacks(Platform(node.labels.get(_OS_LABEL, ""), node.labels.get(_ARCH_LABEL, "")))
+    return resolved.lacks(platform_of_node(node))
 
 
 def place(image: str, wanted: Nodes, nodes: Iterable[Node], resolved: Resolved | None = None) -> list[Node]:
