@@ -30,10 +30,10 @@ ZONE_LABEL: Final = "topology.kubernetes.io/zone"
 # Doubling would take R / (B ln 2) seeds. Streaming trees are as fast with any number up to 2R/B, and this spares the
 # registry the rest.
 _SEEDS_PER_RATE: Final = 1 / math.log(2)
-# Bytes that cross zones cost money and share a link, so from this size on a zone has a seed of its own, if then each
+# Bytes that cross zones cost money and share a link, so from this size on each zone has a seed of its own, if then each
 # seed still gets a third of what a node can receive.
 _LARGE_BYTES: Final = 1_000_000_000
-_LEAST_SEED_SHARE: Final = 1 / 3
+_ZONES_PER_RATE: Final = 3
 # Of an image whose size no registry has told.
 _ASSUMED_BYTES: Final = 100_000_000
 # Until the first byte has passed a node: a child asks for a blob that its parent does not have yet once a second.
@@ -139,7 +139,7 @@ def _groups(
     """Nodes that can serve each other, with their roots; and what is wrong with the source."""
     limit = max(1, source.seeds.of(len(candidates)))
     seeds = min(limit, _seeds(rates))
-    limit = min(limit, int(rates.registry / rates.node / _LEAST_SEED_SHARE)) if size_bytes >= _LARGE_BYTES else 0
+    zones_max = min(limit, _ZONES_PER_RATE * rates.registry / rates.node) if size_bytes >= _LARGE_BYTES else 0
     able: defaultdict[Platform, list[Candidate]] = defaultdict(list)
     for each in candidates:
         if each.peer is not None:
@@ -152,12 +152,11 @@ def _groups(
         if not any(member.warm or member.may_read for member in members):
             # Blobs of this platform come from nowhere else.
             members, problem = list(_members(image, some, None)), _NO_SEED_NODE
-        share, zones = max(1, round(seeds * len(some) / len(candidates))), len({member.zone for member in members})
-        if any(member.warm for member in members):
-            share = max(share, _LEAST_SOURCES)
-        each_zone = share < zones <= limit
-        roots = select_roots(members, max(share, zones) if each_zone else share, each_zone=each_zone)
-        groups.append(_Group(members, roots))
+        least = _LEAST_SOURCES if any(member.warm for member in members) else 1
+        count, zones = max(least, round(seeds * len(some) / len(candidates))), len({each.zone for each in members})
+        each_zone = zones <= zones_max
+        count = max(count, zones) if each_zone else count
+        groups.append(_Group(members, select_roots(members, count, each_zone=each_zone)))
     return groups, problem
 
 

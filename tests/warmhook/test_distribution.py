@@ -249,6 +249,12 @@ def test_each_zone_has_its_own_seed_where_the_image_is_large(size: int, edges: i
     assert len(seeds(trees, wanted)) == 3 - edges
 
 
+def test_a_small_zone_has_its_own_seed_where_there_are_more_seeds_than_zones() -> None:
+    wanted = [*fleet(200), candidate("far", zone="far"), candidate("farther", zone="far")]
+    trees = forest(plan(IMAGE, wanted, 2000 * MB, FAST, Source()), wanted)
+    assert (trees.crossings, len(seeds(trees, wanted))) == (0, 7)
+
+
 def test_a_slow_registry_serves_no_seed_for_each_zone() -> None:
     wanted = fleet(90, zones=3)
     trees = forest(plan(IMAGE, wanted, 2000 * MB, Rates(60 * MB, 125 * MB), Source()), wanted)
