@@ -110,7 +110,8 @@ class _Simulation:
             self._served[sender] -= 1
         waiting, self._waiting[name] = self._waiting[name], []
         for child in waiting:
-            self._ask(child, now + delay)
+            if child not in self._dead:
+                self._ask(child, now + delay)
 
     def _die(self, name: str, now: float) -> None:
         """Its children change to their next source that is alive."""
