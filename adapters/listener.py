@@ -1,14 +1,21 @@
-"""Open a TCP port for IPv6 and IPv4 at once."""
+"""Open a TCP port: at every address for IPv6 and IPv4 at once, or at one address."""
 
 from __future__ import annotations
 
 import errno
+import ipaddress
 import socket
 from collections.abc import Callable
 from typing import Final
 
 # Errors of a kernel without IPv6: for the socket if the module is absent, for the bind if IPv6 is disabled.
 _NO_IPV6: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
+
+
+def open_listener_at(address: str, port: int) -> socket.socket:
+    """A socket bound to `port` (0: a free one) at one IP address. The caller closes it. Raises `OSError`."""
+    family = socket.AF_INET6 if ipaddress.ip_address(address).version == 6 else socket.AF_INET
+    return _bound(socket.socket, family, address, port)
 
 
 def open_listener(port: int, *, new_socket: Callable[..., socket.socket] = socket.socket) -> socket.socket:

@@ -75,9 +75,9 @@ class Kubernetes:
         self._lanes = lanes or Lanes()
         self._urgent = urgent
 
-    async def get(self, path: str, *, metadata_only: bool = False) -> Object:
+    async def get(self, path: str, *, metadata_only: bool = False, accept: str = _JSON) -> Object:
         """The current object. Raises `NotFound`, `Unavailable`, `Refused`."""
-        return await self._object("GET", path, accept=_METADATA if metadata_only else _JSON)
+        return await self._object("GET", path, accept=_METADATA if metadata_only else accept)
 
     async def list(
         self,

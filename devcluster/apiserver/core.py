@@ -19,6 +19,7 @@ from devcluster.apiserver.paths import Target, parse_path
 from devcluster.apiserver.reads import found, listed
 from devcluster.apiserver.resources import Registry
 from devcluster.apiserver.store import Key, Store
+from devcluster.apiserver.tokens import TokenIssuer
 from devcluster.apiserver.watches import Watch
 from devcluster.apiserver.webhooks import Draft, Reviewing, reviewed
 from devcluster.apiserver.writes import Request, Writes, Written
@@ -48,6 +49,7 @@ class ApiServer:
         self._now = now
         self._random = random
         self._writes = Writes(self.store, self.registry, now, random)
+        self._tokens = TokenIssuer(self.store, now)
         self._collector = Collector(self.store, self.registry, self._writes, garbage=garbage_collector)
         self._bootstrap(random)
 
@@ -142,6 +144,8 @@ class ApiServer:
             if method != "GET":
                 raise method_not_allowed()
             return Response(200, {"content-type": "application/json"}, internal_json(document))
+        if (answer := self._tokens.handle(method, path, headers, body)) is not None:
+            return answer
         if len(body) > _BODY_LIMIT_BYTES:
             raise too_large_body(_BODY_LIMIT_BYTES)
         target = parse_path(self.registry, path)
