@@ -115,6 +115,15 @@ class Index:
     """False if entries could not be read, so that there may be other platforms."""
 
 
+@dataclass(frozen=True, slots=True)
+class Named:
+    """The digests in one manifest or index."""
+
+    manifests: tuple[str, ...] = ()
+    blobs: tuple[str, ...] = ()
+    """Of a configuration and layers."""
+
+
 def is_runnable_type(media_type: str) -> bool:
     """False for the media type of a configuration, an artifact or a layer that no container can run."""
     return not media_type.lower().startswith(_NOT_RUNNABLE)
@@ -137,6 +146,16 @@ def read_manifest(body: bytes, media_type: str) -> Manifest | Index | None:
     if not isinstance(layers, list) or "manifests" in fields or not isinstance(fields.get("config"), dict):
         return None
     return _manifest(fields, layers)
+
+
+def named_digests(body: bytes) -> Named:
+    """What the manifest or index in `body` names; nothing if it could be either, or is neither."""
+    fields = _read_json(body)
+    if not isinstance(fields, dict) or ("manifests" in fields) == ("layers" in fields):
+        return Named()
+    if "manifests" in fields:
+        return Named(manifests=_digests(fields["manifests"]))
+    return Named(blobs=_digests([fields.get("config"), *_list(fields["layers"])]))
 
 
 def read_platform(config: bytes) -> str:
@@ -221,6 +240,15 @@ def _index(fields: Mapping[str, Any], entries: list[Any]) -> Index:
     nothing = bool(entries) and complete and not children
     runnable = is_runnable_type(_text(fields, "artifactType")) and not nothing
     return Index(tuple(dict.fromkeys(children)), runnable, complete)
+
+
+def _digests(descriptors: object) -> tuple[str, ...]:
+    texts = [_text(descriptor, "digest") for descriptor in _list(descriptors)[:_ENTRIES_MAX]]
+    return tuple(filter(is_digest, texts))
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _is_attestation(entry: Mapping[str, Any]) -> bool:
