@@ -19,6 +19,8 @@ from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.errors import NotFound
 from adapters.kubernetes.webhook_secret import SECRET
+from adapters.service_account_tokens import ISSUER_PATH, KEYS_PATH, TokenVerifier
+from adapters.tasks import in_background
 from devcluster.apiserver import ApiServer, InProcessTransport
 from handlers.serving.credentials import Credentials
 from nodeagent.agent import Agent
@@ -56,13 +58,15 @@ class Call(NamedTuple):
     verb: str
     group: str
     resource: str
-    """With its subresource: `warmimages/status`."""
+    """With its subresource: `warmimages/status`; a path that is no resource's."""
     name: str
     """Empty: not said, as in lists and creates."""
 
 
 def requested(part: str, method: str, path: str, query: Mapping[str, str]) -> Call | None:
-    """How the API server's authorizer sees a request; `None` for what is no resource."""
+    """How the API server's authorizer sees a request; `None` for what everybody may see."""
+    if path in (ISSUER_PATH, KEYS_PATH):
+        return Call(part, "", method.lower(), "", path, "")
     parts = path.strip("/").split("/")
     if parts[0] not in ("api", "apis"):
         return None
@@ -128,6 +132,7 @@ async def _story(world: World, calls: set[Call], folder: Path) -> None:
     await world.add_nodes("node-1", "node-2", "n" * 240)
     await world.add_policy()
     async with _web(world, connection), world.watching(transport=connection("watch")):
+        await _keys(world, connection("agent"))
         for happenings in (_pushes, _policies, _workloads, _troubles):
             # The second time the agents find a report that they did not write.
             agents = [_agent(world, node, connection("agent"), folder) for node in ("node-1", "node-2")]
@@ -138,6 +143,14 @@ async def _story(world: World, calls: set[Call], folder: Path) -> None:
                 await happenings(world)
                 stop.set()
         await _refusals(world, faults)
+
+
+async def _keys(world: World, transport: Any) -> None:
+    """An agent reads the keys that verify the tokens of others."""
+    clock = Clock(world.now, world.monotonic, asyncio.sleep, Random(1).random)
+    tokens = TokenVerifier(Kubernetes(transport), clock, structlog.get_logger(), subject="agents", audience="peers")
+    async with in_background(tokens.run(), "keys"):
+        await tokens.ready.wait()
 
 
 @contextlib.asynccontextmanager

@@ -10,8 +10,10 @@ import pytest
 from nodeagent.reporter import rewrite
 from tests.manifests.admission import Request, is_reviewed, refusals, request
 from tests.manifests.rendered import BASE, find, render
+from warmhook.api import PEER_ANNOTATION, TRANSFERS_ANNOTATION
 from warmhook.node_lines import diff, new_configmap, node_patch
 from warmhook.node_report import LineReport, report_name, report_patch, seen_patch
+from warmhook.peers import TRANSFERS_MAX, PeerReport, Transfer, encode_peer, encode_transfers
 from warmhook.ports import Object
 
 pytestmark = pytest.mark.slow
@@ -24,6 +26,14 @@ LINE: Final = "0123456789abcdef"
 VERSION: Final = "89abcdef"
 SEEN: Final = datetime(2026, 3, 1, 12, tzinfo=UTC)
 KIB: Final = 1024
+KEY: Final = "A" * 42 + "_"
+PEERS: Final = (
+    PeerReport("10.0.0.5:9465", KEY),
+    PeerReport("[::1]:1", KEY, 2**40),
+    PeerReport(f"[{'fd00:' * 7}fd00]:65535", KEY, 1, {"[fd00::1]:5000": 2**40, "a_b.example.com": 0}),
+    PeerReport("10.0.0.5:9465", KEY, 0, {f"{'r' * 63}.{number}.example.com:5000": 2**40 for number in range(4)}),
+)
+TRANSFERS: Final = [Transfer(f"{number:08x}", 10**9, 10**9, 10**6, 10**6, 100) for number in range(TRANSFERS_MAX)]
 OTHERS: Final = 200
 """Lines beyond those that an agent takes; each has a label and a value."""
 TOKEN: Final = "20260301-" + "0af5" * 12
@@ -91,6 +101,9 @@ def test_an_agent_writes_and_renews_its_report() -> None:
         seen_patch(NODE, UID, SEEN.replace(microsecond=7)),
         {"data": {LINE: "x" * 200 * KIB}},
         {"metadata": {"annotations": {"warmhook.dev/warm": ",".join(f"{number:08x}" for number in range(1024))}}},
+        *({"metadata": {"annotations": {PEER_ANNOTATION: encode_peer(peer)}}} for peer in PEERS),
+        {"metadata": {"annotations": {TRANSFERS_ANNOTATION: encode_transfers(TRANSFERS)}}},
+        {"metadata": {"annotations": {TRANSFERS_ANNOTATION: ""}}},
         {"immutable": False},
     ):
         assert of_agent(by_agent(patched(report(), patch), report())) == []
@@ -135,6 +148,15 @@ FOREIGN_METADATA: Final[dict[str, Object]] = {
     "a long time": {"annotations": {"warmhook.dev/seen": "2026-03-01T12:00:00Z" + " " * 100}},
     "warm without versions": {"annotations": {"warmhook.dev/warm": "everything"}},
     "many versions": {"annotations": {"warmhook.dev/warm": ",".join([VERSION] * 2000)}},
+    "a peer without a key": {"annotations": {PEER_ANNOTATION: '{"a":"10.0.0.5:9465"}'}},
+    "a peer with a name": {"annotations": {PEER_ANNOTATION: f'{{"a":"peer.example.com:9465","k":"{KEY}"}}'}},
+    "a peer with a short key": {"annotations": {PEER_ANNOTATION: '{"a":"10.0.0.5:9465","k":"AAAA"}'}},
+    "a peer with a word for a rate": {"annotations": {PEER_ANNOTATION: f'{{"a":"10.0.0.5:9465","b":"x","k":"{KEY}"}}'}},
+    "a peer with more": {"annotations": {PEER_ANNOTATION: encode_peer(PEERS[0])[:-1] + ',"x":1}'}},
+    "a long peer": {"annotations": {PEER_ANNOTATION: encode_peer(PEERS[0]) + " " * 500}},
+    "transfers without numbers": {"annotations": {TRANSFERS_ANNOTATION: VERSION}},
+    "transfers with words": {"annotations": {TRANSFERS_ANNOTATION: f"{VERSION}:1:2:3:4:x"}},
+    "many transfers": {"annotations": {TRANSFERS_ANNOTATION: ",".join([encode_transfers(TRANSFERS)] * 4)}},
     "a finalizer": {"finalizers": ["example.com/stay"]},
     "owners that are gone": {"ownerReferences": None},
     "no owner": {"ownerReferences": []},

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 import pytest
 
+from adapters.service_account_tokens import ISSUER_PATH, KEYS_PATH
 from nodeagent.image_use import ALLOW_PODS
 from tests.manifests.calls import PARTS, Call, record, requested
 from tests.manifests.rendered import BASE, KNATIVE, find, pod_templates, render
@@ -68,7 +69,9 @@ def rights(objects: list[Object]) -> Iterator[Right]:
         part = role["metadata"]["name"].removeprefix("warmhook-")
         for rule in role["rules"]:
             for verb in rule["verbs"]:
-                for group in rule["apiGroups"]:
+                for path in rule.get("nonResourceURLs", []):
+                    yield Right(part, "", verb, "", path, "")
+                for group in rule.get("apiGroups", []):
                     for resource in rule["resources"]:
                         for named in rule.get("resourceNames", [""]):
                             yield Right(part, role["metadata"].get("namespace", ""), verb, group, resource, named)
@@ -102,6 +105,7 @@ def test_a_request_is_seen_as_the_authorizer_sees_it() -> None:
     assert one == Call("a", "x", "list", "", "configmaps", "y")
     assert requested("a", "POST", "/api/v1/namespaces", {}) == Call("a", "", "create", "", "namespaces", "")
     assert requested("a", "GET", "/version", {}) is None
+    assert requested("a", "GET", KEYS_PATH, {}) == Call("a", "", "get", "", KEYS_PATH, "")
 
 
 def test_each_part_may_do_everything_that_it_does() -> None:
@@ -153,7 +157,7 @@ def test_no_rule_has_a_wildcard() -> None:
 def test_an_agent_reads_nodes_one_by_one_and_writes_configmaps_of_its_namespace() -> None:
     expected = {("warmhook-system", "configmaps", verb) for verb in ("get", "list", "watch", "create", "patch")}
     given = {(right.namespace, right.resource, right.verb) for right in GIVEN if right.part == "agent"}
-    assert given == expected | {("", "nodes", "get")}
+    assert given == expected | {("", "nodes", "get"), ("", ISSUER_PATH, "get"), ("", KEYS_PATH, "get")}
 
 
 def test_the_command_in_the_log_of_an_agent_binds_the_role_that_lists_pods_to_its_account() -> None:

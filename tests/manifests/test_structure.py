@@ -22,6 +22,7 @@ from nodeagent.settings import read_settings as read_agent_settings
 from tests.manifests.rendered import BASE, KNATIVE, containers, find, identity, pod_templates, render
 from tests.support.broker import read_delivery
 from warmhook.events import PING, PUSHED
+from warmhook.peer_requests import AUDIENCE
 from warmhook.ports import Object
 
 ROOT: Final = Path(__file__).parents[2]
@@ -58,7 +59,7 @@ def selected(objects: list[Object], namespace: str, selector: Object) -> list[Ob
 
 def environ(container: Object) -> dict[str, str]:
     """What a container's programs see; of the downward API something that could be it."""
-    downward = {"spec.nodeName": "node-1", "metadata.namespace": "warmhook-system"}
+    downward = {"spec.nodeName": "node-1", "metadata.namespace": "warmhook-system", "status.hostIP": "10.0.0.5"}
     return {
         each["name"]: each["value"] if "value" in each else downward[each["valueFrom"]["fieldRef"]["fieldPath"]]
         for each in container.get("env", [])
@@ -157,7 +158,9 @@ def test_roles_are_bound_to_accounts_that_exist(objects: list[Object]) -> None:
 @both
 def test_programs_are_started_as_the_procfile_does_and_can_use_their_settings(objects: list[Object]) -> None:
     commands = {" ".join(["python", *arguments]) for _, *arguments in read_procfile(ROOT).values()}
-    sources = "".join(path.read_text() for folder in ("handlers", "nodeagent") for path in (ROOT / folder).glob("*.py"))
+    sources = "".join(
+        path.read_text() for folder in ("handlers", "nodeagent") for path in (ROOT / folder).rglob("*.py")
+    )
     for _, template in pod_templates(objects):
         for container in template["spec"]["containers"]:
             command = " ".join(container["command"])
@@ -166,7 +169,9 @@ def test_programs_are_started_as_the_procfile_does_and_can_use_their_settings(ob
             assert {name for name in given if f'"{name}"' not in sources} == set()
             if "nodeagent" in command:
                 agent = read_agent_settings(given)
-                assert (agent.node, agent.metrics_port) == ("node-1", ports(template)["metrics"])
+                assert agent.node == "node-1"
+                assert {"metrics": agent.metrics_port, "peers": agent.peers.port} == ports(template)
+                assert agent.peers.endpoint == f"10.0.0.5:{agent.peers.port}"
                 continue
             web = read_web_settings(given)
             assert web.namespace == "warmhook-system"
@@ -333,13 +338,29 @@ def test_the_agent_finds_what_is_mounted_from_its_node(objects: list[Object]) ->
     template = find(objects, "DaemonSet", "warmhook-agent")["spec"]["template"]
     (container,) = template["spec"]["containers"]
     settings = read_agent_settings(environ(container))
-    paths = {volume["name"]: volume["hostPath"]["path"] for volume in template["spec"]["volumes"]}
-    mounts = {mount["mountPath"]: paths[mount["name"]] for mount in container["volumeMounts"]}
+    volumes = template["spec"]["volumes"]
+    paths = {volume["name"]: volume["hostPath"]["path"] for volume in volumes if "hostPath" in volume}
+    mounts = {mount["mountPath"]: paths[mount["name"]] for mount in container["volumeMounts"] if mount["name"] in paths}
     assert all(inner == outer for inner, outer in mounts.items())
     assert mounts.keys() == {
         str(Path(settings.runtime_endpoint.removeprefix("unix://")).parent),
         str(settings.state_dir),
     }
+
+
+@both
+def test_the_token_for_other_agents_is_where_the_agent_reads_it(
+    objects: list[Object],
+) -> None:
+    spec = find(objects, "DaemonSet", "warmhook-agent")["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    (volume,) = (volume for volume in spec["volumes"] if "projected" in volume)
+    (mount,) = (mount for mount in container["volumeMounts"] if mount["name"] == volume["name"])
+    (source,) = volume["projected"]["sources"]
+    token = source["serviceAccountToken"]
+    assert (token["audience"], mount["readOnly"]) == (AUDIENCE, True)
+    settings = read_agent_settings(environ(container))
+    assert settings.peers.token_file == Path(mount["mountPath"]) / token["path"]
 
 
 @both
