@@ -32,13 +32,13 @@ _VALUES_MAX: Final = 100_000
 _SIZE_MAX: Final = 2**53 - 1
 """The greatest integer that every reader of JSON keeps."""
 
-_INDEXES: Final = frozenset(
+INDEX_TYPES: Final = frozenset(
     {"application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"}
 )
-_MANIFESTS: Final = frozenset(
+IMAGE_TYPES: Final = frozenset(
     {"application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json"}
 )
-MANIFEST_TYPES: Final = _INDEXES | _MANIFESTS
+MANIFEST_TYPES: Final = INDEX_TYPES | IMAGE_TYPES
 """The media types of manifests that a runtime can pull."""
 
 # Media types of configurations, artifacts and layers that no container can run: Helm charts, cosign signatures and
@@ -136,10 +136,10 @@ def read_manifest(body: bytes, media_type: str) -> Manifest | Index | None:
     read it differently (CVE-2021-41190).
     """
     given = media_type.partition(";")[0].strip().lower()
-    fields = _read_json(body)
+    fields = read_document(body)
     if not isinstance(fields, dict) or given not in MANIFEST_TYPES or fields.get("mediaType", given) != given:
         return None
-    if given in _INDEXES:
+    if given in INDEX_TYPES:
         entries = fields.get("manifests")
         return None if not isinstance(entries, list) or "layers" in fields else _index(fields, entries)
     layers = fields.get("layers")
@@ -160,7 +160,7 @@ def named_digests(body: bytes) -> Named:
 
 def read_platform(config: bytes) -> str:
     """The platform in the configuration of an image; empty if it has none."""
-    return _platform(_read_json(config))
+    return _platform(read_document(config))
 
 
 def children_to_read(index: Index) -> list[Child]:
@@ -196,8 +196,8 @@ def _lacking(platforms: tuple[str, ...], node: Platform) -> bool:
     return not any(runs_on(_parsed(platform), node) for platform in platforms)
 
 
-def _read_json(text: bytes) -> object:
-    """`None` for what is no JSON, or takes too long to read."""
+def read_document(text: bytes) -> object:
+    """The value of a manifest or configuration; `None` for what is no JSON, or takes too long to read."""
     if sum(map(text.count, (b",", b"[", b"{"))) > _VALUES_MAX:
         return None
     try:
@@ -234,7 +234,7 @@ def _index(fields: Mapping[str, Any], entries: list[Any]) -> Index:
             others += 1
         elif not _is_attestation(entry):
             # The platforms below an index in an index are not read.
-            platform = "" if _text(entry, "mediaType").lower() in _INDEXES else _platform(entry.get("platform"))
+            platform = "" if _text(entry, "mediaType").lower() in INDEX_TYPES else _platform(entry.get("platform"))
             children.append(Child(_text(entry, "digest"), platform))
     complete = not others and len(entries) <= _ENTRIES_MAX
     nothing = bool(entries) and complete and not children

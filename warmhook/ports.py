@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol, TypeAlias
 
+from warmhook.hints import Peer
 from warmhook.images import Reference
 from warmhook.manifests import Resolved
 from warmhook.platforms import Platform
@@ -305,3 +306,48 @@ class ContentStore(Protocol):
 
     async def has_snapshot(self, snapshotter: str, chain_id: str) -> bool:
         """Whether the layers up to one are unpacked."""
+
+
+# --- where blobs come from -------------------------------------------------------------------------------------------
+
+
+class NotHere(Exception):
+    """The peer does not give the blob now: it has none yet, is busy, or refuses. It may give it later."""
+
+
+class SourceFailed(Exception):
+    """The source broke off, is not reachable, or is not what it should be; the message has no secret."""
+
+
+class SourceRefuses(Exception):
+    """The registry gives nothing to this client; asking again cannot help. The message has no secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The bytes of a blob from an offset to its end."""
+
+    size_bytes: int
+    """Of the whole blob."""
+    data: AsyncIterator[bytes]
+    """In pieces, never more than announced. Raises `SourceFailed`, also if no byte comes for long."""
+
+
+class PeerBlobs(Protocol):
+    """Blobs of the agents of other nodes. A line key names the image."""
+
+    def read(self, peer: Peer, line_key: str, digest: str, offset: int) -> AbstractAsyncContextManager[Part]:
+        """Raises `NotHere`, and `SourceFailed`."""
+
+    async def done(self, peer: Peer, line_key: str) -> None:
+        """Say that this node has the image and does not ask again. Never fails: the hint of the peer expires."""
+
+
+class RegistryBlobs(Protocol):
+    """The content of one image at its registry, read with the credentials of its pull."""
+
+    def manifest(self, digest: str) -> AbstractAsyncContextManager[Part]:
+        """An index or a manifest, from its first byte on. Raises `SourceFailed` and `SourceRefuses`."""
+
+    def blob(self, digest: str, offset: int) -> AbstractAsyncContextManager[Part]:
+        """A configuration or a layer. Raises `SourceFailed` and `SourceRefuses`."""

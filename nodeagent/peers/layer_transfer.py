@@ -1,0 +1,120 @@
+"""Fetch one layer into containerd, and let other nodes have its bytes while they come."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from contextlib import AsyncExitStack
+from typing import Final
+
+from nodeagent.peers.exchange import Exchange
+from nodeagent.peers.incoming import Incoming
+from nodeagent.peers.leased_content import LeasedContent
+from nodeagent.peers.sources import Keep, Piece, Sources
+from warmhook.hints import Peer
+from warmhook.image_blobs import Blob
+from warmhook.ports import AlreadyThere, RuntimeUnreachable, Writer, WrongDigest
+
+_DROP_SECONDS: Final = 5.0
+
+
+class LayerTransfer:
+    """The transfer of one layer."""
+
+    def __init__(
+        self, exchange: Exchange, content: LeasedContent, sources: Sources, blob: Blob, *, serve: bool, came: Keep
+    ) -> None:
+        """`serve`: other nodes want it. `came` is called with each piece."""
+        self._exchange, self._content, self._sources = exchange, content, sources
+        self._blob, self._serve, self._came = blob, serve, came
+        self._senders: set[Peer | None] = set()
+        """Who sent the bytes that containerd has now; `None`: the registry."""
+        self._unknown = False
+        """Whether a former attempt wrote some of them."""
+        self._incoming: Incoming | None = None
+
+    async def run(self) -> None:
+        """Have the layer in containerd. Raises `NoSource`, `RuntimeUnreachable`, and `PullFailed` for a full disk.
+
+        Bytes of other nodes stay in containerd only with the right digest: the runtime would go on from them.
+        """
+        there = False
+        while not there:
+            # After a wrong digest what others got was wrong, too: they begin again as well.
+            async with AsyncExitStack() as serving:
+                self._senders, self._unknown, self._incoming = set(), False, None
+                there = await self._content.surviving(lambda serving=serving: self._attempt(serving))  # type: ignore[misc]  # mypy cannot infer defaults of lambdas
+
+    async def _attempt(self, serving: AsyncExitStack) -> bool:
+        """Whether the layer is there; false if it came with another digest."""
+        blob, content = self._blob, self._content
+        if await content.has(blob.digest):
+            return True
+        try:
+            async with content.store.open_writer(blob.ref, blob.digest, blob.size_bytes, content.lease) as writer:
+                await self._begin(writer.offset, serving)
+                try:
+                    await self._fill(writer)
+                except (RuntimeUnreachable, WrongDigest):
+                    raise
+                except BaseException:
+                    await self._drop(writer)
+                    raise
+        except AlreadyThere:
+            pass
+        except WrongDigest:
+            if not self._unknown:
+                self._sources.distrust(self._senders)
+            return False
+        return True
+
+    async def _begin(self, offset: int, serving: AsyncExitStack) -> None:
+        """containerd has so many bytes."""
+        if offset and not self._senders:
+            self._unknown = True
+        if self._incoming is not None and self._incoming.received_bytes < offset:
+            self._incoming.end()
+        if self._incoming is None and not offset:
+            self._incoming = await self._show(serving)
+
+    async def _fill(self, writer: Writer) -> None:
+        async def keep(piece: Piece) -> None:
+            self._senders.add(piece.sender)
+            if self._incoming is not None and not self._incoming.ended:
+                try:
+                    await self._incoming.receive(piece.offset, piece.data)
+                except OSError as error:
+                    self._not_shown(error)
+                    self._incoming.end()
+            await writer.write(piece.data)
+            await self._came(piece)
+
+        await self._sources.receive(self._blob.digest, self._blob.size_bytes, writer.offset, keep)
+        await writer.commit({})
+
+    async def _show(self, serving: AsyncExitStack) -> Incoming | None:
+        """Let other nodes read what comes; `None` if they get it later."""
+        if not self._serve or self._exchange.incoming.get(self._blob.digest) is not None:
+            return None
+        try:
+            return await serving.enter_async_context(
+                self._exchange.incoming.receiving(self._blob.digest, self._blob.size_bytes)
+            )
+        except OSError as error:
+            self._not_shown(error)
+            return None
+
+    def _not_shown(self, error: OSError) -> None:
+        self._exchange.log.warning(
+            "not-served-while-received",
+            digest=self._blob.digest,
+            error=str(error),
+            hint="other nodes get this layer when it is complete; free space in the state folder",
+        )
+
+    async def _drop(self, writer: Writer) -> None:
+        """Drop what peers sent, also while the transfer is being cancelled."""
+        if self._senders - {None}:
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(_DROP_SECONDS):
+                    await writer.restart()

@@ -1,0 +1,184 @@
+"""Read a blob of an image from its parents, one after the other at any byte, and then from the registry."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from adapters.clock import Clock
+from nodeagent.peers.parents import Parents, Pauses
+from warmhook.hints import Peer
+from warmhook.ports import NotHere, Part, PeerBlobs, RegistryBlobs, SourceFailed, SourceRefuses
+
+SLOW_SECONDS: Final = 30.0
+SLOW_BYTES: Final = 16 * 1024 * int(SLOW_SECONDS)
+"""A source that gives less in so many seconds is left like one that gives nothing."""
+_REGISTRY_FAILURES_MAX: Final = 3
+"""Of one blob, since its last byte."""
+_REGISTRY_PAUSE_SECONDS: Final = 1.0
+
+
+class NoSource(Exception):
+    """Neither a parent nor the registry gives the blob: the runtime has to pull it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some bytes of a blob, after those of the piece before; after a new start from its first byte on."""
+
+    offset: int
+    data: bytes
+    sender: Peer | None
+    """`None`: the registry."""
+
+
+Keep: TypeAlias = Callable[[Piece], Awaitable[None]]
+
+
+class Sources:
+    """The sources of one image."""
+
+    def __init__(
+        self, line_key: str, parents: Iterable[Peer], peers: PeerBlobs, registry: RegistryBlobs | None, clock: Clock
+    ) -> None:
+        """`registry`: `None` if the agent does not read it."""
+        self._line_key, self._peers, self._registry, self._clock = line_key, peers, registry, clock
+        self._parents = Parents(parents, clock)
+
+    def distrust(self, senders: Iterable[Peer | None]) -> None:
+        """They sent a blob that has another digest: ask them no more.
+
+        The registry only if it sent all of it: otherwise it is more likely that a parent is to blame.
+        """
+        parents = [sender for sender in senders if sender is not None]
+        for parent in parents:
+            self._parents.drop(parent)
+        if not parents:
+            self._registry = None
+
+    async def read_whole(self, digest: str, limit_bytes: int, *, manifest: bool) -> tuple[bytes, Peer | None]:
+        """A small blob with this digest, and who sent it. Raises `NoSource`."""
+        body, senders = bytearray(), set[Peer | None]()
+
+        async def keep(piece: Piece) -> None:
+            del body[piece.offset :]
+            body.extend(piece.data)
+            senders.clear()
+            senders.add(piece.sender)
+
+        while True:
+            await self._receive(_Wanted(digest, limit_bytes, whole=True, manifest=manifest), keep)
+            if f"sha256:{hashlib.sha256(body).hexdigest()}" == digest:
+                return bytes(body), next(iter(senders), None)
+            self.distrust(senders)
+
+    async def receive(self, digest: str, size_bytes: int, offset: int, keep: Keep) -> None:
+        """Have the bytes of a layer from `offset` on kept, in order. Raises `NoSource`, and what `keep` raises."""
+        await self._receive(_Wanted(digest, size_bytes, offset), keep)
+
+    async def _receive(self, wanted: _Wanted, keep: Keep) -> None:
+        await self._from_parents(wanted, keep)
+        await self._from_registry(wanted, keep)
+        if not wanted.complete:
+            raise NoSource(wanted.digest)
+
+    async def _from_parents(self, wanted: _Wanted, keep: Keep) -> None:
+        since, asked, pauses = self._clock.monotonic(), set[Peer](), Pauses()
+        while not wanted.complete and self._parents.any_left:
+            peer = self._parents.next(asked)
+            if peer is None:
+                if self._parents.waited_enough(since):
+                    return
+                await self._clock.sleep(self._clock.jitter(pauses.next()))
+                asked.clear()
+                continue
+            asked.add(peer)
+            before = wanted.received_bytes
+            try:
+                source = self._peers.read(peer, self._line_key, wanted.digest, wanted.next_offset)
+                await self._read(source, wanted, peer, keep)
+            except NotHere:
+                pass
+            except SourceFailed:
+                self._parents.failed(peer)
+            if wanted.received_bytes > before:
+                since, pauses = self._clock.monotonic(), Pauses()
+
+    async def _from_registry(self, wanted: _Wanted, keep: Keep) -> None:
+        failures = 0
+        while not wanted.complete and self._registry is not None and failures < _REGISTRY_FAILURES_MAX:
+            before = wanted.received_bytes
+            try:
+                await self._read(self._registry_part(self._registry, wanted), wanted, None, keep)
+            except SourceRefuses:
+                self._registry = None
+            except SourceFailed:
+                failures = 1 if wanted.received_bytes > before else failures + 1
+                await self._clock.sleep(self._clock.jitter(failures * _REGISTRY_PAUSE_SECONDS))
+
+    def _registry_part(self, registry: RegistryBlobs, wanted: _Wanted) -> AbstractAsyncContextManager[Part]:
+        if wanted.manifest:
+            return registry.manifest(wanted.digest)
+        return registry.blob(wanted.digest, wanted.next_offset)
+
+    async def _read(
+        self, source: AbstractAsyncContextManager[Part], wanted: _Wanted, sender: Peer | None, keep: Keep
+    ) -> None:
+        """Keep the bytes of one source. Raises `SourceFailed` also if it is slow, or has a blob of another size."""
+        async with source as part:
+            wanted.begin(part.size_bytes)
+            mark, seen = self._clock.monotonic(), 0
+            async for data in part.data:
+                piece = Piece(wanted.offset, data, sender)
+                wanted.add(len(data))
+                if sender is not None:
+                    self._parents.gave(sender)
+                await keep(piece)
+                seen += len(data)
+                if self._clock.monotonic() >= mark + SLOW_SECONDS:
+                    if seen < SLOW_BYTES:
+                        raise SourceFailed("is too slow")
+                    mark, seen = self._clock.monotonic(), 0
+            if not wanted.complete:
+                raise SourceFailed("ended too early")
+
+
+class _Wanted:
+    """A blob, and how much of it has come."""
+
+    def __init__(
+        self, digest: str, size_bytes: int, offset: int = 0, *, whole: bool = False, manifest: bool = False
+    ) -> None:
+        """`whole`: its size is at most `size_bytes`, and each source begins with its first byte."""
+        self.digest, self.offset, self.manifest = digest, offset, manifest
+        self._whole, self._limit = whole, size_bytes
+        self._size: int | None = None if whole else size_bytes
+        self.received_bytes = 0
+        """From all sources, also if some of them came twice."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether all has come."""
+        return self.offset == self._size
+
+    @property
+    def next_offset(self) -> int:
+        """Where the next source begins."""
+        return 0 if self._whole else self.offset
+
+    def begin(self, size_bytes: int) -> None:
+        """A source begins, and says how large the blob is. Raises `SourceFailed` if that cannot be."""
+        if self._whole and size_bytes <= self._limit:
+            self._size, self.offset = size_bytes, 0
+        elif size_bytes != self._size:
+            raise SourceFailed("has a blob of another size")
+
+    def add(self, count: int) -> None:
+        """So many bytes came. Raises `SourceFailed` if they are too many."""
+        if self._size is None or self.offset + count > self._size:
+            raise SourceFailed("sends more than it announced")
+        self.offset += count
+        self.received_bytes += count
