@@ -8,9 +8,11 @@ to the realm that it names, never to the target of a redirect.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import re
 import ssl
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -30,6 +32,7 @@ _CONNECTIONS: Final = httpx.Limits(max_connections=8, max_keepalive_connections=
 _REDIRECTS_MAX: Final = 3
 _TOKEN_BODY_MAX: Final = 256 * 1024
 _TOKENS_MAX: Final = 1000
+_PIECE_BYTES: Final = 256 * 1024
 # The token specification's default; and the least that it says a token lives.
 _TOKEN_SECONDS: Final = 60.0
 _TOKEN_MARGIN_SECONDS: Final = 10.0
@@ -91,24 +94,58 @@ class Endpoint:
 
     async def get(self, path: str, *, repository: str, limit_bytes: int, accept: str, method: str = "GET") -> Answer:
         """Request a path below the origin, with a token for pulling from the repository if one is wanted."""
-        url, scope = self.origin.join(path), f"repository:{repository}:pull"
-        for attempt in (1, 2):
-            authorization = self._authorization(scope)
-            response, body = await self._follow(method, url, accept, authorization, limit_bytes)
-            # The target of a redirect may neither name a realm, which would get the credentials, nor ask for a pause.
-            own = _same_origin(response.request.url, self.origin)
-            if response.status_code != 401 or attempt == 2 or not own:
-                break
-            if authorization:
-                self._tokens.pop(scope, None)
-            await self._log_in(response.headers.get_list("www-authenticate"), scope)
-        self._check(response, pauses=own)
-        return Answer(response.headers, body)
+        with self._translated():
+            async with self._request(method, path, repository, {"accept": accept}) as response:
+                return Answer(response.headers, await self._read(response, limit_bytes if method == "GET" else 0))
+
+    @contextlib.asynccontextmanager
+    async def stream(
+        self, path: str, *, repository: str, offset: int, accept: str
+    ) -> AsyncIterator[tuple[int, AsyncIterator[bytes]]]:
+        """Content from `offset` on as it comes, and how many bytes are announced.
+
+        The bytes raise `Failed` too, also if none comes for long.
+        """
+        headers = {"accept": accept} | ({"range": f"bytes={offset}-"} if offset else {})
+        async with contextlib.AsyncExitStack() as opened:
+            with self._translated():
+                response = await opened.enter_async_context(self._request("GET", path, repository, headers))
+            length = response.headers.get("content-length", "")
+            if response.status_code != (206 if offset else 200) or not length.isdecimal():
+                raise Failed(
+                    "Unusable", f"{self.settings.host}: gives no parts of blobs, or does not say how long they are"
+                )
+            yield int(length), self._pieces(response)
 
     async def close(self) -> None:
         """Close its connections."""
         if self._client is not None:
             await self._client.aclose()
+
+    @contextlib.asynccontextmanager
+    async def _request(
+        self, method: str, path: str, repository: str, headers: Mapping[str, str]
+    ) -> AsyncIterator[httpx.Response]:
+        """A good answer, whose body was not read yet."""
+        url, scope = self.origin.join(path), f"repository:{repository}:pull"
+        for attempt in (1, 2):
+            authorization = self._authorization(scope)
+            response = await self._follow(method, url, headers, authorization)
+            # The target of a redirect may neither name a realm, which would get the credentials, nor ask for a pause.
+            own = _same_origin(response.request.url, self.origin)
+            if response.status_code != 401 or attempt == 2 or not own:
+                break
+            await response.aclose()
+            if authorization:
+                self._tokens.pop(scope, None)
+            await self._log_in(response.headers.get_list("www-authenticate"), scope)
+        try:
+            self._check(response, pauses=own)
+            if response.headers.get("content-encoding", "identity").lower() != "identity":
+                raise Failed("Unusable", f"{self.settings.host}: a compressed answer, which was not asked for")
+            yield response
+        finally:
+            await response.aclose()
 
     # --- authentication ---
 
@@ -147,8 +184,12 @@ class Endpoint:
         trusted = not self.settings.plain_http or _same_origin(realm, self.origin)
         authorization = self._basic_header() if trusted else ""
         url = realm.copy_merge_params(query | {"scope": scope})
-        response, body = await self._send("GET", url, "application/json", authorization, _TOKEN_BODY_MAX)
-        self._check(response)
+        response = await self._send("GET", url, {"accept": "application/json"}, authorization)
+        try:
+            self._check(response)
+            body = await self._read(response, _TOKEN_BODY_MAX)
+        finally:
+            await response.aclose()
         try:
             fields = json.loads(body)
             token = fields.get("token") or fields.get("access_token")
@@ -163,14 +204,15 @@ class Endpoint:
     # --- requests ---
 
     async def _follow(
-        self, method: str, url: httpx.URL, accept: str, authorization: str, limit_bytes: int
-    ) -> tuple[httpx.Response, bytes]:
+        self, method: str, url: httpx.URL, headers: Mapping[str, str], authorization: str
+    ) -> httpx.Response:
         """The answer behind a few redirects. Only the registry itself gets the authorization."""
         for _ in range(_REDIRECTS_MAX + 1):
             sent = authorization if _same_origin(url, self.origin) else ""
-            response, body = await self._send(method, url, accept, sent, limit_bytes)
+            response = await self._send(method, url, headers, sent)
             if not response.has_redirect_location:
-                return response, body
+                return response
+            await response.aclose()
             url = self._allowed(str(url.join(response.headers["location"])), "a redirect")
         raise Failed("Unusable", f"{self.settings.host}: more than {_REDIRECTS_MAX} redirects")
 
@@ -186,33 +228,20 @@ class Endpoint:
         return url.copy_with(username=None, password=None, fragment=None)
 
     async def _send(
-        self, method: str, url: httpx.URL, accept: str, authorization: str, limit_bytes: int
-    ) -> tuple[httpx.Response, bytes]:
+        self, method: str, url: httpx.URL, headers: Mapping[str, str], authorization: str
+    ) -> httpx.Response:
         if self.clock.monotonic() < self._paused_until:
             pause = self._paused_until - self.clock.monotonic()
             raise Failed("RateLimited", f"{self.settings.host}: asked for a pause", pause)
-        headers = {"accept": accept, "accept-encoding": "identity", "user-agent": f"warmhook/{__version__}"}
+        sent = {"accept-encoding": "identity", "user-agent": f"warmhook/{__version__}", **headers}
         if authorization:
-            headers["authorization"] = authorization
+            sent["authorization"] = authorization
         # Built without the client, which would add the cookies of earlier answers.
-        request = httpx.Request(method, url, headers=headers, extensions={"timeout": _TIMEOUT.as_dict()})
-        try:
-            response = await self._open().send(request, stream=True)
-            try:
-                return response, await self._read(response, limit_bytes if method == "GET" else 0)
-            finally:
-                await response.aclose()
-        except (httpx.TimeoutException, TimeoutError) as error:
-            raise Failed("Timeout", f"{self.settings.host}: no answer in time") from error
-        except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError, OSError) as error:
-            raise Failed("Network", f"{self.settings.host}: {type(error).__name__}") from error
+        request = httpx.Request(method, url, headers=sent, extensions={"timeout": _TIMEOUT.as_dict()})
+        return await self._open().send(request, stream=True)
 
     async def _read(self, response: httpx.Response, limit_bytes: int) -> bytes:
-        """The body of a good answer; that of an error is of no interest."""
-        if response.status_code != 200 or not limit_bytes:
-            return b""
-        if response.headers.get("content-encoding", "identity").lower() != "identity":
-            raise Failed("Unusable", f"{self.settings.host}: a compressed answer, which was not asked for")
+        """The body."""
         body = bytearray()
         async for chunk in response.aiter_bytes():
             body += chunk
@@ -220,10 +249,25 @@ class Endpoint:
                 raise Failed("Unusable", f"{self.settings.host}: an answer of more than {limit_bytes} bytes")
         return bytes(body)
 
+    async def _pieces(self, response: httpx.Response) -> AsyncIterator[bytes]:
+        with self._translated():
+            async for piece in response.aiter_raw(_PIECE_BYTES):
+                yield piece
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Raise `Failed` for errors of the network."""
+        try:
+            yield
+        except (httpx.TimeoutException, TimeoutError) as error:
+            raise Failed("Timeout", f"{self.settings.host}: no answer in time") from error
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, ssl.SSLError, OSError) as error:
+            raise Failed("Network", f"{self.settings.host}: {type(error).__name__}") from error
+
     def _check(self, response: httpx.Response, *, pauses: bool = True) -> None:
-        """Raise `Failed` unless the status is 200; after a 429 nothing is asked for a while, if it `pauses`."""
+        """Raise `Failed` unless the status is 200 or 206; after a 429 nothing is asked for a while, if it `pauses`."""
         status, host = response.status_code, self.settings.host
-        if status == 200:
+        if status in (200, 206):
             return
         if status == 429:
             asked = parse_retry_after(response.headers.get("retry-after"))

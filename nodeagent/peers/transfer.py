@@ -26,8 +26,8 @@ _END_SECONDS: Final = 5.0
 _SNAPSHOTTER: Final = re.compile(r"/io\.containerd\.snapshotter\.v1\.([a-z0-9_-]+)/?$")
 
 
-async def fetch_image(exchange: Exchange, order: Order, progressed: Callable[[int], None]) -> Fetched:
-    """Fetch what is missing; `progressed` is called with all bytes that came.
+async def fetch_image(exchange: Exchange, order: Order, progressed: Callable[[Fetched], None]) -> Fetched:
+    """Fetch what is missing; `progressed` is called with what came so far, which grows on.
 
     The lease stays for the pull; the caller deletes it when it no longer serves. If this raises, or is cancelled, it is
     gone. Raises `NotContainerd`, `RuntimeUnreachable`, and `PullFailed` if the disk is full.
@@ -53,7 +53,7 @@ async def fetch_image(exchange: Exchange, order: Order, progressed: Callable[[in
 class _Transfer:
     """The transfer of one image."""
 
-    def __init__(self, exchange: Exchange, order: Order, progressed: Callable[[int], None]) -> None:
+    def __init__(self, exchange: Exchange, order: Order, progressed: Callable[[Fetched], None]) -> None:
         self._exchange, self._order, self._progressed = exchange, order, progressed
         self._clock = exchange.clock
         self._began = self._clock.monotonic()
@@ -150,7 +150,7 @@ class _Transfer:
             self.fetched.peer_bytes += count
             self.fetched.parents.add(sender.node)
         self.fetched.seconds = self._clock.monotonic() - self._began
-        self._progressed(self._bytes)
+        self._progressed(self.fetched)
 
     def ended(self, senders: set[Peer | None]) -> None:
         """A blob is there, or left to the runtime: then `None` is among the senders as well."""
