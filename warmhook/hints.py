@@ -92,6 +92,11 @@ def hint_key(line_key: str) -> str:
     return line_key + _HINT
 
 
+def line_of_hint(data_key: str) -> str:
+    """The key of the line whose hint has this key; empty if it is no key of a hint."""
+    return data_key.removesuffix(_HINT) if data_key.endswith(_HINT) else ""
+
+
 def early_key(line_key: str) -> str:
     """The key of the blobs that are expected for the repository of a line."""
     return line_key + _EARLY

@@ -13,7 +13,15 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from warmhook.api import DROPPED_ANNOTATION, KIND_LABEL, LINE_LABEL, NODE_ANNOTATION, TRUNCATED_LABEL
+from warmhook.api import (
+    DROPPED_ANNOTATION,
+    HINT_ANNOTATION,
+    KIND_LABEL,
+    LINE_LABEL,
+    NODE_ANNOTATION,
+    TRUNCATED_LABEL,
+)
+from warmhook.hints import Hint, encode_hint, hint_key
 from warmhook.images import parse_reference
 from warmhook.limits import Tenancy
 from warmhook.shares import Claim, Room, served
@@ -28,6 +36,7 @@ MAX_BYTES: Final = 96 * 1024
 """Bytes that handlers write for one node: etcd stores every version of the whole object."""
 
 _ROOM: Final = Room(MAX_LINES, MAX_BYTES)
+_NO_HINTS: Final[Mapping[str, Hint | None]] = {}
 _BEFORE_ALL: Final = 10_000
 """More than any priority."""
 _DESIRED: Final = "warmhook-desired-"
@@ -229,10 +238,14 @@ def over_budget(lines: Iterable[Line], tenancy: Tenancy, kept: Iterable[Line] = 
     return frozenset(claim.key for claim in claims) - {claim.key for claim in _fitting(within, _ROOM)}
 
 
-def _claim(line: Line, priority: int) -> Claim:
+def size_of(line: Line) -> int:
+    """The bytes that a line takes in its ConfigMap."""
     # The value as a JSON string, the key in data and labels, the label's prefix, version and punctuation.
-    size_bytes = len(json.dumps(line.encode())) + 2 * len(line.key) + 40
-    return Claim(line.key, line.warmimage.namespace, priority, line.since, size_bytes)
+    return len(json.dumps(line.encode())) + 2 * len(line.key) + 40
+
+
+def _claim(line: Line, priority: int) -> Claim:
+    return Claim(line.key, line.warmimage.namespace, priority, line.since, size_of(line))
 
 
 def _by_namespace(claims: Iterable[Claim]) -> Iterable[list[Claim]]:
@@ -250,11 +263,16 @@ def _fitting(claims: list[Claim], room: Room) -> list[Claim]:
 
 
 def node_patch(
-    node: str, node_uid: str, changes: Mapping[str, Line | None], refused: Collection[str] | None = None
+    node: str,
+    node_uid: str,
+    changes: Mapping[str, Line | None],
+    refused: Collection[str] | None = None,
+    hints: Mapping[str, Hint | None] = _NO_HINTS,
 ) -> dict[str, Any]:
     """The JSON merge patch that makes `changes` in a node's ConfigMap; patches of different lines commute.
 
     `refused` are the keys of all lines of the node that have no room; `None` leaves that annotation unchanged.
+    `hints` are those that change, by the keys of their lines; `None` removes one.
 
     The current Node is always the owner: if a Node is registered again under its name, it adopts its ConfigMap before
     the garbage collector, which compares uids, deletes it with its new lines.
@@ -270,6 +288,9 @@ def node_patch(
     metadata = node_metadata(node, node_uid, labels)
     if refused is not None:
         metadata["annotations"][DROPPED_ANNOTATION] = ",".join(noted_refusals(refused)) or None
+    for key, hint in hints.items():
+        data[hint_key(key)] = None if hint is None else encode_hint(hint)
+        metadata["annotations"][HINT_ANNOTATION + key] = None if hint is None else str(hint.expires_at)
     return {"metadata": metadata, "data": data} if data else {"metadata": metadata}
 
 

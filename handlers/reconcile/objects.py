@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from adapters.kubernetes.spec import InvalidObject
 from adapters.kubernetes.warmimage import read_warmimage
 from adapters.kubernetes.warmpolicy import read_warmpolicy
-from warmhook.api import DROPPED_ANNOTATION
+from warmhook.api import DROPPED_ANNOTATION, HINT_ANNOTATION
 from warmhook.limits import Tenancy
 from warmhook.manifests import Resolved
 from warmhook.node_lines import Line, desired_node, versions
@@ -36,6 +36,8 @@ class DesiredConfigMap:
     """Whether the API server still tracks fields."""
     kept: Mapping[str, Line] = field(default_factory=dict)
     """Further lines that stay as they are and take room, about as they are."""
+    hints: Mapping[str, int] = field(default_factory=dict)
+    """The keys of the lines that have a hint, and when it expires, in Unix seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,4 +160,14 @@ def read_desired(metadata: Mapping[str, Any]) -> DesiredConfigMap | None:
         uid=metadata["uid"],
         refused=frozenset(filter(None, annotations.get(DROPPED_ANNOTATION, "").split(","))),
         tracked=bool(metadata.get("managedFields")),
+        hints={key.removeprefix(HINT_ANNOTATION): _moment(text) for key, text in annotations.items() if _is_hint(key)},
     )
+
+
+def _is_hint(annotation: str) -> bool:
+    return annotation.startswith(HINT_ANNOTATION)
+
+
+def _moment(text: str) -> int:
+    """Unix seconds; what is no number is long over."""
+    return int(text) if text.isascii() and text.isdigit() else 0

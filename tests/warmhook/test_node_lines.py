@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmhook.api import LINE_LABEL
+from warmhook.api import HINT_ANNOTATION, LINE_LABEL
+from warmhook.hints import Hint, encode_hint
 from warmhook.images import parse_reference
 from warmhook.node_lines import (
     Line,
@@ -232,3 +233,14 @@ def test_a_new_configmap_says_what_the_patch_says_without_what_it_takes_away() -
     assert metadata["labels"] == {"warmhook.dev/kind": "desired", LINE_LABEL + line.key: line.version}
     assert metadata["annotations"] == {"warmhook.dev/node": "n"}
     assert "managedFields" not in metadata
+
+
+def test_a_hint_goes_with_its_line_and_the_metadata_tells_when_it_expires() -> None:
+    line = Line(ObjectKey("shop", "web"), "a.io/b:1", DIGEST)
+    node = merged({}, node_patch("n", "u", {line.key: line}, hints={line.key: Hint(4711, seeds=1)}))
+    assert node["data"] == {line.key: line.encode(), f"{line.key}.hint": encode_hint(Hint(4711, seeds=1))}
+    assert node["metadata"]["annotations"] == {"warmhook.dev/node": "n", HINT_ANNOTATION + line.key: "4711"}
+    assert versions(node["metadata"]["labels"]) == {line.key: line.version}
+    node = merged(node, node_patch("n", "u", {}, hints={line.key: None}))
+    assert node["data"] == {line.key: line.encode()}
+    assert node["metadata"]["annotations"] == {"warmhook.dev/node": "n"}
