@@ -46,6 +46,7 @@ from handlers.reconcile.writer import Writer
 from handlers.serving.bodies import BadBody, Bodies
 from handlers.serving.credentials import Credentials
 from handlers.settings import Settings
+from warmhook.distribution import Rates
 from warmhook.events import Event, NotAnEvent
 from warmhook.limits import Tenancy
 from warmhook.ports import Registries, Transport
@@ -91,7 +92,8 @@ class Web:
         self._publisher = Publisher(post, metrics.count_published) if post and settings.publishes else None
         budget = ByteRateLimiter(settings.write_bytes, monotonic=clock.monotonic, sleep=clock.sleep)
         context = _context(settings, self._kubernetes, clock, cache, configuration.tenancy)
-        context = replace(context, registries=resources.registries)
+        rates = Rates(settings.registry_rate, settings.node_rate)
+        context = replace(context, registries=resources.registries, rates=rates, count_plan=metrics.count_plan)
         self._early_blobs = EarlyBlobNotes(context, metrics.count_early_blobs)
         self.receiver = Receiver(configuration.sources, pushes, metrics, clock, self._publisher, self._early_blobs.add)
         self._dispatch = Dispatch(context, configuration.sources, pushes, budget, metrics.push_to_warm_seconds.observe)

@@ -44,6 +44,7 @@ class Metrics:
         self._early_blobs = counter(
             "warmhook_early_blobs", "Blobs that were pushed before their manifest, by what became of them.", ["result"]
         )
+        self._plans = counter("warmhook_plans", "Images whose distribution was planned, by outcome.", ["outcome"])
         self.push_to_warm_seconds = histogram(
             "warmhook_push_to_warm_seconds",
             "From a push to the moment its last node was seen warm.",
@@ -69,6 +70,10 @@ class Metrics:
     def count_early_blobs(self, result: str, blobs: int) -> None:
         """Count blobs: `noted` for nodes, `skipped` because no node wants them early, or `dropped`."""
         self._early_blobs.labels(result).inc(blobs)
+
+    def count_plan(self, outcome: str) -> None:
+        """Count one plan for one image: `Peers`, or why every node reads the registry."""
+        self._plans.labels(outcome).inc()
 
     def exposition(self) -> bytes:
         """All metrics in the Prometheus text format."""

@@ -13,6 +13,7 @@ from typing import Final
 from adapters.env import BadSetting, choice, flag, number, text
 from adapters.logs import LOG_MODES, LogMode
 from warmhook.admission_review import is_namespace
+from warmhook.peer_rates import RATE
 
 _PROGRAMS: Final = frozenset({"web", "web --watch", "watch"})
 
@@ -52,6 +53,10 @@ class Settings:
     sync_seconds: int = 300
     write_bytes: int = 4 * 1024 * 1024
     """Bytes of node ConfigMaps written per second; 0: no limit."""
+    registry_rate: int = RATE
+    """Bytes per second that a registry sends to all nodes together, until nodes have measured it."""
+    node_rate: int = RATE
+    """Bytes per second that a node receives from another one, until nodes have measured it."""
     log: LogMode = "auto"
     host: str = field(default_factory=socket.gethostname)
     """The name of this machine or Pod, which is in the name of the leader."""
@@ -111,6 +116,8 @@ def read_settings(environ: Mapping[str, str], program: str = "web") -> Settings:
         sink_extensions=_extensions(environ.get("K_CE_OVERRIDES", "")),
         sync_seconds=number(environ, "WARMHOOK_SYNC_SECONDS", 300, minimum=1, maximum=86400),
         write_bytes=number(environ, "WARMHOOK_WRITE_BYTES", 4 * 1024 * 1024, minimum=0, maximum=1 << 40),
+        registry_rate=number(environ, "WARMHOOK_REGISTRY_RATE", RATE, minimum=1000, maximum=1 << 40),
+        node_rate=number(environ, "WARMHOOK_NODE_RATE", RATE, minimum=1000, maximum=1 << 40),
         log=choice(environ, "WARMHOOK_LOG", "auto", LOG_MODES),
         kubeconfig=environ.get("KUBECONFIG") or None,
     )

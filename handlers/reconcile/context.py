@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -9,6 +10,8 @@ from adapters.clock import Clock
 from handlers.reconcile.reader import Reader
 from handlers.reconcile.recorder import Recorder
 from handlers.reconcile.writer import Writer
+from warmhook.distribution import Rates
+from warmhook.peer_rates import DEFAULT_RATES
 from warmhook.ports import Registries
 
 
@@ -24,3 +27,7 @@ class Context:
     """For how long a policy must be missing before its WarmImages go; one sync interval."""
     registries: Registries | None = None
     """`None`: no registry is asked."""
+    rates: Rates = DEFAULT_RATES
+    """How fast registries and nodes send, until nodes have measured it."""
+    count_plan: Callable[[str], None] = lambda _outcome: None
+    """Called for each image whose distribution is planned."""

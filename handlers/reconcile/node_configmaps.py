@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias, TypeVar
 
 from adapters.clock import Backoff
@@ -14,6 +14,8 @@ from adapters.logs import get_logger
 from handlers.reconcile.context import Context
 from handlers.reconcile.outcomes import Outcomes
 from warmhook.api import DROPPED_ANNOTATION
+from warmhook.hint_room import surplus_hints
+from warmhook.hints import Hint, line_of_hint
 from warmhook.node_lines import MAX_BYTES, Line, NotALine, node_patch, over_budget, read_line
 from warmhook.ports import Object
 
@@ -40,6 +42,8 @@ class NodeChange:
     """Keys of all lines without room; `None` if only some lines of the node were considered."""
     replace: bool = False
     """Whether `lines` are all lines of a node without a ConfigMap, which is created from them."""
+    hints: Mapping[str, Hint | None] = field(default_factory=dict)
+    """By the keys of their lines; `None` removes the hint."""
 
 
 DesiredState: TypeAlias = Callable[[str], Awaitable[NodeChange | None]]
@@ -69,12 +73,12 @@ class NodeWrites:
     async def write(
         self, changes: Mapping[str, NodeChange], deadline: float, full: DesiredState, outcomes: Outcomes
     ) -> None:
-        """Patch the ConfigMap of each node once; if it is missing, create it from `full`.
+        """Patch the ConfigMap of each node once, in this order; if it is missing, create it from `full`.
 
         `deadline` is on the monotonic clock. Raises `Unavailable` after all others are done, if some could not be
         written in time; rejections for good are in `outcomes`.
         """
-        names = sorted(changes)
+        names = list(changes)
         batch = _Batch(deadline, full, asyncio.Semaphore(_MOST_IN_FLIGHT))
         ended = await asyncio.gather(
             *(self._in_turn(name, changes[name], batch) for name in names), return_exceptions=True
@@ -106,7 +110,7 @@ class NodeWrites:
             await self._write(node, change, batch)
 
     async def _write(self, node: str, change: NodeChange, batch: _Batch) -> None:
-        patch = node_patch(node, change.node_uid, change.lines, change.refused)
+        patch = node_patch(node, change.node_uid, change.lines, change.refused, change.hints)
         try:
             size = await (self._create if change.replace else self._patch)(node, patch, batch)
         except NotFound:
@@ -114,7 +118,9 @@ class NodeWrites:
                 raise
             full = await batch.full(node) if any(change.lines.values()) else None
             if full is not None:
-                await self._write(node, full, batch)
+                # Other nodes know this one by its hints already.
+                hints = {key: hint for key, hint in change.hints.items() if full.lines.get(key) is not None}
+                await self._write(node, replace(full, hints=hints), batch)
             return
         if size > MAX_BYTES + _METADATA_BYTES:
             await self._make_room(node, change, batch)
@@ -135,28 +141,35 @@ class NodeWrites:
         return await self._patch(node, {"metadata": {"managedFields": [{}]}}, batch)
 
     async def _make_room(self, node: str, change: NodeChange, batch: _Batch) -> None:
-        """Remove lines of the lowest priority until the rest fits, and note their keys.
+        """Remove hints, then lines of the lowest priority, until the rest fits, and note the keys of these lines.
 
         A line does not hold its age: of equal priority the lines of this change count as the newest.
         """
         obj = await self._send(lambda: self._context.reader.desired_object(node), batch)
-        lines, unreadable = [], []
+        lines, unreadable, hints = [], [], {}
         for key, text in (obj.get("data") or {}).items():
-            if "." not in key:
+            if hinted := line_of_hint(key):
+                hints[hinted] = text
+            elif "." not in key:
                 try:
                     written = change.lines.get(key)
                     lines.append(replace(read_line(key, text), since=written.since if written else 0.0))
                 except NotALine:
                     unreadable.append(key)
         surplus = over_budget(lines, self._context.reader.tenancy)
-        if not surplus and not unreadable:
+        kept = [line for line in lines if line.key not in surplus]
+        without = surplus_hints(kept, hints, self._context.clock.utcnow().timestamp())
+        if not surplus and not unreadable and not without:
             return
-        noted = (obj["metadata"].get("annotations") or {}).get(DROPPED_ANNOTATION, "")
-        refused = surplus | set(filter(None, noted.split(",")))
-        await self._patch(
-            node, node_patch(node, change.node_uid, dict.fromkeys([*surplus, *unreadable]), refused), batch
-        )
-        _log.warning("node-full", node=node, lines=len(lines), refused=len(refused), limit_bytes=MAX_BYTES)
+        refused: frozenset[str] | None = None
+        if surplus or unreadable:
+            noted = (obj["metadata"].get("annotations") or {}).get(DROPPED_ANNOTATION, "")
+            refused = surplus | set(filter(None, noted.split(",")))
+        removed = dict.fromkeys([*surplus, *unreadable])
+        patch = node_patch(node, change.node_uid, removed, refused, dict.fromkeys(without))
+        await self._patch(node, patch, batch)
+        if refused is not None:
+            _log.warning("node-full", node=node, lines=len(lines), refused=len(refused), limit_bytes=MAX_BYTES)
 
     async def _send(self, request: Callable[[], Awaitable[Answer]], batch: _Batch) -> Answer:
         clock = self._context.clock

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, TypeAlias
 
 from adapters.clock import Clock
@@ -28,6 +28,10 @@ MAX_GETS: Final = 16
 """The most objects that are read one by one; one list is cheaper for more."""
 _QUERY_MAX: Final = 4000
 """The most characters of a label selector: the API server accepts 1 MiB of URL and headers, proxies less."""
+_PEERS_SECONDS: Final = 30.0
+"""For so long the reports of the last list say which nodes serve images."""
+_NO_PEERS_SECONDS: Final = 300.0
+"""The same where none did: a cluster without peers pays no read for them, as every sync lists its reports."""
 
 
 @dataclass(slots=True)
@@ -43,6 +47,30 @@ class _Noted:
         self.newest[kind] = max(resource_version, self.newest.get(kind, 0))
 
 
+@dataclass(slots=True)
+class _Reports:
+    """The reports of the last list, for what may be a little behind."""
+
+    by_node: Mapping[str, Report] = field(default_factory=dict)
+    """Only with where their nodes serve images, and what is warm there."""
+    read_at: float = float("-inf")
+    """On the monotonic clock."""
+
+    def keep(self, reports: Mapping[str, Report], now: float) -> None:
+        # Nodes with the same lines share one set of versions.
+        shared: dict[frozenset[str], frozenset[str]] = {}
+        self.by_node = {
+            name: replace(report, warm=shared.setdefault(report.warm, report.warm), states={}, transfers={})
+            for name, report in reports.items()
+        }
+        self.read_at = now
+
+    def serve(self, now: float) -> bool:
+        """Whether they are recent enough."""
+        peers = any(report.peer is not None for report in self.by_node.values())
+        return now - self.read_at < (_PEERS_SECONDS if peers else _NO_PEERS_SECONDS)
+
+
 class NodeReader:
     """Reads Nodes and their ConfigMaps, never writes.
 
@@ -55,6 +83,8 @@ class NodeReader:
         self._namespace = namespace
         self._clock = clock
         self._noted = _Noted()
+        self._reports = _Reports()
+        self._reports_once = asyncio.Lock()
 
     # --- what was noted ---
 
@@ -151,7 +181,17 @@ class NodeReader:
 
     async def reports(self) -> dict[str, Report]:
         """Every node's report, by the node's name."""
-        return _all_reports(await self._metadata(f"{KIND_LABEL}=report"))
+        return self._kept(await self._metadata(f"{KIND_LABEL}=report"))
+
+    async def peers(self) -> Mapping[str, Report]:
+        """Every node's report as it was within the last 30 seconds, without the lines that are not warm.
+
+        Those of the last list for any purpose; another one is read only if that is older.
+        """
+        async with self._reports_once:
+            if not self._reports.serve(self._clock.monotonic()):
+                self._kept(await self._metadata(f"{KIND_LABEL}=report", FROM_CACHE))
+        return self._reports.by_node
 
     async def report_data(self, node: str) -> Mapping[str, str]:
         """The details of a node's report by line key; empty if it has none."""
@@ -161,7 +201,13 @@ class NodeReader:
     async def desired_and_reports(self) -> tuple[list[DesiredConfigMap], dict[str, Report]]:
         """Both kinds of ConfigMaps from one list."""
         listed = await self._metadata(f"{KIND_LABEL} in (desired,report)")
-        return _all_desired(listed), _all_reports(listed)
+        return _all_desired(listed), self._kept(listed)
+
+    def _kept(self, listed: Collection[Mapping[str, Any]]) -> dict[str, Report]:
+        """The reports in a list, which serve `peers` from now on."""
+        reports = {report.node: report for report in map(read_report, listed) if report.node}
+        self._reports.keep(reports, self._clock.monotonic())
+        return reports
 
     async def _metadata(self, labels: str, not_older_than: str = "") -> list[dict[str, Any]]:
         path = paths.configmaps(self._namespace)
@@ -178,7 +224,3 @@ class NodeReader:
 
 def _all_desired(listed: Collection[Mapping[str, Any]]) -> list[DesiredConfigMap]:
     return [desired for metadata in listed if (desired := read_desired(metadata)) is not None]
-
-
-def _all_reports(listed: Collection[Mapping[str, Any]]) -> dict[str, Report]:
-    return {report.node: report for report in map(read_report, listed) if report.node}

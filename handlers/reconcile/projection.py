@@ -16,6 +16,7 @@ from typing import Final, Literal, TypeAlias
 from adapters.kubernetes.errors import Unavailable
 from handlers.reconcile.context import Context
 from handlers.reconcile.full_lines import FullState, full_change, kept_lines, uncertain_lines, untouched, wanted_lines
+from handlers.reconcile.hints import Hints, Scope, without_hints
 from handlers.reconcile.node_configmaps import NodeChange, NodeWrites
 from handlers.reconcile.objects import DesiredConfigMap, WarmImages, WarmImageVersion
 from handlers.reconcile.outcomes import Outcomes
@@ -70,6 +71,7 @@ class Projection:
         self._resolver = resolver
         self._monotonic = context.clock.monotonic
         self._writes = writes
+        self._hints = Hints(context)
         self._projected: set[ObjectKey] = set()
         """The WarmImages that are being projected."""
         self._ended = asyncio.Condition()
@@ -217,24 +219,23 @@ class Projection:
                 have, want = desired.get(node.name), wanted.get(node.name, {})
                 change = full_change(node, have, want, self._reader.tenancy, uncertain=uncertain)
                 changes |= {node.name: change} if change else {}
-        await self.write_full(changes, warmimages, deadline, outcomes)
+        scope = Scope(warmimages, {node.name: node for node in nodes}, desired)
+        await self.write_full(changes, scope, deadline, outcomes)
 
     async def write_full(
-        self,
-        changes: Mapping[str, NodeChange],
-        warmimages: Collection[WarmImage],
-        deadline: float,
-        outcomes: Outcomes,
+        self, changes: Mapping[str, NodeChange], scope: Scope, deadline: float, outcomes: Outcomes
     ) -> None:
-        """Write the changes of whole nodes from `warmimages`, and project WarmImages that changed meanwhile again."""
-        await self._write(changes, deadline, outcomes)
+        """Write the changes of whole nodes, and project the WarmImages of `scope` that changed meanwhile again."""
+        await self._write(changes, scope, deadline, outcomes)
         written = {key for change in changes.values() for key in change.lines}
         if written:
-            await self._project_changed(warmimages, deadline, outcomes, written)
+            await self._project_changed(scope.warmimages, deadline, outcomes, written)
 
-    async def _write(self, changes: Mapping[str, NodeChange], deadline: float, outcomes: Outcomes) -> None:
+    async def _write(
+        self, changes: Mapping[str, NodeChange], scope: Scope, deadline: float, outcomes: Outcomes
+    ) -> None:
         full = FullState(self._reader)
-        await self._writes.write(changes, deadline, full.change, outcomes)
+        await self._writes.write(await self._hints.add(changes, scope), deadline, full.change, outcomes)
         if full.warmimages:
             await self._project_changed(full.warmimages, deadline, outcomes)
 
@@ -270,6 +271,7 @@ class Projection:
         wanted = await wanted_lines(batch.present, nodes.values(), batch.running)
         changes: dict[str, NodeChange] = {}
         touched: set[ObjectKey] = set()
+        off = without_hints(batch.present)
         for name in desired.keys() | wanted.keys():
             have, node = desired.get(name), nodes.get(name)
             held = {key: version for key, version in have.lines.items() if key in line_keys} if have else {}
@@ -279,7 +281,9 @@ class Projection:
             if differing:
                 changes[name] = NodeChange(uid, differing)
                 touched |= {line_keys[key] for key in differing}
-        await self._write(changes, batch.deadline, batch.outcomes)
+            elif have is not None and not off.isdisjoint(have.hints):
+                changes[name] = NodeChange(uid, {})
+        await self._write(changes, Scope(batch.present, nodes, desired), batch.deadline, batch.outcomes)
         return touched
 
     async def _candidates(self, warmimages: Collection[WarmImage], not_older_than: str) -> dict[str, Node]:

@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 from adapters.logs import get_logger
 from handlers.reconcile.context import Context
 from handlers.reconcile.full_lines import LinesByNode, full_change, kept_lines, uncertain_lines, untouched, wanted_lines
+from handlers.reconcile.hints import Scope
 from handlers.reconcile.node_configmaps import NodeChange
 from handlers.reconcile.objects import DesiredConfigMap, PolicyObject, object_key, read_warmimages
 from handlers.reconcile.outcomes import Outcomes, Overtaken
@@ -118,7 +119,8 @@ class Resync:
         repairs = _without(changes, orphans)
         repairs = await self._unlabelled(repairs, desired, nodes, reports, outcomes)
         with outcomes.item("lines"):
-            await self._projection.write_full(repairs, usable, began + _LINES_SECONDS, outcomes)
+            scope = Scope(usable, {node.name: node for node in nodes}, held)
+            await self._projection.write_full(repairs, scope, began + _LINES_SECONDS, outcomes)
             # After the lines of all, because a registry may not answer.
             if refreshed := await self._refreshes.run(warmimages.usable.values(), outcomes):
                 await self._projection.project(refreshed, outcomes, deadline=began + _LINES_SECONDS)

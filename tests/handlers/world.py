@@ -45,11 +45,14 @@ from handlers.settings import Settings
 from handlers.watch.run import watch
 from tests.support.crds import of_newer_version, without_patterns
 from tests.support.instant import instantly, loop_clock
-from warmhook.api import API_VERSION
+from warmhook.api import API_VERSION, PEER_ANNOTATION
 from warmhook.events import Event
-from warmhook.node_lines import desired_name
+from warmhook.hints import Hint, line_of_hint, read_hint
+from warmhook.node_lines import desired_name, line_key
 from warmhook.node_report import LineReport, report_name, report_patch
+from warmhook.peers import PeerReport, encode_peer
 from warmhook.ports import Object, Registries, Response
+from warmhook.warmimages import ObjectKey
 
 _Given = ParamSpec("_Given")
 Answer: TypeAlias = Response | Exception
@@ -276,9 +279,29 @@ class World:
         found: dict[str, list[str]] = {}
         for one in await self.cluster.desired():
             data = (await self.desired(one.node) or {}).get("data") or {}
-            assert data.keys() == one.lines.keys()
-            found[one.node] = sorted(json.loads(text)["i"] for text in data.values())
+            lines = {key: text for key, text in data.items() if "." not in key}
+            assert lines.keys() == one.lines.keys()
+            found[one.node] = sorted(json.loads(text)["i"] for text in lines.values())
         return found
+
+    async def hints(self, name: str) -> dict[str, Hint]:
+        """Per node the hint of this WarmImage; data and metadata must tell the same."""
+        found: dict[str, Hint] = {}
+        for one in await self.cluster.desired():
+            data = (await self.desired(one.node) or {}).get("data") or {}
+            hints = {line: read_hint(text) for key, text in data.items() if (line := line_of_hint(key))}
+            assert {key: hint.expires_at for key, hint in hints.items()} == one.hints
+            if (key := line_key(ObjectKey("shop", name))) in hints:
+                found[one.node] = hints[key]
+        return found
+
+    async def serve(self, *nodes: str, key: str = "k", states: Mapping[str, LineReport] | None = None) -> None:
+        """The agents of these nodes say that they serve images, with a key of this letter."""
+        for node in nodes:
+            await self.report(node, states)
+            peer = encode_peer(PeerReport(f"10.0.0.{ord(node[0])}:9465", key * 43))
+            body = {"metadata": {"annotations": {PEER_ANNOTATION: peer}}}
+            await self.admin.patch(paths.configmaps(NAMESPACE, report_name(node)), body)
 
     async def report(
         self, node: str, states: Mapping[str, LineReport] | None = None, *, seen: datetime | None = None

@@ -31,6 +31,8 @@ OF_WEB = {
     "K_CE_OVERRIDES": ("{", "[]", '{"extensions": {"id": "x"}}', '{"extensions": {"a": 1}}'),
     "WARMHOOK_SYNC_SECONDS": ("0", "x"),
     "WARMHOOK_WRITE_BYTES": ("-1",),
+    "WARMHOOK_REGISTRY_RATE": ("0",),
+    "WARMHOOK_NODE_RATE": ("1GB",),
 }
 OF_THE_AGENT = {
     "NODE_NAME": ("", "a/b", "n" * 237),
