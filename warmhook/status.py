@@ -11,9 +11,11 @@ from typing import Any, Final
 from warmhook.completion import completion
 from warmhook.node_lines import Line, line_of
 from warmhook.node_report import REACHABLE_FOR, Report
+from warmhook.peers import Transfer
 from warmhook.placement import Node
 from warmhook.pull_failures import FailureReason
 from warmhook.timestamps import format_time, parse_time
+from warmhook.transfers import judge, sum_up
 from warmhook.warmimages import WarmImage
 
 FAILURES_MAX: Final = 10
@@ -23,6 +25,8 @@ _MESSAGE_MAX: Final = 1000
 _NOT_RUNNABLE: Final = "the registry has no container image under this name, so no node gets it; look at mediaType"
 _KEPT: Final = ("resolved", "refreshedAt", "refreshedBy", "refreshHandled", "policyRefreshHandled")
 """Fields that others write."""
+_PASSING: Final = frozenset({"Complete", "Distributed"})
+"""Conditions that a status may lose."""
 _NO_NODES: Final = "no node of the cluster is selected; look at spec.nodes and at the labels of the nodes"
 
 
@@ -52,6 +56,8 @@ class Counts:
     """Names of the unreachable nodes, sorted, at most `FAILURES_MAX`."""
     runnable: bool = True
     """False if no container can run the image, so that no node should hold it."""
+    transfers: tuple[Transfer, ...] = ()
+    """What nodes fetched for the line by a plan."""
 
     @property
     def desired(self) -> int:
@@ -79,8 +85,11 @@ def count(
     key, version = line.key, line.version
     states: Counter[str] = Counter()
     failing, silent, moved = [], [], 0
+    transfers: list[Transfer] = []
     for node in wanted:
         report = reports.get(node.name)
+        if report is not None and version in report.transfers:
+            transfers.append(report.transfers[version])
         if _is_silent(node, report, now):
             silent.append(node.name)
             continue
@@ -99,6 +108,7 @@ def count(
         moved=moved,
         failing=tuple(sorted(failing)[:FAILURES_MAX]),
         silent=tuple(sorted(silent)[:FAILURES_MAX]),
+        transfers=tuple(transfers),
     )
 
 
@@ -139,12 +149,16 @@ def status_object(
     if (handled := warmimage.template.requests.refresh) and not warmimage.lifecycle.started:
         # The value that the policy had before the WarmImage existed.
         status["policyRefreshHandled"] = handled
-    if (digest := line_of(warmimage).digest) and not counts.moved:
+    digest = line_of(warmimage).digest
+    if digest and not counts.moved:
         status["digest"] = digest
+    fetched = digest or (warmimage.resolved.digest if warmimage.resolved is not None else "")
+    if (found := sum_up(before, fetched, counts.transfers)) is not None:
+        status["distribution"] = found
     completed = (goes_on and before.get("completedAt")) or (counts.ready and moment)
     if completed:
         status["completedAt"] = completed
-    status["conditions"] = _conditions(before, warmimage, counts, parse_time(status["startedAt"]), now)
+    status["conditions"] = _conditions(before, status, warmimage, counts, now)
     return status
 
 
@@ -155,8 +169,9 @@ def _goes_on(before: Mapping[str, Any], warmimage: WarmImage) -> bool:
 
 
 def _conditions(
-    before: Mapping[str, Any], warmimage: WarmImage, counts: Counts, started_at: datetime, now: datetime
+    before: Mapping[str, Any], status: Mapping[str, Any], warmimage: WarmImage, counts: Counts, now: datetime
 ) -> list[dict[str, Any]]:
+    """The conditions of `status`, which has its other fields already."""
     generation = warmimage.generation
     degraded = "NodesFailed" if counts.failed else "NodesUnreachable" if counts.unreachable else "NoneFailed"
     lost = f"{counts.failed} of {counts.desired} nodes failed"
@@ -166,13 +181,15 @@ def _conditions(
         condition(before, "Ready", *_ready(warmimage, counts), now, generation),
         condition(before, "Degraded", counts.failed + counts.unreachable > 0, degraded, lost, now, generation),
     ]
-    end = completion(warmimage, counts.desired, counts.warm, counts.failed, started_at, now)
+    if (found := status.get("distribution")) is not None:
+        ours.append(condition(before, "Distributed", *judge(found, counts.desired), now, generation))
+    end = completion(warmimage, counts.desired, counts.warm, counts.failed, parse_time(status["startedAt"]), now)
     if end is not None:
         # Each generation begins anew.
         earlier = before if before.get("observedGeneration") == generation else {}
         ours.append(condition(earlier, "Complete", end.complete, end.reason, end.message, now, generation))
-    conditions = with_conditions(before, *ours)
-    return conditions if end else [each for each in conditions if each["type"] != "Complete"]
+    kinds = {own["type"] for own in ours}
+    return [each for each in with_conditions(before, *ours) if each["type"] in kinds or each["type"] not in _PASSING]
 
 
 def _ready(warmimage: WarmImage, counts: Counts) -> tuple[bool, str, str]:

@@ -14,6 +14,7 @@ _WARNINGS: Final = {
     "NodesFailed": "Failed",
     "NotRunnable": "NotRunnable",
     "DeadlineExceeded": "DeadlineExceeded",
+    "FellBack": "FellBack",
     "WriteRefused": "WriteRefused",
     "BeyondLimits": "NotAllowed",
     "Forbidden": "Forbidden",

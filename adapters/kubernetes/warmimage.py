@@ -12,6 +12,7 @@ from pydantic.alias_generators import to_camel
 from pydantic.config import JsonDict
 
 from adapters.kubernetes.crd import Column, custom_resource_definition, list_map, pattern, rules, validated
+from adapters.kubernetes.distribution import DistributionStatus
 from adapters.kubernetes.patterns import CONDITION_REASON, CONDITION_TYPE, IMAGE_RULE
 from adapters.kubernetes.pod_origin import PodOriginSpec, origin_object, read_origin
 from adapters.kubernetes.resolution import Moment, ResolvedStatus, read_resolution
@@ -136,6 +137,9 @@ class WarmImageStatus(Spec):
     resolved: ResolvedStatus | None = Field(
         default=None, description="What the registry says about the image; only for registries of the configuration."
     )
+    distribution: DistributionStatus | None = Field(
+        default=None, description="How nodes got the image; absent if all pulled it from the registry without a plan."
+    )
     refreshed_at: Moment | None = Field(default=None, description="When the tag was last resolved again.")
     refreshed_by: Literal["Registry", "Nodes"] | None = Field(
         default=None,
@@ -152,7 +156,8 @@ class WarmImageStatus(Spec):
         max_length=16,
         json_schema_extra=CONDITIONS,
         description="Ready: all reachable nodes are warm, and there is one. Degraded: nodes failed or are unreachable. "
-        "Complete, with lifetime type Once: all nodes were warm, or the deadline is over.",
+        "Complete, with lifetime type Once: all nodes were warm, or the deadline is over. Distributed, where nodes get "
+        "the image from each other: few of them had to read the registry after all.",
     )
 
 

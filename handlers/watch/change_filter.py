@@ -6,9 +6,9 @@ import asyncio
 import hashlib
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass, field
-from typing import Literal, TypeAlias, get_args
+from typing import Final, Literal, TypeAlias, get_args
 
 from adapters.kubernetes.nodes import taints_of, unschedulable
 from handlers.watch.rollouts import RolloutPolicies
@@ -23,12 +23,16 @@ from warmhook.warmimages import ObjectKey
 
 Kind: TypeAlias = Literal["WarmPolicy", "WarmImage", "Node", "ConfigMap"]
 
+_PROGRESS_SECONDS: Final = 10.0
+"""The interval between two events about one WarmImage of which nodes only fetched more bytes."""
+
 
 @dataclass(slots=True)
 class ChangeFilter:
     """Queues changes that matter. Of each object it holds only what decides that."""
 
     queue: WorkQueue
+    monotonic: Callable[[], float]
     rollouts: RolloutPolicies = field(default_factory=RolloutPolicies)
     """The policies with `rollouts` that were seen."""
     _objects: dict[Kind, dict[tuple[str, str], tuple[object, ...]]] = field(
@@ -41,6 +45,8 @@ class ChangeFilter:
     _owners: dict[str, str] = field(default_factory=dict)
     """Node to the uid that owns its desired ConfigMap."""
     _reports: dict[str, Report] = field(default_factory=dict)
+    _progressed: dict[str, float] = field(default_factory=dict)
+    """Line key to when nodes were last seen to have fetched more bytes, on the monotonic clock."""
     _listed: set[Kind] = field(default_factory=set)
     complete: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when every kind was listed."""
@@ -114,7 +120,9 @@ class ChangeFilter:
         if kind == "ConfigMap" or (known := self._objects[kind].pop((namespace, name), None)) is None:
             return
         if kind == "WarmImage":
-            self._warmimages.pop(line_key(ObjectKey(namespace, name)), None)
+            key = line_key(ObjectKey(namespace, name))
+            self._warmimages.pop(key, None)
+            self._progressed.pop(key, None)
         self._changed(kind, Changed(kind, namespace, name, True, resource_version, str(known[0])))
 
     def _desired_seen(self, obj: Object) -> None:
@@ -152,7 +160,16 @@ class ChangeFilter:
         if before is None or after is None:
             # The node became reachable or unreachable, which counts for each of its lines.
             keys |= set(by_version.values())
+        fetched = {version for version, one in new.transfers.items() if old.transfers.get(version) != one}
+        keys |= self._progress_due({by_version[version] for version in fetched if version in by_version} - keys)
         self._reported_lines(keys)
+
+    def _progress_due(self, keys: Iterable[str]) -> set[str]:
+        """Those of these lines for which there was none for a while. The last bytes come with a change of the state."""
+        now = self.monotonic()
+        due = {key for key in keys if now - self._progressed.get(key, float("-inf")) >= _PROGRESS_SECONDS}
+        self._progressed |= dict.fromkeys(due & self._warmimages.keys(), now)
+        return due
 
     def _reported_lines(self, keys: Iterable[str]) -> None:
         """Queue the WarmImages of these lines: other nodes than before have the lines, or their state has changed."""

@@ -34,7 +34,7 @@ async def watch(
     """
     await wait_for_api_server(kubernetes, clock)
     queue = WorkQueue()
-    changes = ChangeFilter(queue)
+    changes = ChangeFilter(queue, clock.monotonic)
     elector = LeaderElector(kubernetes, settings.namespace, new_identity(settings.host, rng), clock)
 
     async def post_as_leader(event: Event) -> None:

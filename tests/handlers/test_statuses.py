@@ -13,8 +13,10 @@ import pytest
 from adapters.kubernetes import paths
 from adapters.kubernetes.warmimage import read_warmimage
 from tests.handlers.world import DIGEST, HOST, NAMESPACE, World, digest, in_world, status
+from warmhook.api import TRANSFERS_ANNOTATION
 from warmhook.node_lines import line_of
 from warmhook.node_report import LineReport, LineState, report_name
+from warmhook.peers import Transfer, encode_transfers
 from warmhook.secret_access import forbidden_message, grant_command
 from warmhook.warmimages import ObjectKey
 
@@ -51,6 +53,27 @@ async def test_a_status_counts_the_nodes_by_what_they_report(world: World) -> No
         {"node": "c", "reason": "NotFound", "message": "no such [31m tag"},
         {"node": "d", "reason": "NoAgent", "message": "no word from its agent for 10 minutes"},
     ]
+
+
+@in_world(nodes="abcdef")
+async def test_nodes_that_fell_back_to_the_registry_are_in_the_status_and_an_event(world: World) -> None:
+    await world.add_warmimage("x", digest=DIGEST)
+    version = line_of(read_warmimage(await world.admin.get(paths.warmimages(X)))).version
+    for node, fallbacks in zip("abcd", (0, 0, 1, 1), strict=True):
+        await say(world, node, "warm")
+        text = encode_transfers([Transfer(version, 1000, 24 * (node != "b"), 1500, 700, fallbacks)])
+        path = paths.configmaps(NAMESPACE, report_name(node))
+        await world.admin.patch(path, {"metadata": {"annotations": {TRANSFERS_ANNOTATION: text}}})
+    await world.reported("x")
+    found = (await told(world))["distribution"]
+    assert (found["digest"], found["nodes"], found["seeds"], found["fallbacks"]) == (DIGEST, 4, 1, 2)
+    assert (found["bytesFromPeers"], found["bytesFromRegistry"]) == (4000 * 1024, 72 * 1024)
+    assert (found["slowestTransferSeconds"], found["slowestUnpackSeconds"]) == (2, 1)
+    events = [event["message"] for event in (await world.admin.list(paths.events("shop"))).items]
+    assert "2 of 4 nodes fell back to the registry: is port 9465 open between nodes?" in events
+    world.requests.clear()
+    await world.reported("x")
+    assert world.writes() == []
 
 
 @in_world(nodes="ab", policy=True)

@@ -34,9 +34,11 @@ from tests.handlers.world import (
     run_in_world,
     status,
 )
+from warmhook.api import TRANSFERS_ANNOTATION
 from warmhook.events import Changed, Event
 from warmhook.node_lines import Line, desired_name, node_patch
 from warmhook.node_report import LineReport, report_name
+from warmhook.peers import Transfer, encode_transfers
 from warmhook.ports import Response, Unreachable
 from warmhook.warmimages import ObjectKey
 
@@ -118,6 +120,13 @@ async def set_desired(world: World, node: str, *names: str, uid: str = "") -> No
     await world.admin.create(paths.configmaps(NAMESPACE), body)
 
 
+async def set_fetched(world: World, node: str, name: str, kib: int) -> None:
+    """The agent of a node has fetched so much for the line of a WarmImage."""
+    version = Line(ObjectKey("shop", name), f"{HOST}/shop/app:v1").version
+    annotations = {TRANSFERS_ANNOTATION: encode_transfers([Transfer(version, kib)])}
+    await world.admin.patch(paths.configmaps(NAMESPACE, report_name(node)), {"metadata": {"annotations": annotations}})
+
+
 def reported_line(name: str, state: Any) -> dict[str, LineReport]:
     line = Line(ObjectKey("shop", name), f"{HOST}/shop/app:v1")
     return {line.key: LineReport(line.version, state)}
@@ -139,6 +148,20 @@ async def test_a_sync_is_asked_for_now_and_then(world: World, told: Told) -> Non
     assert told.types() == [SYNC] * 3
     assert len({event.id for _, event in told.posts}) == 3
     assert world.writes() == []
+
+
+@watched()
+async def test_a_thousand_reports_of_more_bytes_are_told_of_once_in_ten_seconds(world: World, told: Told) -> None:
+    await set_desired(world, "a", "x")
+    await world.report("a", reported_line("x", "pulling"))
+    await told.settle()
+    for second in range(1000):
+        await set_fetched(world, "a", "x", second + 1)
+        await asyncio.sleep(0.1)
+    assert told.reported() == ["shop/x"] * 10
+    told.posts.clear()
+    await asyncio.sleep(60)
+    assert told.posts == []
 
 
 @watched()
@@ -606,7 +629,7 @@ def test_the_queue_is_bounded_by_the_number_of_objects() -> None:
 
 def test_a_process_that_does_not_lead_queues_nothing() -> None:
     pending = WorkQueue()
-    cache = ChangeFilter(pending)
+    cache = ChangeFilter(pending, lambda: 0.0)
     for kind in ("WarmPolicy", "WarmImage", "Node", "ConfigMap"):
         cache.replace(kind, [])
     for number in range(100):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adapters.kubernetes.warmimage import WarmImageStatus
 from warmhook.images import parse_reference
 from warmhook.node_lines import Line
 from warmhook.node_report import REACHABLE_FOR, LineState, Report
+from warmhook.peers import Transfer
 from warmhook.placement import Node
 from warmhook.status import FAILURES_MAX, Counts, Failure, count, find_condition, invalid_status, status_object
 from warmhook.transitions import transitions
@@ -162,6 +165,81 @@ def test_a_warmimage_that_cannot_be_used_says_so_and_keeps_its_counts() -> None:
     assert (after["warm"], after["observedGeneration"]) == (2, 2)
     assert find_condition(after, "Degraded") == find_condition(before, "Degraded")
     assert invalid_status(after, 2, "spec.image: 'A B' is no reference", NOW + timedelta(hours=1)) == after
+
+
+# --- how nodes got the image -----------------------------------------------------------------------------------------
+
+
+def fetched(*transfers: Transfer, waiting: int = 0) -> Counts:
+    """Nodes that are warm and say this."""
+    return Counts(warm=len(transfers), waiting=waiting, transfers=transfers)
+
+
+def from_peers(kib: int = 1024, **more: int) -> Transfer:
+    return Transfer(LINE.version, kib, **more)
+
+
+SEED = Transfer(LINE.version, registry_kib=1024, transfer_ms=2500, unpack_ms=1)
+LATE = from_peers(512, registry_kib=512, fallbacks=2)
+
+
+def test_what_nodes_fetched_is_summed_up_of_those_that_should_have_the_image() -> None:
+    reports = [replace(report(name, "warm"), transfers={LINE.version: from_peers()}) for name in "ab"]
+    other = replace(report("c", "warm"), transfers={"00000000": from_peers()})
+    unwanted = replace(report("d", "warm"), transfers={LINE.version: from_peers()})
+    found = count(LINE, [node(name) for name in "abce"], {it.node: it for it in (*reports, other, unwanted)}, NOW)
+    assert found.transfers == (from_peers(), from_peers())
+
+
+def test_the_status_has_bytes_nodes_and_the_slowest() -> None:
+    assert status({}, fetched(SEED, from_peers(transfer_ms=3001, unpack_ms=999), LATE))["distribution"] == {
+        "digest": "sha256:" + "a" * 64,
+        "nodes": 3,
+        "seeds": 1,
+        "fallbacks": 1,
+        "bytesFromPeers": 1536 * 1024,
+        "bytesFromRegistry": 1536 * 1024,
+        "slowestTransferSeconds": 4,
+        "slowestUnpackSeconds": 1,
+    }
+
+
+def test_a_status_without_a_plan_says_nothing_about_one() -> None:
+    obj = status({}, Counts(warm=3))
+    assert "distribution" not in obj
+    assert find_condition(obj, "Distributed") == {}
+
+
+def test_no_figure_falls_when_agents_drop_what_they_said_until_there_is_another_digest() -> None:
+    first = status({}, fetched(SEED, from_peers(), from_peers()))
+    later = status(first, Counts(warm=3), later=4000)
+    assert later == first
+    first["distribution"]["digest"] = "sha256:" + "b" * 64
+    assert "distribution" not in status(first, Counts(warm=3), later=4000)
+    assert status(first, fetched(SEED), later=4000)["distribution"]["nodes"] == 1
+
+
+def test_many_nodes_that_fell_back_are_a_condition_and_one_event() -> None:
+    few = status({}, fetched(SEED, *[from_peers()] * 8, LATE))
+    assert find_condition(few, "Distributed")["reason"] == "AsPlanned"
+    many = status(few, fetched(SEED, *[from_peers()] * 6, LATE, LATE, LATE))
+    (event,) = transitions(few, many)
+    assert (event.reason, event.warning) == ("FellBack", True)
+    assert event.message == "3 of 10 nodes fell back to the registry: is port 9465 open between nodes?"
+    assert list(transitions(many, status(many, fetched(*[LATE] * 10), later=5))) == []
+
+
+def test_the_first_of_many_nodes_that_falls_back_is_no_event() -> None:
+    obj = status({}, fetched(LATE, waiting=9))
+    assert find_condition(obj, "Distributed")["reason"] == "AsPlanned"
+
+
+@given(st.lists(st.builds(Transfer, st.just(LINE.version), *[st.integers(0, 10**12 - 1)] * 5), max_size=20))
+def test_whatever_nodes_say_the_figures_fit_the_schema(transfers: list[Transfer]) -> None:
+    found = status({}, fetched(*transfers))
+    WarmImageStatus.model_validate(found)
+    assert all(value < 2**63 for value in found.get("distribution", {}).values() if isinstance(value, int))
+    assert found.get("distribution", {}).get("slowestTransferSeconds", 0) <= 86400
 
 
 # --- events ----------------------------------------------------------------------------------------------------------
