@@ -150,7 +150,7 @@ def read_manifest(body: bytes, media_type: str) -> Manifest | Index | None:
 
 def named_digests(body: bytes) -> Named:
     """What the manifest or index in `body` names; nothing if it could be either, or is neither."""
-    fields = _read_json(body)
+    fields = read_document(body)
     if not isinstance(fields, dict) or ("manifests" in fields) == ("layers" in fields):
         return Named()
     if "manifests" in fields:

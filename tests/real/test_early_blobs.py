@@ -40,9 +40,9 @@ async def notifying_registry() -> AsyncIterator[tuple[DockerRegistry, list[Outco
         outcomes.extend(ADAPTER.parse(delivery, Source("test", early_blobs=True)))
         return Response(status_code=202)
 
-    async with serve_app(Starlette(routes=[Route("/hook", notified, methods=["POST"])])) as host:
-        async with start_docker_registry(notify_url=f"http://{host}/hook") as registry:
-            yield registry, outcomes
+    app = Starlette(routes=[Route("/hook", notified, methods=["POST"])])
+    async with serve_app(app) as host, start_docker_registry(notify_url=f"http://{host}/hook") as registry:
+        yield registry, outcomes
 
 
 def blobs(outcomes: list[Outcome]) -> dict[str, int]:
