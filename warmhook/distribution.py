@@ -36,6 +36,8 @@ _LARGE_BYTES: Final = 1_000_000_000
 _ZONES_PER_RATE: Final = 3
 # Of an image whose size no registry has told.
 _ASSUMED_BYTES: Final = 100_000_000
+# A node that last received less than this part of what half of the nodes did would hold up all nodes below it.
+_SLOW: Final = 0.25
 # Until the first byte has passed a node: a child asks for a blob that its parent does not have yet once a second.
 _HOP_SECONDS: Final = 0.5
 # What a plan must save, or it is not worth its hints and the node that is down.
@@ -152,7 +154,7 @@ def _groups(
         if not any(member.warm or member.may_read for member in members):
             # Blobs of this platform come from nowhere else.
             members, problem = list(_members(image, some, None)), _NO_SEED_NODE
-        least = _LEAST_SOURCES if any(member.warm for member in members) else 1
+        least = _LEAST_SOURCES if any(each.warm and not each.last for each in members) else 1
         count, zones = max(least, round(seeds * len(some) / len(candidates))), len({each.zone for each in members})
         each_zone = zones <= zones_max
         count = max(count, zones) if each_zone else count
@@ -160,11 +162,14 @@ def _groups(
     return groups, problem
 
 
-def _members(image: str, candidates: Iterable[Candidate], seed_nodes: Selector | None) -> Iterator[Member]:
+def _members(image: str, candidates: Collection[Candidate], seed_nodes: Selector | None) -> Iterator[Member]:
+    rates = sorted(each.peer.rate for each in candidates if each.peer is not None and each.peer.rate)
+    slow = rates[len(rates) // 2] * _SLOW if rates else 0.0
     for each in candidates:
         name, labels = each.node.name, each.node.labels
         may_read = seed_nodes is None or seed_nodes.matches(labels)
-        yield Member(name, labels.get(ZONE_LABEL, ""), each.warm, may_read, position(image, name))
+        last = each.node.away or (each.peer is not None and 0 < each.peer.rate < slow)
+        yield Member(name, labels.get(ZONE_LABEL, ""), each.warm, may_read, last, position(image, name))
 
 
 def _outcome(groups: Sequence[_Group], direct_seconds: float, streaming_seconds: float, source: Source) -> Outcome:

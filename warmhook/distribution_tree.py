@@ -45,6 +45,8 @@ class Member:
     """Whether it has the image, so that it needs no parents."""
     may_read: bool
     """Whether it may read the registry."""
+    last: bool
+    """Whether it is placed after all others, where it has few nodes below it or none."""
     position: Position
 
 
@@ -88,8 +90,12 @@ def find_parents(image: str, members: Collection[Member], roots: Collection[str]
     return parents
 
 
-def _warm_first(member: Member) -> tuple[bool, int, str]:
-    return (not member.warm, member.position.rank, member.name)
+def _order(member: Member) -> tuple[bool, int, str]:
+    return (member.last, member.position.rank, member.name)
+
+
+def _warm_first(member: Member) -> tuple[bool, bool, int, str]:
+    return (member.last, not member.warm, member.position.rank, member.name)
 
 
 def _zones(members: Iterable[Member], roots: Collection[str]) -> dict[str, list[Member]]:
@@ -98,7 +104,7 @@ def _zones(members: Iterable[Member], roots: Collection[str]) -> dict[str, list[
     for member in members:
         zones[member.zone].append(member)
     for nodes in zones.values():
-        nodes.sort(key=lambda member: (member.name not in roots, member.position.rank, member.name))
+        nodes.sort(key=lambda member: (member.name not in roots, _order(member)))
         if nodes[0].name not in roots:
             nodes.insert(0, nodes.pop(nodes.index(min(nodes, key=_warm_first))))
     return dict(zones)

@@ -22,13 +22,15 @@ def candidate(
     serves: bool = True,
     warm: bool = False,
     uplink: str = "bad",
+    rate: int = 0,
+    away: bool = False,
 ) -> Candidate:
-    """A node that should have the image; `serves`: whether its agent serves peers."""
+    """A node that should have the image; `serves`: whether its agent serves peers; `rate`: that of its report."""
     labels = {"kubernetes.io/os": "linux", "kubernetes.io/arch": architecture, "uplink": uplink}
     if zone:
         labels[ZONE_LABEL] = zone
-    peer = PeerReport(f"10.0.0.1:{1 + sum(name.encode()) % 9999}", f"{name:_<43}") if serves else None
-    return Candidate(Node(name, f"uid of {name}", labels), peer, warm)
+    peer = PeerReport(f"10.0.0.1:{1 + sum(name.encode()) % 9999}", f"{name:_<43}", rate) if serves else None
+    return Candidate(Node(name, f"uid of {name}", labels, away=away), peer, warm)
 
 
 @dataclass(frozen=True, slots=True)

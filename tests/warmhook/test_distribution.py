@@ -38,6 +38,8 @@ candidates = st.builds(
     serves=st.sampled_from([True, True, True, False]),
     warm=st.sampled_from([False, False, False, True]),
     uplink=st.sampled_from(["bad", "good"]),
+    rate=st.sampled_from([0, 1, 10 * MB, 100 * MB]),
+    away=st.sampled_from([False, False, False, True]),
 )
 fleets = st.lists(candidates, max_size=40, unique_by=lambda each: each.node.name)
 rates = st.sampled_from([LIKE_NODES, FAST, Rates(10 * MB, 125 * MB), Rates(1, 1)])
@@ -160,7 +162,9 @@ def test_one_edge_leads_into_a_zone_that_has_no_source_and_none_into_the_others(
     crossing = Counter(
         place[name] for name, parents in trees.parents.items() if parents and place[parents[0]] != place[name]
     )
-    sources = seeds(trees, wanted) | warm([each for each in wanted if each.peer is not None])
+    # Those that are neither away nor slow, whatever the median is.
+    usable = [it for it in wanted if it.peer is not None and it.peer.rate in {0, 100 * MB} and not it.node.away]
+    sources = seeds(trees, wanted) | warm(usable)
     assert max(crossing.values(), default=0) <= 1
     assert not crossing.keys() & {place[name] for name in sources}
 
@@ -316,6 +320,43 @@ def test_a_plan_made_while_nodes_get_warm_has_the_same_edges() -> None:
         after = forest(plan(IMAGE, wanted, 1000 * MB, LIKE_NODES, Source("peers")), wanted)
         changed = [name for name in cold(wanted) if after.parents[name] != before.parents[name]]
         assert len(changed) <= 3
+
+
+# Nodes that would hold up others
+
+
+@pytest.mark.parametrize("zones", [1, 3])
+def test_slow_nodes_and_nodes_that_are_not_ready_have_no_others_below_them(zones: int) -> None:
+    names = node_names(100)
+    bad = names[::10]
+    wanted = [
+        candidate(
+            name,
+            zone=f"z{number % zones}",
+            rate=5 * MB if name in bad[::2] else 50 * MB,
+            away=name in bad[1::2],
+        )
+        for number, name in enumerate(names)
+    ]
+    trees = forest(plan(IMAGE, wanted, 500 * MB, LIKE_NODES, Source()), wanted)
+    below = {parents[0] for name, parents in trees.parents.items() if parents and name not in bad}
+    assert below.isdisjoint(bad)
+    assert all(trees.parents[name] for name in bad)
+
+
+def test_nodes_without_a_measured_rate_are_not_slow() -> None:
+    one, other = fleet(100), [candidate(name, zone="z0", rate=50 * MB) for name in node_names(100)]
+    mixed = one[:50] + other[50:]
+    expected = forest(plan(IMAGE, one, 0, LIKE_NODES, PEERS), one).parents
+    assert forest(plan(IMAGE, other, 0, LIKE_NODES, PEERS), other).parents == expected
+    assert forest(plan(IMAGE, mixed, 0, LIKE_NODES, PEERS), mixed).parents == expected
+
+
+def test_a_slow_node_that_is_warm_is_no_reason_to_have_no_seed() -> None:
+    wanted = fleet(97) + [candidate(f"slow-{number}", zone="z0", warm=True, rate=MB) for number in range(3)]
+    assert plan(IMAGE, wanted, 500 * MB, LIKE_NODES, Source()).seeds == 0  # nothing says that others are faster
+    wanted = wanted[97:] + [candidate(name, zone="z0", rate=50 * MB) for name in node_names(97)]
+    assert plan(IMAGE, wanted, 500 * MB, LIKE_NODES, Source()).seeds == 1
 
 
 # Changes of the fleet
