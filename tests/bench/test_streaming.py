@@ -8,6 +8,8 @@ from tests.bench.curves import FILE, bound, direct, doubling, simulated, trees
 from tests.bench.streaming import REGISTRY, Load, Outcome, simulate
 from tests.support.fleet import Forest, candidate, forest, node_names
 from warmhook.distribution import Candidate, Rates, plan
+from warmhook.peer_rates import measured_rates
+from warmhook.peers import PeerReport
 from warmhook.warmimages import Source
 
 MB = 10**6
@@ -87,6 +89,32 @@ def test_the_children_of_the_only_seed_go_on_from_the_registry_if_it_dies() -> N
     assert len(outcome.finished) == 7
     children = sum(parents[:1] == [seed] for parents in planned.parents.values())
     assert outcome.sent[REGISTRY] <= 5 + children * 7
+
+
+def measured(planned: Forest, outcome: Outcome, size: int) -> list[PeerReport]:
+    """What nodes report after a transfer."""
+    seeds, reports = [name for name, parents in planned.parents.items() if not parents], []
+    for name, finished in outcome.finished.items():
+        rate = int(size / (finished - outcome.first[name]))
+        of_registry = {"registry.example.com": rate * len(seeds)} if name in seeds else {}
+        reports.append(PeerReport("10.0.0.1:9465", "k" * 43, 0 if of_registry else rate, of_registry))
+    return reports
+
+
+@pytest.mark.parametrize("registry_in_nodes", [0.1, 1, 5, 100])
+def test_what_nodes_measure_leads_to_no_more_seeds_than_the_formula_with_the_true_rates(
+    registry_in_nodes: float,
+) -> None:
+    true, size, reports = Rates(registry_in_nodes * 250 * MB, 250 * MB), 500 * MB, list[PeerReport]()
+    wanted, name, counts = fleet(100), "registry.example.com/shop/web", []
+    for push in range(8):
+        rates = measured_rates(reports[-300:], "registry.example.com", Rates(125 * MB, 125 * MB))
+        planned = forest(plan(f"{name}-{push}", wanted, size, rates, Source("peers")), wanted)
+        outcome = simulate(planned.parents, Load(true, size, CHUNK, 0.5))
+        reports += measured(planned, outcome, size)
+        counts.append(sum(not parents for parents in planned.parents.values()))
+    assert max(counts[3:]) <= max(1, round(1.44 * registry_in_nodes))  # three reports replace the setting
+    assert outcome.seconds <= 1.3 * max(size / true.registry, 2 * size / true.node) + 4
 
 
 @pytest.mark.slow
