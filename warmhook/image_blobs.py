@@ -134,7 +134,7 @@ def _choose(entries: list[Any], node: Platform) -> Blob:
         platform = entry.get("platform") if isinstance(entry, dict) else None
         if not isinstance(platform, dict) or _platform(platform) != node:
             continue
-        if platform.get("variant", "") not in plain:
+        if str(platform.get("variant", "")) not in plain:
             continue
         # A newer containerd compares these too.
         if platform.get("os.version") or platform.get("os.features") or platform.get("features"):
@@ -152,7 +152,7 @@ def _blob(fields: object, kind: str, types: frozenset[str]) -> Blob:
     if not isinstance(fields, dict):
         raise LeaveToRuntime(f"a {kind} has no descriptor")
     digest, size, media_type = fields.get("digest"), fields.get("size"), fields.get("mediaType")
-    if media_type not in types or fields.get("urls"):
+    if str(media_type) not in types or fields.get("urls"):
         raise LeaveToRuntime(f"a {kind} is of an unknown type, or is elsewhere")
     if not _is_sha256(digest) or type(size) is not int or not 0 <= size <= _SIZE_MAX:
         raise LeaveToRuntime(f"a {kind} has no sha256 digest, or no size")

@@ -9,7 +9,7 @@ from typing import Final
 
 from nodeagent.peers.exchange import Exchange
 from nodeagent.peers.incoming import Incoming
-from nodeagent.peers.leased_content import LeasedContent
+from nodeagent.peers.leased_content import LeasedContent, is_disk_full
 from nodeagent.peers.sources import Keep, Piece, Sources
 from warmhook.hints import Peer
 from warmhook.image_blobs import Blob
@@ -55,10 +55,10 @@ class LayerTransfer:
                 await self._begin(writer.offset, serving)
                 try:
                     await self._fill(writer)
-                except (RuntimeUnreachable, WrongDigest):
-                    raise
-                except BaseException:
-                    await self._drop(writer)
+                except BaseException as error:
+                    restarts = isinstance(error, RuntimeUnreachable) and not is_disk_full(error)
+                    if not restarts and not isinstance(error, WrongDigest):
+                        await self._drop(writer)
                     raise
         except AlreadyThere:
             pass

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 from nodeagent.peers.exchange import Exchange, Order
 from warmhook.node_report import clean_message
 from warmhook.ports import AlreadyThere, Busy, PullFailed, RuntimeUnreachable
-from warmhook.pull_failures import failure_reason
 
 RESTART_SECONDS: Final = 30.0
 """A restart of containerd takes less; a transfer that gets on meanwhile has so long again."""
 _AGAIN_SECONDS: Final = 1.0
 _BUSY_SECONDS: Final = 0.25
+# Linux ENOSPC and EDQUOT, at the end of an error of containerd.
+_FULL: Final = ("no space left on device", "disk quota exceeded")
 _Result = TypeVar("_Result")
 
 
@@ -84,7 +84,8 @@ class LeasedContent:
             except Busy:
                 since = self._clock.monotonic()
             except RuntimeUnreachable as error:
-                check_disk(error)
+                if is_disk_full(error):
+                    raise PullFailed("DiskFull", clean_message(str(error))) from error
                 if self._progress() > progress:
                     progress, since = self._progress(), self._clock.monotonic()
                 if self._clock.monotonic() - since >= RESTART_SECONDS:
@@ -93,8 +94,6 @@ class LeasedContent:
             await self._clock.sleep(self._clock.jitter(pause))
 
 
-def check_disk(error: Exception) -> None:
-    """Raise `PullFailed` if the disk is full."""
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    if full or failure_reason("", str(error)) == "DiskFull":
-        raise PullFailed("DiskFull", clean_message(str(error))) from error
+def is_disk_full(error: BaseException) -> bool:
+    """Whether the store could not write for want of space."""
+    return str(error).lower().endswith(_FULL)
