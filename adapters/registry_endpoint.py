@@ -251,7 +251,7 @@ class Endpoint:
 
     async def _pieces(self, response: httpx.Response) -> AsyncIterator[bytes]:
         with self._translated():
-            async for piece in response.aiter_raw(_PIECE_BYTES):
+            async for piece in response.aiter_bytes(_PIECE_BYTES):
                 yield piece
 
     @contextlib.contextmanager
