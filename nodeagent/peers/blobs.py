@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from typing import Any, Final
 
@@ -11,7 +11,9 @@ from nodeagent.peers.incoming import WINDOW_BYTES, Incoming, IncomingBlobs
 from warmhook.ports import ContentStore
 
 CHUNK_BYTES: Final = 256 * 1024
-"""What is read, sent and accounted for at once."""
+"""What is sent and accounted for at once."""
+_DISK_BYTES: Final = 1024 * 1024
+"""What is read from the disk at once: a thread does it, and handing over costs more than reading."""
 STALL_SECONDS: Final = 60.0
 """How long a reader waits for a blob that does not arrive. A child gives up after 10 seconds."""
 
@@ -39,16 +41,17 @@ class Blobs:
         found = await self._content.info(digest)
         return found.size_bytes if found is not None else None
 
-    async def read(self, digest: str, offset: int, length: int) -> AsyncGenerator[bytes | memoryview, None]:
+    async def read(self, digest: str, offset: int, length: int) -> AsyncGenerator[memoryview, None]:
         """A part of a blob, at most `CHUNK_BYTES` at once, as it arrives. Raises `Gone` and what the store raises."""
         end = offset + length
         arriving = self._incoming.get(digest)
         while arriving is not None and offset < end and await _has(arriving, offset):
-            data = await self._received(arriving, offset, min(CHUNK_BYTES, end - offset))
+            data = await self._received(arriving, offset, end - offset)
             if not data:
                 break
-            yield data
             offset += len(data)
+            for piece in _pieces(data):
+                yield piece
         if offset < end:
             async with aclosing(self._stored(digest, offset, end)) as pieces:
                 async for piece in pieces:
@@ -56,9 +59,9 @@ class Blobs:
 
     async def _received(self, arriving: Incoming, offset: int, length: int) -> bytes | memoryview:
         if offset >= arriving.received_bytes - WINDOW_BYTES:
-            return arriving.read(offset, length)
+            return arriving.read(offset, min(length, CHUNK_BYTES))
         # It may have to be read from the disk.
-        data: bytes | memoryview = await self._offload(arriving.read, offset, length)
+        data: bytes | memoryview = await self._offload(arriving.read, offset, min(length, _DISK_BYTES))
         return data
 
     async def _stored(self, digest: str, offset: int, end: int) -> AsyncGenerator[memoryview, None]:
@@ -66,8 +69,13 @@ class Blobs:
             raise Gone(digest)
         parts: AsyncIterator[bytes] = self._content.read(digest, offset, end - offset)
         async for part in parts:
-            for start in range(0, len(part), CHUNK_BYTES):
-                yield memoryview(part)[start : start + CHUNK_BYTES]
+            for piece in _pieces(part):
+                yield piece
+
+
+def _pieces(data: bytes | memoryview) -> Iterator[memoryview]:
+    for start in range(0, len(data), CHUNK_BYTES):
+        yield memoryview(data)[start : start + CHUNK_BYTES]
 
 
 async def _has(arriving: Incoming, offset: int) -> bool:
