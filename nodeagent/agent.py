@@ -12,7 +12,9 @@ from nodeagent.desired import Desired, DesiredStore, follow_desired
 from nodeagent.image_puller import ImagePuller
 from nodeagent.node_state import NodeState
 from nodeagent.peers.annotations import PeerAnnotations
+from nodeagent.peers.fetches import Fetches, FetchImage
 from nodeagent.peers.hints import Hints
+from nodeagent.peers.results import Results
 from nodeagent.pins import Pins
 from nodeagent.probes import Health
 from nodeagent.pull_credentials import PullCredentials
@@ -27,7 +29,8 @@ _SAVE_AGAIN_SECONDS: Final = 60.0
 class Agent:
     """The agent of one node."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, fetch: FetchImage | None = None) -> None:
+        """`fetch`: `None` if this node gets nothing from others."""
         settings, clock, log = context.settings, context.clock, context.log
         self._context, self._clock, self._log = context, clock, log
         self._file = StateFile(settings.state_dir, settings.node, log)
@@ -43,8 +46,16 @@ class Agent:
         self._checks = Checks(context, self._state, self.health, self._changed)
         self._credentials = PullCredentials(context, self._state, self._changed)
         self._removals = Removals(context, self._state, self._checks, self._changed)
+        results = Results(context, self.peers, self.reports_changed)
+        self._fetches = Fetches(context, fetch, self._state.hints, results, lambda _found: None) if fetch else None
         self._puller = ImagePuller(
-            context, self._state, self._checks, self._credentials, started=self.reports_changed, ended=self._changed
+            context,
+            self._state,
+            self._checks,
+            self._credentials,
+            self._fetches,
+            started=self.reports_changed,
+            ended=self._changed,
         )
         self._pins = Pins(context, self._state, self.health)
         self._save_wake = asyncio.Event()
@@ -108,6 +119,8 @@ class Agent:
             )
         if changes.added or changes.changed:
             self._checks.wake.set()
+        if self._fetches is not None:
+            self._fetches.keep({wanted.line.image for wanted in self._state.lines.values()})
         self._reporter.owner_seen(desired.owner_uid)
         self._changed()
 

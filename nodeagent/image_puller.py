@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
 from nodeagent.checks import Checks
 from nodeagent.context import Context
 from nodeagent.node_state import NodeState
+from nodeagent.peers.fetches import Fetches, Slot
 from nodeagent.pull_attempt import Failure, pull_image
 from nodeagent.pull_credentials import NOTHING_FOUND, Found, PullCredentials
 from warmhook.ports import Credentials, RuntimeImage, RuntimeUnreachable
@@ -35,9 +36,14 @@ class _Outcome:
     digests: str = ""
     size_bytes: int = 0
     """Of an image that was not present before; 0 for others."""
+    fields: Mapping[str, object] = field(default_factory=dict)
+    """More about it for the log."""
 
 
 _CANCELLED: Final = _Outcome("cancelled")
+_WITHOUT_SLOT: Final = _Outcome("postponed")
+_WAITING_MAX: Final = 16
+"""Pulls that wait for other nodes without a slot; each keeps a few connections."""
 
 
 class ImagePuller:
@@ -49,12 +55,17 @@ class ImagePuller:
         state: NodeState,
         checks: Checks,
         credentials: PullCredentials,
+        fetches: Fetches | None,
         *,
         started: Callable[[], None],
         ended: Callable[[], None],
     ) -> None:
-        """`started` is called after pulls may have started, `ended` after each pull."""
+        """`started` is called after pulls may have started, `ended` after each pull.
+
+        `fetches`: `None` if this node gets nothing from others.
+        """
         self._context, self._state, self._checks, self._credentials = context, state, checks, credentials
+        self._fetches = fetches
         self._clock, self._log = context.clock, context.log
         self._started, self._ended = started, ended
         self._pulling: dict[str, asyncio.Task[None]] = {}
@@ -87,30 +98,61 @@ class ImagePuller:
         began, attempts = self._clock.monotonic(), self._state.attempts(pull) + 1
         failures, outcome = self._state.failures(pull), _CANCELLED
         try:
-            outcome = await self._outcome(pull, found)
+            outcome = await self._prepare_and_pull(pull, found)
         finally:
             seconds = self._clock.monotonic() - began
             if outcome is _CANCELLED and self._state.is_stopping(pull.image):
                 message = f"stopped after {seconds:.0f} s because other images had no slot or no space"
                 self._state.pull_failed(pull, "Timeout", message)
                 outcome = _Outcome("failed", "Timeout", message)
-            self._context.metrics.pull(outcome.result, outcome.reason, seconds, outcome.size_bytes)
             # A failed line is retried for as long as it is wanted; the same failure is logged once.
-            if not outcome.message or self._state.failures(pull) != failures:
-                self._log_pull(pull, outcome, attempts, seconds)
+            if outcome is not _WITHOUT_SLOT:
+                self._context.metrics.pull(outcome.result, outcome.reason, seconds, outcome.size_bytes)
+                if not outcome.message or self._state.failures(pull) != failures:
+                    self._log_pull(pull, outcome, attempts, seconds)
 
     async def _find_credentials(self, pull: ImagePull) -> Found | None:
         """`None` if the pull must wait for them without a slot; it is due again when they are there."""
-
-        def give_up_slot() -> None:
-            self._state.postpone(pull.image)
-            self.wake.set()
-
+        give_up_slot = partial(self._give_up_slot, pull.image)
         try:
             return await self._credentials.find(pull.image, self._state.secrets_of(pull), give_up_slot)
         except Exception:
             self._log.exception("credentials-crashed", image=pull.image)
             return NOTHING_FOUND
+
+    async def _prepare_and_pull(self, pull: ImagePull, found: Found) -> _Outcome:
+        """Fetch from other nodes what they have, then pull; `_WITHOUT_SLOT` if the pull is to be started again."""
+        if self._fetches is None:
+            return await self._outcome(pull, found)
+        versions = self._state.outstanding_versions(pull)
+        prepared = await self._fetches.before_pull(pull, versions, found.credentials, self._slot(pull))
+        if prepared is None:
+            return _WITHOUT_SLOT
+        if prepared.message:
+            self._state.notes[pull.image] = prepared.message
+        began = self._clock.monotonic()
+        outcome = await self._outcome(pull, found)
+        seconds = self._clock.monotonic() - began
+        if outcome.result == "pulled":
+            self._fetches.after_pull(prepared, versions, seconds)
+        return replace(outcome, fields=prepared.log_fields(seconds))
+
+    def _slot(self, pull: ImagePull) -> Slot:
+        def give_up() -> bool:
+            if self._state.postponed >= _WAITING_MAX:
+                return False
+            self._give_up_slot(pull.image)
+            return True
+
+        return Slot(
+            give_up,
+            take=lambda: self._state.resume(pull, self._context.settings.parallel_pulls),
+            progressed=partial(self._state.pull_progressed, pull.image),
+        )
+
+    def _give_up_slot(self, image: str) -> None:
+        self._state.postpone(image)
+        self.wake.set()
 
     async def _outcome(self, pull: ImagePull, found: Found) -> _Outcome:
         """Pull, check the runtime and record the result."""
@@ -170,7 +212,7 @@ class ImagePuller:
             return None
 
     def _log_pull(self, pull: ImagePull, outcome: _Outcome, attempts: int, seconds: float) -> None:
-        fields = {"message": outcome.message} if outcome.message else {}
+        fields = {"message": outcome.message, **outcome.fields} if outcome.message else outcome.fields
         (self._log.warning if outcome.message else self._log.info)(
             "pull",
             image=pull.image,

@@ -20,14 +20,23 @@ class Metrics:
         gauge, counter = partial(Gauge, registry=registry), partial(Counter, registry=registry)
         self._lines = gauge("warmhook_lines", "Lines of this node by state", ["state"])
         self._pulls = counter("warmhook_pulls", "Pulls that ended, by result and reason", ["result", "reason"])
-        self._seconds = Histogram(
-            "warmhook_pull_seconds",
-            "How long successful pulls took",
-            buckets=(0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800),
-            registry=registry,
-        )
+        buckets = (0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
+        histogram = partial(Histogram, buckets=buckets, registry=registry)
+        self._seconds = histogram("warmhook_pull_seconds", "How long successful pulls took")
         self._bytes = counter(
             "warmhook_pull_bytes", "Sizes of the new images that pulls brought; layers that images share count for each"
+        )
+        self._fetched = counter("warmhook_fetched_bytes", "Bytes that came before pulls, by source", ["source"])
+        self._transfer_seconds = histogram("warmhook_transfer_seconds", "How long the blobs of an image took to come")
+        self._unpack_seconds = histogram("warmhook_unpack_seconds", "How long the pulls after such transfers took")
+        self._fallbacks = counter(
+            "warmhook_peer_fallbacks",
+            "Images that came from the registry though other nodes should give them",
+            ["reason"],
+        )
+        self._served = counter("warmhook_served_bytes", "Bytes that this node sent to others")
+        self._requests = counter(
+            "warmhook_peer_requests", "Requests of other nodes, by result and reason", ["result", "reason"]
         )
         self._evictions = counter("warmhook_evictions", "Warm images that another program removed")
         self._pinned = gauge("warmhook_pinned_images", "Images of lines with `pinned` that the runtime pins")
@@ -57,6 +66,30 @@ class Metrics:
         if result == "pulled":
             self._seconds.observe(seconds)
             self._bytes.inc(size_bytes)
+
+    def fetched(self, source: str, size_bytes: int) -> None:
+        """Bytes came before a pull from `peers` or the `registry`."""
+        self._fetched.labels(source).inc(size_bytes)
+
+    def transferred(self, seconds: float) -> None:
+        """A transfer before a pull ended."""
+        self._transfer_seconds.observe(seconds)
+
+    def unpacked(self, seconds: float) -> None:
+        """The pull after a transfer succeeded."""
+        self._unpack_seconds.observe(seconds)
+
+    def fell_back(self, reason: str) -> None:
+        """Other nodes did not give all of an image: `ParentsUnreachable` or `ParentsFellShort`."""
+        self._fallbacks.labels(reason).inc()
+
+    def served(self, size_bytes: int) -> None:
+        """Bytes went to another node."""
+        self._served.inc(size_bytes)
+
+    def peer_request(self, result: str, reason: str = "") -> None:
+        """A request of another node: `done`, `busy` or `refused`."""
+        self._requests.labels(result, reason).inc()
 
     def checked(self, unix_time: float | None) -> None:
         """A check ended at that time; `None` if the runtime did not answer."""

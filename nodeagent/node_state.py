@@ -76,8 +76,10 @@ class NodeState:
         self._refused: set[str] = set()
         """Images that are not pulled because of their host."""
         self._postponed: set[str] = set()
-        """Images whose pulls have no slot, because their credentials take long."""
+        """Images whose pulls have no slot, because their credentials or the nodes that serve them take long."""
         self._attempts: dict[str, Attempts] = {}
+        self.notes: dict[str, str] = {}
+        """By image of a running pull what people should know about it."""
         self._served: dict[tuple[str, bool], float] = {}
         self._images = RuntimeImages(platform)
         self._unreachable = ""
@@ -305,12 +307,31 @@ class NodeState:
     def pull_ended(self, image: str) -> None:
         """Record the end of a pull, whatever its result: another one of the image may start."""
         self.running.pop(image, None)
+        self.notes.pop(image, None)
         self._postponed.discard(image)
 
     def postpone(self, image: str) -> None:
-        """Give up the slot of a pull that has not begun, until `pull_ended`."""
+        """Give up the slot of a pull that waits for something else than its runtime, until `resume` or `pull_ended`."""
         self.running.pop(image, None)
         self._postponed.add(image)
+
+    def resume(self, pull: ImagePull, parallel: int) -> bool:
+        """Take a slot again, if the image still has room on the disk; no more than twice `parallel` pulls then run."""
+        room = self.disk.room(self.running.values()).image_bytes
+        if self.disk.low or pull.size_bytes > room or len(self.running) >= 2 * parallel:
+            return False
+        self._postponed.discard(pull.image)
+        self.running[pull.image] = Running(pull, self._clock.monotonic())
+        return True
+
+    def outstanding_versions(self, pull: ImagePull) -> list[str]:
+        """The lines that the pull is to make warm."""
+        return [wanted.version for wanted in self._lines_of(pull) if wanted.version not in self._settled]
+
+    @property
+    def postponed(self) -> int:
+        """The number of pulls that have given up their slots."""
+        return len(self._postponed)
 
     # --- Secrets ---
 
@@ -348,10 +369,12 @@ class NodeState:
         room, later = self.disk.room(self.running.values()), self._later()
         reports = {key: self._report(wanted, room) for key, wanted in self.lines.items()}
         for key, report in reports.items():
-            turn = later.get(self.lines[key].line.image)
-            if turn is not None and report.state == "waiting" and not report.message:
-                message = f"other nodes read the registry first; this node does at {time_of_day(self._clock, turn)}"
-                reports[key] = replace(report, message=message)
+            image = self.lines[key].line.image
+            if report.state == "waiting" and not report.message and image in later:
+                turn = time_of_day(self._clock, later[image])
+                reports[key] = replace(report, message=f"other nodes read the registry first; this one does at {turn}")
+            elif report.state == "pulling" and image in self.notes:
+                reports[key] = replace(report, message=self.notes[image])
         # Without messages: there may be hundreds, and the reason is enough.
         surplus = sorted(self._surplus.items())[:_SURPLUS_MAX]
         return reports | {key: LineReport(wanted.version, "failed", "TooManyLines") for key, wanted in surplus}

@@ -28,11 +28,13 @@ from devcluster.apiserver import ApiServer, InProcessTransport
 from nodeagent.agent import Agent
 from nodeagent.context import Context
 from nodeagent.metrics import Metrics
+from nodeagent.peers.fetches import FetchImage
 from nodeagent.settings import Settings
 from tests.support.containerd import MemoryContainerd
 from tests.support.instant import instant, until
 from tests.support.runtime import MemoryRuntime
 from warmhook.disk_space import Space
+from warmhook.hints import Hint, encode_hint, hint_key
 from warmhook.node_lines import Line, desired_name, node_patch
 from warmhook.node_report import Report, read_report, report_name
 from warmhook.platforms import Platform
@@ -82,6 +84,8 @@ class Bench:
     metrics: Metrics = field(default_factory=Metrics)
     providers: CredentialProviders | None = None
     """The node's credential providers, for agents that are made later."""
+    fetch: FetchImage | None = None
+    """Fetches from other nodes, for agents that are made later; `None`: there are none."""
 
     def clock(self) -> Clock:
         """Time as the loop has it, or faster; chance that repeats itself."""
@@ -153,7 +157,8 @@ class Bench:
                 offload=here,
                 providers=self.providers,
                 measure=lambda _folders, _instead: self.space(),
-            )
+            ),
+            self.fetch,
         )
 
     def space(self) -> Space | None:
@@ -179,6 +184,12 @@ class Bench:
         """Write lines as handlers do, and remove others."""
         changes: dict[str, Line | None] = {line.key: line for line in lines} | {line.key: None for line in without}
         await self.patch_desired(node_patch(self.node, await self.node_uid(), changes))
+
+    async def hint(self, line: Line, hint: Hint | str) -> None:
+        """Write a line and its hint in one patch, as handlers do."""
+        patch = node_patch(self.node, await self.node_uid(), {line.key: line})
+        patch["data"][hint_key(line.key)] = hint if isinstance(hint, str) else encode_hint(hint)
+        await self.patch_desired(patch)
 
     async def patch_desired(self, patch: Object) -> None:
         """Patch the node's desired ConfigMap; create it where it is missing."""

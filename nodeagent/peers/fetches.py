@@ -1,0 +1,212 @@
+"""Fetch the blobs of an image before its pull; a fetch to which nothing comes keeps no slot.
+
+Two nodes may wait for each other with different images, so a fetch that has parents gives up its slot until their first
+byte comes. Then it takes one again, or ends and is started again in its turn. Whatever goes wrong, the runtime pulls
+what is missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from nodeagent.context import Context
+from nodeagent.peers.exchange import Fetched
+from nodeagent.peers.hints import Hints, LineHint
+from nodeagent.peers.results import Account, Results
+from warmhook.hints import Hint
+from warmhook.node_report import clean_message
+from warmhook.ports import Credentials, NotContainerd, PullFailed, RuntimeUnreachable
+from warmhook.pull_queue import ImagePull
+from warmhook.warmimages import LONGEST_TIMEOUT_SECONDS
+
+SLOT_SECONDS: Final = 2.0
+"""A fetch keeps its slot so long before the first byte."""
+
+
+class FetchImage(Protocol):
+    """Fetches the blobs of an image."""
+
+    async def __call__(
+        self, found: LineHint, credentials: tuple[Credentials, ...], progressed: Callable[[Fetched], None]
+    ) -> Fetched:
+        """`progressed` is called when something came. Raises what `ContentStore` raises, and `PullFailed`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """The slot of a pull."""
+
+    give_up: Callable[[], bool]
+    """Let other pulls have it; false if the pull must keep it."""
+    take: Callable[[], bool]
+    """Take one again; false if there is none."""
+    progressed: Callable[[int], None]
+    """Record the bytes that have come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """What came before a pull."""
+
+    found: LineHint | None = None
+    """`None`: there was nothing to fetch by."""
+    fetched: Fetched = field(default_factory=Fetched)
+    message: str = ""
+    """Why the registry has to give what other nodes should have given, for people."""
+
+    def log_fields(self, unpack_seconds: float) -> dict[str, object]:
+        """For the log line of the pull."""
+        if self.found is None:
+            return {}
+        return {
+            "bytes_from_peers": self.fetched.peer_bytes,
+            "bytes_from_registry": self.fetched.registry_bytes,
+            "transfer_seconds": round(self.fetched.seconds, 3),
+            "unpack_seconds": round(unpack_seconds, 3),
+            "parents": ",".join(sorted(self.fetched.parents)),
+        }
+
+
+NOTHING: Final = Preparation()
+
+
+class Fetches:
+    """The fetches of one node."""
+
+    def __init__(
+        self,
+        context: Context,
+        fetch: FetchImage,
+        hints: Hints,
+        results: Results,
+        pulled: Callable[[LineHint], None],
+    ) -> None:
+        """`pulled` is called when the node has the image, and asks others for it no more."""
+        self._fetch, self._hints, self._results, self._pulled = fetch, hints, results, pulled
+        self._clock, self._log = context.clock, context.log
+        self._late: dict[str, Preparation] = {}
+        """By image a fetch that ended without a slot."""
+        self._failed: dict[str, Hint] = {}
+        """By image the hint by which not all of it came: the runtime pulls without it."""
+
+    def keep(self, images: Collection[str]) -> None:
+        """Forget other images."""
+        self._late = {image: late for image, late in self._late.items() if image in images}
+        self._failed = {image: hint for image, hint in self._failed.items() if image in images}
+
+    async def before_pull(
+        self, pull: ImagePull, versions: Collection[str], credentials: tuple[Credentials, ...], slot: Slot
+    ) -> Preparation | None:
+        """Fetch by the hint of the image, if it has one; `versions` are the lines that this is for.
+
+        `None`: there is no slot now, and the next call goes on.
+        """
+        if (late := self._late.pop(pull.image, None)) is not None:
+            return late
+        found = self._hints.of_image(pull.image)
+        if found is None or not _is_useful(found) or self._failed.get(pull.image) == found.hint:
+            return NOTHING
+        run = _Run(self._results.account(versions), slot, waits=bool(found.hint.parents))
+        try:
+            fetched = await self._run(run, found, pull, credentials)
+        except _NoSlot:
+            return None
+        if not fetched.complete:
+            self._failed[pull.image] = found.hint
+        prepared = Preparation(found, fetched, self._results.fetched(found, fetched))
+        if run.has_slot or slot.take():
+            return prepared
+        self._late[pull.image] = prepared
+        return None
+
+    def after_pull(self, prepared: Preparation, versions: Collection[str], seconds: float) -> None:
+        """The pull has succeeded, in so many seconds."""
+        if prepared.found is not None:
+            self._results.pulled(versions, prepared.fetched, seconds)
+            self._pulled(prepared.found)
+
+    async def _run(self, run: _Run, found: LineHint, pull: ImagePull, credentials: tuple[Credentials, ...]) -> Fetched:
+        """What came, whatever went wrong. Raises `_NoSlot`."""
+        try:
+            async with asyncio.timeout(LONGEST_TIMEOUT_SECONDS):
+                return await run.follow(self._fetch(found, credentials, run.progressed), pull.timeout_seconds)
+        except TimeoutError:
+            why = f"no progress for {pull.timeout_seconds} s"
+        except (NotContainerd, RuntimeUnreachable, PullFailed) as error:
+            # The pull finds the same, and says it.
+            why = clean_message(str(error))
+        except _NoSlot:
+            raise
+        except Exception as error:
+            self._log.exception("transfer-crashed", image=pull.image)
+            why = type(error).__name__
+        run.fetched.left = why
+        return run.fetched
+
+
+def _is_useful(found: LineHint) -> bool:
+    """Whether the image comes from other nodes or goes to some."""
+    return bool(found.digest and (found.hint.parents or found.hint.children))
+
+
+class _NoSlot(Exception):
+    """Bytes came, and there was no slot."""
+
+
+class _Run:
+    """One fetch, with or without a slot."""
+
+    def __init__(self, account: Account, slot: Slot, *, waits: bool) -> None:
+        """`waits`: the first byte may take long."""
+        self._account, self._slot, self._waits = account, slot, waits
+        self.has_slot = True
+        self.fetched = Fetched()
+        """So far."""
+        self._moved = asyncio.Event()
+
+    def progressed(self, fetched: Fetched) -> None:
+        """Something came."""
+        self.fetched = fetched
+        self._moved.set()
+
+    async def follow(self, work: Coroutine[Any, Any, Fetched], limit_seconds: float) -> Fetched:
+        """The result of `work`. Raises `TimeoutError` after so long without a byte, and `_NoSlot`."""
+        loop, task = asyncio.get_running_loop(), asyncio.create_task(work, name="fetch")
+        moved_at, before = loop.time(), 0
+        try:
+            while not task.done():
+                await self._step(task)
+                if self._bytes > before:
+                    moved_at, before = loop.time(), self._bytes
+                    self._slot.progressed(before)
+                    self._account.update(self.fetched)
+                elif loop.time() >= moved_at + limit_seconds:
+                    raise TimeoutError
+            self.fetched = task.result()
+        finally:
+            task.cancel()
+            await asyncio.wait((task,))
+            self._account.update(self.fetched, ended=True)
+        return self.fetched
+
+    @property
+    def _bytes(self) -> int:
+        return self.fetched.peer_bytes + self.fetched.registry_bytes
+
+    async def _step(self, task: asyncio.Task[Fetched]) -> None:
+        """Wait a while; change between having a slot and having none."""
+        if self.has_slot:
+            await asyncio.wait((task,), timeout=SLOT_SECONDS)
+            if self._waits and not self._moved.is_set() and not task.done():
+                self.has_slot = not self._slot.give_up()
+            return
+        moved = asyncio.create_task(self._moved.wait(), name="first byte")
+        await asyncio.wait((task, moved), timeout=SLOT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        moved.cancel()
+        if self._moved.is_set():
+            self.has_slot = self._slot.take()
+            if not self.has_slot:
+                raise _NoSlot
