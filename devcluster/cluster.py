@@ -139,11 +139,12 @@ class Cluster:
             self.kubernetes = Kubernetes(await self._exits.enter_async_context(transport))
         return self.api.printed().rpartition("ready on ")[2].split()[0]
 
-    async def start_registry(self) -> None:
-        """Start a registry that serves the folder of images."""
+    async def start_registry(self, *, bytes_per_second: int = 0) -> None:
+        """Start a registry that serves the folder of images, to all nodes together at this rate; 0: no limit."""
         root = self.plan.registry_root
         root.mkdir(exist_ok=True)
         command = (*_PYTHON, "devcluster.registry", "--port", "0", "--root", str(root))
+        command = (*command, "--bytes-per-second", str(bytes_per_second))
         program = await self._start_shared("registry", command, stage=_REGISTRY)
         await self.programs.prints(program, '"event": "ready"')
         self.registry = str(json.loads(program.printed().splitlines()[0])["host"])

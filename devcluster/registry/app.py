@@ -44,7 +44,25 @@ class Access:
     """Of the body, as far as it was sent."""
 
 
-def registry_app(root: Path, *, log: Callable[[Access], None], answering: Counter[str]) -> Starlette:
+@dataclass(eq=False, slots=True)
+class Uplink:
+    """The link of the registry, which all answers share."""
+
+    bytes_per_second: int = 0
+    """0: no limit."""
+    _free_at: float = 0.0
+
+    async def send(self, size_bytes: int) -> None:
+        """Wait as long as these bytes take, behind those that came before."""
+        if self.bytes_per_second:
+            now = asyncio.get_running_loop().time()
+            self._free_at = max(self._free_at, now) + size_bytes / self.bytes_per_second
+            await asyncio.sleep(self._free_at - now)
+
+
+def registry_app(
+    root: Path, *, log: Callable[[Access], None], answering: Counter[str], uplink: Uplink | None = None
+) -> Starlette:
     """The registry as an ASGI application; `log` is called once per request, when its answer has ended.
 
     `answering` counts, by path, the answers that have begun and not ended.
@@ -58,7 +76,7 @@ def registry_app(root: Path, *, log: Callable[[Access], None], answering: Counte
             Route("/v2/{repository:path}/blobs/{digest}", endpoints.blob, methods=methods),
             Route("/v2/{repository:path}/tags/list", endpoints.tags, methods=methods),
         ],
-        middleware=[Middleware(_AccessLog, log=log, answering=answering)],
+        middleware=[Middleware(_AccessLog, log=log, answering=answering, uplink=uplink or Uplink())],
         exception_handlers={HTTPException: _refusal},
     )
 
@@ -145,10 +163,11 @@ class _Endpoints:
 class _AccessLog:
     """Log each answer with the bytes of its body, below everything that could answer."""
 
-    def __init__(self, app: ASGIApp, log: Callable[[Access], None], answering: Counter[str]) -> None:
+    def __init__(self, app: ASGIApp, log: Callable[[Access], None], answering: Counter[str], uplink: Uplink) -> None:
         self._app = app
         self._log = log
         self._answering = answering
+        self._uplink = uplink
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -164,6 +183,7 @@ class _AccessLog:
                 self._answering[path] += 1
             elif scope["method"] != "HEAD":
                 sent += len(message.get("body", b""))
+                await self._uplink.send(len(message.get("body", b"")))
             await send(message)
 
         try:

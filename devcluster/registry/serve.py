@@ -15,7 +15,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from adapters.server import Server
-from devcluster.registry.app import Access, registry_app
+from devcluster.registry.app import Access, Uplink, registry_app
 
 _STOP_POLL_SECONDS: Final = 0.02
 _BACKLOG: Final = 4096
@@ -34,11 +34,14 @@ class Registry:
 
 @contextlib.asynccontextmanager
 async def serve_registry(
-    root: Path, *, port: int = 0, log: Callable[[Access], None] = lambda _: None
+    root: Path, *, port: int = 0, log: Callable[[Access], None] = lambda _: None, bytes_per_second: int = 0
 ) -> AsyncIterator[Registry]:
-    """Serve the folder `root` on 127.0.0.1; `port` 0 takes a free one. Raises `OSError` if the port is taken."""
+    """Serve the folder `root` on 127.0.0.1; `port` 0 takes a free one. Raises `OSError` if the port is taken.
+
+    All answers together get at most `bytes_per_second`; 0: no limit.
+    """
     answering: Counter[str] = Counter()
-    app = registry_app(root, log=log, answering=answering)
+    app = registry_app(root, log=log, answering=answering, uplink=Uplink(bytes_per_second))
     async with serve_app(app, port=port, name="registry") as host:
         yield Registry(host, root, answering)
 

@@ -15,10 +15,11 @@ from typing import Any
 import httpx
 import pytest
 
-from devcluster.registry.app import Access, registry_app
+from devcluster.registry.app import Access, Uplink, registry_app
 from devcluster.registry.folder import Answer, Folder, digest_of
 from devcluster.registry.images import build_image, build_index, incompressible_image, write_image
 from devcluster.registry.serve import serve_registry
+from tests.support.instant import instant
 
 APP = incompressible_image(0.02, "app")
 MANIFEST = "/v2/shop/app/manifests/1"
@@ -167,3 +168,15 @@ def test_the_program_prints_its_host_logs_json_and_ends_on_sigterm(root: Path) -
             assert process.wait(20) == 0
         finally:
             process.kill()
+
+
+@instant
+async def test_all_answers_share_the_uplink(root: Path) -> None:
+    app = registry_app(root, log=lambda _access: None, answering=Counter(), uplink=Uplink(10_000))
+    layer = APP.blobs[1]
+    loop = asyncio.get_running_loop()
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://registry") as client:
+        began = loop.time()
+        answers = await asyncio.gather(*(client.get(f"/v2/shop/app/blobs/{digest_of(layer)}") for _ in range(3)))
+    assert [answer.content for answer in answers] == [layer] * 3
+    assert loop.time() - began == pytest.approx(3 * len(layer) / 10_000)
