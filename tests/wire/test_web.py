@@ -47,7 +47,8 @@ LONG: Final = "n" * 250
 
 @pytest.mark.parametrize("kind", [kind for kind in adapter_kinds() if is_recorded(f"webhooks/{kind}")])
 def test_deliveries_of_every_sender_are_answered_as_recorded(kind: str, tmp_path: Path) -> None:
-    cases = [case for case in read_cases(FOLDER / f"{kind}.toml") if not case.absent and case.secret]
+    found = read_cases(FOLDER / f"{kind}.toml")
+    cases = [case for case in found if not case.absent and case.secret and not case.early_blobs]
     check(f"webhooks/{kind}", heard(instantly, _deliver_all(kind, cases, tmp_path)))
 
 
