@@ -93,7 +93,13 @@ class Web:
         budget = ByteRateLimiter(settings.write_bytes, monotonic=clock.monotonic, sleep=clock.sleep)
         context = _context(settings, self._kubernetes, clock, cache, configuration.tenancy)
         rates = Rates(settings.registry_rate, settings.node_rate)
-        context = replace(context, registries=resources.registries, rates=rates, count_plan=metrics.count_plan)
+        context = replace(
+            context,
+            registries=resources.registries,
+            rates=rates,
+            early_nodes=settings.early_nodes,
+            count_plan=metrics.count_plan,
+        )
         self._early_blobs = EarlyBlobNotes(context, metrics.count_early_blobs)
         self.receiver = Receiver(configuration.sources, pushes, metrics, clock, self._publisher, self._early_blobs.add)
         self._dispatch = Dispatch(context, configuration.sources, pushes, budget, metrics.push_to_warm_seconds.observe)

@@ -57,6 +57,9 @@ class Settings:
     """Bytes per second that a registry sends to all nodes together, until nodes have measured it."""
     node_rate: int = RATE
     """Bytes per second that a node receives from another one, until nodes have measured it."""
+    early_nodes: int = 32
+    """Of so many nodes of an image all fetch its blobs before a push ends; of more only those that read the
+    registry."""
     log: LogMode = "auto"
     host: str = field(default_factory=socket.gethostname)
     """The name of this machine or Pod, which is in the name of the leader."""
@@ -118,6 +121,7 @@ def read_settings(environ: Mapping[str, str], program: str = "web") -> Settings:
         write_bytes=number(environ, "WARMHOOK_WRITE_BYTES", 4 * 1024 * 1024, minimum=0, maximum=1 << 40),
         registry_rate=number(environ, "WARMHOOK_REGISTRY_RATE", RATE, minimum=1000, maximum=1 << 40),
         node_rate=number(environ, "WARMHOOK_NODE_RATE", RATE, minimum=1000, maximum=1 << 40),
+        early_nodes=number(environ, "WARMHOOK_EARLY_BLOB_NODES", 32, minimum=0, maximum=5000),
         log=choice(environ, "WARMHOOK_LOG", "auto", LOG_MODES),
         kubeconfig=environ.get("KUBECONFIG") or None,
     )

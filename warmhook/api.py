@@ -48,6 +48,8 @@ TRANSFERS_ANNOTATION: Final = f"{GROUP}/transfers"
 """On a report: what the agent fetched from whom, for the lines of the last hour."""
 HINT_ANNOTATION: Final = f"hint.{GROUP}/"
 """Prefix of the annotation of a desired ConfigMap that has a hint: the key of its line and when the hint expires."""
+EARLY_HINT_ANNOTATION: Final = f"early.{GROUP}/"
+"""The same of a desired ConfigMap that has blobs of a push that has not ended."""
 
 # On Pods.
 PREFER_ANNOTATION: Final = f"{GROUP}/prefer-warm"

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from warmhook.hints import BLOBS_MAX
-from warmhook.images import is_digest
+from warmhook.hints import BLOBS_MAX, Early, Hint
+from warmhook.images import Reference, is_digest
 
 EARLY_SECONDS: Final = 300
 """Nodes drop the blobs if no manifest follows within so many seconds after the last of them."""
@@ -57,6 +57,27 @@ def with_blobs(known: EarlyBlobs | None, pushed: Mapping[str, int], now: float) 
         return None
     expires_at = int(now) + EARLY_SECONDS
     return EarlyBlobs(expires_at if current is None else max(expires_at, current.expires_at + 1), sizes)
+
+
+def early_hints(
+    blobs: EarlyBlobs, image: Reference, plan: Mapping[str, Hint | None], most_nodes: int
+) -> dict[str, Early]:
+    """What each node is told about blobs of the repository of `image`, by its name.
+
+    `plan` has, of nodes that can fetch blobs, from where they would get the image; `None`: from the registry. Of more
+    than `most_nodes` only those that read the registry are told: their writes cost little, and after the push the blobs
+    stream from them.
+    """
+    whole = len(plan) <= most_nodes
+    trees = any(hint is not None and hint.parents for hint in plan.values())
+    seeds = sorted(name for name, hint in plan.items() if hint is None or not (hint.parents or hint.wait_seconds))
+    names = plan if whole else seeds[:most_nodes] if trees else ()
+    told = {}
+    for name in names:
+        hint = (plan[name] or Hint(0)) if whole else Hint(0, seeds=len(seeds))
+        early = Early(blobs.expires_at, image.host, image.repository, blobs.sizes)
+        told[name] = replace(early, parents=hint.parents, children=hint.children, seeds=hint.seeds)
+    return told
 
 
 def encode_early_blobs(early: EarlyBlobs) -> str:

@@ -15,13 +15,14 @@ from typing import Any, Final
 
 from warmhook.api import (
     DROPPED_ANNOTATION,
+    EARLY_HINT_ANNOTATION,
     HINT_ANNOTATION,
     KIND_LABEL,
     LINE_LABEL,
     NODE_ANNOTATION,
     TRUNCATED_LABEL,
 )
-from warmhook.hints import Hint, encode_hint, hint_key
+from warmhook.hints import Early, Hint, early_key, encode_early, encode_hint, hint_key
 from warmhook.images import parse_reference
 from warmhook.limits import Tenancy
 from warmhook.shares import Claim, Room, served
@@ -37,6 +38,7 @@ MAX_BYTES: Final = 96 * 1024
 
 _ROOM: Final = Room(MAX_LINES, MAX_BYTES)
 _NO_HINTS: Final[Mapping[str, Hint | None]] = {}
+_NO_EARLY: Final[Mapping[str, Early | None]] = {}
 _BEFORE_ALL: Final = 10_000
 """More than any priority."""
 _DESIRED: Final = "warmhook-desired-"
@@ -268,11 +270,12 @@ def node_patch(
     changes: Mapping[str, Line | None],
     refused: Collection[str] | None = None,
     hints: Mapping[str, Hint | None] = _NO_HINTS,
+    early: Mapping[str, Early | None] = _NO_EARLY,
 ) -> dict[str, Any]:
     """The JSON merge patch that makes `changes` in a node's ConfigMap; patches of different lines commute.
 
     `refused` are the keys of all lines of the node that have no room; `None` leaves that annotation unchanged.
-    `hints` are those that change, by the keys of their lines; `None` removes one.
+    `hints` and `early` are those that change, by the keys of their lines; `None` removes one.
 
     The current Node is always the owner: if a Node is registered again under its name, it adopts its ConfigMap before
     the garbage collector, which compares uids, deletes it with its new lines.
@@ -291,6 +294,9 @@ def node_patch(
     for key, hint in hints.items():
         data[hint_key(key)] = None if hint is None else encode_hint(hint)
         metadata["annotations"][HINT_ANNOTATION + key] = None if hint is None else str(hint.expires_at)
+    for key, blobs in early.items():
+        data[early_key(key)] = None if blobs is None else encode_early(blobs)
+        metadata["annotations"][EARLY_HINT_ANNOTATION + key] = None if blobs is None else str(blobs.expires_at)
     return {"metadata": metadata, "data": data} if data else {"metadata": metadata}
 
 

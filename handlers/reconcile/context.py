@@ -29,5 +29,7 @@ class Context:
     """`None`: no registry is asked."""
     rates: Rates = DEFAULT_RATES
     """How fast registries and nodes send, until nodes have measured it."""
+    early_nodes: int = 32
+    """Of so many nodes all are told about blobs before their push ends; of more only those that read the registry."""
     count_plan: Callable[[str], None] = lambda _outcome: None
     """Called for each image whose distribution is planned."""

@@ -12,6 +12,7 @@ from adapters.kubernetes.rate_limit import ByteRateLimiter
 from adapters.logs import get_logger
 from handlers.reconcile.coalescing import Coalescer
 from handlers.reconcile.context import Context
+from handlers.reconcile.early_hints import EarlyHints
 from handlers.reconcile.node_configmaps import NodeWrites
 from handlers.reconcile.outcomes import Outcomes
 from handlers.reconcile.pods import accept_pods
@@ -56,7 +57,9 @@ class Dispatch:
         self._pushes = pushes
         self._policies = Policies(context)
         self._resolver = resolver = Resolver(context, lambda key: self._resolved_rounds.join({key: 0}))
-        self._projection = Projection(context, NodeWrites(context, budget), resolver)
+        writes = NodeWrites(context, budget)
+        self._projection = Projection(context, writes, resolver)
+        self._early_hints = EarlyHints(context, writes)
         self._refreshes = Refreshes(context, resolver.resolve_again)
         self._statuses = Statuses(context, resolver, self._projection, observe_push_to_warm)
         self._resync = Resync(context, resolver, self._policies, self._refreshes, self._projection, self._statuses)
@@ -173,6 +176,8 @@ class Dispatch:
         except KubernetesError:
             await self._projection.project(keys, outcomes, first="cached" if newest else "none")
             raise
+        # While a push lasts, each of its blobs is such a change and nothing else.
+        await self._early_hints.write(reconciled.found.usable.values())
         await self._projection.project({*keys, *reconciled.deleted}, outcomes, found=reconciled.found, first=first)
         # Afterwards, because a registry may not answer.
         if refreshed := await self._refreshes.requested(reconciled.found.usable.values(), outcomes):

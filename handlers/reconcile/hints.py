@@ -94,7 +94,8 @@ class Hints:
         except KubernetesError as error:
             _log.warning("peers-not-read", problem=str(error))
         order = sorted(changes, key=lambda name: (depths[name], name))
-        return {name: replace(changes[name], hints=hints[name]) if hints.get(name) else changes[name] for name in order}
+        early = _ended_early(changes, scope, now)
+        return {name: replace(changes[name], hints=hints.get(name, {}), early=early.get(name, {})) for name in order}
 
     async def _plan(self, due: Collection[_Due], scope: Scope, hints: _Hints, depths: defaultdict[str, int]) -> None:
         """Add the hints of each image, and the number of nodes that are above each node."""
@@ -209,6 +210,18 @@ def _ended(have: DesiredConfigMap | None, keys: Collection[str], now: float) -> 
     """The hints of a node that have expired, or belong to these lines."""
     known = have.hints if have is not None else {}
     return {key: None for key, expires_at in known.items() if expires_at <= now or key in keys}
+
+
+def _ended_early(changes: Mapping[str, NodeChange], scope: Scope, now: float) -> dict[str, dict[str, None]]:
+    """By node the keys of blobs whose push has ended, or did not end in time."""
+    lasting = {line_key(one.key) for one in scope.warmimages if one.early_blobs and one.early_blobs.expires_at > now}
+    known = {name: have.early for name in changes if (have := scope.desired.get(name)) is not None and have.early}
+    return {
+        name: dict.fromkeys(
+            key for key, until in early.items() if until <= now or key in changes[name].lines.keys() - lasting
+        )
+        for name, early in known.items()
+    }
 
 
 def _candidate(node: Node, serving: Mapping[str, Report]) -> Candidate:

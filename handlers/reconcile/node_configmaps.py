@@ -15,7 +15,7 @@ from handlers.reconcile.context import Context
 from handlers.reconcile.outcomes import Outcomes
 from warmhook.api import DROPPED_ANNOTATION
 from warmhook.hint_room import surplus_hints
-from warmhook.hints import Hint, line_of_hint
+from warmhook.hints import Early, Hint, early_key, line_of_hint
 from warmhook.node_lines import MAX_BYTES, Line, NotALine, node_patch, over_budget, read_line
 from warmhook.ports import Object
 
@@ -44,6 +44,8 @@ class NodeChange:
     """Whether `lines` are all lines of a node without a ConfigMap, which is created from them."""
     hints: Mapping[str, Hint | None] = field(default_factory=dict)
     """By the keys of their lines; `None` removes the hint."""
+    early: Mapping[str, Early | None] = field(default_factory=dict)
+    """The same for blobs of pushes that have not ended."""
 
 
 DesiredState: TypeAlias = Callable[[str], Awaitable[NodeChange | None]]
@@ -110,7 +112,7 @@ class NodeWrites:
             await self._write(node, change, batch)
 
     async def _write(self, node: str, change: NodeChange, batch: _Batch) -> None:
-        patch = node_patch(node, change.node_uid, change.lines, change.refused, change.hints)
+        patch = node_patch(node, change.node_uid, change.lines, change.refused, change.hints, change.early)
         try:
             size = await (self._create if change.replace else self._patch)(node, patch, batch)
         except NotFound:
@@ -141,15 +143,17 @@ class NodeWrites:
         return await self._patch(node, {"metadata": {"managedFields": [{}]}}, batch)
 
     async def _make_room(self, node: str, change: NodeChange, batch: _Batch) -> None:
-        """Remove hints, then lines of the lowest priority, until the rest fits, and note the keys of these lines.
+        """Remove early blobs, then hints, then lines of the lowest priority until the rest fits, and note their keys.
 
         A line does not hold its age: of equal priority the lines of this change count as the newest.
         """
         obj = await self._send(lambda: self._context.reader.desired_object(node), batch)
-        lines, unreadable, hints = [], [], {}
+        lines, unreadable, hints, early = [], [], {}, []
         for key, text in (obj.get("data") or {}).items():
             if hinted := line_of_hint(key):
                 hints[hinted] = text
+            elif key.endswith(early_key("")):
+                early.append(key.removesuffix(early_key("")))
             elif "." not in key:
                 try:
                     written = change.lines.get(key)
@@ -159,14 +163,14 @@ class NodeWrites:
         surplus = over_budget(lines, self._context.reader.tenancy)
         kept = [line for line in lines if line.key not in surplus]
         without = surplus_hints(kept, hints, self._context.clock.utcnow().timestamp())
-        if not surplus and not unreadable and not without:
+        if not surplus and not unreadable and not without and not early:
             return
         refused: frozenset[str] | None = None
         if surplus or unreadable:
             noted = (obj["metadata"].get("annotations") or {}).get(DROPPED_ANNOTATION, "")
             refused = surplus | set(filter(None, noted.split(",")))
         removed = dict.fromkeys([*surplus, *unreadable])
-        patch = node_patch(node, change.node_uid, removed, refused, dict.fromkeys(without))
+        patch = node_patch(node, change.node_uid, removed, refused, dict.fromkeys(without), dict.fromkeys(early))
         await self._patch(node, patch, batch)
         if refused is not None:
             _log.warning("node-full", node=node, lines=len(lines), refused=len(refused), limit_bytes=MAX_BYTES)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from adapters.kubernetes.spec import InvalidObject
 from adapters.kubernetes.warmimage import read_warmimage
 from adapters.kubernetes.warmpolicy import read_warmpolicy
-from warmhook.api import DROPPED_ANNOTATION, HINT_ANNOTATION
+from warmhook.api import DROPPED_ANNOTATION, EARLY_HINT_ANNOTATION, HINT_ANNOTATION
 from warmhook.limits import Tenancy
 from warmhook.manifests import Resolved
 from warmhook.node_lines import Line, desired_node, versions
@@ -38,6 +38,8 @@ class DesiredConfigMap:
     """Further lines that stay as they are and take room, about as they are."""
     hints: Mapping[str, int] = field(default_factory=dict)
     """The keys of the lines that have a hint, and when it expires, in Unix seconds."""
+    early: Mapping[str, int] = field(default_factory=dict)
+    """The same of blobs of pushes that have not ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,12 +162,14 @@ def read_desired(metadata: Mapping[str, Any]) -> DesiredConfigMap | None:
         uid=metadata["uid"],
         refused=frozenset(filter(None, annotations.get(DROPPED_ANNOTATION, "").split(","))),
         tracked=bool(metadata.get("managedFields")),
-        hints={key.removeprefix(HINT_ANNOTATION): _moment(text) for key, text in annotations.items() if _is_hint(key)},
+        hints=_moments(annotations, HINT_ANNOTATION),
+        early=_moments(annotations, EARLY_HINT_ANNOTATION),
     )
 
 
-def _is_hint(annotation: str) -> bool:
-    return annotation.startswith(HINT_ANNOTATION)
+def _moments(annotations: Mapping[str, str], prefix: str) -> dict[str, int]:
+    """By line key when something expires, from the annotations with this prefix."""
+    return {key.removeprefix(prefix): _moment(text) for key, text in annotations.items() if key.startswith(prefix)}
 
 
 def _moment(text: str) -> int:
