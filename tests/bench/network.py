@@ -124,9 +124,10 @@ def _runs(process: str) -> bool:
 
 
 async def _remove(bridge: str) -> None:
-    """Remove a network. The links of a namespace go with it, when no process is left inside."""
+    """Remove a network, which another measurement may be removing as well."""
     for name in re.findall(rf"^{bridge}-\d+", await _run("ip", "netns"), re.MULTILINE):
-        await _run("ip", "netns", "delete", name)
+        await _run("ip", "netns", "delete", name, may_fail=True)
+    # Links go with their namespace when no process is left inside.
     for link in re.findall(rf"^\d+: ({bridge}n\d+)", await _run("ip", "-o", "link"), re.MULTILINE):
         await _run("ip", "link", "delete", link, may_fail=True)
     await _run("ip", "link", "delete", bridge, may_fail=True)
