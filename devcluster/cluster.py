@@ -143,8 +143,8 @@ class Cluster:
         """Start a registry that serves the folder of images, to all nodes together at this rate; 0: no limit."""
         root = self.plan.registry_root
         root.mkdir(exist_ok=True)
-        command = (*_PYTHON, "devcluster.registry", "--port", "0", "--root", str(root))
-        command = (*command, "--bytes-per-second", str(bytes_per_second))
+        limit = ("--bytes-per-second", str(bytes_per_second))
+        command = (*_PYTHON, "devcluster.registry", "--port", "0", "--root", str(root), *limit)
         program = await self._start_shared("registry", command, stage=_REGISTRY)
         await self.programs.prints(program, '"event": "ready"')
         self.registry = str(json.loads(program.printed().splitlines()[0])["host"])

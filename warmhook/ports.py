@@ -261,8 +261,9 @@ class WrongDigest(Exception):
 class Writer(Protocol):
     """Writes one blob. Leaving it without a commit keeps what was written, for the next writer of its `ref`."""
 
-    offset: int
-    """The bytes that were written so far, also by a former writer."""
+    @property
+    def offset(self) -> int:
+        """The bytes that were written so far, also by a former writer."""
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append. Returns when more may follow; `data` may be changed then."""
