@@ -13,7 +13,7 @@ from nodeagent.peers.leased_content import LeasedContent, is_disk_full
 from nodeagent.peers.sources import Keep, Piece, Sources
 from warmhook.hints import Peer
 from warmhook.image_blobs import Blob
-from warmhook.ports import AlreadyThere, RuntimeUnreachable, Writer, WrongDigest
+from warmhook.ports import AlreadyThere, Busy, RuntimeUnreachable, Writer, WrongDigest
 
 _DROP_SECONDS: Final = 5.0
 
@@ -53,19 +53,17 @@ class LayerTransfer:
         try:
             async with content.store.open_writer(blob.ref, blob.digest, blob.size_bytes, content.lease) as writer:
                 await self._begin(writer.offset, serving)
-                try:
-                    await self._fill(writer)
-                except BaseException as error:
-                    restarts = isinstance(error, RuntimeUnreachable) and not is_disk_full(error)
-                    if not restarts and not isinstance(error, WrongDigest):
-                        await self._drop(writer)
-                    raise
+                await self._fill(writer)
         except AlreadyThere:
-            pass
+            return True
         except WrongDigest:
             if not self._unknown:
                 self._sources.distrust(self._senders)
             return False
+        except BaseException as error:
+            if not isinstance(error, Busy | RuntimeUnreachable) or is_disk_full(error):
+                await self._drop()
+            raise
         return True
 
     async def _begin(self, offset: int, serving: AsyncExitStack) -> None:
@@ -112,9 +110,9 @@ class LayerTransfer:
             hint="other nodes get this layer when it is complete; free space in the state folder",
         )
 
-    async def _drop(self, writer: Writer) -> None:
+    async def _drop(self) -> None:
         """Drop what peers sent, also while the transfer is being cancelled."""
         if self._senders - {None}:
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(_DROP_SECONDS):
-                    await writer.restart()
+                    await self._content.store.abort(self._blob.ref)
