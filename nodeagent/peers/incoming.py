@@ -55,9 +55,10 @@ class Incoming:
     async def wait_beyond(self, offset: int) -> bool:
         """Wait until there are bytes at `offset`; false if the blob ended.
 
-        A blob that was committed is in the content store, from which a reader continues at its offset.
+        A blob that was committed is in the content store, from which a reader continues at its offset. The last byte
+        comes from there only: whoever has all bytes of a blob from this node has what this node has verified.
         """
-        while not self.ended and self.received_bytes <= offset:
+        while not self.ended and self._readable <= offset:
             await self._changed.wait()
         return not self.ended
 
@@ -66,12 +67,16 @@ class Incoming:
 
         It reads the disk only for bytes before the window, and may be called in a thread.
         """
+        length = min(length, self._readable - offset)
         for start, data in reversed(tuple(self._window)):
             if start <= offset < start + len(data):
-                return memoryview(data)[offset - start : offset - start + length]
+                return memoryview(data)[offset - start : max(0, offset - start + length)]
         with self._using:
-            length = min(length, self.received_bytes - offset)
             return b"" if self.ended or length <= 0 else os.pread(self._spool, length, offset)
+
+    @property
+    def _readable(self) -> int:
+        return min(self.received_bytes, self.size_bytes - 1)
 
     async def reserve(self) -> None:
         """Have room on the disk for all bytes. Raises `OSError` if there is none."""

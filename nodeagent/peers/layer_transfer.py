@@ -16,6 +16,7 @@ from warmhook.image_blobs import Blob
 from warmhook.ports import AlreadyThere, Busy, RuntimeUnreachable, Writer, WrongDigest
 
 _DROP_SECONDS: Final = 5.0
+_BLAMELESS_MAX: Final = 2
 
 
 class LayerTransfer:
@@ -29,8 +30,10 @@ class LayerTransfer:
         self._blob, self._serve, self._came = blob, serve, came
         self._senders: set[Peer | None] = set()
         """Who sent the bytes that containerd has now; `None`: the registry."""
-        self._unknown = False
-        """Whether a former attempt wrote some of them."""
+        self._answers = 0
+        """In how many answers they came; 2 if a former attempt left some of them."""
+        self._blameless = 0
+        """How often the digest was wrong and nobody is known to have sent wrong bytes."""
         self._incoming: Incoming | None = None
 
     async def run(self) -> None:
@@ -42,7 +45,7 @@ class LayerTransfer:
         while not there:
             # After a wrong digest what others got was wrong, too: they begin again as well.
             async with AsyncExitStack() as serving:
-                self._senders, self._unknown, self._incoming = set(), False, None
+                self._senders, self._answers, self._incoming = set(), 0, None
                 there = await self._content.surviving(lambda serving=serving: self._attempt(serving))  # type: ignore[misc]  # mypy cannot infer defaults of lambdas
 
     async def _attempt(self, serving: AsyncExitStack) -> bool:
@@ -57,8 +60,7 @@ class LayerTransfer:
         except AlreadyThere:
             return True
         except WrongDigest:
-            if not self._unknown:
-                self._sources.distrust(self._senders)
+            self._blame()
             return False
         except BaseException as error:
             if not isinstance(error, Busy | RuntimeUnreachable) or is_disk_full(error):
@@ -69,7 +71,7 @@ class LayerTransfer:
     async def _begin(self, offset: int, serving: AsyncExitStack) -> None:
         """containerd has so many bytes."""
         if offset and not self._senders:
-            self._unknown = True
+            self._answers = 2
         if self._incoming is not None and self._incoming.received_bytes < offset:
             self._incoming.end()
         if self._incoming is None and not offset:
@@ -78,6 +80,7 @@ class LayerTransfer:
     async def _fill(self, writer: Writer) -> None:
         async def keep(piece: Piece) -> None:
             self._senders.add(piece.sender)
+            self._answers += piece.first
             if self._incoming is not None and not self._incoming.ended:
                 try:
                     await self._incoming.receive(piece.offset, piece.data)
@@ -89,6 +92,14 @@ class LayerTransfer:
 
         await self._sources.receive(self._blob.digest, self._blob.size_bytes, writer.offset, keep)
         await writer.commit({})
+
+    def _blame(self) -> None:
+        """A parent completes an answer only with what it has verified. One that breaks off may itself have been sent
+        wrong bytes, and gives other ones afterwards.
+        """
+        self._blameless += 1
+        if self._answers == 1 or self._senders == {None} or self._blameless > _BLAMELESS_MAX:
+            self._sources.distrust(self._senders)
 
     async def _show(self, serving: AsyncExitStack) -> Incoming | None:
         """Let other nodes read what comes; `None` if they get it later."""

@@ -33,6 +33,8 @@ class Piece:
     data: bytes
     sender: Peer | None
     """`None`: the registry."""
+    first: bool
+    """Of an answer: those that follow are of the same one."""
 
 
 Keep: TypeAlias = Callable[[Piece], Awaitable[None]]
@@ -49,10 +51,7 @@ class Sources:
         self._parents = Parents(parents, clock)
 
     def distrust(self, senders: Iterable[Peer | None]) -> None:
-        """They sent a blob that has another digest: ask them no more.
-
-        The registry only if it sent all of it: otherwise it is more likely that a parent is to blame.
-        """
+        """They sent a blob that has another digest: ask them no more; the registry only if it sent all of it."""
         parents = [sender for sender in senders if sender is not None]
         for parent in parents:
             self._parents.drop(parent)
@@ -130,9 +129,9 @@ class Sources:
         """Keep the bytes of one source. Raises `SourceFailed` also if it is slow, or has a blob of another size."""
         async with source as part:
             wanted.begin(part.size_bytes)
-            mark, seen = self._clock.monotonic(), 0
+            mark, seen, first = self._clock.monotonic(), 0, True
             async for data in part.data:
-                piece = Piece(wanted.offset, data, sender)
+                piece, first = Piece(wanted.offset, data, sender, first), False
                 wanted.add(len(data))
                 if sender is not None:
                     self._parents.gave(sender)

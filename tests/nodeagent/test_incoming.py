@@ -32,7 +32,7 @@ def content(size: int) -> bytes:
 
 async def read_all(blob: Incoming, step: int) -> bytes:
     read = bytearray()
-    while len(read) < blob.size_bytes and await blob.wait_beyond(len(read)):
+    while len(read) < blob.size_bytes - 1 and await blob.wait_beyond(len(read)):
         read += blob.read(len(read), step)
     return bytes(read)
 
@@ -59,8 +59,8 @@ async def test_a_slow_and_a_fast_reader_both_get_every_byte(tmp_path: Path, monk
         for offset in range(0, len(text), 100):
             await blob.receive(offset, text[offset : offset + 100])
             await asyncio.sleep(0)
-        assert await fast == text
-        assert await slow == text
+        assert await fast == text[:-1]
+        assert await slow == text[:-1]
 
 
 @instant
@@ -71,7 +71,20 @@ async def test_bytes_before_the_window_come_from_the_disk(tmp_path: Path, monkey
         for offset in range(0, len(text), 100):
             await blob.receive(offset, text[offset : offset + 100])
         assert blob._window_bytes <= 300
-        assert bytes(blob.read(0, 5000)) == text
+        assert bytes(blob.read(0, 5000)) == text[:-1]
+
+
+@instant
+async def test_the_last_byte_is_not_readable_before_the_blob_is_verified(tmp_path: Path) -> None:
+    async with asyncio.TaskGroup() as group:
+        async with blobs(tmp_path).receiving(DIGEST, 10) as blob:
+            await blob.receive(0, b"0123456789")
+            assert bytes(blob.read(8, 5)) == b"8"
+            assert bytes(blob.read(9, 5)) == b""
+            waiting = group.create_task(blob.wait_beyond(9))
+            await asyncio.sleep(1)
+            assert not waiting.done()
+        assert await waiting is False
 
 
 @instant

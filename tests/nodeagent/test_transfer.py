@@ -147,7 +147,7 @@ async def test_a_node_forwards_the_first_byte_of_a_layer_before_it_has_the_last(
         await until(lambda: node.incoming.get(LAYER) is not None, step=0.01)
         blob, read = node.incoming.get(LAYER), bytearray()
         assert blob is not None
-        while len(read) < blob.size_bytes and await blob.wait_beyond(len(read)):
+        while len(read) < blob.size_bytes - 1 and await blob.wait_beyond(len(read)):
             read += blob.read(len(read), PIECE)
             events.append("forwarded")
         return bytes(read)
@@ -252,6 +252,43 @@ async def test_wrong_bytes_come_again_from_another_parent_and_their_sender_is_as
     assert asked.count(LAYER) == 1
     assert asked[-1] != LAYERS[-1] or len(LAYERS) > 3
     assert node.registry.requests == []
+
+
+@instant
+async def test_a_parent_that_was_itself_sent_wrong_bytes_and_breaks_off_is_asked_again(tmp_path: Path) -> None:
+    node = Node(tmp_path, ["parent"])
+    parent = node.parents[0]
+    give(IMAGE, parent, node.registry)
+    parent.corrupt.add(LAYER)
+    parent.breaks_after[LAYER] = len(blobs_of(IMAGE)[LAYER]) - 1
+
+    def begin_again(digest: str, offset: int) -> None:
+        if digest == LAYER and offset == parent.breaks_after.get(LAYER):
+            parent.corrupt.clear()
+            parent.breaks_after.clear()
+
+    parent.after_piece = begin_again
+    fetched = await node.fetch(IMAGE)
+    assert fetched.complete
+    assert node.has(IMAGE)
+    assert node.registry.requests == []
+    # The whole layer with a wrong byte, then once more; nothing else came twice.
+    assert sum(node.content.written.values()) == size_of(IMAGE) + len(blobs_of(IMAGE)[LAYER])
+
+
+@instant
+async def test_parents_that_send_wrong_bytes_in_parts_are_left_in_the_end(tmp_path: Path) -> None:
+    node = Node(tmp_path, ["first", "second"])
+    first, second = node.parents
+    give(IMAGE, first, second, node.registry)
+    for parent in node.parents:
+        parent.corrupt.add(LAYER)
+        parent.breaks_after[LAYER] = 20_000
+    first.breaks_after[LAYER] = 10_000
+    fetched = await node.fetch(IMAGE)
+    assert fetched.complete
+    assert node.has(IMAGE)
+    assert node.content.written[LAYER] <= 4 * len(blobs_of(IMAGE)[LAYER])
 
 
 @instant
