@@ -57,7 +57,7 @@ class PeerServer:
     ) -> None:
         self._access, self._digests, self._blobs = access, digests, blobs
         self._pace, self._observer, self._clock = pace, observer, clock
-        self._bodies: Counter[str] = Counter()
+        self.sending: Counter[str] = Counter()
         """Child to the number of blobs that are being sent to it."""
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, caller: Caller) -> None:
@@ -87,7 +87,7 @@ class PeerServer:
             self._observer.done(request.line_key, caller.node)
             await _send(writer, _DONE)
             return
-        if self._bodies[caller.node] >= BODIES_PER_CHILD_MAX or self._bodies.total() >= BODIES_MAX:
+        if self.sending[caller.node] >= BODIES_PER_CHILD_MAX or self.sending.total() >= BODIES_MAX:
             raise NotServed("busy")
         size = await self._size(request.digest, served)
         part = request.part(size)
@@ -111,7 +111,7 @@ class PeerServer:
     async def _send_blob(self, writer: asyncio.StreamWriter, digest: str, part: tuple[int, int], node: str) -> None:
         """Raises `ConnectionAbortedError` if bytes are missing: the child gets the rest elsewhere."""
         start, length = part
-        self._bodies[node] += 1
+        self.sending[node] += 1
         try:
             async with aclosing(self._blobs.read(digest, start, length)) as pieces:
                 async for piece in pieces:
@@ -122,9 +122,9 @@ class PeerServer:
         except (Gone, NotContainerd, RuntimeUnreachable) as error:
             raise ConnectionAbortedError(str(error)) from error
         finally:
-            self._bodies[node] -= 1
-            if not self._bodies[node]:
-                del self._bodies[node]
+            self.sending[node] -= 1
+            if not self.sending[node]:
+                del self.sending[node]
         if length:
             raise ConnectionAbortedError(f"{digest}: {length} bytes are missing")
 
