@@ -108,13 +108,14 @@ def key_name(public: bytes) -> str:
 
 
 def certificate_key_name(certificate: bytes) -> str:
-    """How reports and hints name the key of a certificate in DER; empty if it is none."""
+    """How reports and hints name the key of a certificate in DER; empty if it has none that can be read."""
     from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
 
     try:
         public = x509.load_der_x509_certificate(certificate).public_key()
-    except ValueError:
+    except (ValueError, UnsupportedAlgorithm):
         return ""
     form = serialization.PublicFormat.SubjectPublicKeyInfo
     return key_name(public.public_bytes(serialization.Encoding.DER, form))

@@ -19,7 +19,7 @@ Refusal = Literal["request", "child", "token", "proof", "digest", "absent", "bus
 """Why a request was not served; a caller learns of `busy` only, and only a child."""
 
 
-class NotServed(Exception):
+class RequestRefused(Exception):
     """A request is not answered with what it asks for."""
 
     def __init__(self, reason: Refusal) -> None:
@@ -58,13 +58,13 @@ class Access:
         self._generation = tokens.generation
 
     def check(self, request: PeerRequest) -> tuple[str, Served]:
-        """The node that asks, and what it may ask for. Raises `NotServed`."""
+        """The node that asks, and what it may ask for. Raises `RequestRefused`."""
         served = self._served(request.line_key)
         if served is None or not served.children:
-            raise NotServed("child")
+            raise RequestRefused("child")
         sender = self._sender(request)
         if served.children.get(sender.node) != sender.key:
-            raise NotServed("child")
+            raise RequestRefused("child")
         return sender.node, served
 
     def _sender(self, request: PeerRequest) -> _Sender:
@@ -78,10 +78,10 @@ class Access:
             return known
         verified = self._tokens.verify(request.token)
         if verified is None:
-            raise NotServed("token")
+            raise RequestRefused("token")
         key = read_proof(request.public, request.proof, self._key.name, request.token)
         if not key:
-            raise NotServed("proof")
+            raise RequestRefused("proof")
         if len(self._senders) >= _SENDERS_MAX:
             del self._senders[next(iter(self._senders))]
         sender = self._senders[name] = _Sender(verified.node, key, verified.expires_at)

@@ -12,7 +12,7 @@ from contextlib import aclosing
 from typing import Final, Protocol
 
 from adapters.clock import Clock
-from nodeagent.peers.access import Access, NotServed, Refusal, Served
+from nodeagent.peers.access import Access, Refusal, RequestRefused, Served
 from nodeagent.peers.blobs import Blobs, Gone
 from nodeagent.peers.connections import Caller
 from nodeagent.peers.image_digests import ImageDigests
@@ -71,41 +71,41 @@ class PeerServer:
         began = self._clock.monotonic()
         try:
             await self._serve(head, writer, caller)
-        except NotServed as refusal:
+        except RequestRefused as refusal:
             self._observer.refused(refusal.reason)
             taken = self._clock.monotonic() - began
             await self._clock.sleep(REFUSAL_SECONDS - taken % REFUSAL_SECONDS)
             await _send(writer, _BUSY if refusal.reason == "busy" else _REFUSED)
 
     async def _serve(self, head: bytes, writer: asyncio.StreamWriter, caller: Caller) -> None:
-        """Do what is asked. Raises `NotServed` before anything was sent."""
+        """Do what is asked. Raises `RequestRefused` before anything was sent."""
         request = read_request(head)
         if request is None:
-            raise NotServed("request")
+            raise RequestRefused("request")
         caller.node, served = self._access.check(request)
         if not request.digest:
             self._observer.done(request.line_key, caller.node)
             await _send(writer, _DONE)
             return
         if self.sending[caller.node] >= BODIES_PER_CHILD_MAX or self.sending.total() >= BODIES_MAX:
-            raise NotServed("busy")
+            raise RequestRefused("busy")
         size = await self._size(request.digest, served)
         part = request.part(size)
         if part is None:
-            raise NotServed("absent")
+            raise RequestRefused("absent")
         await _send(writer, _opening(request, *part, size))
         if request.method == "GET":
             await self._send_blob(writer, request.digest, part, caller.node)
 
     async def _size(self, digest: str, served: Served) -> int:
-        """The bytes of a blob that belongs to what is served. Raises `NotServed`."""
+        """The bytes of a blob that belongs to what is served. Raises `RequestRefused`."""
         try:
             belongs = digest in served.blobs or (served.root and await self._digests.belongs(digest, served.root))
             size = await self._blobs.size(digest) if belongs else None
         except (NotContainerd, RuntimeUnreachable) as error:
-            raise NotServed("absent") from error
+            raise RequestRefused("absent") from error
         if size is None:
-            raise NotServed("absent" if belongs else "digest")
+            raise RequestRefused("absent" if belongs else "digest")
         return size
 
     async def _send_blob(self, writer: asyncio.StreamWriter, digest: str, part: tuple[int, int], node: str) -> None:

@@ -24,6 +24,8 @@ from adapters.peer_key import (
 from warmhook.hints import KEY_PATTERN
 
 PARENT, TOKEN = "p" * 43, "a.b.c"
+P256 = bytes.fromhex("2a8648ce3d030107")
+"""The object identifier of the curve, as it is in a certificate."""
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,14 @@ def test_the_certificate_is_of_the_key_that_reports_name(key: PeerKey) -> None:
     assert key_name(base64.urlsafe_b64decode(key.public + "==")) == key.name
     certificate = x509.load_pem_x509_certificate(key.certificate.encode())
     certificate.verify_directly_issued_by(certificate)
-    assert certificate_key_name(b"no certificate") == ""
+
+
+def test_a_certificate_that_cannot_be_read_names_no_key(key: PeerKey) -> None:
+    der = ssl.PEM_cert_to_DER_cert(key.certificate)
+    other_curve = der.replace(P256, P256[:-1] + b"\x06")
+    assert other_curve != der
+    for certificate in (b"", b"no certificate", der[:-1], other_curve):
+        assert certificate_key_name(certificate) == ""
 
 
 def test_each_key_is_another_one(key: PeerKey) -> None:

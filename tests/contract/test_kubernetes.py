@@ -17,11 +17,13 @@ from datetime import UTC, datetime
 from random import Random
 from typing import Any
 
+import jwt
 import pytest
 
 from adapters.kubernetes.transport import open_transport
 from adapters.kubernetes.warmimage import warmimage_crd
 from adapters.kubernetes.warmpolicy import warmpolicy_crd
+from adapters.service_account_tokens import ISSUER_PATH, KEYS_PATH
 from devcluster.apiserver import ApiServer, InProcessTransport
 from tests.support.apiserver import apiserver
 from tests.support.cases import as_test
@@ -748,3 +750,40 @@ async def test_a_definition_that_is_not_structural_is_refused(place: Place) -> N
     spec["names"] = {"plural": "things", "singular": "thing", "kind": "Thing"}
     answer = await place.send("POST", CRDS, {"metadata": {"name": f"things.{group}"}, "spec": spec})
     assert reason(answer) == (422, "Invalid")
+
+
+# --- tokens ----------------------------------------------------------------------------------------------------------
+
+TOKENS = "/api/v1/namespaces/default/serviceaccounts/default/token"
+
+
+@on_each_api_server
+async def test_a_token_names_its_node_and_is_signed_by_a_key_that_the_server_publishes(place: Place) -> None:
+    node = await place.create(NODES, {"metadata": {"name": place.prefix}})
+    bound = {"apiVersion": "v1", "kind": "Node", "name": place.prefix, "uid": node["metadata"]["uid"]}
+    spec = {"audiences": ["contract"], "expirationSeconds": 600, "boundObjectRef": bound}
+    asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
+    answer = await place.send("POST", TOKENS, asked)
+    assert answer.status == 201, answer.body
+    token = read(answer)["status"]["token"]
+    issuer = read(await place.send("GET", ISSUER_PATH))["issuer"]
+    keys = read(await place.send("GET", KEYS_PATH, headers={"accept": "application/jwk-set+json"}))
+    key = jwt.PyJWKSet(keys["keys"])[jwt.get_unverified_header(token)["kid"]]
+    claims = jwt.decode(token, key, audience="contract", issuer=issuer)
+    assert claims["sub"] == "system:serviceaccount:default:default"
+    assert claims["kubernetes.io"]["node"] == {"name": place.prefix, "uid": node["metadata"]["uid"]}
+    assert 500 <= claims["exp"] - claims["iat"] <= 700
+
+
+@on_each_api_server
+async def test_the_keys_are_given_in_their_own_type_only(place: Place) -> None:
+    assert (await place.send("GET", KEYS_PATH, headers={"accept": "application/json"})).status == 406
+
+
+@on_each_api_server
+async def test_a_token_is_for_a_node_that_is_there_and_for_ten_minutes_at_least(place: Place) -> None:
+    bound = {"apiVersion": "v1", "kind": "Node", "name": f"{place.prefix}-none"}
+    absent = {"spec": {"audiences": ["contract"], "boundObjectRef": bound}}
+    assert (await place.send("POST", TOKENS, absent)).status == 404
+    short = {"spec": {"audiences": ["contract"], "expirationSeconds": 60}}
+    assert reason(await place.send("POST", TOKENS, short)) == (422, "Invalid")
