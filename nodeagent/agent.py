@@ -12,8 +12,9 @@ from nodeagent.desired import Desired, DesiredStore, follow_desired
 from nodeagent.image_puller import ImagePuller
 from nodeagent.node_state import NodeState
 from nodeagent.peers.annotations import PeerAnnotations
-from nodeagent.peers.fetches import Fetches, FetchImage
+from nodeagent.peers.fetches import Fetches, Peers
 from nodeagent.peers.hints import Hints
+from nodeagent.peers.node_exchange import NodeExchange
 from nodeagent.peers.results import Results
 from nodeagent.pins import Pins
 from nodeagent.probes import Health
@@ -29,8 +30,8 @@ _SAVE_AGAIN_SECONDS: Final = 60.0
 class Agent:
     """The agent of one node."""
 
-    def __init__(self, context: Context, fetch: FetchImage | None = None) -> None:
-        """`fetch`: `None` if this node gets nothing from others."""
+    def __init__(self, context: Context, peers: Peers | None = None) -> None:
+        """`peers`: instead of those that the settings and the content store of the runtime give."""
         settings, clock, log = context.settings, context.clock, context.log
         self._context, self._clock, self._log = context, clock, log
         self._file = StateFile(settings.state_dir, settings.node, log)
@@ -46,8 +47,8 @@ class Agent:
         self._checks = Checks(context, self._state, self.health, self._changed)
         self._credentials = PullCredentials(context, self._state, self._changed)
         self._removals = Removals(context, self._state, self._checks, self._changed)
-        results = Results(context, self.peers, self.reports_changed)
-        self._fetches = Fetches(context, fetch, self._state.hints, results, lambda _found: None) if fetch else None
+        self._exchange = self._new_exchange()
+        self._fetches = self._new_fetches(peers or self._exchange)
         self._puller = ImagePuller(
             context,
             self._state,
@@ -60,6 +61,18 @@ class Agent:
         self._pins = Pins(context, self._state, self.health)
         self._save_wake = asyncio.Event()
         self._save_outage = OutageLog(log, clock, "state-not-written")
+
+    def _new_exchange(self) -> NodeExchange | None:
+        context, state = self._context, self._state
+        if context.content is None or not context.settings.peers.endpoint:
+            return None
+        return NodeExchange(
+            context, context.content, state.hints, self.peers, wants=state.lacks, changed=self.reports_changed
+        )
+
+    def _new_fetches(self, peers: Peers | None) -> Fetches | None:
+        results = Results(self._context, self.peers, self.reports_changed)
+        return None if peers is None else Fetches(self._context, peers, self._state.hints, results)
 
     @property
     def hints(self) -> Hints:
@@ -88,6 +101,8 @@ class Agent:
                 group.create_task(self._pins.run(), name="pins"),
                 group.create_task(self._save_changes(), name="state"),
             ]
+            if self._exchange is not None:
+                tasks.append(group.create_task(self._exchange.run(), name="peers"))
             await stop.wait()
             for task in tasks:
                 task.cancel()
@@ -121,6 +136,8 @@ class Agent:
             self._checks.wake.set()
         if self._fetches is not None:
             self._fetches.keep({wanted.line.image for wanted in self._state.lines.values()})
+        if self._exchange is not None:
+            self._exchange.leases.wake.set()
         self._reporter.owner_seen(desired.owner_uid)
         self._changed()
 

@@ -16,7 +16,7 @@ from nodeagent.metrics import Metrics
 from nodeagent.settings import Settings
 from warmhook.disk_space import Space
 from warmhook.platforms import Platform
-from warmhook.ports import Containerd, Runtime
+from warmhook.ports import Containerd, ContentStore, Runtime
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,8 @@ class Context:
     """Of the node."""
     containerd: Containerd
     """The same runtime, if it is containerd."""
+    content: ContentStore | None = None
+    """Of the same runtime; `None`: this node exchanges no images with others."""
     offload: Callable[..., Awaitable[Any]] = asyncio.to_thread
     """Calls a function that waits for the disk, outside the event loop."""
     providers: CredentialProviders | None = None

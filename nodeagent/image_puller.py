@@ -131,10 +131,11 @@ class ImagePuller:
         if prepared.message:
             self._state.notes[pull.image] = prepared.message
         began = self._clock.monotonic()
-        outcome = await self._outcome(pull, found)
+        async with self._fetches.pulling(prepared):
+            outcome = await self._outcome(pull, found)
         seconds = self._clock.monotonic() - began
         if outcome.result == "pulled":
-            self._fetches.after_pull(prepared, versions, seconds)
+            self._fetches.pulled(prepared, versions, seconds)
         return replace(outcome, fields=prepared.log_fields(seconds))
 
     def _slot(self, pull: ImagePull) -> Slot:

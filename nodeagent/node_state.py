@@ -143,6 +143,10 @@ class NodeState:
         """Whether any line names the image, and is neither suspended nor purged."""
         return image in self._wanted
 
+    def lacks(self, image: str) -> bool:
+        """Whether the image is still to be pulled for a line."""
+        return any(wanted.line.image == image for wanted in self._outstanding_lines())
+
     def all_lines(self) -> dict[str, Line]:
         """Every line that was read, also those beyond the limit, by key."""
         return {key: wanted.line for key, wanted in (*self._surplus.items(), *self.lines.items())}

@@ -8,10 +8,12 @@ what is missing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine
-from dataclasses import dataclass, field
+import contextlib
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from adapters.tasks import in_background
 from nodeagent.context import Context
 from nodeagent.peers.exchange import Fetched
 from nodeagent.peers.hints import Hints, LineHint
@@ -26,13 +28,22 @@ SLOT_SECONDS: Final = 2.0
 """A fetch keeps its slot so long before the first byte."""
 
 
-class FetchImage(Protocol):
-    """Fetches the blobs of an image."""
+class Peers(Protocol):
+    """The other nodes, as a pull uses them."""
 
-    async def __call__(
+    async def fetch(
         self, found: LineHint, credentials: tuple[Credentials, ...], progressed: Callable[[Fetched], None]
     ) -> Fetched:
-        """`progressed` is called when something came. Raises what `ContentStore` raises, and `PullFailed`."""
+        """Fetch the blobs of an image; `progressed` is called when something came.
+
+        Raises what `ContentStore` raises, and `PullFailed`.
+        """
+
+    async def keep(self, found: LineHint) -> None:
+        """While the runtime pulls what was not fetched, keep it for the children of this node."""
+
+    def pulled(self, found: LineHint) -> None:
+        """This node has the image, and asks its parents for it no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +63,15 @@ class Preparation:
     """What came before a pull."""
 
     found: LineHint | None = None
-    """`None`: there was nothing to fetch by."""
-    fetched: Fetched = field(default_factory=Fetched)
+    """`None`: there is no hint."""
+    fetched: Fetched | None = None
+    """`None`: nothing was fetched by the hint."""
     message: str = ""
     """Why the registry has to give what other nodes should have given, for people."""
 
     def log_fields(self, unpack_seconds: float) -> dict[str, object]:
         """For the log line of the pull."""
-        if self.found is None:
+        if self.fetched is None:
             return {}
         return {
             "bytes_from_peers": self.fetched.peer_bytes,
@@ -70,22 +82,11 @@ class Preparation:
         }
 
 
-NOTHING: Final = Preparation()
-
-
 class Fetches:
     """The fetches of one node."""
 
-    def __init__(
-        self,
-        context: Context,
-        fetch: FetchImage,
-        hints: Hints,
-        results: Results,
-        pulled: Callable[[LineHint], None],
-    ) -> None:
-        """`pulled` is called when the node has the image, and asks others for it no more."""
-        self._fetch, self._hints, self._results, self._pulled = fetch, hints, results, pulled
+    def __init__(self, context: Context, peers: Peers, hints: Hints, results: Results) -> None:
+        self._peers, self._hints, self._results = peers, hints, results
         self._clock, self._log = context.clock, context.log
         self._late: dict[str, Preparation] = {}
         """By image a fetch that ended without a slot."""
@@ -108,7 +109,7 @@ class Fetches:
             return late
         found = self._hints.of_image(pull.image)
         if found is None or not _is_useful(found) or self._failed.get(pull.image) == found.hint:
-            return NOTHING
+            return Preparation(found)
         run = _Run(self._results.account(versions), slot, waits=bool(found.hint.parents))
         try:
             fetched = await self._run(run, found, pull, credentials)
@@ -122,17 +123,28 @@ class Fetches:
         self._late[pull.image] = prepared
         return None
 
-    def after_pull(self, prepared: Preparation, versions: Collection[str], seconds: float) -> None:
+    @contextlib.asynccontextmanager
+    async def pulling(self, prepared: Preparation) -> AsyncIterator[None]:
+        """While the runtime pulls."""
+        found, fetched = prepared.found, prepared.fetched
+        if found is None or not _is_useful(found) or (fetched is not None and fetched.complete):
+            yield
+            return
+        async with in_background(self._peers.keep(found), f"keep {found.line.image}"):
+            yield
+
+    def pulled(self, prepared: Preparation, versions: Collection[str], seconds: float) -> None:
         """The pull has succeeded, in so many seconds."""
-        if prepared.found is not None:
+        if prepared.fetched is not None:
             self._results.pulled(versions, prepared.fetched, seconds)
-            self._pulled(prepared.found)
+        if prepared.found is not None:
+            self._peers.pulled(prepared.found)
 
     async def _run(self, run: _Run, found: LineHint, pull: ImagePull, credentials: tuple[Credentials, ...]) -> Fetched:
         """What came, whatever went wrong. Raises `_NoSlot`."""
         try:
             async with asyncio.timeout(LONGEST_TIMEOUT_SECONDS):
-                return await run.follow(self._fetch(found, credentials, run.progressed), pull.timeout_seconds)
+                return await run.follow(self._peers.fetch(found, credentials, run.progressed), pull.timeout_seconds)
         except TimeoutError:
             why = f"no progress for {pull.timeout_seconds} s"
         except (NotContainerd, RuntimeUnreachable, PullFailed) as error:

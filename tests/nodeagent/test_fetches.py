@@ -41,7 +41,16 @@ class FakeTransfer:
     cancelled: list[str] = field(default_factory=list)
     credentials: list[tuple[Credentials, ...]] = field(default_factory=list)
 
-    async def __call__(
+    kept: list[str] = field(default_factory=list)
+    pulled_images: list[str] = field(default_factory=list)
+
+    async def keep(self, found: LineHint) -> None:
+        self.kept.append(found.line.image)
+
+    def pulled(self, found: LineHint) -> None:
+        self.pulled_images.append(found.line.image)
+
+    async def fetch(
         self, found: LineHint, credentials: tuple[Credentials, ...], progressed: Callable[[Fetched], None]
     ) -> Fetched:
         self.images.append(found.line.image)
@@ -67,7 +76,7 @@ def sample(b: Bench, name: str, **labels: str) -> float:
 async def test_an_image_is_fetched_before_its_pull_and_the_log_the_metrics_and_the_report_say_from_where(
     b: Bench,
 ) -> None:
-    b.fetch = fake = FakeTransfer()
+    b.peers = fake = FakeTransfer()
     line = a_push(b)
     await b.hint(line, CHILD_OF)
     async with b.agent():
@@ -85,7 +94,7 @@ async def test_an_image_is_fetched_before_its_pull_and_the_log_the_metrics_and_t
 @pytest.mark.parametrize("hint", [replace(CHILD_OF, parents=()), replace(CHILD_OF, expires_at=1), "{"])
 @on_node
 async def test_without_parents_or_children_or_a_valid_hint_there_is_only_the_pull(b: Bench, hint: Hint | str) -> None:
-    b.fetch = fake = FakeTransfer()
+    b.peers = fake = FakeTransfer()
     line = a_push(b)
     await b.hint(line, hint)
     async with b.agent():
@@ -100,7 +109,7 @@ async def test_without_parents_or_children_or_a_valid_hint_there_is_only_the_pul
 )
 @on_node
 async def test_a_transfer_that_fails_in_any_way_leaves_the_image_to_the_pull(b: Bench, error: Exception) -> None:
-    b.fetch = fake = FakeTransfer(error=error, seconds=1)
+    b.peers = fake = FakeTransfer(error=error, seconds=1)
     line = a_push(b)
     await b.hint(line, CHILD_OF)
     async with b.agent():
@@ -113,7 +122,7 @@ async def test_a_transfer_that_fails_in_any_way_leaves_the_image_to_the_pull(b: 
 @on_node
 async def test_parents_that_give_nothing_are_named_with_what_to_check_and_not_waited_for_again(b: Bench) -> None:
     nothing = Fetched(fallbacks=5, left="its manifest has no source")
-    b.fetch = fake = FakeTransfer(waits_seconds=30, seconds=0, fetched=nothing)
+    b.peers = fake = FakeTransfer(waits_seconds=30, seconds=0, fetched=nothing)
     b.runtime.pull_seconds = 20
     line = a_push(b)
     b.runtime.fail(WEB, "Network")
@@ -131,7 +140,7 @@ async def test_parents_that_give_nothing_are_named_with_what_to_check_and_not_wa
 
 @on_node
 async def test_a_new_hint_is_tried_after_one_that_failed(b: Bench) -> None:
-    b.fetch = fake = FakeTransfer(seconds=1, error=RuntimeUnreachable("gone"))
+    b.peers = fake = FakeTransfer(seconds=1, error=RuntimeUnreachable("gone"))
     line = a_push(b)
     b.runtime.fail(WEB, "Network")
     await b.hint(line, CHILD_OF)
@@ -144,7 +153,7 @@ async def test_a_new_hint_is_tried_after_one_that_failed(b: Bench) -> None:
 
 @on_node
 async def test_a_transfer_to_which_nothing_comes_ends_at_the_limit_of_its_lines(b: Bench) -> None:
-    b.fetch = fake = FakeTransfer(waits_seconds=3600)
+    b.peers = fake = FakeTransfer(waits_seconds=3600)
     line = a_push(b, pull=Pull(timeout_seconds=60))
     await b.hint(line, CHILD_OF)
     async with b.agent():
@@ -155,7 +164,7 @@ async def test_a_transfer_to_which_nothing_comes_ends_at_the_limit_of_its_lines(
 @pytest.mark.slow
 @on_node
 async def test_a_transfer_that_goes_on_is_not_stopped_at_that_limit(b: Bench) -> None:
-    b.fetch = fake = FakeTransfer(seconds=300)
+    b.peers = fake = FakeTransfer(seconds=300)
     line = a_push(b, pull=Pull(timeout_seconds=60))
     await b.hint(line, CHILD_OF)
     async with b.agent():
@@ -165,11 +174,11 @@ async def test_a_transfer_that_goes_on_is_not_stopped_at_that_limit(b: Bench) ->
 
 @on_node
 async def test_a_transfer_that_waits_for_its_parents_keeps_no_slot_from_other_images(b: Bench) -> None:
-    b.parallel_pulls, b.fetch = 1, FakeTransfer(waits_seconds=25)
+    b.parallel_pulls, b.peers = 1, FakeTransfer(waits_seconds=25)
     waiting, other = a_push(b), a_push(b, OTHER, "other")
     await b.hint(waiting, CHILD_OF)
     async with b.agent():
-        await until(lambda: b.fetch is not None and b.runtime.pulls == [] and bool(b.requests))
+        await until(lambda: b.runtime.pulls == [] and bool(b.requests))
         await b.want(other)
         assert await warm(b, other) < 10
         assert b.state(waiting) == "waiting"
@@ -179,7 +188,7 @@ async def test_a_transfer_that_waits_for_its_parents_keeps_no_slot_from_other_im
 
 @on_node
 async def test_a_seed_keeps_its_slot_while_it_waits_for_the_registry(b: Bench) -> None:
-    b.parallel_pulls, b.fetch = 1, FakeTransfer(waits_seconds=10)
+    b.parallel_pulls, b.peers = 1, FakeTransfer(waits_seconds=10)
     seed, other = a_push(b, pull=Pull(priority=1)), a_push(b, OTHER, "other")
     await b.hint(seed, SEED)
     await b.want(other)
@@ -191,7 +200,7 @@ async def test_a_seed_keeps_its_slot_while_it_waits_for_the_registry(b: Bench) -
 @pytest.mark.slow
 @on_node
 async def test_bytes_that_come_when_all_slots_are_taken_wait_for_one(b: Bench) -> None:
-    b.parallel_pulls, b.fetch = 1, FakeTransfer(waits_seconds=10)
+    b.parallel_pulls, b.peers = 1, FakeTransfer(waits_seconds=10)
     b.runtime.pull_seconds = 40
     first, *others = [a_push(b, f"registry.example.com/shop/web{i}:1", str(i)) for i in range(4)]
     await b.hint(first, CHILD_OF)
@@ -206,7 +215,7 @@ async def test_bytes_that_come_when_all_slots_are_taken_wait_for_one(b: Bench) -
 
 @on_node
 async def test_a_transfer_ends_with_its_line_and_with_the_agent(b: Bench) -> None:
-    b.fetch = fake = FakeTransfer(seconds=300)
+    b.peers = fake = FakeTransfer(seconds=300)
     line = a_push(b)
     await b.hint(line, CHILD_OF)
     async with b.agent():
@@ -221,7 +230,7 @@ async def test_a_transfer_ends_with_its_line_and_with_the_agent(b: Bench) -> Non
 
 @on_node
 async def test_a_changed_hint_does_not_restart_a_running_transfer(b: Bench) -> None:
-    b.fetch = fake = FakeTransfer(seconds=30)
+    b.peers = fake = FakeTransfer(seconds=30)
     line = a_push(b)
     await b.hint(line, CHILD_OF)
     async with b.agent():
@@ -234,7 +243,7 @@ async def test_a_changed_hint_does_not_restart_a_running_transfer(b: Bench) -> N
 @pytest.mark.slow
 @on_node
 async def test_a_seed_estimates_what_the_registry_gives_to_all_seeds_and_a_child_what_it_gets(b: Bench) -> None:
-    b.fetch = fake = FakeTransfer(fetched=Fetched(registry_bytes=40 * MIB, seconds=4.0))
+    b.peers = fake = FakeTransfer(fetched=Fetched(registry_bytes=40 * MIB, seconds=4.0))
     line, other = a_push(b), a_push(b, OTHER, "other")
     async with b.agent() as agent:
         agent.peers.serving("10.0.0.1:9465", KEY)
@@ -251,42 +260,39 @@ async def test_a_seed_estimates_what_the_registry_gives_to_all_seeds_and_a_child
 
 
 @dataclass
-class Fleet:
-    """Nodes whose transfers read from each other in steps, as fast as the parent has the bytes."""
+class Fleet(FakeTransfer):
+    """A node whose transfers read from the others in steps, as fast as those have the bytes."""
 
+    node: str = ""
     has: dict[tuple[str, str], int] = field(default_factory=dict)
-    """Node and image to the bytes that the node has."""
+    """Node and image to the bytes that the node has; of all nodes."""
 
-    def fetch_of(self, node: str) -> Callable[..., object]:
-        async def fetch(
-            found: LineHint, _credentials: tuple[Credentials, ...], progressed: Callable[[Fetched], None]
-        ) -> Fetched:
-            fetched, image = Fetched(), found.line.image
-            parents = found.hint.parents
-            while fetched.peer_bytes + fetched.registry_bytes < 10 * MIB:
-                await asyncio.sleep(0.1)
-                if not parents:
-                    fetched.registry_bytes += MIB
-                else:
-                    there = max(self.has.get((peer.node, image), 0) for peer in parents)
-                    if there <= fetched.peer_bytes:
-                        continue
-                    fetched.peer_bytes = there
-                self.has[(node, image)] = fetched.peer_bytes + fetched.registry_bytes
-                progressed(fetched)
-            return fetched
-
-        return fetch
+    async def fetch(
+        self, found: LineHint, credentials: tuple[Credentials, ...], progressed: Callable[[Fetched], None]
+    ) -> Fetched:
+        fetched, image = Fetched(), found.line.image
+        while fetched.peer_bytes + fetched.registry_bytes < 10 * MIB:
+            await asyncio.sleep(0.1)
+            if not found.hint.parents:
+                fetched.registry_bytes += MIB
+            else:
+                there = max(self.has.get((peer.node, image), 0) for peer in found.hint.parents)
+                if there <= fetched.peer_bytes:
+                    continue
+                fetched.peer_bytes = there
+            self.has[(self.node, image)] = fetched.peer_bytes + fetched.registry_bytes
+            progressed(fetched)
+        return fetched
 
 
 @pytest.mark.parametrize("images", [1, 3, pytest.param(10, marks=pytest.mark.slow)])
 @instant
 async def test_two_nodes_that_wait_for_each_other_with_different_images_do_not_stand_still(images: int) -> None:
     async with bench("node-1") as one, bench("node-2") as two:
-        fleet = Fleet()
+        has: dict[tuple[str, str], int] = {}
         own: dict[str, list[Line]] = {b.node: [] for b in (one, two)}
         for b in (one, two):
-            b.parallel_pulls, b.fetch = 1, fleet.fetch_of(b.node)  # type: ignore[assignment]  # the fake has other names
+            b.parallel_pulls, b.peers = 1, Fleet(node=b.node, has=has)
             for number in range(images):
                 image = f"registry.example.com/{b.node}/web{number}:1"
                 own[b.node].append(line_of(image, name=f"{b.node}-{number}", digest=digest_of(image)))
@@ -304,3 +310,29 @@ async def test_two_nodes_that_wait_for_each_other_with_different_images_do_not_s
         for b in (one, two):
             assert len(b.runtime.pulls) == 2 * images
             assert b.runtime.most_running <= 2
+
+
+@pytest.mark.parametrize(("left", "kept"), [("", []), ("its manifest has no source", [WEB])])
+@on_node
+async def test_what_a_seed_leaves_to_the_runtime_is_kept_while_it_pulls_and_parents_are_told_at_the_end(
+    b: Bench, left: str, kept: list[str]
+) -> None:
+    b.peers = fake = FakeTransfer(fetched=Fetched(left=left), seconds=1)
+    line = a_push(b)
+    await b.hint(line, SEED)
+    async with b.agent():
+        await until(lambda: b.runtime.pulls == [WEB])
+        assert fake.pulled_images == []
+        await warm(b, line)
+    assert (fake.kept, fake.pulled_images) == (kept, [WEB])
+
+
+@on_node
+async def test_parents_are_told_also_if_the_image_came_from_the_registry(b: Bench) -> None:
+    b.peers = fake = FakeTransfer(error=RuntimeUnreachable("gone"), seconds=0)
+    line = a_push(b)
+    b.runtime.fail(WEB, "Network", "Network")
+    await b.hint(line, CHILD_OF)
+    async with b.agent():
+        await warm(b, line)
+    assert (fake.images, fake.pulled_images) == ([WEB], [WEB])

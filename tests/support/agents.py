@@ -28,7 +28,7 @@ from devcluster.apiserver import ApiServer, InProcessTransport
 from nodeagent.agent import Agent
 from nodeagent.context import Context
 from nodeagent.metrics import Metrics
-from nodeagent.peers.fetches import FetchImage
+from nodeagent.peers.fetches import Peers
 from nodeagent.settings import Settings
 from tests.support.containerd import MemoryContainerd
 from tests.support.instant import instant, until
@@ -84,8 +84,8 @@ class Bench:
     metrics: Metrics = field(default_factory=Metrics)
     providers: CredentialProviders | None = None
     """The node's credential providers, for agents that are made later."""
-    fetch: FetchImage | None = None
-    """Fetches from other nodes, for agents that are made later; `None`: there are none."""
+    peers: Peers | None = None
+    """The other nodes, for agents that are made later; `None`: there are none."""
 
     def clock(self) -> Clock:
         """Time as the loop has it, or faster; chance that repeats itself."""
@@ -158,7 +158,7 @@ class Bench:
                 providers=self.providers,
                 measure=lambda _folders, _instead: self.space(),
             ),
-            self.fetch,
+            self.peers,
         )
 
     def space(self) -> Space | None:
