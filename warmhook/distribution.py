@@ -227,10 +227,12 @@ def _hints(
 ) -> Iterator[tuple[str, Hint]]:
     children: defaultdict[str, list[Child]] = defaultdict(list)
     for name in sorted(parents):
+        child = Child(name, peers[name].key)
         for parent in parents[name]:
-            children[parent].append(Child(name, peers[name].key))
+            children[parent].append(child)
+    serving = {name: Peer(name, peers[name].address, peers[name].key) for name in children}
     for member in group.members:
-        served = tuple(children[member.name])
+        served = tuple(children.get(member.name, ()))
         if served or not member.warm:
-            above = tuple(Peer(name, peers[name].address, peers[name].key) for name in parents[member.name])
+            above = tuple([serving[name] for name in parents[member.name]])
             yield member.name, Hint(0, parents=above, children=served, seeds=readers)

@@ -12,8 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 FAN_OUT: Final = 2
 """Nodes that get blobs from one node while everything works."""
@@ -24,8 +23,7 @@ _Slots: TypeAlias = dict[int, "Member"]
 """Slot to node: the root is 1, and below slot n are 2n and 2n + 1."""
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(NamedTuple):
     """Where a node, or a zone, is placed."""
 
     rank: int
@@ -34,8 +32,7 @@ class Position:
     """Bits that say left or right at each slot, the lowest first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """A node that can get blobs from others, and give them."""
 
     name: str

@@ -21,6 +21,7 @@ from tests.bench.image import image_size
 from tests.bench.memory import machine_memory_gib
 from tests.bench.nodes import node_with_200_lines, push_to_pull
 from tests.bench.place import PACKAGES, NotMeasured, Place, open_place
+from tests.bench.planning import planning
 from tests.bench.pulls import pull_overhead
 from tests.bench.push import push_requests
 from tests.bench.rate import rate
@@ -43,6 +44,7 @@ MEASUREMENTS: Final[Mapping[Measurement, tuple[str, ...]]] = {
     resolve: ("resolve-5000-s",),
     admission: ("admission-p99-ms",),
     feasible: ("feasible-5000-ms",),
+    planning: ("plan-5000-ms",),
     rate: ("webhook-rate-ratio", "web-rss-after-100k-mib"),
 }
 """Which figures each measurement gives."""

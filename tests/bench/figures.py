@@ -65,6 +65,7 @@ FIGURES: Final = (
     Figure("resolve-5000-s", "s", Bar(0.5), needs_real_cluster=True),
     Figure("admission-p99-ms", "ms", Bar(10)),
     Figure("feasible-5000-ms", "ms"),
+    Figure("plan-5000-ms", "ms", Bar(300)),
     Figure("webhook-rate-ratio", "ratio", Bar(0.4, at_least=True)),
     Figure("web-rss-after-100k-mib", "MiB", Bar(0, text="<= 1.1 x the value after 1,000")),
 )
