@@ -20,7 +20,7 @@ from warmhook.hints import Peer
 from warmhook.localhosts import is_local_host
 from warmhook.peer_requests import KEY_HEADER, PROOF_HEADER, blob_path, done_path
 from warmhook.peers import peer_address
-from warmhook.ports import NotHere, Part, PeerBlobs, SourceFailed
+from warmhook.ports import NotHere, NotYet, Part, PeerBlobs, SourceFailed
 
 CONNECT_SECONDS: Final = 3.0
 STALL_SECONDS: Final = 10.0
@@ -69,7 +69,7 @@ class _PeerClient:
         response = await self._send("GET", peer, blob_path(line_key, digest), wanted)
         try:
             if response.status in (404, 503):
-                raise NotHere(peer.node)
+                raise (NotHere if response.status == 404 else NotYet)(peer.node)
             length = response.content_length
             if response.status != (206 if offset else 200) or length is None:
                 raise SourceFailed(f"{peer.node}: answered {response.status}, or without a length")

@@ -313,7 +313,11 @@ class ContentStore(Protocol):
 
 
 class NotHere(Exception):
-    """The peer does not give the blob now: it has none yet, is busy, or refuses. It may give it later."""
+    """The peer does not have the blob, or refuses it. It may give it a little later, when it knows of its child."""
+
+
+class NotYet(NotHere):
+    """The peer gives the blob later: it expects it, or is busy."""
 
 
 class SourceFailed(Exception):
@@ -338,7 +342,7 @@ class PeerBlobs(Protocol):
     """Blobs of the agents of other nodes. A line key names the image."""
 
     def read(self, peer: Peer, line_key: str, digest: str, offset: int) -> AbstractAsyncContextManager[Part]:
-        """Raises `NotHere`, and `SourceFailed`."""
+        """Raises `NotHere`, `NotYet` and `SourceFailed`."""
 
     async def done(self, peer: Peer, line_key: str) -> None:
         """Say that this node has the image and does not ask again. Never fails: the hint of the peer expires."""

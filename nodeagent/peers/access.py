@@ -15,8 +15,8 @@ from warmhook.peer_requests import PeerRequest
 _SENDERS_MAX: Final = 512
 """Verified senders that are remembered; a child needs one entry for each token, which lives an hour."""
 
-Refusal = Literal["request", "child", "token", "proof", "digest", "absent", "busy"]
-"""Why a request was not served; a caller learns of `busy` only, and only a child."""
+Refusal = Literal["request", "child", "token", "proof", "digest", "absent", "expected", "busy"]
+"""Why a request was not served; a caller learns of `expected` and `busy` only, and only a child."""
 
 
 class RequestRefused(Exception):
@@ -37,6 +37,8 @@ class Served:
     """The digest of the image; empty if it is not known."""
     blobs: frozenset[str] = field(default_factory=frozenset)
     """Digests that are served besides what belongs to the image."""
+    expected: bool = False
+    """Whether this node still waits for some of it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,11 @@ class ImageDigests:
                     await self._read(image)
         return digest in image.names
 
+    def all_known(self, root: str) -> bool:
+        """Whether every manifest of the image was read, so that nothing else belongs to it."""
+        image = self._images.get(root)
+        return image is not None and not image.unread
+
     async def _read(self, image: _Image) -> None:
         """Read the manifests that have come since."""
         waiting, image.unread = image.unread, []

@@ -40,7 +40,7 @@ class NodeExchange:
         changed: Callable[[], None],
     ) -> None:
         """`wants`: whether an image is still to be pulled here. `changed`: the report may have to be written."""
-        self._context, self._content, self._hints = context, content, hints
+        self._context, self._content, self._hints, self._wants = context, content, hints, wants
         self._annotations, self._changed = annotations, changed
         self._incoming = IncomingBlobs(context.settings.state_dir / "incoming", context.offload)
         self._parent = Parent(context, content, self._incoming, self._served, self, self._parent_changed)
@@ -125,7 +125,8 @@ class NodeExchange:
         found = self._hints.of_line(line_key)
         if found is None:
             return None
-        return Served({child.node: child.key for child in found.hint.children}, found.digest)
+        children = {child.node: child.key for child in found.hint.children}
+        return Served(children, found.digest, expected=self._wants(found.line.image))
 
     def _parent_changed(self) -> None:
         key = self._parent.key

@@ -1,4 +1,8 @@
-"""Decide which parent of an image is asked next, and when a blob is no longer expected from them."""
+"""Decide which parent of an image is asked next for a blob, and when the blob is no longer expected from them.
+
+The trees of a plan keep each node from serving more than a few others. So a node asks its nearest parent, which may
+still be waiting for its own, and others only after a while, or when that parent fails.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,10 @@ from warmhook.hints import Peer
 
 PATIENCE_SECONDS: Final = 30.0
 """So long, about, without a byte from any parent; then the registry is asked."""
+ABSENT_SECONDS: Final = 5.0
+"""A parent may learn so much later than its child that it is one; until then it says that it has nothing."""
+FURTHER_SECONDS: Final = 3.0
+"""So long without a byte; then the next parent is asked as well."""
 _FAILURES_MAX: Final = 3
 _REST_SECONDS: Final = 1.0
 _FIRST_PAUSE_SECONDS: Final = 0.1
@@ -22,42 +30,49 @@ class Parents:
 
     def __init__(self, peers: Iterable[Peer], clock: Clock) -> None:
         """`peers`: the nearest first."""
-        self._clock = clock
+        self.clock = clock
         self._failures = dict.fromkeys(peers, 0)
         """Since the last byte; of those that are still asked."""
         self._rests: dict[Peer, float] = {}
-        self._last_byte = clock.monotonic()
+        self._began = self._last_byte = clock.monotonic()
+        self._knowing: set[Peer] = set()
+        """Those that gave or promised something, so they know that this node is their child."""
         # Different on each node, or all would go to the registry at once.
         self._patience = PATIENCE_SECONDS * (0.75 + 0.5 * clock.random())
 
     @property
-    def any_left(self) -> bool:
-        """Whether a parent may still give something."""
-        return bool(self._failures)
+    def left(self) -> list[Peer]:
+        """Those that may still give something, the nearest first."""
+        return list(self._failures)
 
-    def next(self, asked: Iterable[Peer]) -> Peer | None:
-        """The nearest parent that was not asked in this round; `None` if there is none now."""
-        now = self._clock.monotonic()
-        return next(
-            (peer for peer in self._failures if peer not in asked and now >= self._rests.get(peer, 0.0)),
-            None,
-        )
+    def rests(self, peer: Peer) -> bool:
+        """Whether it failed a moment ago."""
+        return self.clock.monotonic() < self._rests.get(peer, 0.0)
 
-    def waited_enough(self, since: float) -> bool:
+    def patience_ended(self, since: float) -> bool:
         """Whether no byte came for long: of any blob, or of the one that is waited for since that monotonic second."""
-        return self._clock.monotonic() - min(since, self._last_byte) >= self._patience
+        return self.clock.monotonic() - min(since, self._last_byte) >= self._patience
 
     def gave(self, peer: Peer) -> None:
         """Some bytes came."""
-        self._last_byte = self._clock.monotonic()
+        self._last_byte = self.clock.monotonic()
+        self._knowing.add(peer)
         if peer in self._failures:
             self._failures[peer] = 0
+
+    def promised(self, peer: Peer) -> None:
+        """It expects something, or is busy."""
+        self._knowing.add(peer)
+
+    def may_learn(self, peer: Peer) -> bool:
+        """Whether it may not know yet that this node is its child."""
+        return peer not in self._knowing and self.clock.monotonic() < self._began + ABSENT_SECONDS
 
     def failed(self, peer: Peer) -> None:
         """It broke off, or was not reachable. After several failures it is not asked again."""
         if peer in self._failures:
             self._failures[peer] += 1
-            self._rests[peer] = self._clock.monotonic() + _REST_SECONDS
+            self._rests[peer] = self.clock.monotonic() + _REST_SECONDS
             if self._failures[peer] >= _FAILURES_MAX:
                 self.drop(peer)
 
@@ -66,14 +81,53 @@ class Parents:
         self._failures.pop(peer, None)
 
 
-class Pauses:
-    """The pauses between rounds in which no parent had a blob: short at first."""
+class Search:
+    """The search for one blob."""
 
-    def __init__(self) -> None:
-        self._seconds = _FIRST_PAUSE_SECONDS
+    def __init__(self, parents: Parents) -> None:
+        self._parents, self._clock = parents, parents.clock
+        self._asked: set[Peer] = set()
+        """In this round."""
+        self._absent: set[Peer] = set()
+        """Those that neither have the blob nor expect it."""
+        self._since = self._clock.monotonic()
+        """Of the last byte of the blob; at first of the search."""
+        self._pause = _FIRST_PAUSE_SECONDS
 
-    def next(self) -> float:
-        """Seconds until the next round."""
-        seconds = self._seconds
-        self._seconds = min(_LONGEST_PAUSE_SECONDS, _PAUSE_GROWTH * seconds)
-        return seconds
+    @property
+    def over(self) -> bool:
+        """Whether no parent is expected to give the blob."""
+        return not self._candidates() or self._parents.patience_ended(self._since)
+
+    def next(self) -> Peer | None:
+        """The parent to ask now; `None` after a round."""
+        patient = self._clock.monotonic() < self._since + FURTHER_SECONDS
+        for peer in self._candidates():
+            if peer not in self._asked and not self._parents.rests(peer):
+                self._asked.add(peer)
+                return peer
+            if patient and not self._parents.rests(peer):
+                break
+        return None
+
+    def next_round(self) -> float:
+        """Begin a round; the seconds to wait before it, short at first."""
+        self._asked.clear()
+        pause, self._pause = self._pause, min(_LONGEST_PAUSE_SECONDS, _PAUSE_GROWTH * self._pause)
+        return pause
+
+    def came(self) -> None:
+        """Bytes of the blob came."""
+        self._since, self._pause = self._clock.monotonic(), _FIRST_PAUSE_SECONDS
+
+    def not_here(self, peer: Peer) -> None:
+        """It has not got the blob, and does not say that it expects it."""
+        if not self._parents.may_learn(peer):
+            self._absent.add(peer)
+
+    def not_yet(self, peer: Peer) -> None:
+        """It expects the blob, or is busy."""
+        self._parents.promised(peer)
+
+    def _candidates(self) -> list[Peer]:
+        return [peer for peer in self._parents.left if peer not in self._absent]

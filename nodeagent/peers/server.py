@@ -32,7 +32,7 @@ REFUSAL_SECONDS: Final = 0.05
 """A refusal is sent this long after its request, or a multiple of it: how long it took to decide says nothing."""
 
 _REFUSED: Final = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"
-_BUSY: Final = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\n\r\n"
+_LATER: Final = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\n\r\n"
 _DONE: Final = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
 
 
@@ -75,7 +75,7 @@ class PeerServer:
             self._observer.refused(refusal.reason)
             taken = self._clock.monotonic() - began
             await self._clock.sleep(REFUSAL_SECONDS - taken % REFUSAL_SECONDS)
-            await _send(writer, _BUSY if refusal.reason == "busy" else _REFUSED)
+            await _send(writer, _LATER if refusal.reason in ("expected", "busy") else _REFUSED)
 
     async def _serve(self, head: bytes, writer: asyncio.StreamWriter, caller: Caller) -> None:
         """Do what is asked. Raises `RequestRefused` before anything was sent."""
@@ -104,9 +104,11 @@ class PeerServer:
             size = await self._blobs.size(digest) if belongs else None
         except (NotContainerd, RuntimeUnreachable) as error:
             raise RequestRefused("absent") from error
-        if size is None:
-            raise RequestRefused("absent" if belongs else "digest")
-        return size
+        if size is not None:
+            return size
+        if served.expected and (belongs or not self._digests.all_known(served.root)):
+            raise RequestRefused("expected")
+        raise RequestRefused("absent" if belongs else "digest")
 
     async def _send_blob(self, writer: asyncio.StreamWriter, digest: str, part: tuple[int, int], node: str) -> None:
         """Raises `ConnectionAbortedError` if bytes are missing: the child gets the rest elsewhere."""

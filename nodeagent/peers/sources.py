@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from adapters.clock import Clock
-from nodeagent.peers.parents import Parents, Pauses
+from nodeagent.peers.parents import Parents, Search
 from warmhook.hints import Peer
-from warmhook.ports import NotHere, Part, PeerBlobs, RegistryBlobs, SourceFailed, SourceRefuses
+from warmhook.ports import NotHere, NotYet, Part, PeerBlobs, RegistryBlobs, SourceFailed, SourceRefuses
 
 SLOW_SECONDS: Final = 30.0
 SLOW_BYTES: Final = 16 * 1024 * int(SLOW_SECONDS)
@@ -85,26 +85,24 @@ class Sources:
             raise NoSource(wanted.digest)
 
     async def _from_parents(self, wanted: _Wanted, keep: Keep) -> None:
-        since, asked, pauses = self._clock.monotonic(), set[Peer](), Pauses()
-        while not wanted.complete and self._parents.any_left:
-            peer = self._parents.next(asked)
+        search = Search(self._parents)
+        while not wanted.complete and not search.over:
+            peer = search.next()
             if peer is None:
-                if self._parents.waited_enough(since):
-                    return
-                await self._clock.sleep(self._clock.jitter(pauses.next()))
-                asked.clear()
+                await self._clock.sleep(self._clock.jitter(search.next_round()))
                 continue
-            asked.add(peer)
             before = wanted.received_bytes
             try:
                 source = self._peers.read(peer, self._line_key, wanted.digest, wanted.next_offset)
                 await self._read(source, wanted, peer, keep)
+            except NotYet:
+                search.not_yet(peer)
             except NotHere:
-                pass
+                search.not_here(peer)
             except SourceFailed:
                 self._parents.failed(peer)
             if wanted.received_bytes > before:
-                since, pauses = self._clock.monotonic(), Pauses()
+                search.came()
 
     async def _from_registry(self, wanted: _Wanted, keep: Keep) -> None:
         failures = 0

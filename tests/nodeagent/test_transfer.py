@@ -303,9 +303,10 @@ async def test_wrong_manifests_are_noticed_before_they_are_stored(tmp_path: Path
 
 
 @instant
-async def test_a_parent_that_says_not_here_is_asked_again_until_it_has_the_blob(tmp_path: Path) -> None:
+async def test_a_parent_that_expects_a_blob_is_asked_again_until_it_has_it(tmp_path: Path) -> None:
     node = Node(tmp_path, ["parent"])
     parent = node.parents[0]
+    parent.expects = True
     fetching = asyncio.create_task(node.fetch(IMAGE))
     await asyncio.sleep(15)
     give(IMAGE, parent)
@@ -315,8 +316,54 @@ async def test_a_parent_that_says_not_here_is_asked_again_until_it_has_the_blob(
 
 
 @instant
-async def test_a_parent_that_never_has_anything_is_left_after_half_a_minute_for_all_blobs(tmp_path: Path) -> None:
+async def test_a_parent_that_learns_late_of_its_child_is_asked_again(tmp_path: Path) -> None:
     node = Node(tmp_path, ["parent"])
+    fetching = asyncio.create_task(node.fetch(IMAGE))
+    await asyncio.sleep(4)
+    give(IMAGE, node.parents[0])
+    assert (await fetching).complete
+    assert node.registry.requests == []
+
+
+@instant
+async def test_a_parent_that_neither_has_nor_expects_a_blob_is_left_soon(tmp_path: Path) -> None:
+    node = Node(tmp_path, ["parent"])
+    give(IMAGE, node.registry)
+    fetched = await node.fetch(IMAGE)
+    assert fetched.registry_bytes == size_of(IMAGE)
+    assert 5 <= fetched.seconds <= 10
+
+
+@instant
+async def test_the_second_parent_is_spared_while_the_first_expects_a_blob(tmp_path: Path) -> None:
+    node = Node(tmp_path, ["near", "far"])
+    near, far = node.parents
+    near.expects = True
+    give(IMAGE, far)
+    fetching = asyncio.create_task(node.fetch(IMAGE))
+    await asyncio.sleep(2)
+    give(IMAGE, near)
+    assert (await fetching).complete
+    assert far.requests == []
+
+
+@instant
+async def test_the_second_parent_is_asked_when_nothing_comes_for_a_while(tmp_path: Path) -> None:
+    node = Node(tmp_path, ["near", "far"])
+    node.parents[0].expects = True
+    give(IMAGE, node.parents[1])
+    fetched = await node.fetch(IMAGE)
+    assert fetched.complete
+    assert fetched.parents == {"far"}
+    assert fetched.seconds <= 15
+
+
+@instant
+async def test_a_parent_that_never_has_what_it_expects_is_left_after_half_a_minute_for_all_blobs(
+    tmp_path: Path,
+) -> None:
+    node = Node(tmp_path, ["parent"])
+    node.parents[0].expects = True
     give(IMAGE, node.registry)
     fetched = await node.fetch(IMAGE)
     assert fetched.complete

@@ -31,6 +31,7 @@ from warmhook.ports import (
     Credentials,
     ImageFilesystem,
     NotHere,
+    NotYet,
     Part,
     RegistryBlobs,
     RuntimeUnreachable,
@@ -197,6 +198,8 @@ class Source:
     """What every request raises."""
     breaks_after: dict[str, int] = field(default_factory=dict)
     """Bytes of a blob, from its first byte on, after which the source breaks off."""
+    expects: bool = False
+    """Whether it says of a blob that it has not got that it will have it."""
     corrupt: set[str] = field(default_factory=set)
     """Digests of blobs that come with a wrong byte."""
     piece_seconds: float = 0.0
@@ -211,7 +214,7 @@ class Source:
         if self.error is not None:
             raise self.error
         if digest not in self.blobs:
-            raise NotHere(digest)
+            raise (NotYet if self.expects else NotHere)(digest)
         body = self.blobs[digest]
         if digest in self.corrupt:
             body = bytes([body[0] ^ 1]) + body[1:]
