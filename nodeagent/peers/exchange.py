@@ -63,6 +63,8 @@ class Fetched:
     registry_bytes: int = 0
     seconds: float = 0.0
     """Until the last byte."""
+    layers_seconds: float = 0.0
+    """From the first byte of a layer to the last: without the wait for nodes that have nothing yet."""
     parents: set[str] = field(default_factory=set)
     """The nodes that gave something."""
     fallbacks: int = 0

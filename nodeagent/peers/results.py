@@ -43,11 +43,12 @@ class Results:
         """A fetch has ended, and the pull begins. Returns what people should know; empty if all is well."""
         hint = found.hint
         self._metrics.transferred(fetched.seconds)
-        if fetched.peer_bytes >= _RATE_BYTES and fetched.seconds > 0:
-            self._annotations.received(fetched.peer_bytes / fetched.seconds)
-        elif fetched.registry_bytes >= _RATE_BYTES and fetched.seconds > 0 and not hint.parents:
+        seconds = fetched.layers_seconds
+        if fetched.peer_bytes >= _RATE_BYTES and seconds > 0:
+            self._annotations.received(fetched.peer_bytes / seconds)
+        elif fetched.registry_bytes >= _RATE_BYTES and seconds > 0 and not hint.parents:
             host, seeds = parse_reference(found.line.image).host, max(1, hint.seeds)
-            self._annotations.read_registry(host, seeds * fetched.registry_bytes / fetched.seconds)
+            self._annotations.read_registry(host, seeds * fetched.registry_bytes / seconds)
         if not hint.parents or (fetched.complete and not fetched.fallbacks):
             return ""
         reason, message = "ParentsUnreachable", f"peers not reachable: is port {self._port} open between nodes?"

@@ -57,6 +57,7 @@ class _Transfer:
         self._exchange, self._order, self._progressed = exchange, order, progressed
         self._clock = exchange.clock
         self._began = self._clock.monotonic()
+        self._layers_began: float | None = None
         self.fetched = Fetched()
         self._content = LeasedContent(exchange, order, lambda: self._bytes)
 
@@ -130,7 +131,10 @@ class _Transfer:
 
         async def came(piece: Piece) -> None:
             senders.add(piece.sender)
+            if self._layers_began is None:
+                self._layers_began = self._clock.monotonic()
             self._came(piece.sender, len(piece.data))
+            self.fetched.layers_seconds = self._clock.monotonic() - self._layers_began
 
         async with slots:
             serve = bool(self._order.hint.children)

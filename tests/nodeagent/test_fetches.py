@@ -243,13 +243,13 @@ async def test_a_changed_hint_does_not_restart_a_running_transfer(b: Bench) -> N
 @pytest.mark.slow
 @on_node
 async def test_a_seed_estimates_what_the_registry_gives_to_all_seeds_and_a_child_what_it_gets(b: Bench) -> None:
-    b.peers = fake = FakeTransfer(fetched=Fetched(registry_bytes=40 * MIB, seconds=4.0))
+    b.peers = fake = FakeTransfer(fetched=Fetched(registry_bytes=40 * MIB, seconds=9.0, layers_seconds=4.0))
     line, other = a_push(b), a_push(b, OTHER, "other")
     async with b.agent() as agent:
         agent.peers.serving("10.0.0.1:9465", KEY)
         await b.hint(line, SEED)
         await warm(b, line)
-        fake.fetched = Fetched(80 * MIB, seconds=4.0)
+        fake.fetched = Fetched(80 * MIB, seconds=30.0, layers_seconds=4.0)
         await b.hint(other, CHILD_OF)
         await warm(b, other)
         await b.want(without=(line,))
