@@ -5,7 +5,7 @@ Each port has a real adapter in `adapters/`, a twin in `devcluster/`, and one co
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -281,7 +281,7 @@ class ContentStore(Protocol):
     async def info(self, digest: str) -> Content | None:
         """A blob; `None` if it is not there."""
 
-    def read(self, digest: str, offset: int, size_bytes: int) -> AsyncIterator[bytes]:
+    def read(self, digest: str, offset: int, size_bytes: int) -> AsyncGenerator[bytes, None]:
         """A part of a blob, in pieces. Raises `RuntimeUnreachable` also if it goes away meanwhile."""
 
     def open_writer(self, ref: str, digest: str, size_bytes: int, lease: str) -> AbstractAsyncContextManager[Writer]:

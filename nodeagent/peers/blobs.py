@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from typing import Any, Final
 
@@ -67,10 +67,10 @@ class Blobs:
     async def _stored(self, digest: str, offset: int, end: int) -> AsyncGenerator[memoryview, None]:
         if await self._content.info(digest) is None:
             raise Gone(digest)
-        parts: AsyncIterator[bytes] = self._content.read(digest, offset, end - offset)
-        async for part in parts:
-            for piece in _pieces(part):
-                yield piece
+        async with aclosing(self._content.read(digest, offset, end - offset)) as parts:
+            async for part in parts:
+                for piece in _pieces(part):
+                    yield piece
 
 
 def _pieces(data: bytes | memoryview) -> Iterator[memoryview]:
@@ -80,8 +80,6 @@ def _pieces(data: bytes | memoryview) -> Iterator[memoryview]:
 
 async def _has(arriving: Incoming, offset: int) -> bool:
     """Whether there are bytes at `offset` after a wait; false if the blob ended. Raises `Gone` if nothing comes."""
-    if arriving.received_bytes > offset and not arriving.ended:
-        return True
     try:
         async with asyncio.timeout(STALL_SECONDS):
             return await arriving.wait_beyond(offset)

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
-from typing import cast
 
 import pytest
 import structlog
@@ -33,12 +32,12 @@ from nodeagent.peers.settings import PeerSettings
 from nodeagent.settings import Settings
 from tests.real.programs import real_time
 from tests.support.containerd import MemoryContainerd
+from tests.support.content import MemoryContentStore
 from tests.support.instant import until
-from tests.support.peers import LINE, Observed, Parent, StoredBlobs, a_parent, digest_of, key_of, manifest, request
+from tests.support.peers import LINE, Observed, Parent, a_parent, digest_of, key_of, manifest, request
 from tests.support.runtime import MemoryRuntime
 from warmhook.peer_requests import KEY_HEADER, PROOF_HEADER, blob_path
 from warmhook.platforms import Platform
-from warmhook.ports import ContentStore
 
 pytestmark = pytest.mark.slow
 
@@ -58,7 +57,7 @@ def client_tls(*, newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> ssl.SSLCon
 async def listening() -> AsyncIterator[tuple[Parent, int]]:
     """A parent with the image, and its port on 127.0.0.1."""
     async with a_parent(real_clock()) as parent:
-        parent.content.add(IMAGE, CONFIG)
+        parent.have(IMAGE, CONFIG)
         parent.serve(digest_of(IMAGE), "child")
         with open_listener_at("127.0.0.1", 0) as listener:
             listener.listen()
@@ -185,7 +184,7 @@ class Node:
     settings: PeerSettings
     port: int
     changes: list[bool] = field(default_factory=list)
-    content: StoredBlobs = field(default_factory=StoredBlobs)
+    content: MemoryContentStore = field(default_factory=MemoryContentStore)
 
     @contextlib.asynccontextmanager
     async def serving(self, clock: Clock | None = None) -> AsyncIterator[Serving]:
@@ -199,10 +198,10 @@ class Node:
             Platform("linux", "amd64"),
             MemoryContainerd(MemoryRuntime()),
         )
-        content, incoming = cast("ContentStore", self.content), IncomingBlobs(self.folder / "incoming")
+        incoming = IncomingBlobs(self.folder / "incoming")
         served = {LINE: Served({"child": key_of("child").name}, digest_of(IMAGE))}
         parent = Serving(
-            context, content, incoming, served.get, Observed(), lambda: self.changes.append(parent.serving)
+            context, self.content, incoming, served.get, Observed(), lambda: self.changes.append(parent.serving)
         )
         async with in_background(parent.run(), "parent"):
             yield parent
@@ -219,7 +218,8 @@ async def a_node(tmp_path: Path) -> AsyncIterator[Node]:
     token = tmp_path / "token"
     await write_peer_token(kubernetes, "parent", token)
     node = Node(tmp_path, kubernetes, PeerSettings(port, "127.0.0.1", token), port)
-    node.content.add(IMAGE, CONFIG)
+    for blob in (IMAGE, CONFIG):
+        node.content.have(blob)
     yield node
 
 

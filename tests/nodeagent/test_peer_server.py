@@ -23,7 +23,7 @@ REFUSED = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"
 
 def holding(parent: Parent, *children: str) -> None:
     """Have the image, and other blobs, and a hint that names these children."""
-    parent.content.add(IMAGE, CONFIG, LAYER, OTHER)
+    parent.have(IMAGE, CONFIG, LAYER, OTHER)
     parent.serve(digest_of(IMAGE), *children)
 
 
@@ -80,22 +80,22 @@ async def test_an_index_serves_the_manifests_that_it_names_and_what_these_name()
         other = manifest(b"for another platform", b"its layer")
         root = index(IMAGE, other)
         holding(parent, "child")
-        parent.content.add(root)
+        parent.have(root)
         parent.serve(digest_of(root), "child")
         assert (await parent.answer(await parent.request("child", digest_of(LAYER)))).endswith(LAYER)
         # This node does not have the other manifest, so it does not know what that names.
-        parent.content.add(b"its layer")
+        parent.have(b"its layer")
         assert await parent.answer(await parent.request("child", digest_of(b"its layer"))) == REFUSED
 
 
 @instant
 async def test_blobs_become_known_with_the_manifests_that_name_them() -> None:
     async with a_parent() as parent:
-        parent.content.add(LAYER)
+        parent.have(LAYER)
         parent.serve(digest_of(IMAGE), "child")
         asked = await parent.request("child", digest_of(LAYER))
         assert await parent.answer(asked) == REFUSED
-        parent.content.add(IMAGE)
+        parent.have(IMAGE)
         await asyncio.sleep(1)
         assert (await parent.answer(asked)).endswith(LAYER)
 
@@ -103,7 +103,7 @@ async def test_blobs_become_known_with_the_manifests_that_name_them() -> None:
 @instant
 async def test_blobs_of_a_push_that_lasts_are_served_by_name() -> None:
     async with a_parent() as parent:
-        parent.content.add(LAYER, OTHER)
+        parent.have(LAYER, OTHER)
         parent.serve("", "child", blobs=frozenset({digest_of(LAYER)}))
         assert (await parent.answer(await parent.request("child", digest_of(LAYER)))).endswith(LAYER)
         assert await parent.answer(await parent.request("child", digest_of(OTHER))) == REFUSED
@@ -264,34 +264,37 @@ async def test_no_more_bytes_are_sent_in_a_second_than_the_setting_says() -> Non
 @instant
 async def test_bytes_flow_on_as_they_arrive() -> None:
     async with a_parent() as parent:
-        parent.content.add(IMAGE)
+        parent.have(IMAGE)
         parent.serve(digest_of(IMAGE), "child")
         async with parent.incoming.receiving(DIGEST, len(LAYER)) as blob:
             await blob.receive(0, LAYER[:4000])
             answering = asyncio.create_task(parent.answer(await parent.request("child", DIGEST)))
             await until(lambda: parent.observed.sent_bytes == {"child": 4000})
             await blob.receive(4000, LAYER[4000:])
-            answer = await answering
-        assert answer.endswith(b"\r\n\r\n" + LAYER)
+            # The last byte is the sign that this node has verified what it sent.
+            await until(lambda: parent.observed.sent_bytes == {"child": len(LAYER) - 1})
+            assert not answering.done()
+            parent.have(LAYER)
+        assert (await answering).endswith(b"\r\n\r\n" + LAYER)
 
 
 @instant
 async def test_a_child_that_is_behind_gets_the_rest_from_the_content_store() -> None:
     async with a_parent() as parent:
-        parent.content.add(IMAGE)
+        parent.have(IMAGE)
         parent.serve(digest_of(IMAGE), "child")
         async with parent.incoming.receiving(DIGEST, len(LAYER)) as blob:
             await blob.receive(0, LAYER[:4000])
             answering = asyncio.create_task(parent.answer(await parent.request("child", DIGEST)))
             await until(lambda: parent.observed.sent_bytes == {"child": 4000})
-            parent.content.add(LAYER)
+            parent.have(LAYER)
         assert (await answering).endswith(b"\r\n\r\n" + LAYER)
 
 
 @instant
 async def test_a_blob_that_fails_to_arrive_ends_the_answer_in_the_middle() -> None:
     async with a_parent() as parent:
-        parent.content.add(IMAGE)
+        parent.have(IMAGE)
         parent.serve(digest_of(IMAGE), "child")
         async with parent.incoming.receiving(DIGEST, len(LAYER)) as blob:
             await blob.receive(0, LAYER[:4000])
@@ -303,7 +306,7 @@ async def test_a_blob_that_fails_to_arrive_ends_the_answer_in_the_middle() -> No
 @instant
 async def test_a_blob_that_stops_arriving_holds_a_place_for_a_minute_at_most() -> None:
     async with a_parent() as parent:
-        parent.content.add(IMAGE)
+        parent.have(IMAGE)
         parent.serve(digest_of(IMAGE), "child")
         async with parent.incoming.receiving(DIGEST, len(LAYER)) as blob:
             await blob.receive(0, LAYER[:10])

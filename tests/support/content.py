@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import hashlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -66,7 +66,7 @@ class MemoryContentStore:
         blob = self.blobs.get(digest)
         return None if blob is None else Content(digest, len(blob), dict(self.labels[digest]))
 
-    async def read(self, digest: str, offset: int, size_bytes: int) -> AsyncIterator[bytes]:
+    async def read(self, digest: str, offset: int, size_bytes: int) -> AsyncGenerator[bytes, None]:
         self._answer()
         end = offset + size_bytes
         if end > len(self._blob(digest)):

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -129,7 +129,7 @@ class MemoryContent:
         self.check()
         return Content(digest, len(self.blobs[digest])) if digest in self.blobs else None
 
-    async def read(self, digest: str, offset: int, size_bytes: int) -> AsyncIterator[bytes]:
+    async def read(self, digest: str, offset: int, size_bytes: int) -> AsyncGenerator[bytes, None]:
         self.check()
         yield self.blobs[digest][offset : offset + size_bytes]
 

@@ -30,9 +30,9 @@ from nodeagent.peers.image_digests import ImageDigests
 from nodeagent.peers.incoming import IncomingBlobs
 from nodeagent.peers.pace import Pace
 from nodeagent.peers.server import PeerServer
+from tests.support.content import MemoryContentStore
 from tests.support.instant import loop_clock
 from warmhook.peer_requests import AUDIENCE, KEY_HEADER, PROOF_HEADER, blob_path
-from warmhook.ports import Content, ContentStore, RuntimeUnreachable
 
 AGENTS = "system:serviceaccount:warmhook-agents:warmhook-agent"
 LINE = "0123456789abcdef"
@@ -62,30 +62,6 @@ def index(*manifests: bytes) -> bytes:
 
 
 @dataclass(slots=True)
-class StoredBlobs:
-    """What the content store of a node has."""
-
-    blobs: dict[str, bytes] = field(default_factory=dict)
-    unreachable: bool = False
-    asked: list[str] = field(default_factory=list)
-
-    def add(self, *blobs: bytes) -> None:
-        self.blobs |= {digest_of(blob): blob for blob in blobs}
-
-    async def info(self, digest: str) -> Content | None:
-        self.asked.append(digest)
-        if self.unreachable:
-            raise RuntimeUnreachable("memory://: nobody answers")
-        return Content(digest, len(self.blobs[digest])) if digest in self.blobs else None
-
-    async def read(self, digest: str, offset: int, size_bytes: int) -> AsyncIterator[bytes]:
-        blob = self.blobs[digest]
-        for start in range(offset, offset + size_bytes, 1000):
-            yield blob[start : min(start + 1000, offset + size_bytes)]
-            await asyncio.sleep(0)
-
-
-@dataclass(slots=True)
 class Observed:
     """What a server did."""
 
@@ -111,19 +87,23 @@ class Parent:
         self.api = ApiServer(clock.utcnow, Random(0))
         self.kubernetes = Kubernetes(InProcessTransport(self.api))
         self.tokens = TokenVerifier(self.kubernetes, clock, structlog.get_logger(), subject=AGENTS, audience=AUDIENCE)
-        self.content, self.observed = StoredBlobs(), Observed()
+        self.content, self.observed = MemoryContentStore(piece_bytes=1000), Observed()
         self.incoming = IncomingBlobs(folder, _here)
         self.served: dict[str, Served] = {}
         """By line key."""
-        content = cast("ContentStore", self.content)
         self.server = PeerServer(
             Access(self.key, self.tokens, self.served.get, clock),
-            ImageDigests(content, clock),
-            Blobs(content, self.incoming, _here),
+            ImageDigests(self.content, clock),
+            Blobs(self.content, self.incoming, _here),
             Pace(rate, clock),
             self.observed,
             clock,
         )
+
+    def have(self, *blobs: bytes) -> None:
+        """The content store has these blobs."""
+        for blob in blobs:
+            self.content.have(blob)
 
     def serve(self, root: str, *children: str, line: str = LINE, blobs: frozenset[str] = frozenset()) -> None:
         """Have a hint for the image with that digest, which names these nodes."""
