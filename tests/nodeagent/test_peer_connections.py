@@ -6,38 +6,16 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from random import Random
 
 import pytest
-import structlog
-from structlog.testing import capture_logs
 
-from adapters.clock import Clock, real_clock
-from adapters.kubernetes.client import Kubernetes
+from adapters.clock import real_clock
 from adapters.listener import open_listener_at
-from adapters.peer_key import certificate_key_name, server_tls, sign_proof
-from adapters.service_account_tokens import REREAD_SECONDS
-from adapters.tasks import in_background
-from devcluster.apiserver import ApiServer, InProcessTransport
-from devcluster.tokens import peer_token, write_peer_token
-from nodeagent.context import Context
-from nodeagent.metrics import Metrics
-from nodeagent.peers.access import Served
+from adapters.peer_key import certificate_key_name, server_tls
 from nodeagent.peers.connections import KNOWN_MAX, STRANGERS_MAX, STRANGERS_PER_ADDRESS_MAX, Connections
-from nodeagent.peers.incoming import IncomingBlobs
-from nodeagent.peers.parent import Parent as Serving
-from nodeagent.peers.settings import PeerSettings
-from nodeagent.settings import Settings
 from tests.real.programs import real_time
-from tests.support.containerd import MemoryContainerd
-from tests.support.content import MemoryContentStore
 from tests.support.instant import until
-from tests.support.peers import LINE, Observed, Parent, a_parent, digest_of, key_of, manifest, request
-from tests.support.runtime import MemoryRuntime
-from warmhook.peer_requests import KEY_HEADER, PROOF_HEADER, blob_path
-from warmhook.platforms import Platform
+from tests.support.peers import Parent, a_parent, digest_of, manifest
 
 pytestmark = pytest.mark.slow
 
@@ -170,118 +148,3 @@ async def test_a_child_that_goes_away_in_the_middle_holds_nothing() -> None:
             assert parent.server.sending == {"child": 1}
             writer.transport.abort()
             await until(lambda: not parent.server.sending, seconds=SECONDS)
-
-
-# --- the agent -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Node:
-    """A node whose agent serves, at an address of this machine."""
-
-    folder: Path
-    kubernetes: Kubernetes
-    settings: PeerSettings
-    port: int
-    changes: list[bool] = field(default_factory=list)
-    content: MemoryContentStore = field(default_factory=MemoryContentStore)
-
-    @contextlib.asynccontextmanager
-    async def serving(self, clock: Clock | None = None) -> AsyncIterator[Serving]:
-        context = Context(
-            Settings("parent", peers=self.settings),
-            self.kubernetes,
-            MemoryRuntime(),
-            clock or real_clock(),
-            structlog.get_logger(),
-            Metrics(),
-            Platform("linux", "amd64"),
-            MemoryContainerd(MemoryRuntime()),
-        )
-        incoming = IncomingBlobs(self.folder / "incoming")
-        served = {LINE: Served({"child": key_of("child").name}, digest_of(IMAGE))}
-        parent = Serving(
-            context, self.content, incoming, served.get, Observed(), lambda: self.changes.append(parent.serving)
-        )
-        async with in_background(parent.run(), "parent"):
-            yield parent
-
-
-@contextlib.asynccontextmanager
-async def a_node(tmp_path: Path) -> AsyncIterator[Node]:
-    with open_listener_at("127.0.0.1", 0) as found:
-        port: int = found.getsockname()[1]
-    api = ApiServer(real_clock().utcnow, Random(0))
-    kubernetes = Kubernetes(InProcessTransport(api))
-    for name in ("parent", "child"):
-        await kubernetes.create("/api/v1/nodes", {"metadata": {"name": name}})
-    token = tmp_path / "token"
-    await write_peer_token(kubernetes, "parent", token)
-    node = Node(tmp_path, kubernetes, PeerSettings(port, "127.0.0.1", token), port)
-    for blob in (IMAGE, CONFIG):
-        node.content.have(blob)
-    yield node
-
-
-async def child_gets(node: Node, parent: Serving) -> bytes:
-    """What a child gets that was told the key of the parent."""
-    assert parent.key is not None
-    token, key = await peer_token(node.kubernetes, "child"), key_of("child")
-    proof = sign_proof(key, parent.key.name, token)
-    headers = {"Authorization": f"Bearer {token}", KEY_HEADER: key.public, PROOF_HEADER: proof}
-    reader, writer = await asyncio.open_connection("127.0.0.1", node.port, ssl=client_tls())
-    writer.write(request("GET", blob_path(LINE, digest_of(CONFIG)), headers))
-    async with asyncio.timeout(SECONDS):
-        answer = await reader.readuntil(CONFIG)
-    writer.close()
-    return answer
-
-
-@real_time
-async def test_an_agent_serves_as_soon_as_it_has_a_key_a_token_and_the_keys_of_the_cluster(tmp_path: Path) -> None:
-    async with a_node(tmp_path) as node:
-        async with node.serving() as parent:
-            await until(lambda: parent.serving, seconds=SECONDS)
-            assert (await child_gets(node, parent)).endswith(CONFIG)
-        assert node.changes == [False, True, False]
-        with pytest.raises(ConnectionRefusedError):
-            await asyncio.open_connection("127.0.0.1", node.port)
-
-
-@real_time
-async def test_a_port_in_use_and_a_missing_token_are_logged_and_tried_again(tmp_path: Path) -> None:
-    async with a_node(tmp_path) as node:
-        taken = open_listener_at("127.0.0.1", node.port)
-        taken.listen()
-        hidden = node.settings.token_file.rename(tmp_path / "hidden")
-
-        async def sleep(seconds: float) -> None:
-            if seconds >= REREAD_SECONDS:
-                await asyncio.sleep(seconds)
-            elif hidden.exists():
-                hidden.rename(node.settings.token_file)
-            else:
-                taken.close()
-
-        clock = real_clock()
-        with capture_logs() as logs:
-            async with node.serving(Clock(clock.utcnow, clock.monotonic, sleep, clock.random)) as parent:
-                await until(lambda: parent.serving, seconds=SECONDS)
-        events = [log["event"] for log in logs]
-        assert events == [
-            "peer-token-not-read",
-            "peer-token-not-read-over",
-            "peer-port-not-open",
-            "peer-port-not-open-over",
-        ]
-
-
-@real_time
-async def test_a_node_without_an_address_or_a_port_makes_no_key(tmp_path: Path) -> None:
-    async with a_node(tmp_path) as node:
-        for settings in (PeerSettings(), replace(node.settings, port=0)):
-            node.settings = settings
-            async with node.serving() as parent, asyncio.timeout(SECONDS):
-                await parent.run()
-                assert (parent.key, parent.serving) == (None, False)
-        assert node.changes == []
