@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -10,21 +12,33 @@ from cli.errors import needing_dev_extra
 
 
 @click.command("demo")
-@click.option("--nodes", type=click.IntRange(1, 50), default=3, show_default=True, help="How many nodes.")
+@click.option(
+    "--nodes",
+    type=click.IntRange(1, 50),
+    default=None,
+    show_default="3, or 5 with --peers",
+    help="How many nodes.",
+)
+@click.option("--peers", is_flag=True, help="Show how nodes get a larger image from each other (needs root).")
 @click.option(
     "--runtime",
     type=click.Choice(["embedded", "containerd"]),
-    default="embedded",
-    show_default=True,
+    default=None,
+    show_default="embedded, or containerd with --peers",
     help="What holds the images: a small stand-in, or a containerd for each node (needs root).",
 )
 @click.option("--serve", is_flag=True, help="Keep everything up after the push, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, and nothing else.")
 @click.option(
-    "--timeout", type=click.IntRange(1), default=15, show_default=True, help="Seconds that nodes get after the push."
+    "--timeout",
+    "timeout_seconds",
+    type=click.IntRange(1),
+    default=None,
+    show_default="15, or 60 with --peers",
+    help="Seconds that nodes get after the push.",
 )
 @click.option("--stop-agent", metavar="NODE", default="", hidden=True)
-def demo(nodes: int, runtime: str, serve: bool, as_json: bool, timeout: int, stop_agent: str) -> int:
+def demo(**given: Any) -> int:
     """See a push become an image on every node, here and now.
 
     Starts an API server, a registry, nodes and Warmhook's programs on this machine, pushes an image and shows how the
@@ -32,12 +46,11 @@ def demo(nodes: int, runtime: str, serve: bool, as_json: bool, timeout: int, sto
     """
     # Imported here: the image does not hold what these run, and no other command should wait for a terminal library.
     with needing_dev_extra():
-        from cli.demo_run.scenario import Demonstration, run_demo
+        from cli.demo_run.scenario import WITH_PEERS, Demonstration, run_demo
 
+    defaults: Mapping[str, Any] = WITH_PEERS if given["peers"] else {}
     return run_demo(
-        Demonstration(
-            nodes, "containerd" if runtime == "containerd" else "embedded", serve, as_json, timeout, stop_agent
-        )
+        Demonstration(**{**defaults, **{name: value for name, value in given.items() if value is not None}})
     )
 
 

@@ -20,6 +20,7 @@ from adapters.kubernetes.transport import open_transport
 from devcluster import containerd
 from devcluster.install import NAMESPACE, register
 from devcluster.programs import Program, Programs
+from devcluster.tokens import peer_token
 from warmhook.ports import Object
 
 RuntimeName: TypeAlias = Literal["embedded", "containerd"]
@@ -37,6 +38,7 @@ Environ: TypeAlias = Mapping[str, str]
 _PACKAGES: Final = Path(__file__).resolve().parents[1]
 _PYTHON: Final = (sys.executable, "-m")
 _SECRET_BYTES: Final = 12
+_TOKEN_SECONDS: Final = 86_400
 # A connection breaks before the system reports the end of the process at its other end.
 _END_SECONDS: Final = 2.0
 # Programs of a higher stage stop first: an agent writes a last report, and `web` must not log the API server's end.
@@ -71,6 +73,8 @@ class Plan:
     commands: Commands = Commands()
     environ: Callable[[str], Awaitable[Environ]] = _no_environ
     """More settings of a program, by its name: `web`, `agent-<node>`. Called at each start."""
+    peers: bool = False
+    """Whether nodes get images from each other, each at a port of its own on loopback."""
     register: Callable[[Kubernetes, str], Awaitable[Any]] = register
     """Creates the Node of a node that joins."""
     on_node: Callable[[Sequence[str], str], Sequence[str]] = _here
@@ -149,6 +153,12 @@ class Cluster:
         await self.programs.prints(program, '"event": "ready"')
         self.registry = str(json.loads(program.printed().splitlines()[0])["host"])
 
+    def registry_bytes(self) -> int:
+        """The bytes of all answers of the registry so far."""
+        program = next(each for each in self.shared if each.name == "registry")
+        lines = (json.loads(line) for line in program.printed().splitlines() if line.endswith("}"))
+        return sum(line.get("bytes", 0) for line in lines)
+
     async def start_runtime(self, node: str) -> None:
         """Start the node's container runtime, with the images that it had."""
         root = self.plan.folder / node
@@ -176,6 +186,8 @@ class Cluster:
             # The images are small, and nothing removes them if this machine's disk is fuller than a node's may be.
             "WARMHOOK_MIN_FREE_PERCENT": "0",
         }
+        if self.plan.peers:
+            environ |= await self._peer_environ(node)
         environ |= await self.plan.environ(name)
         command = self.plan.on_node(self.plan.commands.agent, node)
         self.agents[node] = await self.programs.start(name, command, stage=_AGENT, environ=environ)
@@ -224,6 +236,17 @@ class Cluster:
         program = await self.programs.start(name, command, stage=stage, environ=environ)
         self.shared = [*(each for each in self.shared if each.name != name), program]
         return program
+
+    async def _peer_environ(self, node: str) -> Environ:
+        """Where the agent serves images to others, and what it proves itself with for a day."""
+        token = self.plan.folder / f"{node}.token"
+        token.write_text(await peer_token(self.kubernetes, node, seconds=_TOKEN_SECONDS))
+        return {
+            "WARMHOOK_PEER_ADDRESS": "127.0.0.1",
+            "WARMHOOK_PEER_PORT": str(free_port()),
+            "WARMHOOK_PEER_TOKEN_FILE": str(token),
+            "WARMHOOK_PLAIN_HTTP_REGISTRIES": self.registry,
+        }
 
     def socket_of(self, node: str) -> Path:
         """Of the node's runtime."""

@@ -37,6 +37,10 @@ class Display:
         """Lines as they are, never broken: what is to be pasted must stay whole."""
         self._console.print(Text(words), soft_wrap=True)
 
+    def table(self, table: Table) -> None:
+        """A table of its own."""
+        self._console.print(table)
+
     def __enter__(self) -> Self:
         if self._console.is_terminal and not self._console.quiet:
             self._live = Live(self._table, console=self._console, refresh_per_second=8)

@@ -21,6 +21,8 @@ from warmhook.warmimages import PolicyKey
 POLICY: Final = PolicyKey("shop", "shop")
 _REPOSITORY: Final = "shop/web"
 _MEGABYTES: Final = 12.0
+PEERS_MEGABYTES: Final = 40.0
+"""The size of the image that nodes get from each other."""
 _SEND_SECONDS: Final = 10.0
 # Harbor repeats a delivery that was not accepted, three times by default.
 _ATTEMPTS: Final = 4
@@ -36,20 +38,22 @@ class Pushed:
 
 def policy_object(cluster: Cluster) -> Object:
     """A small WarmPolicy: pushes below `shop/` go to the nodes of pool `web`."""
+    source = {"source": {"mode": "peers"}} if cluster.plan.peers else {}
     return {
         "apiVersion": API_VERSION,
         "kind": "WarmPolicy",
         "metadata": {"name": POLICY.name, "namespace": POLICY.namespace},
         "spec": {
             "push": [{"repository": f"{cluster.registry}/shop/**", "tags": ["v*"], "keep": 2}],
-            "template": {"nodes": {"selector": {"matchLabels": {"pool": "web"}}}},
+            "template": {"nodes": {"selector": {"matchLabels": {"pool": "web"}}}} | source,
         },
     }
 
 
 def push_image(cluster: Cluster, tag: str, now: datetime) -> Pushed:
     """Put an image into the registry, without a webhook."""
-    made = incompressible_image(_MEGABYTES, tag, layers=3, platform=f"linux/{architecture()}")
+    megabytes, layers = (PEERS_MEGABYTES, 4) if cluster.plan.peers else (_MEGABYTES, 3)
+    made = incompressible_image(megabytes, tag, layers=layers, platform=f"linux/{architecture()}")
     digest = write_image(cluster.plan.registry_root, _REPOSITORY, tag, made)
     image = from_event(cluster.registry, _REPOSITORY, tag, digest)
     assert image is not None  # noqa: S101 - it has a tag

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import time
+from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -21,14 +22,21 @@ from cli.demo_run.progress import NodeProgress, find_line, follow_line
 from cli.demo_run.push import POLICY, curl_line, policy_object, push_image, send_webhook
 from cli.demo_run.run import for_children, indented, program_commands, run_in_folder
 from cli.demo_run.serve import keep_serving
+from cli.demo_run.transfers import read_transfers
 from cli.errors import Failed, Unusable
 from devcluster import containerd
 from devcluster.cluster import Cluster, Plan, RuntimeName
 from devcluster.demo import open_demo_cluster
+from warmhook.node_lines import Line
 from warmhook.warmimages import ObjectKey, warmimage_name
 
 _FIRST_TAG: Final = "v1"
 _SECOND_TAG: Final = "v2"
+_EMBEDDED: Final = "the embedded runtime has no content store"
+_PEERS_NEED: Final = (
+    "nodes get images from each other through the content store of a containerd each: install containerd, "
+    "for example with apt-get install containerd, and run this as root"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +45,17 @@ class Demonstration:
 
     nodes: int = 3
     runtime: RuntimeName = "embedded"
+    peers: bool = False
+    """Whether nodes get a larger image from each other."""
     serve: bool = False
     as_json: bool = False
     timeout_seconds: int = 15
     stop_agent: str = ""
     """Of this node, before the push."""
+
+
+WITH_PEERS: Final[Mapping[str, Any]] = {"nodes": 5, "runtime": "containerd", "timeout_seconds": 60}
+"""The defaults of a demonstration of peers."""
 
 
 @dataclass(slots=True)
@@ -51,7 +65,8 @@ class _Outcome:
     image: str = ""
     nodes: list[NodeProgress] = field(default_factory=list)
     reason: str = "interrupted"
-    serving: dict[str, Any] = field(default_factory=dict)
+    more: dict[str, Any] = field(default_factory=dict)
+    """Of the options `--serve` and `--peers`."""
     printed: bool = False
 
     @property
@@ -65,11 +80,13 @@ class _Outcome:
             seconds = max((progress.seconds or 0 for progress in self.nodes), default=0) if self.ok else None
             nodes = list(map(asdict, self.nodes))
             fields = {"ok": self.ok, "reason": self.reason, "image": self.image, "seconds": seconds, "nodes": nodes}
-            click.echo(json.dumps(fields | self.serving))
+            click.echo(json.dumps(fields | self.more))
 
 
 def run_demo(asked: Demonstration) -> int:
     """The exit status: 0 only if every node became warm. Raises `Unusable` and `Failed`."""
+    if asked.peers and (lacks := _EMBEDDED if asked.runtime == "embedded" else containerd.missing()):
+        raise Unusable(f"--peers: {lacks}; {_PEERS_NEED}")
     if asked.runtime == "containerd" and (lacks := containerd.missing()):
         raise Unusable(f"--runtime containerd: {lacks}; leave the option out for the embedded runtime")
     if asked.stop_agent and asked.stop_agent not in {f"node-{number}" for number in range(1, asked.nodes + 1)}:
@@ -92,7 +109,7 @@ def run_demo(asked: Demonstration) -> int:
 
 async def _demonstrate(asked: Demonstration, folder: Path, display: Display, outcome: _Outcome) -> int:
     display.say(f"starting a cluster in {folder}")
-    plan = Plan(folder, folder / "kubeconfig", asked.runtime, program_commands())
+    plan = Plan(folder, folder / "kubeconfig", asked.runtime, program_commands(), peers=asked.peers)
     opening = open_demo_cluster(plan, for_children(os.environ), nodes=asked.nodes, say=display.say)
     async with opening as cluster:
         if asked.stop_agent:
@@ -136,12 +153,21 @@ async def _push(asked: Demonstration, cluster: Cluster, display: Display, outcom
     else:
         outcome.reason = "all nodes are warm"
         display.say(f"all {len(outcome.nodes)} nodes have the image: a Pod that needs it starts without a pull")
+        if asked.peers:
+            await _show_transfers(cluster, line, display, outcome)
+
+
+async def _show_transfers(cluster: Cluster, line: Line, display: Display, outcome: _Outcome) -> None:
+    found = await read_transfers(cluster, line, asyncio.sleep)
+    display.table(found.table())
+    display.say(found.comparison())
+    outcome.more |= found.fields()
 
 
 def _show_what_to_try(asked: Demonstration, cluster: Cluster, display: Display, outcome: _Outcome) -> None:
     curl = curl_line(cluster, push_image(cluster, _SECOND_TAG, datetime.now(UTC)))
     registry = f"http://{cluster.registry}"
-    outcome.serving = {
+    outcome.more |= {
         "kubeconfig": str(cluster.plan.kubeconfig),
         "web": cluster.web_url,
         "registry": registry,

@@ -35,6 +35,7 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
         (["demo", "--nodes", "0"], "--nodes"),
         (["demo", "--runtime", "docker"], "'embedded', 'containerd'"),
         (["demo", "--stop-agent", "node-9"], "nodes are node-1 to node-3"),
+        (["demo", "--peers", "--runtime", "embedded"], "the embedded runtime has no content store; nodes get images"),
         (["devcluster", "--port", "http"], "--port"),
         (["devcluster", "--kubeconfig", "/nowhere/config"], "name another"),
         (["crds", "--output-dir", "/dev/null/crds"], "name a folder that can be written"),

@@ -222,6 +222,24 @@ def test_warms_a_real_containerd_on_each_node() -> None:
     assert str(folder) not in Path("/proc/self/mounts").read_text()
 
 
+@pytest.mark.containerd
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("containerd") is None, reason="needs root and containerd")
+def test_shows_from_whom_each_node_got_the_image() -> None:
+    demo = run("demo", "--peers", "--json")
+
+    assert (demo.returncode, demo.stderr) == (0, "")
+    told = json.loads(demo.stdout)
+    assert told["registryBytes"] < 1.2 * told["imageBytes"]
+    fetched = {each["node"]: each for each in told["transfers"]}
+    assert sorted(fetched) == [f"node-{number}" for number in range(1, 6)]
+    assert [node for node, each in fetched.items() if each["registry_kib"]] == [
+        node for node, each in fetched.items() if not each["parents"]
+    ]
+    for each in fetched.values():
+        assert 1024 * (each["peer_kib"] + each["registry_kib"]) == pytest.approx(told["imageBytes"], rel=0.01)
+        assert set(each["parents"]) <= fetched.keys() - {each["node"]}
+
+
 @pytest.mark.skipif(shutil.which("kubectl") is None or shutil.which("curl") is None, reason="needs kubectl and curl")
 @real_time
 async def test_a_policy_applied_to_the_devcluster_warms_its_nodes(tmp_path: Path) -> None:
