@@ -16,6 +16,7 @@ from collections.abc import Mapping
 
 from adapters.clock import real_clock
 from adapters.containerd import open_containerd
+from adapters.containerd_content import open_content_store
 from adapters.credential_providers import CredentialProviders
 from adapters.cri import open_runtime
 from adapters.env import BadSetting
@@ -52,12 +53,15 @@ async def _run(settings: Settings) -> None:
             open_transport(settings.kubeconfig, user_agent=f"warmhook-agent/{__version__}") as transport,
             open_runtime(settings.runtime_endpoint) as runtime,
             open_containerd(settings.runtime_endpoint) as containerd,
+            open_content_store(settings.runtime_endpoint) as content,
         ):
             kubernetes = Kubernetes(transport, count=metrics.count_api_request)
             providers = None
             if settings.providers:
                 providers = CredentialProviders(settings.providers, settings.providers_dir, os.environ, clock, log)
-            context = Context(settings, kubernetes, runtime, clock, log, metrics, node, containerd, providers=providers)
+            context = Context(
+                settings, kubernetes, runtime, clock, log, metrics, node, containerd, content, providers=providers
+            )
             agent = Agent(context)
             async with serve_probes(settings.metrics_port, agent.health, metrics.exposition, clock, log):
                 await agent.run(stop)
