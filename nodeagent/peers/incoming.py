@@ -58,7 +58,7 @@ class Incoming:
         A blob that was committed is in the content store, from which a reader continues at its offset. The last byte
         comes from there only: whoever has all bytes of a blob from this node has what this node has verified.
         """
-        while not self.ended and self._readable <= offset:
+        while not self.ended and self.readable_bytes <= offset:
             await self._changed.wait()
         return not self.ended
 
@@ -67,7 +67,7 @@ class Incoming:
 
         It reads the disk only for bytes before the window, and may be called in a thread.
         """
-        length = min(length, self._readable - offset)
+        length = min(length, self.readable_bytes - offset)
         for start, data in reversed(tuple(self._window)):
             if start <= offset < start + len(data):
                 return memoryview(data)[offset - start : max(0, offset - start + length)]
@@ -75,7 +75,8 @@ class Incoming:
             return b"" if self.ended or length <= 0 else os.pread(self._spool, length, offset)
 
     @property
-    def _readable(self) -> int:
+    def readable_bytes(self) -> int:
+        """What `read` gives so far."""
         return min(self.received_bytes, self.size_bytes - 1)
 
     async def reserve(self) -> None:
