@@ -18,6 +18,7 @@ from devcluster.install import create_namespace, install, register
 from devcluster.programs import Program
 from devcluster.registry.images import Image
 from devcluster.registry.serve import Registry
+from devcluster.tokens import write_peer_token
 from tests.real.programs import free_port, need
 from tests.support.crds import without_patterns
 from tests.support.stack import SECRET, BaseStack, events_of, inherited, source_of, stack_folder
@@ -43,6 +44,8 @@ class Options:
     """More senders in the configuration file."""
     registries: tuple[Object, ...] = ()
     """The registries in the configuration file."""
+    peers: bool = False
+    """Whether nodes get images from each other, each at an address of its own."""
     api_port: int = field(default_factory=free_port)
     web_port: int = field(default_factory=free_port)
 
@@ -117,7 +120,13 @@ async def open_stack(
     if nodes:
         need("containerd", "containerd", root=True)
     with stack_folder() as folder:
-        plan = Plan(folder, folder / "kubeconfig", runtime="containerd", environ=options.environ)
+
+        async def environ(name: str) -> Mapping[str, str]:
+            node = name.removeprefix("agent-")
+            peers = await peer_environ(cluster, node) if options.peers and node != name else {}
+            return {**await options.environ(name), **peers}
+
+        plan = Plan(folder, folder / "kubeconfig", runtime="containerd", environ=environ)
         async with open_cluster(plan, inherited()) as cluster:
             stack = Stack(cluster, options, api_arguments)
             async with stack.http:
@@ -126,3 +135,14 @@ async def open_stack(
                 await create_namespace(stack.kubernetes, NAMESPACE)
                 await asyncio.gather(stack.start_web(), cluster.join(*nodes))
                 yield stack
+
+
+async def peer_environ(cluster: Cluster, node: str) -> dict[str, str]:
+    """The settings of the agent of `node-<number>` that let it exchange images, with a token like a kubelet's."""
+    token = cluster.plan.folder / f"{node}.token"
+    await write_peer_token(cluster.kubernetes, node, token)
+    return {
+        "WARMHOOK_PEER_ADDRESS": f"127.0.1.{node.rpartition('-')[2]}",
+        "WARMHOOK_PEER_PORT": str(free_port()),
+        "WARMHOOK_PEER_TOKEN_FILE": str(token),
+    }
