@@ -53,7 +53,7 @@ async def test_a_child_gets_every_blob_from_its_parent_and_none_from_the_registr
 @instant
 async def test_the_time_of_the_layers_begins_with_their_first_byte(tmp_path: Path) -> None:
     node = Node(tmp_path, ["parent"])
-    node.parents[0].piece_seconds = 0.1
+    node.parents[0].piece_seconds, node.parents[0].expects = 0.1, True
     asyncio.get_running_loop().call_later(7, give, IMAGE, *node.parents)
     fetched = await node.fetch(IMAGE)
     assert 0 < fetched.layers_seconds <= fetched.seconds - 7
