@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any, Final
 
 import grpc
@@ -46,6 +46,8 @@ class BlobWriter:
         self._buffer = bytearray()
         self._sent = self._size = self._unanswered = 0
         self._digest = self._ref = ""
+        self._running: asyncio.Future[Any] | None = None
+        """A read or write of the call that has not ended."""
 
     @property
     def offset(self) -> int:
@@ -87,10 +89,12 @@ class BlobWriter:
 
     async def close(self) -> None:
         """Unlock the ref and keep what was written. Returns once another client can lock it, if containerd answers."""
-        if self._call.done():
-            return
         with contextlib.suppress(Exception):
             async with asyncio.timeout(_CLOSE_SECONDS):
+                if self._running is not None:
+                    # The owner was cancelled meanwhile; what is in the buffer is lost.
+                    await self._running
+                    self._buffer.clear()
                 while self._buffer:
                     await self._flush()
                 await self._call.done_writing()
@@ -105,14 +109,14 @@ class BlobWriter:
 
     async def _flush(self) -> None:
         """Send the first part of the buffer."""
-        with memoryview(self._buffer) as whole:
-            message = encode_write(self._sent, whole[:_MESSAGE_BYTES])
+        await self._drain(_UNANSWERED_MAX - 1)
         count = min(len(self._buffer), _MESSAGE_BYTES)
+        with memoryview(self._buffer) as whole:
+            message = encode_write(self._sent, whole[:count])
         del self._buffer[:count]
         self._sent += count
-        await self._drain(_UNANSWERED_MAX - 1)
-        await self._send(message)
         self._unanswered += 1
+        await self._send(message)
 
     async def _drain(self, unanswered: int) -> None:
         while self._unanswered > unanswered:
@@ -121,8 +125,7 @@ class BlobWriter:
 
     async def _send(self, message: Any) -> None:
         try:
-            async with asyncio.timeout(_WRITE_SECONDS):
-                await self._call.write(message)
+            await self._run(self._call.write(message), _WRITE_SECONDS)
         except TimeoutError:
             raise self._calls.silent(_WRITE_SECONDS) from None
         except asyncio.InvalidStateError:
@@ -134,8 +137,7 @@ class BlobWriter:
 
     async def _answer(self, seconds: float) -> Any:
         try:
-            async with asyncio.timeout(seconds):
-                answer = await self._call.read()
+            answer = await self._run(self._call.read(), seconds)
         except TimeoutError:
             raise self._calls.silent(seconds) from None
         except grpc.aio.AioRpcError as error:
@@ -143,6 +145,15 @@ class BlobWriter:
         if answer is grpc.aio.EOF:
             raise RuntimeUnreachable(f"containerd ended the write of {self._digest}")
         return answer
+
+    async def _run(self, operation: Coroutine[Any, Any, Any], seconds: float) -> Any:
+        """The result of a read or write. It goes on if the caller is cancelled: otherwise gRPC would end the call, and
+        containerd would unlock the ref at some later time."""
+        self._running = asyncio.ensure_future(operation)
+        async with asyncio.timeout(seconds):
+            await asyncio.wait((self._running,))
+        ended, self._running = self._running, None
+        return ended.result()
 
     def _error(self, error: grpc.aio.AioRpcError) -> Exception:
         code, text = error.code(), error.details() or ""

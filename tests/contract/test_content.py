@@ -16,7 +16,7 @@ from tests.contract.nodes import MemoryNode, Node, Site, open_node, open_site
 from tests.support.cases import as_test
 from tests.support.content import MemoryContentStore
 from tests.support.instant import instantly
-from warmhook.ports import AlreadyThere, Busy, ContentStore, RuntimeUnreachable, WrongDigest
+from warmhook.ports import AlreadyThere, Busy, ContentStore, NotContainerd, RuntimeUnreachable, WrongDigest
 
 BLOB = incompressible(3_000_000, "blob")
 DIGEST = digest_of(BLOB)
@@ -231,20 +231,30 @@ async def test_a_writer_that_left_has_freed_its_ref(both: Both) -> None:
 async def test_a_cancelled_writer_frees_its_ref(both: Both) -> None:
     await both.store.create_lease(LEASE, LATER)
     opened = asyncio.Event()
-
-    async def write() -> None:
-        async with both.store.open_writer(REF, DIGEST, len(BLOB), LEASE) as writer:
-            await writer.write(BLOB[:10])
-            opened.set()
-            await asyncio.Event().wait()
-
-    writing = asyncio.create_task(write(), name="writer")
+    writing = asyncio.create_task(_endless(both.store, opened), name="writer")
     await opened.wait()
     writing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await writing
     async with both.store.open_writer(REF, DIGEST, len(BLOB), LEASE) as writer:
-        assert writer.offset in (0, 10)
+        assert writer.offset >= 0
+
+
+@on_both
+async def test_what_a_cancelled_writer_wrote_is_dropped_by_its_ref(both: Both) -> None:
+    await both.store.create_lease(LEASE, LATER)
+    for _ in range(10):
+        opened = asyncio.Event()
+        writing = asyncio.create_task(_endless(both.store, opened), name="writer")
+        await opened.wait()
+        writing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await writing
+        await both.store.abort(REF)
+        async with both.store.open_writer(REF, DIGEST, len(BLOB), LEASE) as writer:
+            assert writer.offset == 0
+    await both.put(BLOB)
+    assert await both.content(DIGEST) == BLOB
 
 
 @on_both
@@ -263,6 +273,14 @@ async def test_an_aborted_ref_has_nothing(both: Both) -> None:
     await both.store.abort(REF)
     async with both.store.open_writer(REF, DIGEST, len(BLOB), LEASE) as writer:
         assert writer.offset == 0
+
+
+async def _endless(store: ContentStore, begun: asyncio.Event) -> None:
+    """Write the same bytes until it is cancelled."""
+    async with store.open_writer(REF, DIGEST, len(BLOB), LEASE) as writer:
+        while True:
+            await writer.write(BLOB)
+            begun.set()
 
 
 # --- leases ----------------------------------------------------------------------------------------------------------
@@ -301,3 +319,57 @@ async def test_without_its_lease_nothing_is_written_or_kept(both: Both) -> None:
 async def test_an_unknown_snapshot_or_snapshotter_is_not_there(both: Both) -> None:
     assert not await both.store.has_snapshot("overlayfs", DIGEST)
     assert not await both.store.has_snapshot("unknown", DIGEST)
+
+
+# --- other runtimes --------------------------------------------------------------------------------------------------
+
+
+def _calls(store: ContentStore) -> list[Awaitable[object]]:
+    return [
+        store.info(DIGEST),
+        anext(aiter(store.read(DIGEST, 0, 1))),
+        store.open_writer(REF, DIGEST, len(BLOB), LEASE).__aenter__(),
+        store.abort(REF),
+        store.create_lease(LEASE, LATER),
+        store.add_to_lease(LEASE, DIGEST),
+        store.delete_lease(LEASE),
+        store.leases(),
+        store.has_snapshot("overlayfs", DIGEST),
+    ]
+
+
+@pytest.mark.slow
+def test_the_stand_in_of_another_runtime_is_not_containerd(site: Site) -> None:
+    async def case(both: Both) -> None:
+        for call in _calls(both.store):
+            with pytest.raises(NotContainerd):
+                await call
+
+    _run(case, "embedded", site)
+
+
+@pytest.mark.slow
+def test_a_stopped_runtime_is_unreachable_and_named(site: Site) -> None:
+    async def case(both: Both) -> None:
+        await both.node.stop()
+        for call in _calls(both.store):
+            with pytest.raises(RuntimeUnreachable, match=both.node.endpoint):
+                await call
+
+    _run(case, "embedded", site)
+
+
+def test_the_twin_has_the_faults_of_a_runtime() -> None:
+    store = MemoryContentStore()
+
+    async def case() -> None:
+        store.absent = True
+        for call in _calls(store):
+            with pytest.raises(NotContainerd):
+                await call
+        store.absent, store.unreachable = False, True
+        for call in _calls(store):
+            with pytest.raises(RuntimeUnreachable):
+                await call
+
+    instantly(case())
