@@ -14,8 +14,10 @@ from adapters.clock import Clock
 from warmhook.manifests import BODY_MAX, named_digests
 from warmhook.ports import ContentStore
 
-_IMAGES_MAX: Final = 64
+_IMAGES_MAX: Final = 32
 """Images whose digests are remembered."""
+_NAMES_MAX: Final = 2048
+"""Digests of one image: a runtime takes 128 layers at most. Whoever wrote a manifest with more gets no more served."""
 _MANIFESTS_MAX: Final = 64
 """Manifests that are read for one image: an index names one for each platform, and attestations."""
 _AGAIN_SECONDS: Final = 0.1
@@ -75,8 +77,9 @@ class ImageDigests:
                     body = b"".join([part async for part in self._content.read(found.digest, 0, found.size_bytes)])
                     named = named_digests(body)
                     new = [digest for digest in dict.fromkeys(named.manifests) if digest not in image.names]
-                    image.names.update(named.manifests, named.blobs)
-                    waiting.extend(new)
+                    if len(image.names) + len(new) + len(named.blobs) <= _NAMES_MAX:
+                        image.names.update(new, named.blobs)
+                        waiting.extend(new)
                 image.read += 1
                 waiting.pop(0)
         finally:

@@ -11,7 +11,7 @@ from collections import Counter
 from contextlib import aclosing
 from typing import Final, Protocol
 
-from adapters.clock import Clock
+from adapters.clock import Budget, Clock
 from nodeagent.peers.access import Access, Refusal, RequestRefused, Served
 from nodeagent.peers.blobs import Blobs, Gone
 from nodeagent.peers.connections import Caller
@@ -24,6 +24,10 @@ BODIES_MAX: Final = 16
 """Blobs that are sent at the same time; each takes about 1 MiB."""
 BODIES_PER_CHILD_MAX: Final = 6
 """A child fetches three blobs of an image at the same time, and may fetch two images."""
+REQUESTS_BURST: Final = 200
+"""Requests of one child without a wait; an image has fewer blobs."""
+REQUESTS_PER_SECOND: Final = 50
+"""Of one child after that."""
 IDLE_SECONDS: Final = 15.0
 """For the head of a request, from the connection or from the answer before. A child asks again after one second."""
 SLOW_SECONDS: Final = 30.0
@@ -31,6 +35,7 @@ SLOW_SECONDS: Final = 30.0
 REFUSAL_SECONDS: Final = 0.05
 """A refusal is sent this long after its request, or a multiple of it: how long it took to decide says nothing."""
 
+_BUDGETS_MAX: Final = 512
 _REFUSED: Final = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"
 _LATER: Final = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\n\r\n"
 _DONE: Final = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
@@ -59,6 +64,8 @@ class PeerServer:
         self._pace, self._observer, self._clock = pace, observer, clock
         self.sending: Counter[str] = Counter()
         """Child to the number of blobs that are being sent to it."""
+        self._budgets: dict[str, Budget] = {}
+        """By child."""
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, caller: Caller) -> None:
         """Answer the requests of one connection, until it ends or is too slow. Raises `OSError` and `TimeoutError`."""
@@ -83,6 +90,7 @@ class PeerServer:
         if request is None:
             raise RequestRefused("request")
         caller.node, served = self._access.check(request)
+        await self._wait_for_turn(caller.node)
         if not request.digest:
             self._observer.done(request.line_key, caller.node)
             await _send(writer, _DONE)
@@ -96,6 +104,13 @@ class PeerServer:
         await _send(writer, _opening(request, *part, size))
         if request.method == "GET":
             await self._send_blob(writer, request.digest, part, caller.node)
+
+    async def _wait_for_turn(self, node: str) -> None:
+        """Let a child that asks too often wait: each request costs this node some work."""
+        if len(self._budgets) >= _BUDGETS_MAX:
+            self._budgets.clear()
+        budget = self._budgets.setdefault(node, Budget(self._clock, REQUESTS_BURST, 1 / REQUESTS_PER_SECOND))
+        await self._clock.sleep(budget.spend())
 
     async def _size(self, digest: str, served: Served) -> int:
         """The bytes of a blob that belongs to what is served. Raises `RequestRefused`."""

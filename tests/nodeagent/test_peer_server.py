@@ -10,7 +10,7 @@ import pytest
 
 from adapters.peer_key import sign_proof
 from nodeagent.peers.access import Refusal, Served
-from nodeagent.peers.server import BODIES_PER_CHILD_MAX, REFUSAL_SECONDS
+from nodeagent.peers.server import BODIES_PER_CHILD_MAX, REFUSAL_SECONDS, REQUESTS_BURST, REQUESTS_PER_SECOND
 from tests.support.instant import instant, until
 from tests.support.peers import LINE, Parent, a_parent, digest_of, index, key_of, manifest, request
 from warmhook.peer_requests import AUDIENCE, KEY_HEADER, PROOF_HEADER, blob_path, done_path
@@ -244,6 +244,23 @@ async def test_a_child_that_asks_for_more_blobs_at_once_than_it_fetches_is_told_
             task.cancel()
         await asyncio.gather(*sending, return_exceptions=True)
         assert (await parent.answer(asked)).startswith(b"HTTP/1.1 200")
+
+
+@instant
+async def test_a_child_that_asks_without_end_is_slowed_down_alone() -> None:
+    async with a_parent() as parent:
+        holding(parent, "child", "other")
+        done = request("POST", done_path(LINE), await parent.headers("child"))
+        began = parent.clock.monotonic()
+        await parent.answer(*[done] * (REQUESTS_BURST - 10))
+        assert parent.clock.monotonic() == began
+        hammering = asyncio.create_task(parent.answer(*[done] * 1000))
+        await asyncio.sleep(1)
+        began = parent.clock.monotonic()
+        assert (await parent.answer(await parent.request("other", DIGEST))).endswith(LAYER)
+        assert parent.clock.monotonic() - began < 0.1
+        await hammering
+        assert parent.clock.monotonic() - began == pytest.approx(1000 / REQUESTS_PER_SECOND, rel=0.1)
 
 
 @instant
