@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from random import Random
 
 import pytest
 
@@ -193,6 +195,22 @@ def test_every_refusal_is_the_same_bytes_after_the_same_time(name: str) -> None:
             assert parent.observed.sent_bytes == {}
 
     ask()
+
+
+@instant
+async def test_a_request_with_a_changed_byte_is_refused_unless_the_byte_does_not_matter() -> None:
+    async with a_parent() as parent:
+        holding(parent, "child")
+        asked, random = await parent.request("child", digest_of(CONFIG)), Random(1)
+        head = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(CONFIG)
+        answers = Counter[bytes]()
+        for _ in range(150):
+            changed = bytearray(asked)
+            changed[random.randrange(len(asked))] ^= 1 << random.randrange(8)
+            answers[await parent.answer(bytes(changed))] += 1
+        # Without the end of its head nothing is answered.
+        assert answers.keys() <= {REFUSED, head + CONFIG, b""}
+        assert answers[REFUSED] > 120
 
 
 @instant
