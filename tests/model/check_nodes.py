@@ -17,6 +17,7 @@ from warmhook.ports import Object
 __all__ = ["digests_since", "held", "is_reported_warm", "node_differences"]
 
 _LINE = "line.warmhook.dev/"
+_HINT, _EXPIRY = ".hint", "hint.warmhook.dev/"
 _OURS, _PIN = "warmhook.dev/pinned", "io.cri-containerd.pinned"
 
 
@@ -38,8 +39,19 @@ def node_differences(world: World, lines: Mapping[str, Mapping[str, Wanted]]) ->
 def _desired(node: str, uid: str, obj: Object, wanted: Mapping[str, str]) -> Iterator[str]:
     if not obj and not wanted:
         return
-    if obj.get("data", {}) != wanted:
-        yield f"{node}: lines {obj.get('data', {})}, should be {dict(wanted)}"
+    data, metadata = obj.get("data", {}), obj["metadata"]
+    lines = {key: text for key, text in data.items() if not key.endswith(_HINT)}
+    if lines != wanted:
+        yield f"{node}: lines {lines}, should be {dict(wanted)}"
+    hints = {key.removesuffix(_HINT): json.loads(data[key]) for key in data.keys() - lines.keys()}
+    expiries = {
+        key.rpartition("/")[2]: text for key, text in metadata["annotations"].items() if key.startswith(_EXPIRY)
+    }
+    if expiries != {key: str(hint["e"]) for key, hint in hints.items()}:
+        yield f"{node}: annotations of hints {expiries}, hints {hints}"
+    for key, hint in hints.items():
+        if node in {name for name, *_ in hint.get("p", []) + hint.get("c", [])}:
+            yield f"{node}: gets line {key} from itself: {hint}"
     if obj and _lines(obj) != {key: short(text, 8) for key, text in wanted.items()}:
         yield f"{node}: labels {_lines(obj)} of lines {dict(wanted)}"
     yield from _owned(obj, node, uid, "desired")

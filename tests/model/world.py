@@ -67,7 +67,8 @@ _AGENT_SKEW_SECONDS: Final = 240
 # Where there is a file system in memory: a file that is flushed to a disk takes real time.
 _MEMORY: Final = "/dev/shm" if Path("/dev/shm").is_dir() else None
 _SILENT = structlog.wrap_logger(None, processors=[], wrapper_class=structlog.make_filtering_bound_logger(50))
-_SETTINGS: Final = Settings(namespace=NAMESPACE, events_open=True, sync_seconds=SYNC_SECONDS)
+# Registries so slow that it pays to get images from other nodes.
+_SETTINGS: Final = Settings(namespace=NAMESPACE, events_open=True, sync_seconds=SYNC_SECONDS, registry_rate=10**6)
 _CRDS: Final = (without_patterns(warmimage_crd()), without_patterns(warmpolicy_crd()))
 _SYNC: Final = sync_event(0, EPOCH)
 
