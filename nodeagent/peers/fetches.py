@@ -110,11 +110,15 @@ class Fetches:
         found = self._hints.of_image(pull.image)
         if found is None or not _is_useful(found) or self._failed.get(pull.image) == found.hint:
             return Preparation(found)
-        run = _Run(self._results.account(versions), slot, waits=bool(found.hint.parents))
+        run = _Run(self._results.account(pull, versions), slot, waits=bool(found.hint.parents))
         try:
             fetched = await self._run(run, found, pull, credentials)
         except _NoSlot:
             return None
+        except asyncio.CancelledError:
+            # It gave way to others, or is not wanted. Next time the runtime pulls, which keeps parts of layers.
+            self._failed[pull.image] = found.hint
+            raise
         if not fetched.complete:
             self._failed[pull.image] = found.hint
         prepared = Preparation(found, fetched, self._results.fetched(found, fetched))

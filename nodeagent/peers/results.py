@@ -11,7 +11,9 @@ from nodeagent.peers.exchange import Fetched
 from nodeagent.peers.hints import LineHint
 from warmhook.images import parse_reference
 from warmhook.peers import Transfer
+from warmhook.pull_queue import ImagePull
 
+_LOG_SECONDS: Final = 30.0
 _RATE_BYTES: Final = 4 * 1024 * 1024
 """Less than this shows nothing about rates."""
 
@@ -21,23 +23,12 @@ class Results:
 
     def __init__(self, context: Context, annotations: PeerAnnotations, changed: Callable[[], None]) -> None:
         """`changed` is called when the report may have to be written."""
-        self._metrics, self._log, self._port = context.metrics, context.log, context.settings.peers.port
-        self._annotations, self._changed = annotations, changed
+        self._context, self._annotations, self._changed = context, annotations, changed
+        self._metrics, self._log = context.metrics, context.log
 
-    def account(self, versions: Collection[str]) -> Account:
+    def account(self, pull: ImagePull, versions: Collection[str]) -> Account:
         """Of a fetch for the lines in these versions."""
-        return Account(self, versions)
-
-    def came(self, versions: Collection[str], fetched: Fetched, *, ended: bool) -> None:
-        """What has come so far for the lines in these versions."""
-        for version in versions:
-            self._annotations.transferred(_transfer(version, fetched), ended=ended)
-        self._changed()
-
-    def count(self, peer_bytes: int, registry_bytes: int) -> None:
-        """So many bytes more came."""
-        self._metrics.fetched("peers", peer_bytes)
-        self._metrics.fetched("registry", registry_bytes)
+        return Account(self._context, self._annotations, self._changed, pull, versions)
 
     def fetched(self, found: LineHint, fetched: Fetched) -> str:
         """A fetch has ended, and the pull begins. Returns what people should know; empty if all is well."""
@@ -51,7 +42,10 @@ class Results:
             self._annotations.read_registry(host, seeds * fetched.registry_bytes / seconds)
         if not hint.parents or (fetched.complete and not fetched.fallbacks):
             return ""
-        reason, message = "ParentsUnreachable", f"peers not reachable: is port {self._port} open between nodes?"
+        reason, message = (
+            "ParentsUnreachable",
+            f"peers not reachable: is port {self._context.settings.peers.port} open between nodes?",
+        )
         if fetched.peer_bytes:
             reason, message = "ParentsFellShort", "the registry gives what other nodes did not"
         self._metrics.fell_back(reason)
@@ -75,15 +69,38 @@ class Results:
 class Account:
     """What one fetch has brought so far."""
 
-    def __init__(self, results: Results, versions: Collection[str]) -> None:
-        self._results, self._versions = results, versions
+    def __init__(
+        self,
+        context: Context,
+        annotations: PeerAnnotations,
+        changed: Callable[[], None],
+        pull: ImagePull,
+        versions: Collection[str],
+    ) -> None:
+        self._context, self._annotations, self._changed = context, annotations, changed
+        self._pull, self._versions = pull, versions
         self._peer_bytes = self._registry_bytes = 0
+        self._began = self._logged_at = context.clock.monotonic()
 
     def update(self, fetched: Fetched, *, ended: bool = False) -> None:
         """Count what has come since the last update."""
-        self._results.count(fetched.peer_bytes - self._peer_bytes, fetched.registry_bytes - self._registry_bytes)
+        self._context.metrics.fetched("peers", fetched.peer_bytes - self._peer_bytes)
+        self._context.metrics.fetched("registry", fetched.registry_bytes - self._registry_bytes)
         self._peer_bytes, self._registry_bytes = fetched.peer_bytes, fetched.registry_bytes
-        self._results.came(self._versions, fetched, ended=ended)
+        for version in self._versions:
+            self._annotations.transferred(_transfer(version, fetched), ended=ended)
+        self._changed()
+        now = self._context.clock.monotonic()
+        if now >= self._logged_at + _LOG_SECONDS and not ended:
+            self._logged_at = now
+            self._context.log.info(
+                "fetching",
+                image=self._pull.image,
+                seconds=round(now - self._began),
+                bytes_from_peers=fetched.peer_bytes,
+                bytes_from_registry=fetched.registry_bytes,
+                total_bytes=self._pull.size_bytes or None,
+            )
 
 
 def _transfer(version: str, fetched: Fetched, unpack_seconds: float = 0.0) -> Transfer:

@@ -170,6 +170,7 @@ async def test_a_transfer_that_goes_on_is_not_stopped_at_that_limit(b: Bench) ->
     async with b.agent():
         assert 300 <= await warm(b, line, seconds=400) < 310
     assert fake.cancelled == []
+    assert 8 <= len(b.events("fetching")) <= 10
 
 
 @on_node
@@ -222,10 +223,27 @@ async def test_a_transfer_ends_with_its_line_and_with_the_agent(b: Bench) -> Non
         await until(lambda: fake.images == [WEB])
         await b.want(without=(line,))
         await until(lambda: fake.cancelled == [WEB])
-        await b.hint(line, CHILD_OF)
+        await b.hint(line, replace(CHILD_OF, seeds=3))
         await until(lambda: len(fake.images) == 2)
     assert fake.cancelled == [WEB, WEB]
     assert b.runtime.pulls == []
+
+
+@on_node
+async def test_a_transfer_that_gave_way_is_left_to_the_runtime_which_keeps_parts_of_layers(b: Bench) -> None:
+    b.parallel_pulls, b.peers = 1, (fake := FakeTransfer(seconds=3000))
+    slow, other = a_push(b, pull=Pull(timeout_seconds=7200)), a_push(b, OTHER, "other")
+    await b.hint(slow, CHILD_OF)
+    async with b.agent():
+        await asyncio.sleep(5)
+        b.runtime.pull_seconds = 1000
+        await b.want(other)
+        await asyncio.sleep(70)
+        third = a_push(b, "registry.example.com/shop/third:1", "third")
+        await b.want(third)
+        await until(lambda: fake.cancelled == [WEB], seconds=1000, step=1)
+        await until(lambda: WEB in b.runtime.pulls, seconds=3000, step=1)
+    assert fake.images == [WEB]
 
 
 @on_node
