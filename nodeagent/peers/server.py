@@ -32,6 +32,9 @@ IDLE_SECONDS: Final = 15.0
 """For the head of a request, from the connection or from the answer before. A child asks again after one second."""
 SLOW_SECONDS: Final = 30.0
 """For one chunk of a blob: a child that reads slower is cut."""
+EXPECTED_SECONDS: Final = 1.0
+"""A child waits so long for the first byte of a blob that this node expects; then it asks again."""
+_LOOK_SECONDS: Final = 0.05
 REFUSAL_SECONDS: Final = 0.05
 """A refusal is sent this long after its request, or a multiple of it: how long it took to decide says nothing."""
 
@@ -97,7 +100,7 @@ class PeerServer:
             return
         if self.sending[caller.node] >= BODIES_PER_CHILD_MAX or self.sending.total() >= BODIES_MAX:
             raise RequestRefused("busy")
-        size = await self._size(request.digest, served)
+        size = await self._expected_size(request, served)
         part = request.part(size)
         if part is None:
             raise RequestRefused("absent")
@@ -111,6 +114,19 @@ class PeerServer:
             self._budgets.clear()
         budget = self._budgets.setdefault(node, Budget(self._clock, REQUESTS_BURST, 1 / REQUESTS_PER_SECOND))
         await self._clock.sleep(budget.spend())
+
+    async def _expected_size(self, request: PeerRequest, served: Served) -> int:
+        """As `_size`, a moment later if this node expects the blob: a tree has many levels, and each would wait."""
+        until = self._clock.monotonic() + EXPECTED_SECONDS
+        while True:
+            try:
+                return await self._size(request.digest, served)
+            except RequestRefused as refusal:
+                if refusal.reason != "expected" or self._clock.monotonic() >= until:
+                    raise
+            await self._clock.sleep(_LOOK_SECONDS)
+            # The hint may have changed or expired meanwhile.
+            _, served = self._access.check(request)
 
     async def _size(self, digest: str, served: Served) -> int:
         """The bytes of a blob that belongs to what is served. Raises `RequestRefused`."""

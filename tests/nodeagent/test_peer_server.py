@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 import pytest
@@ -243,6 +243,55 @@ async def test_a_content_store_that_does_not_answer_looks_like_one_without_the_b
         assert await parent.answer(await parent.request("child", DIGEST)) == REFUSED
 
 
+# --- what is expected ------------------------------------------------------------------------------------------------
+
+LATER = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\n\r\n"
+
+
+def expecting(parent: Parent, *children: str) -> None:
+    """Have a hint that names these children, for an image that this node is still to get."""
+    parent.serve(digest_of(IMAGE), *children)
+    parent.served[LINE] = replace(parent.served[LINE], expected=True)
+
+
+@instant
+async def test_a_child_gets_a_blob_that_comes_a_moment_later() -> None:
+    async with a_parent() as parent:
+        expecting(parent, "child")
+        answering = asyncio.create_task(parent.answer(await parent.request("child", digest_of(IMAGE))))
+        await asyncio.sleep(0.5)
+        parent.have(IMAGE)
+        assert (await answering).endswith(IMAGE)
+
+
+@instant
+async def test_only_a_child_learns_that_a_node_expects_an_image() -> None:
+    async with a_parent() as parent:
+        expecting(parent, "child")
+        assert await parent.answer(await parent.request("child", DIGEST)) == LATER
+        assert await parent.answer(await parent.request("stranger", DIGEST)) == REFUSED
+        assert parent.observed.refusals == ["expected", "child"]
+
+
+@instant
+async def test_no_blob_is_expected_that_the_manifests_of_the_image_do_not_name() -> None:
+    async with a_parent() as parent:
+        expecting(parent, "child")
+        parent.have(IMAGE)
+        assert await parent.answer(await parent.request("child", DIGEST)) == LATER
+        assert await parent.answer(await parent.request("child", digest_of(OTHER))) == REFUSED
+
+
+@instant
+async def test_a_child_that_is_none_any_more_does_not_get_what_came_meanwhile() -> None:
+    async with a_parent() as parent:
+        expecting(parent, "child")
+        answering = asyncio.create_task(parent.answer(await parent.request("child", digest_of(IMAGE))))
+        await asyncio.sleep(0.5)
+        holding(parent, "other")
+        assert await answering == REFUSED
+
+
 # --- limits ----------------------------------------------------------------------------------------------------------
 
 
@@ -254,7 +303,7 @@ async def test_a_child_that_asks_for_more_blobs_at_once_than_it_fetches_is_told_
         sending = [asyncio.create_task(parent.answer(asked)) for _ in range(BODIES_PER_CHILD_MAX)]
         await asyncio.sleep(1)
         answer = await parent.answer(asked)
-        assert answer == b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\n\r\n"
+        assert answer == LATER
         assert parent.observed.refusals == ["busy"]
         # Nobody else learns that it is busy, and other children are served.
         assert await parent.answer(await parent.request("stranger", DIGEST)) == REFUSED
