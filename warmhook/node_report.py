@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 from warmhook.api import (
@@ -132,12 +133,19 @@ def read_report(metadata: Mapping[str, Any]) -> Report:
         seen = parse_time(annotations.get(SEEN_ANNOTATION, ""))
     except ValueError:
         seen = None
-    listed = [version for version in annotations.get(WARM_ANNOTATION, "").split(",") if version]
-    warm = frozenset(version.removesuffix(_MOVED) for version in listed)
-    moved = frozenset(version.removesuffix(_MOVED) for version in listed if version.endswith(_MOVED))
+    warm, moved = _warm_versions(annotations.get(WARM_ANNOTATION, ""))
     peer, transfers = annotations.get(PEER_ANNOTATION, ""), annotations.get(TRANSFERS_ANNOTATION, "")
     node = report_node(metadata.get("name", ""))
     return Report(node, seen, warm, states, moved, read_peer(peer), read_transfers(transfers))
+
+
+# Thousands of nodes have the same lines, so they share a few sets.
+@lru_cache(maxsize=64)
+def _warm_versions(text: str) -> tuple[frozenset[str], frozenset[str]]:
+    """The versions that are warm, and those of them whose tag has moved."""
+    listed = [version for version in text.split(",") if version]
+    warm = frozenset(version.removesuffix(_MOVED) for version in listed)
+    return warm, frozenset(version.removesuffix(_MOVED) for version in listed if version.endswith(_MOVED))
 
 
 def read_detail(text: str) -> tuple[FailureReason, str]:

@@ -85,7 +85,8 @@ class Hints:
         changing = {name: _changing(change, scope.desired.get(name)) for name, change in changes.items()}
         hints: _Hints = {name: _ended(scope.desired.get(name), {*off, *changing[name]}, now) for name in changes}
         depths: defaultdict[str, int] = defaultdict(int)
-        due = list(_due(changing, scope.warmimages))
+        # Where it saves most, in case there are more images than can be planned.
+        due = sorted(_due(changing, scope.warmimages), key=lambda each: -len(each.nodes) * each.line.size_bytes)
         try:
             if due:
                 await self._plan(due, scope, hints, depths)
@@ -95,7 +96,12 @@ class Hints:
             _log.warning("peers-not-read", problem=str(error))
         order = sorted(changes, key=lambda name: (depths[name], name))
         early = _ended_early(changes, scope, now)
-        return {name: replace(changes[name], hints=hints.get(name, {}), early=early.get(name, {})) for name in order}
+        return {
+            name: replace(changes[name], hints=hints.get(name, {}), early=early.get(name, {}))
+            if name in early or hints.get(name)
+            else changes[name]
+            for name in order
+        }
 
     async def _plan(self, due: Collection[_Due], scope: Scope, hints: _Hints, depths: defaultdict[str, int]) -> None:
         """Add the hints of each image, and the number of nodes that are above each node."""
@@ -180,7 +186,9 @@ class Hints:
 def _changing(change: NodeChange, have: DesiredConfigMap | None) -> dict[str, Line | None]:
     """The lines of a node that change. A line that is sent again, in case its label is wrong, keeps its hint."""
     held = have.lines if have is not None else {}
-    return {key: line for key, line in change.lines.items() if line is None or line.version != held.get(key)}
+    return {
+        key: line for key, line in change.lines.items() if line is None or key not in held or line.version != held[key]
+    }
 
 
 def _due(changing: Mapping[str, Mapping[str, Line | None]], warmimages: Collection[WarmImage]) -> Iterator[_Due]:

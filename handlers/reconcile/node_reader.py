@@ -57,10 +57,8 @@ class _Reports:
     """On the monotonic clock."""
 
     def keep(self, reports: Mapping[str, Report], now: float) -> None:
-        # Nodes with the same lines share one set of versions.
-        shared: dict[frozenset[str], frozenset[str]] = {}
         self.by_node = {
-            name: replace(report, warm=shared.setdefault(report.warm, report.warm), states={}, transfers={})
+            name: replace(report, states={}, transfers={}) if report.states or report.transfers else report
             for name, report in reports.items()
         }
         self.read_at = now

@@ -118,6 +118,20 @@ async def test_a_push_costs_six_reads_until_its_lines_are_written_and_proved(wor
 
 
 @in_world()
+async def test_nodes_that_serve_images_cost_a_push_one_read_and_the_next_pushes_none(world: World) -> None:
+    async with quiet(world) as local:
+        await world.serve(*"abc")
+        await world.clock.sleep(400)
+        for tag, count in (("v1", 7), ("v2", 6)):
+            world.requests.clear()
+            await local.push(tag)
+            await world.clock.sleep(0.2)
+            assert f"app:{tag}" in await images_of(world, "c")
+            assert reads(world) == count, world.requests
+            await world.clock.sleep(5)
+
+
+@in_world()
 async def test_a_push_costs_six_more_reads_and_four_writes_until_its_nodes_are_warm(world: World) -> None:
     async with quiet(world) as local:
         await local.push()
