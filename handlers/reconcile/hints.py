@@ -7,25 +7,23 @@ already and get a new child, which they would refuse otherwise.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Final, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 from adapters.kubernetes.errors import KubernetesError
 from adapters.logs import get_logger
 from handlers.reconcile.context import Context
+from handlers.reconcile.hint_sources import NodeHints, Wanted, changes_of_sources, ended_hints, find_sources
 from handlers.reconcile.node_configmaps import NodeChange
-from handlers.reconcile.objects import DesiredConfigMap, read_desired
-from handlers.reconcile.reader import MAX_GETS
-from warmhook.distribution import ZONE_LABEL, Candidate, Plan, plan
-from warmhook.hints import CHILDREN_MAX, Child, Hint, NotAHint, hint_key, read_hint
-from warmhook.node_lines import Line, line_key
+from handlers.reconcile.objects import DesiredConfigMap
+from warmhook.distribution import Candidate, Plan, plan
+from warmhook.hints import Hint
+from warmhook.node_lines import MAX_BYTES, Line, line_key
 from warmhook.node_report import Report
 from warmhook.peer_rates import measured_rates
 from warmhook.placement import Node
-from warmhook.ports import Object
 from warmhook.warmimages import WarmImage
 
 _log = get_logger()
@@ -37,12 +35,9 @@ _LIFETIME_SECONDS: Final = 1800
 _LONGEST_LIFETIME_SECONDS: Final = 6 * 3600
 _LIFETIMES: Final = 3
 """A hint holds for so many times the estimate of the transfer, if that is longer."""
-_SOURCES_MAX: Final = 8
-"""Nodes that one projection writes only because they get a new child."""
-_SOURCES_PER_IMAGE: Final = 2
-
-_Hints: TypeAlias = dict[str, dict[str, Hint | None]]
-"""By node the hints that change, by the keys of their lines; `None` removes one."""
+_LINE_BYTES: Final = 300
+_HINT_BYTES: Final = 1024
+"""Of most lines and hints; a ConfigMap that is too large after all is written once more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +51,24 @@ class Scope:
     """By node; at least those of nodes that lose a line."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Due:
-    """A line that is written, and whose image can be planned."""
+@dataclass(slots=True)
+class _Given:
+    """The hints that a projection writes."""
 
-    warmimage: WarmImage
-    line: Line
-    digest: str
-    """Of the image, if the line does not have it."""
-    nodes: frozenset[str]
-    """The names of the nodes that get the line."""
+    hints: dict[str, NodeHints]
+    """By node."""
+    room: dict[str, int]
+    """By node how many more hints it has room for; of other nodes nothing is known."""
+    depths: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    """By node how many nodes are above it."""
+
+    def add(self, line_key: str, hints: Mapping[str, Hint]) -> None:
+        """Add the hints of one image, by node."""
+        for name, hint in hints.items():
+            self.hints.setdefault(name, {})[line_key] = hint
+            self.room[name] = self.room.get(name, 1) - 1
+        for name, depth in _depths(hints).items():
+            self.depths[name] = max(depth, self.depths[name])
 
 
 class Hints:
@@ -83,44 +86,46 @@ class Hints:
         now = self._context.clock.utcnow().timestamp()
         off = without_hints(scope.warmimages)
         changing = {name: _changing(change, scope.desired.get(name)) for name, change in changes.items()}
-        hints: _Hints = {name: _ended(scope.desired.get(name), {*off, *changing[name]}, now) for name in changes}
-        depths: defaultdict[str, int] = defaultdict(int)
+        given = _Given(
+            {name: ended_hints(scope.desired.get(name), {*off, *changing[name]}, now) for name in changes},
+            {name: _room(change, scope.desired.get(name), now) for name, change in changes.items()},
+        )
         # Where it saves most, in case there are more images than can be planned.
-        due = sorted(_due(changing, scope.warmimages), key=lambda each: -len(each.nodes) * each.line.size_bytes)
+        due = sorted(_due(changing, scope), key=lambda each: -len(each.wanted.nodes) * each.line.size_bytes)
         try:
             if due:
-                await self._plan(due, scope, hints, depths)
-            sources = {name: found for name, found in hints.items() if name not in changes}
-            changes = {**changes, **await self._changes_of_sources(sources, now)}
+                await self._plan(due, scope, given)
+            more = {name: found for name, found in given.hints.items() if name not in changes}
+            sources = await changes_of_sources(more, self._context.reader, now)
+            changes = {**changes, **sources}
+            given.hints |= {name: dict(change.hints) for name, change in sources.items()}
         except KubernetesError as error:
             _log.warning("peers-not-read", problem=str(error))
-        order = sorted(changes, key=lambda name: (depths[name], name))
         early = _ended_early(changes, scope, now)
         return {
-            name: replace(changes[name], hints=hints.get(name, {}), early=early.get(name, {}))
-            if name in early or hints.get(name)
+            name: replace(changes[name], hints=given.hints.get(name, {}), early=early.get(name, {}))
+            if name in early or given.hints.get(name)
             else changes[name]
-            for name in order
+            for name in sorted(changes, key=lambda name: (given.depths[name], name))
         }
 
-    async def _plan(self, due: Collection[_Due], scope: Scope, hints: _Hints, depths: defaultdict[str, int]) -> None:
-        """Add the hints of each image, and the number of nodes that are above each node."""
+    async def _plan(self, due: Collection[_Due], scope: Scope, given: _Given) -> None:
+        """Add the hints of each image."""
         clock = self._context.clock
         until, now = clock.monotonic() + _SECONDS, clock.utcnow()
         reports = await self._context.reader.peers()
         serving = {name: one for name, one in reports.items() if one.peer is not None and one.reachable(now)}
-        sources = await self._sources(due, scope, serving)
+        sources = await find_sources([each.wanted for each in due], scope.nodes, serving, self._context.reader)
         for each in due:
-            candidates = [_candidate(scope.nodes[name], serving) for name in sorted(each.nodes)]
-            candidates += [replace(_candidate(node, serving), warm=True) for node in _having(each, sources, serving)]
+            names = sorted(name for name in each.wanted.nodes if given.room[name] > 0)
+            candidates = [_candidate(scope.nodes[name], serving) for name in names]
+            candidates += [
+                replace(_candidate(node, serving), warm=True) for node in each.wanted.held_by(sources, serving)
+            ]
             found = self._plan_one(each, candidates, serving) if clock.monotonic() < until else None
             self._context.count_plan("NotPlanned" if found is None else found.outcome)
             if found is not None:
-                given = _hints_of(found, candidates, each.digest, now.timestamp())
-                for name, hint in given.items():
-                    hints.setdefault(name, {})[each.line.key] = hint
-                for name, depth in _depths(given).items():
-                    depths[name] = max(depth, depths[name])
+                given.add(each.line.key, _hints_of(found, candidates, each.digest, now.timestamp()))
             await asyncio.sleep(0)
 
     def _plan_one(self, due: _Due, candidates: Collection[Candidate], serving: Mapping[str, Report]) -> Plan | None:
@@ -137,61 +142,27 @@ class Hints:
             _log.warning("plan-limited", warmimage=str(due.warmimage.key), problem=found.problem)
         return found
 
-    async def _sources(self, due: Collection[_Due], scope: Scope, serving: Mapping[str, Report]) -> list[Node]:
-        """Nodes that have the images already: few for all of them, since each may cost a write."""
-        versions = {each.line.version for each in due}
-        getting = frozenset[str]().union(*(each.nodes for each in due))
-        warm = [name for name, report in serving.items() if not report.warm.isdisjoint(versions)]
-        first = min(getting)
-        # Others for each new node, so that not the same few nodes serve all that join.
-        warm.sort(key=lambda name: hashlib.sha256(f"{first}\n{name}".encode()).digest())
-        known = [scope.nodes[name] for name in warm if name in scope.nodes and name not in getting]
-        if not known:
-            others = [name for name in warm if name not in getting][:MAX_GETS]
-            known = list((await self._context.reader.nodes_of(others)).values())
-            known.sort(key=lambda node: others.index(node.name))
-        zones = {_zone(scope.nodes[name]) for name in getting}
-        known.sort(key=lambda node: _zone(node) not in zones)
-        chosen = list[Node]()
-        for each in due:
-            having = len(_having(each, chosen, serving))
-            for node in _having(each, known, serving):
-                if having >= _SOURCES_PER_IMAGE or len(chosen) == _SOURCES_MAX:
-                    break
-                if node not in chosen:
-                    chosen.append(node)
-                    having += 1
-        return chosen
 
-    async def _changes_of_sources(self, sources: _Hints, now: float) -> dict[str, NodeChange]:
-        """The changes of nodes that get new children and keep the others; hints are added to `sources` in place."""
-        objects = await asyncio.gather(*map(self._desired, sources))
-        changes = {}
-        for name, obj in zip(sources, objects, strict=True):
-            have = read_desired(obj["metadata"]) if obj is not None else None
-            if obj is None or have is None:
-                continue
-            changes[name] = NodeChange(have.owner_uid, {})
-            new = {key: hint and _with_children_of(hint, obj, key, now) for key, hint in sources[name].items()}
-            sources[name].update(_ended(have, (), now) | new)
-        return changes
+@dataclass(frozen=True, slots=True)
+class _Due:
+    """A line that is written, and whose image can be planned."""
 
-    async def _desired(self, node: str) -> Object | None:
-        try:
-            return await self._context.reader.desired_object(node)
-        except KubernetesError:
-            return None
+    warmimage: WarmImage
+    line: Line
+    digest: str
+    """Of the image, if the line does not have it."""
+    wanted: Wanted
 
 
 def _changing(change: NodeChange, have: DesiredConfigMap | None) -> dict[str, Line | None]:
     """The lines of a node that change. A line that is sent again, in case its label is wrong, keeps its hint."""
-    held = have.lines if have is not None else {}
+    held = _lines(have)
     return {
         key: line for key, line in change.lines.items() if line is None or key not in held or line.version != held[key]
     }
 
 
-def _due(changing: Mapping[str, Mapping[str, Line | None]], warmimages: Collection[WarmImage]) -> Iterator[_Due]:
+def _due(changing: Mapping[str, Mapping[str, Line | None]], scope: Scope) -> Iterator[_Due]:
     lines: dict[str, Line] = {}
     nodes: defaultdict[str, set[str]] = defaultdict(set)
     for name, written in changing.items():
@@ -199,25 +170,39 @@ def _due(changing: Mapping[str, Mapping[str, Line | None]], warmimages: Collecti
             if line is not None:
                 lines[key] = line
                 nodes[key].add(name)
-    for warmimage in warmimages if lines else ():
+    for warmimage in scope.warmimages if lines else ():
         line = lines.get(line_key(warmimage.key))
         if line is None or line.idle or warmimage.template.source.mode == "registry":
             continue
-        resolved = warmimage.resolved
+        resolved, getting = warmimage.resolved, nodes[line.key]
+        if _only_refreshed(warmimage):
+            getting = {name for name in getting if line.key not in _lines(scope.desired.get(name))}
         digest = "" if line.digest or resolved is None else resolved.digest
-        if line.digest or digest:
-            yield _Due(warmimage, line, digest, frozenset(nodes[line.key]))
+        if getting and (line.digest or digest):
+            yield _Due(warmimage, line, digest, Wanted(line.version, frozenset(getting)))
+
+
+def _only_refreshed(warmimage: WarmImage) -> bool:
+    """Whether the last news is that each node looks at the registry by itself, which seldom brings anything."""
+    refreshed_at, pushed_at = warmimage.lifecycle.refreshed_at, warmimage.pushed_at
+    by_nodes = warmimage.lifecycle.refreshed_by_nodes and refreshed_at is not None
+    return by_nodes and (pushed_at is None or refreshed_at is None or pushed_at < refreshed_at)
+
+
+def _lines(have: DesiredConfigMap | None) -> Mapping[str, str]:
+    return have.lines if have is not None else {}
+
+
+def _room(change: NodeChange, have: DesiredConfigMap | None, now: float) -> int:
+    """How many hints a node has room for beside its lines and hints, about."""
+    lines = len({*_lines(have), *change.lines})
+    kept = sum(expires_at > now for expires_at in have.hints.values()) if have is not None else 0
+    return (MAX_BYTES - _LINE_BYTES * lines) // _HINT_BYTES - kept
 
 
 def without_hints(warmimages: Collection[WarmImage]) -> frozenset[str]:
     """The keys of the lines that must have no hints."""
     return frozenset(line_key(one.key) for one in warmimages if one.template.source.mode == "registry")
-
-
-def _ended(have: DesiredConfigMap | None, keys: Collection[str], now: float) -> dict[str, Hint | None]:
-    """The hints of a node that have expired, or belong to these lines."""
-    known = have.hints if have is not None else {}
-    return {key: None for key, expires_at in known.items() if expires_at <= now or key in keys}
 
 
 def _ended_early(changes: Mapping[str, NodeChange], scope: Scope, now: float) -> dict[str, dict[str, None]]:
@@ -232,15 +217,9 @@ def _ended_early(changes: Mapping[str, NodeChange], scope: Scope, now: float) ->
     }
 
 
-def _candidate(node: Node, serving: Mapping[str, Report]) -> Candidate:
+def _candidate(node: Node, serving: Mapping[str, Report], *, warm: bool = False) -> Candidate:
     report = serving.get(node.name)
-    return Candidate(node, report.peer if report is not None else None)
-
-
-def _having(due: _Due, nodes: Collection[Node], serving: Mapping[str, Report]) -> list[Node]:
-    """Those of `nodes` that have the image and do not get its line now."""
-    version = due.line.version
-    return [node for node in nodes if node.name not in due.nodes and version in serving[node.name].warm]
+    return Candidate(node, report.peer if report is not None else None, warm)
 
 
 def _hints_of(found: Plan, candidates: Collection[Candidate], digest: str, now: float) -> dict[str, Hint]:
@@ -262,21 +241,3 @@ def _depths(hints: Mapping[str, Hint]) -> dict[str, int]:
         return depths[name]
 
     return {name: depth(name) for name in hints}
-
-
-def _with_children_of(hint: Hint, obj: Object, key: str, now: float) -> Hint:
-    """The hint of a node that goes on serving the children that it has in its ConfigMap."""
-    data: Mapping[str, Any] = obj.get("data") or {}
-    try:
-        known = read_hint(data.get(hint_key(key), ""))
-    except NotAHint:
-        return hint
-    if known.expires_at <= now or known.digest != hint.digest:
-        return hint
-    children: dict[str, Child] = {child.node: child for child in (*known.children, *hint.children)}
-    expires_at = max(hint.expires_at, known.expires_at)
-    return replace(hint, children=tuple(children.values())[-CHILDREN_MAX:], expires_at=expires_at)
-
-
-def _zone(node: Node) -> str:
-    return node.labels.get(ZONE_LABEL, "")

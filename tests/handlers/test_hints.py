@@ -372,3 +372,53 @@ async def test_on_a_full_node_hints_make_room_for_lines(world: World) -> None:
     assert {node: len(lines) for node, lines in (await world.lines()).items()} == {"a": 2, "b": 2}
     assert set(await world.hints("x")) == {"b"}
     assert "warmhook.dev/refused" not in (await world.admin.get(configmap("a")))["metadata"]["annotations"]
+
+
+@in_world(nodes="abc")
+async def test_more_hints_than_have_room_cost_no_second_write_and_keep_no_line_from_a_node(world: World) -> None:
+    await world.serve(*"abc")
+    await want(world, "first", source={"mode": "registry"})
+    await project(world, "first")
+    names = [f"x{number}" for number in range(150)]
+    for name in names:
+        await want(world, name)
+    world.requests.clear()
+    assert await project(world, *names) == 204
+    assert not any(method == "GET" and "warmhook-desired-" in path for method, path in world.requests)
+    assert sorted(ours(world)) == [("PATCH", configmap(node)) for node in "abc"]
+    assert {node: len(lines) for node, lines in (await world.lines()).items()} == dict.fromkeys("abc", 151)
+    hinted = [name for name in names if await world.hints(name)]
+    assert 20 < len(hinted) < 150
+    for name in hinted:
+        assert agree(await world.hints(name))
+
+
+# --- refreshes --------------------------------------------------------------------------------------------------------
+
+
+@in_world(nodes=NODES)
+async def test_nodes_that_only_look_whether_a_tag_moved_get_no_hints(world: World) -> None:
+    await world.serve(*NODES)
+    await world.add_policy(push=[{"repository": f"{HOST}/shop/**"}], template={"source": PEERS})
+    await world.push()
+    ((name, path),) = [
+        (obj["metadata"]["name"], f"{WARMIMAGES}/{obj['metadata']['name']}")
+        for obj in (await world.warmimages()).values()
+    ]
+    await project(world, name)
+    assert set(await world.hints(name)) == set(NODES)
+    await asyncio.sleep(60)
+    await world.admin.patch(path, {"metadata": {"annotations": {"warmhook.dev/refresh": "now"}}})
+    await project(world, name)
+    key = line_key(ObjectKey("shop", name))
+    assert read_line(key, (await world.admin.get(configmap("a")))["data"][key]).refreshed_at
+    assert await world.hints(name) == {}
+    await warm(world, *NODES)
+    await world.add_nodes("z")
+    await world.serve("z")
+    await asyncio.sleep(31)
+    await world.changed("Node", "z")
+    assert (await world.hints(name))["z"].parents
+    await world.push(content=digest("b"))
+    await project(world, name)
+    assert set(await world.hints(name)) == {*NODES, "z"}

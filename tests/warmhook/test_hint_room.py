@@ -49,6 +49,14 @@ def test_of_one_namespace_the_hints_of_the_highest_priority_stay() -> None:
     assert high.key not in gone
 
 
+def test_where_hints_have_to_go_the_next_ones_have_room_as_well() -> None:
+    lines = [line(number) for number in range(100)]
+    hints = {one.key: hint(children=20) for one in lines}
+    kept = hints.keys() - surplus_hints(lines, hints, NOW)
+    left = MAX_BYTES - sum(map(size_of, lines))
+    assert left / 3 < sum(len(hints[key]) for key in kept) < left / 2
+
+
 @given(st.integers(0, MAX_LINES), st.integers(0, 64), st.integers(0, 250))
 def test_lines_and_the_hints_that_stay_fit(lines: int, children: int, secrets: int) -> None:
     wide = Pull(secrets=("s" * secrets,))

@@ -1,0 +1,116 @@
+"""Find nodes that have an image already, for nodes that join, and let them know their new children.
+
+A parent refuses a node that is not in its own hint, so each of these nodes costs a write of its own: they are few.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeAlias
+
+from adapters.kubernetes.errors import KubernetesError
+from handlers.reconcile.node_configmaps import NodeChange
+from handlers.reconcile.objects import DesiredConfigMap, read_desired
+from handlers.reconcile.reader import MAX_GETS, Reader
+from warmhook.distribution import ZONE_LABEL
+from warmhook.hints import CHILDREN_MAX, Child, Hint, NotAHint, hint_key, read_hint
+from warmhook.node_report import Report
+from warmhook.placement import Node
+from warmhook.ports import Object
+
+NodeHints: TypeAlias = dict[str, Hint | None]
+"""The hints of one node that change, by the keys of their lines; `None` removes one."""
+
+_NODES_MAX: Final = 8
+"""Nodes that one projection writes only because they get a new child."""
+_PER_IMAGE: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An image that nodes get now."""
+
+    version: str
+    """Of its line."""
+    nodes: frozenset[str]
+    """The names of these nodes."""
+
+    def held_by(self, nodes: Collection[Node], serving: Mapping[str, Report]) -> list[Node]:
+        """Those of `nodes` that have the image already; `serving` are the reports of nodes that serve images."""
+        return [node for node in nodes if node.name not in self.nodes and self.version in serving[node.name].warm]
+
+
+async def find_sources(
+    images: Collection[Wanted], nodes: Mapping[str, Node], serving: Mapping[str, Report], reader: Reader
+) -> list[Node]:
+    """Nodes that have the images already: two for each image, few for all, in the zones of the nodes that get them.
+
+    `nodes` are those that are known, at least the ones that get an image. Others are read, a few of them.
+    """
+    versions = {image.version for image in images}
+    getting = frozenset[str]().union(*(image.nodes for image in images))
+    warm = [name for name, report in serving.items() if name not in getting and not report.warm.isdisjoint(versions)]
+    # Others for each new node, so that not the same few nodes serve all that join.
+    first = min(getting)
+    warm.sort(key=lambda name: hashlib.sha256(f"{first}\n{name}".encode()).digest())
+    found = [nodes[name] for name in warm if name in nodes]
+    if not found and warm:
+        read = await reader.nodes_of(warm[:MAX_GETS])
+        found = [read[name] for name in warm if name in read]
+    zones = {_zone(nodes[name]) for name in getting}
+    found.sort(key=lambda node: _zone(node) not in zones)
+    chosen = list[Node]()
+    for image in images:
+        missing = _PER_IMAGE - len(image.held_by(chosen, serving))
+        more = [node for node in image.held_by(found, serving) if node not in chosen]
+        chosen += more[: max(0, min(missing, _NODES_MAX - len(chosen)))]
+    return chosen
+
+
+async def changes_of_sources(hints: Mapping[str, NodeHints], reader: Reader, now: float) -> dict[str, NodeChange]:
+    """The changes of nodes that get new children and keep those that they have; `now` in Unix seconds.
+
+    A node whose ConfigMap cannot be read is left out: its children ask others.
+    """
+    objects = await asyncio.gather(*(_desired(reader, name) for name in hints))
+    changes = {}
+    for (name, new), obj in zip(hints.items(), objects, strict=True):
+        have = read_desired(obj["metadata"]) if obj is not None else None
+        if obj is not None and have is not None:
+            merged = {key: hint and _with_children_of(hint, obj, key, now) for key, hint in new.items()}
+            changes[name] = NodeChange(have.owner_uid, {}, hints=ended_hints(have, (), now) | merged)
+    return changes
+
+
+def ended_hints(have: DesiredConfigMap | None, keys: Collection[str], now: float) -> NodeHints:
+    """The removal of the hints of a node that have expired, or belong to these lines."""
+    known = have.hints if have is not None else {}
+    return {key: None for key, expires_at in known.items() if expires_at <= now or key in keys}
+
+
+async def _desired(reader: Reader, node: str) -> Object | None:
+    try:
+        return await reader.desired_object(node)
+    except KubernetesError:
+        return None
+
+
+def _with_children_of(hint: Hint, obj: Object, key: str, now: float) -> Hint:
+    """The hint of a node that goes on serving the children that it has in its ConfigMap."""
+    data: Mapping[str, Any] = obj.get("data") or {}
+    try:
+        known = read_hint(data.get(hint_key(key), ""))
+    except NotAHint:
+        return hint
+    if known.expires_at <= now or known.digest != hint.digest:
+        return hint
+    children: dict[str, Child] = {child.node: child for child in (*known.children, *hint.children)}
+    expires_at = max(hint.expires_at, known.expires_at)
+    return replace(hint, children=tuple(children.values())[-CHILDREN_MAX:], expires_at=expires_at)
+
+
+def _zone(node: Node) -> str:
+    return node.labels.get(ZONE_LABEL, "")
