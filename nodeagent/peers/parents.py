@@ -14,6 +14,11 @@ from warmhook.hints import Peer
 
 PATIENCE_SECONDS: Final = 30.0
 """So long, about, without a byte from any parent; then the registry is asked."""
+PROMISED_FACTOR: Final = 4
+"""So many times longer if parents gave something, and say that they expect the rest: a runtime that pulls by itself
+hands a layer on when it has all of it."""
+_PROMISE_SECONDS: Final = 5.0
+"""How long a promise counts; a parent is asked again after one second, or a few when there are several."""
 ABSENT_SECONDS: Final = 5.0
 """A parent may learn so much later than its child that it is one; until then it says that it has nothing."""
 FURTHER_SECONDS: Final = 3.0
@@ -35,6 +40,7 @@ class Parents:
         """Since the last byte; of those that are still asked."""
         self._rests: dict[Peer, float] = {}
         self._began = self._last_byte = clock.monotonic()
+        self._promised = self._began - _PROMISE_SECONDS
         self._knowing: set[Peer] = set()
         """Those that gave or promised something, so they know that this node is their child."""
         # Different on each node, or all would go to the registry at once.
@@ -51,7 +57,10 @@ class Parents:
 
     def patience_ended(self, since: float) -> bool:
         """Whether no byte came for long: of any blob, or of the one that is waited for since that monotonic second."""
-        return self.clock.monotonic() - min(since, self._last_byte) >= self._patience
+        now = self.clock.monotonic()
+        promised = self._last_byte > self._began and now < self._promised + _PROMISE_SECONDS
+        factor = PROMISED_FACTOR if promised else 1
+        return now - min(since, self._last_byte) >= factor * self._patience
 
     def gave(self, peer: Peer) -> None:
         """Some bytes came."""
@@ -62,6 +71,7 @@ class Parents:
 
     def promised(self, peer: Peer) -> None:
         """It expects something, or is busy."""
+        self._promised = self.clock.monotonic()
         self._knowing.add(peer)
 
     def may_learn(self, peer: Peer) -> bool:

@@ -368,6 +368,32 @@ async def test_the_second_parent_is_asked_when_nothing_comes_for_a_while(tmp_pat
 
 
 @instant
+async def test_layers_that_the_runtime_of_a_parent_pulls_by_itself_are_waited_for(tmp_path: Path) -> None:
+    node = Node(tmp_path, ["parent"])
+    parent = node.parents[0]
+    parent.expects = True
+    parent.blobs |= {digest: blob for digest, blob in blobs_of(IMAGE).items() if digest not in LAYERS}
+    fetching = asyncio.create_task(node.fetch(IMAGE))
+    await asyncio.sleep(80)
+    give(IMAGE, parent)
+    fetched = await fetching
+    assert fetched.complete
+    assert node.registry.requests == []
+
+
+@instant
+async def test_layers_that_a_parent_promises_for_ever_come_from_the_registry_after_two_minutes(tmp_path: Path) -> None:
+    node = Node(tmp_path, ["parent"])
+    parent = node.parents[0]
+    parent.expects = True
+    parent.blobs |= {digest: blob for digest, blob in blobs_of(IMAGE).items() if digest not in LAYERS}
+    give(IMAGE, node.registry)
+    fetched = await node.fetch(IMAGE)
+    assert fetched.complete
+    assert 80 <= fetched.seconds <= 170
+
+
+@instant
 async def test_a_parent_that_never_has_what_it_expects_is_left_after_half_a_minute_for_all_blobs(
     tmp_path: Path,
 ) -> None:
