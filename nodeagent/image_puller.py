@@ -140,7 +140,7 @@ class ImagePuller:
 
     def _slot(self, pull: ImagePull) -> Slot:
         def give_up() -> bool:
-            if self._state.postponed >= _WAITING_MAX:
+            if len(self._pulling) - len(self._state.running) >= _WAITING_MAX:
                 return False
             self._give_up_slot(pull.image)
             return True

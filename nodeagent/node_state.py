@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from adapters.clock import Clock
@@ -15,7 +15,7 @@ from nodeagent.runtime_images import RuntimeImages
 from nodeagent.settings import Settings
 from nodeagent.state_file import State
 from warmhook.attempts import EVICTED_SECONDS, NO_ATTEMPTS, Attempts, after_removal, line_report, with_failure
-from warmhook.desired_lines import DesiredLine, select_lines
+from warmhook.desired_lines import Changes, DesiredLine, compare_lines, select_lines
 from warmhook.disk_space import Room, needing_space
 from warmhook.images import parse_reference
 from warmhook.localhosts import is_local_host
@@ -34,17 +34,6 @@ _SURPLUS_MAX: Final = 512
 PROVIDERS: Final = ObjectKey("", "")
 """Stands for the credential providers of the node, among Secrets."""
 _NO_SECRETS: Final[Mapping[ObjectKey, tuple[FailureReason, str]]] = {}
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """The number of lines that a new ConfigMap added, changed and removed."""
-
-    added: int
-    changed: int
-    removed: int
-    malformed: Mapping[str, str]
-    """Key to reason, of lines and hints, only of values that were not malformed in the same way before."""
 
 
 class NodeState:
@@ -115,13 +104,12 @@ class NodeState:
                 failed = wanted.line.pull.backoff_limit + 1
                 message = self.not_runnable[wanted.version]
                 self._attempts[wanted.version] = Attempts(failed, 0.0, "NotRunnable", message)
-        added, removed = self.lines.keys() - before.keys(), before.keys() - self.lines.keys()
-        changed = [key for key in self.lines.keys() & before.keys() if self.lines[key].version != before[key].version]
-        if added or changed:
+        changes = compare_lines(before, self.lines, malformed)
+        if changes.added or changes.changed:
             # The last list may be older than the lines: nothing is pulled before the next check.
             self._current = False
         self._update_warm()
-        return Changes(len(added), len(changed), len(removed), malformed)
+        return changes
 
     def _keep_results(self, known: Mapping[str, DesiredLine], current: Mapping[str, DesiredLine]) -> None:
         """What a pull brought holds for a new version that wants the same content, with other options."""
@@ -227,7 +215,7 @@ class NodeState:
             return seconds
         due = next_due(self._pullable(), self._settled, self._attempts, self.running.values(), now)
         times = [time for time in (due, self._registries.next_end()) if time is not None]
-        times += self._later().values()
+        times += self.hints.later(self._outstanding_lines()).values()
         return min(times) - now if times else None
 
     def is_stopping(self, image: str) -> bool:
@@ -332,11 +320,6 @@ class NodeState:
         """The lines that the pull is to make warm."""
         return [wanted.version for wanted in self._lines_of(pull) if wanted.version not in self._settled]
 
-    @property
-    def postponed(self) -> int:
-        """The number of pulls that have given up their slots."""
-        return len(self._postponed)
-
     # --- Secrets ---
 
     def secrets(self) -> set[ObjectKey]:
@@ -370,7 +353,7 @@ class NodeState:
         """The report of every line, by key; `None` while the configuration of a listed image is still to be read."""
         if not self._images.is_read(self._names):
             return None
-        room, later = self.disk.room(self.running.values()), self._later()
+        room, later = self.disk.room(self.running.values()), self.hints.later(self._outstanding_lines())
         reports = {key: self._report(wanted, room) for key, wanted in self.lines.items()}
         for key, report in reports.items():
             image = self.lines[key].line.image
@@ -416,21 +399,12 @@ class NodeState:
         )
 
     def _pullable(self) -> list[DesiredLine]:
-        without = self._refused | self._postponed | self._later().keys()
+        without = self._refused | self._postponed | self.hints.later(self._outstanding_lines()).keys()
         return [
             needing_space(wanted, self.images)
             for wanted in self.lines.values()
             if wanted.line.image not in without and not wanted.line.idle and not self.removals.blocks(wanted.line.image)
         ]
-
-    def _later(self) -> dict[str, float]:
-        """The images whose turn at the registry comes later, by the hints of all of their lines, and when."""
-        turns: dict[str, float] = {}
-        for wanted in self._outstanding_lines():
-            image, turn = wanted.line.image, wanted.since + self.hints.wait_seconds(wanted.line.key)
-            turns[image] = min(turn, turns.get(image, turn))
-        now = self._clock.monotonic()
-        return {image: turn for image, turn in turns.items() if turn > now}
 
     def _update_warm(self) -> None:
         usable = self._images.usable()

@@ -37,6 +37,25 @@ class Selection:
     """Values that are not lines, with the reason."""
 
 
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """The number of lines that a new ConfigMap added, changed and removed."""
+
+    added: int
+    changed: int
+    removed: int
+    malformed: Mapping[str, str]
+    """Key to reason, of lines and hints, only of values that were not malformed in the same way before."""
+
+
+def compare_lines(
+    before: Mapping[str, DesiredLine], after: Mapping[str, DesiredLine], malformed: Mapping[str, str]
+) -> Changes:
+    """The changes from one selection to the next."""
+    changed = [key for key in after.keys() & before.keys() if after[key].version != before[key].version]
+    return Changes(len(after.keys() - before.keys()), len(changed), len(before.keys() - after.keys()), malformed)
+
+
 def select_lines(data: Mapping[str, str], before: Mapping[str, DesiredLine], now: float) -> Selection:
     """Read `data`, keys to encoded lines. A version that is in `before`, selected or not, keeps its age.
 

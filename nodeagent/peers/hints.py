@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from adapters.clock import Clock
@@ -68,10 +68,19 @@ class Hints:
         hints = self._by_image.get(image, [])
         return next((found for found in hints if self._valid(found) and not found.line.idle), None)
 
-    def wait_seconds(self, key: str) -> float:
-        """How long the line waits from when it came before it is pulled, so that other nodes go first."""
-        found = self._hints.get(key)
-        return found.hint.wait_seconds if found is not None and self._valid(found) else 0
+    def later(self, lines: Iterable[DesiredLine]) -> dict[str, float]:
+        """The images whose turn at the registry comes later by the hints of all of these lines, and when.
+
+        Nodes that get nothing from others wait after a line came, so that others go first. In monotonic seconds.
+        """
+        turns: dict[str, float] = {}
+        for wanted in lines:
+            found = self._hints.get(wanted.line.key)
+            wait_seconds = found.hint.wait_seconds if found is not None and self._valid(found) else 0
+            turn = wanted.since + wait_seconds
+            turns[wanted.line.image] = min(turn, turns.get(wanted.line.image, turn))
+        now = self._clock.monotonic()
+        return {image: turn for image, turn in turns.items() if turn > now}
 
     def next_expiry(self) -> float | None:
         """The seconds until the next hint expires; `None` without hints."""
