@@ -17,6 +17,7 @@ from nodeagent.peers.incoming import IncomingBlobs
 from nodeagent.peers.leases import Leases
 from nodeagent.peers.parent import Parent
 from nodeagent.peers.pulled_blobs import keep_pulled_blobs
+from nodeagent.peers.registry_pauses import RegistryPauses
 from nodeagent.peers.transfer import fetch_image
 from warmhook.images import parse_reference
 from warmhook.node_report import clean_message
@@ -53,6 +54,9 @@ class NodeExchange:
         """Exchange images until cancelled; an error ends it for a minute only. Returns if the runtime has no blobs."""
         context = self._context
         while await self._is_containerd():
+            # A new key is made each time.
+            self._parent.key = None
+            self._key_made.clear()
             try:
                 await context.offload(self._incoming.remove_files)
                 async with asyncio.TaskGroup() as group:
@@ -159,7 +163,7 @@ class NodeExchange:
             self._exchange = Exchange(
                 self._content,
                 peers,
-                access.open,
+                RegistryPauses(access.open, context.clock).open,
                 self._incoming,
                 context.runtime,
                 context.platform,
@@ -171,6 +175,7 @@ class NodeExchange:
                 await asyncio.Event().wait()
             finally:
                 self._exchange = None
+                self._ready.clear()
 
 
 def _order(found: LineHint, credentials: tuple[Credentials, ...] = ()) -> Order:
