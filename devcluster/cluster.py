@@ -16,11 +16,13 @@ from typing import Any, Final, Literal, TypeAlias
 
 from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.errors import KubernetesError
+from adapters.kubernetes.paths import configmaps
 from adapters.kubernetes.transport import open_transport
 from devcluster import containerd
 from devcluster.install import NAMESPACE, register
 from devcluster.programs import Program, Programs
 from devcluster.tokens import peer_token
+from warmhook.api import KIND_LABEL, PEER_ANNOTATION
 from warmhook.ports import Object
 
 RuntimeName: TypeAlias = Literal["embedded", "containerd"]
@@ -74,7 +76,7 @@ class Plan:
     environ: Callable[[str], Awaitable[Environ]] = _no_environ
     """More settings of a program, by its name: `web`, `agent-<node>`. Called at each start."""
     peers: bool = False
-    """Whether nodes get images from each other, each at a port of its own on loopback."""
+    """Whether nodes get images from each other, each at an address of its own on loopback."""
     register: Callable[[Kubernetes, str], Awaitable[Any]] = register
     """Creates the Node of a node that joins."""
     on_node: Callable[[Sequence[str], str], Sequence[str]] = _here
@@ -227,6 +229,15 @@ class Cluster:
         await asyncio.gather(*(self._provide(node) for node in nodes))
         await asyncio.gather(*map(self.start_agent, nodes))
 
+    async def peers_ready(self) -> None:
+        """Return when every node serves images to others and says so."""
+        await self.programs.ready(self.agents[self.nodes[-1]], self._all_serve)
+
+    async def _all_serve(self) -> bool:
+        reports = await self.kubernetes.list(configmaps(NAMESPACE), labels=f"{KIND_LABEL}=report", metadata_only=True)
+        annotations = [obj["metadata"].get("annotations") or {} for obj in reports.items]
+        return sum(PEER_ANNOTATION in each for each in annotations) == len(self.agents)
+
     async def _provide(self, node: str) -> None:
         await asyncio.gather(self.start_runtime(node), self.plan.register(self.kubernetes, node))
 
@@ -242,7 +253,7 @@ class Cluster:
         token = self.plan.folder / f"{node}.token"
         token.write_text(await peer_token(self.kubernetes, node, seconds=_TOKEN_SECONDS))
         return {
-            "WARMHOOK_PEER_ADDRESS": "127.0.0.1",
+            "WARMHOOK_PEER_ADDRESS": f"127.0.1.{1 + (int(node.rpartition('-')[2]) - 1) % 250}",
             "WARMHOOK_PEER_PORT": str(free_port()),
             "WARMHOOK_PEER_TOKEN_FILE": str(token),
             "WARMHOOK_PLAIN_HTTP_REGISTRIES": self.registry,

@@ -7,12 +7,9 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
-from adapters.kubernetes.paths import configmaps
 from devcluster.admission import CONFIGURATIONS, configuration
 from devcluster.cluster import Cluster, Environ, Plan, free_port, naming_its_end, open_cluster
-from devcluster.install import NAMESPACE, install, register
-from warmhook.api import KIND_LABEL
-from warmhook.node_report import read_report
+from devcluster.install import install, register
 
 PEERS_REGISTRY_RATE: Final = 10_000_000
 """Bytes per second that the registry sends where nodes get images from each other: a slow uplink."""
@@ -43,7 +40,7 @@ async def open_demo_cluster(
             await asyncio.gather(*map(cluster.start_agent, names), *([] if plan.peers else [_start_web(cluster)]))
             if plan.peers:
                 # What a `web` reads at its start serves it for minutes.
-                await cluster.programs.ready(cluster.agents[names[-1]], lambda: _all_serve(cluster))
+                await cluster.peers_ready()
                 await _start_web(cluster)
             say(f"web          {cluster.web_url}/webhooks/harbor")
             kind = "an embedded runtime" if plan.runtime == "embedded" else "containerd"
@@ -59,10 +56,3 @@ async def _start_web(cluster: Cluster) -> None:
     source = {"name": "harbor", "kind": "harbor", "registryHost": cluster.registry, "secret": {"file": str(file)}}
     registries = [{"host": cluster.registry, "plainHttp": True}]
     await cluster.start_web([source], registries=registries, environ={"WARMHOOK_TLS_PORT": str(tls_port)})
-
-
-async def _all_serve(cluster: Cluster) -> bool:
-    """Whether every node serves images to others."""
-    listed = await cluster.kubernetes.list(configmaps(NAMESPACE), labels=f"{KIND_LABEL}=report", metadata_only=True)
-    reports = [read_report(obj["metadata"]) for obj in listed.items]
-    return len(reports) == len(cluster.agents) and all(report.peer is not None for report in reports)

@@ -67,7 +67,7 @@ class Agent:
         if context.content is None or not context.settings.peers.endpoint:
             return None
         return NodeExchange(
-            context, context.content, state.hints, self.peers, wants=state.lacks, changed=self.reports_changed
+            context, context.content, state, self._credentials.find, self.peers, changed=self.reports_changed
         )
 
     def _new_fetches(self, peers: Peers | None) -> Fetches | None:
@@ -121,7 +121,8 @@ class Agent:
     def _desired_changed(self, desired: Desired) -> None:
         self._desired, self.health.lines_known = desired, True
         changes = self._state.select_lines(desired.data)
-        for key, why in changes.malformed.items():
+        early = self._exchange.early.select(desired.data, self._state.lines) if self._exchange is not None else {}
+        for key, why in {**changes.malformed, **early}.items():
             self._log.warning("malformed-line", key=key, error=clean_message(why))
         if changes.added or changes.changed or changes.removed:
             self._log.info(
@@ -146,6 +147,8 @@ class Agent:
         self._pins.wake.set()
         self._removals.wake.set()
         self._save_wake.set()
+        if self._exchange is not None:
+            self._exchange.early.wake.set()
         self.reports_changed()
 
     def reports_changed(self) -> None:

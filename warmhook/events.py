@@ -65,6 +65,8 @@ class BlobPushed:
     blob: Reference
     """Canonical, by digest."""
     size_bytes: int
+    pushed_at: datetime | None = None
+    """The sender's event time (aware); `None` if it gives none."""
 
 
 @dataclass(frozen=True, slots=True)

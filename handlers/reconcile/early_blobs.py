@@ -40,8 +40,8 @@ class EarlyBlobNotes:
     def __init__(self, context: Context, count: Callable[[str, int], None]) -> None:
         """`count` is called with `noted`, `skipped` or `dropped` and a number of blobs."""
         self._context, self._count = context, count
-        self._pending: dict[Reference, dict[str, int]] = {}
-        """Blobs and their sizes by repository."""
+        self._pending: dict[Reference, dict[str, BlobPushed]] = {}
+        """By repository and digest."""
         self._tasks: set[asyncio.Task[None]] = set()
         sleep = context.clock.sleep
         seconds = _SECONDS + 2 * _PAUSE_SECONDS
@@ -55,7 +55,7 @@ class EarlyBlobNotes:
             if len(self._pending) + (not blobs) > _REPOSITORIES_MAX or len(blobs) == BLOBS_MAX:
                 self._count("dropped", 1)
                 continue
-            self._pending[repository] = blobs | {one.blob.digest: one.size_bytes}
+            self._pending[repository] = blobs | {one.blob.digest: one}
             if not blobs:
                 task = asyncio.create_task(self._join(repository), name=f"note blobs of {repository}")
                 self._tasks.add(task)
@@ -84,7 +84,7 @@ class EarlyBlobNotes:
         await self._context.clock.sleep(_PAUSE_SECONDS)
         return {}
 
-    async def _write(self, pending: Mapping[Reference, Mapping[str, int]]) -> None:
+    async def _write(self, pending: Mapping[Reference, Mapping[str, BlobPushed]]) -> None:
         labels = set(map(repository_label, pending))
         found = await self._context.reader.warmimages_of_repositories("", labels, not_older_than=FROM_CACHE)
         last = [(one, repository) for one in last_pushes(found) if (repository := _repository(one)) in pending]
@@ -98,14 +98,21 @@ class EarlyBlobNotes:
             if isinstance(problem, BaseException):
                 raise problem
 
-    async def _write_one(self, warmimage: WarmImage, pushed: Mapping[str, int]) -> bool:
+    async def _write_one(self, warmimage: WarmImage, pushed: Mapping[str, BlobPushed]) -> bool:
         """Whether the WarmImage has more blobs than before."""
         if warmimage.template.suspend or warmimage.purged or warmimage.complete:
             return False
-        early = with_blobs(warmimage.early_blobs, pushed, self._context.clock.utcnow().timestamp())
+        sizes = {digest: one.size_bytes for digest, one in pushed.items() if not _has_ended(one, warmimage)}
+        early = with_blobs(warmimage.early_blobs, sizes, self._context.clock.utcnow().timestamp())
         if early is not None:
             await self._context.writer.patch_early_blobs(warmimage.key, early)
         return early is not None
+
+
+def _has_ended(pushed: BlobPushed, warmimage: WarmImage) -> bool:
+    """Whether the blob came before the last push of the repository, which its note has reached too late."""
+    end = warmimage.pushed_at
+    return end is not None and pushed.pushed_at is not None and pushed.pushed_at <= end
 
 
 def _repository(warmimage: WarmImage) -> Reference:

@@ -27,7 +27,7 @@ from warmhook.warmimages import ObjectKey
 
 _LOOK_SECONDS: Final = 1.0
 _IDLE_SECONDS: Final = 60.0
-_AGAIN_SECONDS: Final = 30.0
+_AGAIN_SECONDS: Final = 10.0
 """After a blob could not be fetched."""
 _PAST_SECONDS: Final = 60.0
 """So long after a push has ended its lease stays, and what is being fetched goes on: the image needs both."""
@@ -74,6 +74,7 @@ class EarlyFetches:
         """By line key."""
         self._past: dict[str, tuple[_Push, float]] = {}
         """Pushes that have ended or are not wanted, and until when they still count; by line key."""
+        self._malformed: Mapping[str, str] = {}
         self._running: dict[tuple[str, str], asyncio.Task[None]] = {}
         """By line key and digest."""
         self._not_before: dict[tuple[str, str], float] = {}
@@ -84,7 +85,10 @@ class EarlyFetches:
         """Set if other blobs than before may be due."""
 
     def select(self, data: Mapping[str, str], lines: Mapping[str, DesiredLine]) -> Mapping[str, str]:
-        """Take the blobs for these lines from the data of the ConfigMap; returns why some cannot be used, by key."""
+        """Take the blobs for these lines from the data of the ConfigMap.
+
+        Returns why some cannot be used, by their key, only of those that were not malformed in the same way before.
+        """
         pushes, malformed = dict[str, _Push](), dict[str, str]()
         for key, wanted in lines.items():
             if (text := data.get(early_key(key))) is None or wanted.line.idle:
@@ -105,7 +109,8 @@ class EarlyFetches:
             self._leases_at = until
         self._not_before = {blob: at for blob, at in self._not_before.items() if blob[0] in pushes}
         self.wake.set()
-        return malformed
+        known, self._malformed = self._malformed, malformed
+        return {key: why for key, why in malformed.items() if known.get(key) != why}
 
     def of_line(self, key: str) -> Early | None:
         """What this node serves before the push to the repository of a line ends."""

@@ -9,15 +9,19 @@ from typing import Final
 
 from adapters.clock import Backoff
 from nodeagent.context import Context
+from nodeagent.node_state import NodeState
 from nodeagent.peers.access import Refusal, Served
 from nodeagent.peers.annotations import PeerAnnotations
+from nodeagent.peers.early import EarlyFetches, FindCredentials
+from nodeagent.peers.early_blob import EarlyOrder, fetch_blob
 from nodeagent.peers.exchange import Exchange, Fetched, Order
-from nodeagent.peers.hints import Hints, LineHint
+from nodeagent.peers.hints import LineHint
 from nodeagent.peers.incoming import IncomingBlobs
 from nodeagent.peers.leases import Leases
 from nodeagent.peers.parent import Parent
 from nodeagent.peers.pulled_blobs import keep_pulled_blobs
 from nodeagent.peers.registry_pauses import RegistryPauses
+from nodeagent.peers.sources import NoSource
 from nodeagent.peers.transfer import fetch_image
 from warmhook.images import parse_reference
 from warmhook.node_report import clean_message
@@ -35,17 +39,18 @@ class NodeExchange:
         self,
         context: Context,
         content: ContentStore,
-        hints: Hints,
+        state: NodeState,
+        credentials: FindCredentials,
         annotations: PeerAnnotations,
-        wants: Callable[[str], bool],
         changed: Callable[[], None],
     ) -> None:
-        """`wants`: whether an image is still to be pulled here. `changed`: the report may have to be written."""
-        self._context, self._content, self._hints, self._wants = context, content, hints, wants
+        """`changed`: the report may have to be written."""
+        self._context, self._content, self._hints, self._lacks = context, content, state.hints, state.lacks
         self._annotations, self._changed = annotations, changed
         self._incoming = IncomingBlobs(context.settings.state_dir / "incoming", context.offload)
         self._parent = Parent(context, content, self._incoming, self._served, self, self._parent_changed)
-        self.leases = Leases(content, hints, wants, context.clock, context.log)
+        self.leases = Leases(content, state.hints, state.lacks, context.clock, context.log)
+        self.early = EarlyFetches(context, state, credentials, self._fetch_early, content)
         self._exchange: Exchange | None = None
         self._key_made, self._ready = asyncio.Event(), asyncio.Event()
         self._telling: set[asyncio.Task[None]] = set()
@@ -63,6 +68,7 @@ class NodeExchange:
                     group.create_task(self._parent.run(), name="parent")
                     group.create_task(self.leases.run(), name="leases")
                     group.create_task(self._open(), name="peers")
+                    group.create_task(self.early.run(), name="early blobs")
             except Exception:
                 context.log.exception("peers-crashed")
             await context.clock.sleep(_AGAIN_SECONDS)
@@ -71,12 +77,24 @@ class NodeExchange:
         self, found: LineHint, credentials: tuple[Credentials, ...], progressed: Callable[[Fetched], None]
     ) -> Fetched:
         """As `Peers.fetch`."""
+        exchange = await self._opened()
+        if exchange is None:
+            return Fetched(left="this node exchanges no images")
+        return await fetch_image(exchange, _order(found, credentials), progressed)
+
+    async def _fetch_early(self, order: EarlyOrder, digest: str, size_bytes: int) -> Fetched:
+        """As `FetchBlob`."""
+        exchange = await self._opened()
+        if exchange is None:
+            raise NoSource(digest)
+        return await fetch_blob(exchange, order, digest, size_bytes)
+
+    async def _opened(self) -> Exchange | None:
+        """What fetches use; `None` if it cannot be opened."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_READY_SECONDS):
                 await self._ready.wait()
-        if self._exchange is None:
-            return Fetched(left="this node exchanges no images")
-        return await fetch_image(self._exchange, _order(found, credentials), progressed)
+        return self._exchange
 
     async def keep(self, found: LineHint) -> None:
         """As `Peers.keep`."""
@@ -125,12 +143,17 @@ class NodeExchange:
                 return True
 
     def _served(self, line_key: str) -> Served | None:
-        """What the children of this node may have by the hint of a line."""
-        found = self._hints.of_line(line_key)
-        if found is None:
+        """What the children of this node may have by the hint of a line, and before a push to its repository ends."""
+        found, early = self._hints.of_line(line_key), self.early.of_line(line_key)
+        children = (*(early.children if early else ()), *(found.hint.children if found else ()))
+        if not children:
             return None
-        children = {child.node: child.key for child in found.hint.children}
-        return Served(children, found.digest, expected=self._wants(found.line.image))
+        return Served(
+            {child.node: child.key for child in children},
+            found.digest if found is not None else "",
+            frozenset(early.blobs if early is not None else ()),
+            expected=early is not None or (found is not None and self._lacks(found.line.image)),
+        )
 
     def _parent_changed(self) -> None:
         key = self._parent.key

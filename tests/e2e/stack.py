@@ -18,7 +18,6 @@ from devcluster.install import create_namespace, install, register
 from devcluster.programs import Program
 from devcluster.registry.images import Image
 from devcluster.registry.serve import Registry
-from devcluster.tokens import write_peer_token
 from tests.real.programs import free_port, need
 from tests.support.crds import without_patterns
 from tests.support.stack import SECRET, BaseStack, events_of, inherited, source_of, stack_folder
@@ -120,29 +119,19 @@ async def open_stack(
     if nodes:
         need("containerd", "containerd", root=True)
     with stack_folder() as folder:
-
-        async def environ(name: str) -> Mapping[str, str]:
-            node = name.removeprefix("agent-")
-            peers = await peer_environ(cluster, node) if options.peers and node != name else {}
-            return {**await options.environ(name), **peers}
-
-        plan = Plan(folder, folder / "kubeconfig", runtime="containerd", environ=environ)
+        plan = Plan(folder, folder / "kubeconfig", runtime="containerd", environ=options.environ, peers=options.peers)
         async with open_cluster(plan, inherited()) as cluster:
             stack = Stack(cluster, options, api_arguments)
             async with stack.http:
                 await stack.start_api()
                 await install(stack.kubernetes)
                 await create_namespace(stack.kubernetes, NAMESPACE)
-                await asyncio.gather(stack.start_web(), cluster.join(*nodes))
+                if options.peers:
+                    cluster.registry = options.registry
+                    await cluster.join(*nodes)
+                    # What a `web` reads at its start serves it for minutes.
+                    await cluster.peers_ready()
+                    await stack.start_web()
+                else:
+                    await asyncio.gather(stack.start_web(), cluster.join(*nodes))
                 yield stack
-
-
-async def peer_environ(cluster: Cluster, node: str) -> dict[str, str]:
-    """The settings of the agent of `node-<number>` that let it exchange images, with a token like a kubelet's."""
-    token = cluster.plan.folder / f"{node}.token"
-    await write_peer_token(cluster.kubernetes, node, token)
-    return {
-        "WARMHOOK_PEER_ADDRESS": f"127.0.1.{node.rpartition('-')[2]}",
-        "WARMHOOK_PEER_PORT": str(free_port()),
-        "WARMHOOK_PEER_TOKEN_FILE": str(token),
-    }

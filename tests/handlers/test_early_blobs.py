@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -64,6 +65,17 @@ async def test_blobs_that_come_together_cost_two_writes(world: World) -> None:
     assert found is not None
     assert found.sizes.keys() == {digest(letter) for letter in letters}
     assert len(world.writes()) <= 2
+
+
+@in_world(policy=True, sources=SOURCES)
+async def test_a_blob_of_a_push_that_has_ended_meanwhile_is_not_noted(world: World) -> None:
+    moments = [(world.now() + timedelta(seconds=seconds)).isoformat() for seconds in (-30, 30)]
+    await world.push()
+    before, after = (blob_event(letter, timestamp=at) for letter, at in zip("cd", moments, strict=True))
+    assert await push_blobs(world, before, after) == 202
+    found = await noted(world)
+    assert found is not None
+    assert list(found.sizes) == [digest("d")]
 
 
 @in_world(policy=True, sources=SOURCES)

@@ -54,7 +54,8 @@ def read_event(body: Json, source: Source) -> Outcome:
     host = event.request.host if event.request else ""
     target = event.target
     if source.early_blobs and _is_blob(event) and isinstance(target.size, int):
-        return blob_pushed(source, LooseReference(host, target.repository, digest=target.digest), target.size)
+        blob = LooseReference(host, target.repository, digest=target.digest)
+        return blob_pushed(source, blob, target.size, read_time(event.timestamp))
     if event.action != "push":
         known = event.action in _OTHER_ACTIONS
         return Skip("not-a-push" if known else "unknown-event", f"action {quoted(event.action)}")

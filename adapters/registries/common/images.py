@@ -50,10 +50,12 @@ def pushed(
     return Pushed(reference, pushed_at=pushed_at, delivery_id=delivery_id)
 
 
-def blob_pushed(source: Source, blob: LooseReference, size_bytes: int) -> BlobPushed | Skip:
+def blob_pushed(
+    source: Source, blob: LooseReference, size_bytes: int, pushed_at: datetime | None = None
+) -> BlobPushed | Skip:
     """The push of one blob, which has a digest and no tag, under the host of `pushed`."""
     reference = _reference(source, blob._replace(tag=""))
-    return reference if isinstance(reference, Skip) else BlobPushed(reference, size_bytes)
+    return reference if isinstance(reference, Skip) else BlobPushed(reference, size_bytes, pushed_at)
 
 
 def _reference(source: Source, image: LooseReference) -> Reference | Skip:
