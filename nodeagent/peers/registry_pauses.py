@@ -1,4 +1,4 @@
-"""Leave a registry alone that this node could not reach: the runtime may have mirrors, of which the agent knows none."""
+"""Leave a registry alone that this node could not reach: the runtime may have mirrors that the agent does not know."""
 
 from __future__ import annotations
 
