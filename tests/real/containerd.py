@@ -54,6 +54,11 @@ class Containerd:
         """Its `certs.d`: `<host>/hosts.toml` is read at each pull."""
         return self.root / "certs.d"
 
+    @property
+    def pid(self) -> int:
+        """Of its process; 0 before it is started."""
+        return self._process.pid if self._process else 0
+
     def log(self) -> str:
         """What it has printed so far."""
         return (self.root / "log").read_text(errors="replace")
