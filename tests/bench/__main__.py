@@ -20,11 +20,13 @@ from tests.bench.fleet import patch_rates, resolve
 from tests.bench.image import image_size
 from tests.bench.memory import machine_memory_gib
 from tests.bench.nodes import node_with_200_lines, push_to_pull
+from tests.bench.peers import distribution, early_blobs
 from tests.bench.place import PACKAGES, NotMeasured, Place, open_place
 from tests.bench.planning import planning
 from tests.bench.pulls import pull_overhead
 from tests.bench.push import push_requests
 from tests.bench.rate import rate
+from tests.bench.relay import relay
 from tests.bench.requests import requests
 from tests.bench.webhooks import cold_start, latency
 
@@ -45,6 +47,9 @@ MEASUREMENTS: Final[Mapping[Measurement, tuple[str, ...]]] = {
     admission: ("admission-p99-ms",),
     feasible: ("feasible-5000-ms",),
     planning: ("plan-5000-ms",),
+    distribution: ("peer-registry-bytes", "peer-transfer-ratio", "peer-warm-ratio"),
+    relay: ("peer-stream-ratio", "peer-agent-rss-mib"),
+    early_blobs: ("early-blob-ratio",),
     rate: ("webhook-rate-ratio", "web-rss-after-100k-mib"),
 }
 """Which figures each measurement gives."""

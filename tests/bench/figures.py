@@ -66,6 +66,12 @@ FIGURES: Final = (
     Figure("admission-p99-ms", "ms", Bar(10)),
     Figure("feasible-5000-ms", "ms"),
     Figure("plan-5000-ms", "ms", Bar(300)),
+    Figure("peer-registry-bytes", "ratio", Bar(1.2, text="<= k0 + 0.2")),
+    Figure("peer-transfer-ratio", "ratio", Bar(1.3)),
+    Figure("peer-warm-ratio", "ratio", Bar(1.6)),
+    Figure("peer-stream-ratio", "ratio", Bar(0.5, at_least=True)),
+    Figure("peer-agent-rss-mib", "MiB", Bar(110)),
+    Figure("early-blob-ratio", "ratio", Bar(0.5)),
     Figure("webhook-rate-ratio", "ratio", Bar(0.4, at_least=True)),
     Figure("web-rss-after-100k-mib", "MiB", Bar(0, text="<= 1.1 x the value after 1,000")),
 )

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Memory", "cpu_seconds", "machine_memory_gib", "read_memory"]
+__all__ = ["Memory", "cpu_seconds", "machine_memory_gib", "peak_rss_mib", "read_memory"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,12 @@ def read_memory(pid: int) -> Memory:
         name, _, value = line.partition(":")
         fields[name] = int(value.split()[0]) / 1024
     return Memory(fields["Rss"], fields["Pss"])
+
+
+def peak_rss_mib(pid: int) -> float:
+    """The most resident memory so far: `VmHWM` in `status` (proc(5)), in KiB there."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 def cpu_seconds(pid: int) -> float:

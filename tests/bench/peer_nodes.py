@@ -10,25 +10,27 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import httpx
 
-from adapters.cri import open_runtime
 from adapters.kubernetes.client import Kubernetes
-from adapters.kubernetes.paths import NODES, node, warmimages_in
+from adapters.kubernetes.paths import NODES, configmaps, node
 from devcluster import containerd
-from devcluster.cluster import Plan
+from devcluster.cluster import Plan, free_port
 from devcluster.nodes import architecture, node_object
+from devcluster.registry.folder import digest_of
 from devcluster.registry.images import Image, incompressible_image
-from tests.bench.network import GIGABIT, Host, Network, open_network
-from tests.bench.nodes import push
+from devcluster.tokens import write_peer_token
+from tests.bench.network import GIGABIT, Network, open_network
 from tests.bench.place import NotMeasured, Place, open_embedded
-from tests.bench.sending import Sender, open_sender, start_web
+from tests.bench.pushing import push_layers
+from tests.bench.sending import SECRET
 from tests.real.programs import eventually
-from tests.real.registry import push_image
-from warmhook.ports import Object
+from warmhook.api import KIND_LABEL
+from warmhook.hints import hint_key, read_hint
 
 __all__ = ["LAYERS", "MEGABYTES", "REGISTRY_RATE", "Distribution", "PeerNodes", "open_peer_nodes"]
 
@@ -46,14 +48,16 @@ _WAIT_SECONDS: Final = 240.0
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """How one image came to all nodes. Seconds count from the sender's 202."""
+    """How one image came to all nodes. Seconds count from when the registry had the manifest."""
 
     transfer_seconds: float
     """Until the last blob was complete on the last node."""
     warm_seconds: float
     """Until the last node had pulled."""
     registry_bytes: int
-    """What left the registry, with the headers of the packets."""
+    """What left the registry since the push began, with the headers of the packets."""
+    seeds: int
+    """How many nodes had to read the registry by the plan (k0); all nodes without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,86 +66,53 @@ class PeerNodes:
 
     place: Place
     network: Network
-    sender: Sender
 
-    @property
-    def registry(self) -> Host:
-        """Where the registry runs."""
-        return self.network.hosts[_REGISTRY]
-
-    @property
-    def registry_host(self) -> str:
-        """The host part of its images' names."""
-        return _registry_host(self.network)
-
-    async def distribute(self, repository: str, tag: str) -> Distribution:
-        """Push a new image and wait until all nodes have it; then remove it everywhere."""
-        image = await asyncio.to_thread(image_of, repository, tag)
-        reference = await push_image(self.registry_host, repository, tag, image)
+    async def distribute(self, repository: str, tag: str, push_rate: int = 0) -> Distribution:
+        """Push a new image, at so many bytes per second if that is not 0, and wait until all nodes have it."""
+        registry, host = self.network.hosts[_REGISTRY], _registry_host(self.network)
+        image = await asyncio.to_thread(_image_of, repository, tag)
+        digests = [digest_of(blob) for blob in (image.manifest, *image.blobs)]
         nodes = [_Node(self.place, name) for name in _NODES]
-        before = self.registry.sent_bytes()
-        accepted = await push(self.sender, self.registry_host, repository, tag, image.digest)
-        moment = datetime.now().astimezone()
-        needed = sum(map(len, image.blobs)) + len(image.manifest)
-        await _wait(lambda: all(each.content_bytes() >= needed for each in nodes), "all blobs are on all nodes")
-        transfer = time.monotonic() - accepted
+        before = registry.sent_bytes()
+        pushed = await push_layers(host, repository, tag, image, push_rate)
+        await _wait(lambda: all(each.has(digests) for each in nodes), "all blobs are on all nodes")
+        transferred, reference = time.time(), f"{host}/{repository}:{tag}"
         await _wait(lambda: all(each.pulled(reference) for each in nodes), f"all nodes have pulled {reference}")
-        sent = self.registry.sent_bytes() - before
-        warm = max((each.pulled(reference) or moment) - moment for each in nodes).total_seconds()
-        await self._remove(nodes, reference)
-        return Distribution(transfer, warm, sent)
+        sent = registry.sent_bytes() - before
+        warm = max(each.pulled(reference) for each in nodes)
+        return Distribution(transferred - pushed, warm - pushed, sent, await self._seeds())
 
-    async def _remove(self, nodes: Sequence[_Node], reference: str) -> None:
-        """Remove the WarmImages, then the image from each node with everything that belongs to it."""
-        kubernetes, path = self.place.kubernetes, warmimages_in(self.place.namespace)
-        for obj in (await kubernetes.list(path, metadata_only=True)).items:
-            await kubernetes.delete(f"{path}/{obj['metadata']['name']}")
-        await _wait(lambda: all(each.forgot() for each in nodes), "no agent wants the image")
-        await asyncio.gather(*(each.remove(reference) for each in nodes))
-        await _wait(lambda: all(each.content_bytes() == 0 for each in nodes), "no node has content")
+    async def _seeds(self) -> int:
+        """How many nodes have no hint that names parents."""
+        path = configmaps(self.place.namespace)
+        found = (await self.place.kubernetes.list(path, labels=f"{KIND_LABEL}=desired")).items
+        texts = [text for obj in found for key, text in obj["data"].items() if key.endswith(hint_key(""))]
+        return len(_NODES) - sum(bool(read_hint(text).parents) for text in texts)
 
 
 class _Node:
-    """What one node has, seen from outside: in its content store and in its agent's log from now on."""
+    """What one node has, seen from outside: in its content store, and in its agent's log from now on."""
 
     def __init__(self, place: Place, name: str) -> None:
-        self._cluster, self._name = place.cluster, name
-        self._log = place.cluster.agents[name].log
+        self._name, self._log = name, place.cluster.agents[name].log
+        self._blobs = (
+            place.cluster.plan.folder / name / "root" / "io.containerd.content.v1.content" / "blobs" / "sha256"
+        )
         self._from = self._log.stat().st_size
 
-    def content_bytes(self) -> int:
-        """The sizes of all complete blobs."""
-        blobs = self._cluster.plan.folder / self._name / "root" / "io.containerd.content.v1.content" / "blobs"
-        return sum(_size(path) for path in blobs.glob("sha256/*"))
+    def has(self, digests: Sequence[str]) -> bool:
+        """Whether these blobs are complete."""
+        return all((self._blobs / digest.removeprefix("sha256:")).exists() for digest in digests)
 
-    def pulled(self, reference: str) -> datetime | None:
-        """When the agent had pulled the image. Raises `NotMeasured` if it could not."""
-        for event in self._events("pull"):
-            if event["image"] == reference and event["result"] == "pulled":
-                return datetime.fromisoformat(event["time"])
-            raise NotMeasured(f"{self._name} could not pull: {event}")
-        return None
-
-    def forgot(self) -> bool:
-        """Whether the agent has seen that its line is gone."""
-        return any(event["removed"] for event in self._events("lines-changed"))
-
-    async def remove(self, reference: str) -> None:
-        """Remove the image through CRI."""
-        async with open_runtime(f"unix://{self._cluster.socket_of(self._name)}") as runtime:
-            await runtime.remove(reference)
-
-    def _events(self, name: str) -> list[Object]:
+    def pulled(self, reference: str) -> float:
+        """When the agent had pulled the image, in Unix seconds; 0 if it has not. Raises `NotMeasured` if it cannot."""
         lines = self._log.read_bytes()[self._from :].decode(errors="replace").splitlines()
-        events = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
-        return [event for event in events if event.get("event") == name]
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
+        for event in (json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")):
+            if event.get("event") == "pull" and event["image"] == reference:
+                if event["result"] != "pulled":
+                    raise NotMeasured(f"{self._name} could not pull: {event}")
+                return datetime.fromisoformat(event["time"]).timestamp()
+        return 0.0
 
 
 async def _wait(holds: Callable[[], bool], what: str) -> None:
@@ -149,30 +120,43 @@ async def _wait(holds: Callable[[], bool], what: str) -> None:
     await eventually(holds, what=what, seconds=_WAIT_SECONDS)
 
 
-def image_of(repository: str, tag: str) -> Image:
+def _image_of(repository: str, tag: str) -> Image:
     """The image that a tag names: the same bytes for the same name."""
     return incompressible_image(MEGABYTES, f"{repository}:{tag}", layers=LAYERS, platform=f"linux/{architecture()}")
 
 
 @contextlib.asynccontextmanager
-async def open_peer_nodes(place: Place, template: Object) -> AsyncIterator[PeerNodes]:
-    """Eight nodes that want every push to `bench/**`, by a policy whose template has `template` besides the nodes."""
-    for program in ("containerd", "docker-registry", "skopeo"):
+async def open_peer_nodes(place: Place, *, early_blobs: bool = False) -> AsyncIterator[PeerNodes]:
+    """Eight nodes that want every push: those to `bench/direct` from the registry, as a policy says.
+
+    `early_blobs`: they may fetch the layers of a push before its end.
+    """
+    for program in ("containerd", "docker-registry"):
         if shutil.which(program) is None:
             raise NotMeasured(f"there is no {program} here")
     async with (
         open_network({_REGISTRY: REGISTRY_RATE} | dict.fromkeys(_NODES, GIGABIT)) as network,
         open_embedded(place, _plan(place, network), network.address) as own,
     ):
-        host = _registry_host(network)
-        await _start_registry(own, network)
+        host, port = _registry_host(network), free_port()
+        await _start_registry(own, network, f"http://{network.address}:{port}/webhooks/registry")
         for name in _NODES:
             _prepare_runtime(own, name, host)
         await own.cluster.join(*_NODES)
-        await own.create_policy("peers", f"{host}/bench/**", template=template)
-        web = await start_web(own, "--watch", host=host, registries=[{"host": host, "plainHttp": True}])
-        async with open_sender(web.port) as sender:
-            yield PeerNodes(own, network, sender)
+        await own.create_policy("peers", f"{host}/bench/peers", template={})
+        await own.create_policy("direct", f"{host}/bench/direct", template={"source": {"mode": "registry"}})
+        source = {"name": "registry", "kind": "distribution", "registryHost": host, "secret": {"env": "BENCH_SECRET"}}
+        await own.cluster.start_web(
+            [source | ({"earlyBlobs": True} if early_blobs else {})],
+            registries=[{"host": host, "plainHttp": True}],
+            port=port,
+            environ={
+                "BENCH_SECRET": SECRET,
+                "WARMHOOK_REGISTRY_RATE": str(REGISTRY_RATE),
+                "WARMHOOK_NODE_RATE": str(GIGABIT),
+            },
+        )
+        yield PeerNodes(own, network)
 
 
 def _registry_host(network: Network) -> str:
@@ -186,7 +170,11 @@ def _plan(place: Place, network: Network) -> Plan:
     async def settings(program: str) -> Mapping[str, str]:
         environ = {"WARMHOOK_NAMESPACE": place.namespace}
         if (name := program.removeprefix("agent-")) in network.hosts:
-            environ |= {"HOST_IP": network.hosts[name].address}
+            environ |= {
+                "HOST_IP": network.hosts[name].address,
+                "WARMHOOK_PEER_TOKEN_FILE": str(folder / f"{name}.token"),
+                "WARMHOOK_PLAIN_HTTP_REGISTRIES": _registry_host(network),
+            }
         return environ
 
     return Plan(
@@ -194,25 +182,37 @@ def _plan(place: Place, network: Network) -> Plan:
         folder / "kubeconfig",
         runtime="containerd",
         environ=settings,
-        register=_register,
+        register=partial(_register, folder),
         on_node=lambda command, name: network.hosts[name].inside(*command),
     )
 
 
-async def _register(kubernetes: Kubernetes, name: str) -> None:
+async def _register(folder: Path, kubernetes: Kubernetes, name: str) -> None:
+    """Create the Node, in the same zone as all, and the token of its agent."""
     body = node_object(name, int(name.rpartition("-")[2]), runtime="containerd://1.6.20")
     body["metadata"]["labels"]["topology.kubernetes.io/zone"] = "local-a"
     await kubernetes.create(NODES, body)
     await kubernetes.patch(node(name), {"spec": {"taints": None}})
+    await write_peer_token(kubernetes, name, folder / f"{name}.token")
 
 
-async def _start_registry(place: Place, network: Network) -> None:
+async def _start_registry(place: Place, network: Network, webhook: str) -> None:
     host, folder = _registry_host(network), place.folder / "registry"
+    endpoint = {
+        "name": "bench",
+        "url": webhook,
+        "headers": {"Authorization": [SECRET]},
+        "timeout": "5s",
+        "threshold": 3,
+        "backoff": "200ms",
+        "ignore": {"actions": ["pull"]},
+    }
     config = {
         "version": 0.1,
         "log": {"level": "info"},
         "storage": {"filesystem": {"rootdirectory": str(folder)}},
         "http": {"addr": host},
+        "notifications": {"endpoints": [endpoint]},
     }
     path = place.folder / "registry.yml"
     path.write_text(json.dumps(config))  # YAML reads JSON
