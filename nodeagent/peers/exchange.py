@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Final
 
 from adapters.clock import Clock
 from adapters.logs import Log
@@ -14,6 +15,9 @@ from warmhook.hints import Hint
 from warmhook.images import Reference
 from warmhook.platforms import Platform
 from warmhook.ports import ContentStore, Credentials, PeerBlobs, RegistryBlobs, Runtime
+
+_TIME_MAX: Final = int(datetime(9999, 1, 1, tzinfo=UTC).timestamp())
+"""Hints may have any number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,7 @@ class Order:
     @property
     def expires_at(self) -> datetime:
         """When the lease ends by itself."""
-        return datetime.fromtimestamp(self.hint.expires_at, UTC)
+        return datetime.fromtimestamp(min(self.hint.expires_at, _TIME_MAX), UTC)
 
 
 @dataclass(slots=True)

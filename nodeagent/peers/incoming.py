@@ -16,18 +16,27 @@ from warmhook.images import is_digest
 
 WINDOW_BYTES: Final = 4 * 1024 * 1024
 """The last bytes of a blob that stay in memory. Readers that are further behind read the spool file."""
+_WINDOWS_BYTES: Final = 12 * 1024 * 1024
+"""Of all blobs together."""
 
 
 class Incoming:
     """One blob that is being received, from its first byte on."""
 
-    def __init__(self, digest: str, size_bytes: int, spool: int, offload: Callable[..., Awaitable[Any]]) -> None:
-        """`spool`: the descriptor of an open file, which is closed at the end."""
+    def __init__(
+        self,
+        digest: str,
+        size_bytes: int,
+        spool: int,
+        offload: Callable[..., Awaitable[Any]],
+        window_bytes: Callable[[], int],
+    ) -> None:
+        """`spool`: the descriptor of an open file, closed at the end. `window_bytes`: the most that is in memory."""
         self.digest, self.size_bytes = digest, size_bytes
         self.received_bytes = 0
         self.ended = False
         """Whether no more bytes come: it was committed, failed or was given up."""
-        self._spool, self._offload = spool, offload
+        self._spool, self._offload, self._window_max = spool, offload, window_bytes
         self._window: deque[tuple[int, bytes]] = deque()
         self._window_bytes = 0
         self._changed = asyncio.Event()
@@ -47,7 +56,7 @@ class Incoming:
             return
         self._window.append((self.received_bytes, data))
         self._window_bytes += len(data)
-        while self._window_bytes > WINDOW_BYTES and len(self._window) > 1:
+        while self._window_bytes > self._window_max() and len(self._window) > 1:
             self._window_bytes -= len(self._window.popleft()[1])
         self.received_bytes += len(data)
         self._notify()
@@ -124,6 +133,9 @@ class IncomingBlobs:
         """The disk space that the spool files take or will take."""
         return sum(blob.size_bytes for blob in self._blobs.values())
 
+    def _window_bytes(self) -> int:
+        return min(WINDOW_BYTES, _WINDOWS_BYTES // max(1, len(self._blobs)))
+
     def get(self, digest: str) -> Incoming | None:
         """The blob, if it is being received."""
         return self._blobs.get(digest)
@@ -144,7 +156,7 @@ class IncomingBlobs:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._folder / digest.replace(":", "-")
         spool = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        blob = self._blobs[digest] = Incoming(digest, size_bytes, spool, self._offload)
+        blob = self._blobs[digest] = Incoming(digest, size_bytes, spool, self._offload, self._window_bytes)
         try:
             await blob.reserve()
             yield blob

@@ -69,10 +69,11 @@ class _Transfer:
         """Fetch manifests, configuration and layers. Raises `LeaveToRuntime` and `NoSource` without a manifest."""
         await self._content.open()
         manifest = await self._manifest(sources)
-        for blob in (manifest.config, *manifest.layers):
-            await self._content.has(blob.digest)
+        # All of them before the first byte: also what the runtime fetches by itself is kept.
+        layers = [blob for blob in dict.fromkeys(manifest.layers) if not await self._content.has(blob.digest)]
         config = await self._small(sources, manifest.config, CONFIG_MAX, manifest=False)
-        missing = await self._missing(manifest, config)
+        unpacked = await self._unpacked(chain_ids(config, len(manifest.layers))) if layers else 0
+        missing = [blob for blob in layers if blob in manifest.layers[unpacked:]]
         slots = asyncio.Semaphore(_LAYERS_AT_ONCE)
         try:
             async with asyncio.TaskGroup() as group:
@@ -104,12 +105,6 @@ class _Transfer:
         self._came(sender, len(body))
         self.ended({sender})
         return body
-
-    async def _missing(self, manifest: ImageManifest, config: bytes) -> list[Blob]:
-        """The layers that the runtime would fetch: neither their blob nor what it unpacks to is there."""
-        unpacked = await self._unpacked(chain_ids(config, len(manifest.layers)))
-        wanted = dict.fromkeys(manifest.layers[unpacked:])
-        return [blob for blob in wanted if not await self._content.has(blob.digest)]
 
     async def _unpacked(self, chain: tuple[str, ...]) -> int:
         """How many of the lowest layers are unpacked."""

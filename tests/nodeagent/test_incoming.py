@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 from collections.abc import Callable
@@ -85,6 +86,21 @@ async def test_the_last_byte_is_not_readable_before_the_blob_is_verified(tmp_pat
             await asyncio.sleep(1)
             assert not waiting.done()
         assert await waiting is False
+
+
+@instant
+async def test_many_blobs_share_the_memory_of_a_few(tmp_path: Path) -> None:
+    received, piece = blobs(tmp_path), bytes(500_000)
+    async with contextlib.AsyncExitStack() as stack:
+        found = [
+            await stack.enter_async_context(received.receiving(f"sha256:{number:064x}", 10_000_000))
+            for number in range(12)
+        ]
+        for offset in range(0, 5_000_000, len(piece)):
+            for blob in found:
+                await blob.receive(offset, piece)
+        assert sum(blob._window_bytes for blob in found) <= 12 * 1024 * 1024
+        assert len(bytes(found[0].read(0, 500_000))) == 500_000
 
 
 @instant

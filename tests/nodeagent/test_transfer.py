@@ -580,3 +580,12 @@ async def test_the_lease_ends_with_the_hint(tmp_path: Path) -> None:
     later = replace(node.order(IMAGE), hint=replace(node.hint, expires_at=EXPIRES + 600))
     await fetch_image(node.exchange, later, lambda _fetched: None)
     assert sorted(end.timestamp() for end in node.content.ends.values()) == [EXPIRES, EXPIRES + 600]
+
+
+@instant
+async def test_a_hint_without_a_sensible_end_is_no_reason_to_fail(tmp_path: Path) -> None:
+    node = Node(tmp_path, ["parent"])
+    give(IMAGE, *node.parents)
+    node.hint = replace(node.hint, expires_at=2**40)
+    assert (await node.fetch(IMAGE)).complete
+    assert [end.year for end in node.content.ends.values()] == [9999]
