@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
-from typing import cast
 
 import structlog
 
@@ -14,11 +13,11 @@ from adapters.tasks import in_background
 from nodeagent.peers.hints import Hints
 from nodeagent.peers.leases import Leases
 from tests.support.agents import EPOCH, WEB, line_of
+from tests.support.content import MemoryContentStore
 from tests.support.instant import instant, loop_clock, until
 from tests.support.runtime import digest_of
 from warmhook.desired_lines import DesiredLine
 from warmhook.hints import Child, Hint, encode_hint, hint_key
-from warmhook.ports import ContentStore, RuntimeUnreachable
 
 KEY = "k" * 43
 LINE = line_of(WEB, digest=digest_of("web"))
@@ -28,27 +27,16 @@ LEASE = f"warmhook-{LINE.key}-{END}"
 
 
 @dataclass
-class OnlyLeases:
-    """A content store of which only the leases count."""
-
-    there: set[str] = field(default_factory=set)
-    unreachable: bool = False
-
-    async def leases(self) -> list[str]:
-        if self.unreachable:
-            raise RuntimeUnreachable("gone")
-        return sorted(self.there)
-
-    async def delete_lease(self, lease: str) -> None:
-        self.there.discard(lease)
-
-
-@dataclass
 class World:
-    content: OnlyLeases
+    content: MemoryContentStore
     hints: Hints
     leases: Leases
     lacking: set[str] = field(default_factory=set)
+
+    @property
+    def there(self) -> set[str]:
+        """The leases that are there."""
+        return set(self.content.held)
 
     def hint(self, hint: Hint | None) -> None:
         data = {} if hint is None else {hint_key(LINE.key): encode_hint(hint)}
@@ -59,9 +47,9 @@ class World:
 @contextlib.asynccontextmanager
 async def world(*leases: str, hint: Hint | None = HINT) -> AsyncIterator[World]:
     clock = loop_clock(EPOCH)
-    content, hints, lacking = OnlyLeases(set(leases)), Hints(clock), set[str]()
-    store = cast("ContentStore", content)
-    own = Leases(store, hints, lacking.__contains__, clock, structlog.get_logger())
+    content = MemoryContentStore(held={lease: set() for lease in leases})
+    hints, lacking = Hints(clock), set[str]()
+    own = Leases(content, hints, lacking.__contains__, clock, structlog.get_logger())
     made = World(content, hints, own, lacking)
     made.hint(hint)
     async with in_background(own.run(), "leases"):
@@ -73,9 +61,9 @@ async def test_a_lease_goes_when_all_children_are_done() -> None:
     async with world(LEASE) as w:
         w.leases.done(LINE.key, "node-2")
         await asyncio.sleep(60)
-        assert w.content.there == {LEASE}
+        assert w.there == {LEASE}
         w.leases.done(LINE.key, "node-3")
-        await until(lambda: not w.content.there, seconds=3)
+        await until(lambda: not w.there, seconds=3)
 
 
 @instant
@@ -83,10 +71,10 @@ async def test_a_lease_stays_while_the_image_is_still_to_be_pulled_here() -> Non
     async with world(LEASE, hint=replace(HINT, children=())) as w:
         w.lacking.add(WEB)
         await asyncio.sleep(100)
-        assert w.content.there == {LEASE}
+        assert w.there == {LEASE}
         w.lacking.clear()
         w.leases.wake.set()
-        await until(lambda: not w.content.there, seconds=3)
+        await until(lambda: not w.there, seconds=3)
 
 
 @instant
@@ -94,9 +82,9 @@ async def test_a_lease_goes_with_its_hint_and_at_its_expiry() -> None:
     async with world(LEASE) as w:
         await asyncio.sleep(10)
         w.hint(None)
-        await until(lambda: not w.content.there, seconds=3)
+        await until(lambda: not w.there, seconds=3)
     async with world(LEASE) as w:
-        assert 590 < await until(lambda: not w.content.there, seconds=700) < 605
+        assert 590 < await until(lambda: not w.there, seconds=700) < 605
 
 
 @instant
@@ -104,7 +92,7 @@ async def test_what_a_killed_agent_left_goes_at_the_start_and_leases_of_others_s
     others = {"warmhook-early-1", "ctr-123", "warmhook-", f"warmhook-{LINE.key}"}
     old = f"warmhook-{LINE.key}-{END - 10_000}"
     async with world(LEASE, old, f"warmhook-0123456789abcdef-{END}", *others) as w:
-        await until(lambda: w.content.there == {LEASE, *others}, seconds=1)
+        await until(lambda: w.there == {LEASE, *others}, seconds=1)
 
 
 @instant
@@ -114,7 +102,7 @@ async def test_a_child_of_an_image_that_is_not_served_changes_nothing_and_a_new_
         w.leases.done(LINE.key, "node-2")
         w.leases.done(LINE.key, "node-9")
         await asyncio.sleep(60)
-        assert w.content.there == {LEASE}
+        assert w.there == {LEASE}
 
 
 @instant
@@ -123,4 +111,4 @@ async def test_a_runtime_that_does_not_answer_is_asked_again() -> None:
         w.content.unreachable = True
         await asyncio.sleep(100)
         w.content.unreachable = False
-        await until(lambda: not w.content.there, seconds=70)
+        await until(lambda: not w.there, seconds=70)

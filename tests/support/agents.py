@@ -29,8 +29,10 @@ from nodeagent.agent import Agent
 from nodeagent.context import Context
 from nodeagent.metrics import Metrics
 from nodeagent.peers.fetches import Peers
+from nodeagent.peers.settings import PeerSettings
 from nodeagent.settings import Settings
 from tests.support.containerd import MemoryContainerd
+from tests.support.content import MemoryContentStore
 from tests.support.instant import instant, until
 from tests.support.runtime import MemoryRuntime
 from warmhook.disk_space import Space
@@ -84,6 +86,9 @@ class Bench:
     metrics: Metrics = field(default_factory=Metrics)
     providers: CredentialProviders | None = None
     """The node's credential providers, for agents that are made later."""
+    content: MemoryContentStore | None = None
+    """The node's content store, for agents that are made later and exchange images at `peer_address`."""
+    peer_address: str = ""
     peers: Peers | None = None
     """The other nodes, for agents that are made later; `None`: there are none."""
 
@@ -135,6 +140,7 @@ class Bench:
             check_seconds=check_seconds,
             state_dir=self.state_dir,
             allow_local_registries=self.allow_local_registries,
+            peers=PeerSettings(address=self.peer_address),
         )
         transport = InProcessTransport(
             self.server, before=self._before, swallow=lambda opened: opened <= self.swallows_before
@@ -154,6 +160,7 @@ class Bench:
                 self.metrics,
                 Platform("linux", "amd64"),
                 containerd or self.containerd,
+                self.content,
                 offload=here,
                 providers=self.providers,
                 measure=lambda _folders, _instead: self.space(),
