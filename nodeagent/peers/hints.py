@@ -65,8 +65,11 @@ class Hints:
 
     def of_image(self, image: str) -> LineHint | None:
         """The first hint by line key: one transfer serves all lines of the image."""
-        hints = self._by_image.get(image, [])
-        return next((found for found in hints if self._valid(found) and not found.line.idle), None)
+        return next((found for found in self.all_of_image(image) if not found.line.idle), None)
+
+    def all_of_image(self, image: str) -> list[LineHint]:
+        """The hints of all lines of the image, in the order of their keys."""
+        return [found for found in self._by_image.get(image, []) if self._valid(found)]
 
     def later(self, lines: Iterable[DesiredLine]) -> dict[str, float]:
         """The images whose turn at the registry comes later by the hints of all of these lines, and when.

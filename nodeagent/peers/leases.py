@@ -68,8 +68,11 @@ class Leases:
     def _is_needed(self, line_key: str, expires_at: int) -> bool:
         if expires_at <= self._clock.utcnow().timestamp():
             return False
-        found = self._hints.of_line(line_key)
-        return found is not None and (self._wants(found.line.image) or self._has_children(found))
+        if (found := self._hints.of_line(line_key)) is None:
+            return False
+        # Children may know the image by another of its lines.
+        image = found.line.image
+        return self._wants(image) or any(map(self._has_children, self._hints.all_of_image(image)))
 
     def _has_children(self, found: LineHint) -> bool:
         done = self._done.get((found.key, found.digest), set())

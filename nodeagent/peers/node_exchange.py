@@ -108,9 +108,11 @@ class NodeExchange:
     def pulled(self, found: LineHint) -> None:
         """As `Peers.pulled`."""
         self.leases.wake.set()
-        if self._exchange is not None:
-            for peer in found.hint.parents:
-                task = asyncio.create_task(self._exchange.peers.done(peer, found.key), name=f"done {peer.node}")
+        if self._exchange is None:
+            return
+        for each in self._hints.all_of_image(found.line.image):
+            for peer in each.hint.parents:
+                task = asyncio.create_task(self._exchange.peers.done(peer, each.key), name=f"done {peer.node}")
                 self._telling.add(task)
                 task.add_done_callback(self._telling.discard)
 

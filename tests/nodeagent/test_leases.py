@@ -112,3 +112,17 @@ async def test_a_runtime_that_does_not_answer_is_asked_again() -> None:
         await asyncio.sleep(100)
         w.content.unreachable = False
         await until(lambda: not w.there, seconds=70)
+
+
+@instant
+async def test_a_lease_stays_for_children_that_know_the_image_by_another_line() -> None:
+    async with world(LEASE, hint=replace(HINT, children=())) as w:
+        other = replace(LINE, warmimage=replace(LINE.warmimage, name="other"))
+        hints = {hint_key(LINE.key): replace(HINT, children=()), hint_key(other.key): HINT}
+        data = {key: encode_hint(hint) for key, hint in hints.items()}
+        w.hints.select(data, {line.key: DesiredLine(line, line.version, 0) for line in (LINE, other)})
+        await asyncio.sleep(60)
+        assert w.there == {LEASE}
+        for child in HINT.children:
+            w.leases.done(other.key, child.node)
+        await until(lambda: not w.there, seconds=3)
