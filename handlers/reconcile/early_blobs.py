@@ -25,7 +25,7 @@ from warmhook.warmimages import WarmImage, repository_label
 
 _log = get_logger()
 
-_PAUSE_SECONDS: Final = 1.0
+_PAUSE_SECONDS: Final = 0.5
 """Between two writes of one repository: each rewrites the ConfigMaps of several nodes."""
 _SECONDS: Final = 3.0
 """For the read and the writes of one round."""

@@ -31,6 +31,7 @@ _AGAIN_SECONDS: Final = 10.0
 """After a blob could not be fetched."""
 _PAST_SECONDS: Final = 60.0
 """So long after a push has ended its lease stays, and what is being fetched goes on: the image needs both."""
+_STALL_SECONDS: Final = 1.5
 _LIMIT_SECONDS: Final = 900.0
 """For one blob."""
 _SHA256: Final = re.compile(r"sha256:[0-9a-f]{64}")
@@ -39,8 +40,8 @@ _SHA256: Final = re.compile(r"sha256:[0-9a-f]{64}")
 class FetchBlob(Protocol):
     """Fetches one blob."""
 
-    async def __call__(self, order: EarlyOrder, digest: str, size_bytes: int) -> Fetched:
-        """Raises `NoSource`, `NotContainerd`, `RuntimeUnreachable` and `PullFailed`."""
+    async def __call__(self, order: EarlyOrder, digest: str, size_bytes: int, fetched: Fetched) -> None:
+        """`fetched` grows. Raises `NoSource`, `NotContainerd`, `RuntimeUnreachable` and `PullFailed`."""
 
 
 FindCredentials: TypeAlias = Callable[[str, tuple[ObjectKey, ...], Callable[[], None]], Awaitable[Found | None]]
@@ -54,6 +55,24 @@ class _Push:
     wanted: DesiredLine
     image: Reference
     early: Early
+
+
+@dataclass(slots=True)
+class _Fetch:
+    """A running fetch."""
+
+    task: asyncio.Task[None]
+    fetched: Fetched
+    before: int = 0
+    """The bytes that had come when it was looked at last."""
+    moved_at: float = float("-inf")
+
+    def moves(self, now: float) -> bool:
+        """Whether something came lately."""
+        known, self.before = self.before, self.fetched.peer_bytes + self.fetched.registry_bytes
+        if self.before > known:
+            self.moved_at = now
+        return now - self.moved_at < _STALL_SECONDS
 
 
 class EarlyFetches:
@@ -75,7 +94,7 @@ class EarlyFetches:
         self._past: dict[str, tuple[_Push, float]] = {}
         """Pushes that have ended or are not wanted, and until when they still count; by line key."""
         self._malformed: Mapping[str, str] = {}
-        self._running: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._running: dict[tuple[str, str], _Fetch] = {}
         """By line key and digest."""
         self._not_before: dict[tuple[str, str], float] = {}
         """When a blob that was tried may be tried again; infinity for one that is there."""
@@ -121,12 +140,14 @@ class EarlyFetches:
         """Fetch until cancelled; cancelling cancels the fetches."""
         async with asyncio.TaskGroup() as group:
             while True:
-                for (key, _), task in self._running.items():
-                    if not self._may_run(key) and not task.cancelling():
-                        task.cancel()
-                for key, push, digest, size_bytes in list(self._due()):
-                    task = group.create_task(self._run_one(key, push, digest, size_bytes), name=f"early {digest}")
-                    self._running[key, digest] = task
+                for (key, _), running in self._running.items():
+                    moves = running.moves(self._clock.monotonic())
+                    if not self._may_run(key, moves=moves) and not running.task.cancelling():
+                        running.task.cancel()
+                for key, push, digest in list(self._due()):
+                    fetched = Fetched()
+                    task = group.create_task(self._run_one(key, push, digest, fetched), name=f"early {digest}")
+                    self._running[key, digest] = _Fetch(task, fetched)
                     task.add_done_callback(lambda _task, blob=(key, digest): self._ended(blob))  # type: ignore[misc]  # mypy cannot infer defaults of lambdas
                 await self._end_leases()
                 busy = self._running or any(self._valid(push) for push in self._pushes.values())
@@ -135,8 +156,12 @@ class EarlyFetches:
     def _valid(self, push: _Push) -> bool:
         return push.early.expires_at > self._clock.utcnow().timestamp()
 
-    def _may_run(self, key: str) -> bool:
-        """Whether a running fetch goes on: pulls of other images go first, and one of its repository needs the blob."""
+    def _may_run(self, key: str, *, moves: bool) -> bool:
+        """Whether a running fetch goes on: pulls of other images go first, and one of its repository needs the blob.
+
+        When the push has ended, the transfer of its image waits for a fetch to which something comes, and replaces one
+        to which nothing does.
+        """
         push = self._pushes.get(key)
         past, until = self._past.get(key, (None, 0.0))
         of = push or past
@@ -144,10 +169,10 @@ class EarlyFetches:
             return False
         running = {parse_reference(image).canonical.name for image in self._state.running}
         lasts = self._valid(push) if push is not None else self._clock.monotonic() < until
-        return running <= {of.image.canonical.name} and (lasts or bool(running))
+        return running <= {of.image.canonical.name} and (lasts or bool(running)) and (push is not None or moves)
 
-    def _due(self) -> Iterator[tuple[str, _Push, str, int]]:
-        """The blobs to fetch now."""
+    def _due(self) -> Iterator[tuple[str, _Push, str]]:
+        """Line keys, pushes and digests of the blobs to fetch now."""
         disk, now = self._state.disk, self._clock.monotonic()
         if self._state.running or disk.low or disk.seconds_until_start() > 0:
             return
@@ -161,7 +186,7 @@ class EarlyFetches:
                 if free <= 0 or blob in self._running or not fits or now < self._not_before.get(blob, now):
                     continue
                 free, room = free - 1, room - size_bytes
-                yield key, push, digest, size_bytes
+                yield key, push, digest
 
     def _size(self, key: str, digest: str) -> int:
         push = self._pushes.get(key)
@@ -170,13 +195,13 @@ class EarlyFetches:
     def _is_refused(self, push: _Push) -> bool:
         return not self._context.settings.allow_local_registries and is_local_host(push.image.host)
 
-    async def _run_one(self, key: str, push: _Push, digest: str, size_bytes: int) -> None:
+    async def _run_one(self, key: str, push: _Push, digest: str, fetched: Fetched) -> None:
         self._not_before[key, digest] = self._clock.monotonic() + _AGAIN_SECONDS
-        fetched, problem = Fetched(), ""
+        problem = ""
         try:
             async with asyncio.timeout(_LIMIT_SECONDS):
                 order = EarlyOrder(key, push.image, "", hint_of(push.early), await self._find_credentials(push))
-                fetched = await self._fetch(order, digest, size_bytes)
+                await self._fetch(order, digest, push.early.blobs[digest], fetched)
         except NoSource:
             problem = "nobody has it"
         except TimeoutError:

@@ -43,12 +43,14 @@ def hint_of(early: Early) -> Hint:
     return Hint(early.expires_at, parents=early.parents, children=early.children, seeds=early.seeds)
 
 
-async def fetch_blob(exchange: Exchange, order: EarlyOrder, digest: str, size_bytes: int) -> Fetched:
-    """Have a layer in containerd. A node with parents does not read the registry: after the push it still can.
+async def fetch_blob(exchange: Exchange, order: EarlyOrder, digest: str, size_bytes: int, fetched: Fetched) -> None:
+    """Have a layer in containerd, and say in `fetched` what came.
+
+    A node with parents does not read the registry: after the push it still can.
 
     Raises `NoSource`, `NotContainerd`, `RuntimeUnreachable`, and `PullFailed` if the disk is full.
     """
-    fetched, began = Fetched(), exchange.clock.monotonic()
+    began = exchange.clock.monotonic()
 
     async def came(piece: Piece) -> None:
         if piece.sender is None:
@@ -61,10 +63,9 @@ async def fetch_blob(exchange: Exchange, order: EarlyOrder, digest: str, size_by
     content = LeasedContent(exchange, order, lambda: fetched.peer_bytes + fetched.registry_bytes)
     await content.open()
     if await content.has(digest):
-        return fetched
+        return
     blob, parents = Blob(digest, size_bytes, f"layer-{digest}"), order.hint.parents
     async with exchange.open_registry(order.image, order.credentials) as registry:
         sources = Sources(order.line_key, parents, exchange.peers, None if parents else registry, exchange.clock)
         serve = bool(order.hint.children)
         await LayerTransfer(exchange, content, sources, blob, serve=serve, came=came).run()
-    return fetched

@@ -82,12 +82,12 @@ class NodeExchange:
             return Fetched(left="this node exchanges no images")
         return await fetch_image(exchange, _order(found, credentials), progressed)
 
-    async def _fetch_early(self, order: EarlyOrder, digest: str, size_bytes: int) -> Fetched:
+    async def _fetch_early(self, order: EarlyOrder, digest: str, size_bytes: int, fetched: Fetched) -> None:
         """As `FetchBlob`."""
         exchange = await self._opened()
         if exchange is None:
             raise NoSource(digest)
-        return await fetch_blob(exchange, order, digest, size_bytes)
+        await fetch_blob(exchange, order, digest, size_bytes, fetched)
 
     async def _opened(self) -> Exchange | None:
         """What fetches use; `None` if it cannot be opened."""

@@ -44,18 +44,22 @@ class Fetching:
     running: Counter[str] = field(default_factory=Counter)
     ended: list[str] = field(default_factory=list)
     seconds: float = 10.0
+    silent_seconds: float = 0.0
+    """Before the first byte."""
     error: Exception | None = None
 
-    async def __call__(self, order: EarlyOrder, digest: str, size_bytes: int) -> Fetched:
+    async def __call__(self, order: EarlyOrder, digest: str, size_bytes: int, fetched: Fetched) -> None:
         self.begun.append(digest)
         self.orders.append(order)
         self.running[digest] += 1
         try:
-            await asyncio.sleep(self.seconds)
+            for second in range(int(self.seconds)):
+                await asyncio.sleep(1)
+                if second >= self.silent_seconds:
+                    fetched.registry_bytes += size_bytes // int(self.seconds)
             if self.error is not None:
                 raise self.error
             self.ended.append(digest)
-            return Fetched(registry_bytes=size_bytes)
         finally:
             self.running[digest] -= 1
 
@@ -151,6 +155,21 @@ async def test_a_fetch_goes_on_when_its_push_has_ended_and_the_image_is_pulled(b
         await until(lambda: len(node.fetching.ended) == 2)
         await asyncio.sleep(100)
         assert sorted(node.fetching.begun) == [blob(1), blob(2)]
+
+
+@on_node
+async def test_a_fetch_without_a_byte_ends_with_its_push_so_that_the_transfer_of_the_image_can_begin(
+    b: Bench, tmp_path: Path
+) -> None:
+    async with one_node(b, tmp_path) as node:
+        node.fetching.seconds = node.fetching.silent_seconds = 100
+        node.expect({blob(1): MIB})
+        await asyncio.sleep(5)
+        assert node.fetching.running.total() == 1
+        new = a_push(b, f"{HOST}/shop/web:2", "second")
+        node.take({new.key: new.encode()})
+        await asyncio.sleep(0.1)
+        assert node.fetching.running.total() == 0
 
 
 @on_node
@@ -288,7 +307,8 @@ async def test_a_seed_reads_a_blob_from_the_registry_and_keeps_it_by_a_lease(tmp
     node = Node(tmp_path, children=("b",))
     node.registry.blobs = blobs_of(IMAGE)
     layer = layers_of(IMAGE)[0]
-    fetched = await fetch_blob(node.exchange, order(node), layer, len(node.registry.blobs[layer]))
+    fetched = Fetched()
+    await fetch_blob(node.exchange, order(node), layer, len(node.registry.blobs[layer]), fetched)
     assert node.content.blobs[layer] == node.registry.blobs[layer]
     assert (fetched.registry_bytes, fetched.peer_bytes) == (len(node.registry.blobs[layer]), 0)
     (lease,) = node.content.held
@@ -301,11 +321,12 @@ async def test_a_seed_reads_a_blob_from_the_registry_and_keeps_it_by_a_lease(tmp
 async def test_a_node_with_parents_leaves_the_registry_alone(tmp_path: Path) -> None:
     node = Node(tmp_path, parents=("a",))
     node.registry.blobs = blobs_of(IMAGE)
+    layer, fetched = layers_of(IMAGE)[0], Fetched()
     with pytest.raises(NoSource):
-        await fetch_blob(node.exchange, order(node), layers_of(IMAGE)[0], len(IMAGE.blobs[1]))
+        await fetch_blob(node.exchange, order(node), layer, len(IMAGE.blobs[1]), fetched)
     assert node.registry.requests == []
     node.parents[0].blobs = blobs_of(IMAGE)
-    fetched = await fetch_blob(node.exchange, order(node), layers_of(IMAGE)[0], len(IMAGE.blobs[1]))
+    await fetch_blob(node.exchange, order(node), layer, len(IMAGE.blobs[1]), fetched)
     assert fetched.parents == {"a"}
 
 
@@ -314,7 +335,7 @@ async def test_the_transfer_of_the_image_fetches_only_what_was_not_there_early(t
     node = Node(tmp_path)
     node.registry.blobs = blobs_of(IMAGE)
     for layer in layers_of(IMAGE):
-        await fetch_blob(node.exchange, order(node), layer, len(node.registry.blobs[layer]))
+        await fetch_blob(node.exchange, order(node), layer, len(node.registry.blobs[layer]), Fetched())
     node.registry.requests.clear()
     await node.fetch(IMAGE)
     assert node.has(IMAGE)
