@@ -1,4 +1,4 @@
-"""Find nodes that have an image already, for nodes that join, and let them know their new children.
+"""Find nodes that have an image already, for nodes that get it later, and let them know their new children.
 
 A parent refuses a node that is not in its own hint, so each of these nodes costs a write of its own: they are few.
 """
@@ -24,7 +24,7 @@ from warmhook.ports import Object
 NodeHints: TypeAlias = dict[str, Hint | None]
 """The hints of one node that change, by the keys of their lines; `None` removes one."""
 
-_NODES_MAX: Final = 8
+SOURCES_MAX: Final = 8
 """Nodes that one projection writes only because they get a new child."""
 _PER_IMAGE: Final = 2
 
@@ -37,6 +37,8 @@ class Wanted:
     """Of its line."""
     nodes: frozenset[str]
     """The names of these nodes."""
+    under_way: frozenset[str] = frozenset()
+    """Those of nodes that have the line with a hint that holds: of the plan that this one goes on with."""
 
     def held_by(self, nodes: Collection[Node], serving: Mapping[str, Report]) -> list[Node]:
         """Those of `nodes` that have the image already; `serving` are the reports of nodes that serve images."""
@@ -48,8 +50,12 @@ async def find_sources(
 ) -> list[Node]:
     """Nodes that have the images already: two for each image, few for all, in the zones of the nodes that get them.
 
-    `nodes` are those that are known, at least the ones that get an image. Others are read, a few of them.
+    None for images with a plan under way: its nodes know whom they serve. `nodes` are those that are known, at least
+    the ones that get an image. Others are read, a few of them.
     """
+    images = [image for image in images if not image.under_way]
+    if not images:
+        return []
     versions = {image.version for image in images}
     getting = frozenset[str]().union(*(image.nodes for image in images))
     warm = [name for name, report in serving.items() if name not in getting and not report.warm.isdisjoint(versions)]
@@ -66,22 +72,23 @@ async def find_sources(
     for image in images:
         missing = _PER_IMAGE - len(image.held_by(chosen, serving))
         more = [node for node in image.held_by(found, serving) if node not in chosen]
-        chosen += more[: max(0, min(missing, _NODES_MAX - len(chosen)))]
+        chosen += more[: max(0, min(missing, SOURCES_MAX - len(chosen)))]
     return chosen
 
 
 async def changes_of_sources(hints: Mapping[str, NodeHints], reader: Reader, now: float) -> dict[str, NodeChange]:
     """The changes of nodes that get new children and keep those that they have; `now` in Unix seconds.
 
-    A node whose ConfigMap cannot be read is left out: its children ask others.
+    A node that has all of them is left out, and one whose ConfigMap cannot be read: its children ask others.
     """
     objects = await asyncio.gather(*(_desired(reader, name) for name in hints))
     changes = {}
     for (name, new), obj in zip(hints.items(), objects, strict=True):
         have = read_desired(obj["metadata"]) if obj is not None else None
         if obj is not None and have is not None:
-            merged = {key: hint and _with_children_of(hint, obj, key, now) for key, hint in new.items()}
-            changes[name] = NodeChange(have.owner_uid, {}, hints=ended_hints(have, (), now) | merged)
+            merged = {key: _with_children_of(hint, obj, key, now) for key, hint in new.items() if hint is not None}
+            if news := {key: hint for key, hint in merged.items() if hint is not None}:
+                changes[name] = NodeChange(have.owner_uid, {}, hints=ended_hints(have, (), now) | news)
     return changes
 
 
@@ -98,8 +105,8 @@ async def _desired(reader: Reader, node: str) -> Object | None:
         return None
 
 
-def _with_children_of(hint: Hint, obj: Object, key: str, now: float) -> Hint:
-    """The hint of a node that goes on serving the children that it has in its ConfigMap."""
+def _with_children_of(hint: Hint, obj: Object, key: str, now: float) -> Hint | None:
+    """The hint that a node has in its ConfigMap, with the children of `hint` as well; `None` if it has them."""
     data: Mapping[str, Any] = obj.get("data") or {}
     try:
         known = read_hint(data.get(hint_key(key), ""))
@@ -107,9 +114,11 @@ def _with_children_of(hint: Hint, obj: Object, key: str, now: float) -> Hint:
         return hint
     if known.expires_at <= now or known.digest != hint.digest:
         return hint
+    if set(hint.children) <= set(known.children):
+        return None
     children: dict[str, Child] = {child.node: child for child in (*known.children, *hint.children)}
     expires_at = max(hint.expires_at, known.expires_at)
-    return replace(hint, children=tuple(children.values())[-CHILDREN_MAX:], expires_at=expires_at)
+    return replace(known, children=tuple(children.values())[-CHILDREN_MAX:], expires_at=expires_at)
 
 
 def _zone(node: Node) -> str:

@@ -15,7 +15,14 @@ from typing import Final
 from adapters.kubernetes.errors import KubernetesError
 from adapters.logs import get_logger
 from handlers.reconcile.context import Context
-from handlers.reconcile.hint_sources import NodeHints, Wanted, changes_of_sources, ended_hints, find_sources
+from handlers.reconcile.hint_sources import (
+    SOURCES_MAX,
+    NodeHints,
+    Wanted,
+    changes_of_sources,
+    ended_hints,
+    find_sources,
+)
 from handlers.reconcile.node_configmaps import NodeChange
 from handlers.reconcile.objects import DesiredConfigMap
 from warmhook.distribution import Candidate, Plan, plan
@@ -58,16 +65,28 @@ class _Given:
     hints: dict[str, NodeHints]
     """By node."""
     room: dict[str, int]
-    """By node how many more hints it has room for; of other nodes nothing is known."""
+    """By node that is written in any case how many more hints it has room for."""
     depths: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
     """By node how many nodes are above it."""
 
+    sources: set[str] = field(default_factory=set)
+    """Nodes that get hints only because of new children."""
+
     def add(self, line_key: str, hints: Mapping[str, Hint]) -> None:
-        """Add the hints of one image, by node."""
-        for name, hint in hints.items():
+        """Add the hints of one image, by node: those of nodes that are written, and of their parents if these are few.
+
+        Many parents are those of a plan that is not written completely yet, and know these children by it.
+        """
+        written = {name: hint for name, hint in hints.items() if name in self.room}
+        parents = {peer.node for hint in written.values() for peer in hint.parents if peer.node not in written}
+        if len(self.sources | parents) <= SOURCES_MAX:
+            self.sources |= parents
+            written |= {name: _only_for(hints[name], written) for name in parents if name in hints}
+        for name, hint in written.items():
             self.hints.setdefault(name, {})[line_key] = hint
-            self.room[name] = self.room.get(name, 1) - 1
-        for name, depth in _depths(hints).items():
+            if name in self.room:
+                self.room[name] -= 1
+        for name, depth in _depths(written).items():
             self.depths[name] = max(depth, self.depths[name])
 
 
@@ -91,7 +110,7 @@ class Hints:
             {name: _room(change, scope.desired.get(name), now) for name, change in changes.items()},
         )
         # Where it saves most, in case there are more images than can be planned.
-        due = sorted(_due(changing, scope), key=lambda each: -len(each.wanted.nodes) * each.line.size_bytes)
+        due = sorted(_due(changing, scope, now), key=lambda each: -len(each.wanted.nodes) * each.line.size_bytes)
         try:
             if due:
                 await self._plan(due, scope, given)
@@ -118,10 +137,10 @@ class Hints:
         sources = await find_sources([each.wanted for each in due], scope.nodes, serving, self._context.reader)
         for each in due:
             names = sorted(name for name in each.wanted.nodes if given.room[name] > 0)
+            version, others = each.line.version, sorted(each.wanted.under_way)
             candidates = [_candidate(scope.nodes[name], serving) for name in names]
-            candidates += [
-                replace(_candidate(node, serving), warm=True) for node in each.wanted.held_by(sources, serving)
-            ]
+            candidates += [_candidate(scope.nodes[name], serving, version) for name in others]
+            candidates += [_candidate(node, serving, version) for node in each.wanted.held_by(sources, serving)]
             found = self._plan_one(each, candidates, serving) if clock.monotonic() < until else None
             self._context.count_plan("NotPlanned" if found is None else found.outcome)
             if found is not None:
@@ -162,7 +181,7 @@ def _changing(change: NodeChange, have: DesiredConfigMap | None) -> dict[str, Li
     }
 
 
-def _due(changing: Mapping[str, Mapping[str, Line | None]], scope: Scope) -> Iterator[_Due]:
+def _due(changing: Mapping[str, Mapping[str, Line | None]], scope: Scope, now: float) -> Iterator[_Due]:
     lines: dict[str, Line] = {}
     nodes: defaultdict[str, set[str]] = defaultdict(set)
     for name, written in changing.items():
@@ -179,7 +198,18 @@ def _due(changing: Mapping[str, Mapping[str, Line | None]], scope: Scope) -> Ite
             getting = {name for name in getting if line.key not in _lines(scope.desired.get(name))}
         digest = "" if line.digest or resolved is None else resolved.digest
         if getting and (line.digest or digest):
-            yield _Due(warmimage, line, digest, Wanted(line.version, frozenset(getting)))
+            under_way = _under_way(line, scope, now) - getting
+            yield _Due(warmimage, line, digest, Wanted(line.version, frozenset(getting), under_way))
+
+
+def _under_way(line: Line, scope: Scope, now: float) -> frozenset[str]:
+    """The names of the nodes that have the line with a hint that holds."""
+    key, version = line.key, line.version
+    return frozenset(
+        name
+        for name, have in scope.desired.items()
+        if have.hints.get(key, 0) > now and have.lines.get(key) == version and name in scope.nodes
+    )
 
 
 def _only_refreshed(warmimage: WarmImage) -> bool:
@@ -217,9 +247,10 @@ def _ended_early(changes: Mapping[str, NodeChange], scope: Scope, now: float) ->
     }
 
 
-def _candidate(node: Node, serving: Mapping[str, Report], *, warm: bool = False) -> Candidate:
+def _candidate(node: Node, serving: Mapping[str, Report], version: str = "") -> Candidate:
+    """A node that gets an image, or may have it: then `version` is that of the line."""
     report = serving.get(node.name)
-    return Candidate(node, report.peer if report is not None else None, warm)
+    return Candidate(node) if report is None else Candidate(node, report.peer, version in report.warm)
 
 
 def _hints_of(found: Plan, candidates: Collection[Candidate], digest: str, now: float) -> dict[str, Hint]:
@@ -227,6 +258,11 @@ def _hints_of(found: Plan, candidates: Collection[Candidate], digest: str, now: 
     seconds = min(max(_LIFETIME_SECONDS, int(_LIFETIMES * found.seconds)), _LONGEST_LIFETIME_SECONDS)
     given = {each.node.name: found.hint(each.node.name, int(now) + seconds, digest) for each in candidates}
     return {name: hint for name, hint in given.items() if hint is not None}
+
+
+def _only_for(hint: Hint, nodes: Collection[str]) -> Hint:
+    """The hint of a node with those of its children that are among `nodes`."""
+    return replace(hint, children=tuple(child for child in hint.children if child.node in nodes))
 
 
 def _depths(hints: Mapping[str, Hint]) -> dict[str, int]:

@@ -281,6 +281,67 @@ async def test_an_expired_hint_goes_with_the_next_write_of_its_node_and_costs_no
     assert set(await world.hints("x")) == set(NODES) - {"a"}
 
 
+# --- projections that take several rounds -----------------------------------------------------------------------------
+
+
+def refuse_writes(world: World, first: int) -> list[str]:
+    """The API server takes so many writes of nodes that get hints, and refuses the others until the list is cleared."""
+    request, taken, refused = world.transport.request, list[str](), ["yes"]
+
+    async def refusing(method: str, path: str, **more: Any) -> Response:
+        if method != "PATCH" or ".hint" not in str(more.get("body")) or not refused:
+            return await request(method, path, **more)
+        if path not in taken and len(taken) >= first:
+            return status(403)
+        taken.append(path)
+        return await request(method, path, **more)
+
+    world.transport.request = refusing  # type: ignore[method-assign]
+    return refused
+
+
+@in_world(nodes="abcdefghijklmnopqrstuvwxyz")
+async def test_the_rest_of_a_fleet_gets_the_image_from_the_nodes_that_were_written_before(world: World) -> None:
+    nodes = "abcdefghijklmnopqrstuvwxyz"
+    await world.serve(*nodes)
+    await want(world, "other", source={"mode": "registry"})
+    await project(world, "other")
+    await want(world)
+    refused = refuse_writes(world, 10)
+    await project(world, "x")
+    first = await world.hints("x")
+    assert len(first) == 10
+    refused.clear()
+    world.requests.clear()
+    await asyncio.sleep(20)
+    await project(world, "x")
+    assert sorted(ours(world)) == sorted(("PATCH", configmap(node)) for node in set(nodes) - first.keys())
+    hints = await world.hints("x")
+    assert {node: hints[node] for node in first} == first
+    assert agree(hints)
+    assert sum(not hint.parents for hint in hints.values()) == 1
+
+
+@in_world(nodes=NODES)
+async def test_a_node_that_joins_during_a_transfer_is_made_known_to_its_parents(world: World) -> None:
+    await world.serve(*NODES)
+    await want(world)
+    await project(world, "x")
+    before = await world.hints("x")
+    await world.add_nodes("z")
+    await world.serve("z")
+    await asyncio.sleep(31)
+    world.requests.clear()
+    await project(world, "x")
+    hints = await world.hints("x")
+    parents = {peer.node for peer in hints["z"].parents}
+    assert 0 < len(parents) <= 2
+    for node in NODES:
+        assert hints[node].parents == before[node].parents
+        children = {child.node for child in hints[node].children} - {child.node for child in before[node].children}
+        assert children == ({"z"} if node in parents else set())
+
+
 # --- nodes that join --------------------------------------------------------------------------------------------------
 
 
