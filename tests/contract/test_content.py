@@ -359,17 +359,11 @@ def test_a_stopped_runtime_is_unreachable_and_named(site: Site) -> None:
     _run(case, "embedded", site)
 
 
-def test_the_twin_has_the_faults_of_a_runtime() -> None:
-    store = MemoryContentStore()
-
+@pytest.mark.parametrize("error", [NotContainerd("no"), RuntimeUnreachable("no")], ids=["other", "unreachable"])
+def test_every_call_of_the_twin_has_the_fault_of_its_runtime(error: Exception) -> None:
     async def case() -> None:
-        store.absent = True
-        for call in _calls(store):
-            with pytest.raises(NotContainerd):
-                await call
-        store.absent, store.unreachable = False, True
-        for call in _calls(store):
-            with pytest.raises(RuntimeUnreachable):
+        for call in _calls(MemoryContentStore(error=error)):
+            with pytest.raises(type(error)):
                 await call
 
     instantly(case())

@@ -314,7 +314,7 @@ async def test_a_seed_reads_a_blob_from_the_registry_and_keeps_it_by_a_lease(tmp
     (lease,) = node.content.held
     assert lease.startswith(f"{EARLY_LEASE}{LINE}-")
     assert node.content.held[lease] == {layer}
-    assert 0 <= node.content.ends[lease].timestamp() - node.hint.expires_at < 300
+    assert 0 <= node.content.expires_at[lease].timestamp() - node.hint.expires_at < 300
 
 
 @instant

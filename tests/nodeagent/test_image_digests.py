@@ -62,10 +62,10 @@ async def test_manifests_that_are_not_there_are_looked_for_ten_times_a_second_at
 @instant
 async def test_a_store_that_does_not_answer_is_asked_again() -> None:
     store, known = digests(IMAGE)
-    store.unreachable = True
+    store.error = RuntimeUnreachable("memory://: nobody answers")
     with pytest.raises(RuntimeUnreachable):
         await known.belongs(digest_of(LAYER), digest_of(IMAGE))
-    store.unreachable = False
+    store.error = None
     await asyncio.sleep(1)
     assert await known.belongs(digest_of(LAYER), digest_of(IMAGE))
 

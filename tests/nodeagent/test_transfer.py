@@ -94,7 +94,7 @@ async def test_layers_that_are_there_are_kept_and_not_fetched(tmp_path: Path) ->
 async def test_layers_that_are_unpacked_are_not_fetched(tmp_path: Path) -> None:
     node = Node(tmp_path, ["parent"])
     give(IMAGE, *node.parents)
-    node.content.snapshots |= set(chain_ids(IMAGE.blobs[0], len(LAYERS))[:2])
+    node.content.snapshots |= {("overlayfs", chain) for chain in chain_ids(IMAGE.blobs[0], len(LAYERS))[:2]}
     assert (await node.fetch(IMAGE)).complete
     assert set(node.content.blobs) == {IMAGE.digest, IMAGE.config_digest, *LAYERS[2:]}
 
@@ -515,7 +515,7 @@ async def test_containerd_that_stays_away_ends_the_transfer(tmp_path: Path) -> N
 async def test_a_full_disk_ends_the_transfer_and_its_lease(tmp_path: Path) -> None:
     node = Node(tmp_path, ["parent"])
     give(IMAGE, *node.parents)
-    node.content.full = 100_000
+    node.content.free_bytes = 100_000
     with pytest.raises(PullFailed) as failure:
         await node.fetch(IMAGE)
     assert failure.value.reason == "DiskFull"
@@ -576,10 +576,10 @@ async def test_the_lease_ends_with_the_hint(tmp_path: Path) -> None:
     node = Node(tmp_path, ["parent"])
     give(IMAGE, *node.parents)
     await node.fetch(IMAGE)
-    assert [end.timestamp() for end in node.content.ends.values()] == [EXPIRES]
+    assert [end.timestamp() for end in node.content.expires_at.values()] == [EXPIRES]
     later = replace(node.order(IMAGE), hint=replace(node.hint, expires_at=EXPIRES + 600))
     await fetch_image(node.exchange, later, lambda _fetched: None)
-    assert sorted(end.timestamp() for end in node.content.ends.values()) == [EXPIRES, EXPIRES + 600]
+    assert sorted(end.timestamp() for end in node.content.expires_at.values()) == [EXPIRES, EXPIRES + 600]
 
 
 @instant
@@ -588,4 +588,4 @@ async def test_a_hint_without_a_sensible_end_is_no_reason_to_fail(tmp_path: Path
     give(IMAGE, *node.parents)
     node.hint = replace(node.hint, expires_at=2**40)
     assert (await node.fetch(IMAGE)).complete
-    assert [end.year for end in node.content.ends.values()] == [9999]
+    assert [end.year for end in node.content.expires_at.values()] == [9999]

@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from warmhook.ports import AlreadyThere, Busy, Content, NotContainerd, RuntimeUnreachable, Writer, WrongDigest
+from warmhook.ports import AlreadyThere, Busy, Content, RuntimeUnreachable, Writer, WrongDigest
 
 
 @dataclass(slots=True)
@@ -33,9 +33,8 @@ class MemoryContentStore:
     """By lease."""
     snapshots: set[tuple[str, str]] = field(default_factory=set)
     """Snapshotter and chain ID."""
-    absent: bool = False
-    """Whether the runtime is another one than containerd."""
-    unreachable: bool = False
+    error: Exception | None = None
+    """What every call raises."""
     write_seconds: float = 0.0
     """How long each write takes."""
     read_seconds: float = 0.0
@@ -44,8 +43,8 @@ class MemoryContentStore:
     """Of a blob that is read."""
     free_bytes: int | None = None
     """The room on the disk; `None`: enough."""
-    written_bytes: int = 0
-    """By all writers."""
+    written: Counter[str] = field(default_factory=Counter)
+    """By digest, the bytes that all its writers wrote."""
 
     def have(self, content: bytes) -> str:
         """The blob is there, as if a pull had fetched it; returns its digest."""
@@ -131,10 +130,8 @@ class MemoryContentStore:
         return self.held[lease]
 
     def _answer(self) -> None:
-        if self.absent:
-            raise NotContainerd("memory://: not containerd")
-        if self.unreachable:
-            raise RuntimeUnreachable("memory://: nobody answers")
+        if self.error is not None:
+            raise self.error
 
 
 @dataclass(slots=True)
@@ -150,6 +147,7 @@ class _MemoryWriter:
         return len(self.store.ingests.setdefault(self.ref, bytearray()))
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:
+        self._answer()
         await asyncio.sleep(self.store.write_seconds)
         self._answer()
         if self.store.free_bytes is not None:
@@ -157,7 +155,7 @@ class _MemoryWriter:
                 raise RuntimeUnreachable("memory://: UNKNOWN: write /ingest/data: no space left on device")
             self.store.free_bytes -= len(data)
         self.store.ingests.setdefault(self.ref, bytearray()).extend(data)
-        self.store.written_bytes += len(data)
+        self.store.written[self.digest] += len(data)
 
     async def restart(self) -> None:
         self._answer()

@@ -1,4 +1,4 @@
-"""Fetch images from other nodes in memory: a content store, parents and a registry, all with faults."""
+"""Fetch images from other nodes in memory: parents and a registry with faults, and a `MemoryContentStore`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,15 +19,13 @@ from devcluster.registry.images import Image
 from nodeagent.peers.exchange import Exchange, Fetched, Order
 from nodeagent.peers.incoming import IncomingBlobs
 from nodeagent.peers.transfer import fetch_image
+from tests.support.content import MemoryContentStore
 from tests.support.instant import loop_clock
 from tests.support.runtime import MemoryRuntime
 from warmhook.hints import Child, Hint, Peer
 from warmhook.images import Reference, parse_reference
 from warmhook.platforms import Platform
 from warmhook.ports import (
-    AlreadyThere,
-    Busy,
-    Content,
     Credentials,
     ImageFilesystem,
     NotHere,
@@ -37,8 +35,6 @@ from warmhook.ports import (
     RuntimeUnreachable,
     SourceFailed,
     SourceRefuses,
-    Writer,
-    WrongDigest,
 )
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -64,114 +60,7 @@ def layers_of(image: Image) -> list[str]:
     return [digest_of(layer) for layer in image.blobs[1:]]
 
 
-# --- the content store -----------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class MemoryWriter:
-    """Writes one blob of a `MemoryContent`."""
-
-    store: MemoryContent
-    ref: str
-    digest: str
-    size_bytes: int
-
-    @property
-    def offset(self) -> int:
-        return len(self.store.ingests[self.ref])
-
-    async def write(self, data: bytes | bytearray | memoryview) -> None:
-        self.store.check()
-        await asyncio.sleep(self.store.write_seconds)
-        self.store.check()
-        if 0 < self.store.full < sum(self.store.written.values()):
-            raise RuntimeUnreachable("memory://: UNKNOWN: write /data: no space left on device")
-        self.store.ingests[self.ref] += data
-        self.store.written[self.digest] += len(data)
-
-    async def restart(self) -> None:
-        self.store.check()
-        self.store.ingests[self.ref] = bytearray()
-
-    async def commit(self, labels: Mapping[str, str]) -> None:
-        self.store.check()
-        body = bytes(self.store.ingests.pop(self.ref))
-        if digest_of(body) != self.digest or len(body) != self.size_bytes:
-            raise WrongDigest(self.digest)
-        self.store.blobs[self.digest] = body
-
-
-@dataclass(slots=True)
-class MemoryContent:
-    """containerd's content store, with its leases and snapshots."""
-
-    blobs: dict[str, bytes] = field(default_factory=dict)
-    ingests: dict[str, bytearray] = field(default_factory=dict)
-    held: dict[str, set[str]] = field(default_factory=dict)
-    """Lease to its digests."""
-    ends: dict[str, datetime] = field(default_factory=dict)
-    """Lease to its end."""
-    snapshots: set[str] = field(default_factory=set)
-    locked: set[str] = field(default_factory=set)
-    written: Counter[str] = field(default_factory=Counter)
-    """Digest to all bytes that were written for it."""
-    write_seconds: float = 0.0
-    full: int = 0
-    """Bytes for which the disk has room; 0: no limit."""
-    error: Exception | None = None
-    """What every call raises."""
-
-    def check(self) -> None:
-        if self.error is not None:
-            raise self.error
-
-    async def info(self, digest: str) -> Content | None:
-        self.check()
-        return Content(digest, len(self.blobs[digest])) if digest in self.blobs else None
-
-    async def read(self, digest: str, offset: int, size_bytes: int) -> AsyncGenerator[bytes, None]:
-        self.check()
-        yield self.blobs[digest][offset : offset + size_bytes]
-
-    @contextlib.asynccontextmanager
-    async def open_writer(self, ref: str, digest: str, size_bytes: int, lease: str) -> AsyncIterator[Writer]:
-        self.check()
-        self.held[lease].add(digest)
-        if digest in self.blobs:
-            raise AlreadyThere(digest)
-        if ref in self.locked:
-            raise Busy(ref)
-        self.locked.add(ref)
-        self.ingests.setdefault(ref, bytearray())
-        try:
-            yield MemoryWriter(self, ref, digest, size_bytes)
-        finally:
-            self.locked.discard(ref)
-
-    async def abort(self, ref: str) -> None:
-        self.check()
-        self.ingests.pop(ref, None)
-
-    async def create_lease(self, lease: str, expires_at: datetime) -> None:
-        self.check()
-        self.held.setdefault(lease, set())
-        self.ends.setdefault(lease, expires_at)
-
-    async def add_to_lease(self, lease: str, digest: str) -> None:
-        self.check()
-        self.held[lease].add(digest)
-
-    async def delete_lease(self, lease: str) -> None:
-        self.check()
-        self.held.pop(lease, None)
-
-    async def leases(self) -> list[str]:
-        self.check()
-        return list(self.held)
-
-    async def has_snapshot(self, snapshotter: str, chain_id: str) -> bool:
-        self.check()
-        return snapshotter == "overlayfs" and chain_id in self.snapshots
+# --- the runtime ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -273,7 +162,8 @@ class Node:
 
     def __init__(self, folder: Path, parents: Sequence[str] = (), children: Sequence[str] = ()) -> None:
         self.clock: Clock = loop_clock(START)
-        self.content, self.peers, self.registry, self.runtime = MemoryContent(), Peers(), Registry(), Runtime()
+        self.content, self.peers = MemoryContentStore(), Peers()
+        self.registry, self.runtime = Registry(), Runtime()
         self.parents = [self.peers.nodes.setdefault(name, Source()) for name in parents]
         self.hint = Hint(
             EXPIRES,
