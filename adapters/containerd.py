@@ -70,9 +70,7 @@ class _Containerd:
         source = _SOURCE + _PORT.sub("", image.host).strip("[]")
         request = TYPES["ListContentRequest"](filters=[f'labels."{source}"~="{image.repository}"'])
         digests = {image.digest}
-        async for answer in self._calls.stream(
-            "content.v1.Content/List", request, TYPES["ListContentResponse"].FromString
-        ):
+        async for answer in self._calls.stream("content.v1.Content/List", request, "ListContentResponse"):
             for info in answer.info:
                 # The filter is a regular expression.
                 labels = labels_of(info)

