@@ -85,7 +85,7 @@ async def changes_of_sources(hints: Mapping[str, NodeHints], reader: Reader, now
     changes = {}
     for (name, new), obj in zip(hints.items(), objects, strict=True):
         have = read_desired(obj["metadata"]) if obj is not None else None
-        if obj is not None and have is not None:
+        if obj is not None and have is not None and have.owner_uid:
             merged = {key: _with_children_of(hint, obj, key, now) for key, hint in new.items() if hint is not None}
             if news := {key: hint for key, hint in merged.items() if hint is not None}:
                 changes[name] = NodeChange(have.owner_uid, {}, hints=ended_hints(have, (), now) | news)

@@ -30,8 +30,8 @@ _QUERY_MAX: Final = 4000
 """The most characters of a label selector: the API server accepts 1 MiB of URL and headers, proxies less."""
 _PEERS_SECONDS: Final = 30.0
 """For so long the reports of the last list say which nodes serve images."""
-_NO_PEERS_SECONDS: Final = 300.0
-"""The same where none did: a cluster without peers pays no read for them, as every sync lists its reports."""
+_NO_PEERS_SECONDS: Final = 120.0
+"""The same where none did, so that a cluster whose agents serve nothing seldom pays a read for it."""
 
 
 @dataclass(slots=True)
