@@ -8,7 +8,7 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,7 @@ from nodeagent.peers.transfer import fetch_image
 from tests.real.containerd import Containerd, start_containerd
 from tests.real.programs import eventually, real_time
 from tests.support.exchange import blobs_of, layers_of
+from tests.support.fake_peers import FakeParent, parent_at
 from tests.support.instant import until
 from tests.support.peers import LINE, Observed, Parent, a_parent, key_of
 from warmhook.hints import Child, Hint, Peer
@@ -72,7 +73,7 @@ class Node:
     def peer(self) -> Peer:
         return Peer(self.name, self.address, key_of(self.name).name)
 
-    def order(self, reference: str, image: Image, parents: list[Node], children: list[str]) -> Order:
+    def order(self, reference: str, image: Image, parents: Sequence[Node | FakeParent], children: list[str]) -> Order:
         """The image by a hint of ten minutes, which this node serves by as well."""
         self.served[LINE] = Served({child: key_of(child).name for child in children}, image.digest)
         hint = Hint(
@@ -228,6 +229,30 @@ async def test_a_chain_of_nodes_streams_a_layer_that_the_first_one_is_still_rece
         third = [number for number, event in enumerate(events) if event == "last"][2]
         assert third < events.index("seed complete")
         assert [node.exchange.incoming.get(layer) for node in nodes] == [None, None, None]
+
+
+@real_time
+async def test_a_liar_at_the_top_sends_none_but_its_own_child_to_the_registry() -> None:
+    image = incompressible_image(20, "liar", layers=1)
+    (layer,) = layers_of(image)
+
+    def lie(digest: str, blob: bytes) -> bytes:
+        return bytes([blob[0] ^ 1]) + blob[1:] if digest == layer else blob
+
+    liar = FakeParent("liar", blobs_of(image), change=lie)
+    async with a_site() as site, site.node("middle") as middle, site.node("last") as last:
+        reference = site.push(image)
+        with parent_at(liar):
+            above, below = await asyncio.gather(
+                middle.fetch(middle.order(reference, image, [liar], ["last"])),
+                last.fetch(last.order(reference, image, [middle], [])),
+            )
+        assert (above.complete, below.complete) == (True, True)
+        assert (above.parents, below.parents) == ({"liar"}, {"middle"})
+        assert below.registry_bytes == 0
+        assert site.asked() == ["GET blobs"]
+        assert len(liar.offsets(layer)) == 1
+        await last.runtime.pull(reference, timeout_seconds=60)
 
 
 @real_time
