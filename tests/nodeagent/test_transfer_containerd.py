@@ -35,7 +35,7 @@ from nodeagent.peers.pulled_blobs import keep_pulled_blobs
 from nodeagent.peers.server import PeerServer
 from nodeagent.peers.transfer import fetch_image
 from tests.real.containerd import Containerd, start_containerd
-from tests.real.programs import eventually, real_time
+from tests.real.programs import eventually, real_time, small_disk
 from tests.support.exchange import blobs_of, layers_of
 from tests.support.fake_peers import FakeParent, parent_at
 from tests.support.instant import until
@@ -43,7 +43,7 @@ from tests.support.peers import LINE, Observed, Parent, a_parent, key_of
 from warmhook.hints import Child, Hint, Peer
 from warmhook.images import parse_reference
 from warmhook.platforms import Platform
-from warmhook.ports import ContentStore, Runtime
+from warmhook.ports import ContentStore, PullFailed, Runtime
 
 pytestmark = pytest.mark.containerd
 
@@ -106,13 +106,13 @@ class Site:
         return f"{self.registry.host}/{name}:1"
 
     @contextlib.asynccontextmanager
-    async def node(self, name: str, more: str = "") -> AsyncIterator[Node]:
+    async def node(self, name: str, more: str = "", disk: Path = Path("/tmp")) -> AsyncIterator[Node]:
         clock, state = real_clock(), self.folder / name
         state.mkdir()
         (state / "token").write_text(await self.cluster.token(name))
         access = RegistryAccess(clock, frozenset({self.registry.host}), allow_local=True)
         async with (
-            start_containerd(more=more) as containerd,
+            start_containerd(more=more, parent=disk) as containerd,
             open_content_store(containerd.endpoint) as content,
             open_runtime(containerd.endpoint) as runtime,
             open_peers(key_of(name), state / "token", allow_local=True) as peers,
@@ -334,3 +334,14 @@ async def test_a_cancelled_transfer_leaves_nothing_in_containerd() -> None:
         assert await child.content.leases() == []
         ingests = child.containerd.root / "root" / "io.containerd.content.v1.content" / "ingest"
         await until(lambda: not os.listdir(ingests), seconds=20)
+
+
+@real_time
+async def test_a_full_disk_of_containerd_ends_a_transfer_as_such_and_leaves_nothing() -> None:
+    image = incompressible_image(60, "full", layers=2)
+    async with a_site() as site, small_disk(megabytes=40) as disk, site.node("seed", disk=disk) as seed:
+        order = seed.order(site.push(image), image, [], [])
+        with pytest.raises(PullFailed) as failure:
+            await seed.fetch(order)
+        assert failure.value.reason == "DiskFull"
+        assert await seed.content.leases() == []
