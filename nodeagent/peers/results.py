@@ -34,18 +34,11 @@ class Results:
         """A fetch has ended, and the pull begins. Returns what people should know; empty if all is well."""
         hint = found.hint
         self._metrics.transferred(fetched.seconds)
-        seconds = fetched.layers_seconds
-        if fetched.peer_bytes >= _RATE_BYTES and seconds > 0:
-            self._annotations.received(fetched.peer_bytes / seconds)
-        elif fetched.registry_bytes >= _RATE_BYTES and seconds > 0 and not hint.parents:
-            host, seeds = parse_reference(found.line.image).host, max(1, hint.seeds)
-            self._annotations.read_registry(host, seeds * fetched.registry_bytes / seconds)
+        self._measure(found, fetched)
         if not hint.parents or (fetched.complete and not fetched.fallbacks):
             return ""
-        reason, message = (
-            "ParentsUnreachable",
-            f"peers not reachable: is port {self._context.settings.peers.port} open between nodes?",
-        )
+        port = self._context.settings.peers.port
+        reason, message = "ParentsUnreachable", f"peers not reachable: is port {port} open between nodes?"
         if fetched.peer_bytes:
             reason, message = "ParentsFellShort", "the registry gives what other nodes did not"
         self._metrics.fell_back(reason)
@@ -58,6 +51,17 @@ class Results:
             hint=message,
         )
         return message
+
+    def _measure(self, found: LineHint, fetched: Fetched) -> None:
+        """Note how fast the bytes came, if all are from one side."""
+        seconds = fetched.layers_seconds
+        if not fetched.complete or seconds <= 0:
+            return
+        if fetched.peer_bytes >= _RATE_BYTES and not fetched.registry_bytes:
+            self._annotations.received(fetched.peer_bytes / seconds)
+        if fetched.registry_bytes >= _RATE_BYTES and not found.hint.parents:
+            host = parse_reference(found.line.image).canonical.host
+            self._annotations.read_registry(host, max(1, found.hint.seeds) * fetched.registry_bytes / seconds)
 
     def pulled(self, versions: Collection[str], fetched: Fetched, unpack_seconds: float) -> None:
         """The pull after a fetch has succeeded."""
