@@ -7,7 +7,9 @@ about the images of a node. https://www.rfc-editor.org/rfc/rfc9110 and rfc9112, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import aclosing
 from typing import Final, Protocol
 
@@ -98,15 +100,31 @@ class PeerServer:
             self._observer.done(request.line_key, caller.node)
             await _send(writer, _DONE)
             return
-        if self.sending[caller.node] >= BODIES_PER_CHILD_MAX or self.sending.total() >= BODIES_MAX:
-            raise RequestRefused("busy")
         size = await self._expected_size(request, served)
         part = request.part(size)
         if part is None:
             raise RequestRefused("absent")
-        await _send(writer, _opening(request, *part, size))
-        if request.method == "GET":
+        opening = _opening(request, *part, size)
+        if request.method == "HEAD":
+            await _send(writer, opening)
+            return
+        # No wait between this look and the count: many requests may come in one moment.
+        if self.sending[caller.node] >= BODIES_PER_CHILD_MAX or self.sending.total() >= BODIES_MAX:
+            raise RequestRefused("busy")
+        with self._place(caller.node):
+            await _send(writer, opening)
             await self._send_blob(writer, request.digest, part, caller.node)
+
+    @contextlib.contextmanager
+    def _place(self, node: str) -> Iterator[None]:
+        """Count a blob that is sent to a child."""
+        self.sending[node] += 1
+        try:
+            yield
+        finally:
+            self.sending[node] -= 1
+            if not self.sending[node]:
+                del self.sending[node]
 
     async def _wait_for_turn(self, node: str) -> None:
         """Let a child that asks too often wait: each request costs this node some work."""
@@ -144,7 +162,6 @@ class PeerServer:
     async def _send_blob(self, writer: asyncio.StreamWriter, digest: str, part: tuple[int, int], node: str) -> None:
         """Raises `ConnectionAbortedError` if bytes are missing: the child gets the rest elsewhere."""
         start, length = part
-        self.sending[node] += 1
         try:
             async with aclosing(self._blobs.read(digest, start, length)) as pieces:
                 async for piece in pieces:
@@ -154,10 +171,6 @@ class PeerServer:
                     length -= len(piece)
         except (Gone, NotContainerd, RuntimeUnreachable) as error:
             raise ConnectionAbortedError(str(error)) from error
-        finally:
-            self.sending[node] -= 1
-            if not self.sending[node]:
-                del self.sending[node]
         if length:
             raise ConnectionAbortedError(f"{digest}: {length} bytes are missing")
 

@@ -315,6 +315,20 @@ async def test_a_child_that_asks_for_more_blobs_at_once_than_it_fetches_is_told_
 
 
 @instant
+async def test_a_child_that_asks_for_many_blobs_in_the_same_moment_gets_no_more_of_them() -> None:
+    async with a_parent(rate=1) as parent:
+        holding(parent, "child", "other")
+        asked = await parent.request("child", DIGEST)
+        sending = [asyncio.create_task(parent.answer(asked)) for _ in range(10 * BODIES_PER_CHILD_MAX)]
+        await asyncio.sleep(1)
+        assert parent.server.sending.total() == BODIES_PER_CHILD_MAX
+        for task in sending:
+            task.cancel()
+        await asyncio.gather(*sending, return_exceptions=True)
+        assert parent.server.sending.total() == 0
+
+
+@instant
 async def test_a_child_that_asks_without_end_is_slowed_down_alone() -> None:
     async with a_parent() as parent:
         holding(parent, "child", "other")
