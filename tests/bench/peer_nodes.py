@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import shutil
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -164,8 +165,7 @@ def _registry_host(network: Network) -> str:
 
 
 def _plan(place: Place, network: Network) -> Plan:
-    folder = place.folder / "p"
-    folder.mkdir()
+    folder = Path(tempfile.mkdtemp(dir=place.folder))
 
     async def settings(program: str) -> Mapping[str, str]:
         environ = {"WARMHOOK_NAMESPACE": place.namespace}

@@ -15,8 +15,8 @@ __all__ = ["distribution", "early_blobs"]
 _SIZE_BYTES: Final = MEGABYTES * 1_000_000
 _SHORTEST_SECONDS: Final = _SIZE_BYTES / REGISTRY_RATE
 """S / R: no registry can send an image faster."""
-_PUSH_RATE: Final = 10_000_000
-"""Bytes per second that a build machine pushes."""
+_PUSH_RATE: Final = 5_000_000
+"""Bytes per second that a build machine pushes: 40 Mbit/s, half of what the registry sends."""
 _MORE_BYTES: Final = 0.2
 """What may leave the registry besides the images of the seeds, as a share of S: headers, and what is repeated."""
 
