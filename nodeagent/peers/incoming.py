@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import shutil
 import threading
@@ -18,6 +19,8 @@ WINDOW_BYTES: Final = 4 * 1024 * 1024
 """The last bytes of a blob that stay in memory. Readers that are further behind read the spool file."""
 _WINDOWS_BYTES: Final = 12 * 1024 * 1024
 """Of all blobs together."""
+_SHARE: Final = 8
+"""Pulls leave 20 % of a disk free, and below 15 % a kubelet removes images: copies for others must not go so far."""
 
 
 class Incoming:
@@ -128,11 +131,6 @@ class IncomingBlobs:
         self._folder, self._offload = folder, offload
         self._blobs: dict[str, Incoming] = {}
 
-    @property
-    def spooled_bytes(self) -> int:
-        """The disk space that the spool files take or will take."""
-        return sum(blob.size_bytes for blob in self._blobs.values())
-
     def _window_bytes(self) -> int:
         return min(WINDOW_BYTES, _WINDOWS_BYTES // max(1, len(self._blobs)))
 
@@ -149,11 +147,14 @@ class IncomingBlobs:
     async def receiving(self, digest: str, size_bytes: int) -> AsyncIterator[Incoming]:
         """A blob that is received in this context, from its first byte on. Raises `OSError` if there is no room.
 
-        The file has its room on the disk at once, and is removed with the end of the context.
+        The file has its room on the disk at once, an eighth of what is free at most, and is removed with the end of the
+        context.
         """
         if not is_digest(digest) or digest in self._blobs:
             raise ValueError(f"{digest!r} is no digest, or is being received")
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if size_bytes > _free_bytes(self._folder) // _SHARE:
+            raise OSError(errno.ENOSPC, f"{size_bytes} bytes are too much of the free space", str(self._folder))
         path = self._folder / digest.replace(":", "-")
         spool = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         blob = self._blobs[digest] = Incoming(digest, size_bytes, spool, self._offload, self._window_bytes)
@@ -165,3 +166,8 @@ class IncomingBlobs:
             blob.end()
             with contextlib.suppress(OSError):
                 path.unlink()
+
+
+def _free_bytes(folder: Path) -> int:
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize

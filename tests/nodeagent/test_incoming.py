@@ -130,9 +130,7 @@ async def test_the_file_of_a_blob_goes_with_it(tmp_path: Path) -> None:
     received = blobs(tmp_path)
     async with received.receiving(DIGEST, 10) as blob:
         await blob.receive(0, b"123")
-        assert received.spooled_bytes == 10
         assert [file.stat().st_size for file in (tmp_path / "incoming").iterdir()] == [10]
-    assert received.spooled_bytes == 0
     assert list((tmp_path / "incoming").iterdir()) == []
 
 
@@ -161,6 +159,20 @@ async def test_a_disk_without_room_is_noticed_before_the_first_byte(
             pass
     assert received.get(DIGEST) is None
     assert list((tmp_path / "incoming").iterdir()) == []
+
+
+@instant
+async def test_copies_for_others_take_a_small_part_of_the_free_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(incoming, "_free_bytes", lambda _folder: 800)
+    received = blobs(tmp_path)
+    async with received.receiving(DIGEST, 100):
+        assert received.get(DIGEST) is not None
+    with pytest.raises(OSError, match="101 bytes are too much of the free space"):
+        async with received.receiving(DIGEST, 101):
+            pass
+    assert received.get(DIGEST) is None
 
 
 @instant
