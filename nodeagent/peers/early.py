@@ -212,6 +212,9 @@ class EarlyFetches:
             # An unexpected error of one blob must not stop the agent.
             self._log.exception("early-blob-crashed", image=push.image.name)
             return
+        finally:
+            self._context.metrics.fetched("peers", fetched.peer_bytes)
+            self._context.metrics.fetched("registry", fetched.registry_bytes)
         if not problem and (key, digest) in self._not_before:
             self._not_before[key, digest] = float("inf")
         self._log.info(

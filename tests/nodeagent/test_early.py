@@ -117,6 +117,8 @@ async def test_blobs_are_fetched_a_few_at_a_time_and_once(b: Bench, tmp_path: Pa
         await until(lambda: len(node.fetching.ended) == 5)
         await asyncio.sleep(100)
         assert sorted(node.fetching.begun) == [blob(number) for number in range(5)]
+        source = {"source": "registry"}
+        assert b.metrics.registry.get_sample_value("warmhook_fetched_bytes_total", source) == 5 * (MIB // 10 * 10)
 
 
 @on_node

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from adapters.registries import Delivery, Outcome, Reply, Source, find_adapters
 from tests.adapters.registries.cases import FOLDER, RECEIVED, read_cases
-from warmhook.events import SKIP_REASONS, Pushed, Skip, pushed_id
+from warmhook.events import SKIP_REASONS, BlobPushed, Pushed, Skip, pushed_id
 from warmhook.images import parse_reference
 
 ADAPTERS = find_adapters()
@@ -94,7 +95,7 @@ def test_a_body_of_another_form_is_skipped_with_a_detail_that_names_no_class(kin
 
 
 def _holds(kind: str, delivery: Delivery) -> list[Outcome]:
-    outcomes = ADAPTERS[kind].parse(delivery, SOURCE)
+    outcomes = ADAPTERS[kind].parse(delivery, replace(SOURCE, early_blobs=ADAPTERS[kind].reports_blobs))
     assert outcomes
     for outcome in outcomes:
         if isinstance(outcome, Pushed):
@@ -106,6 +107,10 @@ def _holds(kind: str, delivery: Delivery) -> list[Outcome]:
             assert outcome.reason in SKIP_REASONS
             assert len(outcome.detail) <= 200
             assert outcome.detail.isprintable()
+        elif isinstance(outcome, BlobPushed):
+            assert parse_reference(str(outcome.blob)) == outcome.blob
+            assert outcome.blob.digest
+            assert not outcome.blob.tag
         else:
             assert isinstance(outcome, Reply)
             json.loads(outcome.body)
