@@ -10,7 +10,7 @@ from tests.handlers.world import HOST, NAMESPACE, World, digest, in_world, statu
 from warmhook.early_blobs import EarlyBlobs, early_hints
 from warmhook.hints import Early, Hint, Peer, early_key, read_early
 from warmhook.images import parse_reference
-from warmhook.node_lines import desired_name, line_key
+from warmhook.node_lines import MAX_BYTES, desired_name, line_key
 from warmhook.warmimages import ObjectKey, PolicyKey, warmimage_name
 
 MIB = 1024 * 1024
@@ -158,6 +158,20 @@ async def test_blobs_that_expired_are_told_to_nobody(world: World) -> None:
         await world.serve(node)
     await project(world)
     assert await early(world) == {}
+
+
+@in_world(nodes=NODES, sources=SOURCES)
+async def test_on_a_full_node_blobs_make_room_for_lines(world: World) -> None:
+    await pushed_image(world, *NODES)
+    await push_blobs(world, blob_event("c"))
+    await project(world)
+    (key,) = next(one.early for one in await world.cluster.desired() if one.node == "a")
+    path = paths.configmaps(NAMESPACE, desired_name("a"))
+    await world.admin.patch(path, {"data": {early_key(key): "x" * 2 * MAX_BYTES}})
+    await world.add_warmimage("other", f"{HOST}/other:v1")
+    await world.changed("WarmImage", "other")
+    assert {len(lines) for lines in (await world.lines()).values()} == {2}
+    assert (await early(world)).keys() == set(NODES) - {"a"}
 
 
 def told(plan: Mapping[str, Hint | None], most_nodes: int) -> dict[str, Early]:
