@@ -90,3 +90,5 @@ def test_a_machine_without_containerd_is_told_what_to_do(
 
     assert main(["demo", "--runtime", "containerd"]) == 2
     assert "containerd is not installed; leave the option out" in capsys.readouterr().err
+    assert main(["demo", "--peers"]) == 2
+    assert "--peers: containerd is not installed; nodes get images from each other" in capsys.readouterr().err
