@@ -8,7 +8,7 @@ import json
 import pytest
 
 from nodeagent.peers.image_digests import ImageDigests
-from tests.support.content import MemoryContentStore
+from tests.support.content import MemoryContentStore, unreachable
 from tests.support.instant import instant, loop_clock
 from tests.support.peers import START, digest_of, index, manifest
 from warmhook.ports import Content, RuntimeUnreachable
@@ -62,7 +62,7 @@ async def test_manifests_that_are_not_there_are_looked_for_ten_times_a_second_at
 @instant
 async def test_a_store_that_does_not_answer_is_asked_again() -> None:
     store, known = digests(IMAGE)
-    store.error = RuntimeUnreachable("memory://: nobody answers")
+    store.error = unreachable()
     with pytest.raises(RuntimeUnreachable):
         await known.belongs(digest_of(LAYER), digest_of(IMAGE))
     store.error = None

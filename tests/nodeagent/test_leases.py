@@ -13,12 +13,11 @@ from adapters.tasks import in_background
 from nodeagent.peers.hints import Hints
 from nodeagent.peers.leases import Leases
 from tests.support.agents import EPOCH, WEB, line_of
-from tests.support.content import MemoryContentStore
+from tests.support.content import MemoryContentStore, unreachable
 from tests.support.instant import instant, loop_clock, until
 from tests.support.runtime import digest_of
 from warmhook.desired_lines import DesiredLine
 from warmhook.hints import Child, Hint, encode_hint, hint_key
-from warmhook.ports import RuntimeUnreachable
 
 KEY = "k" * 43
 LINE = line_of(WEB, digest=digest_of("web"))
@@ -109,7 +108,7 @@ async def test_a_child_of_an_image_that_is_not_served_changes_nothing_and_a_new_
 @instant
 async def test_a_runtime_that_does_not_answer_is_asked_again() -> None:
     async with world(LEASE, hint=None) as w:
-        w.content.error = RuntimeUnreachable("memory://: nobody answers")
+        w.content.error = unreachable()
         await asyncio.sleep(100)
         w.content.error = None
         await until(lambda: not w.there, seconds=70)

@@ -9,20 +9,18 @@ import pytest
 
 from nodeagent.peers import parent as parent_module
 from tests.support.agents import EPOCH, Bench, a_push, on_node, push_warm, warm
-from tests.support.content import MemoryContentStore
+from tests.support.content import MemoryContentStore, absent, unreachable
 from tests.support.instant import until
 from tests.support.peers import key_of
 from warmhook.hints import Child, Hint
-from warmhook.ports import NotContainerd, RuntimeUnreachable
 
 KEY = "k" * 43
-ABSENT = NotContainerd("memory://: not containerd")
 SEED = Hint(int(EPOCH.timestamp()) + 600, children=(Child("node-2", KEY),))
 
 
 @on_node
 async def test_a_node_without_containerd_is_no_peer_and_pulls_as_always(b: Bench) -> None:
-    b.content, b.peer_address = MemoryContentStore(error=ABSENT), "10.0.0.5"
+    b.content, b.peer_address = MemoryContentStore(error=absent()), "10.0.0.5"
     async with b.agent():
         await push_warm(b)
         await asyncio.sleep(600)
@@ -32,7 +30,7 @@ async def test_a_node_without_containerd_is_no_peer_and_pulls_as_always(b: Bench
 
 @on_node
 async def test_without_an_address_nothing_of_containerd_is_asked_for_peers(b: Bench) -> None:
-    b.content = MemoryContentStore(error=ABSENT)
+    b.content = MemoryContentStore(error=absent())
     async with b.agent():
         await push_warm(b)
     assert b.events("peers-off") == []
@@ -40,12 +38,12 @@ async def test_without_an_address_nothing_of_containerd_is_asked_for_peers(b: Be
 
 @on_node
 async def test_a_runtime_that_starts_late_is_waited_for(b: Bench) -> None:
-    b.content, b.peer_address = MemoryContentStore(error=RuntimeUnreachable("memory://: nobody answers")), "10.0.0.5"
+    b.content, b.peer_address = MemoryContentStore(error=unreachable()), "10.0.0.5"
     b.runtime.unreachable = True
     async with b.agent():
         await asyncio.sleep(30)
         assert b.events("peers-off") == []
-        b.content.error, b.runtime.unreachable = ABSENT, False
+        b.content.error, b.runtime.unreachable = absent(), False
         await until(lambda: len(b.events("peers-off")) == 1, seconds=90)
         await push_warm(b)
 

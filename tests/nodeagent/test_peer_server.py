@@ -13,10 +13,10 @@ import pytest
 from adapters.peer_key import sign_proof
 from nodeagent.peers.access import Refusal, Served
 from nodeagent.peers.server import BODIES_PER_CHILD_MAX, REFUSAL_SECONDS, REQUESTS_BURST, REQUESTS_PER_SECOND
+from tests.support.content import unreachable
 from tests.support.instant import instant, until
 from tests.support.peers import LINE, Parent, a_parent, digest_of, index, key_of, manifest, request
 from warmhook.peer_requests import AUDIENCE, KEY_HEADER, PROOF_HEADER, blob_path, done_path
-from warmhook.ports import RuntimeUnreachable
 
 CONFIG, LAYER, OTHER = b"a configuration", b"a layer of an image" * 500, b"a layer of another image"
 ABSENT = b"a layer that has not come yet"
@@ -240,7 +240,7 @@ async def test_a_token_that_expired_is_refused_also_if_it_was_good_before() -> N
 async def test_a_content_store_that_does_not_answer_looks_like_one_without_the_blob() -> None:
     async with a_parent() as parent:
         holding(parent, "child")
-        parent.content.error = RuntimeUnreachable("memory://: nobody answers")
+        parent.content.error = unreachable()
         assert await parent.answer(await parent.request("child", DIGEST)) == REFUSED
 
 

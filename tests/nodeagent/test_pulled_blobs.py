@@ -7,7 +7,8 @@ from pathlib import Path
 
 from devcluster.registry.images import build_image, build_index
 from nodeagent.peers.pulled_blobs import keep_pulled_blobs
-from tests.support.exchange import Node, blobs_of, unreachable
+from tests.support.content import unreachable
+from tests.support.exchange import Node, blobs_of
 from tests.support.instant import instant, until
 
 IMAGE = build_image(b"one", b"two")

@@ -13,7 +13,8 @@ import pytest
 from devcluster.registry.images import Image, build_image, build_index
 from nodeagent.peers.sources import SLOW_SECONDS
 from nodeagent.peers.transfer import fetch_image
-from tests.support.exchange import EXPIRES, PIECE, Node, Source, blobs_of, layers_of, unreachable
+from tests.support.content import unreachable
+from tests.support.exchange import EXPIRES, PIECE, Node, Source, blobs_of, layers_of
 from tests.support.instant import instant, until
 from warmhook.image_blobs import chain_ids
 from warmhook.ports import PullFailed, RuntimeUnreachable, SourceFailed

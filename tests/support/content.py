@@ -13,7 +13,17 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from warmhook.ports import AlreadyThere, Busy, Content, RuntimeUnreachable, Writer, WrongDigest
+from warmhook.ports import AlreadyThere, Busy, Content, NotContainerd, RuntimeUnreachable, Writer, WrongDigest
+
+
+def unreachable() -> RuntimeUnreachable:
+    """The fault of a runtime that is stopped."""
+    return RuntimeUnreachable("memory://: nobody answers")
+
+
+def absent() -> NotContainerd:
+    """The fault of another runtime than containerd."""
+    return NotContainerd("memory://: not containerd")
 
 
 @dataclass(slots=True)

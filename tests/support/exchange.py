@@ -32,7 +32,6 @@ from warmhook.ports import (
     NotYet,
     Part,
     RegistryBlobs,
-    RuntimeUnreachable,
     SourceFailed,
     SourceRefuses,
 )
@@ -214,7 +213,3 @@ class Node:
 
 async def _here(function: Any, *arguments: Any) -> Any:
     return function(*arguments)
-
-
-def unreachable() -> RuntimeUnreachable:
-    return RuntimeUnreachable("memory://: nobody answers")
