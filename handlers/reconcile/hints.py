@@ -37,7 +37,7 @@ _log = get_logger()
 
 _SECONDS: Final = 5.0
 """For so long a projection plans; the lines of the other images are written without hints. A plan for 5,000 nodes takes
-a tenth of a second, and other requests run between two plans."""
+a quarter of a second, and other requests run between two plans."""
 _LIFETIME_SECONDS: Final = 1800
 _LONGEST_LIFETIME_SECONDS: Final = 6 * 3600
 _LIFETIMES: Final = 3
@@ -65,27 +65,25 @@ class _Given:
     hints: dict[str, NodeHints]
     """By node."""
     room: dict[str, int]
-    """By node that is written in any case how many more hints it has room for."""
+    """By node how many more hints it has room for."""
     depths: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
     """By node how many nodes are above it."""
+    of_sources: dict[str, NodeHints] = field(default_factory=dict)
+    """By node the hints that it gets only because of new children, with these."""
 
-    sources: set[str] = field(default_factory=set)
-    """Nodes that get hints only because of new children."""
-
-    def add(self, line_key: str, hints: Mapping[str, Hint]) -> None:
-        """Add the hints of one image, by node: those of nodes that are written, and of their parents if these are few.
+    def add(self, line_key: str, hints: Mapping[str, Hint], nodes: Collection[str]) -> None:
+        """Add the hints of one image, by node: those of `nodes`, and of their parents if these are few.
 
         Many parents are those of a plan that is not written completely yet, and know these children by it.
         """
-        written = {name: hint for name, hint in hints.items() if name in self.room}
-        parents = {peer.node for hint in written.values() for peer in hint.parents if peer.node not in written}
-        if len(self.sources | parents) <= SOURCES_MAX:
-            self.sources |= parents
-            written |= {name: _only_for(hints[name], written) for name in parents if name in hints}
+        written = {name: hint for name, hint in hints.items() if name in nodes}
+        parents = {peer.node for hint in written.values() for peer in hint.parents} & (hints.keys() - written.keys())
+        if len(self.of_sources.keys() | parents) <= SOURCES_MAX:
+            for name in parents:
+                self.of_sources.setdefault(name, {})[line_key] = _only_for(hints[name], nodes)
         for name, hint in written.items():
-            self.hints.setdefault(name, {})[line_key] = hint
-            if name in self.room:
-                self.room[name] -= 1
+            self.hints[name][line_key] = hint
+            self.room[name] -= 1
         for name, depth in _depths(written).items():
             self.depths[name] = max(depth, self.depths[name])
 
@@ -114,10 +112,11 @@ class Hints:
         try:
             if due:
                 await self._plan(due, scope, given)
-            more = {name: found for name, found in given.hints.items() if name not in changes}
-            sources = await changes_of_sources(more, self._context.reader, now)
-            changes = {**changes, **sources}
-            given.hints |= {name: dict(change.hints) for name, change in sources.items()}
+            sources = await changes_of_sources(given.of_sources, self._context.reader, now)
+            changes = {**sources, **changes}
+            for name, change in sources.items():
+                news = {key: hint for key, hint in change.hints.items() if hint is not None}
+                given.hints[name] = {**change.hints, **given.hints.get(name, {}), **news}
         except KubernetesError as error:
             _log.warning("peers-not-read", problem=str(error))
         early = _ended_early(changes, scope, now)
@@ -144,7 +143,7 @@ class Hints:
             found = self._plan_one(each, candidates, serving) if clock.monotonic() < until else None
             self._context.count_plan("NotPlanned" if found is None else found.outcome)
             if found is not None:
-                given.add(each.line.key, _hints_of(found, candidates, each.digest, now.timestamp()))
+                given.add(each.line.key, _hints_of(found, candidates, each.digest, now.timestamp()), names)
             await asyncio.sleep(0)
 
     def _plan_one(self, due: _Due, candidates: Collection[Candidate], serving: Mapping[str, Report]) -> Plan | None:

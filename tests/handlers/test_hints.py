@@ -342,6 +342,26 @@ async def test_a_node_that_joins_during_a_transfer_is_made_known_to_its_parents(
         assert children == ({"z"} if node in parents else set())
 
 
+@in_world(nodes=NODES)
+async def test_a_parent_that_is_written_for_another_image_keeps_its_children(world: World) -> None:
+    await world.serve(*NODES)
+    await want(world)
+    await project(world, "x")
+    before = await world.hints("x")
+    await world.add_nodes("z")
+    await world.serve("z")
+    await want(world, "y")
+    await asyncio.sleep(31)
+    world.requests.clear()
+    await world.sync()
+    assert sorted(path for method, path in ours(world) if method == "PATCH") == [*map(configmap, [*NODES, "z"])]
+    hints = await world.hints("x")
+    for node, hint in hints.items():
+        assert all(node in {child.node for child in hints[peer.node].children} for peer in hint.parents)
+    assert {node: hints[node].parents for node in NODES} == {node: before[node].parents for node in NODES}
+    assert agree(await world.hints("y"))
+
+
 # --- nodes that join --------------------------------------------------------------------------------------------------
 
 
