@@ -1,16 +1,19 @@
 """Measure how fast an agent receives a blob and serves it at the same time, in turns with containerd's write alone.
 
-The source and the sink are threads of this process: they send from memory and drop what they receive.
+The source and the sink are processes that send from memory and drop what they receive.
 """
 
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -20,7 +23,7 @@ import grpc
 from devcluster.cluster import Plan
 from devcluster.nodes import architecture
 from devcluster.registry.folder import digest_of
-from devcluster.registry.images import incompressible, incompressible_image, write_image
+from devcluster.registry.images import Image, incompressible, incompressible_image, write_image
 from devcluster.tokens import peer_token
 from tests.bench.figures import Measured
 from tests.bench.memory import peak_rss_mib
@@ -40,6 +43,7 @@ _PIECE_BYTES: Final = 1024 * 1024
 _WAIT_SECONDS: Final = 120.0
 _HINT_SECONDS: Final = 600
 _ADDRESS: Final = "127.0.0.1"
+_SPAWN: Final = multiprocessing.get_context("spawn")
 _BLOBS: Final = Path("root/io.containerd.content.v1.content/blobs/sha256")
 _WRITE: Final = "/containerd.services.content.v1.Content/Write"
 _DELETE: Final = "/containerd.services.content.v1.Content/Delete"
@@ -65,7 +69,7 @@ async def relay(place: Place) -> list[Measured]:
         memory = peak_rss_mib(agent.process.pid)
         await agent.stop()
     rates = f"{_MEGABYTES / median(ours):.0f} MB/s, Content.Write alone {_MEGABYTES / median(bare):.0f} MB/s"
-    note = f"{rates}; source and sink: threads of the bench with TLS 1.3, from and to memory"
+    note = f"{rates}; source and sink: processes with TLS 1.3, from and to memory"
     return [
         Measured("peer-stream-ratio", median(ratios), ratios, note),
         Measured("peer-agent-rss-mib", memory, (), "the most since the start of the agent"),
@@ -105,41 +109,65 @@ class _Middle:
 
     async def stream(self, tag: str) -> float:
         """Let it get and give an image of one large layer; the seconds from the first byte of that to the last."""
-        image = incompressible_image(_MEGABYTES, f"stream {tag}", platform=f"linux/{architecture()}")
+        image = _image_of(tag)
         digest = write_image(self.place.cluster.plan.registry_root, "bench/stream", tag, image)
         line = Line(
             ObjectKey(self.place.namespace, "stream"), f"{self.place.cluster.registry}/bench/stream:{tag}", digest
         )
-        layer, began = image.blobs[-1], list[float]()
-        source = FakeParent("source", {digest_of(blob): blob for blob in (image.manifest, *image.blobs)})
-
-        def sends(digest: str, offset: int) -> None:
-            if digest == digest_of(layer) and not offset:
-                began.append(time.monotonic())
-
-        source.before_slice = sends
-        with parent_at(source):
-            hint = Hint(int(time.time()) + _HINT_SECONDS, parents=(source.peer,), children=(self.sink.child,), seeds=1)
-            await self.node.want(line, hint)
-            received, written = await asyncio.gather(
-                asyncio.to_thread(self._drain, line.key, digest_of(layer)), self._written(digest_of(layer))
-            )
-            await asyncio.to_thread(self.sink.say_done, self.peer, line.key)
+        layer, loop = digest_of(image.blobs[-1]), asyncio.get_running_loop()
+        ours, theirs = _SPAWN.Pipe()
+        source = _SPAWN.Process(target=_serve, args=(theirs, tag), daemon=True)
+        source.start()
+        try:
+            parent = await asyncio.to_thread(ours.recv)
+            with ProcessPoolExecutor(1, mp_context=_SPAWN) as sinks:
+                hint = Hint(int(time.time()) + _HINT_SECONDS, parents=(parent,), children=(self.sink.child,), seeds=1)
+                await self.node.want(line, hint)
+                draining = loop.run_in_executor(sinks, _drain, self.sink, self.peer, line.key, layer)
+                received, written = await asyncio.gather(draining, self._written(layer))
             await self.node.becomes(line, "warm", seconds=_WAIT_SECONDS)
+            ours.send("end")
+            began: float = await asyncio.to_thread(ours.recv)
+        finally:
+            source.terminate()
+            source.join()
         await self.node.forget(line)
-        return max(received, written) - began[0]
-
-    def _drain(self, line_key: str, digest: str) -> float:
-        """Drop all bytes of a blob; when the last one came."""
-        for _ in self.sink.read_when_there(self.peer, line_key, digest):
-            pass
-        return time.monotonic()
+        return max(received, written) - began
 
     async def _written(self, digest: str) -> float:
         """When the blob was complete in the content store."""
         blob = self.containerd.root / _BLOBS / digest.removeprefix("sha256:")
         await eventually(blob.exists, what="the blob is in the content store", seconds=_WAIT_SECONDS)
         return time.monotonic()
+
+
+def _image_of(tag: str) -> Image:
+    return incompressible_image(_MEGABYTES, f"stream {tag}", platform=f"linux/{architecture()}")
+
+
+def _serve(pipe: Connection, tag: str) -> None:
+    """Be the source, in a process of its own; after a message say when the first byte of the layer went."""
+    image, began = _image_of(tag), list[float]()
+    layer = digest_of(image.blobs[-1])
+
+    def sends(digest: str, offset: int) -> None:
+        if digest == layer and not offset:
+            began.append(time.monotonic())
+
+    blobs = {digest_of(blob): blob for blob in (image.manifest, *image.blobs)}
+    with parent_at(FakeParent("source", blobs, before_slice=sends)) as source:
+        pipe.send(source.peer)
+        pipe.recv()
+        pipe.send(began[0])
+
+
+def _drain(sink: FakeChild, peer: Peer, line_key: str, digest: str) -> float:
+    """Be the sink, in a process of its own; when the last byte of the blob came."""
+    for _ in sink.read_when_there(peer, line_key, digest):
+        pass
+    came = time.monotonic()
+    sink.say_done(peer, line_key)
+    return came
 
 
 def _write(containerd: Containerd, blob: bytes) -> float:
