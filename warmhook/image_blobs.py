@@ -154,7 +154,7 @@ def _blob(fields: object, kind: str, types: frozenset[str]) -> Blob:
     digest, size, media_type = fields.get("digest"), fields.get("size"), fields.get("mediaType")
     if str(media_type) not in types or fields.get("urls"):
         raise LeaveToRuntime(f"a {kind} is of an unknown type, or is elsewhere")
-    if not _is_sha256(digest) or type(size) is not int or not 0 <= size <= _SIZE_MAX:
+    if not _is_sha256(digest) or type(size) is not int or not 0 < size <= _SIZE_MAX:
         raise LeaveToRuntime(f"a {kind} has no sha256 digest, or no size")
     return Blob(digest, size, _ref(kind, digest))
 

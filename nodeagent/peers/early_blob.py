@@ -64,8 +64,9 @@ async def fetch_blob(exchange: Exchange, order: EarlyOrder, digest: str, size_by
     await content.open()
     if await content.has(digest):
         return
-    blob, parents = Blob(digest, size_bytes, f"layer-{digest}"), order.hint.parents
+    blob = Blob(digest, size_bytes, f"layer-{digest}")
     async with exchange.open_registry(order.image, order.credentials) as registry:
-        sources = Sources(order.line_key, parents, exchange.peers, None if parents else registry, exchange.clock)
+        reads = None if order.hint.parents else registry
+        sources = Sources(order.line_key, order.hint, exchange.peers, reads, exchange.clock)
         serve = bool(order.hint.children)
         await LayerTransfer(exchange, content, sources, blob, serve=serve, came=came).run()

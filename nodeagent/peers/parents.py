@@ -6,6 +6,7 @@ still be waiting for its own, and others only after a while, or when that parent
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
@@ -23,6 +24,9 @@ ABSENT_SECONDS: Final = 5.0
 """A parent may learn so much later than its child that it is one; until then it says that it has nothing."""
 FURTHER_SECONDS: Final = 3.0
 """So long without a byte; then the next parent is asked as well."""
+SLOW_SECONDS: Final = 30.0
+SLOW_BYTES: Final = 16 * 1024 * int(SLOW_SECONDS)
+"""A source that gives less in so many seconds is left like one that gives nothing."""
 _FAILURES_MAX: Final = 3
 _REST_SECONDS: Final = 1.0
 _FIRST_PAUSE_SECONDS: Final = 0.1
@@ -37,7 +41,12 @@ class Parents:
         """`peers`: the nearest first."""
         self.clock = clock
         self._failures = dict.fromkeys(peers, 0)
-        """Since the last byte; of those that are still asked."""
+        """Since it gave `SLOW_BYTES`: few bytes at a time would keep its children for ever. Of those still asked."""
+        self._owed = dict.fromkeys(self._failures, SLOW_BYTES)
+        self._slow = Counter[Peer]()
+        """How often one was too slow."""
+        self.given = Counter[Peer]()
+        """The bytes of each, of all blobs."""
         self._rests: dict[Peer, float] = {}
         self._began = self._last_byte = clock.monotonic()
         self._promised = self._began - _PROMISE_SECONDS
@@ -62,12 +71,16 @@ class Parents:
         factor = PROMISED_FACTOR if promised else 1
         return now - min(since, self._last_byte) >= factor * self._patience
 
-    def gave(self, peer: Peer) -> None:
-        """Some bytes came."""
+    def gave(self, peer: Peer, count: int) -> None:
+        """So many bytes came."""
         self._last_byte = self.clock.monotonic()
         self._knowing.add(peer)
-        if peer in self._failures:
-            self._failures[peer] = 0
+        self.given[peer] += count
+        self._owed[peer] -= count
+        if self._owed[peer] <= 0:
+            self._owed[peer] = SLOW_BYTES
+            if peer in self._failures:
+                self._failures[peer] = 0
 
     def promised(self, peer: Peer) -> None:
         """It expects something, or is busy."""
@@ -86,6 +99,13 @@ class Parents:
             if self._failures[peer] >= _FAILURES_MAX:
                 self.drop(peer)
 
+    def too_slow(self, peer: Peer) -> None:
+        """Its bytes come too slowly. It may itself wait for another, and be faster when that one was left."""
+        self._slow[peer] += 1
+        self._rests[peer] = self.clock.monotonic() + SLOW_SECONDS
+        if self._slow[peer] >= _FAILURES_MAX or self.left == [peer]:
+            self.drop(peer)
+
     def drop(self, peer: Peer) -> None:
         """It is not asked again for this image."""
         self._failures.pop(peer, None)
@@ -101,7 +121,8 @@ class Search:
         self._absent: set[Peer] = set()
         """Those that neither have the blob nor expect it."""
         self._since = self._clock.monotonic()
-        """Of the last byte of the blob; at first of the search."""
+        """Of the first byte of the blob, then of each further `SLOW_BYTES`; at first of the search."""
+        self._owed = 1
         self._pause = _FIRST_PAUSE_SECONDS
 
     @property
@@ -126,9 +147,11 @@ class Search:
         pause, self._pause = self._pause, min(_LONGEST_PAUSE_SECONDS, _PAUSE_GROWTH * self._pause)
         return pause
 
-    def came(self) -> None:
-        """Bytes of the blob came."""
-        self._since, self._pause = self._clock.monotonic(), _FIRST_PAUSE_SECONDS
+    def came(self, count: int) -> None:
+        """So many bytes of the blob came."""
+        self._owed -= count
+        if self._owed <= 0:
+            self._since, self._pause, self._owed = self._clock.monotonic(), _FIRST_PAUSE_SECONDS, SLOW_BYTES
 
     def not_here(self, peer: Peer) -> None:
         """It has not got the blob, and does not say that it expects it."""

@@ -9,20 +9,23 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from adapters.clock import Clock
-from nodeagent.peers.parents import Parents, Search
-from warmhook.hints import Peer
+from nodeagent.peers.parents import SLOW_BYTES, SLOW_SECONDS, Parents, Search
+from warmhook.hints import Hint, Peer
 from warmhook.ports import NotHere, NotYet, Part, PeerBlobs, RegistryBlobs, SourceFailed, SourceRefuses
 
-SLOW_SECONDS: Final = 30.0
-SLOW_BYTES: Final = 16 * 1024 * int(SLOW_SECONDS)
-"""A source that gives less in so many seconds is left like one that gives nothing."""
+_IN_TIME_SHARE: Final = 0.5
+"""A parent is too slow if a blob would take more of the time that its hint has left."""
 _REGISTRY_FAILURES_MAX: Final = 3
-"""Of one blob, since its last byte."""
+"""Of one blob, since an answer with `SLOW_BYTES`."""
 _REGISTRY_PAUSE_SECONDS: Final = 1.0
 
 
 class NoSource(Exception):
     """Neither a parent nor the registry gives the blob: the runtime has to pull it."""
+
+
+class _TooSlow(SourceFailed):
+    """The bytes of the source come too slowly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +47,12 @@ class Sources:
     """The sources of one image."""
 
     def __init__(
-        self, line_key: str, parents: Iterable[Peer], peers: PeerBlobs, registry: RegistryBlobs | None, clock: Clock
+        self, line_key: str, hint: Hint, peers: PeerBlobs, registry: RegistryBlobs | None, clock: Clock
     ) -> None:
         """`registry`: `None` if the agent does not read it."""
         self._line_key, self._peers, self._registry, self._clock = line_key, peers, registry, clock
-        self._parents = Parents(parents, clock)
+        self._parents = Parents(hint.parents, clock)
+        self._ends_at = clock.monotonic() + hint.expires_at - clock.utcnow().timestamp()
 
     def distrust(self, senders: Iterable[Peer | None]) -> None:
         """They sent a blob that has another digest: ask them no more; the registry only if it sent all of it."""
@@ -99,10 +103,11 @@ class Sources:
                 search.not_yet(peer)
             except NotHere:
                 search.not_here(peer)
+            except _TooSlow:
+                self._parents.too_slow(peer)
             except SourceFailed:
                 self._parents.failed(peer)
-            if wanted.received_bytes > before:
-                search.came()
+            search.came(wanted.received_bytes - before)
 
     async def _from_registry(self, wanted: _Wanted, keep: Keep) -> None:
         failures = 0
@@ -113,7 +118,7 @@ class Sources:
             except SourceRefuses:
                 self._registry = None
             except SourceFailed:
-                failures = 1 if wanted.received_bytes > before else failures + 1
+                failures = 1 if wanted.received_bytes - before >= SLOW_BYTES else failures + 1
                 await self._clock.sleep(self._clock.jitter(failures * _REGISTRY_PAUSE_SECONDS))
 
     def _registry_part(self, registry: RegistryBlobs, wanted: _Wanted) -> AbstractAsyncContextManager[Part]:
@@ -127,20 +132,46 @@ class Sources:
         """Keep the bytes of one source. Raises `SourceFailed` also if it is slow, or has a blob of another size."""
         async with source as part:
             wanted.begin(part.size_bytes)
-            mark, seen, first = self._clock.monotonic(), 0, True
+            mark, first = self._mark(wanted, sender), True
             async for data in part.data:
                 piece, first = Piece(wanted.offset, data, sender, first), False
                 wanted.add(len(data))
                 if sender is not None:
-                    self._parents.gave(sender)
+                    self._parents.gave(sender, len(data))
                 await keep(piece)
-                seen += len(data)
-                if self._clock.monotonic() >= mark + SLOW_SECONDS:
-                    if seen < SLOW_BYTES:
-                        raise SourceFailed("is too slow")
-                    mark, seen = self._clock.monotonic(), 0
+                if self._clock.monotonic() >= mark.at + SLOW_SECONDS:
+                    mark = self._check_speed(mark, wanted, sender)
             if not wanted.complete:
                 raise SourceFailed("ended too early")
+
+    def _mark(self, wanted: _Wanted, sender: Peer | None) -> _Mark:
+        given = 0 if sender is None else self._parents.given[sender]
+        return _Mark(self._clock.monotonic(), wanted.received_bytes, given)
+
+    def _check_speed(self, mark: _Mark, wanted: _Wanted, sender: Peer | None) -> _Mark:
+        """Raises `_TooSlow`."""
+        now = self._mark(wanted, sender)
+        if now.received_bytes - mark.received_bytes < SLOW_BYTES:
+            raise _TooSlow
+        if sender is not None:
+            # It may give several blobs at once. What comes after the end of the hint is lost with the lease, and a
+            # kubelet that wants the image waits until then.
+            rate = (now.given_bytes - mark.given_bytes) / (now.at - mark.at)
+            if wanted.missing_bytes > rate * _IN_TIME_SHARE * (self._ends_at - now.at):
+                raise _TooSlow
+        return now
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """How much has come at a time."""
+
+    at: float
+    """In monotonic seconds."""
+    received_bytes: int
+    """Of the blob."""
+    given_bytes: int
+    """By the parent, of all blobs."""
 
 
 class _Wanted:
@@ -149,7 +180,7 @@ class _Wanted:
     def __init__(
         self, digest: str, size_bytes: int, offset: int = 0, *, whole: bool = False, manifest: bool = False
     ) -> None:
-        """`whole`: its size is at most `size_bytes`, and each source begins with its first byte."""
+        """`whole`: its size is at most `size_bytes` and not 0, and each source begins with its first byte."""
         self.digest, self.offset, self.manifest = digest, offset, manifest
         self._whole, self._limit = whole, size_bytes
         self._size: int | None = None if whole else size_bytes
@@ -162,13 +193,18 @@ class _Wanted:
         return self.offset == self._size
 
     @property
+    def missing_bytes(self) -> int:
+        """What has not come yet."""
+        return (self._size or 0) - self.offset
+
+    @property
     def next_offset(self) -> int:
         """Where the next source begins."""
         return 0 if self._whole else self.offset
 
     def begin(self, size_bytes: int) -> None:
         """A source begins, and says how large the blob is. Raises `SourceFailed` if that cannot be."""
-        if self._whole and size_bytes <= self._limit:
+        if self._whole and 0 < size_bytes <= self._limit:
             self._size, self.offset = size_bytes, 0
         elif size_bytes != self._size:
             raise SourceFailed("has a blob of another size")

@@ -35,7 +35,7 @@ async def fetch_image(exchange: Exchange, order: Order, progressed: Callable[[Fe
     transfer = _Transfer(exchange, order, progressed)
     try:
         async with exchange.open_registry(order.image, order.credentials) as registry:
-            sources = Sources(order.line_key, order.hint.parents, exchange.peers, registry, exchange.clock)
+            sources = Sources(order.line_key, order.hint, exchange.peers, registry, exchange.clock)
             await transfer.run(sources)
     except LeaveToRuntime as error:
         transfer.fetched.left = str(error)

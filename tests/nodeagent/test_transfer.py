@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from devcluster.registry.images import Image, build_image, build_index
-from nodeagent.peers.sources import SLOW_SECONDS
+from nodeagent.peers.parents import SLOW_SECONDS
 from nodeagent.peers.transfer import fetch_image
 from tests.support.content import unreachable
-from tests.support.exchange import EXPIRES, PIECE, Node, Source, blobs_of, layers_of
+from tests.support.exchange import EXPIRES, PIECE, START, Node, Source, blobs_of, layers_of
 from tests.support.instant import instant, until
 from warmhook.image_blobs import chain_ids
 from warmhook.ports import PullFailed, RuntimeUnreachable, SourceFailed
@@ -313,6 +313,32 @@ async def test_wrong_manifests_are_noticed_before_they_are_stored(tmp_path: Path
 
 
 @instant
+@pytest.mark.parametrize("digest", [IMAGE.digest, IMAGE.config_digest], ids=["manifest", "configuration"])
+async def test_a_parent_that_sends_an_empty_manifest_or_configuration_is_left(tmp_path: Path, digest: str) -> None:
+    node = Node(tmp_path, ["liar"])
+    liar = node.parents[0]
+    give(IMAGE, liar, node.registry)
+    liar.blobs[digest] = b""
+    async with asyncio.timeout(10):
+        fetched = await node.fetch(IMAGE)
+    assert fetched.complete
+    assert len([asked for asked, _ in liar.requests if asked == digest]) <= 3
+    assert {asked for asked, _ in node.registry.requests} >= {digest}
+
+
+@instant
+async def test_a_layer_that_claims_to_be_empty_is_left_to_the_runtime(tmp_path: Path) -> None:
+    node = Node(tmp_path, ["parent"])
+    lying = replace(IMAGE, manifest=IMAGE.manifest.replace(f'"size":{len(IMAGE.blobs[2])}'.encode(), b'"size":0'))
+    assert b'"size":0' in lying.manifest
+    give(lying, node.parents[0], node.registry)
+    async with asyncio.timeout(10):
+        fetched = await node.fetch(lying)
+    assert not fetched.complete
+    assert node.content.locked == set()
+
+
+@instant
 async def test_a_parent_that_expects_a_blob_is_asked_again_until_it_has_it(tmp_path: Path) -> None:
     node = Node(tmp_path, ["parent"])
     parent = node.parents[0]
@@ -428,7 +454,59 @@ async def test_a_parent_that_trickles_is_left(tmp_path: Path) -> None:
     fetched = await node.fetch(IMAGE)
     assert fetched.complete
     assert "other" in fetched.parents
-    assert fetched.seconds < 30 * SLOW_SECONDS
+    assert fetched.seconds < 4 * SLOW_SECONDS
+
+
+@instant
+async def test_a_parent_that_breaks_off_after_each_byte_is_left_soon(tmp_path: Path) -> None:
+    node = Node(tmp_path, ["dripping"])
+    dripping, image = node.parents[0], build_image(os.urandom(10_000))
+    give(image, dripping, node.registry)
+    (layer,) = layers_of(image)
+    dripping.piece_bytes = dripping.breaks_after[layer] = 1
+
+    def break_off(digest: str, offset: int) -> None:
+        if digest == layer:
+            dripping.breaks_after[layer] = offset + 1
+
+    dripping.after_piece = break_off
+    fetched = await node.fetch(image)
+    assert fetched.complete
+    assert node.has(image)
+    assert fetched.seconds < 45
+
+
+@instant
+async def test_a_parent_that_would_not_be_done_before_the_hint_ends_is_left_for_the_registry(tmp_path: Path) -> None:
+    node = Node(tmp_path, ["trickling"])
+    trickling, image = node.parents[0], build_image(os.urandom(4_000_000))
+    give(image, trickling, node.registry)
+    node.hint = replace(node.hint, expires_at=int(START.timestamp()) + 300)
+    node.registry.piece_bytes = 100_000
+    # More than `SLOW_BYTES` in half a minute.
+    trickling.piece_bytes, trickling.piece_seconds = 16_500, 1
+    fetched = await node.fetch(image)
+    assert fetched.complete
+    assert fetched.seconds < 2 * SLOW_SECONDS
+
+
+@instant
+async def test_a_slow_parent_that_waits_for_another_is_asked_again(tmp_path: Path) -> None:
+    node = Node(tmp_path, ["near", "hostile"])
+    near, hostile, image = *node.parents, build_image(os.urandom(4_000_000))
+    give(image, near, hostile, node.registry)
+    node.hint = replace(node.hint, expires_at=int(START.timestamp()) + 300)
+    for parent in node.parents:
+        parent.piece_bytes, parent.piece_seconds = 16_500, 1
+
+    def faster() -> None:
+        near.piece_bytes, near.piece_seconds = 100_000, 0.1
+
+    asyncio.get_running_loop().call_later(SLOW_SECONDS + 1, faster)
+    fetched = await node.fetch(image)
+    assert fetched.complete
+    assert fetched.registry_bytes == 0
+    assert fetched.seconds < 4 * SLOW_SECONDS
 
 
 @instant
