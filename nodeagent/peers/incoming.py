@@ -147,13 +147,14 @@ class IncomingBlobs:
     async def receiving(self, digest: str, size_bytes: int) -> AsyncIterator[Incoming]:
         """A blob that is received in this context, from its first byte on. Raises `OSError` if there is no room.
 
-        The file has its room on the disk at once, an eighth of what is free at most, and is removed with the end of the
-        context.
+        The file has its room on the disk at once, and is removed with the end of the context. All files together have an
+        eighth of what is free without them at most.
         """
         if not is_digest(digest) or digest in self._blobs:
             raise ValueError(f"{digest!r} is no digest, or is being received")
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if size_bytes > _free_bytes(self._folder) // _SHARE:
+        others = sum(blob.size_bytes for blob in self._blobs.values())
+        if others + size_bytes > (_free_bytes(self._folder) + others) // _SHARE:
             raise OSError(errno.ENOSPC, f"{size_bytes} bytes are too much of the free space", str(self._folder))
         path = self._folder / digest.replace(":", "-")
         spool = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)

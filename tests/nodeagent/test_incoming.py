@@ -176,6 +176,22 @@ async def test_copies_for_others_take_a_small_part_of_the_free_space(
 
 
 @instant
+async def test_all_copies_for_others_together_take_a_small_part_of_the_free_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = 800
+    monkeypatch.setattr(incoming, "_free_bytes", lambda _folder: free)
+    received, other = blobs(tmp_path), "sha256:" + 64 * "b"
+    async with received.receiving(DIGEST, 60):
+        free -= 60
+        with pytest.raises(OSError, match="too much of the free space"):
+            async with received.receiving(other, 41):
+                pass
+        async with received.receiving(other, 40):
+            assert received.get(other) is not None
+
+
+@instant
 async def test_bytes_that_come_after_the_end_are_dropped(tmp_path: Path) -> None:
     async with blobs(tmp_path).receiving(DIGEST, 10) as blob:
         blob.end()
