@@ -22,6 +22,8 @@ _MANIFESTS_MAX: Final = 64
 """Manifests that are read for one image: an index names one for each platform, and attestations."""
 _AGAIN_SECONDS: Final = 0.1
 """Children that wait for a blob ask as often."""
+_LOOK_SECONDS: Final = 0.01
+"""For each manifest that is missing: of an index with hundreds most never come."""
 
 
 @dataclass(slots=True)
@@ -30,7 +32,7 @@ class _Image:
     unread: list[str]
     """Manifests that the content store did not have yet."""
     read: int = 0
-    read_at: float = float("-inf")
+    next_at: float = float("-inf")
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -54,9 +56,10 @@ class ImageDigests:
         if digest not in image.names:
             async with image.reading:
                 now = self._clock.monotonic()
-                if digest not in image.names and image.unread and now >= image.read_at + _AGAIN_SECONDS:
-                    image.read_at = now
+                if digest not in image.names and image.unread and now >= image.next_at:
+                    image.next_at = now + _AGAIN_SECONDS
                     await self._read(image)
+                    image.next_at = now + max(_AGAIN_SECONDS, _LOOK_SECONDS * len(image.unread))
         return digest in image.names
 
     def all_known(self, root: str) -> bool:

@@ -60,6 +60,16 @@ async def test_manifests_that_are_not_there_are_looked_for_ten_times_a_second_at
 
 
 @instant
+async def test_an_index_of_many_manifests_that_never_come_costs_the_runtime_no_more_than_a_small_one() -> None:
+    many = [json.dumps({"layers": [], "number": number}).encode() for number in range(900)]
+    store, known = digests(index(*many))
+    for _ in range(600):
+        assert not await known.belongs(digest_of(LAYER), digest_of(index(*many)))
+        await asyncio.sleep(0.1)
+    assert store.asked <= 8000
+
+
+@instant
 async def test_a_store_that_does_not_answer_is_asked_again() -> None:
     store, known = digests(IMAGE)
     store.error = unreachable()
