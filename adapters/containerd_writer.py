@@ -89,18 +89,21 @@ class BlobWriter:
 
     async def close(self) -> None:
         """Unlock the ref and keep what was written. Returns once another client can lock it, if containerd answers."""
-        with contextlib.suppress(Exception):
-            async with asyncio.timeout(_CLOSE_SECONDS):
-                if self._running is not None:
-                    # The owner was cancelled meanwhile; what is in the buffer is lost.
-                    await self._running
-                    self._buffer.clear()
-                while self._buffer:
-                    await self._flush()
-                await self._call.done_writing()
-                while await self._call.read() is not grpc.aio.EOF:
-                    pass
-        self._call.cancel()
+        try:
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    if self._running is not None:
+                        # The owner was cancelled meanwhile; what is in the buffer is lost.
+                        await self._running
+                        self._buffer.clear()
+                    while self._buffer:
+                        await self._flush()
+                    await self._call.done_writing()
+                    while await self._call.read() is not grpc.aio.EOF:
+                        pass
+        finally:
+            # The owner may be cancelled again.
+            self._call.cancel()
 
     def _request(self, action: int, *, offset: int = 0, ref: str = "") -> Any:
         return TYPES["WriteContentRequest"](
