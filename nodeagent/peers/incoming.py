@@ -147,8 +147,8 @@ class IncomingBlobs:
     async def receiving(self, digest: str, size_bytes: int) -> AsyncIterator[Incoming]:
         """A blob that is received in this context, from its first byte on. Raises `OSError` if there is no room.
 
-        The file has its room on the disk at once, and is removed with the end of the context. All files together have an
-        eighth of what is free without them at most.
+        The file has its room on the disk at once, and is removed with the end of the context. All files together have
+        at most an eighth of what is free without them.
         """
         if not is_digest(digest) or digest in self._blobs:
             raise ValueError(f"{digest!r} is no digest, or is being received")
