@@ -68,10 +68,15 @@ class BlobWriter:
 
     async def restart(self) -> None:
         self._buffer.clear()
-        await self._drain(0)
-        # containerd truncates if the offset is 0.
+        if self._running is not None:
+            # The owner was cancelled meanwhile.
+            running, self._running = self._running, None
+            await running
+        # containerd truncates if the offset is 0; then come the answers to what was written before.
         await self._send(encode_write(0, b""))
-        self._sent = (await self._answer(_WRITE_SECONDS)).offset
+        while (await self._answer(_WRITE_SECONDS)).offset:
+            pass
+        self._sent = self._unanswered = 0
 
     async def commit(self, labels: Mapping[str, str]) -> None:
         while self._buffer:

@@ -269,7 +269,7 @@ class Writer(Protocol):
         """Append. Returns when more may follow; `data` may be changed then."""
 
     async def restart(self) -> None:
-        """Drop what was written."""
+        """Drop what was written, also after a write that was cancelled."""
 
     async def commit(self, labels: Mapping[str, str]) -> None:
         """Make it a blob of the store, with these labels. Raises `WrongDigest`, and `AlreadyThere`."""

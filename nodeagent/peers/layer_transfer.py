@@ -13,7 +13,7 @@ from nodeagent.peers.leased_content import LeasedContent, is_disk_full
 from nodeagent.peers.sources import Keep, Piece, Sources
 from warmhook.hints import Peer
 from warmhook.image_blobs import Blob
-from warmhook.ports import AlreadyThere, Busy, RuntimeUnreachable, Writer, WrongDigest
+from warmhook.ports import AlreadyThere, RuntimeUnreachable, Writer, WrongDigest
 
 _DROP_SECONDS: Final = 5.0
 _BLAMELESS_MAX: Final = 2
@@ -55,17 +55,20 @@ class LayerTransfer:
             return True
         try:
             async with content.store.open_writer(blob.ref, blob.digest, blob.size_bytes, content.lease) as writer:
-                await self._begin(writer.offset, serving)
-                await self._fill(writer)
+                try:
+                    await self._begin(writer.offset, serving)
+                    await self._fill(writer)
+                except (AlreadyThere, WrongDigest):
+                    raise
+                except BaseException as error:
+                    if not isinstance(error, RuntimeUnreachable) or is_disk_full(error):
+                        await self._drop(writer)
+                    raise
         except AlreadyThere:
             return True
         except WrongDigest:
             self._blame()
             return False
-        except BaseException as error:
-            if not isinstance(error, Busy | RuntimeUnreachable) or is_disk_full(error):
-                await self._drop()
-            raise
         return True
 
     async def _begin(self, offset: int, serving: AsyncExitStack) -> None:
@@ -121,9 +124,16 @@ class LayerTransfer:
             hint="other nodes get this layer when it is complete; free space in the state folder",
         )
 
-    async def _drop(self) -> None:
-        """Drop what peers sent, also while the transfer is being cancelled."""
+    async def _drop(self, writer: Writer) -> None:
+        """Drop what peers sent, also while the transfer is being cancelled.
+
+        The writer does it while it excludes others: later it would take what a kubelet writes under this name.
+        """
         if self._senders - {None}:
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(_DROP_SECONDS):
-                    await self._content.store.abort(self._blob.ref)
+                    try:
+                        await writer.restart()
+                    except RuntimeUnreachable:
+                        # containerd has ended the write.
+                        await self._content.store.abort(self._blob.ref)

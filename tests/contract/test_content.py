@@ -258,6 +258,21 @@ async def test_what_a_cancelled_writer_wrote_is_dropped_by_its_ref(both: Both) -
 
 
 @on_both
+async def test_a_cancelled_writer_drops_what_it_wrote_before_others_can_go_on_from_it(both: Both) -> None:
+    await both.store.create_lease(LEASE, LATER)
+    for _ in range(20):
+        begun = asyncio.Event()
+        writing = asyncio.create_task(_endless(both.store, begun, drop=True))
+        await begun.wait()
+        writing.cancel()
+        await asyncio.wait([writing])
+        assert writing.cancelled()
+        async with both.store.open_writer(REF, DIGEST, len(BLOB), LEASE) as writer:
+            assert writer.offset == 0
+    assert await both.put(BLOB) == DIGEST
+
+
+@on_both
 async def test_several_blobs_are_written_at_the_same_time(both: Both) -> None:
     await both.store.create_lease(LEASE, LATER)
     blobs = [incompressible(2_500_000, f"side {number}") for number in range(4)]
@@ -275,12 +290,16 @@ async def test_an_aborted_ref_has_nothing(both: Both) -> None:
         assert writer.offset == 0
 
 
-async def _endless(store: ContentStore, begun: asyncio.Event) -> None:
-    """Write the same bytes until it is cancelled."""
+async def _endless(store: ContentStore, begun: asyncio.Event, *, drop: bool = False) -> None:
+    """Write the same bytes until it is cancelled; then drop them if `drop` says so."""
     async with store.open_writer(REF, DIGEST, len(BLOB), LEASE) as writer:
-        while True:
-            await writer.write(BLOB)
-            begun.set()
+        try:
+            while True:
+                await writer.write(BLOB)
+                begun.set()
+        finally:
+            if drop:
+                await writer.restart()
 
 
 # --- leases ----------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 from dataclasses import replace
@@ -13,11 +14,11 @@ import pytest
 from devcluster.registry.images import Image, build_image, build_index
 from nodeagent.peers.parents import SLOW_SECONDS
 from nodeagent.peers.transfer import fetch_image
-from tests.support.content import unreachable
+from tests.support.content import MemoryContentStore, unreachable
 from tests.support.exchange import EXPIRES, PIECE, START, Node, Source, blobs_of, layers_of
 from tests.support.instant import instant, until
 from warmhook.image_blobs import chain_ids
-from warmhook.ports import PullFailed, RuntimeUnreachable, SourceFailed
+from warmhook.ports import Busy, PullFailed, RuntimeUnreachable, SourceFailed
 
 SIZES = (30_000, 40_000, 50_000, 60_000)
 IMAGE = build_image(*(bytes(size) + os.urandom(8) for size in SIZES))
@@ -648,6 +649,43 @@ async def test_a_cancelled_transfer_leaves_no_lease_and_no_bytes_of_peers(tmp_pa
     assert node.content.held == {}
     assert not any(node.content.ingests.values())
     assert list((tmp_path / "incoming").iterdir()) == []
+
+
+class SlowToAbort(MemoryContentStore):
+    """Takes a second for what another client may do meanwhile."""
+
+    async def abort(self, ref: str) -> None:
+        await asyncio.sleep(1)
+        await super().abort(ref)
+
+
+@instant
+async def test_a_cancelled_transfer_takes_nothing_from_a_kubelet_that_waits_for_the_layer(tmp_path: Path) -> None:
+    node, content = Node(tmp_path, ["parent"]), SlowToAbort()
+    node.exchange = replace(node.exchange, content=content)
+    give(IMAGE, *node.parents)
+    node.parents[0].piece_seconds = 0.1
+    body, ref = blobs_of(IMAGE)[LAYER], f"layer-{LAYER}"
+    await content.create_lease("kubelet", START)
+
+    async def kubelet() -> None:
+        while True:
+            with contextlib.suppress(Busy):
+                async with content.open_writer(ref, LAYER, len(body), "kubelet") as writer:
+                    for start in range(writer.offset, len(body), PIECE):
+                        await writer.write(body[start : start + PIECE])
+                        await asyncio.sleep(0.1)
+                    await writer.commit({})
+                    return
+            await asyncio.sleep(0.01)
+
+    fetching = asyncio.create_task(node.fetch(IMAGE))
+    await until(lambda: len(content.ingests.get(ref, b"")) > 10 * PIECE)
+    pulling = asyncio.create_task(kubelet())
+    await asyncio.sleep(1)
+    fetching.cancel()
+    await pulling
+    assert content.blobs[LAYER] == body
 
 
 @instant
