@@ -27,6 +27,8 @@ STALL_SECONDS: Final = 10.0
 """Without a byte; then the peer is left."""
 _DONE_SECONDS: Final = 5.0
 _CONNECTIONS: Final = 32
+_PINS_MAX: Final = 256
+"""Keys that are remembered: agents make new ones at each start."""
 _IDLE_SECONDS: Final = 15.0
 _BUFFER_BYTES: Final = 512 * 1024
 """A connection holds twice as much at most; then the peer has to wait."""
@@ -92,6 +94,8 @@ class _PeerClient:
         host = f"[{address[0]}]" if ":" in address[0] else address[0]
         if is_local_host(host) and not self._allow_local:
             raise SourceFailed(f"{peer.node}: has an address of this node")
+        if len(self._pins) >= _PINS_MAX:
+            self._pins.clear()
         pin = self._pins.setdefault(peer.key, _Pin(peer.key))
         try:
             sent = {**self._login.headers(peer.key), **headers}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import wraps
@@ -255,3 +256,14 @@ async def test_a_node_that_is_done_says_so_and_does_not_mind_the_answer(tmp_path
             await peers.done(parent.peer(), LINE)
         assert [(request.method, request.line_key) for request in parent.requests] == [("POST", LINE)]
         await peers.done(parent.peer(), LINE)
+
+
+@on_sockets
+async def test_the_keys_of_agents_that_were_started_again_are_forgotten(tmp_path: Path) -> None:
+    async with open_peers(OWN, tmp_path / "no-token", allow_local=False) as peers:
+        for number in range(1000):
+            with pytest.raises(SourceFailed):
+                async with peers.read(Peer("parent", "10.0.0.5:9465", f"{number:043}"), LINE, DIGEST, 0):
+                    pass
+        gc.collect()
+        assert sum(isinstance(each, peer_client._Pin) for each in gc.get_objects()) <= 256
