@@ -88,7 +88,8 @@ class LeasedContent:
                     raise PullFailed("DiskFull", clean_message(str(error))) from error
                 if self._progress() > progress:
                     progress, since = self._progress(), self._clock.monotonic()
-                if self._clock.monotonic() - since >= RESTART_SECONDS:
+                # A lease that has ended does not come back.
+                if self._clock.monotonic() - since >= RESTART_SECONDS or self._clock.utcnow() >= self._order.expires_at:
                     raise
                 pause = _AGAIN_SECONDS
             await self._clock.sleep(self._clock.jitter(pause))

@@ -706,3 +706,17 @@ async def test_a_hint_without_a_sensible_end_is_no_reason_to_fail(tmp_path: Path
     node.hint = replace(node.hint, expires_at=2**40)
     assert (await node.fetch(IMAGE)).complete
     assert [end.year for end in node.content.expires_at.values()] == [9999]
+
+
+@instant
+async def test_a_transfer_whose_lease_has_ended_with_its_hint_is_over_at_once(tmp_path: Path) -> None:
+    node = Node(tmp_path, ["parent"])
+    node.hint = replace(node.hint, expires_at=int(START.timestamp()) + 10)
+    node.parents[0].expects = True
+    loop = asyncio.get_running_loop()
+    loop.call_later(11, lambda: node.content.collect(node.clock.utcnow()))
+    loop.call_later(15, give, IMAGE, *node.parents)
+    began = node.clock.monotonic()
+    with pytest.raises(RuntimeUnreachable):
+        await node.fetch(IMAGE)
+    assert node.clock.monotonic() - began < 20
