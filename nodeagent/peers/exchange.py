@@ -34,6 +34,8 @@ class Exchange:
     """Of the node."""
     clock: Clock
     log: Log
+    fetching: set[str] = field(default_factory=set)
+    """Digests of the layers that transfers of this node fetch now."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Final
 
 from nodeagent.peers.exchange import Exchange
@@ -13,7 +13,7 @@ from nodeagent.peers.leased_content import LeasedContent, is_disk_full
 from nodeagent.peers.sources import Keep, Piece, Sources
 from warmhook.hints import Peer
 from warmhook.image_blobs import Blob
-from warmhook.ports import AlreadyThere, RuntimeUnreachable, Writer, WrongDigest
+from warmhook.ports import AlreadyThere, Busy, RuntimeUnreachable, Writer, WrongDigest
 
 _DROP_SECONDS: Final = 5.0
 _BLAMELESS_MAX: Final = 2
@@ -50,26 +50,28 @@ class LayerTransfer:
 
     async def _attempt(self, serving: AsyncExitStack) -> bool:
         """Whether the layer is there; false if it came with another digest."""
-        blob, content = self._blob, self._content
-        if await content.has(blob.digest):
+        digest, fetching = self._blob.digest, self._exchange.fetching
+        if await self._content.has(digest):
             return True
+        if digest in fetching:
+            raise Busy
+        fetching.add(digest)
         try:
-            async with content.store.open_writer(blob.ref, blob.digest, blob.size_bytes, content.lease) as writer:
-                try:
-                    await self._begin(writer.offset, serving)
-                    await self._fill(writer)
-                except (AlreadyThere, WrongDigest):
-                    raise
-                except BaseException as error:
-                    if not isinstance(error, RuntimeUnreachable) or is_disk_full(error):
-                        await self._drop(writer)
-                    raise
+            async with self._open_writer() as writer:
+                offset = writer.offset
+            await self._fill(offset, serving)
         except AlreadyThere:
             return True
         except WrongDigest:
             self._blame()
             return False
+        finally:
+            fetching.discard(digest)
         return True
+
+    def _open_writer(self) -> AbstractAsyncContextManager[Writer]:
+        blob, content = self._blob, self._content
+        return content.store.open_writer(blob.ref, blob.digest, blob.size_bytes, content.lease)
 
     async def _begin(self, offset: int, serving: AsyncExitStack) -> None:
         """containerd has so many bytes."""
@@ -80,21 +82,46 @@ class LayerTransfer:
         if self._incoming is None and not offset:
             self._incoming = await self._show(serving)
 
-    async def _fill(self, writer: Writer) -> None:
-        async def keep(piece: Piece) -> None:
-            self._senders.add(piece.sender)
-            self._answers += piece.first
-            if self._incoming is not None and not self._incoming.ended:
-                try:
-                    await self._incoming.receive(piece.offset, piece.data)
-                except OSError as error:
-                    self._not_shown(error)
-                    self._incoming.end()
-            await writer.write(piece.data)
-            await self._came(piece)
+    async def _fill(self, offset: int, serving: AsyncExitStack) -> None:
+        """Fetch the rest. A pull of the kubelet waits for the writer, so it is opened when there is something to write.
 
-        await self._sources.receive(self._blob.digest, self._blob.size_bytes, writer.offset, keep)
-        await writer.commit({})
+        Raises `Busy` if another client has written meanwhile.
+        """
+        async with AsyncExitStack() as writing:
+            writer: Writer | None = None
+
+            async def keep(piece: Piece) -> None:
+                nonlocal writer
+                if writer is None:
+                    writer = await writing.enter_async_context(self._open_writer())
+                    if writer.offset != offset:
+                        raise Busy
+                    await self._begin(offset, serving)
+                await self._keep(piece, writer)
+
+            try:
+                await self._sources.receive(self._blob.digest, self._blob.size_bytes, offset, keep)
+                if writer is None:
+                    writer = await writing.enter_async_context(self._open_writer())
+                await writer.commit({})
+            except (AlreadyThere, WrongDigest):
+                raise
+            except BaseException as error:
+                if writer is not None and (not isinstance(error, RuntimeUnreachable) or is_disk_full(error)):
+                    await self._drop(writer)
+                raise
+
+    async def _keep(self, piece: Piece, writer: Writer) -> None:
+        self._senders.add(piece.sender)
+        self._answers += piece.first
+        if self._incoming is not None and not self._incoming.ended:
+            try:
+                await self._incoming.receive(piece.offset, piece.data)
+            except OSError as error:
+                self._not_shown(error)
+                self._incoming.end()
+        await writer.write(piece.data)
+        await self._came(piece)
 
     def _blame(self) -> None:
         """A parent completes an answer only with what it has verified. One that breaks off may itself have been sent

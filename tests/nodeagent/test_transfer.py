@@ -617,6 +617,39 @@ async def test_a_layer_that_the_kubelet_pulls_is_waited_for(tmp_path: Path) -> N
 
 
 @instant
+async def test_a_kubelet_never_waits_for_a_layer_of_which_nothing_comes(tmp_path: Path) -> None:
+    node = Node(tmp_path, ["parent"])
+    parent = node.parents[0]
+    give(IMAGE, parent)
+    layers = {digest: parent.blobs.pop(digest) for digest in layers_of(IMAGE)}
+    parent.expects = True
+    fetching = asyncio.create_task(node.fetch(IMAGE))
+    await asyncio.sleep(20)
+    assert node.content.locked == set()
+    # A pull of the kubelet takes one of them, and the transfer the others.
+    node.content.have(layers[LAYER])
+    parent.blobs.update(layers)
+    assert (await fetching).complete
+    assert node.content.written[LAYER] == 0
+
+
+@instant
+async def test_a_layer_that_a_kubelet_began_meanwhile_is_fetched_from_its_byte_on(tmp_path: Path) -> None:
+    node = Node(tmp_path, ["parent"])
+    parent = node.parents[0]
+    give(IMAGE, parent)
+    layer = parent.blobs.pop(LAYER)
+    parent.expects = True
+    fetching = asyncio.create_task(node.fetch(IMAGE))
+    await asyncio.sleep(20)
+    node.content.ingests[f"layer-{LAYER}"] = bytearray(layer[:7_000])
+    parent.blobs[LAYER] = layer
+    assert (await fetching).complete
+    assert (LAYER, 7_000) in parent.requests
+    assert node.has(IMAGE)
+
+
+@instant
 async def test_a_layer_that_the_kubelet_gave_up_is_fetched_from_its_byte_on(tmp_path: Path) -> None:
     node = Node(tmp_path, ["parent"])
     give(IMAGE, *node.parents)
