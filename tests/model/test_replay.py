@@ -39,7 +39,9 @@ def objects(made: World, *, versions: bool) -> State:
     for obj in made.items(paths.configmaps(NAMESPACE)):
         metadata = obj["metadata"]
         if "desired" in metadata["name"]:
-            state[metadata["name"]] = (obj["data"], metadata["resourceVersion"] if versions else "")
+            # Hints, whose keys have a dot, depend on the moment at which an image is wanted.
+            lines = {key: text for key, text in obj["data"].items() if "." not in key}
+            state[metadata["name"]] = (lines, metadata["resourceVersion"] if versions else "")
     return state
 
 
