@@ -75,7 +75,8 @@ class Node:
 
     def order(self, reference: str, image: Image, parents: Sequence[Node | FakeParent], children: list[str]) -> Order:
         """The image by a hint of ten minutes, which this node serves by as well."""
-        self.served[LINE] = Served({child: key_of(child).name for child in children}, image.digest)
+        keys = {child: key_of(child).name for child in children}
+        self.served[LINE] = Served(keys, image.digest, expected=True)
         hint = Hint(
             int(time.time()) + 600,
             parents=tuple(parent.peer for parent in parents),
