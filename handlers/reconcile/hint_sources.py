@@ -92,6 +92,17 @@ async def changes_of_sources(hints: Mapping[str, NodeHints], reader: Reader, now
     return changes
 
 
+async def know_children(parents: Mapping[str, Hint], key: str, reader: Reader, now: float) -> bool:
+    """Whether these nodes list their new children already, as those of a plan that is not written completely yet do.
+
+    A plan has them or has them not, so two are read. `key` is that of the line.
+    """
+    some = dict(list(parents.items())[:_PER_IMAGE])
+    objects = await asyncio.gather(*(_desired(reader, name) for name in some))
+    known = zip(some.values(), objects, strict=True)
+    return all(obj is not None and _with_children_of(hint, obj, key, now) is None for hint, obj in known)
+
+
 def ended_hints(have: DesiredConfigMap | None, keys: Collection[str], now: float) -> NodeHints:
     """The removal of the hints of a node that have expired, or belong to these lines."""
     known = have.hints if have is not None else {}

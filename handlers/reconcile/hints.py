@@ -22,6 +22,7 @@ from handlers.reconcile.hint_sources import (
     changes_of_sources,
     ended_hints,
     find_sources,
+    know_children,
 )
 from handlers.reconcile.node_configmaps import NodeChange
 from handlers.reconcile.objects import DesiredConfigMap
@@ -71,16 +72,27 @@ class _Given:
     of_sources: dict[str, NodeHints] = field(default_factory=dict)
     """By node the hints that it gets only because of new children, with these."""
 
+    def unwritten(self, hints: Mapping[str, Hint], nodes: Collection[str]) -> dict[str, Hint]:
+        """Of the hints of one image, by node: those of the parents of `nodes` that are others, with these children.
+
+        A parent that is not told of a child refuses it.
+        """
+        parents = {peer.node for name in nodes if name in hints for peer in hints[name].parents}
+        return {name: _only_for(hints[name], nodes) for name in sorted((parents & hints.keys()).difference(nodes))}
+
+    def has_turns(self, parents: Collection[str]) -> bool:
+        """Whether these can be written because of new children as well."""
+        return len(self.of_sources.keys() | parents) <= SOURCES_MAX
+
     def add(self, line_key: str, hints: Mapping[str, Hint], nodes: Collection[str]) -> None:
         """Add the hints of one image, by node: those of `nodes`, and of their parents if these are few.
 
         Many parents are those of a plan that is not written completely yet, and know these children by it.
         """
-        written = {name: hint for name, hint in hints.items() if name in nodes}
-        parents = {peer.node for hint in written.values() for peer in hint.parents} & (hints.keys() - written.keys())
-        if len(self.of_sources.keys() | parents) <= SOURCES_MAX:
-            for name in parents:
-                self.of_sources.setdefault(name, {})[line_key] = _only_for(hints[name], nodes)
+        written, parents = {name: hint for name, hint in hints.items() if name in nodes}, self.unwritten(hints, nodes)
+        if self.has_turns(parents.keys()):
+            for name, hint in parents.items():
+                self.of_sources.setdefault(name, {})[line_key] = hint
         for name, hint in written.items():
             self.hints[name][line_key] = hint
             self.room[name] -= 1
@@ -129,36 +141,39 @@ class Hints:
 
     async def _plan(self, due: Collection[_Due], scope: Scope, given: _Given) -> None:
         """Add the hints of each image."""
-        clock = self._context.clock
+        clock, reader = self._context.clock, self._context.reader
         until, now = clock.monotonic() + _SECONDS, clock.utcnow()
-        reports = await self._context.reader.peers()
+        reports = await reader.peers()
         serving = {name: one for name, one in reports.items() if one.peer is not None and one.reachable(now)}
-        sources = await find_sources([each.wanted for each in due], scope.nodes, serving, self._context.reader)
-        for each in due:
-            names = sorted(name for name in each.wanted.nodes if given.room[name] > 0)
-            version, others = each.line.version, sorted(each.wanted.under_way)
-            candidates = [_candidate(scope.nodes[name], serving) for name in names]
-            candidates += [_candidate(scope.nodes[name], serving, version) for name in others]
-            candidates += [_candidate(node, serving, version) for node in each.wanted.held_by(sources, serving)]
-            found = self._plan_one(each, candidates, serving) if clock.monotonic() < until else None
+        fleet = _Fleet(scope.nodes, serving, now.timestamp())
+        sources = await find_sources([each.wanted for each in due], scope.nodes, serving, reader)
+        for one in due:
+            nodes, key = frozenset(name for name in one.wanted.nodes if given.room[name] > 0), one.line.key
+            each = replace(one, wanted=replace(one.wanted, nodes=nodes))
+            found, hints = self._plan_one(each, fleet, sources) if clock.monotonic() < until else (None, {})
+            parents = given.unwritten(hints, nodes)
+            if not (given.has_turns(parents.keys()) or await know_children(parents, key, reader, fleet.now)):
+                alone = replace(each, wanted=replace(each.wanted, under_way=frozenset()))
+                few = await find_sources([alone.wanted], scope.nodes, serving, reader)
+                found, hints = self._plan_one(alone, fleet, few[: SOURCES_MAX - len(given.of_sources)])
             self._context.count_plan("NotPlanned" if found is None else found.outcome)
-            if found is not None:
-                given.add(each.line.key, _hints_of(found, candidates, each.digest, now.timestamp()), names)
+            given.add(key, hints, nodes)
             await asyncio.sleep(0)
 
-    def _plan_one(self, due: _Due, candidates: Collection[Candidate], serving: Mapping[str, Report]) -> Plan | None:
-        """The plan for one image; `None` if there is none because of a bug, which concerns this image alone."""
+    def _plan_one(self, due: _Due, fleet: _Fleet, sources: Collection[Node]) -> tuple[Plan | None, dict[str, Hint]]:
+        """The plan for one image and its hints by node; no plan because of a bug, which concerns this image alone."""
         image, source = due.warmimage.image.canonical, due.warmimage.template.source
-        measured = [report.peer for report in serving.values() if report.peer is not None]
+        measured = [report.peer for report in fleet.serving.values() if report.peer is not None]
         rates = measured_rates(measured, image.host, self._context.rates)
+        candidates = fleet.candidates(due, sources)
         try:
             found = plan(image.name, candidates, due.line.size_bytes, rates, source)
         except Exception:
             _log.exception("failed", what="plan", warmimage=str(due.warmimage.key))
-            return None
+            return None, {}
         if found.problem:
             _log.warning("plan-limited", warmimage=str(due.warmimage.key), problem=found.problem)
-        return found
+        return found, _hints_of(found, candidates, due.digest, fleet.now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +185,29 @@ class _Due:
     digest: str
     """Of the image, if the line does not have it."""
     wanted: Wanted
+
+
+@dataclass(frozen=True, slots=True)
+class _Fleet:
+    """The nodes that plans are about."""
+
+    nodes: Mapping[str, Node]
+    """By name; at least those that get a line."""
+    serving: Mapping[str, Report]
+    """The reports of nodes that serve images."""
+    now: float
+
+    def candidates(self, due: _Due, sources: Collection[Node]) -> list[Candidate]:
+        """The nodes that get an image or may have it."""
+        wanted, version = due.wanted, due.line.version
+        others = [self.nodes[name] for name in sorted(wanted.under_way)] + wanted.held_by(sources, self.serving)
+        getting = [self._candidate(self.nodes[name]) for name in sorted(wanted.nodes)]
+        return getting + [self._candidate(node, version) for node in others]
+
+    def _candidate(self, node: Node, version: str = "") -> Candidate:
+        """A node that gets an image, or may have it: then `version` is that of the line."""
+        report = self.serving.get(node.name)
+        return Candidate(node) if report is None else Candidate(node, report.peer, version in report.warm)
 
 
 def _changing(change: NodeChange, have: DesiredConfigMap | None) -> dict[str, Line | None]:
@@ -244,12 +282,6 @@ def _ended_early(changes: Mapping[str, NodeChange], scope: Scope, now: float) ->
         )
         for name, early in known.items()
     }
-
-
-def _candidate(node: Node, serving: Mapping[str, Report], version: str = "") -> Candidate:
-    """A node that gets an image, or may have it: then `version` is that of the line."""
-    report = serving.get(node.name)
-    return Candidate(node) if report is None else Candidate(node, report.peer, version in report.warm)
 
 
 def _hints_of(found: Plan, candidates: Collection[Candidate], digest: str, now: float) -> dict[str, Hint]:

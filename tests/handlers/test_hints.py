@@ -14,6 +14,7 @@ from warmhook.ports import Response
 from warmhook.warmimages import ObjectKey
 
 NODES = "abcdefgh"
+MANY = [f"{first}{second}" for first in "abcdef" for second in "abcdefghij"]
 PEERS = {"mode": "peers"}
 KEY = line_key(ObjectKey("shop", "x"))
 CONFIGMAPS = paths.configmaps(NAMESPACE)
@@ -436,6 +437,22 @@ async def test_a_parent_whose_configmap_is_gone_keeps_no_node_from_joining(world
     await world.serve("z")
     assert (await world.changed("Node", "z")).status_code == 204
     assert "z" in await world.lines()
+
+
+@in_world(nodes=MANY)
+async def test_many_nodes_that_join_during_the_life_of_a_hint_get_parents_that_know_them(world: World) -> None:
+    await world.serve(*MANY)
+    await want(world, nodes={"names": MANY[:40]})
+    await project(world, "x")
+    await warm(world, *MANY[:40])
+    await asyncio.sleep(60)
+    world.requests.clear()
+    await change(world, nodes={"names": MANY})
+    hints, joined = await world.hints("x"), set(MANY[40:])
+    asked = {(peer.node, node) for node in joined for peer in hints[node].parents}
+    assert all(hints[node].parents for node in joined)
+    assert asked <= {(node, child.node) for node, hint in hints.items() for child in hint.children}
+    assert len({path for _, path in ours(world)} - set(map(configmap, joined))) <= 8
 
 
 # --- room -------------------------------------------------------------------------------------------------------------
