@@ -20,6 +20,9 @@ SMALLEST_BYTES: Final = 1024 * 1024
 """A smaller blob is fetched so fast after the push that a write of each node costs more."""
 BYTES_MAX: Final = 64 * 1024**3
 """Of all blobs of one repository together."""
+_LONGEST_SECONDS: Final = EARLY_SECONDS + 300
+"""Each blob makes the end a second later at least, and clocks of handlers differ. What ends later was not noted by one
+of them, and would keep the disks of nodes full for ever."""
 _TEXT_MAX: Final = 16_384
 _LATEST: Final = 1 << 40
 
@@ -33,6 +36,10 @@ class EarlyBlobs:
     sizes: Mapping[str, int] = field(default_factory=dict)
     """Digest to size in bytes, in the order of the push."""
 
+    def lasts(self, now: float) -> bool:
+        """Whether the push may still end; `now` in Unix seconds."""
+        return now < self.expires_at <= now + _LONGEST_SECONDS
+
     @property
     def size_bytes(self) -> int:
         """Of all blobs together."""
@@ -44,7 +51,7 @@ def with_blobs(known: EarlyBlobs | None, pushed: Mapping[str, int], now: float) 
 
     What is beyond the limits is left out, as are blobs that are too small to matter.
     """
-    current = known if known is not None and known.expires_at > now else None
+    current = known if known is not None and known.lasts(now) else None
     sizes = dict(current.sizes) if current is not None else {}
     before, total = len(sizes), sum(sizes.values())
     for digest, size_bytes in pushed.items():

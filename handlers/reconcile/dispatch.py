@@ -176,11 +176,18 @@ class Dispatch:
         except KubernetesError:
             await self._projection.project(keys, outcomes, first="cached" if newest else "none")
             raise
-        # While a push lasts, each of its blobs is such a change and nothing else.
-        await self._early_hints.write(reconciled.found.usable.values())
-        await self._projection.project({*keys, *reconciled.deleted}, outcomes, found=reconciled.found, first=first)
+        found = reconciled.found
+        # At once: no line waits for the blobs of pushes that last, whoever noted them, and these wait for no line.
+        ended = await asyncio.gather(
+            self._projection.project({*keys, *reconciled.deleted}, outcomes, found=found, first=first),
+            self._early_hints.write(found.usable.values()),
+            return_exceptions=True,
+        )
+        for outcome in ended:
+            if isinstance(outcome, BaseException):
+                raise outcome
         # Afterwards, because a registry may not answer.
-        if refreshed := await self._refreshes.requested(reconciled.found.usable.values(), outcomes):
+        if refreshed := await self._refreshes.requested(found.usable.values(), outcomes):
             await self._projection.project(refreshed, outcomes)
         problem = outcomes.problem
         return {**(dict.fromkeys(keys, problem) if problem is not None else {}), **reconciled.problems}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -20,31 +18,27 @@ from warmhook.peer_rates import measured_rates
 from warmhook.warmimages import WarmImage
 
 _SECONDS: Final = 5.0
-"""After this the push has nearly ended, and nodes fetch the blobs then."""
+"""For all WarmImages of one event; after this pushes have nearly ended, and nodes fetch the blobs then."""
 
 
 class EarlyHints:
     """Writes what is noted in WarmImages to nodes."""
 
     def __init__(self, context: Context, writes: NodeWrites) -> None:
-        self._context, self._writes = context, writes
+        self._context, self._writes, self._monotonic = context, writes, context.clock.monotonic
 
     async def write(self, warmimages: Iterable[WarmImage]) -> None:
         """Write the blobs of these WarmImages to nodes that do not know them. Nothing fails because of them."""
         now = self._context.clock.utcnow().timestamp()
-        for warmimage in warmimages:
-            blobs, idle = warmimage.early_blobs, warmimage.template.suspend or warmimage.purged
-            if blobs is None or blobs.expires_at <= now or idle:
-                continue
-            # Its own outcome: no event is repeated for it.
-            with Outcomes().item("early-blobs", warmimage=str(warmimage.key)), contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_SECONDS):
-                    await self._write(warmimage, blobs)
+        due = [one for one in warmimages if one.early_blobs is not None and one.early_blobs.lasts(now)]
+        due = [one for one in due if not (one.template.suspend or one.purged)]
+        # Its own outcomes: no event is repeated for it.
+        await Outcomes().each("early-blobs", due, self._write, name=_name, group=_namespace, seconds=_SECONDS)
 
-    async def _write(self, warmimage: WarmImage, blobs: EarlyBlobs) -> None:
-        key, deadline = line_key(warmimage.key), self._context.clock.monotonic() + _SECONDS
+    async def _write(self, warmimage: WarmImage) -> None:
+        key, blobs, deadline = line_key(warmimage.key), warmimage.early_blobs, self._monotonic() + _SECONDS
         held = {have.node: have for have in await self._context.reader.desired(key, not_older_than=FROM_CACHE)}
-        told = await self._told(warmimage, blobs, held) if held else {}
+        told = await self._told(warmimage, blobs, held) if held and blobs else {}
         changes = {
             name: NodeChange(held[name].owner_uid, {}, early={key: early})
             for name, early in sorted(told.items())
@@ -71,6 +65,14 @@ class EarlyHints:
         found = plan(image.name, candidates, size_bytes, rates, warmimage.template.source)
         hints = {each.node.name: found.hint(each.node.name, blobs.expires_at) for each in candidates}
         return early_hints(blobs, image, hints, self._context.early_nodes)
+
+
+def _name(warmimage: WarmImage) -> str:
+    return str(warmimage.key)
+
+
+def _namespace(warmimage: WarmImage) -> str:
+    return warmimage.key.namespace
 
 
 async def _nothing_else(_node: str) -> NodeChange | None:

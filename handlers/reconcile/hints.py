@@ -274,7 +274,7 @@ def without_hints(warmimages: Collection[WarmImage]) -> frozenset[str]:
 
 def _ended_early(changes: Mapping[str, NodeChange], scope: Scope, now: float) -> dict[str, dict[str, None]]:
     """By node the keys of blobs whose push has ended, or did not end in time."""
-    lasting = {line_key(one.key) for one in scope.warmimages if one.early_blobs and one.early_blobs.expires_at > now}
+    lasting = {line_key(one.key) for one in scope.warmimages if one.early_blobs and one.early_blobs.lasts(now)}
     known = {name: have.early for name in changes if (have := scope.desired.get(name)) is not None and have.early}
     return {
         name: dict.fromkeys(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
+from typing import Any
 
 from adapters.kubernetes import paths
 from tests.handlers.test_early_blobs import SOURCES, blob_event, push_blobs
-from tests.handlers.world import HOST, NAMESPACE, World, digest, in_world, status
-from warmhook.early_blobs import EarlyBlobs, early_hints
+from tests.handlers.world import HOST, NAMESPACE, WARMIMAGES, World, digest, in_world, status
+from warmhook.early_blobs import EarlyBlobs, early_hints, encode_early_blobs
 from warmhook.hints import Early, Hint, Peer, early_key, read_early
 from warmhook.images import parse_reference
 from warmhook.node_lines import MAX_BYTES, desired_name, line_key
+from warmhook.ports import Response
 from warmhook.warmimages import ObjectKey, PolicyKey, warmimage_name
 
 MIB = 1024 * 1024
@@ -158,6 +161,42 @@ async def test_blobs_that_expired_are_told_to_nobody(world: World) -> None:
         await world.serve(node)
     await project(world)
     assert await early(world) == {}
+
+
+@in_world(nodes=NODES, sources=SOURCES)
+async def test_blobs_that_no_handler_noted_are_told_to_nobody(world: World) -> None:
+    await pushed_image(world, *NODES)
+    await push_blobs(world, blob_event("c"))
+    (obj,) = (await world.warmimages()).values()
+    for_ever = encode_early_blobs(EarlyBlobs(int(world.now().timestamp()) + 86400, {digest("d"): MIB}))
+    path = f"{WARMIMAGES}/{obj['metadata']['name']}"
+    await world.admin.patch(path, {"metadata": {"annotations": {"warmhook.dev/early-blobs": for_ever}}})
+    await project(world)
+    assert await early(world) == {}
+    await push_blobs(world, blob_event("e"))
+    await project(world)
+    assert [set(told.blobs) for told in (await early(world)).values()] == [{digest("e")}] * len(NODES)
+
+
+@in_world(nodes=NODES, sources=SOURCES)
+async def test_blobs_of_a_push_that_lasts_delay_no_line(world: World) -> None:
+    await pushed_image(world, *NODES)
+    await push_blobs(world, blob_event("c"))
+    await world.add_warmimage("other", f"{HOST}/other:v1")
+    await asyncio.sleep(121)
+    request, before, written = world.transport.request, world.monotonic(), list[float]()
+
+    async def hanging(method: str, path: str, **more: Any) -> Response:
+        if "kind=report" in (more.get("query") or {}).get("labelSelector", ""):
+            await asyncio.sleep(3600)
+        if method == "PATCH" and "warmhook-desired-" in path:
+            written.append(world.monotonic())
+        return await request(method, path, **more)
+
+    world.transport.request = hanging  # type: ignore[method-assign]
+    names = [obj["metadata"]["name"] for obj in (await world.warmimages()).values()]
+    assert (await world.changed("WarmImage", *names)).status_code == 204
+    assert written == [before] * len(NODES)
 
 
 @in_world(nodes=NODES, sources=SOURCES)
