@@ -149,11 +149,12 @@ def status_object(
     if (handled := warmimage.template.requests.refresh) and not warmimage.lifecycle.started:
         # The value that the policy had before the WarmImage existed.
         status["policyRefreshHandled"] = handled
-    digest = line_of(warmimage).digest
+    line = line_of(warmimage)
+    digest = line.digest
     if digest and not counts.moved:
         status["digest"] = digest
     fetched = digest or (warmimage.resolved.digest if warmimage.resolved is not None else "")
-    if (found := sum_up(before, fetched, counts.transfers)) is not None:
+    if (found := sum_up(before, fetched, line.size_bytes, counts.transfers)) is not None:
         status["distribution"] = found
     completed = (goes_on and before.get("completedAt")) or (counts.ready and moment)
     if completed:

@@ -10,6 +10,8 @@ from warmhook.peers import Transfer
 _KIB: Final = 1024
 _LONGEST_SECONDS: Final = 86400
 """A node that claims more does not decide what the slowest one took."""
+_LARGEST_BYTES: Final = 2**40
+"""Of an image whose size no registry has told."""
 _MANY: Final = 5
 """If more than one of so many nodes fell back, the cause is between the nodes and not one of them."""
 
@@ -22,9 +24,12 @@ class Verdict(NamedTuple):
     message: str
 
 
-def sum_up(before: Mapping[str, Any], digest: str, transfers: Collection[Transfer]) -> dict[str, Any] | None:
+def sum_up(
+    before: Mapping[str, Any], digest: str, size_bytes: int, transfers: Collection[Transfer]
+) -> dict[str, Any] | None:
     """`status.distribution` of a status that was `before`, for the image with that digest; `None` if there is none.
 
+    `size_bytes` are those of its layers, 0 if unknown. No node counts for more than twice as much: it may lie.
     Agents report a transfer for an hour after its end, so a figure about one digest never falls. Every field is there:
     a merge patch keeps those that it does not name.
     """
@@ -32,12 +37,13 @@ def sum_up(before: Mapping[str, Any], digest: str, transfers: Collection[Transfe
     earlier = known if known.get("digest") == digest else {}
     if not digest or not (earlier or transfers):
         return None
+    most = 2 * (size_bytes or _LARGEST_BYTES)
     found = {
         "nodes": len(transfers),
         "seeds": sum(each.registry_kib > 0 and not each.fallbacks for each in transfers),
         "fallbacks": sum(each.fallbacks > 0 for each in transfers),
-        "bytesFromPeers": _KIB * sum(each.peer_kib for each in transfers),
-        "bytesFromRegistry": _KIB * sum(each.registry_kib for each in transfers),
+        "bytesFromPeers": sum(min(_KIB * each.peer_kib, most) for each in transfers),
+        "bytesFromRegistry": sum(min(_KIB * each.registry_kib, most) for each in transfers),
         "slowestTransferSeconds": _slowest(each.transfer_ms for each in transfers),
         "slowestUnpackSeconds": _slowest(each.unpack_ms for each in transfers),
     }

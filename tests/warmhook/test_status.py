@@ -17,6 +17,7 @@ from warmhook.node_report import REACHABLE_FOR, LineState, Report
 from warmhook.peers import Transfer
 from warmhook.placement import Node
 from warmhook.status import FAILURES_MAX, Counts, Failure, count, find_condition, invalid_status, status_object
+from warmhook.transfers import sum_up
 from warmhook.transitions import transitions
 from warmhook.warmimages import ObjectKey, WarmImage
 
@@ -240,6 +241,12 @@ def test_whatever_nodes_say_the_figures_fit_the_schema(transfers: list[Transfer]
     WarmImageStatus.model_validate(found)
     assert all(value < 2**63 for value in found.get("distribution", {}).values() if isinstance(value, int))
     assert found.get("distribution", {}).get("slowestTransferSeconds", 0) <= 86400
+
+
+def test_a_node_that_lies_counts_for_two_images_at_most() -> None:
+    honest, lie = from_peers(1024), from_peers(10**12 - 1, registry_kib=10**12 - 1)
+    found = sum_up({}, "sha256:" + "a" * 64, 1024 * 1024, [honest, lie]) or {}
+    assert (found["bytesFromPeers"], found["bytesFromRegistry"]) == (3 * 1024 * 1024, 2 * 1024 * 1024)
 
 
 # --- events ----------------------------------------------------------------------------------------------------------
