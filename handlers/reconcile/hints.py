@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import Final
 
 from adapters.kubernetes.errors import KubernetesError
@@ -119,8 +120,7 @@ class Hints:
             {name: ended_hints(scope.desired.get(name), {*off, *changing[name]}, now) for name in changes},
             {name: _room(change, scope.desired.get(name), now) for name, change in changes.items()},
         )
-        # Where it saves most, in case there are more images than can be planned.
-        due = sorted(_due(changing, scope, now), key=lambda each: -len(each.wanted.nodes) * each.line.size_bytes)
+        due = _in_turns(_due(changing, scope, now))
         try:
             if due:
                 await self._plan(due, scope, given)
@@ -186,6 +186,11 @@ class _Due:
     """Of the image, if the line does not have it."""
     wanted: Wanted
 
+    @property
+    def bytes(self) -> int:
+        """What nodes get; 0 if no registry has told the size."""
+        return len(self.wanted.nodes) * self.line.size_bytes
+
 
 @dataclass(frozen=True, slots=True)
 class _Fleet:
@@ -237,6 +242,15 @@ def _due(changing: Mapping[str, Mapping[str, Line | None]], scope: Scope, now: f
         if getting and (line.digest or digest):
             under_way = _under_way(line, scope, now) - getting
             yield _Due(warmimage, line, digest, Wanted(line.version, frozenset(getting), under_way))
+
+
+def _in_turns(due: Iterable[_Due]) -> list[_Due]:
+    """Namespaces take turns, each with the image whose hints save most, in case there are more than can be planned."""
+    by_namespace: defaultdict[str, list[_Due]] = defaultdict(list)
+    for each in sorted(due, key=lambda each: -each.bytes):
+        by_namespace[each.line.warmimage.namespace].append(each)
+    turns = zip_longest(*by_namespace.values())
+    return [each for turn in turns for each in turn if each is not None]
 
 
 def _under_way(line: Line, scope: Scope, now: float) -> frozenset[str]:
