@@ -275,10 +275,15 @@ def _lines(have: DesiredConfigMap | None) -> Mapping[str, str]:
 
 
 def _room(change: NodeChange, have: DesiredConfigMap | None, now: float) -> int:
-    """How many hints a node has room for beside its lines and hints, about."""
+    """How many hints a node has room for beside its lines and hints, about.
+
+    At least half of what its lines leave: or else the hints of one namespace would keep those of all others away until
+    they expire. If they do not fit after all, `surplus_hints` shares the room.
+    """
     lines = len({*_lines(have), *change.lines})
     kept = sum(expires_at > now for expires_at in have.hints.values()) if have is not None else 0
-    return (MAX_BYTES - _LINE_BYTES * lines) // _HINT_BYTES - kept
+    room = (MAX_BYTES - _LINE_BYTES * lines) // _HINT_BYTES
+    return max(room - kept, room // 2)
 
 
 def without_hints(warmimages: Collection[WarmImage]) -> frozenset[str]:

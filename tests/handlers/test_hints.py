@@ -491,17 +491,35 @@ async def test_more_hints_than_have_room_cost_no_second_write_and_keep_no_line_f
         assert agree(await world.hints(name))
 
 
-@in_world(nodes="abc")
-async def test_a_namespace_with_many_images_takes_no_hints_of_others(world: World) -> None:
-    await world.serve(*"abc")
+async def want_many(world: World) -> None:
+    """More images of another namespace than hints have room."""
     await world.add_namespace("loud")
     for number in range(100):
         image, name = f"{HOST}/loud/app:{number}", f"loud-{number:03}"
         await world.add_warmimage(name, image, namespace="loud", digest=DIGEST, source=PEERS)
+
+
+@in_world(nodes="abc")
+async def test_a_namespace_with_many_images_takes_no_hints_of_others(world: World) -> None:
+    await world.serve(*"abc")
+    await want_many(world)
     await want(world)
     await world.sync()
     assert {node: len(lines) for node, lines in (await world.lines()).items()} == dict.fromkeys("abc", 101)
     assert set(await world.hints("x")) == set("abc")
+
+
+@in_world(nodes="abc")
+async def test_a_namespace_whose_hints_take_all_room_keeps_none_from_the_next_push_of_another(world: World) -> None:
+    await world.serve(*"abc")
+    await want_many(world)
+    await want(world, source={"mode": "registry"})
+    await world.sync()
+    await asyncio.sleep(60)
+    world.requests.clear()
+    await change(world, digest=digest("b"), source=PEERS)
+    assert set(await world.hints("x")) == set("abc")
+    assert sorted(ours(world)) == [("PATCH", configmap(node)) for node in "abc"]
 
 
 # --- refreshes --------------------------------------------------------------------------------------------------------
