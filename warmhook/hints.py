@@ -18,14 +18,14 @@ PARENTS_MAX: Final = 8
 CHILDREN_MAX: Final = 64
 BLOBS_MAX: Final = 64
 """Blobs that a node fetches before their manifest."""
-BYTES_MAX: Final = 16 * 1024
-"""Bytes of an encoded hint."""
+BYTES_MAX: Final = 40 * 1024
+"""Bytes of an encoded hint: more than one with all peers and blobs that are allowed, with the longest names."""
 KEY_PATTERN: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 """A key as hints and reports name it: SHA-256 over the SubjectPublicKeyInfo, in base64url without padding."""
 
 _HINT: Final = ".hint"
 _EARLY: Final = ".early"
-_NODE_MAX: Final = 253
+NODE_MAX: Final = 253
 _ADDRESS_MAX: Final = 60
 _WAIT_MAX: Final = 7200
 _TIME_MAX: Final = 2**40
@@ -196,7 +196,7 @@ def _rows(fields: Mapping[str, Any], name: str, width: int, limit: int) -> list[
     for row in rows:
         if not isinstance(row, list) or len(row) != width or not all(isinstance(part, str) for part in row):
             raise NotAHint(f"{name} must have lists of {width} texts")
-        sizes = len(row[0]) <= _NODE_MAX and (width == 2 or 0 < len(row[1]) <= _ADDRESS_MAX)
+        sizes = len(row[0]) <= NODE_MAX and (width == 2 or 0 < len(row[1]) <= _ADDRESS_MAX)
         if not row[0] or not sizes or not KEY_PATTERN.fullmatch(row[-1]):
             raise NotAHint(f"{name} has a node, an address or a key that is none")
     return rows

@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from adapters.kubernetes.spec import InvalidObject
 from adapters.kubernetes.warmimage import read_warmimage
@@ -18,6 +18,9 @@ from warmhook.node_lines import Line, desired_node, versions
 from warmhook.policies import Policy
 from warmhook.ports import Object
 from warmhook.warmimages import ObjectKey, PolicyKey, WarmImage, policy_label, repository_label
+
+_DIGITS_MAX: Final = 12
+"""Of a time in Unix seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,4 +177,5 @@ def _moments(annotations: Mapping[str, str], prefix: str) -> dict[str, int]:
 
 def _moment(text: str) -> int:
     """Unix seconds; what is no number is long over."""
-    return int(text) if text.isascii() and text.isdigit() else 0
+    # The length as well: Python refuses to read an integer of thousands of digits.
+    return int(text) if len(text) <= _DIGITS_MAX and text.isascii() and text.isdigit() else 0

@@ -282,6 +282,20 @@ async def test_an_expired_hint_goes_with_the_next_write_of_its_node_and_costs_no
     assert set(await world.hints("x")) == set(NODES) - {"a"}
 
 
+@in_world(nodes=NODES)
+async def test_no_time_of_a_hint_keeps_lines_from_nodes(world: World) -> None:
+    await world.serve(*NODES)
+    await want(world)
+    await project(world, "x")
+    for node, time in zip(NODES, ("9" * 5000, "soon", "", "-1"), strict=False):
+        annotations = {f"hint.warmhook.dev/{KEY}": time}
+        await world.admin.patch(configmap(node), {"metadata": {"annotations": annotations}})
+    await want(world, "y")
+    assert await project(world, "x", "y") == 204
+    assert {node: len(lines) for node, lines in (await world.lines()).items()} == dict.fromkeys(NODES, 2)
+    assert set(await world.hints("y")) == set(NODES)
+
+
 # --- projections that take several rounds -----------------------------------------------------------------------------
 
 

@@ -8,7 +8,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmhook.hints import Child, Early, Hint, NotAHint, Peer, encode_early, encode_hint, read_early, read_hint
+from warmhook.early_blobs import BYTES_MAX as BLOB_BYTES_MAX
+from warmhook.hints import (
+    BLOBS_MAX,
+    CHILDREN_MAX,
+    NODE_MAX,
+    PARENTS_MAX,
+    Child,
+    Early,
+    Hint,
+    NotAHint,
+    Peer,
+    encode_early,
+    encode_hint,
+    read_early,
+    read_hint,
+)
 
 KEY = "k" * 43
 DIGEST = "sha256:" + "a" * 64
@@ -31,6 +46,17 @@ def test_a_hint_is_read_as_it_was_written(hint: Hint) -> None:
 
 @given(st.builds(Early, st.integers(0, 2**40), st.just("ghcr.io"), st.just("a/b"), st.just({DIGEST: 7}), **trees))
 def test_early_blobs_are_read_as_they_were_written(early: Early) -> None:
+    assert read_early(encode_early(early)) == early
+
+
+def test_the_largest_hints_are_read() -> None:
+    name, address = "n" * NODE_MAX, f"[{'abcd:' * 7}abcd]:65535"
+    parents = (Peer(name, address, KEY),) * PARENTS_MAX
+    children = (Child(name, KEY),) * CHILDREN_MAX
+    blobs = {f"sha512:{number:0128x}": BLOB_BYTES_MAX // BLOBS_MAX for number in range(BLOBS_MAX)}
+    hint = Hint(2**40, DIGEST, parents, children, 5000, 7200)
+    assert read_hint(encode_hint(hint)) == hint
+    early = Early(2**40, "h" * 259, "r" * 255, blobs, parents, children, 5000)
     assert read_early(encode_early(early)) == early
 
 
@@ -58,7 +84,7 @@ def test_what_is_no_hint_is_refused(fields: object) -> None:
         read_hint(json.dumps(fields))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"e":1,"d":"' + "x" * 20_000 + '"}'])
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"e":1,"d":"' + "x" * 50_000 + '"}'])
 def test_no_text_harms_the_reader(text: str) -> None:
     with pytest.raises(NotAHint):
         read_hint(text)
