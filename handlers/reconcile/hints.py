@@ -145,7 +145,7 @@ class Hints:
         until, now = clock.monotonic() + _SECONDS, clock.utcnow()
         reports = await reader.peers()
         serving = {name: one for name, one in reports.items() if one.peer is not None and one.reachable(now)}
-        fleet = _Fleet(scope.nodes, serving, now.timestamp())
+        fleet = _Fleet(scope.nodes, reports, serving, now.timestamp())
         sources = await find_sources([each.wanted for each in due], scope.nodes, serving, reader)
         for one in due:
             nodes, key = frozenset(name for name in one.wanted.nodes if given.room[name] > 0), one.line.key
@@ -198,6 +198,7 @@ class _Fleet:
 
     nodes: Mapping[str, Node]
     """By name; at least those that get a line."""
+    reports: Mapping[str, Report]
     serving: Mapping[str, Report]
     """The reports of nodes that serve images."""
     now: float
@@ -211,8 +212,9 @@ class _Fleet:
 
     def _candidate(self, node: Node, version: str = "") -> Candidate:
         """A node that gets an image, or may have it: then `version` is that of the line."""
-        report = self.serving.get(node.name)
-        return Candidate(node) if report is None else Candidate(node, report.peer, version in report.warm)
+        report, serving = self.reports.get(node.name), self.serving.get(node.name)
+        warm = report is not None and version in report.warm
+        return Candidate(node, None if serving is None else serving.peer, warm)
 
 
 def _changing(change: NodeChange, have: DesiredConfigMap | None) -> dict[str, Line | None]:

@@ -453,6 +453,24 @@ async def test_a_parent_whose_configmap_is_gone_keeps_no_node_from_joining(world
     assert "z" in await world.lines()
 
 
+@in_world(nodes=NODES, registry_rate=10_000_000)
+async def test_a_node_that_joins_waits_for_none_that_has_the_image(world: World) -> None:
+    for node in NODES:
+        await world.report(node)
+    await want(world)
+    await project(world, "x")
+    assert {hint.wait_seconds for hint in (await world.hints("x")).values()} != {0}
+    for node in NODES:
+        held = versions((await world.desired(node) or {})["metadata"]["labels"])
+        await world.report(node, {key: LineReport(version, "warm") for key, version in held.items()})
+    await asyncio.sleep(121)
+    await world.add_nodes("r")
+    await world.report("r")
+    await project(world, "x")
+    assert "r" in await world.lines()
+    assert "r" not in await world.hints("x")
+
+
 @in_world(nodes=MANY)
 async def test_many_nodes_that_join_during_the_life_of_a_hint_get_parents_that_know_them(world: World) -> None:
     await world.serve(*MANY)
