@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from adapters.kubernetes.errors import KubernetesError, Unavailable
 from adapters.logs import get_logger
@@ -28,10 +28,12 @@ _log = get_logger()
 _PAUSE_SECONDS: Final = 0.5
 """Between two writes of one repository: each rewrites the ConfigMaps of several nodes."""
 _SECONDS: Final = 3.0
-"""For the read and the writes of one round."""
+"""For the read of one round, and for each write."""
 _ROUNDS: Final = 4
 _REPOSITORIES_MAX: Final = 64
 """Whose blobs wait at a time; they are in the URL of one request."""
+
+_Result: TypeAlias = Literal["noted", "skipped", "dropped"]
 
 
 class EarlyBlobNotes:
@@ -44,7 +46,7 @@ class EarlyBlobNotes:
         """By repository and digest."""
         self._tasks: set[asyncio.Task[None]] = set()
         sleep = context.clock.sleep
-        seconds = _SECONDS + 2 * _PAUSE_SECONDS
+        seconds = 2 * (_SECONDS + _PAUSE_SECONDS)
         self._rounds = Coalescer("repositories", self._note, at_once=_ROUNDS, seconds=seconds, sleep=sleep)
 
     def add(self, pushed: Iterable[BlobPushed]) -> None:
@@ -76,37 +78,50 @@ class EarlyBlobNotes:
         pending = {repository: self._pending.pop(repository) for repository in repositories}
         try:
             async with asyncio.timeout(_SECONDS):
-                await self._write(pending)
+                last = await self._last_pushes(pending)
         except (KubernetesError, TimeoutError) as error:
-            problem = str(error) or f"no answer within {_SECONDS:g} seconds"
-            _log.warning("early-blobs-dropped", repositories=sorted(map(str, pending))[:10], problem=problem)
+            _log.warning("early-blobs-dropped", repositories=sorted(map(str, pending))[:10], problem=_text(error))
             self._count("dropped", sum(map(len, pending.values())))
+        else:
+            await self._write(pending, last)
         await self._context.clock.sleep(_PAUSE_SECONDS)
         return {}
 
-    async def _write(self, pending: Mapping[Reference, Mapping[str, BlobPushed]]) -> None:
-        labels = set(map(repository_label, pending))
+    async def _last_pushes(self, repositories: Collection[Reference]) -> list[WarmImage]:
+        labels = set(map(repository_label, repositories))
         found = await self._context.reader.warmimages_of_repositories("", labels, not_older_than=FROM_CACHE)
-        last = [(one, repository) for one in last_pushes(found) if (repository := _repository(one)) in pending]
-        written = await asyncio.gather(
-            *(self._write_one(one, pending[repository]) for one, repository in last), return_exceptions=True
-        )
-        noted = {repository for (_, repository), wrote in zip(last, written, strict=True) if wrote is True}
-        for repository, blobs in pending.items():
-            self._count("noted" if repository in noted else "skipped", len(blobs))
-        for problem in written:
-            if isinstance(problem, BaseException):
-                raise problem
+        return [one for one in last_pushes(found) if _repository(one) in repositories]
 
-    async def _write_one(self, warmimage: WarmImage, pushed: Mapping[str, BlobPushed]) -> bool:
-        """Whether the WarmImage has more blobs than before."""
+    async def _write(
+        self, pending: Mapping[Reference, Mapping[str, BlobPushed]], warmimages: Collection[WarmImage]
+    ) -> None:
+        """Note them in all of these, whatever becomes of one: each may be in another namespace."""
+        results = await asyncio.gather(*(self._write_one(one, pending[_repository(one)]) for one in warmimages))
+        of = {repository: set[_Result]() for repository in pending}
+        for one, result in zip(warmimages, results, strict=True):
+            of[_repository(one)].add(result)
+        for repository, blobs in pending.items():
+            result = "noted" if "noted" in of[repository] else "dropped" if "dropped" in of[repository] else "skipped"
+            self._count(result, len(blobs))
+
+    async def _write_one(self, warmimage: WarmImage, pushed: Mapping[str, BlobPushed]) -> _Result:
         if warmimage.template.suspend or warmimage.purged or warmimage.complete:
-            return False
+            return "skipped"
         sizes = {digest: one.size_bytes for digest, one in pushed.items() if not _has_ended(one, warmimage)}
         early = with_blobs(warmimage.early_blobs, sizes, self._context.clock.utcnow().timestamp())
-        if early is not None:
-            await self._context.writer.patch_early_blobs(warmimage.key, early)
-        return early is not None
+        if early is None:
+            return "skipped"
+        try:
+            async with asyncio.timeout(_SECONDS):
+                await self._context.writer.patch_early_blobs(warmimage.key, early)
+        except (KubernetesError, TimeoutError) as error:
+            _log.warning("early-blobs-dropped", warmimage=str(warmimage.key), problem=_text(error))
+            return "dropped"
+        return "noted"
+
+
+def _text(error: Exception) -> str:
+    return str(error) or f"no answer within {_SECONDS:g} seconds"
 
 
 def _has_ended(pushed: BlobPushed, warmimage: WarmImage) -> bool:

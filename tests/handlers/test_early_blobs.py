@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from adapters.kubernetes import paths
-from tests.handlers.world import HOST, World, digest, in_world, status
+from tests.handlers.world import HOST, WARMIMAGES, World, digest, in_world, status
 from warmhook.early_blobs import EARLY_SECONDS, EarlyBlobs, read_early_blobs
 from warmhook.ports import Object
 from warmhook.warmimages import ObjectKey
@@ -163,6 +163,25 @@ async def test_a_refused_write_is_dropped_and_the_delivery_is_accepted(world: Wo
     await world.push()
     world.answer(status(403), "PATCH", "warmimages")
     assert await push_blobs(world, blob_event("c")) == 202
+    assert world.metric("warmhook_early_blobs_total", result="dropped") == 1
+
+
+@in_world(policy=True, sources=SOURCES)
+async def test_an_image_that_cannot_be_written_keeps_no_blob_from_another(world: World) -> None:
+    await world.push()
+    await world.push(repository="shop/other")
+    (path,) = {
+        f"{WARMIMAGES}/{obj['metadata']['name']}"
+        for image, obj in (await world.warmimages()).items()
+        if "shop/other" in image
+    }
+    world.answer(None, "PATCH", path, after=60)
+    # These take the first rounds, so that the others share one.
+    first = [blob_event("c", repository=f"shop/none{number}") for number in range(8)]
+    await push_blobs(world, *first, blob_event("c"), blob_event("d", repository="shop/other"))
+    await asyncio.sleep(10)
+    assert (await noted(world) or EarlyBlobs(0)).sizes == {digest("c"): 5 * MIB}
+    assert world.metric("warmhook_early_blobs_total", result="noted") == 1
     assert world.metric("warmhook_early_blobs_total", result="dropped") == 1
 
 
