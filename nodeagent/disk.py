@@ -43,20 +43,27 @@ class DiskState:
         self._space: Space | None = None
         self._downloaded: Mapping[str, int] = {}
         """By image, what running pulls had downloaded when the space was measured."""
+        self._filled_bytes = 0
+        """Written since the space was measured, beside pulls."""
         self.learned = Learned()
         self.low = False
         """Whether the free share is below the minimum."""
 
     def measured(self, space: Space | None, running: Mapping[str, Running]) -> None:
         """The space of the disk, `None` if it is unknown, and the pulls that run meanwhile."""
-        self._space = space
+        self._space, self._filled_bytes = space, 0
         self._downloaded = {image: active.downloaded_bytes for image, active in running.items()}
         self.low = is_low(space.free_percent if space else None, self._min_free_percent, was_low=self.low)
+
+    def filled(self, size_bytes: int) -> None:
+        """So many bytes were written beside pulls."""
+        self._filled_bytes += size_bytes
 
     def room(self, running: Iterable[Running]) -> Room:
         """The room beside the running pulls."""
         then = [replace(each, downloaded_bytes=self._downloaded.get(each.pull.image, 0)) for each in running]
-        return room(self._space, self._min_free_percent, self.learned.factor, then)
+        space = self._space and replace(self._space, free_bytes=self._space.free_bytes - self._filled_bytes)
+        return room(space, self._min_free_percent, self.learned.factor, then)
 
     def lost_images(self) -> None:
         """Another program removed images to free space, or a pull found the disk full."""

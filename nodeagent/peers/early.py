@@ -213,6 +213,7 @@ class EarlyFetches:
             self._log.exception("early-blob-crashed", image=push.image.name)
             return
         finally:
+            self._state.disk.filled(fetched.peer_bytes + fetched.registry_bytes)
             self._context.metrics.fetched("peers", fetched.peer_bytes)
             self._context.metrics.fetched("registry", fetched.registry_bytes)
         if not problem and (key, digest) in self._not_before:

@@ -244,6 +244,18 @@ async def test_the_disk_keeps_its_free_share(b: Bench, free: float, tmp_path: Pa
         assert node.fetching.begun == []
 
 
+@on_node
+async def test_blobs_that_came_since_the_disk_was_measured_count(b: Bench, tmp_path: Path) -> None:
+    b.free_percent, b.disk_bytes = lambda: 30, 100 * MIB
+    async with one_node(b, tmp_path) as node:
+        node.state.disk.measured(b.space(), {})
+        node.expect({blob(number): 2 * MIB for number in range(8)})
+        await asyncio.sleep(200)
+        assert len(node.fetching.ended) == 2
+        node.state.disk.measured(b.space(), {})
+        await until(lambda: len(node.fetching.ended) == 4)
+
+
 @pytest.mark.parametrize(
     "changed",
     [
