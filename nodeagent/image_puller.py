@@ -190,7 +190,11 @@ class ImagePuller:
         Those of one namespace do not keep the others from being tried, whatever their failure is.
         """
         began, last = self._clock.monotonic(), None
-        progressed = partial(self._state.pull_progressed, pull.image)
+        fetched_bytes = self._state.running[pull.image].downloaded_bytes
+
+        def progressed(downloaded_bytes: int) -> None:
+            self._state.pull_progressed(pull.image, fetched_bytes + downloaded_bytes)
+
         for credentials in (*found, None):
             if credentials is None and last is not None and last.reason not in REFUSALS:
                 break

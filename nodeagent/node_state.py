@@ -195,8 +195,10 @@ class NodeState:
         if self._images.listed is None or not self._current or self.disk.low or self.disk.seconds_until_start() > 0:
             return Schedule([], [])
         room = self.disk.room(self.running.values()).image_bytes
-        held = self._registries.held(self._outstanding(), self._attempts, self.running)
-        lines = [wanted for wanted in self._pullable() if wanted.line.image not in held]
+        pullable = self._pullable()
+        outstanding = [wanted for wanted in pullable if wanted.version not in self._settled]
+        held = self._registries.held(outstanding, self._attempts, self.running)
+        lines = [wanted for wanted in pullable if wanted.line.image not in held]
         plan = schedule(lines, self._settled, self._attempts, self.running, now, parallel, self._served, room)
         if self.disk.on_probation:
             plan = Schedule(plan.start[:1], [])
@@ -308,12 +310,13 @@ class NodeState:
         self._postponed.add(image)
 
     def resume(self, pull: ImagePull, parallel: int) -> bool:
-        """Take a slot again, if the image still has room on the disk; no more than twice `parallel` pulls then run."""
-        room = self.disk.room(self.running.values()).image_bytes
-        if self.disk.low or pull.size_bytes > room or len(self.running) >= 2 * parallel:
+        """Take a slot again, if a pull of the image may start; no more than twice `parallel` pulls then run."""
+        now, fits = self._clock.monotonic(), pull.size_bytes <= self.disk.room(self.running.values()).image_bytes
+        if not fits or self.disk.blocked() or self.removals.blocks(pull.image) or len(self.running) >= 2 * parallel:
             return False
         self._postponed.discard(pull.image)
-        self.running[pull.image] = Running(pull, self._clock.monotonic())
+        self.running[pull.image] = Running(pull, now)
+        self.removals.pulls_began((pull.image,), now)
         return True
 
     def outstanding_versions(self, pull: ImagePull) -> list[str]:
@@ -389,9 +392,6 @@ class NodeState:
             message = f"{limited}: {reported.message}" if reported.message else limited
             return replace(reported, reason="RateLimited", message=clean_message(message))
         return reported
-
-    def _outstanding(self) -> list[DesiredLine]:
-        return [wanted for wanted in self._pullable() if wanted.version not in self._settled]
 
     def _outstanding_lines(self) -> Iterable[DesiredLine]:
         return (
