@@ -105,15 +105,17 @@ class Fetches:
 
         `None`: there is no slot now, and the next call goes on.
         """
-        if (late := self._late.pop(pull.image, None)) is not None:
+        late = self._late.pop(pull.image, None)
+        if late is not None and late.found is not None and not self._hints.is_superseded(late.found):
             return late
         found = self._hints.of_image(pull.image)
         if found is None or not _is_useful(found) or self._failed.get(pull.image) == found.hint:
             return Preparation(found)
-        run = _Run(self._results.account(pull, versions), slot, waits=bool(found.hint.parents))
+        account = self._results.account(pull, versions)
+        run = _Run(account, slot, lambda: self._hints.is_superseded(found), waits=bool(found.hint.parents))
         try:
             fetched = await self._run(run, found, pull, credentials)
-        except _NoSlot:
+        except _Ended:
             return None
         except asyncio.CancelledError:
             # It gave way to others, or is not wanted. Next time the runtime pulls, which keeps parts of layers.
@@ -145,7 +147,7 @@ class Fetches:
             self._peers.pulled(prepared.found)
 
     async def _run(self, run: _Run, found: LineHint, pull: ImagePull, credentials: tuple[Credentials, ...]) -> Fetched:
-        """What came, whatever went wrong. Raises `_NoSlot`."""
+        """What came, whatever went wrong. Raises `_Ended`."""
         try:
             async with asyncio.timeout(LONGEST_TIMEOUT_SECONDS):
                 return await run.follow(self._peers.fetch(found, credentials, run.progressed), pull.timeout_seconds)
@@ -154,7 +156,7 @@ class Fetches:
         except (NotContainerd, RuntimeUnreachable, PullFailed) as error:
             # The pull finds the same, and says it.
             why = clean_message(str(error))
-        except _NoSlot:
+        except _Ended:
             raise
         except Exception as error:
             self._log.exception("transfer-crashed", image=pull.image)
@@ -168,16 +170,16 @@ def _is_useful(found: LineHint) -> bool:
     return bool(found.digest and (found.hint.parents or found.hint.children))
 
 
-class _NoSlot(Exception):
-    """Bytes came, and there was no slot."""
+class _Ended(Exception):
+    """Bytes came and there was no slot, or no line wants this image any more: it is started again in its turn."""
 
 
 class _Run:
     """One fetch, with or without a slot."""
 
-    def __init__(self, account: Account, slot: Slot, *, waits: bool) -> None:
+    def __init__(self, account: Account, slot: Slot, is_superseded: Callable[[], bool], *, waits: bool) -> None:
         """`waits`: the first byte may take long."""
-        self._account, self._slot, self._waits = account, slot, waits
+        self._account, self._slot, self._is_superseded, self._waits = account, slot, is_superseded, waits
         self.has_slot = True
         self.fetched = Fetched()
         """So far."""
@@ -189,12 +191,14 @@ class _Run:
         self._moved.set()
 
     async def follow(self, work: Coroutine[Any, Any, Fetched], limit_seconds: float) -> Fetched:
-        """The result of `work`. Raises `TimeoutError` after so long without a byte, and `_NoSlot`."""
+        """The result of `work`. Raises `TimeoutError` after so long without a byte, and `_Ended`."""
         loop, task = asyncio.get_running_loop(), asyncio.create_task(work, name="fetch")
         moved_at, before = loop.time(), 0
         try:
             while not task.done():
                 await self._step(task)
+                if self._is_superseded():
+                    raise _Ended
                 if self._bytes > before:
                     moved_at, before = loop.time(), self._bytes
                     self._slot.progressed(before)
@@ -225,4 +229,4 @@ class _Run:
         if self._moved.is_set():
             self.has_slot = self._slot.take()
             if not self.has_slot:
-                raise _NoSlot
+                raise _Ended

@@ -37,12 +37,15 @@ class Hints:
         self._by_image: Mapping[str, list[LineHint]] = {}
         """In the order of line keys."""
         self._malformed: Mapping[str, str] = {}
+        self._pushes: set[tuple[str, str, str]] = set()
+        """Image, digest and time of the push of every line."""
 
     def select(self, data: Mapping[str, str], lines: Mapping[str, DesiredLine]) -> Mapping[str, str]:
         """Take the hints of these lines from the data of the ConfigMap.
 
         Returns why hints cannot be used, by their key, only of those that were not malformed in the same way before.
         """
+        self._pushes = {_push(wanted.line) for wanted in lines.values()}
         hints: dict[str, LineHint] = {}
         malformed: dict[str, str] = {}
         for key, wanted in sorted(lines.items()):
@@ -71,6 +74,10 @@ class Hints:
         """The hints of all lines of the image, in the order of their keys."""
         return [found for found in self._by_image.get(image, []) if self._valid(found)]
 
+    def is_superseded(self, found: LineHint) -> bool:
+        """Whether no line wants what the hint was for: its tag was pushed again."""
+        return _push(found.line) not in self._pushes
+
     def later(self, lines: Iterable[DesiredLine]) -> dict[str, float]:
         """The images whose turn at the registry comes later by the hints of all of these lines, and when.
 
@@ -92,6 +99,10 @@ class Hints:
 
     def _valid(self, found: LineHint) -> bool:
         return found.hint.expires_at > self._clock.utcnow().timestamp()
+
+
+def _push(line: Line) -> tuple[str, str, str]:
+    return line.image, line.digest, line.pushed_at
 
 
 def _bound(line: Line, hint: Hint) -> LineHint:

@@ -16,7 +16,7 @@ from tests.support.runtime import digest_of
 from warmhook.hints import Child, Hint, Peer
 from warmhook.node_lines import Line
 from warmhook.peers import Transfer
-from warmhook.ports import Credentials, NotContainerd, PullFailed, RuntimeUnreachable
+from warmhook.ports import Credentials, Download, NotContainerd, PullFailed, RuntimeUnreachable
 from warmhook.warmimages import Pull
 
 KEY = "k" * 43
@@ -32,6 +32,8 @@ class FakeTransfer:
     """Fetches in so many seconds, a part each second; waits for its parents before."""
 
     waits_seconds: float = 0.0
+    released: asyncio.Event | None = None
+    """Before it is set, nothing comes."""
     seconds: int = 4
     fetched: Fetched = field(default_factory=lambda: Fetched(40 * MIB, parents={"node-2"}, seconds=4.0))
     """What has come in the end."""
@@ -40,7 +42,8 @@ class FakeTransfer:
     """Every transfer that began, in order."""
     cancelled: list[str] = field(default_factory=list)
     credentials: list[tuple[Credentials, ...]] = field(default_factory=list)
-
+    digests: list[str] = field(default_factory=list)
+    """What each transfer was to fetch."""
     kept: list[str] = field(default_factory=list)
     pulled_images: list[str] = field(default_factory=list)
 
@@ -55,7 +58,10 @@ class FakeTransfer:
     ) -> Fetched:
         self.images.append(found.line.image)
         self.credentials.append(credentials)
+        self.digests.append(found.digest)
         try:
+            if self.released is not None:
+                await self.released.wait()
             await asyncio.sleep(self.waits_seconds)
             for second in range(self.seconds):
                 progressed(replace(self.fetched, peer_bytes=self.fetched.peer_bytes * (second + 1) // self.seconds))
@@ -256,6 +262,83 @@ async def test_a_changed_hint_does_not_restart_a_running_transfer(b: Bench) -> N
         await b.hint(line, replace(CHILD_OF, children=(Child("node-9", KEY),)))
         assert await warm(b, line) < 35
     assert fake.images == [WEB]
+
+
+@on_node
+async def test_a_transfer_ends_when_its_tag_is_pushed_again_and_the_new_image_comes_from_other_nodes_too(
+    b: Bench,
+) -> None:
+    b.peers = fake = FakeTransfer(seconds=300)
+    first = a_push(b)
+    await b.hint(first, CHILD_OF)
+    async with b.agent():
+        await until(lambda: fake.images == [WEB])
+        await asyncio.sleep(5)
+        second, fake.seconds = a_push(b, content="second"), 4
+        await b.hint(second, CHILD_OF)
+        assert await warm(b, second) < 15
+    assert fake.digests == [first.digest, second.digest]
+    assert (fake.cancelled, b.runtime.pulls) == ([WEB], [WEB])
+
+
+@on_node
+async def test_a_transfer_goes_on_while_one_of_its_lines_wants_it(b: Bench) -> None:
+    b.peers = fake = FakeTransfer(seconds=30)
+    first = a_push(b)
+    other = replace(first, warmimage=replace(first.warmimage, name="other"))
+    await b.hint(first, CHILD_OF)
+    await b.want(other)
+    async with b.agent():
+        await until(lambda: fake.images == [WEB])
+        await b.want(replace(first, digest=digest_of("second")))
+        assert await warm(b, other) < 40
+        assert fake.cancelled == []
+    assert fake.digests[0] == first.digest
+
+
+@on_node
+async def test_a_transfer_that_waited_begins_no_pull_while_an_image_of_its_repository_is_removed(b: Bench) -> None:
+    released = asyncio.Event()
+    b.peers, b.runtime.remove_seconds = (fake := FakeTransfer(released=released, seconds=1)), 100
+    old, new = replace(a_push(b), on_removal="Delete"), a_push(b, "registry.example.com/shop/web:2", "second")
+    await b.want(old)
+    async with b.agent():
+        await warm(b, old)
+        await b.hint(new, CHILD_OF)
+        await until(lambda: fake.images == [new.image])
+        await b.want(without=(old,))
+        await until(lambda: b.runtime.removals != [], seconds=300)
+        released.set()
+        await until(lambda: b.events("removal") != [], seconds=150)
+        assert b.runtime.pulls == [old.image]
+        await warm(b, new)
+
+
+@on_node
+async def test_a_transfer_that_waited_begins_no_pull_on_a_node_that_lost_images_for_want_of_space(b: Bench) -> None:
+    b.peers = FakeTransfer(waits_seconds=30, seconds=1)
+    line = a_push(b)
+    await b.hint(line, replace(CHILD_OF, expires_at=CHILD_OF.expires_at + 7200))
+    async with b.agent() as agent:
+        await asyncio.sleep(10)
+        for _ in range(3):
+            agent._state.disk.lost_images()
+        await asyncio.sleep(3500)
+        assert b.runtime.pulls == []
+        await warm(b, line, seconds=300)
+
+
+@on_node
+async def test_what_other_nodes_gave_counts_as_downloaded_while_the_runtime_pulls_the_rest(b: Bench) -> None:
+    b.peers, b.containerd.absent = FakeTransfer(fetched=Fetched(40 * MIB, left="some layers have no source")), False
+    b.runtime.hanging.add(WEB)
+    line = a_push(b)
+    await b.hint(line, CHILD_OF)
+    async with b.agent() as agent:
+        await until(lambda: b.runtime.pulls == [WEB])
+        b.containerd.downloading[WEB] = [Download("sha256:0", 2 * MIB, 5 * MIB)]
+        await asyncio.sleep(30)
+        assert agent._state.running[WEB].downloaded_bytes == 42 * MIB
 
 
 @pytest.mark.slow
