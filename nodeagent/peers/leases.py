@@ -13,6 +13,7 @@ from typing import Final
 
 from adapters.clock import Clock
 from adapters.logs import Log
+from adapters.outages import OutageLog
 from nodeagent.peers.hints import Hints, LineHint
 from warmhook.ports import ContentStore, NotContainerd, RuntimeUnreachable
 
@@ -28,7 +29,8 @@ class Leases:
         self, content: ContentStore, hints: Hints, wants: Callable[[str], bool], clock: Clock, log: Log
     ) -> None:
         """`wants`: whether an image is still to be pulled here."""
-        self._content, self._hints, self._wants, self._clock, self._log = content, hints, wants, clock, log
+        self._content, self._hints, self._wants, self._clock = content, hints, wants, clock
+        self._outage = OutageLog(log, clock, "leases-not-ended")
         self._done: dict[tuple[str, str], set[str]] = {}
         """By line key and digest the children that have the image."""
         self.wake = asyncio.Event()
@@ -47,8 +49,9 @@ class Leases:
             try:
                 await self._release()
             except (NotContainerd, RuntimeUnreachable) as error:
-                # They end by themselves.
-                self._log.info("leases-not-read", error=str(error)[:200])
+                self._outage.failed(error=str(error)[:200], hint="check the runtime; leases end with their hints")
+            else:
+                self._outage.recovered()
             expiry = self._hints.next_expiry()
             await self._clock.wait(self.wake, _AGAIN_SECONDS if expiry is None else min(expiry, _AGAIN_SECONDS))
             # Several changes at once.

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 
 import structlog
+import structlog.testing
 
 from adapters.tasks import in_background
 from nodeagent.peers.hints import Hints
@@ -112,6 +113,18 @@ async def test_a_runtime_that_does_not_answer_is_asked_again() -> None:
         await asyncio.sleep(100)
         w.content.error = None
         await until(lambda: not w.there, seconds=70)
+
+
+@instant
+async def test_a_runtime_that_is_away_for_hours_is_logged_every_few_minutes_with_what_to_check() -> None:
+    with structlog.testing.capture_logs() as logged:
+        async with world(LEASE, hint=None) as w:
+            w.content.error = unreachable()
+            await asyncio.sleep(3600)
+            w.content.error = None
+            await until(lambda: not w.there, seconds=70)
+    assert 10 <= len([event for event in logged if event["event"] == "leases-not-ended" and event["hint"]]) <= 13
+    assert logged[-1]["event"] == "leases-not-ended-over"
 
 
 @instant
