@@ -174,7 +174,7 @@ class EarlyFetches:
     def _due(self) -> Iterator[tuple[str, _Push, str]]:
         """Line keys, pushes and digests of the blobs to fetch now."""
         disk, now = self._state.disk, self._clock.monotonic()
-        if self._state.running or disk.low or disk.seconds_until_start() > 0:
+        if self._state.running or disk.low or disk.on_probation:
             return
         free = self._context.settings.parallel_pulls - len(self._running)
         room = disk.room(()).image_bytes - sum(self._size(*blob) for blob in self._running)

@@ -245,6 +245,20 @@ async def test_the_disk_keeps_its_free_share(b: Bench, free: float, tmp_path: Pa
 
 
 @on_node
+async def test_a_node_that_lost_images_for_want_of_space_fetches_none_until_pulls_start_as_usual_again(
+    b: Bench, tmp_path: Path
+) -> None:
+    async with one_node(b, tmp_path) as node:
+        for _ in range(3):
+            node.state.disk.lost_images()
+        await asyncio.sleep(3700)
+        node.expect({blob(1): MIB}, seconds=7200)
+        await asyncio.sleep(600)
+        assert node.fetching.begun == []
+        await until(lambda: node.fetching.ended == [blob(1)], seconds=3600)
+
+
+@on_node
 async def test_blobs_that_came_since_the_disk_was_measured_count(b: Bench, tmp_path: Path) -> None:
     b.free_percent, b.disk_bytes = lambda: 30, 100 * MIB
     async with one_node(b, tmp_path) as node:
