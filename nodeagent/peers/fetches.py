@@ -171,7 +171,7 @@ def _is_useful(found: LineHint) -> bool:
 
 
 class _Ended(Exception):
-    """Bytes came and there was no slot, or no line wants this image any more: it is started again in its turn."""
+    """Bytes came and there was no slot, or the hint is superseded: the pull is started again in its turn."""
 
 
 class _Run:

@@ -37,15 +37,15 @@ class Hints:
         self._by_image: Mapping[str, list[LineHint]] = {}
         """In the order of line keys."""
         self._malformed: Mapping[str, str] = {}
-        self._pushes: set[tuple[str, str, str]] = set()
-        """Image, digest and time of the push of every line."""
+        self._pushes: set[tuple[str, ...]] = set()
+        """Of every line whose image is wanted, or may stay."""
 
     def select(self, data: Mapping[str, str], lines: Mapping[str, DesiredLine]) -> Mapping[str, str]:
         """Take the hints of these lines from the data of the ConfigMap.
 
         Returns why hints cannot be used, by their key, only of those that were not malformed in the same way before.
         """
-        self._pushes = {_push(wanted.line) for wanted in lines.values()}
+        self._pushes = {_push(wanted.line) for wanted in lines.values() if not wanted.line.gives_up}
         hints: dict[str, LineHint] = {}
         malformed: dict[str, str] = {}
         for key, wanted in sorted(lines.items()):
@@ -75,7 +75,7 @@ class Hints:
         return [found for found in self._by_image.get(image, []) if self._valid(found)]
 
     def is_superseded(self, found: LineHint) -> bool:
-        """Whether no line wants what the hint was for: its tag was pushed again."""
+        """Whether its line is gone or its tag was pushed again: then other nodes serve nothing by it any more."""
         return _push(found.line) not in self._pushes
 
     def later(self, lines: Iterable[DesiredLine]) -> dict[str, float]:
@@ -101,8 +101,8 @@ class Hints:
         return found.hint.expires_at > self._clock.utcnow().timestamp()
 
 
-def _push(line: Line) -> tuple[str, str, str]:
-    return line.image, line.digest, line.pushed_at
+def _push(line: Line) -> tuple[str, ...]:
+    return line.key, line.image, line.digest, line.pushed_at
 
 
 def _bound(line: Line, hint: Hint) -> LineHint:

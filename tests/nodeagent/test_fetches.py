@@ -9,15 +9,17 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from nodeagent.peers.exchange import Fetched
+from nodeagent.peers.fetches import Slot
 from nodeagent.peers.hints import LineHint
 from tests.support.agents import EPOCH, WEB, Bench, a_push, bench, line_of, on_node, warm
 from tests.support.instant import instant, until
 from tests.support.runtime import digest_of
-from warmhook.hints import Child, Hint, Peer
+from warmhook.hints import Child, Hint, Peer, encode_hint, hint_key
 from warmhook.node_lines import Line
 from warmhook.peers import Transfer
 from warmhook.ports import Credentials, Download, NotContainerd, PullFailed, RuntimeUnreachable
-from warmhook.warmimages import Pull
+from warmhook.pull_queue import ImagePull
+from warmhook.warmimages import ObjectKey, Pull
 
 KEY = "k" * 43
 PARENT = Peer("node-2", "10.0.0.2:9465", KEY)
@@ -44,6 +46,8 @@ class FakeTransfer:
     credentials: list[tuple[Credentials, ...]] = field(default_factory=list)
     digests: list[str] = field(default_factory=list)
     """What each transfer was to fetch."""
+    keys: list[str] = field(default_factory=list)
+    """Of the lines by whose hints."""
     kept: list[str] = field(default_factory=list)
     pulled_images: list[str] = field(default_factory=list)
 
@@ -59,6 +63,7 @@ class FakeTransfer:
         self.images.append(found.line.image)
         self.credentials.append(credentials)
         self.digests.append(found.digest)
+        self.keys.append(found.key)
         try:
             if self.released is not None:
                 await self.released.wait()
@@ -282,18 +287,40 @@ async def test_a_transfer_ends_when_its_tag_is_pushed_again_and_the_new_image_co
 
 
 @on_node
-async def test_a_transfer_goes_on_while_one_of_its_lines_wants_it(b: Bench) -> None:
+async def test_what_came_for_a_former_push_without_a_slot_does_not_count_for_the_next_one(b: Bench) -> None:
+    b.peers = fake = FakeTransfer(seconds=0, waits_seconds=5)
+    agent = b.new_agent()
+    fetches, pull = agent._fetches, ImagePull(WEB, frozenset(), frozenset({"shop"}), 0, 0.0, 600)
+    assert fetches is not None
+    full = Slot(give_up=lambda: True, take=lambda: False, progressed=lambda _bytes: None)
+    lines = [a_push(b), a_push(b, content="second")]
+    for line in lines:
+        agent._state.select_lines({line.key: line.encode(), hint_key(line.key): encode_hint(CHILD_OF)})
+        assert await fetches.before_pull(pull, (), (), full) is None
+    assert fake.digests == [line.digest for line in lines]
+    assert await fetches.before_pull(pull, (), (), full) is not None
+
+
+@pytest.mark.parametrize("purged", [False, True], ids=["deleted", "purged"])
+@on_node
+async def test_a_transfer_for_lines_of_two_namespaces_begins_again_by_the_hint_of_the_other_when_its_own_ends(
+    b: Bench, purged: bool
+) -> None:
     b.peers = fake = FakeTransfer(seconds=30)
-    first = a_push(b)
-    other = replace(first, warmimage=replace(first.warmimage, name="other"))
-    await b.hint(first, CHILD_OF)
-    await b.want(other)
+    line = a_push(b)
+    own, other = sorted(
+        (replace(line, warmimage=ObjectKey(namespace, "web")) for namespace in ("shop", "games")),
+        key=lambda each: each.key,
+    )
+    for each in (own, other):
+        await b.hint(each, CHILD_OF)
     async with b.agent():
-        await until(lambda: fake.images == [WEB])
-        await b.want(replace(first, digest=digest_of("second")))
-        assert await warm(b, other) < 40
-        assert fake.cancelled == []
-    assert fake.digests[0] == first.digest
+        await until(lambda: fake.keys == [own.key])
+        await asyncio.sleep(5)
+        await (b.want(replace(own, purged=True)) if purged else b.want(without=(own,)))
+        assert await warm(b, other) < 35
+        assert fake.cancelled == [WEB]
+    assert fake.keys[1] == other.key
 
 
 @on_node
