@@ -80,7 +80,7 @@ class Metrics:
         self._unpack_seconds.observe(seconds)
 
     def fell_back(self, reason: str) -> None:
-        """Other nodes did not give all of an image: `ParentsUnreachable` or `ParentsFellShort`."""
+        """Other nodes did not give all of an image: `ParentsUnreachable`, `ParentsFellShort` or `TransferFailed`."""
         self._fallbacks.labels(reason).inc()
 
     def served(self, size_bytes: int) -> None:

@@ -41,6 +41,9 @@ class Results:
         reason, message = "ParentsUnreachable", f"peers not reachable: is port {port} open between nodes?"
         if fetched.peer_bytes:
             reason, message = "ParentsFellShort", "the registry gives what other nodes did not"
+        elif not fetched.fallbacks:
+            # No parent is known to have failed.
+            reason, message = "TransferFailed", f"not from other nodes: {fetched.left}"
         self._metrics.fell_back(reason)
         self._log.warning(
             "peers-fell-short",

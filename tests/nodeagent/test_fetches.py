@@ -149,6 +149,19 @@ async def test_parents_that_give_nothing_are_named_with_what_to_check_and_not_wa
     assert sample(b, "warmhook_peer_fallbacks_total", reason="ParentsUnreachable") == 1
 
 
+@pytest.mark.parametrize("error", [RuntimeUnreachable("containerd is away"), PullFailed("DiskFull", "disk is full")])
+@on_node
+async def test_what_failed_on_this_node_is_not_blamed_on_the_port_of_others(b: Bench, error: Exception) -> None:
+    b.peers, b.runtime.pull_seconds = FakeTransfer(error=error, seconds=0), 20
+    line = a_push(b)
+    await b.hint(line, CHILD_OF)
+    async with b.agent():
+        await until(lambda: str(error) in b.detail(line), seconds=100)
+        await warm(b, line)
+    assert [event["reason"] for event in b.events("peers-fell-short")] == ["TransferFailed"]
+    assert sample(b, "warmhook_peer_fallbacks_total", reason="TransferFailed") == 1
+
+
 @on_node
 async def test_a_new_hint_is_tried_after_one_that_failed(b: Bench) -> None:
     b.peers = fake = FakeTransfer(seconds=1, error=RuntimeUnreachable("gone"))
