@@ -63,7 +63,7 @@ class NodeExchange:
             self._parent.key = None
             self._key_made.clear()
             try:
-                await context.offload(self._incoming.remove_files)
+                await self._remove_files()
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._parent.run(), name="parent")
                     group.create_task(self.leases.run(), name="leases")
@@ -128,6 +128,15 @@ class NodeExchange:
         """As `Observer.done`."""
         self._context.metrics.peer_request("done")
         self.leases.done(line_key, node)
+
+    async def _remove_files(self) -> None:
+        """Free what an agent before left on the disk; the exchange does not depend on it."""
+        folder = self._context.settings.state_dir / "incoming"
+        try:
+            await self._context.offload(self._incoming.remove_files)
+        except OSError as error:
+            hint = "make the folder writable, or remove it; its files take space until then"
+            self._context.log.warning("incoming-not-removed", folder=str(folder), error=str(error), hint=hint)
 
     async def _is_containerd(self) -> bool:
         """False if the runtime is another one; waits for it."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from dataclasses import replace
 
 import pytest
 
 from nodeagent.peers import parent as parent_module
+from nodeagent.peers.incoming import IncomingBlobs
 from tests.support.agents import EPOCH, Bench, a_push, on_node, push_warm, warm
 from tests.support.content import MemoryContentStore, absent, unreachable
 from tests.support.instant import until
@@ -71,3 +73,28 @@ async def test_a_key_that_cannot_be_made_delays_a_pull_by_seconds_and_is_made_ag
         await until(lambda: tries == 2, seconds=90)
     assert len(b.events("peers-crashed")) == 1
     assert b.runtime.pulls == [line.image]
+
+
+@on_node
+async def test_files_of_an_agent_before_that_cannot_be_removed_are_named_and_keep_no_node_from_the_exchange(
+    b: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    b.content, b.peer_address = MemoryContentStore(), "10.0.0.5"
+    key_wanted = asyncio.Event()
+
+    def read_only(_blobs: IncomingBlobs) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    async def make() -> object:
+        key_wanted.set()
+        await asyncio.sleep(3600)
+        return key_of("node-1")
+
+    monkeypatch.setattr(IncomingBlobs, "remove_files", read_only)
+    monkeypatch.setattr(parent_module, "make_peer_key", make)
+    async with b.agent():
+        await until(key_wanted.is_set)
+    assert b.events("peers-crashed") == []
+    (event,) = b.events("incoming-not-removed")
+    assert event["hint"]
+    assert event["folder"] == str(b.state_dir / "incoming")
