@@ -73,7 +73,10 @@ async def find_sources(
         missing = _PER_IMAGE - len(image.held_by(chosen, serving))
         more = [node for node in image.held_by(found, serving) if node not in chosen]
         chosen += more[: max(0, min(missing, SOURCES_MAX - len(chosen)))]
-    return chosen
+    # A node may say that anything is warm. It serves only what it should have.
+    desired = await reader.desired_of([node.name for node in chosen])
+    holding = {have.node for have in desired if not versions.isdisjoint(have.lines.values())}
+    return [node for node in chosen if node.name in holding]
 
 
 async def changes_of_sources(hints: Mapping[str, NodeHints], reader: Reader, now: float) -> dict[str, NodeChange]:

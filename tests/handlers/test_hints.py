@@ -471,6 +471,21 @@ async def test_a_node_that_joins_waits_for_none_that_has_the_image(world: World)
     assert "r" not in await world.hints("x")
 
 
+@in_world(nodes="abcl")
+async def test_a_node_that_should_not_have_an_image_serves_it_to_none_whatever_it_says(world: World) -> None:
+    await want(world, nodes={"names": [*"abc"]})
+    await project(world, "x")
+    version = versions((await world.desired("a") or {})["metadata"]["labels"])[KEY]
+    await world.serve(*"abl", states={KEY: LineReport(version, "warm")})
+    await world.add_nodes("q", "r")
+    await world.serve("q", "r")
+    await asyncio.sleep(121)
+    await change(world, nodes={"names": [*"abcqr"]})
+    parents = {peer.node for node in "qr" for peer in (await world.hints("x"))[node].parents}
+    assert parents
+    assert "l" not in parents
+
+
 @in_world(nodes=MANY)
 async def test_many_nodes_that_join_during_the_life_of_a_hint_get_parents_that_know_them(world: World) -> None:
     await world.serve(*MANY)
