@@ -118,8 +118,9 @@ class Fetches:
         except _Ended:
             return None
         except asyncio.CancelledError:
-            # It gave way to others, or is not wanted. Next time the runtime pulls, which keeps parts of layers.
-            self._failed[pull.image] = found.hint
+            if self._hints.of_image(pull.image) == found:
+                # It gave way to others. Next time the runtime pulls, which keeps parts of layers.
+                self._failed[pull.image] = found.hint
             raise
         if not fetched.complete:
             self._failed[pull.image] = found.hint

@@ -254,6 +254,20 @@ async def test_a_transfer_ends_with_its_line_and_with_the_agent(b: Bench) -> Non
 
 
 @on_node
+async def test_an_image_whose_line_was_suspended_comes_from_other_nodes_when_it_is_wanted_again(b: Bench) -> None:
+    b.peers = fake = FakeTransfer(seconds=30)
+    line = a_push(b)
+    await b.hint(line, CHILD_OF)
+    async with b.agent():
+        await until(lambda: fake.images == [WEB])
+        await b.want(replace(line, suspended=True))
+        await until(lambda: fake.cancelled == [WEB])
+        await b.want(line)
+        await warm(b, line)
+    assert fake.images == [WEB, WEB]
+
+
+@on_node
 async def test_a_transfer_that_gave_way_is_left_to_the_runtime_which_keeps_parts_of_layers(b: Bench) -> None:
     b.parallel_pulls, b.peers = 1, (fake := FakeTransfer(seconds=3000))
     slow, other = a_push(b, pull=Pull(timeout_seconds=7200)), a_push(b, OTHER, "other")
