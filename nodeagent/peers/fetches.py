@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Protocol
 
 from adapters.tasks import in_background
@@ -24,6 +25,8 @@ from warmhook.ports import Credentials, NotContainerd, PullFailed, RuntimeUnreac
 from warmhook.pull_queue import ImagePull
 from warmhook.warmimages import LONGEST_TIMEOUT_SECONDS
 
+_TRIED_MAX: Final = 3
+"""Digests of one image that are fetched, one after the other."""
 SLOT_SECONDS: Final = 2.0
 """A fetch keeps its slot so long before the first byte."""
 
@@ -90,45 +93,56 @@ class Fetches:
         self._clock, self._log = context.clock, context.log
         self._late: dict[str, Preparation] = {}
         """By image a fetch that ended without a slot."""
-        self._failed: dict[str, Hint] = {}
-        """By image the hint by which not all of it came: the runtime pulls without it."""
+        self._failed: dict[str, set[tuple[str, Hint]]] = {}
+        """By image the digests and hints by which not all of it came: the runtime pulls without them."""
 
     def keep(self, images: Collection[str]) -> None:
         """Forget other images."""
         self._late = {image: late for image, late in self._late.items() if image in images}
-        self._failed = {image: hint for image, hint in self._failed.items() if image in images}
+        self._failed = {image: hints for image, hints in self._failed.items() if image in images}
 
     async def before_pull(
         self, pull: ImagePull, versions: Collection[str], credentials: tuple[Credentials, ...], slot: Slot
     ) -> Preparation | None:
-        """Fetch by the hint of the image, if it has one; `versions` are the lines that this is for.
+        """Fetch by a hint of the image, if it has one; `versions` are the lines that this is for.
 
         `None`: there is no slot now, and the next call goes on.
         """
         late = self._late.pop(pull.image, None)
         if late is not None and late.found is not None and not self._hints.is_superseded(late.found):
             return late
-        found = self._hints.of_image(pull.image)
-        if found is None or not _is_useful(found) or self._failed.get(pull.image) == found.hint:
-            return Preparation(found)
-        account = self._results.account(pull, versions)
-        run = _Run(account, slot, lambda: self._hints.is_superseded(found), waits=bool(found.hint.parents))
-        try:
-            fetched = await self._run(run, found, pull, credentials)
-        except _Ended:
-            return None
-        except asyncio.CancelledError:
-            if self._hints.of_image(pull.image) == found:
-                # It gave way to others. Next time the runtime pulls, which keeps parts of layers.
-                self._failed[pull.image] = found.hint
-            raise
-        if not fetched.complete:
-            self._failed[pull.image] = found.hint
-        prepared = Preparation(found, fetched, self._results.fetched(found, fetched))
-        if run.has_slot or slot.take():
-            return prepared
-        self._late[pull.image] = prepared
-        return None
+        prepared = Preparation(self._hints.of_image(pull.image))
+        while (found := self._next(pull.image)) is not None:
+            account = self._results.account(pull, versions)
+            run = _Run(account, slot, partial(self._hints.is_superseded, found), waits=bool(found.hint.parents))
+            try:
+                fetched = await self._run(run, found, pull, credentials)
+            except _Ended:
+                return None
+            except asyncio.CancelledError:
+                if self._next(pull.image) == found:
+                    # It gave way to others. Next time the runtime pulls, which keeps parts of layers.
+                    self._failed.setdefault(pull.image, set()).add((found.digest, found.hint))
+                raise
+            prepared = Preparation(found, fetched, self._results.fetched(found, fetched))
+            if not fetched.complete:
+                self._failed.setdefault(pull.image, set()).add((found.digest, found.hint))
+            if not run.has_slot and not slot.take():
+                self._late[pull.image] = prepared
+                return None
+            if fetched.complete or fetched.peer_bytes or fetched.registry_bytes:
+                break
+        return prepared
+
+    def _next(self, image: str) -> LineHint | None:
+        """The hint to fetch by. After one by which nothing came, one of a line that wants another digest.
+
+        Anybody may want an image with a digest that nobody has.
+        """
+        failed = self._failed.get(image, set())
+        useful = [found for found in self._hints.all_of_image(image) if _is_useful(found) and not found.line.idle]
+        tried = {found.digest for found in useful if (found.digest, found.hint) in failed}
+        return next((found for found in useful if found.digest not in tried), None) if len(tried) < _TRIED_MAX else None
 
     @contextlib.asynccontextmanager
     async def pulling(self, prepared: Preparation) -> AsyncIterator[None]:

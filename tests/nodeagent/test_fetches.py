@@ -350,6 +350,49 @@ async def test_a_transfer_for_lines_of_two_namespaces_begins_again_by_the_hint_o
     assert fake.keys[1] == other.key
 
 
+class OneDigest(FakeTransfer):
+    """Other nodes have one digest only."""
+
+    held = ""
+
+    async def fetch(
+        self, found: LineHint, credentials: tuple[Credentials, ...], progressed: Callable[[Fetched], None]
+    ) -> Fetched:
+        if found.digest == self.held:
+            return await super().fetch(found, credentials, progressed)
+        self.digests.append(found.digest)
+        return Fetched(left="its manifest has no source")
+
+
+@on_node
+async def test_a_digest_that_nobody_has_keeps_no_other_line_from_getting_the_image_from_other_nodes(b: Bench) -> None:
+    b.peers = fake = OneDigest()
+    good = a_push(b)
+    fake.held = good.digest
+    names = (ObjectKey(f"namespace-{number}", "web") for number in range(1000))
+    lines = (replace(good, warmimage=name, digest=digest_of("nobody")) for name in names)
+    bad = next(line for line in lines if line.key < good.key)
+    for each in (bad, good):
+        await b.hint(each, CHILD_OF)
+    async with b.agent():
+        await warm(b, good)
+    assert fake.digests[:2] == [bad.digest, good.digest]
+    assert b.events("pull")[0]["bytes_from_peers"] == 40 * MIB
+
+
+@on_node
+async def test_digests_that_nobody_has_delay_a_pull_by_three_transfers_at_most(b: Bench) -> None:
+    b.peers = fake = OneDigest()
+    line = a_push(b)
+    await b.hint(line, CHILD_OF)
+    for number in range(8):
+        name = ObjectKey(f"namespace-{number}", "web")
+        await b.hint(replace(line, warmimage=name, digest=digest_of(str(number))), CHILD_OF)
+    async with b.agent():
+        await warm(b, line)
+    assert len(fake.digests) == 3
+
+
 @on_node
 async def test_a_transfer_that_waited_begins_no_pull_while_an_image_of_its_repository_is_removed(b: Bench) -> None:
     released = asyncio.Event()
