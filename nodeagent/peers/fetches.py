@@ -114,7 +114,7 @@ class Fetches:
         prepared = Preparation(self._hints.of_image(pull.image))
         while (found := self._next(pull.image)) is not None:
             account = self._results.account(pull, versions)
-            run = _Run(account, slot, partial(self._hints.is_superseded, found), waits=bool(found.hint.parents))
+            run = _Run(account, slot, partial(self._is_over, found), waits=bool(found.hint.parents))
             try:
                 fetched = await self._run(run, found, pull, credentials)
             except _Ended:
@@ -133,6 +133,15 @@ class Fetches:
             if fetched.complete or fetched.peer_bytes or fetched.registry_bytes:
                 break
         return prepared
+
+    def _is_over(self, found: LineHint, *, moved: bool) -> bool:
+        """Whether the hint does not count any more; `moved`: something came by it.
+
+        Before that other parents count at once: those of an earlier plan may not know this node any more.
+        """
+        now = self._hints.of_line(found.key)
+        others = not moved and now is not None and now.hint.parents != found.hint.parents
+        return others or self._hints.is_superseded(found)
 
     def _next(self, image: str) -> LineHint | None:
         """The hint to fetch by. After one by which nothing came, one of a line that wants another digest.
@@ -186,15 +195,15 @@ def _is_useful(found: LineHint) -> bool:
 
 
 class _Ended(Exception):
-    """Bytes came and there was no slot, or the hint is superseded: the pull is started again in its turn."""
+    """Bytes came and there was no slot, or the hint does not count any more: the pull is started again in its turn."""
 
 
 class _Run:
     """One fetch, with or without a slot."""
 
-    def __init__(self, account: Account, slot: Slot, is_superseded: Callable[[], bool], *, waits: bool) -> None:
+    def __init__(self, account: Account, slot: Slot, is_over: Callable[..., bool], *, waits: bool) -> None:
         """`waits`: the first byte may take long."""
-        self._account, self._slot, self._is_superseded, self._waits = account, slot, is_superseded, waits
+        self._account, self._slot, self._is_over, self._waits = account, slot, is_over, waits
         self.has_slot = True
         self.fetched = Fetched()
         """So far."""
@@ -212,7 +221,7 @@ class _Run:
         try:
             while not task.done():
                 await self._step(task)
-                if self._is_superseded():
+                if self._is_over(moved=self._moved.is_set()):
                     raise _Ended
                 if self._bytes > before:
                     moved_at, before = loop.time(), self._bytes

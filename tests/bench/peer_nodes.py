@@ -30,7 +30,7 @@ from tests.bench.place import NotMeasured, Place, open_embedded
 from tests.bench.pushing import push_layers
 from tests.bench.sending import SECRET
 from tests.real.programs import eventually
-from warmhook.api import KIND_LABEL
+from warmhook.api import KIND_LABEL, PEER_ANNOTATION
 from warmhook.hints import hint_key, read_hint
 
 __all__ = ["LAYERS", "MEGABYTES", "REGISTRY_RATE", "Distribution", "PeerNodes", "open_peer_nodes"]
@@ -144,6 +144,8 @@ async def open_peer_nodes(place: Place, *, early_blobs: bool = False) -> AsyncIt
         for name in _NODES:
             _prepare_runtime(own, name, host)
         await own.cluster.join(*_NODES)
+        # A push in the seconds in which agents start is planned with those that serve already.
+        await eventually(lambda: _all_serve(own), what="every agent serves images", seconds=_WAIT_SECONDS)
         await own.create_policy("peers", f"{host}/bench/peers", template={})
         await own.create_policy("direct", f"{host}/bench/direct", template={"source": {"mode": "registry"}})
         source = {"name": "registry", "kind": "distribution", "registryHost": host, "secret": {"env": "BENCH_SECRET"}}
@@ -158,6 +160,13 @@ async def open_peer_nodes(place: Place, *, early_blobs: bool = False) -> AsyncIt
             },
         )
         yield PeerNodes(own, network)
+
+
+async def _all_serve(place: Place) -> bool:
+    """Whether every node has reported where it serves images."""
+    path = configmaps(place.namespace)
+    found = (await place.kubernetes.list(path, labels=f"{KIND_LABEL}=report", metadata_only=True)).items
+    return sum(PEER_ANNOTATION in obj["metadata"].get("annotations", {}) for obj in found) == len(_NODES)
 
 
 def _registry_host(network: Network) -> str:

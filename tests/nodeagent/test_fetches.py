@@ -297,6 +297,21 @@ async def test_a_changed_hint_does_not_restart_a_running_transfer(b: Bench) -> N
 
 
 @on_node
+async def test_a_transfer_to_which_nothing_came_begins_again_with_the_parents_of_a_new_plan(b: Bench) -> None:
+    released = asyncio.Event()
+    b.peers = fake = FakeTransfer(released=released)
+    line = a_push(b)
+    await b.hint(line, CHILD_OF)
+    async with b.agent():
+        await until(lambda: fake.images == [WEB])
+        await b.hint(line, replace(CHILD_OF, parents=(replace(PARENT, node="node-7"),)))
+        await until(lambda: fake.images == [WEB, WEB], seconds=5)
+        released.set()
+        await warm(b, line)
+    assert fake.cancelled == [WEB]
+
+
+@on_node
 async def test_a_transfer_ends_when_its_tag_is_pushed_again_and_the_new_image_comes_from_other_nodes_too(
     b: Bench,
 ) -> None:
