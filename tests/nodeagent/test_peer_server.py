@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from random import Random
 
@@ -12,6 +13,7 @@ import pytest
 
 from adapters.peer_key import sign_proof
 from nodeagent.peers.access import Refusal, Served
+from nodeagent.peers.incoming import Incoming
 from nodeagent.peers.server import BODIES_PER_CHILD_MAX, REFUSAL_SECONDS, REQUESTS_BURST, REQUESTS_PER_SECOND
 from tests.support.content import unreachable
 from tests.support.instant import instant, until
@@ -360,15 +362,22 @@ async def test_no_more_bytes_are_sent_in_a_second_than_the_setting_says() -> Non
 # --- while it arrives ------------------------------------------------------------------------------------------------
 
 
+@contextlib.asynccontextmanager
+async def half_sent(parent: Parent) -> AsyncIterator[tuple[Incoming, asyncio.Task[bytes]]]:
+    """A layer that is being received, and the answer to a child that has all bytes that came so far."""
+    parent.have(IMAGE)
+    parent.serve(digest_of(IMAGE), "child")
+    async with parent.incoming.receiving(DIGEST, len(LAYER)) as blob:
+        await blob.receive(0, LAYER[:4000])
+        answering = asyncio.create_task(parent.answer(await parent.request("child", DIGEST)))
+        await until(lambda: parent.observed.sent_bytes == {"child": 4000})
+        yield blob, answering
+
+
 @instant
 async def test_bytes_flow_on_as_they_arrive() -> None:
     async with a_parent() as parent:
-        parent.have(IMAGE)
-        parent.serve(digest_of(IMAGE), "child")
-        async with parent.incoming.receiving(DIGEST, len(LAYER)) as blob:
-            await blob.receive(0, LAYER[:4000])
-            answering = asyncio.create_task(parent.answer(await parent.request("child", DIGEST)))
-            await until(lambda: parent.observed.sent_bytes == {"child": 4000})
+        async with half_sent(parent) as (blob, answering):
             await blob.receive(4000, LAYER[4000:])
             # The last byte is the sign that this node has verified what it sent.
             await until(lambda: parent.observed.sent_bytes == {"child": len(LAYER) - 1})
@@ -380,12 +389,7 @@ async def test_bytes_flow_on_as_they_arrive() -> None:
 @instant
 async def test_a_child_that_is_behind_gets_the_rest_from_the_content_store() -> None:
     async with a_parent() as parent:
-        parent.have(IMAGE)
-        parent.serve(digest_of(IMAGE), "child")
-        async with parent.incoming.receiving(DIGEST, len(LAYER)) as blob:
-            await blob.receive(0, LAYER[:4000])
-            answering = asyncio.create_task(parent.answer(await parent.request("child", DIGEST)))
-            await until(lambda: parent.observed.sent_bytes == {"child": 4000})
+        async with half_sent(parent) as (_, answering):
             parent.have(LAYER)
         assert (await answering).endswith(b"\r\n\r\n" + LAYER)
 
@@ -393,12 +397,8 @@ async def test_a_child_that_is_behind_gets_the_rest_from_the_content_store() -> 
 @instant
 async def test_a_blob_that_fails_to_arrive_ends_the_answer_in_the_middle() -> None:
     async with a_parent() as parent:
-        parent.have(IMAGE)
-        parent.serve(digest_of(IMAGE), "child")
-        async with parent.incoming.receiving(DIGEST, len(LAYER)) as blob:
-            await blob.receive(0, LAYER[:4000])
-            answering = asyncio.create_task(parent.answer(await parent.request("child", DIGEST)))
-            await until(lambda: parent.observed.sent_bytes == {"child": 4000})
+        async with half_sent(parent) as (_, answering):
+            pass
         assert (await answering).endswith(LAYER[:4000])
 
 
