@@ -24,21 +24,26 @@ for _command in (demo, devcluster, crds, parse, unpin):
     warmhook.add_command(_command)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog_name: str = "warmhook") -> int:
     """Run the command and return its exit status: 2 where it was called wrongly, with one line on stderr."""
     try:
-        result = warmhook.main(arguments, prog_name="warmhook", standalone_mode=False)
+        result = warmhook.main(arguments, prog_name=prog_name, standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code
     except click.ClickException as error:
-        where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "warmhook"
+        where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else prog_name
         hint = f" (see {where} --help)" if isinstance(error, click.UsageError) else ""
         click.echo(f"{where}: {error.format_message()}{hint}", err=True)
         return error.exit_code
     except click.Abort:
         return 130
     return result if isinstance(result, int) else 0
+
+
+def kubectl_warm() -> int:
+    """Run the command as a plugin of kubectl: `kubectl warm`."""
+    return main(prog_name="kubectl warm")
 
 
 if __name__ == "__main__":

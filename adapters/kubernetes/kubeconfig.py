@@ -31,15 +31,15 @@ _PLAIN_KEYS: Final = frozenset(
 _MALFORMED: Final = (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError)
 
 
-async def load_kubeconfig(kubeconfig: str | None) -> RestConfig:
-    """The server of the current context. `kubeconfig` is a path or a list of them; `None`: `~/.kube/config`.
+async def load_kubeconfig(kubeconfig: str | None, context: str | None = None) -> RestConfig:
+    """The server of `context`; `None`: of the current one. `kubeconfig` is a path or a list; `None`: `~/.kube/config`.
 
     Raises `BadKubeconfig`.
     """
     files = _existing(kubeconfig)
     try:
-        plain = _read_plain(files[0]) if len(files) == 1 else None
-        return _plain_config(plain, files[0].parent) if plain is not None else await _library_config(files)
+        plain = _read_plain(files[0], context) if len(files) == 1 else None
+        return _plain_config(plain, files[0].parent) if plain is not None else await _library_config(files, context)
     except _MALFORMED as error:
         where = repr(kubeconfig) if kubeconfig else "of this environment"
         reason = " ".join(str(error).split())
@@ -56,16 +56,17 @@ def _existing(kubeconfig: str | None) -> list[Path]:
     return found
 
 
-def _read_plain(file: Path) -> Mapping[str, Any] | None:
-    """The cluster and the user of the current context in one mapping; `None` if the library has to read the file."""
+def _read_plain(file: Path, context: str | None) -> Mapping[str, Any] | None:
+    """Cluster, user and namespace of a context in one mapping; `None` if the library has to read the file."""
     try:
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
-        context = _named(config, "context", config["current-context"])
-        values = {**_named(config, "cluster", context["cluster"]), **_named(config, "user", context["user"])}
+        found = _named(config, "context", context or config["current-context"])
+        values = {**_named(config, "cluster", found["cluster"]), **_named(config, "user", found["user"])}
     except _MALFORMED:
         # The message of the library has the problem.
         return None
-    return values if "server" in values and values.keys() <= _PLAIN_KEYS else None
+    plain = "server" in values and values.keys() <= _PLAIN_KEYS
+    return {**values, "namespace": found.get("namespace")} if plain else None
 
 
 def _named(config: Mapping[str, Any], kind: str, name: str) -> Mapping[str, Any]:
@@ -83,7 +84,14 @@ def _plain_config(values: Mapping[str, Any], folder: Path) -> RestConfig:
             tls = tls_context(*(_file(values, name, folder, stack) for name in _FILES))
         _verify(tls, verify=not values.get("insecure-skip-tls-verify"))
     header = f"Bearer {token}" if token else ""
-    return RestConfig(host, tls, lambda: header, values.get("tls-server-name"), values.get("proxy-url"))
+    return RestConfig(
+        host,
+        tls,
+        lambda: header,
+        values.get("tls-server-name"),
+        values.get("proxy-url"),
+        values.get("namespace") or "default",
+    )
 
 
 def _file(values: Mapping[str, Any], name: str, folder: Path, stack: contextlib.ExitStack) -> Path | None:
@@ -101,7 +109,7 @@ def _verify(tls: ssl.SSLContext, *, verify: bool) -> None:
         tls.verify_mode = ssl.CERT_NONE
 
 
-async def _library_config(files: list[Path]) -> RestConfig:
+async def _library_config(files: list[Path], context: str | None) -> RestConfig:
     # Imported here: the library brings its synchronous client, 16 MiB and a third of a second of a program's start.
     try:
         Path.home()
@@ -109,12 +117,14 @@ async def _library_config(files: list[Path]) -> RestConfig:
         # The library reads it during its import. A user without a name has none if HOME is not set.
         os.environ["HOME"] = "/"
     from kubernetes.aio.client import Configuration
-    from kubernetes.aio.config import ConfigException, load_kube_config
+    from kubernetes.aio.config import ConfigException, list_kube_config_contexts, load_kube_config
 
     logging.getLogger("kubernetes.aio.config.kube_config").addFilter(_hide_values)
     found = Configuration()
     try:
-        await load_kube_config(os.pathsep.join(map(str, files)), client_configuration=found, persist_config=False)
+        paths = os.pathsep.join(map(str, files))
+        await load_kube_config(paths, context=context, client_configuration=found, persist_config=False)
+        every, current = list_kube_config_contexts(paths)
     except ConfigException as error:
         raise ValueError(_without_values(str(error))) from None
     tls = None
@@ -123,7 +133,9 @@ async def _library_config(files: list[Path]) -> RestConfig:
         _verify(tls, verify=found.verify_ssl)
     # A token that was read from a file has its newline.
     header: str = found.api_key.get("BearerToken", "").strip()
-    return RestConfig(found.host.rstrip("/"), tls, lambda: header, found.tls_server_name, found.proxy)
+    chosen = next((each for each in every if each["name"] == context), current)
+    namespace = chosen["context"].get("namespace") or "default"
+    return RestConfig(found.host.rstrip("/"), tls, lambda: header, found.tls_server_name, found.proxy, namespace)
 
 
 def _without_values(message: str) -> str:

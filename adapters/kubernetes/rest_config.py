@@ -26,6 +26,8 @@ class RestConfig:
     """The name in the server's certificate, if it is not the host's."""
     proxy: str | None = None
     """The URL of an HTTP proxy; `None`: the configuration names none."""
+    namespace: str = "default"
+    """Where commands look for objects unless they are told otherwise."""
 
 
 def tls_context(

@@ -23,7 +23,7 @@ from adapters.kubernetes.account import in_cluster_config
 from adapters.kubernetes.rest_config import BadKubeconfig, RestConfig
 from warmhook.ports import Json, Response, Stream, Transport, Unreachable
 
-__all__ = ["BadKubeconfig", "new_socket", "open_pool", "open_transport"]
+__all__ = ["BadKubeconfig", "load_rest_config", "new_socket", "open_pool", "open_transport"]
 
 _NONE: Mapping[str, str] = MappingProxyType({})
 POOL_SIZE: Final = 512
@@ -163,22 +163,36 @@ async def open_transport(
     `kubeconfig` is a path or a list of them; `None` means the Pod's own ServiceAccount, outside a Pod `~/.kube/config`.
     Raises `BadKubeconfig`.
     """
-    in_cluster = kubeconfig is None and bool(os.environ.get("KUBERNETES_SERVICE_HOST"))
+    config = await load_rest_config(kubeconfig, service_account=service_account, monotonic=monotonic)
+    async with open_pool(config, user_agent) as transport:
+        yield transport
+
+
+async def load_rest_config(
+    kubeconfig: str | None,
+    *,
+    context: str | None = None,
+    service_account: Path = _SERVICE_ACCOUNT,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> RestConfig:
+    """The server that `open_transport` connects to; `context` is one of the kubeconfig, `None` its current one.
+
+    Raises `BadKubeconfig`.
+    """
+    in_cluster = kubeconfig is None and context is None and bool(os.environ.get("KUBERNETES_SERVICE_HOST"))
     if in_cluster:
         config = in_cluster_config(os.environ, service_account, monotonic)
     else:
         # Imported here: a Pod has no kubeconfig.
         from adapters.kubernetes.kubeconfig import load_kubeconfig
 
-        config = await load_kubeconfig(kubeconfig)
+        config = await load_kubeconfig(kubeconfig, context)
     if urlsplit(config.host).username is not None:
         # Otherwise it would be in every message about that server.
         raise BadKubeconfig(
             "the URL of the server in the kubeconfig has a user name: put it, and the password, under users"
         )
-    proxy = config.proxy or _proxy(config.host, in_cluster=in_cluster)
-    async with open_pool(replace(config, proxy=proxy), user_agent) as transport:
-        yield transport
+    return replace(config, proxy=config.proxy or _proxy(config.host, in_cluster=in_cluster))
 
 
 @asynccontextmanager
