@@ -126,6 +126,11 @@ _VERSIONS = _list_of(
     )
 )
 _WEBHOOKS = _list_of(_shape(clientConfig=_shape(service=_OBJECT), rules=_OBJECTS))
+_TEXTS = _list_of(_TEXT)
+_RULE = _shape(
+    **dict.fromkeys(("verbs", "apiGroups", "resources", "resourceNames", "nonResourceURLs"), _TEXTS),
+)
+_REFERENCE = _shape(kind=_TEXT, name=_TEXT, namespace=_TEXT, apiGroup=_TEXT)
 _SHAPES: dict[str, Object] = {
     "customresourcedefinitions": _shape(
         spec=_shape(group=_TEXT, scope=_TEXT, names=_NAMES, versions=_VERSIONS, conversion=_OBJECT),
@@ -137,6 +142,9 @@ _SHAPES: dict[str, Object] = {
     ),
     "mutatingwebhookconfigurations": _shape(webhooks=_WEBHOOKS),
     "namespaces": _shape(spec=_OBJECT, status=_OBJECT),
+    **dict.fromkeys(("roles", "clusterroles"), _shape(rules=_list_of(_RULE))),
+    **dict.fromkeys(("rolebindings", "clusterrolebindings"), _shape(subjects=_list_of(_REFERENCE), roleRef=_REFERENCE)),
+    "endpointslices": _shape(endpoints=_list_of(_shape(addresses=_TEXTS, conditions=_OBJECT))),
     "nodes": _shape(
         spec=_shape(taints=_list_of(_shape(key=_TEXT, effect=_TEXT))),
         status=_shape(conditions=_CONDITIONS, addresses=_OBJECTS, nodeInfo=_OBJECT, daemonEndpoints=_OBJECT),

@@ -18,6 +18,7 @@ from devcluster.apiserver.garbage import Collector
 from devcluster.apiserver.paths import Target, parse_path
 from devcluster.apiserver.reads import found, listed
 from devcluster.apiserver.resources import Registry
+from devcluster.apiserver.reviews import Reviews
 from devcluster.apiserver.store import Key, Store
 from devcluster.apiserver.tokens import TokenIssuer
 from devcluster.apiserver.watches import Watch
@@ -37,7 +38,7 @@ def is_watch(method: str, query: Mapping[str, str]) -> bool:
 
 
 class ApiServer:
-    """A laptop-sized API server. Every client is an admin.
+    """A laptop-sized API server. Every client is an admin; access reviews answer by the RBAC objects that are stored.
 
     Not safe for threads: call it from one event loop, or from none.
     """
@@ -50,6 +51,7 @@ class ApiServer:
         self._random = random
         self._writes = Writes(self.store, self.registry, now, random)
         self._tokens = TokenIssuer(self.store, now)
+        self._reviews = Reviews(self.store, self._tokens)
         self._collector = Collector(self.store, self.registry, self._writes, garbage=garbage_collector)
         self._bootstrap(random)
 
@@ -148,6 +150,8 @@ class ApiServer:
             return answer
         if len(body) > _BODY_LIMIT_BYTES:
             raise too_large_body(_BODY_LIMIT_BYTES)
+        if (answer := self._reviews.handle(method, path, headers, body)) is not None:
+            return answer
         target = parse_path(self.registry, path)
         view = views.parse_accept(headers.get("accept", ""))
         if method == "GET":

@@ -93,6 +93,8 @@ _EVENT_FIELDS = (
     "reportingInstance",
 )
 
+_IN_NAMESPACES = ("Role", "RoleBinding")
+
 BUILT_INS = (
     Resource(
         "",
@@ -199,6 +201,46 @@ BUILT_INS = (
             fields=("spec", "status"),
         )
         for kind, short in (("Deployment", "deploy"), ("StatefulSet", "sts"), ("DaemonSet", "ds"))
+    ),
+    Resource(
+        "",
+        "v1",
+        "serviceaccounts",
+        "ServiceAccount",
+        namespaced=True,
+        short_names=("sa",),
+        fields=("secrets", "imagePullSecrets", "automountServiceAccountToken"),
+    ),
+    *(
+        Resource("", "v1", f"{kind.lower()}s", kind, namespaced=True, short_names=(short,), status=True, fields=fields)
+        for kind, short, fields in (
+            ("Service", "svc", ("spec", "status")),
+            ("ResourceQuota", "quota", ("spec", "status")),
+        )
+    ),
+    Resource(
+        "discovery.k8s.io",
+        "v1",
+        "endpointslices",
+        "EndpointSlice",
+        namespaced=True,
+        fields=("addressType", "endpoints", "ports"),
+    ),
+    *(
+        Resource(
+            "rbac.authorization.k8s.io",
+            "v1",
+            f"{kind.lower()}s",
+            kind,
+            namespaced=kind in _IN_NAMESPACES,
+            fields=fields,
+        )
+        for kind, fields in (
+            ("Role", ("rules",)),
+            ("RoleBinding", ("subjects", "roleRef")),
+            ("ClusterRole", ("rules", "aggregationRule")),
+            ("ClusterRoleBinding", ("subjects", "roleRef")),
+        )
     ),
     Resource(
         "coordination.k8s.io",

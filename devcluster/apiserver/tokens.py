@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,6 +29,17 @@ _KEYS_TYPE: Final = "application/jwk-set+json"
 _TOKEN: Final = re.compile(r"/api/v1/namespaces/([a-z0-9-]+)/serviceaccounts/([a-z0-9.-]+)/token")
 _SECONDS: Final = 3600
 _LEAST_SECONDS: Final = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What a valid token says."""
+
+    namespace: str
+    account: str
+    uid: str
+    audiences: tuple[str, ...]
+    """Those that were asked for and that the token has."""
 
 
 class TokenIssuer:
@@ -53,10 +65,37 @@ class TokenIssuer:
             raise method_not_allowed()
         try:
             spec = json.loads(body)["spec"]
-            audiences = list(spec["audiences"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise StatusError(422, "Invalid", "spec.audiences: Required value", {}) from error
+            audiences = list(spec.get("audiences") or [ISSUER])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StatusError(422, "Invalid", "spec: Required value", {}) from error
         return _answer(201, self._token_request(match[1], match[2], audiences, spec))
+
+    def verify(self, token: str, audiences: Sequence[str]) -> Verified | None:
+        """Whose token it is; `None` if it is not of this server, has expired, or is for others than `audiences`.
+
+        No audience asked for means that of the API server.
+        """
+        # Imported here: few tests need it.
+        import jwt
+
+        wanted = tuple(audiences) or (ISSUER,)
+        try:
+            # The clock of the server may be that of a test.
+            claims = jwt.decode(
+                token,
+                self._key().public_key(),
+                ["ES256"],
+                audience=wanted,
+                options={"verify_exp": False, "verify_nbf": False, "verify_iat": False},
+            )
+        except jwt.InvalidTokenError:
+            return None
+        if not claims["nbf"] <= self._now().timestamp() < claims["exp"]:
+            return None
+        bound = claims["kubernetes.io"]
+        named = bound["serviceaccount"]
+        both = tuple(each for each in wanted if each in claims["aud"])
+        return Verified(bound["namespace"], named["name"], named["uid"], both)
 
     def _token_request(self, namespace: str, account: str, audiences: list[str], spec: Object) -> Object:
         seconds = int(spec.get("expirationSeconds") or _SECONDS)

@@ -787,3 +787,48 @@ async def test_a_token_is_for_a_node_that_is_there_and_for_ten_minutes_at_least(
     assert (await place.send("POST", TOKENS, absent)).status == 404
     short = {"spec": {"audiences": ["contract"], "expirationSeconds": 60}}
     assert reason(await place.send("POST", TOKENS, short)) == (422, "Invalid")
+
+
+# --- reviews ---------------------------------------------------------------------------------------------------------
+
+RBAC = "/apis/rbac.authorization.k8s.io/v1/namespaces/default"
+ACCESS_REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+TOKEN_REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
+REVIEWED_SECONDS = 20
+"""The API server sees a new binding a moment later."""
+
+
+async def may_read(place: Place, name: str) -> bool:
+    asked = {"namespace": "default", "verb": "get", "resource": "configmaps", "name": name}
+    spec = {"user": f"system:serviceaccount:default:{place.prefix}", "resourceAttributes": asked}
+    answer = await place.send("POST", ACCESS_REVIEWS, {"spec": spec})
+    assert answer.status == 201, answer.body
+    return bool(read(answer)["status"]["allowed"])
+
+
+@on_each_api_server
+async def test_a_review_says_what_a_role_lets_an_account_do(place: Place) -> None:
+    assert not await may_read(place, "one")
+    rule = {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["one"], "verbs": ["get"]}
+    await place.create(f"{RBAC}/roles", {"metadata": {"name": place.prefix}, "rules": [rule]})
+    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": place.prefix}
+    subject = {"kind": "ServiceAccount", "name": place.prefix, "namespace": "default"}
+    binding = {"metadata": {"name": place.prefix}, "roleRef": reference, "subjects": [subject]}
+    await place.create(f"{RBAC}/rolebindings", binding)
+    async with asyncio.timeout(REVIEWED_SECONDS):
+        while True:
+            if await may_read(place, "one"):
+                break
+            await asyncio.sleep(0.1)
+    assert not await may_read(place, "two")
+
+
+@on_each_api_server
+async def test_a_review_says_whose_token_it_is(place: Place) -> None:
+    spec = {"audiences": ["contract"], "expirationSeconds": 600}
+    token = read(await place.send("POST", TOKENS, {"spec": spec}))["status"]["token"]
+    reviewed = read(await place.send("POST", TOKEN_REVIEWS, {"spec": {"token": token, "audiences": ["contract"]}}))
+    assert reviewed["status"]["authenticated"]
+    assert reviewed["status"]["user"]["username"] == "system:serviceaccount:default:default"
+    other = read(await place.send("POST", TOKEN_REVIEWS, {"spec": {"token": token, "audiences": ["other"]}}))
+    assert not other["status"].get("authenticated", False)
