@@ -5,19 +5,21 @@ from __future__ import annotations
 from typing import Final
 
 from adapters.kubernetes.client import Kubernetes
-from adapters.kubernetes.paths import CRDS, NODES, node, secrets
+from adapters.kubernetes.paths import CRDS, NODES, configmaps, node, secrets
 from adapters.kubernetes.warmimage import warmimage_crd
 from adapters.kubernetes.warmpolicy import warmpolicy_crd
 from devcluster.admission import SECRET
 from devcluster.nodes import node_object
+from warmhook.delivery_records import CONFIGMAP
 
 NAMESPACE: Final = "warmhook-system"
 
 
 async def install(kubernetes: Kubernetes) -> None:
-    """Create Warmhook's namespace, the Secret of its certificate, and the CRDs."""
+    """Create Warmhook's namespace, the Secret of its certificate, the ConfigMap of deliveries, and the CRDs."""
     await create_namespace(kubernetes, NAMESPACE)
     await kubernetes.create(secrets(NAMESPACE), SECRET)
+    await kubernetes.create(configmaps(NAMESPACE), {"metadata": {"name": CONFIGMAP}})
     for crd in (warmpolicy_crd(), warmimage_crd()):
         await kubernetes.create(CRDS, crd)
 

@@ -32,6 +32,8 @@ from handlers.admission.warm_nodes import WarmNodes
 from handlers.configuration import Configuration
 from handlers.event_sink import Post, Publisher, bearer, open_in_process, retry_after
 from handlers.intake.deliveries import read_delivery
+from handlers.intake.delivery_log import DeliveryLog
+from handlers.intake.delivery_writer import DeliveryWriter
 from handlers.intake.receiver import Receiver
 from handlers.metrics import Metrics
 from handlers.reconcile.context import Context
@@ -46,6 +48,7 @@ from handlers.reconcile.writer import Writer
 from handlers.serving.bodies import BadBody, Bodies
 from handlers.serving.credentials import Credentials
 from handlers.settings import Settings
+from warmhook.delivery_records import key_of
 from warmhook.distribution import Rates
 from warmhook.events import Event, NotAnEvent
 from warmhook.limits import Tenancy
@@ -75,7 +78,7 @@ class Resources:
 
 
 class Web:
-    """The parts of `web`. Between requests it keeps nothing but what admission needs."""
+    """The parts of `web`. Between requests it keeps nothing but what admission needs, and the last deliveries."""
 
     def __init__(self, settings: Settings, configuration: Configuration, resources: Resources) -> None:
         self.settings = settings
@@ -101,7 +104,10 @@ class Web:
             count_plan=metrics.count_plan,
         )
         self._early_blobs = EarlyBlobNotes(context, metrics.count_early_blobs)
-        self.receiver = Receiver(configuration.sources, pushes, metrics, clock, self._publisher, self._early_blobs.add)
+        key = key_of(settings.host, settings.port)
+        self._delivery_writer = DeliveryWriter(self._kubernetes, settings.namespace, key, clock)
+        log = DeliveryLog(metrics, self._delivery_writer.add)
+        self.receiver = Receiver(configuration.sources, pushes, log, clock, self._publisher, self._early_blobs.add)
         self._dispatch = Dispatch(context, configuration.sources, pushes, budget, metrics.push_to_warm_seconds.observe)
         if post and settings.forwards_admissions:
             handle, batch_max, batches_max = forward(post), 1, POSTS_MAX
@@ -142,6 +148,7 @@ class Web:
                     _cancel(task)
         finally:
             await self._early_blobs.close()
+            await self._delivery_writer.close()
             await self._dispatch.close()
             if self._publisher is not None:
                 await self._publisher.drain(_DRAIN_SECONDS)
@@ -159,6 +166,8 @@ class Web:
             tasks["watch"] = self._watch(outages)
         else:
             tasks["wait for the API server"] = wait_for_api_server(self._kubernetes, self.clock)
+        if "webhooks" in settings.serve:
+            tasks["delivery records"] = self._delivery_writer.run()
         if "admission" in settings.serve:
             tasks["hints"] = self._queue.run()
             tasks["warm nodes"] = self._warm_nodes.run(self._kubernetes, settings.namespace, outages)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Literal, TypeVar
+from typing import Final, TypeVar
 
 from adapters.clock import Clock
 from adapters.env import BadSetting
@@ -16,7 +16,7 @@ from adapters.registries import Delivery, Outcome, Reply
 from adapters.registries.common.auth import sent_unencoded
 from handlers.event_sink import Publisher
 from handlers.intake.deliveries import decode_body
-from handlers.metrics import Metrics
+from handlers.intake.delivery_log import DeliveryLog, Ended
 from handlers.reconcile.pushes import Accepted, Pushes
 from handlers.serving.bodies import BadBody
 from handlers.sources import ConfiguredSource, Sources
@@ -32,11 +32,7 @@ _PAUSE_SECONDS: Final = 0.5
 # A try without an answer must leave time for the next one.
 _TRIES: Final = 3
 
-# A delivery may name thousands of images; its log line names only the first ones.
-_IMAGES_LOGGED: Final = 20
-
 Item = TypeVar("Item")
-Result = Literal["accepted", "skipped", "unauthorized", "unavailable", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,25 +45,13 @@ class Answer:
     retry_after_seconds: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Record:
-    """The result of a delivery, for its log line and the metrics."""
-
-    result: Result
-    reason: str = ""
-    images: tuple[str, ...] = ()
-    event_ids: tuple[str, ...] = ()
-    detail: str = ""
-    """The unexpected value, if the reason alone does not explain it; never a secret."""
-
-
 @dataclass(eq=False)
 class Receiver:
     """Authenticates, reads and accepts deliveries."""
 
     sources: Sources
     pushes: Pushes
-    metrics: Metrics
+    log: DeliveryLog
     clock: Clock
     publisher: Publisher | None = None
     """`None`: pushes are not published."""
@@ -85,67 +69,53 @@ class Receiver:
         """
         began = self.clock.monotonic()
         configured = self.sources[name]
-        answer, record = await self._handle(configured, delivery)
-        self._record(name, record, self.clock.monotonic() - began)
+        answer, ended = await self._handle(configured, delivery)
+        self._end(name, ended, delivery.received, self.clock.monotonic() - began)
         return answer
 
     def permit(self, name: str, headers: Mapping[str, str]) -> dict[str, str] | None:
         """The headers that allow a sender to deliver; `None` if its origin is not allowed."""
         granted = validation_headers(headers, self.sources[name].allowed_origins)
-        record = _Record("skipped", "handshake") if granted is not None else _Record("refused", "origin-not-allowed")
-        self._record(name, record, 0.0)
+        ended = Ended("skipped", "handshake") if granted is not None else Ended("refused", "origin-not-allowed")
+        self._end(name, ended, self.clock.utcnow())
         return granted
 
     def refuse(self, name: str, reason: str) -> None:
-        """Count and log a delivery of the source `name` whose body was not read."""
-        self._record(name, _Record("refused", reason), 0.0)
+        """Note a delivery of the source `name` whose body was not read."""
+        self._end(name, Ended("refused", reason), self.clock.utcnow())
 
-    def _record(self, name: str, record: _Record, seconds: float) -> None:
-        kind = self.sources[name].adapter.kind
-        self.metrics.deliveries.labels(name, kind, record.result, record.reason).inc()
-        self.metrics.delivery_seconds.observe(seconds)
-        level = _log.info if record.result in {"accepted", "skipped"} else _log.warning
-        level(
-            "delivery",
-            source=name,
-            kind=kind,
-            result=record.result,
-            reason=record.reason,
-            images=record.images[:_IMAGES_LOGGED],
-            event_id=",".join(record.event_ids[:_IMAGES_LOGGED]),
-            seconds=round(seconds, 4),
-            **({"detail": record.detail} if record.detail else {}),
-        )
+    def _end(self, name: str, ended: Ended, received: datetime, seconds: float = 0.0) -> None:
+        self.log.add(name, self.sources[name].adapter.kind, ended, received, seconds)
 
-    async def _handle(self, configured: ConfiguredSource, delivery: Delivery) -> tuple[Answer, _Record]:
+    async def _handle(self, configured: ConfiguredSource, delivery: Delivery) -> tuple[Answer, Ended]:
         try:
             source = configured.current()
             verified = await configured.adapter.verify(delivery, source)
         except BadSetting as error:
             _log.error("secret-unreadable", source=configured.source.name, problem=str(error))
-            return _later(), _Record("unavailable", "secret-unreadable")
+            return _later(), Ended("unavailable", "secret-unreadable")
         except OSError as error:
             _log.error("keys-unreachable", source=configured.source.name, problem=str(error))
-            return _later(), _Record("unavailable", "keys-unreachable")
+            return _later(), Ended("unavailable", "keys-unreachable")
         if not verified:
             reason = "token-not-encoded" if sent_unencoded(delivery, source) else "bad-secret"
-            return Answer(401), _Record("unauthorized", reason)
+            return Answer(401), Ended("unauthorized", reason)
         try:
             decoded = decode_body(delivery)
         except BadBody as error:
-            return Answer(error.status, f"{error}\n".encode(), "text/plain"), _Record("refused", error.reason)
+            return Answer(error.status, f"{error}\n".encode(), "text/plain"), Ended("refused", error.reason)
         outcomes = configured.adapter.parse(decoded, source)
-        answer, record = await self._accept(configured, outcomes, delivery.received)
+        answer, ended = await self._accept(configured, outcomes, delivery.received)
         replies = [outcome for outcome in outcomes if isinstance(outcome, Reply)]
-        if not replies or record.result == "unavailable":
-            return answer, record
+        if not replies or ended.result == "unavailable":
+            return answer, ended
         # A delivery with a handshake may hold pushes as well.
-        record = record if record.images else _Record("skipped", "handshake")
-        return Answer(200, replies[0].body, replies[0].media_type), record
+        ended = ended if ended.images else Ended("skipped", "handshake")
+        return Answer(200, replies[0].body, replies[0].media_type), ended
 
     async def _accept(
         self, configured: ConfiguredSource, outcomes: Sequence[Outcome], received: datetime
-    ) -> tuple[Answer, _Record]:
+    ) -> tuple[Answer, Ended]:
         skips = [outcome for outcome in outcomes if isinstance(outcome, Skip)]
         reasons: list[str] = [skip.reason for skip in skips]
         pushes = [outcome for outcome in outcomes if isinstance(outcome, Pushed)]
@@ -167,18 +137,18 @@ class Receiver:
             seconds, sleep = max(_ACCEPT_SECONDS, configured.adapter.ack_timeout_seconds), self.clock.sleep
             results = await retry_until(accept, at_least_seconds=_ACCEPT_SECONDS, seconds=seconds, sleep=sleep)
         except TimeoutError:
-            return _later(), _Record("unavailable", "slow-api-server", images, ids)
+            return _later(), Ended("unavailable", "slow-api-server", images, ids)
         except Unavailable as error:
-            return _later(), _Record("unavailable", f"api-server-{error.status or 'unreachable'}", images, ids)
+            return _later(), Ended("unavailable", f"api-server-{error.status or 'unreachable'}", images, ids)
         except KubernetesError as error:
             # A missing CRD or permission, which an operator will add: the delivery stays in the sender's queue.
             _log.error("push-refused", problem=str(error))
-            return _later(), _Record("unavailable", f"api-server-{error.status}", images, ids)
+            return _later(), Ended("unavailable", f"api-server-{error.status}", images, ids)
         if "accepted" in results:
-            return Answer(202), _Record("accepted", "", images, ids)
+            return Answer(202), Ended("accepted", "", images, ids)
         reason = next(iter([*results, *reasons]), "not-a-push")
         detail = next((skip.detail for skip in skips if skip.reason == reason), "")
-        return Answer(202), _Record("skipped", reason, images, ids, detail)
+        return Answer(202), Ended("skipped", reason, images, ids, detail)
 
     def _note_blobs(self, configured: ConfiguredSource, outcomes: Sequence[Outcome]) -> list[str]:
         """Note blobs that were pushed before their manifest; the reasons to do nothing else about them."""

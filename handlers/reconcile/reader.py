@@ -26,6 +26,7 @@ from handlers.reconcile.objects import (
 )
 from handlers.reconcile.pod_reader import PodReader
 from warmhook.api import POLICY_LABEL, REPOSITORY_LABEL
+from warmhook.delivery_records import CONFIGMAP, DeliveryRecord, read_delivery_records
 from warmhook.limits import NO_RULES, Tenancy
 from warmhook.manifests import Resolved
 from warmhook.policies import Policy
@@ -174,6 +175,13 @@ class Reader(NodeReader):
         """How many WarmImages of a namespace carry the label of each policy."""
         found = await self._list_warmimages(namespace=namespace, metadata_only=True)
         return Counter((obj["metadata"].get("labels") or {}).get(POLICY_LABEL, "") for obj in found)
+
+    # --- deliveries ---
+
+    async def delivery_records(self) -> list[DeliveryRecord]:
+        """The last deliveries of all processes, newest first. Raises `NotFound` if nobody keeps them."""
+        found = await self._kubernetes.get(paths.configmaps(self._namespace, CONFIGMAP))
+        return read_delivery_records(found.get("data") or {})
 
     async def _read(self, objects: Iterable[Object]) -> WarmImages:
         return await read_warmimages(objects, self.tenancy)

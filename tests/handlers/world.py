@@ -46,6 +46,7 @@ from handlers.watch.run import watch
 from tests.support.crds import of_newer_version, without_patterns
 from tests.support.instant import instantly, loop_clock
 from warmhook.api import API_VERSION, PEER_ANNOTATION
+from warmhook.delivery_records import CONFIGMAP
 from warmhook.events import Event
 from warmhook.hints import Hint, line_of_hint, read_hint
 from warmhook.node_lines import desired_name, line_key
@@ -190,6 +191,7 @@ class World:
             await self.admin.create(paths.CRDS, crd)
         for name in (NAMESPACE, "shop"):
             await self.add_namespace(name)
+        await self.admin.create(paths.configmaps(NAMESPACE), {"metadata": {"name": CONFIGMAP}})
         data = {name: base64.b64encode(text).decode() for name, text in token_data((ADMISSION_TOKEN,)).items()}
         await self.admin.create(paths.secrets(NAMESPACE), {"metadata": {"name": ADMISSION_SECRET}, "data": data})
         await self.credentials.look()

@@ -166,7 +166,8 @@ async def _web(world: World, connection: Any) -> AsyncIterator[None]:
         await apps["receiver" if scope["path"].startswith("/webhooks/") else "handlers"](scope, receive, send)
 
     world.client = world.new_client(front)
-    async with apps["admission"].router.lifespan_context(apps["admission"]):
+    receiver, admission = apps["receiver"], apps["admission"]
+    async with receiver.router.lifespan_context(receiver), admission.router.lifespan_context(admission):
         yield
 
 

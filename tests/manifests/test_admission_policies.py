@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -11,6 +11,7 @@ from nodeagent.reporter import rewrite
 from tests.manifests.admission import Request, is_reviewed, refusals, request
 from tests.manifests.rendered import BASE, find, render
 from warmhook.api import PEER_ANNOTATION, TRANSFERS_ANNOTATION
+from warmhook.delivery_records import CONFIGMAP, DeliveryRecord, RecentDeliveries, key_of
 from warmhook.node_lines import diff, new_configmap, node_patch
 from warmhook.node_report import LineReport, report_name, report_patch, seen_patch
 from warmhook.peers import TRANSFERS_MAX, PeerReport, Transfer, encode_peer, encode_transfers
@@ -228,9 +229,63 @@ def test_handlers_change_neither_reports_nor_the_configuration_of_the_receiver()
     assert of_handlers(request("kube-system:generic-garbage-collector", None, config)) == []
 
 
-# --- objects in the namespaces of others -----------------------------------------------------------------------------
+# --- the receiver ----------------------------------------------------------------------------------------------------
 
 RECEIVER: Final = "warmhook-system:warmhook-receiver"
+
+
+def deliveries(**change: Any) -> Object:
+    metadata = {"name": CONFIGMAP, "namespace": "warmhook-system", "labels": {"app.kubernetes.io/part-of": "warmhook"}}
+    return {"kind": "ConfigMap", "metadata": metadata | change.pop("metadata", {}), **change}
+
+
+def of_receiver(new: Object | None, old: Object | None = None) -> list[str]:
+    asked = request(RECEIVER, new, old)
+    return refusals("warmhook-delivery-writes", asked) + refusals("warmhook-handler-writes", asked)
+
+
+def test_the_receiver_writes_deliveries_also_where_those_of_many_pods_are() -> None:
+    recent = RecentDeliveries()
+    for number in range(400):
+        images = (f"{'x' * 500}:{number}",) * 3
+        recent.add(DeliveryRecord(SEEN, f"\u20ac{number}", "harbor", "accepted", images=images, detail="\u20ac" * 300))
+    values = {key_of(f"warmhook-web-{number}", 8080): recent.encode(SEEN) for number in range(40)}
+    assert of_receiver(deliveries(data=values), deliveries()) == []
+    assert of_receiver(deliveries(data={}), deliveries(data=values)) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"metadata": {"labels": {"warmhook.dev/kind": "report"}}},
+        {"metadata": {"annotations": {"warmhook.dev/node": NODE}}},
+        {"metadata": {"finalizers": ["example.com/stay"]}},
+        {"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": NODE, "uid": UID}]}},
+        {"immutable": True},
+        {"binaryData": {"x": "AAAA"}},
+        {"data": {"web.8080": "x" * (16 * KIB + 1)}},
+        {"data": {"web.8080": "\u20ac" * 6 * KIB}},
+        {"data": {str(number): "" for number in range(65)}},
+    ],
+    ids=["labels", "annotations", "finalizer", "owner", "immutable", "bytes", "long", "few characters", "many keys"],
+)
+def test_the_receiver_changes_nothing_else_of_the_deliveries(change: Object) -> None:
+    assert of_receiver(deliveries(**change), deliveries())
+
+
+def test_the_receiver_writes_no_other_configmap_and_nobody_else_writes_the_deliveries() -> None:
+    for other in (desired(), report(), patched(deliveries(), {"metadata": {"name": "warmhook-config-5h2k7g4f9d"}})):
+        assert of_receiver(other)
+        assert of_receiver(other, other)
+    assert of_receiver(deliveries())
+    assert of_receiver(None, deliveries())
+    assert of_handlers(request(HANDLERS, deliveries(), deliveries()))
+    assert of_handlers(request(HANDLERS, None, deliveries()))
+    assert of_agent(by_agent(deliveries(), deliveries()))
+
+
+# --- objects in the namespaces of others -----------------------------------------------------------------------------
+
 FINALIZER: Final = {"finalizers": ["example.com/stay"]}
 OWNED: Final = {
     "ownerReferences": [{**OWNER, "apiVersion": "apps/v1", "kind": "Deployment", "blockOwnerDeletion": True}]

@@ -64,7 +64,7 @@ def test_every_log_line_that_somebody_should_read_is_explained() -> None:
 def test_every_reason_of_a_delivery_is_explained() -> None:
     files = [*(ROOT / "handlers/intake").glob("*.py"), ROOT / "handlers/serving/bodies.py", ROOT / "handlers/app.py"]
     receiving = "".join(path.read_text() for path in files)
-    made = re.findall(r"(?:_Record\(\"\w+\", |BadBody\(\d+, |refuse\(source, )\"([a-z-]+)\"", receiving)
+    made = re.findall(r"(?:Ended\(\"\w+\", |BadBody\(\d+, |refuse\(source, )\"([a-z-]+)\"", receiving)
     assert len(made) > 8
     table = OPERATIONS.split("| reason of a delivery | meaning |")[1].split("\n\n")[0]
     explained = set(re.findall(r"`([a-z-]+)`", "".join(row.split("|")[1] for row in table.splitlines() if "|" in row)))

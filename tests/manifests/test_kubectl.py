@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from tests.manifests.rendered import BASE, KNATIVE, identity, render
+from warmhook.delivery_records import CONFIGMAP
 
 pytestmark = pytest.mark.e2e
 
@@ -59,7 +60,9 @@ def test_configurations_are_mounted_under_the_name_they_get(kubectl: str, folder
         for volume in (template.get("spec") or {}).get("volumes", []):
             if "configMap" in volume:
                 assert volume["configMap"]["name"] in named
-    assert {obj["metadata"]["name"] for obj in yaml.safe_load_all(built) if obj["kind"] == "ConfigMap"} == named
+    assert {obj["metadata"]["name"] for obj in yaml.safe_load_all(built) if obj["kind"] == "ConfigMap"} == named | {
+        CONFIGMAP
+    }
     assert named
 
 

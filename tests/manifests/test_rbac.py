@@ -13,6 +13,7 @@ from devcluster.apiserver.rbac import Attributes, User, account, allowed_by, rul
 from nodeagent.image_use import ALLOW_PODS
 from tests.manifests.calls import PARTS, Call, record, requested
 from tests.manifests.rendered import BASE, KNATIVE, find, pod_templates, render
+from warmhook.delivery_records import CONFIGMAP
 from warmhook.ports import Object
 
 pytestmark = pytest.mark.slow
@@ -176,8 +177,11 @@ def test_pods_and_workloads_are_readable_only_where_an_administrator_binds_the_r
     assert not OPTIONAL.keys() & {part for parts in bound(BOTH[name]).values() for part in parts}
 
 
-def test_the_part_that_is_reached_from_outside_has_rights_on_policies_and_warmimages_only() -> None:
-    assert {right.group for right in GIVEN if right.part == "receiver"} == {"warmhook.dev"}
+def test_the_part_that_is_reached_from_outside_has_rights_on_policies_warmimages_and_deliveries_only() -> None:
+    others = {right for right in GIVEN if right.part == "receiver" and right.group != "warmhook.dev"}
+    assert others == {
+        Right("receiver", "warmhook-system", verb, "", "configmaps", "warmhook-deliveries") for verb in ("get", "patch")
+    }
 
 
 def test_no_rule_has_a_wildcard() -> None:
@@ -204,10 +208,11 @@ def test_secrets_and_webhooks_of_others_are_out_of_reach() -> None:
         ("secrets", "warmhook-tls"),
         ("mutatingwebhookconfigurations", "warmhook"),
         ("leases", "warmhook-watch"),
+        ("configmaps", "warmhook-deliveries"),
     }
     anything = {(right.resource, right.verb) for right in GIVEN if not right.name}
-    # RBAC cannot restrict a create by name.
-    assert {each for each in anything if each[0] in dict(named)} == {("leases", "create")}
+    # RBAC cannot restrict a create by name. Handlers and agents have the ConfigMaps of nodes.
+    assert {each for each in anything if each[0] in dict(named) and each[0] != "configmaps"} == {("leases", "create")}
 
 
 def test_nobody_makes_a_token_a_pod_a_role_or_an_admission_policy() -> None:
@@ -224,6 +229,14 @@ def test_nobody_makes_a_token_a_pod_a_role_or_an_admission_policy() -> None:
     }
     # Of a Secret there is, by name: who creates one can have a token written into it.
     assert {right.verb for right in GIVEN if right.resource == "secrets"} == {"get", "patch"}
+
+
+@both
+def test_deliveries_are_kept_in_a_configmap_that_is_shipped_without_content_so_that_applying_it_empties_nothing(
+    name: str,
+) -> None:
+    configmap = find(BOTH[name], "ConfigMap", CONFIGMAP)
+    assert configmap.keys() == {"apiVersion", "kind", "metadata"}
 
 
 @both
