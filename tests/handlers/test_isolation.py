@@ -13,6 +13,7 @@ from adapters.kubernetes import paths
 from handlers.reconcile.objects import read_warmimages
 from tests.handlers.test_statuses import say
 from tests.handlers.world import HOST, NAMESPACE, POLICIES, WARMIMAGES, WRITES, World, digest, in_world, status
+from warmhook.delivery_records import CONFIGMAP
 from warmhook.limits import NO_RULES
 from warmhook.node_lines import REFUSED_MAX, desired_name, line_key, node_patch, noted_refusals
 from warmhook.node_report import LineReport, report_name
@@ -306,7 +307,7 @@ async def test_a_configmap_under_a_name_that_means_nothing_is_nobodys(world: Wor
     assert (await world.lines())["a"] == [IMAGE]
     assert not [path for _, path in world.requests if path == f"{paths.NODES}/"]
     found = {obj["metadata"]["name"] for obj in (await world.admin.list(paths.configmaps(NAMESPACE))).items}
-    assert found == {"no-node", "copied", desired_name("a")}
+    assert found == {"no-node", "copied", desired_name("a"), CONFIGMAP}
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import pytest
 
 from adapters.kubernetes import paths
 from tests.handlers.world import HOST, NAMESPACE, WARMIMAGES, WRITES, World, in_world, status
+from warmhook.delivery_records import CONFIGMAP
 from warmhook.node_lines import MAX_BYTES, MAX_LINES, desired_name, line_key
 from warmhook.ports import Response, Unreachable
 from warmhook.status import find_condition
@@ -117,7 +118,7 @@ async def test_a_node_that_is_gone_loses_both_configmaps(world: World) -> None:
     await world.report("a")
     await world.admin.delete(paths.node("a"))
     await world.changed("Node", "a", deleted=True)
-    assert (await world.admin.list(CONFIGMAPS)).items == []
+    assert [obj["metadata"]["name"] for obj in (await world.admin.list(CONFIGMAPS)).items] == [CONFIGMAP]
 
 
 @in_world(nodes="a", warmimage="x")
