@@ -216,6 +216,11 @@ def create_app(web: Web) -> Starlette:
         "dead-letters": [Route("/dead-letters", endpoints.dead_letter, methods=["POST"])],
         "admission": [Route("/admission/pods/{token}", web.admission.endpoint, methods=["POST"])],
     }
+    if "ui" in web.settings.serve:
+        # Imported here: no other process needs its templates.
+        from handlers.ui.routes import ui_routes
+
+        routes["ui"] = ui_routes()
     answers: dict[type[Exception], Callable[[Request, Exception], Response]] = {
         _UnknownSource: lambda _request, _error: _text(404, _NO_SOURCE),
         BadBody: endpoints.bad_body,

@@ -22,7 +22,7 @@ _ATTRIBUTES: Final = frozenset(
     {"specversion", "id", "source", "type", "time", "subject", "data", "datacontenttype", "dataschema"}
 )
 _ROUTES: Final = frozenset({"webhooks", "events", "admission", "metrics"})
-_MORE_ROUTES: Final = frozenset({"dead-letters"})
+_MORE_ROUTES: Final = frozenset({"dead-letters", "ui"})
 
 
 @dataclass(frozen=True, slots=True)
