@@ -89,12 +89,8 @@ class Report:
     """By version what was fetched for a line."""
 
     def reachable(self, now: datetime) -> bool:
-        """Whether this report is recent enough to be valid for its node.
-
-        A time in the future counts like one in the past: if the clock of a node is wrong by hours, its times do not
-        show that its agent is alive.
-        """
-        return self.seen is not None and abs(now - self.seen) < REACHABLE_FOR
+        """Whether this report is recent enough to be valid for its node."""
+        return was_seen(self.seen, now)
 
     def knows(self, key: str, version: str) -> bool:
         """Whether the agent has seen the line in this version."""
@@ -102,10 +98,22 @@ class Report:
 
     def state(self, key: str, version: str) -> LineState:
         """The state of a line; waiting if the agent has not seen it in this version."""
-        if version in self.warm:
-            return "warm"
-        state, reported = self.states.get(key, ("waiting", ""))
-        return state if reported == version else "waiting"
+        return "warm" if version in self.warm else line_state(self.states.get(key), version)
+
+
+def was_seen(seen: datetime | None, now: datetime) -> bool:
+    """Whether an agent that was seen then counts as alive.
+
+    A time in the future counts like one in the past: if the clock of a node is wrong by hours, its times do not show
+    that its agent is alive.
+    """
+    return seen is not None and abs(now - seen) < REACHABLE_FOR
+
+
+def line_state(reported: tuple[LineState, str] | None, version: str) -> LineState:
+    """The state of a line that is not warm, by the state and version in the report: waiting if that is of another."""
+    state, of_version = reported or ("waiting", "")
+    return state if of_version == version else "waiting"
 
 
 def report_name(node: str) -> str:

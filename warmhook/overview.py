@@ -83,14 +83,18 @@ class Overview:
     at: datetime
     dimension: Dimension
     groups: tuple[NodeGroup, ...]
+    """For a reader who may not see nodes one without a name, which stands for all nodes."""
     rows: tuple[ImageRow, ...]
     """What is failing first, then what is under way, then the newest."""
     failing: tuple[Failing, ...]
     checks: tuple[Check, ...] = ()
     """What is wrong with the installation: agents silent, no leader, ..."""
     nodes: int = 0
+    """All nodes of the cluster; 0 for a reader who may not see nodes."""
     left_out: int = 0
     """Images beyond the limit of a page."""
+    groups_left_out: int = 0
+    """Groups beyond the limit of a page. The totals of rows include them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from warmhook.completion import completion
 from warmhook.node_lines import Line, line_of
-from warmhook.node_report import REACHABLE_FOR, Report
+from warmhook.node_report import REACHABLE_FOR, Report, was_seen
 from warmhook.peers import Transfer
 from warmhook.placement import Node
 from warmhook.pull_failures import FailureReason
@@ -70,6 +70,14 @@ class Counts:
         return 0 < self.warm == self.desired - self.unreachable
 
 
+class SignOfLife(Protocol):
+    """A report, or what is kept of it."""
+
+    @property
+    def seen(self) -> datetime | None:
+        """The last sign of life of the agent."""
+
+
 def count(
     line: Line,
     wanted: Iterable[Node],
@@ -90,7 +98,7 @@ def count(
         report = reports.get(node.name)
         if report is not None and version in report.transfers:
             transfers.append(report.transfers[version])
-        if _is_silent(node, report, now):
+        if is_silent(node.created_at, report, now):
             silent.append(node.name)
             continue
         report = report or Report(node.name)
@@ -112,10 +120,11 @@ def count(
     )
 
 
-def _is_silent(node: Node, report: Report | None, now: datetime) -> bool:
+def is_silent(created_at: datetime | None, report: SignOfLife | None, now: datetime) -> bool:
+    """Whether a node counts as unreachable: its agent is silent, or wrote nothing since the node was created."""
     if report is not None:
-        return not report.reachable(now)
-    return node.created_at is None or now - node.created_at >= REACHABLE_FOR
+        return not was_seen(report.seen, now)
+    return created_at is None or now - created_at >= REACHABLE_FOR
 
 
 def status_object(

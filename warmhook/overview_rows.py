@@ -1,0 +1,190 @@
+"""Build the first page: images by groups of nodes, of what its reader may see and asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Final, Literal, TypeAlias
+
+from warmhook.inventory import ImageFacts, Inventory, NodeFacts, Rights
+from warmhook.overview import CellState, Dimension, Failing, ImageRow, NodeGroup, Overview, Tally
+from warmhook.overview_failing import failing_of, installation_checks
+from warmhook.tallies import NO_TALLY, Tallies, tally
+
+ROWS_MAX: Final = 500
+"""Images on a page."""
+CELLS_MAX: Final = 20_000
+"""Images times groups on a page."""
+_GROUPS_MIN: Final = 20
+"""Groups on a page however many images it has."""
+FAILING_MAX: Final = 200
+"""Reasons on a page."""
+_NEVER: Final = datetime(1, 1, 1, tzinfo=UTC)
+
+GroupedBy: TypeAlias = Literal["pool", "zone"]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What a reader asked for."""
+
+    dimension: Dimension = "pool"
+    state: CellState | None = None
+    """Only images that some node has in this state."""
+    namespace: str = ""
+    """Only WarmImages of this namespace; empty: all."""
+    text: str = ""
+    """Only images whose reference or name has this in it, in upper or lower case."""
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """The counts of one revision of an inventory, from which all pages are built."""
+
+    by_dimension: Mapping[GroupedBy, Tallies]
+    by_line: Mapping[str, Tally]
+    """The counts of each line on all nodes, by its key."""
+    silent: Mapping[str, frozenset[str]]
+    """By the key of a line the unreachable nodes that should hold it; absent: none."""
+
+
+def count_all(inventory: Inventory) -> Totals:
+    """Count everything once."""
+    by_pool = tally(inventory, {name: facts.pool for name, facts in inventory.nodes.items()})
+    by_zone = tally(inventory, {name: facts.zone for name, facts in inventory.nodes.items()})
+    keys = {key for cells in by_zone.cells.values() for key in cells}
+    return Totals({"pool": by_pool, "zone": by_zone}, {key: by_zone.total(key) for key in keys}, _silent(inventory))
+
+
+def image_total(facts: ImageFacts, totals: Totals) -> Tally:
+    """The counts of an image on all nodes.
+
+    Nodes of a platform that the image does not have get no line, and only the status counts them.
+    """
+    if facts.complete:
+        return facts.counted
+    found = totals.by_line.get(facts.line_key, NO_TALLY)
+    without = facts.counted.desired - found.desired
+    if facts.limited_platforms and 0 < without <= facts.counted.failed:
+        return replace(found, failed=found.failed + without)
+    return found
+
+
+def overview(inventory: Inventory, totals: Totals, rights: Rights, selection: Selection, at: datetime) -> Overview:
+    """The first page for a reader with these rights."""
+    wanted = select(inventory, totals, rights, selection)
+    shown = wanted[:ROWS_MAX]
+    limit = max(_GROUPS_MIN, CELLS_MAX // max(1, len(shown)))
+    columns, left_out = _columns(inventory, totals, rights, selection.dimension, limit)
+    return Overview(
+        at=at,
+        dimension=selection.dimension,
+        groups=columns.groups if columns else _everything([total for _facts, total in wanted]),
+        rows=tuple(image_row(facts, total, columns) for facts, total in shown),
+        failing=failing(inventory, totals, rights, selection)[:FAILING_MAX],
+        checks=installation_checks(inventory, rights),
+        nodes=len(inventory.nodes) if rights.nodes else 0,
+        left_out=len(wanted) - len(shown),
+        groups_left_out=left_out,
+    )
+
+
+def failing(inventory: Inventory, totals: Totals, rights: Rights, selection: Selection) -> tuple[Failing, ...]:
+    """All that is failing, of the images that were asked for; what most nodes lack comes first."""
+    found = [
+        entry
+        for facts, total in select(inventory, totals, rights, selection)
+        for entry in failing_of(facts, total, totals.silent.get(facts.line_key, frozenset()), rights)
+    ]
+    return tuple(sorted(found, key=lambda entry: (entry.count > 0, -entry.count)))
+
+
+def select(
+    inventory: Inventory, totals: Totals, rights: Rights, selection: Selection
+) -> list[tuple[ImageFacts, Tally]]:
+    """The images that a reader may see and asked for: what is failing, then what is under way, then the newest."""
+    text = selection.text.casefold()
+    found = [
+        (facts, image_total(facts, totals))
+        for key, facts in inventory.images.items()
+        if rights.sees(key.namespace)
+        and selection.namespace in ("", key.namespace)
+        and (text in facts.image.casefold() or text in str(key).casefold())
+    ]
+    if (state := selection.state) is not None:
+        found = [(facts, total) for facts, total in found if getattr(total, state)]
+    found.sort(key=lambda row: row[0].key)
+    found.sort(key=lambda row: row[0].pushed_at or row[0].created_at or _NEVER, reverse=True)
+    found.sort(key=lambda row: _urgency(*row))
+    return found
+
+
+def image_row(facts: ImageFacts, total: Tally, columns: Tallies | None) -> ImageRow:
+    """One image; without columns there is one group of all nodes."""
+    by_group = (
+        (total,)
+        if columns is None
+        else tuple(columns.cells.get(group.name, {}).get(facts.line_key, NO_TALLY) for group in columns.groups)
+    )
+    return ImageRow(
+        warmimage=facts.key,
+        image=facts.image,
+        policy=facts.policy,
+        total=total,
+        by_group=by_group,
+        pushed_at=facts.pushed_at,
+        ready=facts.ready,
+        reason=facts.reason,
+    )
+
+
+def group_of(node: NodeFacts, dimension: Dimension) -> str:
+    """The group of a node."""
+    return {"pool": node.pool, "zone": node.zone, "node": node.name}[dimension]
+
+
+def _urgency(facts: ImageFacts, total: Tally) -> int:
+    if facts.complete:
+        return 2
+    if total.failed or total.unreachable or (not facts.ready and not total.desired):
+        return 0
+    return 1 if total.pulling or total.waiting else 2
+
+
+def _columns(
+    inventory: Inventory, totals: Totals, rights: Rights, dimension: Dimension, limit: int
+) -> tuple[Tallies | None, int]:
+    """The counts by group, of `limit` groups at most, and how many were left out; `None`: nodes may not be seen."""
+    if not rights.nodes:
+        return None, 0
+    if dimension == "node":
+        names = sorted(inventory.nodes, key=lambda name: (not _in_trouble(inventory, name), name))
+        return tally(inventory, {name: name for name in names[:limit]}), max(0, len(names) - limit)
+    found = totals.by_dimension[dimension]
+    if len(found.groups) <= limit:
+        return found, 0
+    largest = {group.name for group in sorted(found.groups, key=lambda group: -group.nodes)[:limit]}
+    kept = tuple(group for group in found.groups if group.name in largest)
+    return replace(found, groups=kept), len(found.groups) - limit
+
+
+def _in_trouble(inventory: Inventory, name: str) -> bool:
+    """Whether a node is unreachable, or a line of it failed."""
+    report, desired = inventory.reports.get(name), inventory.desired.get(name)
+    failed = report is not None and any(state == "failed" for _key, state, _version in report.states)
+    return failed or name in inventory.silent or bool(desired and desired.refused)
+
+
+def _everything(totals: Collection[Tally]) -> tuple[NodeGroup, ...]:
+    """One group for all nodes; how many there are is as much as the images of the reader say."""
+    return (NodeGroup("", max((total.desired for total in totals), default=0)),)
+
+
+def _silent(inventory: Inventory) -> dict[str, frozenset[str]]:
+    found: dict[str, set[str]] = {}
+    for name in inventory.silent:
+        if (desired := inventory.desired.get(name)) is not None:
+            for key in {*(key for key, _version in desired.lines), *desired.refused}:
+                found.setdefault(key, set()).add(name)
+    return {key: frozenset(names) for key, names in found.items()}
