@@ -42,6 +42,16 @@ class NodeGroup:
     nodes: int
     silent: int = 0
     """Of these, nodes whose agent is unreachable."""
+    within: str = ""
+    """By node: the pool of the node. Nodes of one pool are side by side."""
+
+
+@dataclass(frozen=True, slots=True)
+class CellKind:
+    """How an image can be on a node."""
+
+    state: CellState
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +63,12 @@ class ImageRow:
     policy: str
     """The name of its policy; empty if a user made it."""
     total: Tally
-    by_group: tuple[Tally, ...]
-    """One for each group of the overview, in the same order."""
+    by_group: tuple[Tally, ...] = ()
+    """By pool or zone: one for each group of the overview, in the same order. By node it is empty."""
+    cells: bytes = b""
+    """By node: one byte for each group of the overview. 0: the node should not hold the image; n: `kinds[n - 1]`."""
+    kinds: tuple[CellKind, ...] = ()
+    """At most 255."""
     pushed_at: datetime | None = None
     ready: bool = False
     reason: str = ""
