@@ -117,7 +117,8 @@ class Rights:
 
 
 ALL_RIGHTS: Final = Rights(None, nodes=True, deliveries=True)
-_NO_LINES: Final = DesiredFacts()
+_NO_DESIRED: Final = DesiredFacts()
+_NO_REPORT: Final = ReportFacts()
 
 
 class Inventory:
@@ -154,6 +155,14 @@ class Inventory:
         """Those with WarmImages that the rights cover, sorted."""
         return tuple(sorted({key.namespace for key in self.images if rights.sees(key.namespace)}))
 
+    def desired_of(self, node: str) -> DesiredFacts:
+        """What a node should hold; nothing if it has no desired ConfigMap."""
+        return self.desired.get(node, _NO_DESIRED)
+
+    def report_of(self, node: str) -> ReportFacts:
+        """What a node reported; nothing if it has no report."""
+        return self.reports.get(node, _NO_REPORT)
+
     def share(self, value: _Shared) -> _Shared:
         """An equal tuple that other nodes have, or this one."""
         if len(self._shared) >= _SHARED_MAX:
@@ -175,7 +184,7 @@ class Inventory:
 
     def set_desired(self, node: str, facts: DesiredFacts | None) -> None:
         """The lines of a node were written; `None`: its ConfigMap was deleted."""
-        before, after = self.desired.get(node, _NO_LINES), facts or _NO_LINES
+        before, after = self.desired_of(node), facts or _NO_DESIRED
         if facts is None:
             self.desired.pop(node, None)
         else:
@@ -186,7 +195,7 @@ class Inventory:
 
     def set_report(self, node: str, facts: ReportFacts | None) -> None:
         """A node reported; `None`: its report was deleted. A sign of life alone changes nothing."""
-        before, after = self.reports.get(node) or ReportFacts(), facts or ReportFacts()
+        before, after = self.report_of(node), facts or _NO_REPORT
         if facts is None:
             self.reports.pop(node, None)
         else:
@@ -194,7 +203,7 @@ class Inventory:
         if before.warm != after.warm or before.states != after.states:
             states = {key for key, _state, _version in _differing(before.states, after.states)}
             versions = frozenset(_differing(before.warm, after.warm))
-            lines = self.desired.get(node, _NO_LINES).lines
+            lines = self.desired_of(node).lines
             self._changed_lines(states.union(key for key, version in lines if version in versions))
 
     def set_image(self, facts: ImageFacts) -> None:
@@ -228,7 +237,7 @@ class Inventory:
 
     def _changed_node(self, name: str) -> None:
         self._changed(_NODES)
-        facts = self.desired.get(name, _NO_LINES)
+        facts = self.desired_of(name)
         self._changed_lines({*(key for key, _version in facts.lines), *facts.refused})
 
     def _changed_lines(self, keys: Iterable[str]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final, Literal, TypeAlias
 
-from warmhook.inventory import ImageFacts, Inventory, NodeFacts, Rights
+from warmhook.inventory import ImageFacts, Inventory, Rights
+from warmhook.node_cells import NodeCells, lay_out
 from warmhook.overview import CellState, Dimension, Failing, ImageRow, NodeGroup, Overview, Tally
 from warmhook.overview_failing import failing_of, installation_checks
 from warmhook.tallies import NO_TALLY, Tallies, tally
@@ -47,6 +49,8 @@ class Totals:
     """The counts of each line on all nodes, by its key."""
     silent: Mapping[str, frozenset[str]]
     """By the key of a line the unreachable nodes that should hold it; absent: none."""
+    by_node: Callable[[], NodeCells]
+    """The states by node, which are laid out when they are asked for first: the inventory may be newer then."""
 
 
 def count_all(inventory: Inventory) -> Totals:
@@ -54,7 +58,12 @@ def count_all(inventory: Inventory) -> Totals:
     by_pool = tally(inventory, {name: facts.pool for name, facts in inventory.nodes.items()})
     by_zone = tally(inventory, {name: facts.zone for name, facts in inventory.nodes.items()})
     keys = {key for cells in by_zone.cells.values() for key in cells}
-    return Totals({"pool": by_pool, "zone": by_zone}, {key: by_zone.total(key) for key in keys}, _silent(inventory))
+    return Totals(
+        by_dimension={"pool": by_pool, "zone": by_zone},
+        by_line={key: by_zone.total(key) for key in keys},
+        silent=_silent(inventory),
+        by_node=functools.cache(lambda: lay_out(inventory, tuple(inventory.by_line))),
+    )
 
 
 def image_total(facts: ImageFacts, totals: Totals) -> Tally:
@@ -76,11 +85,12 @@ def overview(inventory: Inventory, totals: Totals, rights: Rights, selection: Se
     wanted = select(inventory, totals, rights, selection)
     shown = wanted[:ROWS_MAX]
     limit = max(_GROUPS_MIN, CELLS_MAX // max(1, len(shown)))
-    columns, left_out = _columns(inventory, totals, rights, selection.dimension, limit)
+    columns, left_out = _columns(totals, rights, selection.dimension, limit)
+    most = max((total.desired for _facts, total in wanted), default=0)
     return Overview(
         at=at,
         dimension=selection.dimension,
-        groups=columns.groups if columns else _everything([total for _facts, total in wanted]),
+        groups=columns.groups if columns is not None else (NodeGroup("", most),),
         rows=tuple(image_row(facts, total, columns) for facts, total in shown),
         failing=failing(inventory, totals, rights, selection)[:FAILING_MAX],
         checks=installation_checks(inventory, rights),
@@ -120,28 +130,24 @@ def select(
     return found
 
 
-def image_row(facts: ImageFacts, total: Tally, columns: Tallies | None) -> ImageRow:
+def image_row(facts: ImageFacts, total: Tally, columns: Tallies | NodeCells | None) -> ImageRow:
     """One image; without columns there is one group of all nodes."""
-    by_group = (
-        (total,)
-        if columns is None
-        else tuple(columns.cells.get(group.name, {}).get(facts.line_key, NO_TALLY) for group in columns.groups)
-    )
-    return ImageRow(
+    row = ImageRow(
         warmimage=facts.key,
         image=facts.image,
         policy=facts.policy,
         total=total,
-        by_group=by_group,
         pushed_at=facts.pushed_at,
         ready=facts.ready,
         reason=facts.reason,
     )
-
-
-def group_of(node: NodeFacts, dimension: Dimension) -> str:
-    """The group of a node."""
-    return {"pool": node.pool, "zone": node.zone, "node": node.name}[dimension]
+    if columns is None:
+        return replace(row, by_group=(total,))
+    if isinstance(columns, NodeCells):
+        cells, kinds = columns.row(facts)
+        return replace(row, cells=cells, kinds=kinds)
+    by_group = tuple(columns.cells.get(group.name, {}).get(facts.line_key, NO_TALLY) for group in columns.groups)
+    return replace(row, by_group=by_group)
 
 
 def _urgency(facts: ImageFacts, total: Tally) -> int:
@@ -153,32 +159,22 @@ def _urgency(facts: ImageFacts, total: Tally) -> int:
 
 
 def _columns(
-    inventory: Inventory, totals: Totals, rights: Rights, dimension: Dimension, limit: int
-) -> tuple[Tallies | None, int]:
-    """The counts by group, of `limit` groups at most, and how many were left out; `None`: nodes may not be seen."""
+    totals: Totals, rights: Rights, dimension: Dimension, limit: int
+) -> tuple[Tallies | NodeCells | None, int]:
+    """The counts by group and how many groups beyond `limit` were left out; `None`: nodes may not be seen.
+
+    By node there is no limit, since a cell is one byte then.
+    """
     if not rights.nodes:
         return None, 0
     if dimension == "node":
-        names = sorted(inventory.nodes, key=lambda name: (not _in_trouble(inventory, name), name))
-        return tally(inventory, {name: name for name in names[:limit]}), max(0, len(names) - limit)
+        return totals.by_node(), 0
     found = totals.by_dimension[dimension]
     if len(found.groups) <= limit:
         return found, 0
     largest = {group.name for group in sorted(found.groups, key=lambda group: -group.nodes)[:limit]}
     kept = tuple(group for group in found.groups if group.name in largest)
     return replace(found, groups=kept), len(found.groups) - limit
-
-
-def _in_trouble(inventory: Inventory, name: str) -> bool:
-    """Whether a node is unreachable, or a line of it failed."""
-    report, desired = inventory.reports.get(name), inventory.desired.get(name)
-    failed = report is not None and any(state == "failed" for _key, state, _version in report.states)
-    return failed or name in inventory.silent or bool(desired and desired.refused)
-
-
-def _everything(totals: Collection[Tally]) -> tuple[NodeGroup, ...]:
-    """One group for all nodes; how many there are is as much as the images of the reader say."""
-    return (NodeGroup("", max((total.desired for total in totals), default=0)),)
 
 
 def _silent(inventory: Inventory) -> dict[str, frozenset[str]]:

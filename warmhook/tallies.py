@@ -15,8 +15,6 @@ from warmhook.inventory import DesiredFacts, Inventory, ReportFacts
 from warmhook.node_report import line_state
 from warmhook.overview import CellState, NodeGroup, Tally
 
-_NO_LINES: Final = DesiredFacts()
-_NO_REPORT: Final = ReportFacts()
 NO_TALLY: Final = Tally()
 
 
@@ -47,7 +45,7 @@ def tally(inventory: Inventory, group_of: Mapping[str, str]) -> Tallies:
     for name, group in group_of.items():
         if name not in inventory.nodes:
             continue
-        desired, report = inventory.desired.get(name, _NO_LINES), inventory.reports.get(name, _NO_REPORT)
+        desired, report = inventory.desired_of(name), inventory.report_of(name)
         is_silent = name in inventory.silent
         same = (id(desired.lines), id(desired.refused), id(report.warm), id(report.states))
         examples[same] = (desired, report)
@@ -57,7 +55,7 @@ def tally(inventory: Inventory, group_of: Mapping[str, str]) -> Tallies:
     counted: defaultdict[str, defaultdict[CellState, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
     for (group, is_silent, *same_ids), nodes in alike.items():
         desired, report = examples[tuple(same_ids)]
-        for state, keys in _keys_by_state(desired, report, is_silent=is_silent).items():
+        for state, keys in keys_by_state(desired, report, is_silent=is_silent).items():
             # Most keys by far are counted here, so the loop over them is that of the interpreter.
             counted[group][state].update(keys if nodes == 1 else dict.fromkeys(keys, nodes))
     names = sorted(sizes, key=lambda name: (not name, name))
@@ -73,7 +71,7 @@ def _tallies(by_state: Mapping[CellState, Mapping[str, int]]) -> dict[str, Tally
     return {key: Tally(*(column.get(key, 0) for column in columns)) for key in keys}
 
 
-def _keys_by_state(
+def keys_by_state(
     desired: DesiredFacts, report: ReportFacts, *, is_silent: bool
 ) -> Mapping[CellState, Collection[str]]:
     """The keys of all lines that one node should hold."""
@@ -97,7 +95,7 @@ def _keys_by_state(
 
 def state_on(inventory: Inventory, node: str, key: str) -> CellState | None:
     """The state of one line on one node; `None` if the node should not hold it."""
-    desired, report = inventory.desired.get(node, _NO_LINES), inventory.reports.get(node, _NO_REPORT)
+    desired, report = inventory.desired_of(node), inventory.report_of(node)
     if key in desired.refused:
         return "unreachable" if node in inventory.silent else "failed"
     version = next((version for known, version in desired.lines if known == key), None)
