@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from adapters.clock import Clock, real_clock
-from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.errors import KubernetesError, NotServed, Refused, Unavailable
 from adapters.kubernetes.rest_config import BadKubeconfig
-from adapters.kubernetes.transport import load_rest_config, open_pool
 from cli.errors import Failed, Unusable
-from handlers.reconcile.reader import Reader
+from cli.output import printable
 from warmhook import __version__
-from warmhook.ports import Transport
+
+# Imported only if a command runs: help, completion and the other commands should not wait for them.
+if TYPE_CHECKING:
+    from adapters.clock import Clock
+    from adapters.kubernetes.client import Kubernetes
+    from handlers.reconcile.reader import Reader
+    from warmhook.ports import Transport
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _Answer = TypeVar("_Answer")
@@ -58,6 +61,8 @@ class Cluster:
     clock: Clock
     host: str
     """The URL of the API server."""
+    origin: str
+    """For people: which context of which kubeconfig it is."""
     namespace: str
     """Of the objects to look at; empty: all namespaces."""
     system_namespace: str
@@ -81,30 +86,39 @@ def with_cluster(access: Access, work: Callable[[Cluster], Awaitable[_Answer]]) 
         return asyncio.run(_run(access, work))
     except BadKubeconfig as error:
         raise Unusable(str(error)) from None
-    except NotServed as error:
-        raise Failed(f"{error}: is Warmhook installed in this cluster? See docs/install.md, or try --context") from None
-    except Unavailable as error:
-        raise Failed(f"{error}: check with kubectl cluster-info") from None
-    except Refused as error:
-        raise Failed(_refused(error)) from None
-    except KubernetesError as error:
-        raise Failed(str(error)) from None
 
 
 async def _run(access: Access, work: Callable[[Cluster], Awaitable[_Answer]]) -> _Answer:
+    from adapters.clock import real_clock
+    from adapters.kubernetes.client import Kubernetes
+    from adapters.kubernetes.transport import load_rest_config, open_pool
+    from handlers.reconcile.reader import Reader
+
     config = await load_rest_config(access.kubeconfig, context=access.context)
     async with open_pool(config, f"warmhook-cli/{__version__}") as transport:
         kubernetes, clock = Kubernetes(transport), real_clock()
         namespace = "" if access.all_namespaces else access.namespace or config.namespace
-        reader = Reader(kubernetes, access.system_namespace, clock)
-        return await work(
-            Cluster(kubernetes, reader, transport, clock, config.host, namespace, access.system_namespace)
-        )
+        reader, system = Reader(kubernetes, access.system_namespace, clock), access.system_namespace
+        try:
+            return await work(
+                Cluster(kubernetes, reader, transport, clock, config.host, config.origin, namespace, system)
+            )
+        except KubernetesError as error:
+            raise Failed(f"{_problem(error)} ({config.origin})") from None
 
 
-def _refused(error: Refused) -> str:
-    if error.status == 401:
-        return f"{error}: the credentials of the kubeconfig are not accepted; sign in again, or try --context"
-    if error.status == 403:
-        return f"{error}: ask an administrator for this right, or look into another namespace with -n"
-    return str(error)
+def _problem(error: KubernetesError) -> str:
+    """What went wrong and what to do, on one line: the API server is foreign too."""
+    return printable(f"{error}{_advice(error)}")
+
+
+def _advice(error: KubernetesError) -> str:
+    if isinstance(error, NotServed):
+        return ": is Warmhook installed in this cluster? See docs/install.md, or try --context"
+    if isinstance(error, Unavailable):
+        return ": check with kubectl cluster-info"
+    if isinstance(error, Refused) and error.status == 401:
+        return ": the credentials of the kubeconfig are not accepted; sign in again, or try --context"
+    if isinstance(error, Refused) and error.status == 403:
+        return ": ask an administrator for this right, or look into another namespace with -n"
+    return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -27,7 +28,7 @@ for _command in (demo, devcluster, crds, parse, unpin):
 def main(arguments: Sequence[str] | None = None, prog_name: str = "warmhook") -> int:
     """Run the command and return its exit status: 2 where it was called wrongly, with one line on stderr."""
     try:
-        result = warmhook.main(arguments, prog_name=prog_name, standalone_mode=False)
+        result = warmhook.main(arguments, prog_name=prog_name, standalone_mode=False, color=_colours())
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code
@@ -39,6 +40,11 @@ def main(arguments: Sequence[str] | None = None, prog_name: str = "warmhook") ->
     except click.Abort:
         return 130
     return result if isinstance(result, int) else 0
+
+
+def _colours() -> bool | None:
+    """`None`: on terminals only. https://no-color.org"""
+    return False if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" else None
 
 
 def kubectl_warm() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, Literal, TypeAlias, TypeVar
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
 
 import click
 
@@ -25,6 +25,16 @@ _GAP: Final = 3
 """Spaces between columns, as kubectl has."""
 
 
+class Styled(NamedTuple):
+    """A cell with a colour, which only terminals show."""
+
+    text: str
+    colour: str
+
+
+Cell: TypeAlias = str | Styled
+
+
 def output_option(command: _Command) -> _Command:
     """Add `-o`, which the command gets as `output`."""
     option = click.option(
@@ -41,7 +51,8 @@ def output_option(command: _Command) -> _Command:
 def print_object(found: Mapping[str, Any] | Sequence[Any], output: Literal["json", "yaml"]) -> None:
     """Print plain values as one JSON or YAML document."""
     if output == "json":
-        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        # In ASCII: some terminals act on characters above it too.
+        click.echo(json.dumps(found, indent=2))
         return
     # Imported here: it takes a tenth of a second.
     import yaml
@@ -49,15 +60,15 @@ def print_object(found: Mapping[str, Any] | Sequence[Any], output: Literal["json
     click.echo(yaml.safe_dump(found, sort_keys=False, allow_unicode=True), nl=False)
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows below their headings, columns aligned on the left. Cells may be styled with `click.style`.
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
+    """Print rows below their headings, columns aligned on the left.
 
-    Cells may be from registries and nodes: control characters are left out, but for the colours of `click.style`.
+    Cells may be from registries and nodes, so what a terminal would act on is left out; only `Styled` has a colour.
     """
-    cells = [list(columns), *(list(map(_printable, row)) for row in rows)]
-    widths = [max(len(click.unstyle(row[index])) for row in cells) for index in range(len(columns))]
+    cells: list[list[Cell]] = [list(columns), *(list(row) for row in rows)]
+    widths = [max(len(_text(row[index])) for row in cells) for index in range(len(columns))]
     for row in cells:
-        padded = (cell + " " * (width - len(click.unstyle(cell))) for cell, width in zip(row, widths, strict=True))
+        padded = (_coloured(cell) + " " * (width - len(_text(cell))) for cell, width in zip(row, widths, strict=True))
         click.echo((" " * _GAP).join(padded).rstrip())
 
 
@@ -67,9 +78,9 @@ def print_checks(checks: Iterable[Check]) -> None:
     width = max((len(check.subject) for check in found), default=0)
     for check in found:
         state = click.style(f"{check.state:<8}", fg=_COLOURS[check.state])
-        click.echo(f"{state} {check.subject:<{width}}  {_printable(check.message)}")
+        click.echo(f"{state} {check.subject:<{width}}  {printable(check.message)}")
         if check.mend:
-            click.echo(f"{'':<8} {'':<{width}}  -> {_printable(check.mend)}")
+            click.echo(f"{'':<8} {'':<{width}}  -> {printable(check.mend)}")
 
 
 def is_live() -> bool:
@@ -77,7 +88,14 @@ def is_live() -> bool:
     return sys.stdout.isatty()
 
 
-def _printable(text: str) -> str:
-    """`text` without control characters, but for ANSI styles."""
-    plain = click.unstyle(text)
-    return text if plain.isprintable() else "".join(letter if letter.isprintable() else " " for letter in plain)
+def printable(text: str) -> str:
+    """`text` on one line without what a terminal would act on: it may be from a registry or a node."""
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def _text(cell: Cell) -> str:
+    return printable(cell.text if isinstance(cell, Styled) else cell)
+
+
+def _coloured(cell: Cell) -> str:
+    return click.style(_text(cell), fg=cell.colour) if isinstance(cell, Styled) else _text(cell)

@@ -69,7 +69,21 @@ def in_cluster_config(environ: Mapping[str, str], folder: Path, monotonic: Calla
     # Read now: from the first request on, a file that is empty for a moment leaves this token in use.
     account.token()
     url = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
-    return RestConfig(url, tls, lambda: f"Bearer {account.token()}")
+    return RestConfig(
+        url,
+        tls,
+        lambda: f"Bearer {account.token()}",
+        namespace=_namespace(folder),
+        origin="the ServiceAccount of this Pod",
+    )
+
+
+def _namespace(folder: Path) -> str:
+    """That of the Pod, as for kubectl."""
+    try:
+        return (folder / "namespace").read_text(encoding="ascii").strip() or "default"
+    except (OSError, UnicodeDecodeError):
+        return "default"
 
 
 def _check(file: Path, what: str) -> None:

@@ -39,9 +39,9 @@ async def load_kubeconfig(kubeconfig: str | None, context: str | None = None) ->
     files = _existing(kubeconfig)
     try:
         plain = _read_plain(files[0], context) if len(files) == 1 else None
-        return _plain_config(plain, files[0].parent) if plain is not None else await _library_config(files, context)
+        return _plain_config(plain, files[0]) if plain is not None else await _library_config(files, context)
     except _MALFORMED as error:
-        where = repr(kubeconfig) if kubeconfig else "of this environment"
+        where = ", ".join(repr(str(file)) for file in files) + (f", context {context!r}," if context else "")
         reason = " ".join(str(error).split())
         raise BadKubeconfig(f"the kubeconfig {where} cannot be used ({reason}): check it with kubectl") from error
 
@@ -60,13 +60,14 @@ def _read_plain(file: Path, context: str | None) -> Mapping[str, Any] | None:
     """Cluster, user and namespace of a context in one mapping; `None` if the library has to read the file."""
     try:
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
-        found = _named(config, "context", context or config["current-context"])
+        name = context or config["current-context"]
+        found = _named(config, "context", name)
         values = {**_named(config, "cluster", found["cluster"]), **_named(config, "user", found["user"])}
     except _MALFORMED:
         # The message of the library has the problem.
         return None
     plain = "server" in values and values.keys() <= _PLAIN_KEYS
-    return {**values, "namespace": found.get("namespace")} if plain else None
+    return {**values, "context": name, "namespace": found.get("namespace")} if plain else None
 
 
 def _named(config: Mapping[str, Any], kind: str, name: str) -> Mapping[str, Any]:
@@ -75,13 +76,13 @@ def _named(config: Mapping[str, Any], kind: str, name: str) -> Mapping[str, Any]
     return content
 
 
-def _plain_config(values: Mapping[str, Any], folder: Path) -> RestConfig:
-    """Paths in `values` are relative to `folder`."""
+def _plain_config(values: Mapping[str, Any], kubeconfig: Path) -> RestConfig:
+    """Paths in `values` are relative to the folder of `kubeconfig`."""
     host, token = values["server"].rstrip("/"), values.get("token")
     tls = None
     if host.startswith("https"):
         with contextlib.ExitStack() as stack:
-            tls = tls_context(*(_file(values, name, folder, stack) for name in _FILES))
+            tls = tls_context(*(_file(values, name, kubeconfig.parent, stack) for name in _FILES))
         _verify(tls, verify=not values.get("insecure-skip-tls-verify"))
     header = f"Bearer {token}" if token else ""
     return RestConfig(
@@ -91,7 +92,12 @@ def _plain_config(values: Mapping[str, Any], folder: Path) -> RestConfig:
         values.get("tls-server-name"),
         values.get("proxy-url"),
         values.get("namespace") or "default",
+        _origin(values["context"], [kubeconfig]),
     )
+
+
+def _origin(context: str, files: list[Path]) -> str:
+    return f"context {context!r} of {', '.join(map(str, files))}"
 
 
 def _file(values: Mapping[str, Any], name: str, folder: Path, stack: contextlib.ExitStack) -> Path | None:
@@ -117,14 +123,17 @@ async def _library_config(files: list[Path], context: str | None) -> RestConfig:
         # The library reads it during its import. A user without a name has none if HOME is not set.
         os.environ["HOME"] = "/"
     from kubernetes.aio.client import Configuration
-    from kubernetes.aio.config import ConfigException, list_kube_config_contexts, load_kube_config
+    from kubernetes.aio.config import ConfigException, load_kube_config
+    from kubernetes.aio.config.kube_config import KubeConfigMerger
 
     logging.getLogger("kubernetes.aio.config.kube_config").addFilter(_hide_values)
     found = Configuration()
     try:
         paths = os.pathsep.join(map(str, files))
         await load_kube_config(paths, context=context, client_configuration=found, persist_config=False)
-        every, current = list_kube_config_contexts(paths)
+        merged = KubeConfigMerger(paths).config
+        name = context or merged["current-context"]
+        namespace = merged["contexts"].get_with_name(name)["context"].safe_get("namespace") or "default"
     except ConfigException as error:
         raise ValueError(_without_values(str(error))) from None
     tls = None
@@ -133,9 +142,8 @@ async def _library_config(files: list[Path], context: str | None) -> RestConfig:
         _verify(tls, verify=found.verify_ssl)
     # A token that was read from a file has its newline.
     header: str = found.api_key.get("BearerToken", "").strip()
-    chosen = next((each for each in every if each["name"] == context), current)
-    namespace = chosen["context"].get("namespace") or "default"
-    return RestConfig(found.host.rstrip("/"), tls, lambda: header, found.tls_server_name, found.proxy, namespace)
+    host, origin = found.host.rstrip("/"), _origin(name, files)
+    return RestConfig(host, tls, lambda: header, found.tls_server_name, found.proxy, namespace, origin)
 
 
 def _without_values(message: str) -> str:

@@ -28,6 +28,8 @@ class RestConfig:
     """The URL of an HTTP proxy; `None`: the configuration names none."""
     namespace: str = "default"
     """Where commands look for objects unless they are told otherwise."""
+    origin: str = ""
+    """For people: which context of which file this is."""
 
 
 def tls_context(

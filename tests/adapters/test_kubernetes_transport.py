@@ -354,3 +354,65 @@ def test_a_plugin_of_a_kubeconfig_is_asked_for_the_token(tmp_path: Path) -> None
     config["users"][0]["user"] = {"exec": plugin}
     path.write_text(yaml.safe_dump(config))
     assert asyncio.run(load_kubeconfig(str(path))).authorization() == "Bearer of-the-plugin"
+
+
+# --- contexts ---------------------------------------------------------------------------------------------------------
+
+
+TWO_CONTEXTS = """
+apiVersion: v1
+kind: Config
+current-context: here
+contexts:
+- {name: here, context: {cluster: here, user: me, namespace: shop}}
+- {name: there, context: {cluster: there, user: me}}
+clusters:
+- {name: here, cluster: {server: 'http://127.0.0.1:1'}}
+- {name: there, cluster: {server: 'http://127.0.0.1:2'}}
+users: [{name: me, user: {token: t0ken}}]
+"""
+
+
+def both_ways(folder: Path, text: str, context: str | None) -> list[RestConfig]:
+    """What the file says by itself, and what it says where a second file sends it to the library."""
+    (folder / "config").write_text(text)
+    (folder / "second").write_text("apiVersion: v1\nkind: Config\n")
+    paths = (str(folder / "config"), f"{folder / 'config'}:{folder / 'second'}")
+    return [asyncio.run(load_kubeconfig(path, context)) for path in paths]
+
+
+@pytest.mark.parametrize(
+    ("context", "expected"),
+    [
+        (None, ("http://127.0.0.1:1", "shop", "here")),
+        ("here", ("http://127.0.0.1:1", "shop", "here")),
+        ("there", ("http://127.0.0.1:2", "default", "there")),
+    ],
+)
+def test_a_context_decides_on_server_and_namespace_and_is_named(
+    tmp_path: Path, context: str | None, expected: tuple[str, str, str]
+) -> None:
+    host, namespace, name = expected
+    for config in both_ways(tmp_path, TWO_CONTEXTS, context):
+        assert (config.host, config.namespace, config.authorization()) == (host, namespace, "Bearer t0ken")
+        assert config.origin.startswith(f"context {name!r} of {tmp_path / 'config'}")
+
+
+def test_a_context_that_is_named_needs_no_current_one(tmp_path: Path) -> None:
+    for config in both_ways(tmp_path, TWO_CONTEXTS.replace("current-context: here", ""), "there"):
+        assert config.host == "http://127.0.0.1:2"
+
+
+def test_a_context_that_does_not_exist_is_named_with_its_file(tmp_path: Path) -> None:
+    with pytest.raises(BadKubeconfig, match="context 'nowhere'") as caught:
+        both_ways(tmp_path, TWO_CONTEXTS, "nowhere")
+    assert str(tmp_path / "config") in str(caught.value)
+
+
+def test_a_pod_is_at_home_in_its_own_namespace(tmp_path: Path) -> None:
+    environ = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443"}
+    (tmp_path / "ca.crt").write_bytes(make_pair(["10.0.0.1"], datetime.now(UTC)).authority)
+    (tmp_path / "token").write_text("t0ken")
+    assert in_cluster_config(environ, tmp_path, lambda: 0.0).namespace == "default"
+    (tmp_path / "namespace").write_text("tools")
+    assert in_cluster_config(environ, tmp_path, lambda: 0.0).namespace == "tools"
