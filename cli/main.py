@@ -8,9 +8,11 @@ from collections.abc import Sequence
 
 import click
 
+from cli.completion import completion
 from cli.crds import crds
 from cli.local import demo, devcluster
 from cli.parse import parse
+from cli.status import status
 from cli.unpin import unpin
 from warmhook import __version__
 
@@ -21,7 +23,7 @@ def warmhook() -> None:
     """Have a container image on the Kubernetes node before the Pod that needs it."""
 
 
-for _command in (demo, devcluster, crds, parse, unpin):
+for _command in (status, completion, demo, devcluster, crds, parse, unpin):
     warmhook.add_command(_command)
 
 

@@ -1,0 +1,89 @@
+"""Show how far images have come on nodes: `warmhook status`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from cli.cluster import Access, Cluster, cluster_options, with_cluster
+from cli.completion import complete_target
+from cli.durations import DURATION
+from cli.errors import Failed, Unusable
+from cli.output import OutputFormat, output_option
+from cli.target import Target, read_target
+
+_TIMEOUT_DEFAULT = "10m"
+
+
+@click.command("status")
+@click.argument("target", metavar="[IMAGE|NODE]", required=False, shell_complete=complete_target)
+@click.option("-w", "--wait", is_flag=True, help="Wait until every reachable node has the image.")
+@click.option(
+    "--timeout",
+    type=DURATION,
+    default=_TIMEOUT_DEFAULT,
+    show_default=True,
+    help="How long to wait, such as 90s or 1h; 0 has no limit.",
+)
+@output_option
+@cluster_options
+def status(target: str | None, wait: bool, timeout: int, output: OutputFormat, **options: Any) -> int:
+    """Show how far images have come on nodes.
+
+    Without an argument: the WarmImages of the namespace, and what is failing. With an image, with or without registry,
+    tag and digest: its WarmImages; -o wide adds the nodes. With a node: its images. A name alone is that of a
+    WarmImage, else of an image, else of a node; warmimage/NAME, image/NAME and node/NAME say which.
+
+    With --wait the exit status is 0 when every reachable node has the image, and 1 when nodes failed or the time is
+    over. It also waits for an image that no registry has announced so far.
+    """
+    access, named = Access(**options), read_target(target) if target is not None else None
+    if wait:
+        return _wait(access, named, timeout, output)
+    with_cluster(access, lambda cluster: _show(cluster, named, output))
+    return 0
+
+
+def _wait(access: Access, target: Target | None, timeout_seconds: int, output: OutputFormat) -> int:
+    # Imported here, as below: what speaks to a cluster costs more than the other commands need to start.
+    from cli.status_wait import wait_for_image
+
+    if target is None or target.kind in ("node", "warmimage"):
+        raise Unusable(
+            "--wait waits for an image: name it with its registry and tag, such as registry.example.com/a/b:1"
+        )
+    query = target.query()
+    return with_cluster(access, lambda cluster: wait_for_image(cluster, query, timeout_seconds, output))
+
+
+async def _show(cluster: Cluster, target: Target | None, output: OutputFormat) -> None:
+    from cli.images import read_images, read_node
+    from cli.status_image import show_image
+    from cli.status_images import show_images
+    from cli.status_node import show_node
+
+    statuses = [] if target is not None and target.kind == "node" else await read_images(cluster)
+    if target is None:
+        show_images(cluster, statuses, output)
+        return
+    found = target.find(statuses)
+    if len(found) == 1:
+        await show_image(cluster, found[0], output)
+        return
+    if found:
+        show_images(cluster, found, output)
+        return
+    node = await read_node(cluster, target.name) if target.may_be_node else None
+    if node is None:
+        raise not_found(cluster, target)
+    show_node(cluster, node, statuses, output)
+
+
+def not_found(cluster: Cluster, target: Target) -> Failed:
+    """What to say of a name that nothing has."""
+    if target.kind == "node":
+        return Failed(f"no node {target.name!r} in {cluster.origin}")
+    where = f"namespace {cluster.namespace}; -A looks into all" if cluster.namespace else "any namespace"
+    kinds = "no WarmImage, image or node" if target.may_be_node else "no WarmImage of"
+    return Failed(f"{kinds} {target.name!r} in {where}")

@@ -1,0 +1,171 @@
+"""Read how far one WarmImage has come, from its object: what commands show of an image."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final, Literal, TypeAlias
+
+from warmhook.images import NotAReference, Reference, parse_reference
+from warmhook.overview import Failing, Tally
+from warmhook.status import find_condition
+from warmhook.timestamps import format_time, parse_time
+from warmhook.warmimages import ObjectKey
+
+State: TypeAlias = Literal["warm", "pulling", "waiting", "failing", "unreachable", "uncounted", "stopped", "complete"]
+"""`uncounted`: the handlers have not counted its nodes since it was made or changed. `stopped`: the reason says why no
+node pulls it. `complete`: it was to be warmed once, and that is over."""
+STOPPED: Final = frozenset({"Suspended", "Purged", "Invalid", "NoNodes", "NotRunnable", "BeyondLimits", "PodsUnknown"})
+"""Reasons of the condition `Ready` for which waiting alone does not help."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageStatus:
+    """One WarmImage as its object says."""
+
+    key: ObjectKey
+    image: str
+    """As the spec has it."""
+    tally: Tally
+    ready: bool
+    reason: str
+    """Of the condition `Ready`; empty if there is none."""
+    message: str
+    counted: bool
+    """Whether the status is about the present spec."""
+    complete: bool = False
+    """Whether it was to be warmed once, and that is over."""
+    policy: str = ""
+    digest: str = ""
+    """Of the image on all of its nodes; empty if that is unknown, or differs between them."""
+    wanted_digest: str = ""
+    """What a push or a person gave; empty if neither did."""
+    failing: tuple[Failing, ...] = ()
+    """By reason, from the first ten nodes that the status names."""
+    distribution: Mapping[str, Any] = field(default_factory=dict)
+    """`status.distribution`; empty if there is none."""
+    created_at: datetime | None = None
+    pushed_at: datetime | None = None
+    completed_at: datetime | None = None
+    """When all nodes were warm for the first time."""
+
+    @property
+    def reference(self) -> Reference | None:
+        """The image; `None` if the spec has no valid one."""
+        try:
+            return parse_reference(self.image, default_tag="latest")
+        except NotAReference:
+            return None
+
+    @property
+    def state(self) -> State:
+        """The one word that says most."""
+        words: dict[State, bool] = {
+            "uncounted": not self.counted,
+            "complete": self.complete,
+            "warm": self.ready,
+            "stopped": self.reason in STOPPED,
+            "failing": self.tally.failed > 0,
+            "pulling": self.tally.pulling > 0,
+            "waiting": self.tally.waiting > 0,
+        }
+        return next((word for word, holds in words.items() if holds), "unreachable")
+
+    def as_object(self) -> dict[str, Any]:
+        """For JSON and YAML, in the names of the API; what is unknown is absent."""
+        tally, times = self.tally, {"createdAt": self.created_at, "pushedAt": self.pushed_at}
+        found: dict[str, Any] = {
+            "namespace": self.key.namespace,
+            "name": self.key.name,
+            "image": self.image,
+            "state": self.state,
+            "reason": self.reason,
+            "message": self.message,
+            "policyName": self.policy,
+            "digest": self.digest or self.wanted_digest,
+            "desired": tally.desired,
+            "warm": tally.warm,
+            "pulling": tally.pulling,
+            "waiting": tally.waiting,
+            "failed": tally.failed,
+            "unreachable": tally.unreachable,
+            "failures": [failing_object(each) for each in self.failing],
+            "distribution": dict(self.distribution),
+        }
+        found |= {
+            name: format_time(moment)
+            for name, moment in {**times, "completedAt": self.completed_at}.items()
+            if moment is not None
+        }
+        return {name: value for name, value in found.items() if value not in ("", {})}
+
+
+def failing_object(failing: Failing) -> dict[str, Any]:
+    """For JSON and YAML."""
+    return {
+        "reason": failing.reason,
+        "message": failing.message,
+        "count": failing.count,
+        "nodes": list(failing.nodes),
+    }
+
+
+def read_image_status(obj: Mapping[str, Any]) -> ImageStatus:
+    """From a WarmImage object. What cannot be read counts as absent: a newer version, or a person, may have written it.
+
+    Namespace and name are there in every object of an API server.
+    """
+    metadata, spec, status = (_mapping(obj.get(part)) for part in ("metadata", "spec", "status"))
+    key, image = ObjectKey(metadata["namespace"], metadata["name"]), str(spec.get("image", ""))
+    counts = (_count(status.get(name)) for name in ("warm", "pulling", "waiting", "failed", "unreachable"))
+    ready, complete = find_condition(status, "Ready"), find_condition(status, "Complete")
+    generation = metadata.get("generation")
+    counted = bool(ready) and status.get("observedGeneration") == generation
+    ended = complete.get("status") == "True" and complete.get("observedGeneration") == generation
+    return ImageStatus(
+        key=key,
+        image=image,
+        tally=Tally(*counts),
+        ready=ready.get("status") == "True",
+        reason=str(ready.get("reason", "")),
+        message=str(ready.get("message", "")),
+        counted=counted,
+        complete=ended,
+        policy=str(spec.get("policyName", "")),
+        digest=str(status.get("digest", "")),
+        wanted_digest=str(spec.get("digest", "")),
+        failing=_failing(key, image, status),
+        distribution=_mapping(status.get("distribution")),
+        created_at=_moment(metadata.get("creationTimestamp")),
+        pushed_at=_moment(spec.get("pushedAt")),
+        completed_at=_moment(status.get("completedAt")),
+    )
+
+
+def _failing(key: ObjectKey, image: str, status: Mapping[str, Any]) -> tuple[Failing, ...]:
+    """The failures of a status by reason and message, those of most nodes first."""
+    grouped: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    for failure in map(_mapping, status.get("failures") or []):
+        grouped[str(failure.get("reason", "")), str(failure.get("message", ""))].append(str(failure.get("node", "")))
+    found = [
+        Failing(key, image, reason, tuple(sorted(nodes)), len(nodes), message)
+        for (reason, message), nodes in grouped.items()
+    ]
+    return tuple(sorted(found, key=lambda each: (-each.count, each.reason, each.message)))
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) and value > 0 else 0
+
+
+def _moment(value: object) -> datetime | None:
+    try:
+        return parse_time(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
