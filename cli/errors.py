@@ -20,6 +20,12 @@ class Failed(click.ClickException):
     exit_code = 1
 
 
+class NotCompared(Failed):
+    """A comparison could not be made: 1 would say that something differs."""
+
+    exit_code = 2
+
+
 @contextlib.contextmanager
 def needing_dev_extra() -> Iterator[None]:
     """Raise `Unusable` if a module that is imported within the context is not installed."""

@@ -10,8 +10,10 @@ import click
 
 from cli.completion import completion
 from cli.crds import crds
+from cli.diff import diff
 from cli.local import demo, devcluster
 from cli.parse import parse
+from cli.push import push
 from cli.status import status
 from cli.unpin import unpin
 from warmhook import __version__
@@ -23,7 +25,7 @@ def warmhook() -> None:
     """Have a container image on the Kubernetes node before the Pod that needs it."""
 
 
-for _command in (status, completion, demo, devcluster, crds, parse, unpin):
+for _command in (status, diff, push, completion, demo, devcluster, crds, parse, unpin):
     warmhook.add_command(_command)
 
 

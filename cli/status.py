@@ -9,7 +9,7 @@ import click
 from cli.cluster import Access, Cluster, cluster_options, with_cluster
 from cli.completion import complete_target
 from cli.durations import DURATION
-from cli.errors import Failed, Unusable
+from cli.errors import Unusable
 from cli.output import OutputFormat, output_option
 from cli.target import Target, read_target
 
@@ -58,32 +58,15 @@ def _wait(access: Access, target: Target | None, timeout_seconds: int, output: O
 
 
 async def _show(cluster: Cluster, target: Target | None, output: OutputFormat) -> None:
-    from cli.images import read_images, read_node
+    from cli.lookup import look_up
     from cli.status_image import show_image
     from cli.status_images import show_images
     from cli.status_node import show_node
 
-    statuses = [] if target is not None and target.kind == "node" else await read_images(cluster)
-    if target is None:
-        show_images(cluster, statuses, output)
-        return
-    found = target.find(statuses)
-    if len(found) == 1:
-        await show_image(cluster, found[0], output)
-        return
-    if found:
-        show_images(cluster, found, output)
-        return
-    node = await read_node(cluster, target.name) if target.may_be_node else None
-    if node is None:
-        raise not_found(cluster, target)
-    show_node(cluster, node, statuses, output)
-
-
-def not_found(cluster: Cluster, target: Target) -> Failed:
-    """What to say of a name that nothing has."""
-    if target.kind == "node":
-        return Failed(f"no node {target.name!r} in {cluster.origin}")
-    where = f"namespace {cluster.namespace}; -A looks into all" if cluster.namespace else "any namespace"
-    kinds = "no WarmImage, image or node" if target.may_be_node else "no WarmImage of"
-    return Failed(f"{kinds} {target.name!r} in {where}")
+    found = await look_up(cluster, target)
+    if found.node is not None:
+        show_node(cluster, found.node, found.known, output)
+    elif target is not None and len(found.images) == 1:
+        await show_image(cluster, found.images[0], output)
+    else:
+        show_images(cluster, found.images, output)

@@ -19,10 +19,10 @@ def test_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_has_these_commands() -> None:
-    assert sorted(warmhook.commands) == ["crds", "demo", "devcluster", "parse", "unpin"]
+    assert sorted(warmhook.commands) == ["completion", "crds", "demo", "devcluster", "diff", "parse", "push", "status", "unpin"]
 
 
-@pytest.mark.parametrize("command", ["crds", "demo", "devcluster", "parse"])
+@pytest.mark.parametrize("command", ["completion", "crds", "demo", "devcluster", "diff", "parse", "push", "status"])
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     assert f"Usage: warmhook {command}" in capsys.readouterr().out
