@@ -16,6 +16,7 @@ from warmhook.placement import Node
 from warmhook.pull_failures import FailureReason
 from warmhook.timestamps import format_time, parse_time
 from warmhook.transfers import judge, sum_up
+from warmhook.warm_times import WARM_TIMES, warm_times
 from warmhook.warmimages import WarmImage
 
 FAILURES_MAX: Final = 10
@@ -134,9 +135,9 @@ def status_object(
 
     `digest` is that of the line, and absent if a node reports that the tag brought another one. What the registry says
     is kept: `Resolver` writes it.
-    Times are kept from `before` as long as they are still true: for the generation `startedAt` and `completedAt`
-    (when all nodes were warm for the first time; a node that joins later does not change that), and a condition's
-    `lastTransitionTime` while its status is the same.
+    Times are kept from `before` as long as they are still true: for the generation `startedAt`, and `firstWarmAt`,
+    `halfWarmAt` and `completedAt` (when one, half and all of its reachable nodes were warm for the first time; a node
+    that joins later does not change that), and a condition's `lastTransitionTime` while its status is the same.
     """
     if warmimage.complete:
         return {**before}
@@ -165,9 +166,7 @@ def status_object(
     fetched = digest or (warmimage.resolved.digest if warmimage.resolved is not None else "")
     if (found := sum_up(before, fetched, line.size_bytes, counts.transfers)) is not None:
         status["distribution"] = found
-    completed = (goes_on and before.get("completedAt")) or (counts.ready and moment)
-    if completed:
-        status["completedAt"] = completed
+    status |= warm_times(before if goes_on else {}, counts.warm, counts.desired - counts.unreachable, moment)
     status["conditions"] = _conditions(before, status, warmimage, counts, now)
     return status
 
@@ -249,7 +248,7 @@ def _uncounted_status(
     ready = condition(before, "Ready", False, reason, problem, now, generation)
     kept = dict(before)
     if before.get("observedGeneration") != generation:
-        for name in ("startedAt", "completedAt"):
+        for name in ("startedAt", *WARM_TIMES):
             kept.pop(name, None)
     return {**kept, "observedGeneration": generation, "conditions": with_conditions(before, ready)}
 

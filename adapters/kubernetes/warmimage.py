@@ -131,8 +131,12 @@ class WarmImageStatus(Spec):
         default=None, max_length=10, description="The first nodes that failed or are unreachable, by name."
     )
     started_at: Moment | None = Field(default=None, description="When nodes were first counted for this generation.")
+    first_warm_at: Moment | None = Field(default=None, description="When the first node was warm in this generation.")
+    half_warm_at: Moment | None = Field(
+        default=None, description="When half of the reachable nodes were warm for the first time in this generation."
+    )
     completed_at: Moment | None = Field(
-        default=None, description="When all nodes were warm for the first time in this generation."
+        default=None, description="When all reachable nodes were warm for the first time in this generation."
     )
     resolved: ResolvedStatus | None = Field(
         default=None, description="What the registry says about the image; only for registries of the configuration."

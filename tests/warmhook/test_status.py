@@ -17,6 +17,7 @@ from warmhook.node_report import REACHABLE_FOR, LineState, Report
 from warmhook.peers import Transfer
 from warmhook.placement import Node
 from warmhook.status import FAILURES_MAX, Counts, Failure, count, find_condition, invalid_status, status_object
+from warmhook.timestamps import parse_time
 from warmhook.transfers import sum_up
 from warmhook.transitions import transitions
 from warmhook.warmimages import ObjectKey, WarmImage
@@ -274,6 +275,56 @@ def test_a_condition_keeps_its_time_until_it_says_something_else() -> None:
     assert conditions(still)["Ready"] == conditions(first)["Ready"]
     assert conditions(done)["Ready"] == ("True", "2026-03-01T12:00:20Z")
     assert conditions(done)["Degraded"] == conditions(first)["Degraded"]
+
+
+def times(obj: dict[str, Any]) -> dict[str, int]:
+    """Seconds after `NOW` of each time."""
+    names = ("firstWarmAt", "halfWarmAt", "completedAt")
+    return {name: int((parse_time(obj[name]) - NOW).total_seconds()) for name in names if name in obj}
+
+
+def test_the_times_are_those_when_one_half_and_all_of_the_reachable_nodes_were_warm_for_the_first_time() -> None:
+    obj, seen = status({}, Counts(waiting=5)), []
+    for later, counts in enumerate(
+        [
+            Counts(waiting=4, unreachable=1),
+            Counts(warm=1, waiting=3, unreachable=1),
+            Counts(waiting=4, unreachable=1),
+            Counts(warm=2, waiting=2, unreachable=1),
+            Counts(warm=1, waiting=3, unreachable=1),
+            Counts(warm=4, unreachable=1),
+            Counts(warm=2, waiting=3),
+        ]
+    ):
+        obj = status(obj, counts, later=later)
+        seen.append(times(obj))
+    first, half = {"firstWarmAt": 1}, {"firstWarmAt": 1, "halfWarmAt": 3}
+    done = {**half, "completedAt": 5}
+    assert seen == [{}, first, first, half, half, done, done]
+    assert times(status(obj, Counts(waiting=5), generation=2, later=60)) == {}
+    assert times(status(obj, Counts(warm=5), generation=2, later=60)) == dict.fromkeys(done, 60)
+
+
+def test_what_happened_before_a_version_noted_it_has_no_time() -> None:
+    for warm in (1, 3, 5):
+        old = status({}, Counts(warm=warm, waiting=5 - warm))
+        for name in ("firstWarmAt", "halfWarmAt"):
+            old.pop(name, None)
+        assert status(old, Counts(warm=warm, waiting=5 - warm), later=9) == old
+        assert "firstWarmAt" not in status(old, Counts(warm=5), later=9)
+        assert ("halfWarmAt" in status(old, Counts(warm=5), later=9)) == (warm == 1)
+
+
+@given(st.lists(st.builds(Counts, *[st.integers(0, 3)] * 5), max_size=8))
+def test_a_time_changes_only_with_a_count_and_later_ones_come_later(history: list[Counts]) -> None:
+    obj: dict[str, Any] = {}
+    for later, counts in enumerate(history):
+        before, obj = obj, status(obj, counts, later=later)
+        assert list(times(obj).values()) == sorted(times(obj).values())
+        assert times(before).items() <= times(obj).items()
+        if times(before) != times(obj):
+            names = ("warm", "desired", "unreachable")
+            assert [before.get(name) for name in names] != [obj[name] for name in names]
 
 
 def test_started_and_completed_belong_to_a_generation() -> None:
