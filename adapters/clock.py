@@ -87,10 +87,21 @@ class Budget:
 
     def spend(self) -> float:
         """Count one action; returns the seconds to wait before the next one."""
-        now = self._clock.monotonic()
-        self._left = min(self._burst, self._left + (now - self._at) / self._seconds) - 1
-        self._at = now
+        self._refill()
+        self._left -= 1
         return max(0.0, (1 - self._left) * self._seconds)
+
+    def try_spend(self) -> bool:
+        """Whether the action may be done now; only then it counts."""
+        self._refill()
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+    def _refill(self) -> None:
+        now = self._clock.monotonic()
+        self._left, self._at = min(self._burst, self._left + (now - self._at) / self._seconds), now
 
 
 class Absence:

@@ -53,6 +53,11 @@ class WatchOutages:
         self._logged: dict[int, float] = {}
         """When each problem was logged last, by the status of a rejection, which a person must fix; 0 for others."""
 
+    @property
+    def seconds(self) -> float:
+        """For how long a watch has been interrupted; 0 if none is."""
+        return self.monotonic() - self._since if self._interrupted else 0.0
+
     def failed(self, follower: Hashable, kind: str, problem: KubernetesError) -> None:
         """The watch of `follower` broke; `kind` is the kind that it watches."""
         now = self.monotonic()

@@ -36,6 +36,13 @@ class ListWatch(Generic[_Kind]):
     fields: str = ""
     keep: Callable[[Object], Object] | None = None
     """Reduces each object to the parts to keep. `None`: only metadata is read."""
+    keep_metadata: Callable[[Object], Object] | None = None
+    """Reduces each object of which only the metadata was read, page by page, where all of them are large."""
+
+    @property
+    def reduce(self) -> Callable[[Object], Object] | None:
+        """What an object goes through before it is kept; `None`: nothing."""
+        return self.keep or self.keep_metadata
 
 
 class Store(Protocol[_Kind_contra]):
@@ -133,11 +140,16 @@ class Reflector(Generic[_Kind]):
         what = self._what
         # Without a resourceVersion the read is consistent. The resourceVersion of a list is of this moment; that of an
         # object is as old as its last change, and a watch from there may be answered with 410 for ever.
-        if what.keep is None:
+        if what.reduce is None:
             listing = await self._kubernetes.list(what.path, labels=what.labels, fields=what.fields, metadata_only=True)
         else:
             listing = await self._kubernetes.list(
-                what.path, labels=what.labels, fields=what.fields, page=FULL_PAGE, keep=what.keep
+                what.path,
+                labels=what.labels,
+                fields=what.fields,
+                metadata_only=what.keep is None,
+                page=FULL_PAGE,
+                keep=what.reduce,
             )
         self._store.replace(what.kind, listing.items)
         self._version, self._reached = listing.resource_version, True
@@ -152,7 +164,7 @@ class Reflector(Generic[_Kind]):
             metadata_only=what.keep is None,
             opened=self._opened,
         )
-        keep = what.keep or (lambda obj: obj)
+        keep = what.reduce or (lambda obj: obj)
         async with aclosing(changes):
             async for change in changes:
                 if change.type == "DELETED":

@@ -1,0 +1,86 @@
+"""Ask the API server whose token it is, and what that user may do.
+
+https://kubernetes.io/docs/reference/kubernetes-api/authentication-resources/token-review-v1/ and
+https://kubernetes.io/docs/reference/kubernetes-api/authorization-resources/subject-access-review-v1/
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from adapters.kubernetes import paths
+from adapters.kubernetes.client import Kubernetes
+from adapters.kubernetes.errors import KubernetesError, Refused, Unavailable
+from warmhook.ports import Object
+
+_NAME_MAX: Final = 1024
+"""Characters of the name of a user that are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Who a token belongs to, as the API server says."""
+
+    name: str
+    uid: str = ""
+    groups: tuple[str, ...] = ()
+    extra: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What somebody wants to do."""
+
+    verb: str
+    resource: str
+    group: str = ""
+    namespace: str = ""
+    """Empty: in all namespaces, or of the cluster."""
+    name: str = ""
+    """Empty: any."""
+
+
+async def review_token(kubernetes: Kubernetes, token: str) -> User | None:
+    """The user of a token for the API server; `None` if it is not valid.
+
+    Raises `Unavailable`, and `Refused` where tokens may not be reviewed. No error repeats the token.
+    """
+    status = await _review(kubernetes, paths.TOKEN_REVIEWS, "authentication.k8s.io/v1", "TokenReview", {"token": token})
+    user = status.get("user")
+    if status.get("authenticated") is not True or not isinstance(user, dict) or not user.get("username"):
+        return None
+    extra = user.get("extra") or {}
+    return User(
+        name=str(user["username"])[:_NAME_MAX],
+        uid=str(user.get("uid") or ""),
+        groups=tuple(map(str, user.get("groups") or ())),
+        extra=tuple(sorted((str(key), tuple(map(str, values))) for key, values in extra.items())),
+    )
+
+
+async def review_access(kubernetes: Kubernetes, user: User, action: Action) -> bool:
+    """Whether the user may do it. Raises as `review_token`."""
+    named = {"verb": action.verb, "group": action.group, "resource": action.resource}
+    named |= {"namespace": action.namespace, "name": action.name}
+    spec: Object = {
+        "user": user.name,
+        "groups": list(user.groups),
+        "extra": {key: list(values) for key, values in user.extra},
+        "resourceAttributes": {field: value for field, value in named.items() if value or field == "group"},
+    }
+    if user.uid:
+        spec["uid"] = user.uid
+    status = await _review(kubernetes, paths.ACCESS_REVIEWS, "authorization.k8s.io/v1", "SubjectAccessReview", spec)
+    return status.get("allowed") is True and status.get("denied") is not True
+
+
+async def _review(kubernetes: Kubernetes, path: str, api_version: str, kind: str, spec: Object) -> dict[str, Any]:
+    try:
+        answer = await kubernetes.create(path, {"apiVersion": api_version, "kind": kind, "spec": spec})
+    except KubernetesError as error:
+        # The message of the server, or of a proxy, may quote what was sent.
+        kept = Unavailable if isinstance(error, Unavailable) else Refused
+        raise kept(f"{kind}: {error.status} {error.reason}", status=error.status, reason=error.reason) from None
+    status = answer.get("status")
+    return status if isinstance(status, dict) else {}
