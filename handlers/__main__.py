@@ -43,7 +43,8 @@ async def run(settings: Settings, configuration: Configuration) -> None:
             log_missing_token(settings)
             log.info("web-started", port=settings.port, sources=sorted(configuration.sources), watch=settings.watch)
             web = Web(settings, configuration, resources)
-            await serve(create_app(web), ports, credentials, web.stop_watching)
+            page = web.page.application() if web.page is not None else None
+            await serve(create_app(web), ports, credentials, web.stop_watching, page)
     log.info("web-stopped")
 
 

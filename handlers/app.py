@@ -10,7 +10,7 @@ import random
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
@@ -53,6 +53,9 @@ from warmhook.distribution import Rates
 from warmhook.events import Event, NotAnEvent
 from warmhook.limits import Tenancy
 from warmhook.ports import Registries, Transport
+
+if TYPE_CHECKING:
+    from handlers.ui.page import Page
 
 _log = get_logger()
 
@@ -118,6 +121,7 @@ class Web:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         accept = resources.credentials.accept
         self.admission = Admission(self._queue, self._warm_nodes, metrics, settings.namespace, accept, clock)
+        self.page = _page(self._kubernetes, settings, clock) if "ui" in settings.serve else None
 
     async def handle(self, event: Event, *, local: bool = False) -> None:
         """Handle an event and count its result; `local` as for `Dispatch.handle`.
@@ -154,9 +158,11 @@ class Web:
                 await self._publisher.drain(_DRAIN_SECONDS)
 
     def stop_watching(self) -> None:
-        """Let another process lead at once, while requests that are open here are answered."""
+        """Let another process lead at once, while requests that are open here are answered; end open streams."""
         if "watch" in self._tasks:
             _cancel(self._tasks["watch"])
+        if self.page is not None:
+            self.page.close()
 
     def _background(self) -> dict[str, Coroutine[Any, Any, None]]:
         settings, resources = self.settings, self.resources
@@ -173,6 +179,8 @@ class Web:
             tasks["warm nodes"] = self._warm_nodes.run(self._kubernetes, settings.namespace, outages)
         if "admission" in settings.serve or settings.tls_port:
             tasks["credentials"] = resources.credentials.run(self.clock)
+        if self.page is not None:
+            tasks["page"] = self.page.run()
         return tasks
 
     async def _watch(self, outages: WatchOutages) -> None:
@@ -190,6 +198,13 @@ def _cancel(task: asyncio.Task[None]) -> None:
     # A second time would interrupt the release of the Lease.
     if not task.cancelling():
         task.cancel()
+
+
+def _page(kubernetes: Kubernetes, settings: Settings, clock: Clock) -> Page:
+    # Imported here: no other process needs its templates.
+    from handlers.ui.page import Page
+
+    return Page(kubernetes, settings, clock)
 
 
 def _context(settings: Settings, kubernetes: Kubernetes, clock: Clock, cache: PolicyCache, tenancy: Tenancy) -> Context:
@@ -216,11 +231,8 @@ def create_app(web: Web) -> Starlette:
         "dead-letters": [Route("/dead-letters", endpoints.dead_letter, methods=["POST"])],
         "admission": [Route("/admission/pods/{token}", web.admission.endpoint, methods=["POST"])],
     }
-    if "ui" in web.settings.serve:
-        # Imported here: no other process needs its templates.
-        from handlers.ui.routes import ui_routes
-
-        routes["ui"] = ui_routes()
+    if web.page is not None and not web.settings.ui_port:
+        routes["ui"] = web.page.routes()
     answers: dict[type[Exception], Callable[[Request, Exception], Response]] = {
         _UnknownSource: lambda _request, _error: _text(404, _NO_SOURCE),
         BadBody: endpoints.bad_body,

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from adapters.env import BadSetting, choice, flag, number, text
 from adapters.logs import LOG_MODES, LogMode
@@ -23,6 +23,22 @@ _ATTRIBUTES: Final = frozenset(
 )
 _ROUTES: Final = frozenset({"webhooks", "events", "admission", "metrics"})
 _MORE_ROUTES: Final = frozenset({"dead-letters", "ui"})
+UiAccess: TypeAlias = Literal["token", "loopback"]
+_UI_ACCESS: Final[tuple[UiAccess, ...]] = ("token", "loopback")
+
+
+@dataclass(frozen=True, slots=True)
+class UiSettings:
+    """The settings of the page."""
+
+    access: UiAccess = "token"
+    """`token`: each reader signs in with a token. `loopback`: all who reach a port of this machine only."""
+    port: int = 8081
+    """That port."""
+    streams: int = 64
+    """Open pages that are told of changes at once; others must be loaded again by hand."""
+    pool_label: str = ""
+    """The label of Nodes that names their pool; empty: those of common clouds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +81,18 @@ class Settings:
     """The name of this machine or Pod, which is in the name of the leader."""
     kubeconfig: str | None = None
     """`None`: the ServiceAccount of the Pod."""
+    ui: UiSettings = field(default_factory=UiSettings)
 
     @property
     def dispatches_in_process(self) -> bool:
         """Whether the handlers of this process handle what it watches."""
         handles = "events" in self.serve and self.sink is None and self.events_url == _own_events(self.port)
         return self.watch and handles
+
+    @property
+    def ui_port(self) -> int:
+        """The port of the page alone; 0: it has none, and is on the port of the other routes or not served."""
+        return self.ui.port if "ui" in self.serve and self.ui.access == "loopback" else 0
 
     @property
     def forwards_admissions(self) -> bool:
@@ -124,6 +146,12 @@ def read_settings(environ: Mapping[str, str], program: str = "web") -> Settings:
         early_nodes=number(environ, "WARMHOOK_EARLY_BLOB_NODES", 32, minimum=0, maximum=5000),
         log=choice(environ, "WARMHOOK_LOG", "auto", LOG_MODES),
         kubeconfig=environ.get("KUBECONFIG") or None,
+        ui=UiSettings(
+            access=choice(environ, "WARMHOOK_UI_ACCESS", "token", _UI_ACCESS),
+            port=number(environ, "WARMHOOK_UI_PORT", 8081, minimum=1, maximum=65535),
+            streams=number(environ, "WARMHOOK_UI_STREAMS", 64, minimum=1, maximum=1024),
+            pool_label=environ.get("WARMHOOK_UI_POOL_LABEL", ""),
+        ),
     )
 
 

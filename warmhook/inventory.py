@@ -151,9 +151,9 @@ class Inventory:
             if (rights.deliveries if where == _DELIVERIES else rights.nodes if where == _NODES else rights.sees(where))
         )
 
-    def namespaces(self, rights: Rights) -> tuple[str, ...]:
-        """Those with WarmImages that the rights cover, sorted."""
-        return tuple(sorted({key.namespace for key in self.images if rights.sees(key.namespace)}))
+    def all_namespaces(self) -> list[str]:
+        """Those with WarmImages, sorted."""
+        return sorted({key.namespace for key in self.images})
 
     def desired_of(self, node: str) -> DesiredFacts:
         """What a node should hold; nothing if it has no desired ConfigMap."""

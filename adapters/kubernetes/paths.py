@@ -11,7 +11,7 @@ from warmhook.warmimages import ObjectKey
 _CUSTOM: Final = f"/apis/{API_VERSION}"
 
 NODES: Final = "/api/v1/nodes"
-TOKEN_REVIEWS: Final = "/apis/authentication.k8s.io/v1/tokenreviews"
+TOKEN_REVIEWS: Final = "/apis/authentication.k8s.io/v1/tokenreviews"  # noqa: S105 - a path
 ACCESS_REVIEWS: Final = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 CRDS: Final = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 

@@ -10,14 +10,14 @@ import ssl
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, NamedTuple, cast
 
 import uvicorn
 from starlette.applications import Starlette
 
 from adapters.env import BadSetting
 from adapters.kubernetes.webhook_secret import SECRET, Certificate
-from adapters.listener import open_listener
+from adapters.listener import open_listener, open_listener_at
 from adapters.logs import get_logger
 from adapters.server import Server
 from adapters.signals import on_signals
@@ -39,33 +39,53 @@ _KEEP_ALIVE_SECONDS: Final = 120
 _HANDSHAKE_SECONDS: Final = 5.0
 _HANDSHAKES: Final = 64
 
-Ports: TypeAlias = tuple[socket.socket, socket.socket | None]
-"""For HTTP, and for TLS if it is served."""
+
+class Ports(NamedTuple):
+    """Open ports."""
+
+    plain: socket.socket
+    """For HTTP."""
+    tls: socket.socket | None = None
+    """For TLS, if it is served."""
+    page: socket.socket | None = None
+    """For the page alone, on loopback, if it is served there."""
 
 
 @contextlib.contextmanager
 def listen(settings: Settings) -> Iterator[Ports]:
     """The ports, opened here because uvicorn would end the process with its own exit code. Raises `BadSetting`."""
+    tls_port, ui_port = settings.tls_port, settings.ui_port
     with contextlib.ExitStack() as stack:
         plain = stack.enter_context(_opened(settings.port, "PORT"))
-        tls_port = settings.tls_port
-        yield plain, stack.enter_context(_opened(tls_port, "WARMHOOK_TLS_PORT")) if tls_port else None
+        tls = stack.enter_context(_opened(tls_port, "WARMHOOK_TLS_PORT")) if tls_port else None
+        page = stack.enter_context(_opened(ui_port, "WARMHOOK_UI_PORT", _open_on_loopback)) if ui_port else None
+        yield Ports(plain, tls, page)
 
 
-def _opened(port: int, setting: str) -> socket.socket:
+def _open_on_loopback(port: int) -> socket.socket:
+    return open_listener_at("127.0.0.1", port)
+
+
+def _opened(port: int, setting: str, open_port: Callable[[int], socket.socket] = open_listener) -> socket.socket:
     try:
-        return open_listener(port)
+        return open_port(port)
     except OSError as error:
         raise BadSetting(f"{setting} {port} cannot be opened: {error.strerror}") from error
 
 
-async def serve(app: Starlette, ports: Ports, credentials: Credentials, stopping: Callable[[], None]) -> None:
-    """Run the application until SIGTERM or SIGINT.
+async def serve(
+    app: Starlette,
+    ports: Ports,
+    credentials: Credentials,
+    stopping: Callable[[], None],
+    page: Starlette | None = None,
+) -> None:
+    """Run the application until SIGTERM or SIGINT; `page` is that of the port for the page alone.
 
     `stopping` is called when the servers begin to end, maybe more than once; open requests get a few seconds then. If
     a background task of the application or one of the servers fails, all end and the error is raised.
     """
-    listener, tls_listener = ports
+    tls_listener = ports.tls
     most = _most_connections()
     servers = [Server(uvicorn_config(app, most))]
 
@@ -80,7 +100,10 @@ async def serve(app: Starlette, ports: Ports, credentials: Credentials, stopping
                 secured = TlsServer(uvicorn_config(app, most - most // 4), handshakes=most // 4)
                 servers.append(secured)
                 serving = group.create_task(serve_tls(secured, tls_listener, credentials), name="TLS")
-            await servers[0].serve(sockets=[listener])
+            if ports.page is not None and page is not None:
+                servers.append(Server(uvicorn_config(page, most // 4)))
+                group.create_task(servers[-1].serve(sockets=[ports.page]), name="page")
+            await servers[0].serve(sockets=[ports.plain])
             stop()
             if tls_listener is not None and not secured.started:
                 serving.cancel()

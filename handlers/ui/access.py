@@ -28,6 +28,8 @@ NAMESPACES_MAX: Final = 200
 _KEPT_MAX: Final = 4096
 _UNKNOWN_MAX: Final = 1024
 _AT_ONCE: Final = 16
+_SECONDS: Final = 3.0
+"""A page does not wait longer for one answer."""
 _UNKNOWN_BURST, _UNKNOWN_PER_SECOND = 20, 5.0
 """Reviews of tokens that were not valid here before: a flood of wrong ones costs the API server no more."""
 _KNOWN_BURST, _KNOWN_PER_SECOND = 400, 50.0
@@ -141,8 +143,11 @@ class Access:
     async def _ask(self, budget: Budget, review: Callable[[], Awaitable[_Answer]]) -> _Answer:
         if not budget.try_spend():
             raise Busy
-        async with self._turns:
-            return await review()
+        try:
+            async with asyncio.timeout(_SECONDS), self._turns:
+                return await review()
+        except TimeoutError:
+            raise Unavailable(f"no answer to a review within {_SECONDS:g} seconds") from None
 
     def _is_fresh(self, kept: _Kept[_Answer] | None, seconds: float) -> bool:
         return kept is not None and self._clock.monotonic() - kept.at < seconds

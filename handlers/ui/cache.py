@@ -1,0 +1,204 @@
+"""Follow the cluster, and count what the page shows at most once per second however many read it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Literal, TypeAlias
+
+from adapters.clock import Clock
+from adapters.kubernetes import paths
+from adapters.kubernetes.client import Kubernetes
+from adapters.kubernetes.reflector import ListWatch, reflect
+from adapters.logs import get_logger
+from adapters.outages import WatchOutages
+from handlers.reconcile.objects import object_key
+from handlers.ui.reading import read_desired_facts, read_image_facts, read_node_facts, read_report_facts
+from warmhook.api import KIND_LABEL
+from warmhook.delivery_records import CONFIGMAP, read_delivery_records
+from warmhook.inventory import DesiredFacts, ImageFacts, Inventory, NodeFacts, ReportFacts
+from warmhook.node_lines import desired_name, desired_node
+from warmhook.node_report import report_name, report_node
+from warmhook.overview_rows import Totals, count_all, image_total
+from warmhook.ports import Object
+from warmhook.push_timeline import Progress, follow
+from warmhook.warmimages import ObjectKey
+
+_log = get_logger()
+
+Kind: TypeAlias = Literal["WarmImage", "Node", "ConfigMap", "Deliveries"]
+COUNTED_SECONDS: Final = 1.0
+"""For so long counts are used again."""
+_LOOK_SECONDS: Final = 5.0
+"""How often nodes are looked at that have become silent, and images that have become warm while nobody reads."""
+_AGAIN_SECONDS: Final = 10.0
+"""Before the cluster is followed again after a mistake."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    totals: Totals
+    revision: int
+    """Of the inventory."""
+    at: float
+    """On the monotonic clock."""
+    time: datetime
+
+
+class ClusterCache:
+    """What the page knows of the cluster."""
+
+    def __init__(self, namespace: str, clock: Clock, pool_label: str = "") -> None:
+        """`namespace` is that of the ConfigMaps of nodes; `pool_label` as for `read_node_facts`."""
+        self.inventory = Inventory()
+        self.progress: Mapping[ObjectKey, Progress] = {}
+        """How far each image has come since its push."""
+        self._namespace, self._clock, self._pool_label = namespace, clock, pool_label
+        self._outages = WatchOutages(clock.monotonic)
+        self._listed: set[Kind] = set()
+        self._started = clock.monotonic()
+        self._counted: _Counted | None = None
+
+    async def run(self, kubernetes: Kubernetes) -> None:
+        """Follow the cluster until this is cancelled."""
+        configmaps = paths.configmaps(self._namespace)
+        needed: list[ListWatch[Kind]] = [
+            ListWatch("WarmImage", paths.warmimages(), keep=_image),
+            ListWatch("Node", paths.NODES, keep_metadata=self._node),
+            ListWatch("ConfigMap", configmaps, f"{KIND_LABEL} in (desired,report)", keep_metadata=_configmap),
+        ]
+        more: ListWatch[Kind] = ListWatch(
+            "Deliveries", configmaps, fields=f"metadata.name={CONFIGMAP}", keep=_deliveries
+        )
+        while True:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(reflect(kubernetes, needed, self, self._clock, self._outages), name="follow")
+                    # By itself: without deliveries the rest is not old.
+                    outages = WatchOutages(self._clock.monotonic)
+                    group.create_task(reflect(kubernetes, [more], self, self._clock, outages), name="follow deliveries")
+            except Exception:
+                # The page is optional: no mistake here may end the rest of `web`.
+                _log.exception("ui-failed")
+                self._listed.clear()
+            await self._clock.sleep(_AGAIN_SECONDS)
+
+    async def look(self) -> None:
+        """Count regularly until this is cancelled: silence is no change of an object."""
+        while True:
+            await self._clock.sleep(_LOOK_SECONDS)
+            self.totals()
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything was listed; deliveries are not needed."""
+        return self._listed >= {"WarmImage", "Node", "ConfigMap"}
+
+    @property
+    def stale_seconds(self) -> float:
+        """For how long the API server has not answered; 0 if it answers."""
+        return self._outages.seconds if self.complete else self._clock.monotonic() - self._started
+
+    def totals(self) -> tuple[Totals, datetime]:
+        """The counts, and when they were made: at most a second old if something has changed."""
+        now = self._clock.monotonic()
+        counted = self._counted
+        if counted is None or now - counted.at >= COUNTED_SECONDS:
+            time = self._clock.utcnow()
+            self.inventory.note_time(time)
+            if counted is not None and counted.revision == self.inventory.revision:
+                self._counted = _Counted(counted.totals, counted.revision, now, time)
+            else:
+                self._counted = _Counted(count_all(self.inventory), self.inventory.revision, now, time)
+                totals = self._counted.totals
+                images = self.inventory.images.values()
+                self.progress = follow(self.progress, ((each, image_total(each, totals)) for each in images), time)
+            counted = self._counted
+        return counted.totals, counted.time
+
+    # --- what the reflectors see ---
+
+    def replace(self, kind: Kind, objects: list[Object]) -> None:
+        """Replace all objects of a kind by those of a list."""
+        for name in self._known(kind).difference(obj["key"] for obj in objects):
+            self._drop(kind, name)
+        for obj in objects:
+            self.update(kind, obj)
+        if kind == "Deliveries" and not objects:
+            self.inventory.set_deliveries(None)
+        self._listed.add(kind)
+
+    def update(self, kind: Kind, obj: Object) -> None:  # noqa: ARG002 - what was kept says which kind it is
+        """Take an object that was added or modified, reduced."""
+        inventory, facts = self.inventory, obj["facts"]
+        match facts:
+            case ImageFacts():
+                inventory.set_image(facts)
+            case NodeFacts():
+                inventory.set_node(facts)
+            case DesiredFacts():
+                shared = DesiredFacts(inventory.share(facts.lines), inventory.share(facts.refused))
+                inventory.set_desired(obj["node"], shared)
+            case ReportFacts():
+                shared_report = ReportFacts(facts.seen, inventory.share(facts.warm), inventory.share(facts.states))
+                inventory.set_report(obj["node"], shared_report)
+            case tuple():
+                inventory.set_deliveries(facts)
+
+    def delete(self, kind: Kind, obj: Object) -> None:
+        """Drop an object that was deleted; it is not reduced."""
+        self._drop(kind, object_key(obj) if kind == "WarmImage" else obj["metadata"]["name"])
+
+    def _known(self, kind: Kind) -> set[Any]:
+        inventory = self.inventory
+        match kind:
+            case "WarmImage":
+                return set(inventory.images)
+            case "Node":
+                return set(inventory.nodes)
+            case "ConfigMap":
+                return {*map(desired_name, inventory.desired), *map(report_name, inventory.reports)}
+            case "Deliveries":
+                return set()
+
+    def _drop(self, kind: Kind, key: Any) -> None:
+        inventory = self.inventory
+        if kind == "WarmImage":
+            inventory.drop_image(key)
+        elif kind == "Node":
+            inventory.drop_node(key)
+        elif kind == "Deliveries":
+            inventory.set_deliveries(None)
+        elif node := desired_node(key):
+            inventory.set_desired(node, None)
+        elif node := report_node(key):
+            inventory.set_report(node, None)
+
+    def _node(self, obj: Object) -> Object:
+        facts = read_node_facts(obj["metadata"], self._pool_label)
+        return _reduced(facts.name, facts)
+
+
+def _image(obj: Object) -> Object:
+    facts = read_image_facts(obj)
+    return _reduced(facts.key, facts)
+
+
+def _configmap(obj: Object) -> Object:
+    metadata = obj["metadata"]
+    node, desired = read_desired_facts(metadata)
+    if node:
+        return {**_reduced(metadata["name"], desired), "node": node}
+    node, report = read_report_facts(metadata)
+    # An object with these labels and the name of neither is a copy that somebody made.
+    return {**_reduced(metadata["name"], report if node else None), "node": node}
+
+
+def _deliveries(obj: Object) -> Object:
+    return _reduced(CONFIGMAP, tuple(read_delivery_records(obj.get("data") or {})))
+
+
+def _reduced(key: object, facts: object) -> Object:
+    return {"key": key, "facts": facts}
