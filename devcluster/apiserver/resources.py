@@ -252,6 +252,43 @@ BUILT_INS = (
         fields=("spec",),
         columns=(Column("Holder", ".spec.holderIdentity"),),
     ),
+    *(
+        # Stored, and nothing more: no policy of these is enforced, and no Pod is kept from an eviction.
+        Resource(group, "v1", plural, kind, namespaced=namespaced, short_names=short, status=status, fields=fields)
+        for group, plural, kind, namespaced, short, status, fields in (
+            ("networking.k8s.io", "networkpolicies", "NetworkPolicy", True, ("netpol",), False, ("spec",)),
+            ("networking.k8s.io", "ingresses", "Ingress", True, ("ing",), True, ("spec", "status")),
+            ("policy", "poddisruptionbudgets", "PodDisruptionBudget", True, ("pdb",), True, ("spec", "status")),
+            ("flowcontrol.apiserver.k8s.io", "flowschemas", "FlowSchema", False, (), True, ("spec", "status")),
+            (
+                "flowcontrol.apiserver.k8s.io",
+                "prioritylevelconfigurations",
+                "PriorityLevelConfiguration",
+                False,
+                (),
+                True,
+                ("spec", "status"),
+            ),
+            (
+                "admissionregistration.k8s.io",
+                "validatingadmissionpolicies",
+                "ValidatingAdmissionPolicy",
+                False,
+                (),
+                True,
+                ("spec", "status"),
+            ),
+            (
+                "admissionregistration.k8s.io",
+                "validatingadmissionpolicybindings",
+                "ValidatingAdmissionPolicyBinding",
+                False,
+                (),
+                False,
+                ("spec",),
+            ),
+        )
+    ),
     Resource(
         "admissionregistration.k8s.io",
         "v1",
