@@ -92,6 +92,9 @@
 {{- define "warmhook.configureAgent" -}}
 {{- $agent := .root.Values.agent }}{{ $pod := .object.spec.template.spec }}{{ $container := first $pod.containers }}
 {{- $_ := set .object.spec.updateStrategy.rollingUpdate "maxUnavailable" $agent.maxUnavailable }}
+{{- if eq (int $agent.metricsPort) (int $agent.peerPort) }}
+  {{- fail (printf "agent.peerPort and agent.metricsPort are both %d: give each a port of its own" (int $agent.peerPort)) }}
+{{- end }}
 {{- $folders := dict "runtime" (dir (trimPrefix "unix://" $agent.runtimeEndpoint)) "state" $agent.stateDir }}
 {{- range $pod.volumes }}
   {{- if .hostPath }}{{ $_ := set .hostPath "path" (index $folders .name) }}{{ end }}
