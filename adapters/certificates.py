@@ -81,6 +81,11 @@ def wants_rotation(certificate: bytes, names: Sequence[str], now: datetime) -> b
     return now >= begin + (end - begin) * 2 / 3 or not {_name(name) for name in names} <= set(named)
 
 
+def expiry(certificate: bytes) -> datetime:
+    """When it expires; of a chain, its first certificate. Raises `NotACertificate`."""
+    return _read(certificate)[0].not_valid_after_utc
+
+
 def belong_together(authorities: bytes, certificate: bytes, key: bytes) -> bool:
     """Whether the key belongs to the certificate, and a CA or another certificate of its chain signed it.
 

@@ -105,6 +105,7 @@ class Web:
             rates=rates,
             early_nodes=settings.early_nodes,
             count_plan=metrics.count_plan,
+            count_written=metrics.count_written,
         )
         self._early_blobs = EarlyBlobNotes(context, metrics.count_early_blobs)
         key = key_of(settings.host, settings.port)
@@ -119,6 +120,7 @@ class Web:
         self._queue = AdmissionQueue(handle, clock, metrics.count_hint, batch_max=batch_max, batches_max=batches_max)
         self._warm_nodes = WarmNodes(clock, configuration.tenancy)
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        metrics.ask_certificate(lambda: resources.credentials.expiry)
         accept = resources.credentials.accept
         self.admission = Admission(self._queue, self._warm_nodes, metrics, settings.namespace, accept, clock)
         self.page = _page(self._kubernetes, settings, clock) if "ui" in settings.serve else None
@@ -185,13 +187,14 @@ class Web:
 
     async def _watch(self, outages: WatchOutages) -> None:
         # Imported here: the receiver alone starts faster without it.
-        from handlers.watch.run import watch
+        from handlers.watch.run import Process, watch
 
         resources = self.resources
         kubernetes = Kubernetes(resources.transport, count=self.metrics.count_api_request)
         async with open_in_process(functools.partial(self.handle, local=True)) as handle:
             post = resources.post or handle
-            await watch(kubernetes, post, self.settings, self.clock, resources.rng, outages)
+            process = Process(self.clock, resources.rng, outages, self.metrics.ask_leader)
+            await watch(kubernetes, post, self.settings, process)
 
 
 def _cancel(task: asyncio.Task[None]) -> None:

@@ -113,8 +113,11 @@ class Metrics:
         """Count one removal: `removed` or `failed`."""
         self._removals.labels(result).inc()
 
-    def count_api_request(self, kind: str, verb: str, code: str) -> None:
-        """One answer of the API server; the code is `unreachable` if there was none."""
+    def count_api_request(self, kind: str, verb: str, code: str, _seconds: float) -> None:
+        """One answer of the API server; the code is `unreachable` if there was none.
+
+        How long it took is left to `web`: a histogram of each node would be most of the series of a large cluster.
+        """
         self._api_requests.labels(kind, verb, code).inc()
         self._api_up.set(code != "unreachable")
 

@@ -62,11 +62,12 @@ class Kubernetes:
         self,
         transport: Transport,
         *,
-        count: Callable[[str, str, str], None] = lambda _kind, _verb, _code: None,
+        count: Callable[[str, str, str, float], None] = lambda _kind, _verb, _code, _seconds: None,
         lanes: Lanes | None = None,
         urgent: bool = False,
     ) -> None:
-        """`count` gets resource, verb and status (or `unreachable`) of every answer.
+        """`count` gets resource, verb and status (or `unreachable`) of every answer, and how many seconds it took; of a
+        watch, until its answer began.
 
         Clients with the same `lanes` share the number of requests in flight; `urgent` requests go before the others.
         """
@@ -173,7 +174,7 @@ class Kubernetes:
             **_selectors(labels, fields),
         }
         headers = {"accept": _METADATA if metadata_only else _JSON}
-        kind = _kind(path)
+        kind, began = _kind(path), _now()
         try:
             async with AsyncExitStack() as stack:
                 opening = self._transport.stream(
@@ -181,7 +182,7 @@ class Kubernetes:
                 )
                 async with asyncio.timeout(_OPEN_SECONDS):
                     stream = await stack.enter_async_context(opening)
-                self._count(kind, "watch", str(stream.status))
+                self._count(kind, "watch", str(stream.status), _now() - began)
                 if stream.status != 200:
                     body = b"".join([line async for line in stream.lines])
                     raise _error(Response(stream.status, stream.headers, body), f"watch {path}")
@@ -190,7 +191,7 @@ class Kubernetes:
                     async for change in changes:
                         yield change
         except (Unreachable, TimeoutError) as error:
-            self._count(kind, "watch", "unreachable")
+            self._count(kind, "watch", "unreachable", _now() - began)
             problem = str(error) or f"the API server did not begin to answer within {_OPEN_SECONDS:g} seconds"
             raise Unavailable(f"watch {path}: {problem}") from error
 
@@ -229,6 +230,7 @@ class Kubernetes:
         kind = _kind(path)
         namespace = "" if method == "GET" or kind == "configmaps" else _namespace(path)
         await self._lanes.enter(urgent=self._urgent, group=namespace)
+        began = _now()
         sending = asyncio.create_task(
             self._transport.request(
                 method, path, query=query, headers=headers, body=body, timeout_seconds=timeout_seconds
@@ -244,9 +246,9 @@ class Kubernetes:
             asyncio.get_running_loop().call_later(_AFTERWARDS_SECONDS, sending.cancel)
             raise
         except Unreachable as error:
-            self._count(kind, method.lower(), "unreachable")
+            self._count(kind, method.lower(), "unreachable", _now() - began)
             raise Unavailable(f"{method} {path}: {error}") from error
-        self._count(kind, method.lower(), str(response.status))
+        self._count(kind, method.lower(), str(response.status), _now() - began)
         if response.status >= 400:
             raise _error(response, f"{method} {path}")
         return response
@@ -255,6 +257,10 @@ class Kubernetes:
         self._lanes.leave(urgent=self._urgent, group=namespace)
         if not sending.cancelled():
             sending.exception()  # read the result, also if no caller waits any more
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 async def _until_silent(lines: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:

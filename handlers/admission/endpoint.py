@@ -66,6 +66,8 @@ class Admission:
             patch = self._patch(review)
             if isinstance(review.outcome, Admitted):
                 result, reason = self.queue.add(admitted_event(review.outcome, self.clock.utcnow())), ""
+                for image in review.outcome.images:
+                    self.metrics.admitted_images.labels(self.warm_nodes.holders(image)).inc()
             else:
                 reason = review.outcome
         except Exception:

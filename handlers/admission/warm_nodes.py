@@ -23,6 +23,7 @@ from adapters.logs import get_logger
 from adapters.outages import WatchOutages
 from warmhook.admission_review import Admitted, read_pod
 from warmhook.api import KIND_LABEL, PREFER_ANNOTATION
+from warmhook.images import Reference
 from warmhook.labels import TooManyTerms
 from warmhook.limits import NO_RULES, Tenancy
 from warmhook.node_affinity import Constraints
@@ -35,13 +36,27 @@ from warmhook.preferred_nodes import affinity_patch, preferred_nodes, prefers_no
 from warmhook.tenancy import permitted
 
 Kind: TypeAlias = Literal["WarmPolicy", "WarmImage", "Node", "ConfigMap"]
+Holders: TypeAlias = Literal["all", "some", "none", "unwanted", "unknown"]
+"""Which of the nodes that should have an image have it; `unwanted` if no WarmImage names it."""
 _log = get_logger()
 
 _AGAIN_SECONDS: Final = 10.0
 _RANKINGS_MAX: Final = 100
 _RANKING_LIFETIME: Final = timedelta(seconds=2)
+_BEST_FIRST: Final[tuple[Holders, ...]] = ("all", "some", "none")
 Key = tuple[str, str]
 """Namespace and name."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What one WarmImage wants, and how far that is."""
+
+    image: str
+    """As a runtime names it."""
+    version: str
+    """The version of its line."""
+    holders: Holders
 
 
 @dataclass(slots=True)
@@ -52,8 +67,10 @@ class WarmNodes:
     tenancy: Tenancy = NO_RULES
     _listed: set[Kind] = field(default_factory=set)
     _policies: dict[Key, Policy] = field(default_factory=dict)
-    _lines: dict[Key, tuple[str, str]] = field(default_factory=dict)
-    """By WarmImage: its image, as a runtime names it, and the version of its line."""
+    _wanted: dict[Key, _Wanted] = field(default_factory=dict)
+    """By WarmImage."""
+    _by_image: dict[str, dict[Key, _Wanted]] = field(default_factory=dict)
+    """The same, by image."""
     _nodes: dict[Key, Node] = field(default_factory=dict)
     _reports: dict[Key, Report] = field(default_factory=dict)
     _rankings: dict[tuple[frozenset[str], str, Constraints], tuple[datetime, list[tuple[str, int]]]] = field(
@@ -83,30 +100,51 @@ class WarmNodes:
     def replace(self, kind: Kind, objects: list[Object]) -> None:
         """Replace all objects of a kind by those of a list."""
         self._table(kind).clear()
+        if kind == "WarmImage":
+            self._by_image.clear()
         for obj in objects:
             self.update(kind, obj)
         self._listed.add(kind)
 
     def update(self, kind: Kind, obj: Object) -> None:
         """An object was added or modified."""
-        key, value = _key(obj), _READ[kind](obj, self.tenancy)
-        if value is None:
-            self._table(kind).pop(key, None)
-        else:
-            self._table(kind)[key] = value
+        self._store(kind, _key(obj), _READ[kind](obj, self.tenancy))
 
     def delete(self, kind: Kind, obj: Object) -> None:
         """An object was deleted."""
-        self._table(kind).pop(_key(obj), None)
+        self._store(kind, _key(obj), None)
+
+    def _store(self, kind: Kind, key: Key, value: Any) -> None:
+        """Keep the value of an object, or forget it if there is none."""
+        table = self._table(kind)
+        old = table.pop(key, None)
+        if isinstance(old, _Wanted):
+            named = self._by_image[old.image]
+            del named[key]
+            if not named:
+                del self._by_image[old.image]
+        if value is not None:
+            table[key] = value
+        if isinstance(value, _Wanted):
+            self._by_image.setdefault(value.image, {})[key] = value
 
     def _table(self, kind: Kind) -> dict[Key, Any]:
         tables: dict[Kind, dict[Key, Any]] = {
             "WarmPolicy": self._policies,
-            "WarmImage": self._lines,
+            "WarmImage": self._wanted,
             "Node": self._nodes,
             "ConfigMap": self._reports,
         }
         return tables[kind]
+
+    # --- holders ---
+
+    def holders(self, image: Reference) -> Holders:
+        """Which nodes have the image, by the status of the WarmImage with the most; `unknown` before the first list."""
+        if "WarmImage" not in self._listed:
+            return "unknown"
+        found = {wanted.holders for wanted in self._by_image.get(str(image.as_run), {}).values()}
+        return next((holders for holders in _BEST_FIRST if holders in found), "unwanted")
 
     # --- preferences ---
 
@@ -141,8 +179,7 @@ class WarmNodes:
         return ranking
 
     def _ranked(self, images: frozenset[str], owner: str, constraints: Constraints) -> list[tuple[str, int]]:
-        lines = self._lines.values()
-        versions = {image: {version for listed, version in lines if listed == image} for image in images}
+        versions = {image: {wanted.version for wanted in self._by_image.get(image, {}).values()} for image in images}
         reachable = {report.node: report for report in self._reports.values() if report.reachable(self.clock.utcnow())}
 
         def held(node: Node) -> int:
@@ -171,7 +208,7 @@ def _policy(obj: Object, _: Tenancy) -> Policy | None:
         return None
 
 
-def _line(obj: Object, tenancy: Tenancy) -> tuple[str, str] | None:
+def _wanted(obj: Object, tenancy: Tenancy) -> _Wanted | None:
     try:
         warmimage = read_warmimage(obj)
     except InvalidObject:
@@ -179,7 +216,19 @@ def _line(obj: Object, tenancy: Tenancy) -> tuple[str, str] | None:
     warmimage = permitted(replace(warmimage, limits=tenancy.of(warmimage.key.namespace)))
     line = line_of(warmimage)
     # Nodes that still have a purged image are about to lose it.
-    return None if warmimage.purged else (line.image, line.version)
+    return None if warmimage.purged else _Wanted(line.image, line.version, _holders(obj))
+
+
+def _holders(obj: Object) -> Holders:
+    """By the status, which handlers write; nodes whose agent is silent do not count, as in the condition `Ready`."""
+    status = obj.get("status") or {}
+    if status.get("observedGeneration") != obj["metadata"].get("generation"):
+        # A push or a change that the nodes do not have yet.
+        return "none"
+    warm, desired, silent = (status.get(name) or 0 for name in ("warm", "desired", "unreachable"))
+    if not warm:
+        return "none"
+    return "all" if warm + silent >= desired else "some"
 
 
 def _report(obj: Object, _: Tenancy) -> Report | None:
@@ -189,7 +238,7 @@ def _report(obj: Object, _: Tenancy) -> Report | None:
 
 _READ: Final[Mapping[Kind, Callable[[Object, Tenancy], Any]]] = {
     "WarmPolicy": _policy,
-    "WarmImage": _line,
+    "WarmImage": _wanted,
     "Node": lambda obj, _: read_node(obj),
     "ConfigMap": _report,
 }

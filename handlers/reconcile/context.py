@@ -33,3 +33,5 @@ class Context:
     """Of so many nodes all are told about blobs before their push ends; of more only those that read the registry."""
     count_plan: Callable[[str], None] = lambda _outcome: None
     """Called for each image whose distribution is planned."""
+    count_written: Callable[[int], None] = lambda _size_bytes: None
+    """Called for each write of the ConfigMap of a node, with its size."""

@@ -131,6 +131,7 @@ class NodeWrites:
         """The size of the ConfigMap in bytes."""
         size = await self._send(lambda: self._context.writer.patch_desired(node, patch), batch)
         self._budget.spend(size)
+        self._context.count_written(size)
         return size
 
     async def _create(self, node: str, patch: Object, batch: _Batch) -> int:

@@ -33,6 +33,8 @@ class Credentials:
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _unanswered: int = 0
     """Reads in a row that the API server did not answer."""
+    expiry: float = float("nan")
+    """When the certificate expires, in Unix time; NaN if there is none, or it cannot be read."""
     _logged: bool = False
     """Whether it is logged that the Secret cannot be read."""
 
@@ -68,7 +70,7 @@ class Credentials:
             _log.info("certificate-not-read-over", secret=SECRET)
         self._unanswered, self._logged = 0, False
         if held != self._held:
-            self._held = held
+            self._held, self.expiry = held, _expiry(held)
             self._changed.set()
         return True
 
@@ -83,3 +85,16 @@ class Credentials:
             self._changed.clear()
             await self._changed.wait()
         return pair
+
+
+def _expiry(held: AdmissionSecret) -> float:
+    """When the certificate expires, in Unix time; NaN if there is none, or it cannot be read."""
+    if held.pair is None:
+        return float("nan")
+    # Imported here: a process without a certificate starts faster without it.
+    from adapters.certificates import NotACertificate, expiry
+
+    try:
+        return expiry(held.certificate).timestamp()
+    except NotACertificate:
+        return float("nan")

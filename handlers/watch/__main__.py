@@ -23,7 +23,7 @@ from adapters.outages import WatchOutages
 from adapters.signals import until_signal
 from handlers.event_sink import log_missing_token, open_event_sink
 from handlers.settings import Settings, read_settings
-from handlers.watch.run import watch
+from handlers.watch.run import Process, watch
 
 _log = get_logger()
 
@@ -38,8 +38,8 @@ async def run(settings: Settings) -> None:
         assert post is not None  # noqa: S101 - this process handles no events itself
         log_missing_token(settings)
         _log.info("watch-started", namespace=settings.namespace, sync_seconds=settings.sync_seconds)
-        outages = WatchOutages(clock.monotonic)
-        await until_signal(watch(Kubernetes(transport), post, settings, clock, random.SystemRandom(), outages))
+        process = Process(clock, random.SystemRandom(), WatchOutages(clock.monotonic))
+        await until_signal(watch(Kubernetes(transport), post, settings, process))
     _log.info("watch-stopped")
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from adapters.clock import Clock
 from adapters.kubernetes import paths
@@ -25,17 +27,26 @@ from warmhook.api import KIND_LABEL
 from warmhook.events import Event
 
 
-async def watch(
-    kubernetes: Kubernetes, post: Post, settings: Settings, clock: Clock, rng: random.Random, outages: WatchOutages
-) -> None:
-    """Watch until this is cancelled. One of several processes sends; the others are ready to take over its Lease.
+@dataclass(frozen=True, slots=True)
+class Process:
+    """What `watch` shares with the rest of its process."""
 
-    `rng` makes names and tokens that nobody may guess. `outages` are those of the whole process.
-    """
+    clock: Clock
+    rng: random.Random
+    """Makes names and tokens that nobody may guess."""
+    outages: WatchOutages
+    ask_leader: Callable[[Callable[[], bool]], None] = lambda _leads: None
+    """Called once, with a function that returns whether this process holds the Lease."""
+
+
+async def watch(kubernetes: Kubernetes, post: Post, settings: Settings, process: Process) -> None:
+    """Watch until this is cancelled. One of several processes sends; the others are ready to take over its Lease."""
+    clock, rng = process.clock, process.rng
+    elector = LeaderElector(kubernetes, settings.namespace, new_identity(settings.host, rng), clock)
+    process.ask_leader(elector.leads)
     await wait_for_api_server(kubernetes, clock)
     queue = WorkQueue()
     changes = ChangeFilter(queue, clock.monotonic)
-    elector = LeaderElector(kubernetes, settings.namespace, new_identity(settings.host, rng), clock)
 
     async def post_as_leader(event: Event) -> None:
         if not elector.leads():
@@ -55,8 +66,8 @@ async def watch(
 
     async with asyncio.TaskGroup() as group:
         kinds = _kinds(settings.namespace)
-        group.create_task(reflect(kubernetes, kinds, changes, clock, outages), name="follow")
-        rollouts = RolloutWatches(kubernetes, changes.rollouts, queue, clock, outages)
+        group.create_task(reflect(kubernetes, kinds, changes, clock, process.outages), name="follow")
+        rollouts = RolloutWatches(kubernetes, changes.rollouts, queue, clock, process.outages)
         group.create_task(rollouts.run(), name="follow rollouts")
         group.create_task(elector.run(lead), name="lead")
 

@@ -195,14 +195,31 @@ async def test_an_answer_that_nobody_waits_for_any_more_is_waited_for_a_little_a
 
 @instant
 async def test_every_answer_is_counted_by_resource_verb_and_code() -> None:
-    counted: list[tuple[str, str, str]] = []
+    counted: list[tuple[str, str, str, float]] = []
     transport = Scripted(answer(200, {}), answer(404, {}), Unreachable("x"))
-    kubernetes = Kubernetes(transport, count=lambda *labels: counted.append(labels))
+    kubernetes = Kubernetes(transport, count=lambda *answer: counted.append(answer))
     await kubernetes.get(PATH)
     await kubernetes.delete(paths.warmimages(ObjectKey("a", "b")))
     with pytest.raises(Unavailable):
         await kubernetes.patch(paths.node("n"), {})
-    assert counted == [("configmaps", "get", "200"), ("warmimages", "delete", "404"), ("nodes", "patch", "unreachable")]
+    assert [answer[:3] for answer in counted] == [
+        ("configmaps", "get", "200"),
+        ("warmimages", "delete", "404"),
+        ("nodes", "patch", "unreachable"),
+    ]
+
+
+@instant
+async def test_the_seconds_of_an_answer_are_counted() -> None:
+    class Slow(Scripted):
+        async def request(self, method: str, path: str, **more: Any) -> Response:
+            await asyncio.sleep(3)
+            return Response(200, {}, b"{}")
+
+    counted: list[float] = []
+    kubernetes = Kubernetes(Slow(), count=lambda _kind, _verb, _code, seconds: counted.append(seconds))
+    await kubernetes.get(PATH)
+    assert counted == [3.0]
 
 
 # --- watching --------------------------------------------------------------------------------------------------------

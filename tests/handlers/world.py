@@ -42,7 +42,7 @@ from handlers.metrics import Metrics
 from handlers.reconcile.reader import Reader
 from handlers.serving.credentials import Credentials
 from handlers.settings import Settings
-from handlers.watch.run import watch
+from handlers.watch.run import Process, watch
 from tests.support.crds import of_newer_version, without_patterns
 from tests.support.instant import instantly, loop_clock
 from warmhook.api import API_VERSION, PEER_ANNOTATION
@@ -404,7 +404,8 @@ class World:
         rng = Random(self._watches)
         clock = Clock(self.now, self.monotonic, sleep, rng.random)
         settings = replace(self.settings, sync_seconds=sync_seconds)
-        work = watch(kubernetes, post or self.post, settings, clock, rng, WatchOutages(self.monotonic))
+        process = Process(clock, rng, WatchOutages(self.monotonic))
+        work = watch(kubernetes, post or self.post, settings, process)
         task = asyncio.create_task(work, name="watch")
         try:
             yield task

@@ -34,7 +34,7 @@ from handlers.event_sink import Post, Refused, RetryLater, open_in_process
 from handlers.metrics import Metrics
 from handlers.serving.credentials import Credentials
 from handlers.settings import Settings
-from handlers.watch.run import watch
+from handlers.watch.run import Process, watch
 from nodeagent.agent import Agent
 from nodeagent.context import Context
 from nodeagent.metrics import Metrics as AgentMetrics
@@ -168,7 +168,8 @@ class World:
                 web = self._web(connection, "watch")
                 self._apps["watch"] = create_app(web)
                 post = await stack.enter_async_context(open_in_process(functools.partial(web.handle, local=True)))
-            await watch(Kubernetes(connection), post, _SETTINGS, clock, rng, WatchOutages(clock.monotonic))
+            process = Process(clock, rng, WatchOutages(clock.monotonic))
+            await watch(Kubernetes(connection), post, _SETTINGS, process)
 
     def _clock(self, program: str, rng: Random) -> Clock:
         return Clock(self.clock(program), asyncio.get_running_loop().time, asyncio.sleep, rng.random)

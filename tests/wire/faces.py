@@ -31,7 +31,7 @@ from handlers.metrics import Metrics
 from handlers.serving.credentials import Credentials
 from handlers.settings import read_settings
 from handlers.watch.__main__ import main as watch_main
-from handlers.watch.run import watch
+from handlers.watch.run import Process, watch
 from nodeagent.__main__ import main as agent_main
 from nodeagent.agent import Agent
 from nodeagent.context import Context
@@ -98,8 +98,8 @@ async def run_watch(environ: Mapping[str, str], transport: Transport, time: Time
     settings = replace(read_settings(environ, "watch"), host="host")
     async with open_event_sink(settings) as post:
         assert post is not None
-        outages = WatchOutages(time.monotonic)
-        async with _running(watch(Kubernetes(transport), post, settings, time.clock, Random(1), outages)):
+        process = Process(time.clock, Random(1), WatchOutages(time.monotonic))
+        async with _running(watch(Kubernetes(transport), post, settings, process)):
             yield
 
 
