@@ -35,6 +35,7 @@ class Checks:
         self._clock, self._log, self._metrics = context.clock, context.log, context.metrics
         self._runtime_outage = OutageLog(self._log, self._clock, "runtime-unreachable")
         self._disk_outage = OutageLog(self._log, self._clock, "disk-low")
+        self._metrics.least_free_space(self._settings.min_free_percent)
         self._image_folders: list[str] = []
         """Where the runtime keeps images, on the host; empty if that is unknown."""
         self._used_bytes = 0

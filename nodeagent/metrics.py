@@ -51,6 +51,9 @@ class Metrics:
             "warmhook_disk_free_percent", "Free share of the disk for images, in percent; NaN where it cannot be seen"
         )
         self._free.set(float("nan"))
+        self._least_free = gauge(
+            "warmhook_disk_min_free_percent", "Below this free share nothing is pulled: WARMHOOK_MIN_FREE_PERCENT"
+        )
         self.lines(())
 
     def lines(self, states: Iterable[str], malformed: int = 0) -> None:
@@ -100,6 +103,10 @@ class Metrics:
     def free_space(self, percent: float | None) -> None:
         """The free share of the disk for images; `None` if it is unknown."""
         self._free.set(float("nan") if percent is None else percent)
+
+    def least_free_space(self, percent: int) -> None:
+        """The setting for the free share of the disk for images; 0: nothing is measured."""
+        self._least_free.set(percent)
 
     def evicted(self, images: int) -> None:
         """Another program removed so many images from the runtime."""
