@@ -28,9 +28,11 @@ def _series(registry: CollectorRegistry) -> list[tuple[str, frozenset[str]]]:
     found: list[tuple[str, frozenset[str]]] = []
     for collector in registry._collector_to_names:
         if not isinstance(collector, MetricWrapperBase):
-            found += [(sample.name, frozenset(sample.labels)) for each in collector.collect() for sample in each.samples]
+            found += [
+                (sample.name, frozenset(sample.labels)) for each in collector.collect() for sample in each.samples
+            ]
             continue
-        for suffix in _SUFFIXES.get(collector._type, ("",)):
+        for suffix in _SUFFIXES.get(str(collector._type), ("",)):
             labels = {*collector._labelnames, *({"le"} if suffix == "_bucket" else ())}
             found.append((collector._name + suffix, frozenset(labels)))
     return found

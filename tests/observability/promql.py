@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 _STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*"')
+_COMMENT: Final = re.compile(r"#.*")
 _RANGE: Final = re.compile(r"\[[^\]]*\]")
 _OFFSET: Final = re.compile(r"\boffset\s+\w+")
 _GROUPING: Final = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\(([^)]*)\)")
@@ -36,7 +37,7 @@ def selectors(expression: str) -> list[Selector]:
         return f'"{len(strings) - 1}"'
 
     text = _STRING.sub(keep, expression)
-    for pattern in (_RANGE, _OFFSET, _GROUPING):
+    for pattern in (_COMMENT, _RANGE, _OFFSET, _GROUPING):
         text = pattern.sub(" ", text)
     return [
         Selector(
