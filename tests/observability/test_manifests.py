@@ -36,12 +36,20 @@ def test_every_pod_with_metrics_is_scraped_at_a_port_that_it_has() -> None:
             for monitor in monitors():
                 if monitor["metadata"]["namespace"] != obj["metadata"]["namespace"] or not selected(monitor, labels):
                     continue
-                endpoints = monitor["spec"]["podMetricsEndpoints"]
-                ports = [port.get("name", "user-port") for each in containers(obj) for port in each["ports"]]
-                assert set(ports) & {each["port"] for each in endpoints}
+                if obj["apiVersion"] != "apps/v1":
+                    continue
+                (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+                assert endpoint["port"] in [port["name"] for each in containers(obj) for port in each["ports"]]
                 assert monitor["spec"]["jobLabel"] == "app.kubernetes.io/name"
                 scraped.add(labels["app.kubernetes.io/name"])
     assert scraped == {"warmhook-web", "warmhook-handlers", "warmhook-agent", "warmhook-admission"}
+
+
+def test_no_pod_that_scales_to_zero_is_scraped_since_it_would_look_like_one_that_is_down() -> None:
+    scaling = [obj for obj in render(KNATIVE) if obj["apiVersion"].startswith("serving.knative.dev/")]
+    assert scaling
+    names = {port.get("name") for obj in scaling for each in containers(obj) for port in each["ports"]}
+    assert not names & {each["port"] for monitor in monitors() for each in monitor["spec"]["podMetricsEndpoints"]}
 
 
 def test_alerts_about_agents_can_name_the_node() -> None:
