@@ -16,6 +16,6 @@ _TEMPLATES: Final = Environment(
 )
 
 
-def render(template: str, **values: Any) -> str:
+def render(template: str, /, **values: Any) -> str:
     """The HTML of a template of `handlers/ui/templates/`. A value that it needs and did not get is an error."""
     return _TEMPLATES.get_template(template).render(values)
