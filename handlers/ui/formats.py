@@ -11,9 +11,12 @@ from warmhook.warmimages import ObjectKey
 
 _STEPS: Final = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 _FORBIDDEN: Final[dict[int, str]] = dict.fromkeys(
-    [*(code for code in range(0x20) if chr(code) not in "\n\t"), *range(0x7F, 0xA0)]
-    # Marks that change the direction of what follows, or that nobody sees.
-    + [0x061C, 0xFEFF, *range(0x200B, 0x2010), *range(0x2028, 0x202F), *range(0x2060, 0x2070)],
+    [
+        *(code for code in range(0x20) if chr(code) not in "\n\t"),
+        *range(0x7F, 0xA0),
+        # Marks that change the direction of what follows, or that nobody sees.
+        *(0x061C, 0xFEFF, *range(0x200B, 0x2010), *range(0x2028, 0x202F), *range(0x2060, 0x2070)),
+    ],
     "\N{REPLACEMENT CHARACTER}",
 )
 

@@ -22,6 +22,7 @@ _FAILING_GROUPS: Final = 4
 """Reasons that the first page names."""
 _PICTURE_NODES: Final = 24
 """From so many nodes on a picture says more than the table."""
+_SILENT: Final = frozenset({"NoAgent", "Unreachable"})
 _SYMBOLS: Final[Mapping[CellState, str]] = {
     "warm": "\N{CHECK MARK}",
     "pulling": "\N{DOWNWARDS ARROW}",
@@ -58,10 +59,23 @@ class FailingReason:
     """Everything that fails for one reason."""
 
     reason: str
-    nodes: int
-    """Pairs of an image and a node; 0: images as a whole."""
     entries: tuple[Failing, ...]
     """The most nodes first."""
+
+    @property
+    def images(self) -> int:
+        """How many images."""
+        return len({entry.warmimage for entry in self.entries})
+
+    @property
+    def nodes(self) -> int:
+        """Pairs of an image and a node; 0: images as a whole."""
+        return sum(entry.count for entry in self.entries)
+
+    @property
+    def most_nodes(self) -> int:
+        """How many nodes do not have the image that the most nodes do not have."""
+        return max(entry.count for entry in self.entries)
 
 
 def overview_page(overview: Overview, view: View) -> str:
@@ -139,19 +153,18 @@ def error_page(status: int, message: str) -> str:
 
 
 def failing_reasons(failing: Iterable[Failing]) -> list[FailingReason]:
-    """By reason, the most nodes first; images that fail as a whole come last."""
+    """By reason, the most nodes first; what only comes from silent agents is last, as it says nothing of the image."""
     by_reason: dict[str, list[Failing]] = {}
     for entry in failing:
         by_reason.setdefault(entry.reason, []).append(entry)
     found = [
         FailingReason(
             reason,
-            sum(entry.count for entry in entries),
             tuple(sorted(entries, key=lambda entry: (-entry.count, entry.warmimage, entry.message))),
         )
         for reason, entries in by_reason.items()
     ]
-    return sorted(found, key=lambda each: (-each.nodes, each.reason))
+    return sorted(found, key=lambda each: (each.reason in _SILENT, -each.nodes, each.reason))
 
 
 def _page(template: str, view: View | None, **values: Any) -> str:

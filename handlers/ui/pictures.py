@@ -23,10 +23,10 @@ _COLOURS: Final[dict[CellState, tuple[int, int, int]]] = {
     "failed": (0xCF, 0x32, 0x1F),
     "unreachable": (0x7C, 0x84, 0x90),
 }
-_WIDTH: Final = 1000
+_WIDTH: Final = 800
 """Pixels that a picture should not be wider than."""
-_SHAPES: Final = ((1, 14), (2, 10), (3, 7), (4, 5), (5, 4), (10, 2), (20, 1))
-"""Rows of cells and pixels of one cell: pictures of all sizes are about 20 pixels high."""
+_SHAPES: Final = ((1, 14), (2, 10), (3, 7), (4, 5), (5, 4), (7, 3), (10, 2), (13, 2), (26, 1))
+"""Rows of cells and pixels of one cell: pictures of all sizes are 14 to 26 pixels high."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from typing import Literal
 
 from handlers.ui.formats import duration
@@ -39,7 +40,7 @@ class Timeline:
 def timeline(moments: Sequence[Moment]) -> Timeline:
     """The steps of these moments, which are in the order of their causes."""
     known = [moment.at for moment in moments if moment.at is not None]
-    whole = sum(max(0.0, (later - earlier).total_seconds()) for earlier, later in zip(known, known[1:], strict=False))
+    whole = sum(max(0.0, (later - earlier).total_seconds()) for earlier, later in pairwise(known))
     last = max((number for number, moment in enumerate(moments) if moment.at is not None), default=-1)
     steps: list[Step] = []
     before: datetime | None = None
