@@ -139,10 +139,11 @@ def _handler(server: PageServer) -> type[BaseHTTPRequestHandler]:
                     self.wfile.write(f"event: changed\ndata: {change}\n\n".encode())
                     self.wfile.flush()
                     with server.changed:
-                        server.changed.wait_for(lambda: server.view.change != change, timeout=1)
+                        while server.view.change == change and not server.problem:
+                            server.changed.wait()
             server.streams -= 1
 
-        def log_message(self, format: str, *args: Any) -> None:
+        def log_message(self, *args: Any) -> None:
             """Print nothing."""
 
     return Handler

@@ -247,9 +247,7 @@ class SyntheticCluster:
             result, reason, images, detail = given[number % len(given)]
             at = NOW - timedelta(seconds=179.5 + 47 * number)
             source, kind = ("harbor", "harbor") if number % 3 else ("ci", "generic")
-            found.append(
-                DeliveryRecord(at, source, kind, result, reason, images, detail, f"{number:032x}", 0.012 + number / 900)
-            )
+            found.append(DeliveryRecord(at, source, kind, result, reason, images, detail, seconds=0.012 + number / 900))
         return found
 
 
@@ -261,3 +259,18 @@ def _tally(cells: bytes) -> Tally:
         failed=cells.count(_NOT_FOUND) + cells.count(_DISK_FULL) + cells.count(_NETWORK),
         unreachable=cells.count(_SILENT),
     )
+
+
+class EmptyCluster(SyntheticCluster):
+    """A cluster without WarmImages."""
+
+    def __init__(self) -> None:
+        super().__init__(nodes=3, images=0)
+
+    def overview(self, dimension: Dimension) -> Overview:
+        """Nothing is wrong either."""
+        return replace(super().overview(dimension), rows=(), failing=(), checks=())
+
+    def deliveries(self) -> list[DeliveryRecord]:
+        """None yet."""
+        return []
