@@ -51,7 +51,8 @@ def duration(seconds: float) -> str:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 10:
         return f"{seconds:.1f} s"
-    parts, rest = [], round(seconds)
+    parts: list[tuple[int, str]] = []
+    rest = round(seconds)
     for unit, size in _STEPS:
         number, rest = divmod(rest, size)
         if number or parts:

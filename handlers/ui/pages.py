@@ -125,7 +125,7 @@ def node_page(page: NodePage, view: View) -> str:
     wanted = [(key, image, cell) for key, (image, cell) in page.images.items() if _asked_for(cell, view.query, image)]
     order = ("failed", "unreachable", "pulling", "waiting", "warm")
     wanted.sort(key=lambda row: (order.index(row[2].state), row[1], row[0]))
-    states = Counter(cell.state for _, cell in page.images.values())
+    states = Counter[str](cell.state for _, cell in page.images.values())
     return _page("node.html", view, page=page, images=wanted, total=Tally(**states))
 
 

@@ -71,8 +71,8 @@ class HostileCluster(SyntheticCluster):
         return replace(found, name=HTML + LONG, group=RTL, images=images, reachable=False)
 
     @property
-    def node_names(self) -> list[tuple[str, str, str]]:  # type: ignore[override]
+    def node_names(self) -> list[tuple[str, str, str]]:
         return [("a", "pool", "zone")] * self.nodes
 
     def deliveries(self) -> list[DeliveryRecord]:
-        return [DeliveryRecord(NOW, HTML, RTL, "skipped", HTML, (LONG, HTML), LONG * 3)]
+        return [DeliveryRecord(NOW, HTML, RTL, "skipped", HTML, (LONG, HTML), 10**9, LONG * 3)]

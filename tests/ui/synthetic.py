@@ -247,7 +247,9 @@ class SyntheticCluster:
             result, reason, images, detail = given[number % len(given)]
             at = NOW - timedelta(seconds=179.5 + 47 * number)
             source, kind = ("harbor", "harbor") if number % 3 else ("ci", "generic")
-            found.append(DeliveryRecord(at, source, kind, result, reason, images, detail, seconds=0.012 + number / 900))
+            found.append(
+                DeliveryRecord(at, source, kind, result, reason, images, detail=detail, seconds=0.012 + number / 900)
+            )
         return found
 
 

@@ -263,7 +263,11 @@ def hide(page: Page, *, hidden: bool) -> None:
 
 
 def wait_until(page: Page, holds: Any) -> bool:
-    return any(holds() or page.wait_for_timeout(50) for _ in range(100))
+    for _ in range(200):
+        if holds():
+            return True
+        page.wait_for_timeout(25)
+    return False
 
 
 def test_the_keyboard_reaches_everything_in_the_order_of_reading(browser: Browser, server: PageServer) -> None:
@@ -286,7 +290,8 @@ def test_the_keyboard_reaches_everything_in_the_order_of_reading(browser: Browse
         assert page.evaluate("document.activeElement.id") == "main"
 
 
-UNNAMED: Final = """() => [...document.querySelectorAll("a, button, select, input, [role=region], img")].filter((found) =>
+UNNAMED: Final = """() => [...document.querySelectorAll("a, button, select, input, [role=region], img")]
+  .filter((found) =>
   found.checkVisibility() && !(found.innerText?.trim() || found.getAttribute("aria-label") || found.alt
     || found.getAttribute("aria-labelledby") || found.labels?.length || found.querySelector("img")?.alt)
 ).map((found) => found.outerHTML)"""
