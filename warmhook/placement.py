@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from warmhook.labels import LABEL_OPERATORS, Requirement, Selector
 from warmhook.manifests import Resolved
@@ -123,6 +123,25 @@ def place(image: str, wanted: Nodes, nodes: Iterable[Node], resolved: Resolved |
         return chosen
     chosen.sort(key=lambda node: (lacks_platform(resolved, node), node.away, _rank(image, node.name), node.name))
     return chosen[: wanted.limit.of(len(chosen))]
+
+
+NodesPart: TypeAlias = Literal["name", "names", "selector", "affinity", "tolerations"]
+
+
+def refusing_part(wanted: Nodes, node: Node) -> NodesPart | None:
+    """The part of `wanted` that keeps the image off this node; `None`: none, a limit and running Pods aside.
+
+    Each part is tried alone, without the others.
+    """
+    anywhere = Nodes(selector=Selector(()))
+    alone: dict[NodesPart, Nodes] = {
+        "name": anywhere,
+        "names": replace(anywhere, names=wanted.names),
+        "selector": replace(anywhere, selector=selector_of(wanted)),
+        "affinity": replace(anywhere, affinity=wanted.affinity),
+        "tolerations": replace(anywhere, tolerations=wanted.tolerations),
+    }
+    return next((part for part, each in alone.items() if not place("", each, [node])), None)
 
 
 def _rank(image: str, node: str) -> bytes:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
 from warmhook.globs import Globs
 from warmhook.images import Reference
@@ -55,6 +56,28 @@ class PushRules:
         wanted = {self._wanted[glob] for glob in globs if glob < tags}
         wanted -= {self._excluded[glob - tags] for glob in globs if glob >= tags}
         return [rule for rule in (self._rules[at] for at in rules if at in wanted) if _in_range(rule, image.tag)]
+
+
+RulePart: TypeAlias = Literal["repository", "untagged", "tags", "exclude", "semver", "unread"]
+
+
+def refusing_part(rule: PushRule, image: Reference) -> RulePart | None:
+    """The part of the rule that keeps a push of this image away; `None` if the rule takes it.
+
+    Each part is tried alone, without the others.
+    """
+    if PushRules([rule]).matching(image):
+        return "unread" if rule.unread else None
+    if not PushRules([rule]).of_repository(image):
+        return "repository"
+    if not image.tag:
+        return "untagged"
+    alone: dict[RulePart, PushRule] = {
+        "tags": replace(rule, exclude=(), semver=None),
+        "exclude": replace(rule, tags=("*",), semver=None),
+        "semver": replace(rule, tags=("*",), exclude=()),
+    }
+    return next(part for part, each in alone.items() if not PushRules([each]).matching(image))
 
 
 def _in_range(rule: PushRule, tag: str) -> bool:

@@ -15,7 +15,7 @@ from warmhook.labels import TooManyTerms
 
 TOLERATIONS_MAX: Final = 64
 # The taint of a cordoned node, which may not have been added yet.
-_CORDONED: Final = "node.kubernetes.io/unschedulable"
+CORDONED: Final = "node.kubernetes.io/unschedulable"
 # Transient states of a node: Pods are scheduled there again later, and should find their images.
 _PASSING: Final = frozenset(
     f"node.kubernetes.io/{state}"
@@ -74,17 +74,22 @@ class Toleration:
 
 def tolerates(taints: Iterable[Taint], unschedulable: bool, tolerations: Iterable[Toleration]) -> bool:
     """Whether Pods with these tolerations can be scheduled on a node with these taints, transient taints aside."""
+    return not untolerated(taints, unschedulable, tolerations)
+
+
+def untolerated(taints: Iterable[Taint], unschedulable: bool, tolerations: Iterable[Toleration]) -> list[Taint]:
+    """The taints that keep Pods with these tolerations off the node; a cordoned node has one more."""
     lasting = blocking_taints(taints, unschedulable)
     if not lasting:
-        return True
+        return []
     tolerations = tuple(tolerations)
-    return all(any(toleration.tolerates(taint) for toleration in tolerations) for taint in lasting)
+    return [taint for taint in lasting if not any(toleration.tolerates(taint) for toleration in tolerations)]
 
 
 def blocking_taints(taints: Iterable[Taint], unschedulable: bool) -> list[Taint]:
     """The taints that a Pod must tolerate; transient taints are left out."""
     lasting = [taint for taint in taints if taint.effect in {"NoSchedule", "NoExecute"} and not _passes(taint.key)]
-    return [*lasting, Taint(_CORDONED)] if unschedulable else lasting
+    return [*lasting, Taint(CORDONED)] if unschedulable else lasting
 
 
 def _passes(key: str) -> bool:
