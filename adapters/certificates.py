@@ -108,6 +108,14 @@ def still_valid(authorities: bytes, now: datetime) -> bytes:
     return b"".join(authority.public_bytes(serialization.Encoding.PEM) for authority in kept)
 
 
+def last_end(certificates: bytes) -> datetime:
+    """When the last of these certificates ends. Raises `NotACertificate`, also if there is none."""
+    ends = [each.not_valid_after_utc for each in _read(certificates)]
+    if not ends:
+        raise NotACertificate("there is no certificate")
+    return max(ends)
+
+
 def _signed(authority: x509.Certificate, leaf: x509.Certificate) -> bool:
     try:
         leaf.verify_directly_issued_by(authority)

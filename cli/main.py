@@ -11,6 +11,7 @@ import click
 from cli.completion import completion
 from cli.crds import crds
 from cli.diff import diff
+from cli.explain import explain_command
 from cli.local import demo, devcluster
 from cli.parse import parse
 from cli.push import push
@@ -25,7 +26,7 @@ def warmhook() -> None:
     """Have a container image on the Kubernetes node before the Pod that needs it."""
 
 
-for _command in (status, diff, push, completion, demo, devcluster, crds, parse, unpin):
+for _command in (status, explain_command, diff, push, completion, demo, devcluster, crds, parse, unpin):
     warmhook.add_command(_command)
 
 

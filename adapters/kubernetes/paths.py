@@ -41,6 +41,11 @@ def secrets(namespace: str, name: str = "") -> str:
     return _in_namespace("/api/v1", namespace, "secrets", name)
 
 
+def service_accounts(namespace: str, name: str = "") -> str:
+    """The ServiceAccounts of a namespace, or one of them."""
+    return _in_namespace("/api/v1", namespace, "serviceaccounts", name)
+
+
 def pods(namespace: str = "") -> str:
     """The Pods of a namespace, or of the cluster."""
     return _in_namespace("/api/v1", namespace, "pods", "") if namespace else "/api/v1/pods"
@@ -61,6 +66,11 @@ def mutating_webhooks(name: str) -> str:
 def warmpolicies(key: ObjectKey | None = None) -> str:
     """All WarmPolicies of the cluster, or one of them."""
     return _custom("warmpolicies", key)
+
+
+def warmpolicies_in(namespace: str) -> str:
+    """The WarmPolicies of a namespace; of the cluster if it is empty."""
+    return _in_namespace(_CUSTOM, namespace, "warmpolicies", "") if namespace else warmpolicies()
 
 
 def warmimages(key: ObjectKey | None = None) -> str:
