@@ -113,7 +113,7 @@ def agent_pod(obj: Object) -> AgentPod:
     """The Pod of an agent."""
     status = obj.get("status") or {}
     conditions = {each.get("type"): each for each in status.get("conditions") or []}
-    container = next(iter(status.get("containerStatuses") or []), {})
+    container: Object = next(iter(status.get("containerStatuses") or []), {})
     waiting = (container.get("state") or {}).get("waiting") or {}
     ended = (container.get("state") or {}).get("terminated") or {}
     unscheduled = conditions.get("PodScheduled", {})
