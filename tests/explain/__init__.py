@@ -1,0 +1,1 @@
+"""Why an image is not on a node: each broken situation names its culprit."""
