@@ -198,9 +198,7 @@ async def open_scene(world: World) -> AsyncIterator[Scene]:
         yield Scene(world, node, exits, agent, watch)
 
 
-def in_scene(
-    case: Callable[[Scene], Coroutine[Any, Any, None]], *, agent_pod: bool = True, **given: Any
-) -> None:
+def in_scene(case: Callable[[Scene], Coroutine[Any, Any, None]], *, agent_pod: bool = True, **given: Any) -> None:
     """Run a case; `given` is as for `run_in_world`."""
 
     async def run(world: World) -> None:

@@ -4,15 +4,35 @@ from __future__ import annotations
 
 import pytest
 
+from tests.explain import broken_nodes, broken_origins
+from tests.explain.broken import TABLE
 from tests.explain.scene import Scene, in_scene
+from warmhook.explain import SUBJECTS
+
+MODULES = (broken_origins, broken_nodes)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_it_names_the_culprit_and_what_mends_it(name: str) -> None:
+    row = TABLE[name]
+
+    async def case(scene: Scene) -> None:
+        await row.break_it(scene)
+        found = await scene.explain()
+        told = "\n".join(map(str, found.checks))
+        assert found.culprit is not None, told
+        assert (found.culprit.subject, found.culprit.reason) == (row.subject, row.reason), told
+        assert row.word in found.culprit.mend, told
+        assert tuple(check.subject for check in found.checks) == SUBJECTS
+
+    in_scene(case, **row.given)
 
 
 def test_a_healthy_image_has_no_wrong_check() -> None:
     async def case(scene: Scene) -> None:
         await scene.warm()
         found = await scene.explain()
-        for check in found.checks:
-            print(check)
         assert found.warm
+        assert [check for check in found.checks if check.state != "ok"] == []
 
     in_scene(case)
