@@ -13,6 +13,11 @@ def decode(text: str) -> Any:
     return yaml.load(text, Loader=_OnceLoader)  # noqa: S506 - a safe loader
 
 
+def decode_all(text: str) -> list[Any]:
+    """All YAML documents. Raises `yaml.YAMLError`, also for a duplicate key."""
+    return list(yaml.load_all(text, Loader=_OnceLoader))
+
+
 class _OnceLoader(yaml.SafeLoader):
     """Reject duplicate keys: the loader of PyYAML would use the last one and drop the first silently."""
 

@@ -14,6 +14,7 @@ from cli.diff import diff
 from cli.explain import explain_command
 from cli.local import demo, devcluster
 from cli.parse import parse
+from cli.plan import plan
 from cli.push import push
 from cli.status import status
 from cli.unpin import unpin
@@ -26,7 +27,7 @@ def warmhook() -> None:
     """Have a container image on the Kubernetes node before the Pod that needs it."""
 
 
-for _command in (status, explain_command, diff, push, completion, demo, devcluster, crds, parse, unpin):
+for _command in (status, explain_command, diff, plan, push, completion, demo, devcluster, crds, parse, unpin):
     warmhook.add_command(_command)
 
 

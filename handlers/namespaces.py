@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
-from pydantic import Field, StringConstraints
+import yaml
+from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
 from adapters.env import BadSetting
+from adapters.strictyaml import decode
 from handlers.configuration_model import Model
 from warmhook.globs import NO_REPOSITORY_GLOB, REPOSITORY_GLOB
 from warmhook.labels import NotASelector, Selector, parse_selector
@@ -31,6 +33,9 @@ class NamespaceSpec(Model):
     allow: list[Permission] = Field(default=[])
 
 
+_SECTION: Final = TypeAdapter(list[NamespaceSpec])
+
+
 def read_tenancy(given: Iterable[NamespaceSpec]) -> Tenancy:
     """The limits of the section `namespaces`. Raises `BadSetting` with the key."""
     rules: list[tuple[str, Limits]] = []
@@ -44,6 +49,19 @@ def read_tenancy(given: Iterable[NamespaceSpec]) -> Tenancy:
         )
         rules += [(name, limits) for name in each.names]
     return Tenancy(tuple(rules))
+
+
+def read_tenancy_of(file: str) -> Tenancy:
+    """The limits of the section `namespaces` of a whole configuration file, whose other sections are not read.
+
+    Raises `BadSetting`.
+    """
+    try:
+        loaded = decode(file)
+        given = loaded.get("namespaces") if isinstance(loaded, dict) else None
+        return read_tenancy(_SECTION.validate_python(given or []))
+    except (yaml.YAMLError, ValidationError) as error:
+        raise BadSetting("namespaces: cannot be read") from error
 
 
 def _globs(given: list[str], where: str) -> tuple[str, ...]:

@@ -125,7 +125,7 @@ def plan(image: str, candidates: Collection[Candidate], size_bytes: int, rates: 
     at_once = sum(wait == 0 for wait in waits.values())
     readers = sum(group.seeds for group in groups) + at_once
     seconds = _streaming_seconds(groups, readers, size_bytes, rates)
-    outcome = _outcome(groups, _direct_seconds(candidates, size_bytes, rates), seconds, source)
+    outcome = _outcome(groups, direct_seconds(candidates, size_bytes, rates), seconds, source)
     if outcome != "Peers":
         groups, readers = [], at_once
     peers = {each.node.name: each.peer for each in candidates if each.peer is not None}
@@ -180,7 +180,7 @@ def _outcome(groups: Sequence[_Group], direct_seconds: float, streaming_seconds:
     return "Peers" if pays or source.mode == "peers" else "DirectIsFast"
 
 
-def _direct_seconds(candidates: Iterable[Candidate], size_bytes: int, rates: Rates) -> float:
+def direct_seconds(candidates: Iterable[Candidate], size_bytes: int, rates: Rates) -> float:
     """How long it takes if every node pulls from the registry."""
     cold = sum(not each.warm for each in candidates)
     return max(cold * size_bytes / rates.registry, size_bytes / rates.node)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from datetime import datetime
 from typing import Final
@@ -13,6 +14,12 @@ from warmhook.timestamps import parse_time
 
 FULL_PAGE: Final = 100
 """Full Nodes per page of a list: reading a page must not delay other requests for long."""
+
+# https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/
+_QUANTITY: Final = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,20})?)([kKMGTPE]?i?|m)")
+_FACTORS: Final = {"": 1.0, "m": 0.001, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18} | {
+    f"{letter}i": 1024.0**power for power, letter in enumerate("KMGTPE", start=1)
+}
 
 
 def taints_of(node: Object) -> tuple[Taint, ...]:
@@ -70,3 +77,22 @@ def reduced_node(node: Object) -> Object:
         "spec": {name: spec[name] for name in ("taints", "unschedulable") if name in spec},
         "status": {"conditions": _ready(node)},
     }
+
+
+def disk_bytes(node: Object) -> int:
+    """The size of the file system for ephemeral storage that its kubelet reports; 0: unknown."""
+    text = ((node.get("status") or {}).get("capacity") or {}).get("ephemeral-storage")
+    found = _QUANTITY.fullmatch(str(text))
+    return 0 if found is None else int(float(found[1]) * _FACTORS.get(found[2], 0.0))
+
+
+def has_disk_pressure(node: Object) -> bool:
+    """Whether its kubelet removes images and Pods because its disk is full."""
+    conditions = (node.get("status") or {}).get("conditions") or []
+    return any(each.get("type") == "DiskPressure" and each.get("status") == "True" for each in conditions)
+
+
+def listed_images(node: Object) -> list[tuple[list[str], int]]:
+    """Names and size in bytes of the images that its kubelet lists, by default its 50 largest."""
+    listed = (node.get("status") or {}).get("images") or []
+    return [([str(name) for name in image.get("names") or ()], int(image.get("sizeBytes") or 0)) for image in listed]

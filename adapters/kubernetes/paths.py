@@ -18,7 +18,7 @@ CRDS: Final = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 def node(name: str) -> str:
     """One Node."""
-    return f"{NODES}/{_segment(name)}"
+    return f"{NODES}/{segment(name)}"
 
 
 def configmaps(namespace: str, name: str = "") -> str:
@@ -60,7 +60,7 @@ def workloads(kind: str, namespace: str = "") -> str:
 
 def mutating_webhooks(name: str) -> str:
     """One MutatingWebhookConfiguration."""
-    return f"/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/{_segment(name)}"
+    return f"/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/{segment(name)}"
 
 
 def warmpolicies(key: ObjectKey | None = None) -> str:
@@ -93,10 +93,10 @@ def _custom(plural: str, key: ObjectKey | None) -> str:
 
 
 def _in_namespace(prefix: str, namespace: str, plural: str, name: str) -> str:
-    path = f"{prefix}/namespaces/{_segment(namespace)}/{plural}"
-    return f"{path}/{_segment(name)}" if name else path
+    path = f"{prefix}/namespaces/{segment(namespace)}/{plural}"
+    return f"{path}/{segment(name)}" if name else path
 
 
-def _segment(name: str) -> str:
+def segment(name: str) -> str:
     """A name as one path segment: it may come from outside, so nothing in it may change the path."""
     return quote(name, safe="")

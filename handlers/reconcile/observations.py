@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final, Literal, TypeAlias
 
 from adapters.kubernetes.errors import KubernetesError, Refused
-from handlers.reconcile.context import Context
+from handlers.reconcile.reader import Reader
 from warmhook.pod_images import existing_pod_images
 from warmhook.policies import OBSERVED_MAX, Policy, within_bound
 from warmhook.warmimages import WarmImage
@@ -54,9 +55,9 @@ class Observation:
         )
 
 
-async def observe(context: Context, policy: Policy, owned: Collection[WarmImage]) -> Observation | None:
+async def observe(reader: Reader, now: datetime, policy: Policy, owned: Collection[WarmImage]) -> Observation | None:
     """What is there now; `owned` are the WarmImages of the policy. `None` if the policy depends on no Pods."""
-    namespace, now, pods = policy.key.namespace, context.clock.utcnow(), context.reader.pods
+    namespace, pods = policy.key.namespace, reader.pods
     depends, pods_known, problem = False, False, None
     images: list[WarmImage] = []
     if "template" not in policy.unread:

@@ -106,9 +106,9 @@ class Policies:
         # The earlier effects of an unusable policy stay: a typo must not evict images from nodes.
         observation: Observation | None = None
         if found.policy is not None:
-            observation = await observe(self.context, found.policy, owned)
-            seen = observation or Observation()
             now = self.context.clock.utcnow()
+            observation = await observe(self.context.reader, now, found.policy, owned)
+            seen = observation or Observation()
             changes = policy_changes(found.policy, owned, now, seen.images, pods_known=seen.pods_known)
             await self._write(changes, applied)
             applied.unobserved = seen.problem if isinstance(seen.problem, Unavailable) else None

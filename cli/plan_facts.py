@@ -1,0 +1,204 @@
+"""Read from the cluster what a preview needs."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Final
+
+from adapters.env import BadSetting
+from adapters.kubernetes import paths
+from adapters.kubernetes.errors import KubernetesError, NotFound, Refused
+from adapters.kubernetes.nodes import FULL_PAGE, disk_bytes, has_disk_pressure, listed_images, read_node
+from adapters.registry_settings import EndpointSettings, RegistrySettings
+from cli.cluster import Cluster
+from handlers.namespaces import read_tenancy_of
+from handlers.reconcile.objects import DesiredConfigMap, read_warmimages
+from warmhook.distribution import Rates
+from warmhook.images import NotAReference, Reference, parse_reference
+from warmhook.limits import NO_RULES, Tenancy
+from warmhook.manifests import Resolved
+from warmhook.node_report import Report
+from warmhook.peer_rates import RATE
+from warmhook.ports import Object
+from warmhook.preview import Facts, NodeFacts
+from warmhook.warmimages import ObjectKey, WarmImage
+
+_HANDLERS: Final = "warmhook-handlers"
+_CONFIG: Final = "warmhook-handlers-config"
+_KEY: Final = "config.yaml"
+_ASKED_AT_ONCE: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """The facts, and what could not be read."""
+
+    facts: Facts
+    tenancy_unknown: str = ""
+    """Why the limits of namespaces are not known; empty if they are."""
+    unread: Mapping[str, str] = field(default_factory=dict)
+    """What else could not be read, and why."""
+
+
+async def gather(cluster: Cluster, namespaces: Collection[str]) -> Gathered:
+    """All but the nodes of Pods, which depend on what is wanted. Nodes must be readable. Raises `KubernetesError`."""
+    unread: dict[str, str] = {}
+    nodes, reports, warmimages, installation = await asyncio.gather(
+        _nodes(cluster), _reports(cluster, unread), _warmimages(cluster, namespaces, unread), _installation(cluster)
+    )
+    tenancy, rates, tenancy_unknown = installation
+    desired, by_node = reports
+    lines = {each.node: each for each in desired}
+    sizes: dict[str, int] = {}
+    found = [_node_facts(obj, lines, by_node, sizes, cluster) for obj in nodes]
+    facts = Facts(cluster.clock.utcnow(), found, warmimages, {}, tenancy, sizes, rates)
+    return Gathered(facts, tenancy_unknown, unread)
+
+
+async def ask_registries(cluster: Cluster, images: Iterable[Reference]) -> tuple[dict[str, int], dict[str, str]]:
+    """The sizes of images by their canonical name, without credentials; and why others are not known."""
+    # Imported here: an HTTP client that other commands do not need.
+    from adapters.oci_registry import OciRegistries
+
+    references = sorted({image.as_run.canonical for image in images})
+    hosts = {image.host: RegistrySettings(EndpointSettings(image.host)) for image in references}
+    registries = OciRegistries(hosts, cluster.clock, lambda _result: None)
+    turns = asyncio.Semaphore(_ASKED_AT_ONCE)
+
+    async def ask(image: Reference) -> Any:
+        async with turns:
+            return await registries.resolve(image)
+
+    try:
+        answers = await asyncio.gather(*map(ask, references))
+    finally:
+        await registries.close()
+    sizes, problems = dict[str, int](), dict[str, str]()
+    for image, answer in zip(references, answers, strict=True):
+        if isinstance(answer, Resolved) and answer.size_bytes:
+            sizes[str(image)] = sizes[f"{image.name}@{answer.digest}"] = answer.size_bytes
+        else:
+            problems[str(image)] = "it names no size" if isinstance(answer, Resolved) else answer.message
+    return sizes, problems
+
+
+async def _nodes(cluster: Cluster) -> list[Object]:
+    return (await cluster.kubernetes.list(paths.NODES, page=FULL_PAGE, keep=_reduced)).items
+
+
+def _reduced(node: Object) -> Object:
+    metadata, spec, status = node["metadata"], node.get("spec") or {}, node.get("status") or {}
+    return {
+        "metadata": {name: metadata.get(name) for name in ("name", "uid", "labels", "creationTimestamp")},
+        "spec": {name: spec.get(name) for name in ("taints", "unschedulable")},
+        "status": {name: status.get(name) for name in ("conditions", "capacity", "images")},
+    }
+
+
+def _node_facts(
+    obj: Object,
+    desired: Mapping[str, DesiredConfigMap],
+    reports: Mapping[str, Report],
+    sizes: dict[str, int],
+    cluster: Cluster,
+) -> NodeFacts:
+    node = read_node(obj, cluster.clock.utcnow())
+    have = desired.get(node.name)
+    names: set[str] = set()
+    listed_bytes = 0
+    for written, size in listed_images(obj):
+        listed_bytes += size
+        for name in filter(None, map(_canonical, written)):
+            names.add(name)
+            sizes[name] = max(size, sizes.get(name, 0))
+    lines = frozenset(have.lines).union(have.refused) if have is not None else frozenset[str]()
+    return NodeFacts(
+        node,
+        lines,
+        have.refused if have is not None else frozenset(),
+        reports.get(node.name),
+        frozenset(names),
+        listed_bytes,
+        disk_bytes(obj),
+        has_disk_pressure(obj),
+    )
+
+
+@lru_cache(maxsize=20_000)
+def _canonical(name: str) -> str:
+    """The name of an image as a kubelet lists it; empty for one that names nothing, such as `<none>`."""
+    try:
+        return sys.intern(str(parse_reference(name).as_run.canonical))
+    except NotAReference:
+        return ""
+
+
+async def _reports(cluster: Cluster, unread: dict[str, str]) -> tuple[list[DesiredConfigMap], Mapping[str, Report]]:
+    try:
+        return await cluster.reader.desired_and_reports()
+    except Refused as error:
+        unread["what is on the nodes"] = str(error)
+        return [], {}
+
+
+async def _warmimages(
+    cluster: Cluster, namespaces: Collection[str], unread: dict[str, str]
+) -> dict[ObjectKey, WarmImage]:
+    try:
+        return dict((await cluster.reader.warmimages()).usable)
+    except Refused as error:
+        if error.status != 403:
+            raise
+        unread["WarmImages of other namespaces"] = str(error)
+    found: dict[ObjectKey, WarmImage] = {}
+    for namespace in sorted(namespaces):
+        listed = await cluster.kubernetes.list(paths.warmimages_in(namespace))
+        found |= (await read_warmimages(listed.items, NO_RULES)).usable
+    return found
+
+
+async def _installation(cluster: Cluster) -> tuple[Tenancy, Rates, str]:
+    """The limits of namespaces and the rates that handlers assume, from the configuration of the handlers."""
+    namespace, rates = cluster.system_namespace, Rates(RATE, RATE)
+    try:
+        deployment = await cluster.kubernetes.get(f"{paths.workloads('Deployment', namespace)}/{_HANDLERS}")
+        environ = _environ(deployment)
+        rates = Rates(
+            _number(environ.get("WARMHOOK_REGISTRY_RATE"), RATE), _number(environ.get("WARMHOOK_NODE_RATE"), RATE)
+        )
+        name = _config_name(deployment)
+        if not name:
+            return NO_RULES, rates, ""
+        config = await cluster.kubernetes.get(paths.configmaps(namespace, name))
+        return read_tenancy_of((config.get("data") or {}).get(_KEY, "")), rates, ""
+    except NotFound:
+        return NO_RULES, rates, f"the defaults are assumed: there is no Deployment {_HANDLERS} in {namespace}"
+    except KubernetesError as error:
+        return NO_RULES, rates, f"the defaults are assumed: {error}"
+    except BadSetting as error:
+        return NO_RULES, rates, f"the defaults are assumed: {error}"
+
+
+def _template(deployment: Object) -> Mapping[str, Any]:
+    spec: Mapping[str, Any] = ((deployment.get("spec") or {}).get("template") or {}).get("spec") or {}
+    return spec
+
+
+def _environ(deployment: Object) -> dict[str, str]:
+    containers = _template(deployment).get("containers") or []
+    listed = [variable for container in containers for variable in container.get("env") or ()]
+    return {variable["name"]: str(variable.get("value", "")) for variable in listed if "name" in variable}
+
+
+def _config_name(deployment: Object) -> str:
+    volumes = _template(deployment).get("volumes") or []
+    names = [str((volume.get("configMap") or {}).get("name", "")) for volume in volumes]
+    return next((name for name in names if name.startswith(_CONFIG)), "")
+
+
+def _number(text: str | None, default: float) -> float:
+    return float(text) if text and text.isascii() and text.isdigit() and len(text) < 16 else default
