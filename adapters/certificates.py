@@ -91,12 +91,24 @@ def belong_together(authorities: bytes, certificate: bytes, key: bytes) -> bool:
 
     Raises `NotACertificate`.
     """
-    leaf, *chain = _read(certificate)
+    leaf = _read(certificate)[0]
     try:
         own = serialization.load_pem_private_key(key, password=None).public_key()
     except (ValueError, TypeError, UnsupportedAlgorithm):
         return False
-    return own == leaf.public_key() and any(_signed(issuer, leaf) for issuer in [*_read(authorities), *chain])
+    return own == leaf.public_key() and has_signed(authorities, certificate)
+
+
+def has_signed(authorities: bytes, certificate: bytes) -> bool:
+    """Whether a CA or another certificate of the chain signed the first certificate. Raises `NotACertificate`."""
+    leaf, *chain = _read(certificate)
+    return any(_signed(issuer, leaf) for issuer in [*_read(authorities), *chain])
+
+
+def validity(certificate: bytes) -> tuple[datetime, datetime]:
+    """From when until when the first certificate is valid. Raises `NotACertificate`."""
+    leaf = _read(certificate)[0]
+    return leaf.not_valid_before_utc, leaf.not_valid_after_utc
 
 
 def still_valid(authorities: bytes, now: datetime) -> bytes:

@@ -11,6 +11,7 @@ import click
 from cli.completion import completion
 from cli.crds import crds
 from cli.diff import diff
+from cli.doctor import doctor
 from cli.explain import explain_command
 from cli.local import demo, devcluster
 from cli.parse import parse
@@ -27,7 +28,21 @@ def warmhook() -> None:
     """Have a container image on the Kubernetes node before the Pod that needs it."""
 
 
-for _command in (status, explain_command, diff, plan, push, completion, demo, devcluster, crds, parse, unpin):
+_COMMANDS = (
+    status,
+    explain_command,
+    doctor,
+    diff,
+    plan,
+    push,
+    completion,
+    demo,
+    devcluster,
+    crds,
+    parse,
+    unpin,
+)
+for _command in _COMMANDS:
     warmhook.add_command(_command)
 
 

@@ -1,0 +1,68 @@
+"""Check the agents of all nodes, and whether nodes have room for their images."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+from warmhook.checks import Check
+from warmhook.doctor import named
+from warmhook.node_report import Report
+from warmhook.placement import ANY_LINUX_NODE, NODE_NAME_MAX, Node
+
+_AHEAD: Final = timedelta(seconds=60)
+_JOINING: Final = timedelta(minutes=10)
+"""For so long a new node is only waited for."""
+
+
+def agent_checks(nodes: Sequence[Node], reports: Mapping[str, Report], now: datetime) -> list[Check]:
+    """Agents that are missing or silent, and clocks of nodes; `now` is the time of the API server, if known."""
+    return [_agents(nodes, reports, now), _clocks(reports, now)]
+
+
+def _agents(nodes: Sequence[Node], reports: Mapping[str, Report], now: datetime) -> Check:
+    linux = [node for node in nodes if ANY_LINUX_NODE.matches(node.labels)]
+    absent = [node for node in linux if node.name not in reports]
+    silent = [node.name for node in linux if node.name in reports and not reports[node.name].reachable(now)]
+    joining = [node.name for node in absent if node.created_at and now - node.created_at < _JOINING]
+    missing = [node.name for node in absent if node.name not in joining]
+    logs = "kubectl -n warmhook-agents get pods -o wide"
+    if long := [name for name in missing if len(name) > NODE_NAME_MAX]:
+        message = f"{named(long)}: a name of more than {NODE_NAME_MAX} characters can have no ConfigMap"
+        return Check("agents", "wrong", message, "register the node under a shorter name", "NameTooLong")
+    if missing or silent:
+        parts = [f"{len(missing)} without a report ({named(missing)})"] if missing else []
+        parts += [f"{len(silent)} silent for 10 minutes or more ({named(silent)})"] if silent else []
+        message = f"of {len(linux)} Linux nodes: {', '.join(parts)}"
+        return Check("agents", "wrong", message, logs, "AgentMissing" if missing else "AgentSilent")
+    if joining:
+        message = f"{named(joining)} joined a moment ago, and their agents have not reported yet"
+        return Check("agents", "waiting", message, logs, "AgentMissing")
+    if not linux:
+        return Check("agents", "unknown", "there is no Linux node", "", "NoNodes")
+    return Check("agents", "ok", f"{len(linux)} Linux nodes, each with an agent that reports")
+
+
+def _clocks(reports: Mapping[str, Report], now: datetime) -> Check:
+    ahead = {
+        name: report.seen - now
+        for name, report in reports.items()
+        if report.seen is not None and report.seen - now > _AHEAD
+    }
+    if ahead:
+        worst = max(ahead, key=lambda name: ahead[name])
+        message = f"{len(ahead)} nodes are ahead, {worst} by {ahead[worst].total_seconds():.0f} s"
+        return Check("node-clocks", "wrong", message, f"check NTP on {worst}: chronyc tracking", "ClockSkew")
+    return Check("node-clocks", "ok", "no agent reports from the future")
+
+
+def lines_check(refused: Mapping[str, Collection[str]]) -> Check:
+    """Nodes without room for some of their images; `refused` by node the keys of lines."""
+    full = {name: keys for name, keys in refused.items() if keys}
+    if full:
+        worst = max(full, key=lambda name: len(full[name]))
+        message = f"{len(full)} nodes have no room for some images, {worst} for {len(full[worst])}"
+        mend = "suspend or narrow policies, or raise linesPerNode (docs/tenancy.md)"
+        return Check("lines", "wrong", message, mend, "TooManyLines")
+    return Check("lines", "ok", "every node has room for its images")
