@@ -15,7 +15,8 @@ from adapters.kubernetes.paths import node as node_path
 from adapters.logs import Log
 from adapters.outages import OutageLog
 from nodeagent.peers.annotations import PeerAnnotations
-from warmhook.api import LINE_LABEL, PEER_ANNOTATION, TRANSFERS_ANNOTATION
+from warmhook import __version__
+from warmhook.api import LINE_LABEL, PEER_ANNOTATION, TRANSFERS_ANNOTATION, VERSION_ANNOTATION
 from warmhook.node_lines import new_configmap
 from warmhook.node_report import LineReport, bounded, reads_the_same, report_name, report_patch, seen_patch
 from warmhook.ports import Object
@@ -33,9 +34,12 @@ _SUSTAINED_SECONDS: Final = 30.0
 _GATHER_SECONDS: Final = 0.3
 _LONGEST_BACKOFF_SECONDS: Final = 30.0
 _LAST_WRITE_SECONDS: Final = 2.0
-_WITHOUT_PEERS_SECONDS: Final = 3600.0
+_WITHOUT_OPTIONAL_SECONDS: Final = 3600.0
 # After these statuses nothing was written; any other error may have come after the write.
 _NOT_TAKEN: Final = frozenset({429, 503})
+
+_OPTIONAL: Final = (VERSION_ANNOTATION, PEER_ANNOTATION, TRANSFERS_ANNOTATION)
+"""Annotations without which a report is complete."""
 
 Reports = Mapping[str, LineReport]
 
@@ -58,7 +62,7 @@ def rewrite(patch: Object, present: Object, *, bare: bool = False) -> Object:
     before = present.get("metadata") or {}
     labels, annotations = before.get("labels") or {}, before.get("annotations") or {}
     stale = {name: None for name in labels if bare or name.startswith(LINE_LABEL)}
-    gone = {name: None for name in annotations if bare or name in (PEER_ANNOTATION, TRANSFERS_ANNOTATION)}
+    gone = {name: None for name in annotations if bare or name in _OPTIONAL}
     own = patch["metadata"]
     metadata = own | {"labels": stale | own["labels"], "annotations": gone | own["annotations"]}
     data = dict.fromkeys(present.get("data") or {}) | patch.get("data", {})
@@ -93,9 +97,9 @@ class Reporter:
         self._written: dict[str, LineReport] | None = None
         """The report as it is stored; `None` if that is not known."""
         self._annotations: dict[str, str] = {}
-        """The annotations about peers in it."""
+        """The optional annotations in it."""
         self._written_at = 0.0
-        self._without_peers_until = 0.0
+        self._without_optional_until = 0.0
         self._unsettled: dict[str, tuple[LineReport, float]] = {}
         """Lines that wait or are pulled, with the time since when."""
         self._write_after = 0.0
@@ -127,7 +131,7 @@ class Reporter:
                 if isinstance(error, Refused) and self._uid:
                     if self._bare:
                         # A policy of an older version refuses what it does not know.
-                        self._without_peers_until = self._clock.monotonic() + _WITHOUT_PEERS_SECONDS
+                        self._without_optional_until = self._clock.monotonic() + _WITHOUT_OPTIONAL_SECONDS
                     self._written, self._bare = None, True
                 if not isinstance(error, Unavailable):
                     outage = self._write_outage if self._uid else self._node_outage
@@ -217,29 +221,31 @@ class Reporter:
         self._seen_due = now + self._clock.jitter(SEEN_SECONDS)
 
     def _peers_due(self) -> float:
-        if self._clock.monotonic() < self._without_peers_until:
+        if self._clock.monotonic() < self._without_optional_until:
             return math.inf
         return self._peers.due_at(self._annotations, self._written_at)
 
-    def _peer_annotations(self) -> dict[str, str]:
-        return self._peers.current() if self._clock.monotonic() >= self._without_peers_until else {}
+    def _optional_annotations(self) -> dict[str, str]:
+        if self._clock.monotonic() < self._without_optional_until:
+            return {}
+        return {VERSION_ANNOTATION: __version__} | self._peers.current()
 
     async def _patch(self, have: Reports, want: Reports) -> None:
-        seen, peers = self._clock.utcnow().replace(microsecond=0), self._peer_annotations()
+        seen, optional = self._clock.utcnow().replace(microsecond=0), self._optional_annotations()
         if have == want:
             patch = seen_patch(self._node, self._uid, seen)
         else:
             patch = report_patch(self._node, self._uid, seen, have, want)
-        names = self._annotations.keys() | peers.keys()
-        changed = {name: peers.get(name) for name in names if peers.get(name) != self._annotations.get(name)}
+        names = self._annotations.keys() | optional.keys()
+        changed = {name: optional.get(name) for name in names if optional.get(name) != self._annotations.get(name)}
         patch["metadata"]["annotations"] |= changed
         await self._kubernetes.patch(self._path, patch)
-        self._annotations = peers
+        self._annotations = optional
 
     async def _write_whole(self, want: Reports) -> None:
-        seen, peers = self._clock.utcnow().replace(microsecond=0), self._peer_annotations()
+        seen, optional = self._clock.utcnow().replace(microsecond=0), self._optional_annotations()
         patch = report_patch(self._node, self._uid, seen, {}, want)
-        patch["metadata"]["annotations"] |= peers
+        patch["metadata"]["annotations"] |= optional
         try:
             await self._kubernetes.create(self._collection, new_configmap(report_name(self._node), patch))
         except Conflict:
@@ -249,7 +255,7 @@ class Reporter:
         else:
             # Only a patch can disable the tracking of fields, which doubles the size of the object.
             await self._kubernetes.patch(self._path, seen_patch(self._node, self._uid, seen))
-        self._annotations = peers
+        self._annotations = optional
 
     async def _find_owner(self) -> None:
         """Read the uid of the Node if it is unknown or in doubt."""

@@ -42,6 +42,8 @@ WARM_ANNOTATION: Final = f"{GROUP}/warm"
 SEEN_ANNOTATION: Final = f"{GROUP}/seen"
 """On a report: when the agent wrote it last."""
 
+VERSION_ANNOTATION: Final = f"{GROUP}/version"
+"""On a report: the version of the agent that wrote it."""
 PEER_ANNOTATION: Final = f"{GROUP}/peer"
 """On a report: where the agent serves images to others."""
 TRANSFERS_ANNOTATION: Final = f"{GROUP}/transfers"

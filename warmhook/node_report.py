@@ -8,6 +8,7 @@ report names every line that the agent has seen, in a few hundred bytes.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -20,6 +21,7 @@ from warmhook.api import (
     PEER_ANNOTATION,
     SEEN_ANNOTATION,
     TRANSFERS_ANNOTATION,
+    VERSION_ANNOTATION,
     WARM_ANNOTATION,
 )
 from warmhook.node_lines import node_metadata
@@ -36,6 +38,7 @@ _MESSAGE_BYTES: Final = 256
 TEXT_BYTES: Final = 32 * 1024
 """The limit for all messages of a report together, as etcd stores them."""
 _SHORTEST_BYTES: Final = 32
+_AGENT_VERSION: Final = re.compile(r"[0-9A-Za-z.+-]{1,64}")
 
 LineState: TypeAlias = Literal["warm", "waiting", "pulling", "failed"]
 _LABELLED: Final = frozenset({"waiting", "pulling", "failed"})
@@ -87,6 +90,8 @@ class Report:
     """Where the agent serves images; `None` if it does not."""
     transfers: Mapping[str, Transfer] = field(default_factory=dict)
     """By version what was fetched for a line."""
+    agent: str = ""
+    """The version of the agent; empty if it is unknown."""
 
     def reachable(self, now: datetime) -> bool:
         """Whether this report is recent enough to be valid for its node."""
@@ -144,7 +149,9 @@ def read_report(metadata: Mapping[str, Any]) -> Report:
     warm, moved = _warm_versions(annotations.get(WARM_ANNOTATION, ""))
     peer, transfers = annotations.get(PEER_ANNOTATION, ""), annotations.get(TRANSFERS_ANNOTATION, "")
     node = report_node(metadata.get("name", ""))
-    return Report(node, seen, warm, states, moved, read_peer(peer), read_transfers(transfers))
+    agent = annotations.get(VERSION_ANNOTATION, "")
+    agent = agent if _AGENT_VERSION.fullmatch(agent) else ""
+    return Report(node, seen, warm, states, moved, read_peer(peer), read_transfers(transfers), agent)
 
 
 # Thousands of nodes have the same lines, so they share a few sets.

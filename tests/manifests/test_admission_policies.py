@@ -10,7 +10,8 @@ import pytest
 from nodeagent.reporter import rewrite
 from tests.manifests.admission import Request, is_reviewed, refusals, request
 from tests.manifests.rendered import BASE, find, render
-from warmhook.api import PEER_ANNOTATION, TRANSFERS_ANNOTATION
+from warmhook import __version__
+from warmhook.api import PEER_ANNOTATION, TRANSFERS_ANNOTATION, VERSION_ANNOTATION
 from warmhook.delivery_records import CONFIGMAP, DeliveryRecord, RecentDeliveries, key_of
 from warmhook.node_lines import diff, new_configmap, node_patch
 from warmhook.node_report import LineReport, report_name, report_patch, seen_patch
@@ -105,6 +106,8 @@ def test_an_agent_writes_and_renews_its_report() -> None:
         *({"metadata": {"annotations": {PEER_ANNOTATION: encode_peer(peer)}}} for peer in PEERS),
         {"metadata": {"annotations": {TRANSFERS_ANNOTATION: encode_transfers(TRANSFERS)}}},
         {"metadata": {"annotations": {TRANSFERS_ANNOTATION: ""}}},
+        {"metadata": {"annotations": {VERSION_ANNOTATION: __version__}}},
+        {"metadata": {"annotations": {VERSION_ANNOTATION: "1.10.0-rc.1+build.5"}}},
         {"immutable": False},
     ):
         assert of_agent(by_agent(patched(report(), patch), report())) == []
@@ -149,6 +152,9 @@ FOREIGN_METADATA: Final[dict[str, Object]] = {
     "a long time": {"annotations": {"warmhook.dev/seen": "2026-03-01T12:00:00Z" + " " * 100}},
     "warm without versions": {"annotations": {"warmhook.dev/warm": "everything"}},
     "many versions": {"annotations": {"warmhook.dev/warm": ",".join([VERSION] * 2000)}},
+    "a version with words": {"annotations": {VERSION_ANNOTATION: "0.1.0 <b>"}},
+    "no version": {"annotations": {VERSION_ANNOTATION: ""}},
+    "a long version": {"annotations": {VERSION_ANNOTATION: "1" * 65}},
     "a peer without a key": {"annotations": {PEER_ANNOTATION: '{"a":"10.0.0.5:9465"}'}},
     "a peer with a name": {"annotations": {PEER_ANNOTATION: f'{{"a":"peer.example.com:9465","k":"{KEY}"}}'}},
     "a peer with a short key": {"annotations": {PEER_ANNOTATION: '{"a":"10.0.0.5:9465","k":"AAAA"}'}},

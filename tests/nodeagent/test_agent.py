@@ -637,6 +637,7 @@ async def test_a_report_that_is_refused_because_of_foreign_fields_is_written_wit
     assert stored["metadata"]["annotations"].keys() == {
         "warmhook.dev/node",
         "warmhook.dev/seen",
+        "warmhook.dev/version",
         "warmhook.dev/warm",
     }
     assert not stored["metadata"].get("finalizers")

@@ -9,7 +9,8 @@ from typing import Any
 from adapters.kubernetes.paths import configmaps
 from tests.support.agents import NAMESPACE, Bench, on_node, push_warm
 from tests.support.instant import until
-from warmhook.api import PEER_ANNOTATION, TRANSFERS_ANNOTATION
+from warmhook import __version__
+from warmhook.api import PEER_ANNOTATION, TRANSFERS_ANNOTATION, VERSION_ANNOTATION
 from warmhook.node_report import report_name
 from warmhook.peers import PeerReport, Transfer
 from warmhook.ports import Response
@@ -110,6 +111,20 @@ async def test_a_policy_that_refuses_what_it_does_not_know_keeps_only_that_out_o
         del b.answers[("PATCH", path)]
         line = await push_warm(b, content="second")
         assert b.state(line) == "warm"
-        assert b.report().peer is None
+        assert (b.report().peer, b.report().agent) == (None, "")
         await asyncio.sleep(4000)
-        assert b.report().peer == PeerReport(ADDRESS, KEY)
+        assert (b.report().peer, b.report().agent) == (PeerReport(ADDRESS, KEY), __version__)
+
+
+@on_node
+async def test_a_report_has_the_version_of_the_agent_in_a_write_that_is_made_anyway(b: Bench) -> None:
+    async with b.agent():
+        await push_warm(b)
+        assert b.report().agent == __version__
+    path = configmaps(NAMESPACE, report_name(b.node))
+    await b.kubernetes.patch(path, {"metadata": {"annotations": {VERSION_ANNOTATION: "0.0.9"}}})
+    assert b.report().agent == "0.0.9"
+    writes = len(b.writes())
+    async with b.agent():
+        await until(lambda: b.report().agent == __version__, seconds=10)
+        assert len(b.writes()) <= writes + 2

@@ -161,3 +161,10 @@ def test_a_report_of_256_failed_lines_is_far_below_what_is_allowed(text: str) ->
 def test_few_messages_are_whole() -> None:
     line = LineReport("0" * 8, "failed", "Network", 4, "connection refused " * 10)
     assert bounded({"a": line})["a"].message == clean_message(line.message)
+
+
+@pytest.mark.parametrize("text", ["", "0.1.0 <b>", "1" * 65, "\u0661", "0.1\n"])
+def test_what_is_no_version_of_an_agent_is_not_one(text: str) -> None:
+    metadata = {"name": report_name("node-1"), "annotations": {"warmhook.dev/version": text}}
+    assert read_report(metadata).agent == ""
+    assert read_report(metadata | {"annotations": {"warmhook.dev/version": "1.2.0-rc.1"}}).agent == "1.2.0-rc.1"

@@ -52,7 +52,9 @@ _RANDOM: Final = (
     (re.compile(r"127\.0\.0\.1:\d+"), "127.0.0.1:<port>"),
     (re.compile(r"no JSON: .+"), "no JSON: <in words of Python>"),
 )
-_NAMED: Final = frozenset({"resourceVersion", "tls.crt", "tls.key", "ca.crt", "caBundle", "admission-tokens"})
+_NAMED: Final = frozenset(
+    {"resourceVersion", "warmhook.dev/version", "tls.crt", "tls.key", "ca.crt", "caBundle", "admission-tokens"}
+)
 """Keys whose values differ from run to run."""
 _DELIVERIES: Final = "warmhook-deliveries"
 """A ConfigMap that `web` writes when it has time, so it is in no recording."""
