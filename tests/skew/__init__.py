@@ -1,0 +1,1 @@
+"""Programs of different versions understand each other."""
