@@ -14,8 +14,9 @@ from cli.cluster import Access, Cluster, with_cluster
 
 _SECONDS: Final = 0.7
 """A person waits for the list."""
+_FILES: Final = 0
 _NO_FILES: Final = 4
-"""ShellCompDirectiveNoFileComp of Cobra, the library of kubectl."""
+"""ShellCompDirectiveDefault and ShellCompDirectiveNoFileComp of Cobra, the library of kubectl."""
 
 
 @click.command("completion")
@@ -79,7 +80,9 @@ def kubectl_complete(arguments: Sequence[str] | None = None) -> int:
 
     *words, incomplete = (sys.argv[1:] if arguments is None else arguments) or [""]
     complete = ShellComplete(warmhook, {}, "kubectl warm", "")
-    for item in complete.get_completions(words, incomplete):
-        click.echo(f"{item.value}\t{item.help}" if item.help else item.value)
-    click.echo(f":{_NO_FILES}")
+    found = complete.get_completions(words, incomplete)
+    for item in found:
+        if item.type == "plain":
+            click.echo(f"{item.value}\t{item.help}" if item.help else item.value)
+    click.echo(f":{_NO_FILES if all(item.type == 'plain' for item in found) else _FILES}")
     return 0

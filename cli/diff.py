@@ -30,12 +30,13 @@ def diff(target: str | None, output: OutputFormat, **options: Any) -> int:
     """
     named = read_target(target) if target is not None else None
     try:
-        return with_cluster(Access(**options), lambda cluster: _compare(cluster, named, output))
+        return with_cluster(Access(**options), lambda cluster: compare(cluster, named, output))
     except Failed as error:
         raise NotCompared(error.message) from None
 
 
-async def _compare(cluster: Cluster, target: Target | None, output: OutputFormat) -> int:
+async def compare(cluster: Cluster, target: Target | None, output: OutputFormat) -> int:
+    """Print the differences of what `target` names; the exit status. Raises as `look_up`."""
     # Imported here: what speaks to a cluster costs more than the other commands need to start.
     from cli.diff_nodes import compare_nodes, show_comparison
     from cli.lookup import look_up

@@ -27,7 +27,12 @@ _TIMEOUT_DEFAULT: Final = "60s"
 @click.option("--to", required=True, metavar="URL", help="The address of web, without /webhooks/.")
 @click.option("--source", required=True, metavar="NAME", help="The source of kind webhook in its configuration.")
 @click.option("--digest", metavar="sha256:...", help="What the tag names now; nodes then get exactly this.")
-@click.option("--secret-file", metavar="FILE", help="The secret of the source; - is standard input.")
+@click.option(
+    "--secret-file",
+    type=click.Path(allow_dash=True),
+    metavar="FILE",
+    help="The file with the secret of the source; - is standard input.",
+)
 @click.option("--secret-env", metavar="NAME", help=f"The variable with the secret; {_SECRET_ENV} by default.")
 @click.option(
     "--timeout", type=DURATION, default=_TIMEOUT_DEFAULT, show_default=True, help="For how long to repeat it."

@@ -41,7 +41,7 @@ def status(target: str | None, wait: bool, timeout: int, output: OutputFormat, *
     access, named = Access(**options), read_target(target) if target is not None else None
     if wait:
         return _wait(access, named, timeout, output)
-    with_cluster(access, lambda cluster: _show(cluster, named, output))
+    with_cluster(access, lambda cluster: show(cluster, named, output))
     return 0
 
 
@@ -57,7 +57,8 @@ def _wait(access: Access, target: Target | None, timeout_seconds: int, output: O
     return with_cluster(access, lambda cluster: wait_for_image(cluster, query, timeout_seconds, output))
 
 
-async def _show(cluster: Cluster, target: Target | None, output: OutputFormat) -> None:
+async def show(cluster: Cluster, target: Target | None, output: OutputFormat) -> None:
+    """Print what `target` names, in that format. Raises `Unusable`, `Failed` and `KubernetesError`."""
     from cli.lookup import look_up
     from cli.status_image import show_image
     from cli.status_images import show_images

@@ -1,0 +1,145 @@
+"""`warmhook diff` compares what nodes should hold with what they report."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from adapters.kubernetes import paths
+from cli.diff import compare
+from cli.output import OutputFormat
+from cli.target import read_target
+from tests.cli.commands import cluster_of, report, shown
+from tests.handlers.world import HOST, NAMESPACE, World, in_world
+from warmhook.api import DROPPED_ANNOTATION
+from warmhook.node_lines import desired_name, line_key
+from warmhook.warmimages import ObjectKey
+
+
+async def diff(world: World, target: str | None = None, output: OutputFormat = "table", namespace: str = "shop") -> int:
+    return await compare(cluster_of(world, namespace), read_target(target) if target else None, output)
+
+
+async def two_images(world: World) -> None:
+    await world.add_warmimage("web", f"{HOST}/shop/web:v1")
+    await world.add_warmimage("api", f"{HOST}/shop/api:v2")
+    await world.sync()
+
+
+@in_world(nodes="ab")
+async def test_nodes_that_hold_what_they_should_are_no_difference(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await two_images(world)
+    for node in "ab":
+        await report(world, node, {"web": "warm", "api": "warm"})
+    await world.sync()
+    assert await diff(world) == 0
+    assert capsys.readouterr().out == "2 nodes hold what they should: 4 lines\n"
+    assert await diff(world, "a") == 0
+    assert capsys.readouterr().out == "a holds what it should: 2 lines\n"
+    assert await diff(world, output="json") == 0
+    assert shown(capsys) == {"nodes": 2, "lines": 4, "differences": [], "silent": []}
+
+
+@in_world(nodes="abcde")
+async def test_differences_are_grouped_by_kind_and_image_the_worst_first(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await two_images(world)
+    await report(world, "a", {"web": "warm", "api": "failed"}, reason="NotFound")
+    for node in "bcd":
+        await report(world, node, {"web": "warm", "api": "pulling"})
+    await report(world, "e", {"web": "warm"})
+    await world.sync()
+    assert await diff(world, namespace="") == 1
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    api = f"{HOST}/shop/api:v2"
+    assert rows == [
+        ["DIFFERENCE", "NAMESPACE", "IMAGE", "NODES", "WHICH"],
+        ["failed", "shop", api, "1", "a"],
+        ["pulling", "shop", api, "3", "b,", "c,", "d"],
+        ["unseen", "shop", api, "1", "e"],
+    ]
+    assert await diff(world, "web") == 0
+    assert await diff(world, "api") == 1
+
+
+@in_world(nodes="abcde")
+async def test_a_silent_node_is_named_and_its_old_report_does_not_count(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await two_images(world)
+    await report(world, "a", {"web": "warm", "api": "warm"})
+    await asyncio.sleep(900)
+    await report(world, "b", {"web": "warm", "api": "warm"})
+    await world.sync()
+    assert await diff(world) == 1
+    out, err = capsys.readouterr()
+    assert [line.split() for line in out.splitlines()][1:] == [
+        ["silent", "-", "4", "a,", "c,", "d", "and", "1", "more"],
+    ]
+    assert err == ""
+    await diff(world, output="wide")
+    assert capsys.readouterr().out.rstrip().endswith("a, c, d, e")
+    await diff(world, output="json")
+    silent = shown(capsys)["silent"]
+    assert [each["node"] for each in silent] == ["a", "c", "d", "e"]
+    assert ["seenAt" in each for each in silent] == [True, False, False, False]
+    assert await diff(world, "a") == 1
+    assert capsys.readouterr().out.splitlines()[1].split()[:5] == ["silent", "-", "-", "unreachable:", "reported"]
+
+
+@in_world(nodes="ab")
+async def test_if_every_agent_seems_silent_the_clock_of_this_machine_is_suspected(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await two_images(world)
+    assert await diff(world) == 1
+    assert capsys.readouterr().err == "every agent seems silent: is the clock of this machine right?\n"
+
+
+@in_world(nodes="a")
+async def test_lines_without_room_are_a_difference(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    await two_images(world)
+    await report(world, "a", {"web": "warm", "api": "warm"})
+    web, gone = (line_key(ObjectKey("shop", name)) for name in ("late", "gone"))
+    await world.add_warmimage("late", f"{HOST}/shop/late:v1")
+    refused = {"metadata": {"annotations": {DROPPED_ANNOTATION: f"{web},{gone}"}}}
+    await world.admin.patch(paths.configmaps(NAMESPACE, desired_name("a")), refused)
+    assert await diff(world) == 1
+    rows = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
+    assert rows[1:] == [["noRoom", f"{HOST}/shop/late:v1"], ["uncounted", f"{HOST}/shop/late:v1"]]
+    assert await diff(world, namespace="") == 1
+    assert f"line {gone}" in capsys.readouterr().out
+    assert await diff(world, "a") == 1
+    assert [line.split()[:3] for line in capsys.readouterr().out.splitlines()][1:] == [
+        ["noRoom", "-", "line"],
+        ["noRoom", "shop", "late"],
+    ]
+
+
+@in_world(nodes="a")
+async def test_what_is_purged_and_still_there_is_a_difference_and_what_is_gone_is_none(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    purged = {"metadata": {"annotations": {"warmhook.dev/purge": "true"}}}
+    await world.add_warmimage("web", f"{HOST}/shop/web:v1")
+    await world.admin.patch(paths.warmimages(ObjectKey("shop", "web")), purged)
+    await world.sync()
+    await world.sync()
+    line = (await world.desired("a") or {})["data"]
+    assert '"x":true' in next(iter(line.values()))
+    await report(world, "a", {"web": "warm"})
+    assert await diff(world) == 1
+    assert capsys.readouterr().out.splitlines()[1].split()[0] == "kept"
+    await report(world, "a", {"web": "waiting"})
+    assert await diff(world) == 0
+
+
+@in_world(nodes="a")
+async def test_lines_of_other_namespaces_do_not_count(world: World) -> None:
+    await two_images(world)
+    await world.add_namespace("team")
+    assert await diff(world, namespace="team") == 0
