@@ -12,13 +12,14 @@ import click
 
 from adapters.kubernetes import paths
 from cli.cluster import Cluster
+from cli.images import NODES_PAGE
 from cli.output import Cell, OutputFormat, Styled, print_object, print_table
 from cli.status_images import nodes_text
-from warmhook.api import DROPPED_ANNOTATION, KIND_LABEL
+from warmhook.api import DROPPED_ANNOTATION, KIND_LABEL, SEEN_ANNOTATION, WARM_ANNOTATION
 from warmhook.image_status import ImageStatus
 from warmhook.line_differences import DIFFERENCES, Difference, differences
 from warmhook.node_lines import desired_node, line_key, versions
-from warmhook.node_report import Report, read_report
+from warmhook.node_report import Report, read_report, report_node
 from warmhook.ports import Object
 from warmhook.timestamps import format_time
 
@@ -31,6 +32,7 @@ _COLOURS: Final = {
 }
 """The others are red."""
 _NOTHING: Final[Object] = {}
+_READ: Final = frozenset({SEEN_ANNOTATION, WARM_ANNOTATION})
 
 
 @dataclass(slots=True)
@@ -86,21 +88,28 @@ async def compare_nodes(cluster: Cluster, images: Sequence[ImageStatus], *, ever
     """
     compared = Comparison({line_key(status.key): status for status in images}, everything)
     compared.found |= {("uncounted", line_key(status.key)): [] for status in images if not status.counted}
-    reports: dict[str, Report] = {}
+    reports: dict[str, Object] = {}
     path, now = paths.configmaps(cluster.system_namespace), cluster.clock.utcnow()
 
     def keep_report(obj: Object) -> Object:
-        report = read_report(obj["metadata"])
-        reports[report.node] = report
+        metadata = obj["metadata"]
+        # As text until it is compared: the sets of versions take ten times as much.
+        annotations = {name: text for name, text in (metadata.get("annotations") or {}).items() if name in _READ}
+        reports[report_node(metadata["name"])] = metadata | {"annotations": annotations}
         return _NOTHING
 
     def compare(obj: Object) -> Object:
         if node := desired_node(obj["metadata"]["name"]):
-            compared.take(node, obj["metadata"], reports.pop(node, None), now)
+            reported = reports.pop(node, None)
+            compared.take(node, obj["metadata"], read_report(reported) if reported is not None else None, now)
         return _NOTHING
 
-    await cluster.kubernetes.list(path, labels=f"{KIND_LABEL}=report", metadata_only=True, keep=keep_report)
-    await cluster.kubernetes.list(path, labels=f"{KIND_LABEL}=desired", metadata_only=True, keep=compare)
+    await cluster.kubernetes.list(
+        path, labels=f"{KIND_LABEL}=report", metadata_only=True, page=NODES_PAGE, keep=keep_report
+    )
+    await cluster.kubernetes.list(
+        path, labels=f"{KIND_LABEL}=desired", metadata_only=True, page=NODES_PAGE, keep=compare
+    )
     return compared
 
 

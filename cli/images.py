@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from adapters.kubernetes import paths
 from adapters.kubernetes.errors import NotFound, Refused
@@ -13,6 +14,9 @@ from warmhook.line_differences import NodeLine, node_lines
 from warmhook.node_lines import desired_name
 from warmhook.node_report import Report, read_report, report_name
 from warmhook.ports import Object
+
+NODES_PAGE: Final = 250
+"""ConfigMaps of nodes per page of a list: with 200 lines each, a page takes 20 MB while it is read."""
 
 
 async def read_images(cluster: Cluster) -> list[ImageStatus]:

@@ -10,6 +10,7 @@ import click
 
 from adapters.kubernetes import paths
 from cli.cluster import Cluster
+from cli.images import NODES_PAGE
 from cli.output import OutputFormat, Styled, print_object, print_table, printable
 from cli.status_images import nodes_text, state_cell
 from warmhook.api import KIND_LABEL, LINE_LABEL
@@ -103,8 +104,10 @@ async def _read_nodes(cluster: Cluster, status: ImageStatus, now: datetime) -> l
         return {}
 
     labels = f"{KIND_LABEL}=desired,{LINE_LABEL}{key}"
-    await cluster.kubernetes.list(path, labels=labels, metadata_only=True, keep=keep_line)
-    await cluster.kubernetes.list(path, labels=f"{KIND_LABEL}=report", metadata_only=True, keep=keep_state)
+    await cluster.kubernetes.list(path, labels=labels, metadata_only=True, page=NODES_PAGE, keep=keep_line)
+    await cluster.kubernetes.list(
+        path, labels=f"{KIND_LABEL}=report", metadata_only=True, page=NODES_PAGE, keep=keep_state
+    )
     order = ["failed", "unreachable", "waiting", "pulling", "warm"]
     found = ((node, states.get(node, "unreachable")) for node in wanted)
     return sorted(found, key=lambda each: (order.index(each[1]), each[0]))

@@ -1,4 +1,4 @@
-"""Bring up the cluster of `warmhook demo` and `warmhook devcluster`: a registry, nodes, and `web` with one sender."""
+"""Bring up the cluster of `warmhook demo` and `warmhook devcluster`: a registry, nodes, and `web` with two senders."""
 
 from __future__ import annotations
 
@@ -53,6 +53,10 @@ async def _start_web(cluster: Cluster) -> None:
     await cluster.kubernetes.create(CONFIGURATIONS, configuration(tls_port))
     file = cluster.plan.folder / "secret"
     file.write_text(cluster.secret)
-    source = {"name": "harbor", "kind": "harbor", "registryHost": cluster.registry, "secret": {"file": str(file)}}
+    secret = {"secret": {"file": str(file)}}
+    sources = [
+        {"name": "harbor", "kind": "harbor", "registryHost": cluster.registry, **secret},
+        {"name": "ci", "kind": "webhook", "allowedHosts": [cluster.registry], **secret},
+    ]
     registries = [{"host": cluster.registry, "plainHttp": True}]
-    await cluster.start_web([source], registries=registries, environ={"WARMHOOK_TLS_PORT": str(tls_port)})
+    await cluster.start_web(sources, registries=registries, environ={"WARMHOOK_TLS_PORT": str(tls_port)})

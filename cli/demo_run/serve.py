@@ -59,14 +59,18 @@ def _show_what_to_try(cluster: Cluster, display: Display) -> None:
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": POLICY.namespace}}
     policy = cluster.plan.folder / "policy.yaml"
     policy.write_text(yaml.safe_dump_all([namespace, policy_object(cluster)], sort_keys=False))
-    curl = curl_line(cluster, push_image(cluster, "v1", datetime.now(UTC)))
+    pushed = push_image(cluster, "v1", datetime.now(UTC))
+    curl, image, secret = curl_line(cluster, pushed), pushed.image, cluster.plan.folder / "secret"
     display.text(
         f"\nEverything keeps running until Ctrl-C. In another terminal:\n\n"
         f"  export KUBECONFIG={cluster.plan.kubeconfig}\n"
         f"  kubectl get nodes,warmpolicies,warmimages -A\n\n"
         f"Apply a policy, then send the webhook that Harbor would send for an image of the registry:\n\n"
         f"  kubectl apply -f {policy}\n"
-        f"  {curl}\n"
+        f"  {curl}\n\n"
+        f"Or announce the image as a job of a CI does, and wait until it is on the nodes:\n\n"
+        f"  warmhook push {image} --to {cluster.web_url} --source ci --secret-file {secret}\n"
+        f"  warmhook status --wait --namespace {POLICY.namespace} {image}\n"
     )
 
 
