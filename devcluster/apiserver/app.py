@@ -13,6 +13,7 @@ from starlette.responses import Response as HttpResponse
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
+from devcluster.apiserver import protobuf
 from devcluster.apiserver.core import ApiServer, is_watch
 from devcluster.apiserver.errors import StatusError
 from devcluster.apiserver.webhook_client import Services, as_given, review
@@ -27,6 +28,14 @@ def _http(answer: Response) -> HttpResponse:
     return HttpResponse(answer.body, answer.status, dict(answer.headers))
 
 
+def _as_json(headers: dict[str, str], body: bytes) -> bytes:
+    """The body, whose content type in `headers` becomes JSON if it was protobuf. Raises `StatusError`."""
+    if not headers.get("content-type", "").startswith(protobuf.MEDIA_TYPE):
+        return body
+    headers["content-type"] = "application/json"
+    return protobuf.json_of(body)
+
+
 def application(server: ApiServer, *, services: Services = _NO_SERVICES) -> Starlette:
     """The server as an ASGI application; its controllers run twice a second while it lives."""
 
@@ -39,6 +48,10 @@ def application(server: ApiServer, *, services: Services = _NO_SERVICES) -> Star
                 return _http(begun)
             return StreamingResponse(begun.lines(), media_type="application/json")
         body = await request.body()
+        try:
+            body = _as_json(headers, body)
+        except StatusError as error:
+            return _http(error.response())
         reviewing = server.review(request.method, path, query, headers, body)
         if reviewing is not None:
             try:

@@ -35,7 +35,7 @@ SCHEDULING: Final = {
     "priorityClassName": "high",
     "replicas": 3,
 }
-PART: Final = {
+PART: Final[dict[str, Any]] = {
     "resources": {"requests": {"cpu": 1, "memory": "1Gi"}, "limits": {"memory": "2Gi"}},
     "env": {
         "WARMHOOK_LOG": "console",

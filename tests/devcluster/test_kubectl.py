@@ -171,6 +171,19 @@ def test_a_watch_prints_changes_as_they_come(kubectl: Kubectl) -> None:
         watch.terminate()
 
 
+def test_commands_that_send_protobuf_work(kubectl: Kubectl) -> None:
+    kubectl("create", "namespace", "typed")
+    kubectl("-n", "typed", "create", "secret", "generic", "s", "--from-literal=a=b")
+    assert json.loads(kubectl("-n", "typed", "get", "secret", "s", "-o", "json"))["data"] == {"a": "Yg=="}
+    kubectl("-n", "typed", "create", "role", "r", "--verb=get", "--resource=secrets", "--resource-name=s")
+    kubectl("-n", "typed", "create", "rolebinding", "r", "--role=r", "--serviceaccount=typed:a")
+    bound = json.loads(kubectl("-n", "typed", "get", "rolebinding", "r", "-o", "json"))
+    assert bound["subjects"] == [{"kind": "ServiceAccount", "name": "a", "namespace": "typed"}]
+    assert kubectl("auth", "can-i", "get", "secrets", "-n", "typed") == "yes\n"
+    refused = kubectl.run("create", "deployment", "d", "--image=i")
+    assert "this server reads no 'Deployment' as protobuf: send JSON" in refused.stderr
+
+
 def test_events_are_described_with_their_object(kubectl: Kubectl) -> None:
     kubectl.create("ConfigMap", "observed")
     uid = json.loads(kubectl("get", "cm", "observed", "-o", "json"))["metadata"]["uid"]
