@@ -1,14 +1,11 @@
-"""Apply a patch to an object: merge patch (RFC 7386), JSON patch (RFC 6902), and the strategic merge patch of maps."""
+"""Apply a patch to an object: merge patch (RFC 7386) and JSON patch (RFC 6902)."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from devcluster.apiserver.errors import bad_request, unprocessable_patch
-from warmhook.ports import Json, Object
-
-_ATOMIC_LISTS = ("taints",)
-"""Lists that a strategic merge patch replaces: their Go types name no merge key."""
+from warmhook.ports import Json
 
 
 def merge_patched(old: Json, patch: Json) -> Json:
@@ -24,28 +21,6 @@ def merge_patched(old: Json, patch: Json) -> Json:
         else:
             result[name] = value
     return result
-
-
-def strategic_merged(old: Json, patch: Json) -> Json:
-    """`old` with a strategic merge patch that means the same as a merge patch. Raises `StatusError` 400 for others.
-
-    Those hold directives, or a list whose items have to be merged with items of `old`.
-    """
-    if not isinstance(patch, dict):
-        raise bad_request("a strategic merge patch is an object")
-    _check_same_meaning(old, patch)
-    return merge_patched(old, patch)
-
-
-def _check_same_meaning(old: Json, patch: Object) -> None:
-    for name, value in patch.items():
-        known = old.get(name) if isinstance(old, dict) else None
-        if name.startswith("$"):
-            raise bad_request(f"directives of strategic merge patches are not supported here: {name}")
-        if isinstance(value, list) and known and name not in _ATOMIC_LISTS:
-            raise bad_request(f"merging the items of a list is not supported here: {name}")
-        if isinstance(value, dict):
-            _check_same_meaning(known, value)
 
 
 def _pointer(path: object) -> list[str]:

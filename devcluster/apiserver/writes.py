@@ -23,11 +23,12 @@ from devcluster.apiserver.errors import (
     unprocessable_patch,
     unsupported_media_type,
 )
-from devcluster.apiserver.patches import json_patched, merge_patched, strategic_merged
+from devcluster.apiserver.patches import json_patched, merge_patched
 from devcluster.apiserver.paths import Target
 from devcluster.apiserver.reads import found
 from devcluster.apiserver.resources import Registry, Resource
 from devcluster.apiserver.store import Store, Stored
+from devcluster.apiserver.strategic_merge import strategic_merged
 from devcluster.apiserver.strategy import CRDS
 from warmhook.ports import Json, Object, Utcnow
 

@@ -52,7 +52,7 @@
 - image.repository is not set, so nodes ask Docker Hub for library/warmhook: build the image and name it.
 {{- end }}
 {{- if not $config.sources }}
-- No sender is configured (config.sources), so no webhook is accepted. docs/senders.md has an example of each kind.
+- No sender is configured (config.sources), so no webhook is accepted: see docs/senders.md.
 {{- end }}
 {{- $senders := dict "keys" list }}
 {{- range $config.sources }}{{ include "warmhook.keys" (dict "folder" "/etc/warmhook/secrets/" "entries" (ternary .secret (list .secret) (kindIs "slice" .secret)) "into" $senders) }}{{ end }}
