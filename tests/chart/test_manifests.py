@@ -63,7 +63,7 @@ def without_marks(obj: Object) -> Object:
 def meaning(obj: Object) -> Object:
     """A configuration file without its comments, which values.yaml has."""
     if obj["kind"] == "ConfigMap":
-        return {**obj, "data": {key: yaml.safe_load(text) for key, text in obj["data"].items()}}
+        return {**obj, "data": {key: yaml.safe_load(text) for key, text in obj.get("data", {}).items()}}
     return obj
 
 

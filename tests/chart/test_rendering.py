@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+import yaml
 
 from handlers.configuration import read_configuration
 from handlers.settings import read_settings as read_web_settings
 from nodeagent.settings import read_settings as read_agent_settings
 from tests.chart.helm import template
 from tests.manifests.openapi import problems
-from tests.manifests.rendered import containers, find, pod_templates
+from tests.manifests.rendered import containers, find, identity, pod_templates
 from tests.manifests.test_schemas import DELIVERY_TIMEOUT, SCHEMAS, kubernetes, schema_of
 from tests.manifests.test_structure import environ, ports, selected
+from tests.observability.files import DASHBOARDS, FOLDER
 from warmhook.ports import Object
 
 pytestmark = pytest.mark.slow
@@ -95,8 +98,12 @@ MATRIX: Final[dict[str, Object]] = {
             "hostnames": ["hooks.example.com"],
         },
         "monitoring": {
-            "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}, "interval": "30s"},
-            "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}, "interval": "30s"},
+            "labels": {"release": "prometheus"},
+            "interval": "30s",
+            "podMonitor": {"enabled": True},
+            "serviceMonitor": {"enabled": True},
+            "prometheusRule": {"enabled": True},
+            "dashboards": {"enabled": True},
         },
     },
     "nothing": {
@@ -162,22 +169,13 @@ def test_the_configuration_files_are_those_of_the_values(values: Object) -> None
 
 
 @matrix
-def test_selectors_and_ports_of_services_and_monitors_are_those_of_pods(values: Object) -> None:
+def test_selectors_and_ports_of_services_are_those_of_pods(values: Object) -> None:
     objects = template(values)
     for obj in objects:
         namespace, spec = obj["metadata"].get("namespace", ""), obj.get("spec") or {}
         if obj["kind"] == "Service" and obj["apiVersion"] == "v1":
             (pod,) = selected(objects, namespace, {"matchLabels": spec["selector"]})
             assert {port["targetPort"] for port in spec["ports"]} <= ports(pod).keys()
-        elif obj["kind"] == "PodMonitor":
-            (pod,) = selected(objects, namespace, spec["selector"])
-            assert {endpoint["port"] for endpoint in spec["podMetricsEndpoints"]} <= ports(pod).keys()
-        elif obj["kind"] == "ServiceMonitor":
-            service = find(objects, "Service", obj["metadata"]["name"], group="v1")
-            assert spec["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
-            assert {endpoint["port"] for endpoint in spec["endpoints"]} <= {
-                port["name"] for port in service["spec"]["ports"]
-            }
 
 
 def test_numbers_of_variables_are_written_as_they_were_given() -> None:
@@ -317,3 +315,34 @@ def test_every_annotation_of_a_configuration_changes_with_it_and_only_with_it() 
     assert {name for name in before if before[name] != after[name]} == {"warmhook-web"}
     after = sums({"config": {"namespaces": [{"names": ["a"]}]}})
     assert {name for name in before if before[name] != after[name]} == {"warmhook-handlers"}
+
+
+def test_every_program_is_scraped_once_and_under_the_job_of_rules_and_dashboards() -> None:
+    objects = template(MATRIX["everything"])
+    scraped = []
+    for monitor in (obj for obj in objects if obj["kind"] == "PodMonitor"):
+        spec, namespace = monitor["spec"], monitor["metadata"]["namespace"]
+        for _, pod in pod_templates(objects):
+            if pod in selected(objects, namespace, spec["selector"]):
+                assert all(endpoint["port"] in ports(pod) for endpoint in spec["podMetricsEndpoints"])
+                scraped.append(pod["metadata"]["labels"][spec["jobLabel"]])
+    (monitor,) = (obj for obj in objects if obj["kind"] == "ServiceMonitor")
+    service = find(objects, "Service", "warmhook-web", group="v1")
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    assert monitor["spec"]["endpoints"][0]["port"] in {port["name"] for port in service["spec"]["ports"]}
+    scraped.append(service["metadata"]["labels"][monitor["spec"]["jobLabel"]])
+    assert sorted(scraped) == ["warmhook-agent", "warmhook-handlers", "warmhook-web"]
+
+
+def test_rules_monitors_and_dashboards_are_those_of_the_component() -> None:
+    enabled = {name: {"enabled": True} for name in ("podMonitor", "prometheusRule", "dashboards")}
+    objects = template({"monitoring": enabled})
+    files = (FOLDER / name for name in ("podmonitors.yaml", "prometheusrule.yaml"))
+    theirs = [obj for file in files for obj in yaml.safe_load_all(file.read_text())]
+    assert {obj["kind"] for obj in theirs} == {"PodMonitor", "PrometheusRule"}
+    for obj in theirs:
+        (ours,) = (one for one in objects if identity(one) == identity(obj))
+        assert ours["spec"] == obj["spec"]
+    dashboards = find(objects, "ConfigMap", "warmhook-dashboards")
+    assert dashboards["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert {name: json.loads(text) for name, text in dashboards["data"].items()} == DASHBOARDS

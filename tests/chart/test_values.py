@@ -18,7 +18,7 @@ SCHEMA: Final = json.loads((CHART / "values.schema.json").read_text())
 PAGE: Final = (Path(__file__).parents[2] / "docs" / "helm.md").read_text()
 PARTS: Final = ("web", "handlers", "agent", "knative.watch", "knative.admission")
 # Values that are maps of the reader's own keys, and so have no keys here.
-OPEN: Final = {"resources", "nodeSelector"}
+OPEN: Final = {"resources", "nodeSelector", "labels"}
 
 
 def leaves(values: Object, path: str = "") -> Iterator[str]:
@@ -166,12 +166,13 @@ OTHERS: Final[Object] = {
     "knative.receiver.maxScale": 11,
     "knative.handlers.minScale": 1,
     "knative.handlers.maxScale": 4,
-    "monitoring.serviceMonitor.enabled": True,
-    "monitoring.serviceMonitor.labels": {"a": "b"},
-    "monitoring.serviceMonitor.interval": "10s",
+    "monitoring.labels": {"a": "b"},
+    "monitoring.interval": "10s",
     "monitoring.podMonitor.enabled": True,
-    "monitoring.podMonitor.labels": {"a": "b"},
-    "monitoring.podMonitor.interval": "10s",
+    "monitoring.serviceMonitor.enabled": True,
+    "monitoring.prometheusRule.enabled": True,
+    "monitoring.dashboards.enabled": True,
+    "monitoring.dashboards.labels": {"a": "b"},
     "extraObjects": [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "mine"}}],
 } | {
     f"{part}.{name}": value
@@ -184,8 +185,8 @@ NEEDS: Final[dict[str, Object]] = {
     "ingress": {"ingress": {"enabled": True, "host": "example.com"}},
     "httpRoute": {"httpRoute": {"enabled": True, "parentRefs": [{"name": "one"}]}},
     "knative": {"knative": {"enabled": True}},
-    "monitoring.serviceMonitor": {"monitoring": {"serviceMonitor": {"enabled": True}}},
-    "monitoring.podMonitor": {"monitoring": {"podMonitor": {"enabled": True}}},
+    "monitoring.dashboards": {"monitoring": {"dashboards": {"enabled": True}}},
+    "monitoring": {"monitoring": {"podMonitor": {"enabled": True}}},
     "admission.certManager": {"admission": {"certManager": {"enabled": True}}},
 }
 

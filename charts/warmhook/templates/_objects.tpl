@@ -11,6 +11,10 @@
   {{- $is = $values.networkPolicy.enabled }}
 {{- else if has $kind (list "FlowSchema" "PriorityLevelConfiguration") }}
   {{- $is = $values.flowControl.enabled }}
+{{- else if eq $kind "PodMonitor" }}
+  {{- $is = $values.monitoring.podMonitor.enabled }}
+{{- else if eq $kind "PrometheusRule" }}
+  {{- $is = $values.monitoring.prometheusRule.enabled }}
 {{- else if eq $kind "ResourceQuota" }}
   {{- $is = hasPrefix "system-" $values.agent.priorityClassName }}
 {{- end }}
@@ -49,7 +53,23 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   {{- $_ := set (first $from.namespaceSelector.matchExpressions) "values" $values.knative.gatewayNamespaces }}
 {{- else if eq $kind "ResourceQuota" }}
   {{- $_ := set (first $object.spec.scopeSelector.matchExpressions) "values" (list $values.agent.priorityClassName) }}
+{{- else if has $kind (list "PodMonitor" "PrometheusRule") }}
+  {{- include "warmhook.configureMonitoring" . }}
 {{- else if dig "spec" "template" "spec" "containers" false $object }}
   {{- include "warmhook.configurePods" . }}
+{{- end }}
+{{- end }}
+
+{{/* Labels and interval of a PodMonitor or PrometheusRule. What a ServiceMonitor scrapes, no PodMonitor does. */}}
+{{- define "warmhook.configureMonitoring" -}}
+{{- $monitoring := .root.Values.monitoring }}{{ $object := .object }}
+{{- $_ := set $object.metadata "labels" (merge (deepCopy $monitoring.labels) $object.metadata.labels) }}
+{{- if eq $object.kind "PodMonitor" }}
+  {{- range $object.spec.podMetricsEndpoints }}
+    {{- if $monitoring.interval }}{{ $_ := set . "interval" $monitoring.interval }}{{ end }}
+  {{- end }}
+  {{- range $object.spec.selector.matchExpressions }}
+    {{- if $monitoring.serviceMonitor.enabled }}{{ $_ := set . "values" (without .values "warmhook-web") }}{{ end }}
+  {{- end }}
 {{- end }}
 {{- end }}
