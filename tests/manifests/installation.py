@@ -69,9 +69,9 @@ class Installation:
         """What `warmhook-agents` is called."""
         return f"{self.prefix}-agents"
 
-    def objects(self) -> list[Object]:
-        """Namespaces, then what may be in them."""
-        text = json.dumps(render(BASE)).replace("warmhook-system", self.system)
+    def objects(self, shipped: list[Object] | None = None) -> list[Object]:
+        """Namespaces, then what may be in them: of `shipped`, or of `base`."""
+        text = json.dumps(render(BASE) if shipped is None else shipped).replace("warmhook-system", self.system)
         renamed = [self._renamed(obj) for obj in json.loads(text.replace("warmhook-agents", self.agents))]
         return sorted(renamed, key=lambda obj: obj["kind"] != "Namespace")
 
@@ -160,7 +160,11 @@ def path_of(obj: Object) -> str:
     version, kind, metadata = obj["apiVersion"], obj["kind"], obj["metadata"]
     prefix = f"/api/{version}" if "/" not in version else f"/apis/{version}"
     within = "" if kind in _CLUSTER_SCOPED else f"/namespaces/{metadata['namespace']}"
-    plural = f"{kind.lower()[:-1]}ies" if kind.endswith("Policy") else f"{kind.lower()}s"
+    plural = (
+        f"{kind.lower()[:-1]}ies"
+        if kind.endswith("Policy")
+        else f"{kind.lower()}{'es' if kind.endswith('ss') else 's'}"
+    )
     return f"{prefix}{within}/{plural}/{metadata['name']}"
 
 
