@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import mimetypes
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -31,8 +32,6 @@ class PageServer:
     """A status that every page answers with; 0: none."""
     url: str = ""
     requests: list[str] = field(default_factory=list)
-    pages: dict[str, str] = field(default_factory=dict)
-    """Pages that were made, by address and change."""
     changed: threading.Condition = field(default_factory=threading.Condition)
     streams: int = 0
 
@@ -45,20 +44,14 @@ class PageServer:
             self.changed.notify_all()
 
     def page(self, target: str) -> str:
-        """The HTML of an address; the same one again without making it again."""
-        key = f"{self.view.change} {target}"
-        if key not in self.pages:
-            self.pages[key] = self._make(target)
-        return self.pages[key]
-
-    def _make(self, target: str) -> str:
+        """The HTML of an address."""
         address = urlsplit(target)
         query = dict(parse_qsl(address.query))
         view, cluster = replace(self.view, query=query), self.cluster
         parts = [unquote(part) for part in address.path.split("/")]
         make: Mapping[str, Callable[[], str]] = {
-            "": lambda: pages.overview_page(_filtered(cluster.overview(query.get("by", "pool")), query), view),
-            "failing": lambda: pages.failing_page(cluster.failing(), cluster.overview("zone").checks, view),
+            "": lambda: pages.overview_page(_filtered(_overview(cluster, query.get("by", "pool")), query), view),
+            "failing": lambda: pages.failing_page(cluster.failing(), _overview(cluster, "zone").checks, view),
             "deliveries": lambda: pages.deliveries_page(cluster.deliveries(), view),
             "sign-in": lambda: pages.sign_in_page("This token is not valid, or no longer."),
             "images": lambda: pages.image_page(cluster.image_page(int(parts[-1].rpartition("-")[2], 16)), view),
@@ -67,6 +60,12 @@ class PageServer:
             ),
         }
         return make[parts[2]]()
+
+
+@functools.lru_cache(maxsize=8)
+def _overview(cluster: Any, by: Any) -> Any:
+    """Made once, as handlers make it: in a browser only pages are measured."""
+    return cluster.overview(by)
 
 
 def _filtered(overview: Any, query: Mapping[str, str]) -> Any:
