@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Final
 
 from adapters.clock import Clock
@@ -28,6 +29,11 @@ class Content:
         self._cache, self._details, self._clock = cache, details, clock
         self._built_from: Totals | None = None
         self._overviews: dict[tuple[Rights, Selection], Overview] = {}
+
+    @property
+    def now(self) -> datetime:
+        """The time for which pages say how long ago something was."""
+        return self._clock.utcnow()
 
     def overview(self, rights: Rights, selection: Selection) -> Overview:
         """The first page."""

@@ -91,7 +91,7 @@ def overview_page(overview: Overview, view: View) -> str:
         failing_reasons=len({entry.reason for entry in overview.failing}),
         problems=_problems(overview.checks),
         filtered=any(view.query.get(name) for name in ("state", "namespace", "q")),
-        **_node_picture(overview.groups if overview.dimension == "node" else ()),
+        **_node_picture(overview.groups if overview.dimension == "node" and view.may_see_nodes else ()),
     )
 
 

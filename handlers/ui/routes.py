@@ -111,6 +111,8 @@ class _Endpoints:
             may_see_nodes=rights.nodes,
             may_see_deliveries=rights.deliveries,
             stale_seconds=round(cache.stale_seconds),
+            at=self._parts.content.now,
+            sees_all_namespaces=rights.namespaces is None,
         )
 
     async def start(self, _request: Request) -> Response:

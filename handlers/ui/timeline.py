@@ -20,7 +20,7 @@ class Step:
     state: Literal["done", "unknown", "open"]
     """`unknown`: it has happened, as a later one has, but nobody noted when. `open`: it has not, or nobody knows."""
     after: str
-    """Since the last moment that is known; empty for the first one."""
+    """Since the last moment that is known, with its sign; empty for the first one."""
     x: float = 0
     """Where the part of the whole time that this step took begins, from 0 to 100."""
     width: float = 0
@@ -52,7 +52,7 @@ def timeline(moments: Sequence[Moment]) -> Timeline:
         seconds = (moment.at - before).total_seconds() if before else 0.0
         skewed |= seconds < 0
         width = 100 * max(0.0, seconds) / whole if whole else 0.0
-        after = duration(seconds) if before else ""
+        after = f"{'+' if seconds >= 0 else ''}{duration(seconds)}" if before else ""
         steps.append(Step(moment, "done", after, round(x, 2), round(width, 2)))
         x, before = x + width, moment.at
     total = duration((known[-1] - known[0]).total_seconds()) if len(known) > 1 else ""
