@@ -28,6 +28,7 @@ from tests.bench.push import push_requests
 from tests.bench.rate import rate
 from tests.bench.relay import relay
 from tests.bench.requests import requests
+from tests.bench.ui import page_in_browser
 from tests.bench.webhooks import cold_start, latency
 
 Measurement = Callable[[Place], Awaitable[Sequence[Measured]]]
@@ -50,6 +51,7 @@ MEASUREMENTS: Final[Mapping[Measurement, tuple[str, ...]]] = {
     distribution: ("peer-registry-bytes", "peer-transfer-ratio", "peer-warm-ratio"),
     relay: ("peer-stream-ratio", "peer-agent-rss-mib"),
     early_blobs: ("early-blob-ratio",),
+    page_in_browser: ("ui-load-s", "ui-browser-mib"),
     rate: ("webhook-rate-ratio", "web-rss-after-100k-mib"),
 }
 """Which figures each measurement gives."""

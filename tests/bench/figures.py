@@ -72,6 +72,8 @@ FIGURES: Final = (
     Figure("peer-stream-ratio", "ratio", Bar(0.5, at_least=True)),
     Figure("peer-agent-rss-mib", "MiB", Bar(110)),
     Figure("early-blob-ratio", "ratio", Bar(0.5)),
+    Figure("ui-load-s", "s", Bar(2)),
+    Figure("ui-browser-mib", "MiB", Bar(200)),
     Figure("webhook-rate-ratio", "ratio", Bar(0.4, at_least=True)),
     Figure("web-rss-after-100k-mib", "MiB", Bar(0, text="<= 1.1 x the value after 1,000")),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Final
 
@@ -244,8 +244,13 @@ def test_a_hidden_tab_listens_to_nothing(browser: Browser, server: PageServer) -
     with opened(browser, f"{server.url}/ui/") as page:
         expect(page.locator("#live")).to_have_text("live")
         hide(page, hidden=True)
-        # A server notices by its next writes that nobody listens.
-        assert wait_until(page, lambda: server.change() or server.streams == 0)
+
+        def nobody_listens() -> bool:
+            # A server notices by its next writes.
+            server.change()
+            return server.streams == 0
+
+        assert wait_until(page, nobody_listens)
         assert page.locator("main").get_attribute("data-change") == "7"
         hide(page, hidden=False)
         expect(page.locator("main")).to_have_attribute("data-change", str(server.view.change))
@@ -261,7 +266,7 @@ def hide(page: Page, *, hidden: bool) -> None:
     )
 
 
-def wait_until(page: Page, holds: Any) -> bool:
+def wait_until(page: Page, holds: Callable[[], bool]) -> bool:
     for _ in range(200):
         if holds():
             return True
