@@ -28,7 +28,7 @@ def _agents(nodes: Sequence[Node], reports: Mapping[str, Report], now: datetime)
     joining = [node.name for node in absent if node.created_at and now - node.created_at < _JOINING]
     missing = [node.name for node in absent if node.name not in joining]
     logs = "kubectl -n warmhook-agents get pods -o wide"
-    if long := [name for name in missing if len(name) > NODE_NAME_MAX]:
+    if long := [node.name for node in absent if len(node.name) > NODE_NAME_MAX]:
         message = f"{named(long)}: a name of more than {NODE_NAME_MAX} characters can have no ConfigMap"
         return Check("agents", "wrong", message, "register the node under a shorter name", "NameTooLong")
     if missing or silent:

@@ -15,6 +15,7 @@ from tests.manifests.calls import PARTS, Call, record, requested
 from tests.manifests.rendered import BASE, KNATIVE, find, pod_templates, render
 from warmhook.delivery_records import CONFIGMAP
 from warmhook.ports import Object
+from warmhook.rights import AGENT, EACH_ITS_OWN, ONE_PROCESS, RIGHTS
 
 pytestmark = pytest.mark.slow
 
@@ -126,6 +127,20 @@ def test_each_part_may_do_everything_that_it_does() -> None:
     objects = [*BOTH["knative"], *optional]
     refused = {call for call in calls() if not allowed_by(objects, user_of(call.part), attributes(call))}
     assert refused == set()
+
+
+def test_doctor_reviews_the_rights_that_the_manifests_grant_and_no_others() -> None:
+    in_system = {"warmhook-system": True, "": False}
+    given = {
+        (right.part, right.verb, right.group, right.resource, right.name, in_system[right.namespace])
+        for right in GIVEN
+        if right.part in PARTS
+    }
+    reviewed = [(one.part, one.verb, one.group, one.resource, one.name, one.in_system) for one in RIGHTS]
+    assert set(reviewed) == given
+    assert len(reviewed) == len(given)
+    for name, accounts in (("base", ONE_PROCESS), ("knative", EACH_ITS_OWN)):
+        assert {account: set(parts) for account, parts in ({**accounts, **AGENT}).items()} == ACCOUNTS[name]
 
 
 def user_of(part: str) -> User:
