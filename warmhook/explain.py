@@ -105,7 +105,7 @@ def _chain_without(facts: Facts) -> list[Check]:
     """The chain of an image that has no WarmImage."""
     if facts.missing_kinds:
         return [_installation(facts, None, unwritten=True), *map(_unreached, SUBJECTS[1:])]
-    origin = missing_origin(facts)
+    origin = _unusable_origin() if facts.unusable else missing_origin(facts)
     blocked = any(check.state in ("wrong", "waiting") for check in origin.checks)
     warmimage = _missing(facts, blocked=blocked)
     # What the node says is of use too: both may be broken.
@@ -113,6 +113,12 @@ def _chain_without(facts: Facts) -> list[Check]:
     installation = _installation(facts, origin, unwritten=not blocked or origin.by_pods)
     rest = [_unreached("placement"), _unreached("line"), agent, _unreached("report"), _unreached("runtime")]
     return [installation, *origin.checks, warmimage, *rest]
+
+
+def _unusable_origin() -> Origin:
+    """What brought a WarmImage that cannot be used; the WarmImage itself comes first to mend."""
+    known = "the WarmImage is there"
+    return Origin(*(Check(subject, "skipped", known) for subject in ("delivery", "policy", "rule")))
 
 
 def _unreached(subject: str) -> Check:

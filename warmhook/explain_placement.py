@@ -50,7 +50,7 @@ def warmimage_check(facts: Facts, image: ImageState, *, warm: bool) -> Check:
     if warmimage.complete:
         since = warmimage.lifecycle.complete_since
         message = f"{name} was warmed once and is complete since {at(since, facts.now) if since else 'long ago'}"
-        mend = patch("warmimage", key, "merge", '{"spec":{"lifetime":null}}')
+        mend = _keep(warmimage)
         return Check("warmimage", "wrong", f"{message}, so nodes hold it no longer", mend, "Complete")
     if image.without_node:
         message = f"{name}: {clean(image.not_allowed)}"
@@ -66,6 +66,14 @@ def warmimage_check(facts: Facts, image: ImageState, *, warm: bool) -> Check:
     pushed = f", pushed {at(warmimage.pushed_at, facts.now)}" if warmimage.pushed_at else ""
     limited = f"; not allowed: {clean(image.not_allowed)}" if image.not_allowed else ""
     return Check("warmimage", "ok", f"{name}{pushed}{limited}")
+
+
+def _keep(warmimage: WarmImage) -> str:
+    """The command after which nodes hold the image for good."""
+    if warmimage.policy_label:
+        policy = replace(warmimage.key, name=warmimage.policy_name)
+        return patch("warmpolicy", policy, "merge", '{"spec":{"template":{"lifetime":{"type":"Keep"}}}}')
+    return patch("warmimage", warmimage.key, "merge", '{"spec":{"lifetime":{"type":"Keep"}}}')
 
 
 def _purged(warmimage: WarmImage) -> Check:

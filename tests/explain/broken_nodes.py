@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Final
 
 from adapters.kubernetes import paths
@@ -46,7 +47,7 @@ async def a_warmimage_of_a_person_is_suspended(scene: Scene) -> None:
     await scene.settled()
 
 
-@culprit("warmimage", "Complete", '"lifetime":null')
+@culprit("warmimage", "Complete", '"type":"Keep"')
 async def the_image_was_warmed_once(scene: Scene) -> None:
     await scene.patch_policy({"template": {"lifetime": {"type": "Once"}}})
     await scene.warm()
@@ -66,7 +67,7 @@ async def the_namespace_may_not_have_the_image(scene: Scene) -> None:
 
 @culprit("warmimage", "Invalid", "edit warmimage mine", policy=False, patterns=False)
 async def the_warmimage_cannot_be_read(scene: Scene) -> None:
-    await scene.world.add_warmimage("mine", nodes={"selector": {"matchLabel": {"a": "b"}}})
+    await scene.world.add_warmimage("mine", nodes={"limit": "many"})
     await scene.settled()
 
 
@@ -126,10 +127,14 @@ async def the_handlers_may_not_read_pods(scene: Scene) -> None:
     "line",
     "TooManyLines",
     f"get configmap {desired_name(NODE)}",
-    sources=SOURCES + "namespaces: [{names: [shop], linesPerNode: 0}]\n",
+    sources=SOURCES + "namespaces: [{names: [shop], linesPerNode: 1}]\n",
 )
 async def the_node_has_no_room_for_the_line(scene: Scene) -> None:
+    await scene.world.add_warmimage("other", f"{HOST}/shop/other:v1", pull={"priority": 10})
+    await scene.settled()
     await scene.push()
+    await scene.settled()
+    await scene.world.sync()
     await scene.settled()
 
 
@@ -225,10 +230,8 @@ async def the_agent_may_not_write_its_report(scene: Scene) -> None:
     collection = paths.configmaps(NAMESPACE)
     scene.node.refuse("POST", collection, 403, "Forbidden")
     scene.node.refuse("PATCH", f"{collection}/{report_name(NODE)}", 403, "Forbidden")
-    try:
+    with contextlib.suppress(NotFound):
         await scene.admin.delete(f"{collection}/{report_name(NODE)}")
-    except NotFound:
-        pass
     await scene.push()
     await scene.pass_time(120)
 

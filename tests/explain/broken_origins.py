@@ -202,10 +202,10 @@ async def a_newer_build_took_its_place(scene: Scene) -> None:
 
 @culprit("rule", "Expired", f"warmhook push {IMAGE}")
 async def the_image_is_expired(scene: Scene) -> None:
-    await scene.patch_policy({"template": {"expireAfterSeconds": 3600}})
+    await scene.patch_policy({"template": {"lifetime": {"expireAfterSeconds": 60}}})
     await scene.push()
-    await scene.settled()
-    await scene.pass_time(7200)
+    await scene.pass_time(90)
+    await scene.world.sync()
 
 
 @culprit("rule", "NoPodSeen", "get pods -l app=web")

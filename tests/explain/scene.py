@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import copy
 import functools
 import tempfile
 import tomllib
@@ -158,7 +157,6 @@ async def install(world: World) -> None:
     await world.add_namespace(AGENTS)
     objects = render(BASE)
     for obj in objects:
-        obj = copy.deepcopy(obj)
         namespace = obj["metadata"].get("namespace", "")
         scope = f"/namespaces/{namespace}" if namespace else ""
         if obj["kind"] == "ServiceAccount":
