@@ -202,7 +202,7 @@ class _Reading:
         found = await read_warmimages(objects.values(), NO_RULES)
         by_key = {ObjectKey(obj["metadata"]["namespace"], obj["metadata"]["name"]): obj for obj in objects.values()}
         states = tuple(
-            image_state(warmimage, by_key[key])
+            image_state(warmimage, by_key[key], self.facts.node_name)
             for key, warmimage in found.usable.items()
             if warmimage.image.canonical.name == image.name
         )

@@ -71,15 +71,19 @@ def policy_state(found: PolicyObject) -> PolicyState:
     )
 
 
-def image_state(warmimage: WarmImage, obj: Object) -> ImageState:
-    """A WarmImage with what its conditions say."""
-    status = obj.get("status") or {}
+def image_state(warmimage: WarmImage, obj: Object, node: str) -> ImageState:
+    """A WarmImage with what its status says, also of the node."""
+    status: Object = obj.get("status") or {}
     allowed, ready = find_condition(status, "Allowed"), find_condition(status, "Ready")
+    failures = [each for each in status.get("failures") or [] if each.get("node") == node]
     return ImageState(
         warmimage,
         _message(allowed) if allowed.get("status") == "False" else "",
-        ready.get("reason") == "BeyondLimits",
-        _message(ready) if ready.get("reason") == "PodsUnknown" else "",
+        without_node=ready.get("reason") == "BeyondLimits",
+        unplaced=_message(ready) if ready.get("reason") == "PodsUnknown" else "",
+        failure=next(((str(each.get("reason")), str(each.get("message", ""))) for each in failures), None),
+        progress=str(status.get("progress") or ""),
+        all_warm=ready.get("reason") == "AllWarm",
     )
 
 

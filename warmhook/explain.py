@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from warmhook.checks import Check, first_problem
 from warmhook.explain_facts import Facts, ImageState, Unread, at, command, is_image
-from warmhook.explain_node import agent_check, report_check, runtime_check
+from warmhook.explain_node import agent_check, report_check, runtime_by_status, runtime_check
 from warmhook.explain_placement import line_check, placement_check, warmimage_check
 from warmhook.explain_policy import Origin, missing_origin, origin_of
 from warmhook.warmimages import ObjectKey
@@ -94,7 +94,9 @@ def _chain(facts: Facts, image: ImageState) -> list[Check]:
     report = report_check(facts, image.warmimage) if not blocked else _unreached("report")
     if agent.state == "wrong":
         report = _unreached("report")
-    if report.state != "ok" and runtime.state != "skipped":
+    if report.state == "unknown":
+        runtime = runtime_by_status(facts, image, placed=after[0].state == "ok")
+    elif report.state != "ok":
         runtime = _unreached("runtime")
     unwritten = after[-1].state in ("wrong", "waiting") and after[-1].reason in ("NotWritten", "Outdated")
     installation = _installation(facts, origin, unwritten=unwritten)
@@ -117,8 +119,10 @@ def _chain_without(facts: Facts) -> list[Check]:
 
 def _unusable_origin() -> Origin:
     """What brought a WarmImage that cannot be used; the WarmImage itself comes first to mend."""
-    known = "the WarmImage is there"
-    return Origin(*(Check(subject, "skipped", known) for subject in ("delivery", "policy", "rule")))
+    delivery, policy, rule = (
+        Check(subject, "skipped", "the WarmImage is there") for subject in ("delivery", "policy", "rule")
+    )
+    return Origin(delivery, policy, rule)
 
 
 def _unreached(subject: str) -> Check:

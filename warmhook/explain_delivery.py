@@ -54,7 +54,7 @@ def missing_delivery(facts: Facts, *, wanted: bool) -> Check:
         if record.result in {"unauthorized", "unavailable", "refused"} and (problem := _problem(facts, record)):
             return problem
     if not wanted:
-        return Check("delivery", "skipped", "none is on record, and no policy takes pushes of the image")
+        return Check("delivery", "skipped", "none that names the image is on record")
     push = command("warmhook", "push", str(facts.image))
     return Check("delivery", "wrong", _silence(facts, facts.deliveries), push, "NoDelivery")
 

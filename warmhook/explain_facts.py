@@ -79,6 +79,12 @@ class ImageState:
     """Whether the condition `Ready` says `BeyondLimits`: its namespace may not have the image at all."""
     unplaced: str = ""
     """The message of its condition `Ready` if the Pods that decide about its nodes could not be read."""
+    failure: tuple[str, str] | None = None
+    """Reason and message of the node among the failures of its status, which names some nodes."""
+    progress: str = ""
+    """Of its status, such as `3/5`: how many of the nodes that should hold it are warm."""
+    all_warm: bool = False
+    """Whether all of them are, by its condition `Ready`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from warmhook.api import REFRESH_ANNOTATION
 from warmhook.checks import Check
 from warmhook.explain_facts import (
     AgentPod,
-    DesiredState,
     Facts,
+    ImageState,
     ReportState,
     Unread,
     annotate,
@@ -21,8 +21,9 @@ from warmhook.explain_facts import (
     patch,
     span,
 )
-from warmhook.node_lines import line_key, version_of
+from warmhook.node_lines import line_key, line_of, version_of
 from warmhook.node_report import REACHABLE_FOR, Report, read_detail, report_name
+from warmhook.tenancy import permitted
 from warmhook.timestamps import format_time
 from warmhook.warmimages import ObjectKey, WarmImage
 
@@ -123,6 +124,14 @@ def report_check(facts: Facts, warmimage: WarmImage) -> Check:
     if version and report.knows(key, version):
         when = f", {at(seen, facts.now)}" if seen else ""
         return Check("report", "ok", f"the agent reports it as {report.state(key, version)}{when}")
+    return _unseen(facts, warmimage)
+
+
+def _unseen(facts: Facts, warmimage: WarmImage) -> Check:
+    """That the agent reports, but not this line."""
+    if isinstance(facts.desired, Unread):
+        message = f"which line the agent should report is not known: {facts.desired.problem}"
+        return Check("report", "unknown", message, facts.desired.mend, "NotRead")
     old = warmimage.created_at is None or (facts.now - _changed(warmimage)).total_seconds() >= _OLD_SECONDS
     message = f"the agent of node {facts.node_name} has not reported the line as it is now"
     return Check("report", "wrong" if old else "waiting", message, _agent_logs(facts), "NotSeen")
@@ -146,9 +155,14 @@ def _denied(facts: Facts) -> tuple[str, ...]:
 
 
 def _line(facts: Facts, warmimage: WarmImage) -> tuple[str, str]:
-    """The key of the line, and its version in the node's ConfigMap; empty if it has none."""
+    """The key of the line, and its version in the node's ConfigMap; empty if it has none.
+
+    If the ConfigMap could not be read it is the version that it should have.
+    """
     key = line_key(warmimage.key)
-    lines = facts.desired.lines if isinstance(facts.desired, DesiredState) else {}
+    if isinstance(facts.desired, Unread):
+        return key, line_of(permitted(warmimage)).version
+    lines = facts.desired.lines if facts.desired is not None else {}
     return key, version_of(lines[key]) if key in lines else ""
 
 
@@ -181,6 +195,22 @@ def runtime_check(facts: Facts, warmimage: WarmImage) -> Check:
     if not_ready := _not_ready(facts):
         message = f"node {facts.node_name} is not Ready: {clean(not_ready)}"
     return Check("runtime", "waiting", message, "", "Waiting")
+
+
+def runtime_by_status(facts: Facts, image: ImageState, *, placed: bool) -> Check:
+    """What the status of the WarmImage says of the node, if its report could not be read."""
+    node = facts.node_name
+    if image.failure is not None:
+        reason, said = image.failure
+        message = f"{_MEANING.get(reason, 'the pull failed')} on node {node}, by the status: {clean(said)}"
+        return Check("runtime", "wrong", message, _mend(facts, image.warmimage, reason), clean(reason))
+    if image.all_warm and placed:
+        return Check("runtime", "ok", f"all nodes that should hold it are warm ({image.progress}), and {node} is one")
+    counted = (
+        f"{clean(image.progress)} nodes are warm by the status of the WarmImage" if image.progress else "no status"
+    )
+    whether = "" if placed else f", and whether {node} should hold it is not known"
+    return Check("runtime", "unknown", f"{counted}{whether}", "", "NotRead")
 
 
 def _not_ready(facts: Facts) -> str:

@@ -75,7 +75,9 @@ def missing_origin(facts: Facts) -> Origin:
     taking = [(state, policy) for state, policy in usable if policy.wants(asked)]
     if taking:
         state, policy = next((each for each in taking if not each[0].refused), taking[0])
-        return Origin(missing_delivery(facts, wanted=True), _writing(state), _pushed(facts, policy, asked))
+        # Whether it is there is not known if the WarmImages could not be read.
+        delivery = missing_delivery(facts, wanted=not isinstance(facts.images, Unread))
+        return Origin(delivery, _writing(state), _pushed(facts, policy, asked))
     return _unwanted_origin(facts, usable, asked)
 
 

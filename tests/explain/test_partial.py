@@ -1,0 +1,142 @@
+"""Who may not read everything gets what can be known, and how to get the rest."""
+
+from __future__ import annotations
+
+import pytest
+
+from devcluster.apiserver import InProcessTransport
+from tests.explain.scene import IMAGE, NODE, Scene, in_scene
+from tests.handlers.world import status
+from warmhook.explain import Explanation
+from warmhook.ports import Response
+
+
+def tenant(scene: Scene, user: str = "jane") -> InProcessTransport:
+    """The connection of somebody who may view the namespace shop, and nothing else."""
+
+    async def before(method: str, path: str) -> Response | None:
+        if path.startswith("/apis/warmhook.dev/v1alpha1/namespaces/shop/") or path == "/version":
+            return None
+        verb = "create" if method == "POST" else "list"
+        return status(403, f'things is forbidden: User "{user}" cannot {verb} resource "things"')
+
+    return InProcessTransport(scene.world.server, user_agent="cli", before=before)
+
+
+def by_subject(found: Explanation) -> dict[str, str]:
+    return {check.subject: check.state for check in found.checks}
+
+
+def test_a_tenant_learns_what_the_namespace_says_and_which_rights_are_missing() -> None:
+    async def case(scene: Scene) -> None:
+        await scene.warm()
+        await scene.settled()
+        found = await scene.explain(transport=tenant(scene))
+        states = by_subject(found)
+        assert [states[each] for each in ("delivery", "policy", "rule", "warmimage")] == ["ok"] * 4
+        assert [states[each] for each in ("placement", "line", "agent", "report", "runtime")] == ["unknown"] * 5
+        assert not found.warm
+        told = {check.subject: check for check in found.checks}
+        assert "1/1 nodes are warm" in told["runtime"].message
+        assert told["placement"].mend == (
+            "kubectl create clusterrole warmhook-explain-nodes --verb=get --resource=nodes && "
+            "kubectl create clusterrolebinding warmhook-explain-nodes --clusterrole=warmhook-explain-nodes --user=jane"
+        )
+        assert "kubectl -n warmhook-system create role" in told["report"].mend
+
+    in_scene(case)
+
+
+def test_a_tenant_learns_why_the_node_failed_from_the_status() -> None:
+    async def case(scene: Scene) -> None:
+        scene.pull_error("404")
+        await scene.push()
+        await scene.reported("failed", reason="NotFound")
+        await scene.settled()
+        found = await scene.explain(transport=tenant(scene))
+        assert found.culprit is not None
+        assert (found.culprit.subject, found.culprit.reason) == ("runtime", "NotFound")
+
+    in_scene(case)
+
+
+def test_a_tenant_without_a_policy_is_not_told_of_other_namespaces() -> None:
+    async def case(scene: Scene) -> None:
+        await scene.world.add_namespace("other")
+        await scene.world.add_policy("theirs", namespace="other")
+        found = await scene.explain(transport=tenant(scene))
+        assert found.culprit is not None
+        assert found.culprit.reason == "NoPolicy"
+        assert "namespace shop" in found.culprit.message
+        assert "theirs" not in str(found)
+
+    in_scene(case, policy=False)
+
+
+def test_a_service_account_is_granted_its_rights_as_one() -> None:
+    async def case(scene: Scene) -> None:
+        await scene.push()
+        found = await scene.explain(transport=tenant(scene, "system:serviceaccount:ci:deployer"))
+        mends = [check.mend for check in found.checks if check.state == "unknown" and check.mend]
+        assert mends
+        assert all("--serviceaccount=ci:deployer" in mend for mend in mends)
+
+    in_scene(case)
+
+
+@pytest.mark.parametrize("path", ["/nodes/", "/configmaps/", "/leases/", "subjectaccessreviews", "/warmimages"])
+def test_one_read_that_fails_hides_no_other(path: str) -> None:
+    async def case(scene: Scene) -> None:
+        await scene.warm()
+
+        async def before(_method: str, asked: str) -> Response | None:
+            return status(500, "etcd is slow") if path in asked else None
+
+        broken = InProcessTransport(scene.world.server, user_agent="cli", before=before)
+        found = await scene.explain(transport=broken)
+        states = list(by_subject(found).values())
+        assert states.count("ok") >= 3
+        assert "wrong" not in states
+        assert "etcd is slow" in str(found.checks)
+
+    in_scene(case)
+
+
+def test_of_two_broken_things_the_earlier_one_is_named() -> None:
+    async def case(scene: Scene) -> None:
+        scene.pull_error("404")
+        await scene.push()
+        await scene.reported("failed", reason="NotFound")
+        await scene.patch_policy({"template": {"nodes": {"selector": {"matchLabels": {"pool": "web"}}}}})
+        await scene.settled()
+        found = await scene.explain()
+        assert found.culprit is not None
+        assert (found.culprit.subject, found.culprit.reason) == ("placement", "NotSelected")
+
+    in_scene(case)
+
+
+def test_a_broken_agent_is_shown_although_the_delivery_is_the_culprit() -> None:
+    async def case(scene: Scene) -> None:
+        await scene.settled()
+        await scene.stop_agent()
+        await scene.push(secret="wrong")
+        await scene.pass_time(700)
+        found = await scene.explain()
+        assert found.culprit is not None
+        assert found.culprit.subject == "delivery"
+        assert by_subject(found)["agent"] == "wrong"
+
+    in_scene(case)
+
+
+def test_of_several_warmimages_of_an_image_the_one_that_is_warm_counts() -> None:
+    async def case(scene: Scene) -> None:
+        await scene.world.add_warmimage("elsewhere", IMAGE, nodes={"names": ["node-7"]})
+        await scene.warm()
+        found = await scene.explain()
+        assert found.warm
+        assert found.others == 1
+        assert found.node == NODE
+
+    in_scene(case)
