@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from cli.cluster import Access, Cluster, cluster_options, with_cluster
+from cli.completion import complete_target
 from cli.errors import Unusable
-from cli.explain_facts import Question, find_image, gather
 from cli.output import OutputFormat, output_option, print_checks, print_object, print_table
-from warmhook.explain import Explanation, explain
+from cli.target import Target, read_target
 from warmhook.images import NotAReference, Reference, parse_reference
+
+# Imported only if the command runs: help and completion should not wait for it.
+if TYPE_CHECKING:
+    from warmhook.explain import Explanation
 
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-subdomain-names
 _NAME: Final = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")
+_SHOWN: Final = 5
 
 
 @click.command("explain")
-@click.argument("image")
-@click.argument("node")
-@cluster_options
+@click.argument("image", shell_complete=complete_target)
+@click.argument("node", shell_complete=complete_target)
 @click.option(
     "--agents-namespace",
     default="warmhook-agents",
@@ -30,21 +35,28 @@ _NAME: Final = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")
     help="Where the agents are installed.",
 )
 @output_option
+@cluster_options
 def explain_command(image: str, node: str, agents_namespace: str, output: OutputFormat, **options: Any) -> int:
     """Say why IMAGE is, or is not, on NODE.
 
     Goes through the whole chain: installation, delivery, policy, rule, WarmImage, placement, line, agent, report and
-    runtime. The last lines name the first thing that is wrong, and the command that mends it. IMAGE is a reference as
-    a Pod has it, or the name of a WarmImage. Looks into all namespaces without -n. Exit status 0 if the image is warm
-    on the node, 1 if it is not.
+    runtime. The last lines name the first thing that is wrong, and the command that mends it. IMAGE is an image, with
+    or without registry, or warmimage/NAME. Looks into all namespaces that you may read, or into the one of -n. Exit
+    status 0 if the image is warm on the node, 1 if it is not.
     """
-    access = Access(**options)
-    if not _NAME.fullmatch(node):
+    access, name = Access(**options), node.removeprefix("node/")
+    if not _NAME.fullmatch(name):
         raise Unusable(f"{node!r} is no name of a node; kubectl get nodes lists them")
+    target = read_target(image)
+    if target.kind == "node":
+        raise Unusable(f"{image!r} is a node; name the image first, then the node")
 
     async def work(cluster: Cluster) -> Explanation:
-        question = Question(node, access.namespace or "", agents_namespace, fallback=cluster.namespace)
-        asked = await _asked(cluster, question, image)
+        from cli.explain_facts import Question, gather
+        from warmhook.explain import explain
+
+        asked = await _asked(replace(cluster, namespace=access.namespace or ""), target)
+        question = Question(name, access.namespace or "", agents_namespace, fallback=cluster.namespace)
         return explain(await gather(cluster, question, asked))
 
     found = with_cluster(access, work)
@@ -52,14 +64,35 @@ def explain_command(image: str, node: str, agents_namespace: str, output: Output
     return 0 if found.warm else 1
 
 
-async def _asked(cluster: Cluster, question: Question, image: str) -> Reference:
-    """The image that is meant. Raises `Unusable`."""
-    if _NAME.fullmatch(image) and (found := await find_image(cluster, question, image)) is not None:
-        return found
+async def _asked(cluster: Cluster, target: Target) -> Reference:
+    """The image that is meant: as it is written, or that of the WarmImage that it names. Raises `Unusable`."""
+    from adapters.kubernetes.errors import Refused
+    from cli.images import read_images
+
+    written = _reference(target.name) if target.kind != "warmimage" else None
+    if written is not None and target.name.lower().startswith(f"{written.host.lower()}/"):
+        return written
     try:
-        return parse_reference(image, default_tag="latest").as_run
+        found = target.find(await read_images(cluster))
+    except Refused:
+        found = []
+    images = sorted({each.reference for each in found if each.reference is not None})
+    if len(images) > 1:
+        listed = ", ".join(map(str, images[:_SHOWN])) + (", ..." if len(images) > _SHOWN else "")
+        raise Unusable(f"{target.name!r} may be one of {listed}; name one of them")
+    if images:
+        return images[0]
+    if written is None:
+        raise Unusable(f"there is no WarmImage {target.name!r}; name the image as a Pod does")
+    return written
+
+
+def _reference(text: str) -> Reference:
+    """The image as it is written. Raises `Unusable`."""
+    try:
+        return parse_reference(text, default_tag="latest").as_run
     except NotAReference as error:
-        raise Unusable(f"{error}; name an image as a Pod does, or a WarmImage") from None
+        raise Unusable(f"{error}; name an image as a Pod does, or warmimage/NAME") from None
 
 
 def _show(found: Explanation, output: OutputFormat) -> None:

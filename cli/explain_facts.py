@@ -68,17 +68,6 @@ class Question:
     """The namespace to look into if the user may not look everywhere."""
 
 
-async def find_image(cluster: Cluster, question: Question, name: str) -> Reference | None:
-    """The image of the WarmImage of that name; `None` if there is none, or more than one, or it cannot be read."""
-    path = paths.warmimages_in(question.namespace) if question.namespace else paths.warmimages()
-    try:
-        found = await cluster.kubernetes.list(path, fields=f"metadata.name={name}")
-    except KubernetesError:
-        return None
-    usable = (await read_warmimages(found.items, NO_RULES)).usable.values()
-    return next(iter(usable)).image if len(usable) == 1 else None
-
-
 async def gather(cluster: Cluster, question: Question, image: Reference) -> Facts:
     """All facts about the image on the node.
 

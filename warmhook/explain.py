@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from warmhook.checks import Check, first_problem
-from warmhook.explain_facts import Facts, ImageState, Unread, at, command, is_image
+from warmhook.explain_facts import Facts, ImageState, Unread, at, command, is_image, push_again
 from warmhook.explain_node import agent_check, report_check, runtime_by_status, runtime_check
 from warmhook.explain_placement import line_check, placement_check, warmimage_check
 from warmhook.explain_policy import Origin, missing_origin, origin_of
@@ -142,7 +142,7 @@ def _missing(facts: Facts, *, blocked: bool) -> Check:
     where = f" in namespace {facts.namespace}" if facts.namespace else ""
     if blocked:
         return Check("warmimage", "skipped", f"there is none for this image{where}")
-    mend = command("warmhook", "push", str(facts.image))
+    mend = push_again(facts)
     return Check("warmimage", "wrong", f"there is no WarmImage for {facts.image}{where}", mend, "Missing")
 
 

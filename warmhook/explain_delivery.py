@@ -8,7 +8,7 @@ from typing import Final
 
 from warmhook.checks import Check
 from warmhook.delivery_records import DeliveryRecord
-from warmhook.explain_facts import Facts, Unread, at, clean, command, names_image
+from warmhook.explain_facts import Facts, Unread, at, clean, command, names_image, push_again
 from warmhook.images import NotAReference, parse_reference
 from warmhook.warmimages import WarmImage
 
@@ -55,7 +55,7 @@ def missing_delivery(facts: Facts, *, wanted: bool) -> Check:
             return problem
     if not wanted:
         return Check("delivery", "skipped", "none that names the image is on record")
-    push = command("warmhook", "push", str(facts.image))
+    push = push_again(facts)
     return Check("delivery", "wrong", _silence(facts, facts.deliveries), push, "NoDelivery")
 
 

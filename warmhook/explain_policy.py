@@ -10,7 +10,19 @@ from typing import Final
 from warmhook.api import API_VERSION
 from warmhook.checks import Check
 from warmhook.explain_delivery import accepted_record, delivery_of, missing_delivery
-from warmhook.explain_facts import Facts, ImageState, PolicyState, Unread, at, clean, command, is_image, patch, span
+from warmhook.explain_facts import (
+    Facts,
+    ImageState,
+    PolicyState,
+    Unread,
+    at,
+    clean,
+    command,
+    is_image,
+    patch,
+    push_again,
+    span,
+)
 from warmhook.images import Reference
 from warmhook.labels import Selector
 from warmhook.policies import Policy, decide_push
@@ -216,7 +228,7 @@ def _nearest(
 def _refused_by(facts: Facts, state: PolicyState, at_rule: tuple[int, PushRule], part: RulePart) -> Check:
     """That a rule has the repository, and its part refuses the push."""
     number, rule = at_rule
-    asked, push = facts.image.canonical, command("warmhook", "push", str(facts.image))
+    asked, push = facts.image.canonical, push_again(facts)
     where, tag = f"spec.push[{number}] of policy {state.key}", asked.tag
     edit = command("kubectl", "-n", state.key.namespace, "edit", "warmpolicy", state.key.name) + f" && {push}"
 
@@ -261,7 +273,7 @@ def _pushed(facts: Facts, policy: Policy, asked: Reference) -> Check:
     if decision == "expired":
         seconds = policy.template.expire_after_seconds or 0
         message = f"policy {policy.key} keeps images for {span(seconds)}, and the push is of {at(pushed_at, facts.now)}"
-        return Check("rule", "wrong", message, command("warmhook", "push", str(facts.image)), "Expired")
+        return Check("rule", "wrong", message, push_again(facts), "Expired")
     return Check("rule", "ok", f"spec.push[{number}]: {clean(rule.repository)}")
 
 

@@ -139,7 +139,7 @@ class Scene:
         transport = transport or InProcessTransport(self.world.server, user_agent="cli")
         kubernetes = Kubernetes(transport)
         reader = Reader(kubernetes, NAMESPACE, self.world.clock)
-        cluster = Cluster(kubernetes, reader, transport, self.world.clock, "https://api", "default", NAMESPACE)
+        cluster = Cluster(kubernetes, reader, transport, self.world.clock, "https://api", "a test", "", NAMESPACE)
         question = Question(self.asked_node, namespace, AGENTS, fallback="shop")
         image = parse_reference(self.image, default_tag="latest").as_run
         return explain(await gather(cluster, question, image))
