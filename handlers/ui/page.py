@@ -25,7 +25,7 @@ class Page:
 
     def __init__(self, kubernetes: Kubernetes, settings: Settings, clock: Clock) -> None:
         self._kubernetes = kubernetes
-        self._cache = cache = ClusterCache(settings.namespace, clock, settings.ui.pool_label)
+        self.cache = cache = ClusterCache(settings.namespace, clock, settings.ui.pool_label)
         sessions: Sessions
         if settings.ui.access == "loopback":
             sessions = LoopbackSessions()
@@ -48,8 +48,8 @@ class Page:
     async def run(self) -> None:
         """Follow the cluster until this is cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._cache.run(self._kubernetes), name="follow the cluster")
-            group.create_task(self._cache.look(), name="look for silent nodes")
+            group.create_task(self.cache.run(self._kubernetes), name="follow the cluster")
+            group.create_task(self.cache.look(), name="look for silent nodes")
 
     def close(self) -> None:
         """End open streams soon, so that the process can."""
