@@ -7,7 +7,7 @@ it is about, so that a reader hears of the changes that it may see, and of no ot
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, TypeAlias, TypeVar
@@ -121,6 +121,21 @@ _NO_DESIRED: Final = DesiredFacts()
 _NO_REPORT: Final = ReportFacts()
 
 
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """How many changes each namespace had, and nodes and deliveries as a whole, until some moment."""
+
+    counts: Mapping[str, int]
+
+    def number(self, rights: Rights) -> int:
+        """A number that grows with each change that a reader with these rights may see, and only then."""
+        return sum(
+            count
+            for where, count in self.counts.items()
+            if (rights.deliveries if where == _DELIVERIES else rights.nodes if where == _NODES else rights.sees(where))
+        )
+
+
 class Inventory:
     """Nodes, their lines and reports, WarmImages and deliveries, as they were last seen."""
 
@@ -137,19 +152,17 @@ class Inventory:
         """Newest first; `None`: they cannot be read."""
         self.silent: frozenset[str] = frozenset()
         """The nodes that counted as unreachable when `note_time` was called last."""
-        self.revision = 0
-        """Grows with each change."""
         self._changes: Counter[str] = Counter()
-        """How many changes each namespace had, and nodes and deliveries as a whole."""
+        """As for `Changes`."""
         self._shared: dict[tuple[object, ...], tuple[object, ...]] = {}
 
+    def changes(self) -> Changes:
+        """The changes so far."""
+        return Changes(dict(self._changes))
+
     def change_number(self, rights: Rights) -> int:
-        """A number that grows with each change that a reader with these rights may see, and only then."""
-        return sum(
-            count
-            for where, count in self._changes.items()
-            if (rights.deliveries if where == _DELIVERIES else rights.nodes if where == _NODES else rights.sees(where))
-        )
+        """As for `Changes.number`, of the changes so far."""
+        return Changes(self._changes).number(rights)
 
     def all_namespaces(self) -> list[str]:
         """Those with WarmImages, sorted."""
@@ -245,7 +258,6 @@ class Inventory:
             self._changed(namespace)
 
     def _changed(self, where: str) -> None:
-        self.revision += 1
         self._changes[where] += 1
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, Literal, TypeAlias
 
@@ -18,7 +18,7 @@ from handlers.reconcile.objects import object_key
 from handlers.ui.reading import read_desired_facts, read_image_facts, read_node_facts, read_report_facts
 from warmhook.api import KIND_LABEL
 from warmhook.delivery_records import CONFIGMAP, read_delivery_records
-from warmhook.inventory import DesiredFacts, ImageFacts, Inventory, NodeFacts, ReportFacts
+from warmhook.inventory import Changes, DesiredFacts, ImageFacts, Inventory, NodeFacts, ReportFacts
 from warmhook.node_lines import desired_name, desired_node
 from warmhook.node_report import report_name, report_node
 from warmhook.overview_rows import Totals, count_all, image_total
@@ -38,10 +38,12 @@ _AGAIN_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Counted:
+class Counted:
+    """The counts of all images at one moment."""
+
     totals: Totals
-    revision: int
-    """Of the inventory."""
+    changes: Changes
+    """Those that are counted."""
     at: float
     """On the monotonic clock."""
     time: datetime
@@ -59,7 +61,7 @@ class ClusterCache:
         self._outages = WatchOutages(clock.monotonic)
         self._listed: set[Kind] = set()
         self._started = clock.monotonic()
-        self._counted: _Counted | None = None
+        self._counted: Counted | None = None
 
     async def run(self, kubernetes: Kubernetes) -> None:
         """Follow the cluster until this is cancelled."""
@@ -89,7 +91,7 @@ class ClusterCache:
         """Count regularly until this is cancelled: silence is no change of an object."""
         while True:
             await self._clock.sleep(_LOOK_SECONDS)
-            self.totals()
+            self.counted()
 
     @property
     def complete(self) -> bool:
@@ -101,22 +103,22 @@ class ClusterCache:
         """For how long the API server has not answered; 0 if it answers."""
         return self._outages.seconds if self.complete else self._clock.monotonic() - self._started
 
-    def totals(self) -> tuple[Totals, datetime]:
-        """The counts, and when they were made: at most a second old if something has changed."""
-        now = self._clock.monotonic()
-        counted = self._counted
-        if counted is None or now - counted.at >= COUNTED_SECONDS:
-            time = self._clock.utcnow()
-            self.inventory.note_time(time)
-            if counted is not None and counted.revision == self.inventory.revision:
-                self._counted = _Counted(counted.totals, counted.revision, now, time)
-            else:
-                self._counted = _Counted(count_all(self.inventory), self.inventory.revision, now, time)
-                totals = self._counted.totals
-                images = self.inventory.images.values()
-                self.progress = follow(self.progress, ((each, image_total(each, totals)) for each in images), time)
-            counted = self._counted
-        return counted.totals, counted.time
+    def counted(self) -> Counted:
+        """The counts: at most a second old if something has changed."""
+        now, counted, inventory = self._clock.monotonic(), self._counted, self.inventory
+        if counted is not None and now - counted.at < COUNTED_SECONDS:
+            return counted
+        time = self._clock.utcnow()
+        inventory.note_time(time)
+        changes = inventory.changes()
+        if counted is not None and counted.changes == changes:
+            counted = replace(counted, at=now, time=time)
+        else:
+            counted = Counted(count_all(inventory), changes, now, time)
+            images = ((facts, image_total(facts, counted.totals)) for facts in inventory.images.values())
+            self.progress = follow(self.progress, images, time)
+        self._counted = counted
+        return counted
 
     # --- what the reflectors see ---
 

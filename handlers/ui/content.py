@@ -37,20 +37,22 @@ class Content:
 
     def overview(self, rights: Rights, selection: Selection) -> Overview:
         """The first page."""
-        totals, at = self._cache.totals()
+        counted = self._cache.counted()
+        totals = counted.totals
         if totals is not self._built_from or len(self._overviews) >= _SHARED_MAX:
             self._built_from, self._overviews = totals, {}
         found = self._overviews.get((rights, selection))
         if found is None:
-            found = overview(self._cache.inventory, totals, rights, selection, at)
+            found = overview(self._cache.inventory, totals, rights, selection, counted.time)
             self._overviews[rights, selection] = found
-        return replace(found, at=at)
+        return replace(found, at=counted.time)
 
     def failing(self, rights: Rights, selection: Selection) -> tuple[Sequence[Failing], Sequence[Check]]:
         """What is failing, of images and of the installation."""
-        totals, _at = self._cache.totals()
         inventory = self._cache.inventory
-        return failing(inventory, totals, rights, selection), installation_checks(inventory, rights)
+        return failing(inventory, self._cache.counted().totals, rights, selection), installation_checks(
+            inventory, rights
+        )
 
     async def image(self, rights: Rights, key: ObjectKey) -> ImagePage | None:
         """The page of an image; `None` if there is none that the reader may see."""
@@ -61,7 +63,7 @@ class Content:
         details = {}
         if rights.nodes:
             details = await self._details.of_nodes(failed_nodes(inventory, facts), facts.line_key)
-        totals, _at = self._cache.totals()
+        totals = self._cache.counted().totals
         return image_page(inventory, totals, rights, facts, self._cache.progress.get(key), details)
 
     async def node(self, rights: Rights, name: str) -> NodePage | None:
@@ -69,5 +71,5 @@ class Content:
         if name not in self._cache.inventory.nodes:
             return None
         details = await self._details.of_node(name)
-        self._cache.totals()
+        self._cache.counted()
         return node_page(self._cache.inventory, rights, name, details, self._clock.utcnow())

@@ -33,7 +33,7 @@ class Page:
             sessions = TokenSessions(Access(kubernetes, settings.namespace, clock))
         details = ReportDetails(Reader(kubernetes, settings.namespace, clock), clock)
         self._streams = ChangeStreams(cache, sessions, clock, settings.ui.streams)
-        self._parts = Parts(cache, Content(cache, details, clock), sessions, self._streams)
+        self._parts = Parts(cache, Content(cache, details, clock), sessions, self._streams, clock)
 
     def routes(self) -> list[Route]:
         """What the page serves."""

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from adapters.clock import Clock
 from adapters.kubernetes.errors import KubernetesError
 from handlers.ui.access import Busy
 from handlers.ui.answers import BUSY, html, not_reviewed, problem, sign_in
@@ -54,6 +55,7 @@ class Parts:
     content: Content
     sessions: Sessions
     streams: ChangeStreams
+    clock: Clock
 
 
 def ui_routes(parts: Parts) -> list[Route]:
@@ -105,13 +107,14 @@ class _Endpoints:
         cache, rights = self._parts.cache, session.rights
         return View(
             reader=session.name,
-            change=cache.inventory.change_number(rights),
+            # Of what is shown: a later change must make the page load again.
+            change=cache.counted().changes.number(rights),
             query={name: request.query_params[name][:_QUERY_MAX] for name in _QUERY if name in request.query_params},
             namespaces=tuple(name for name in cache.inventory.all_namespaces() if rights.sees(name)),
             may_see_nodes=rights.nodes,
             may_see_deliveries=rights.deliveries,
             stale_seconds=round(cache.stale_seconds),
-            at=self._parts.content.now,
+            at=self._parts.clock.utcnow(),
             sees_all_namespaces=rights.namespaces is None,
         )
 
