@@ -11,6 +11,8 @@ from typing import Any, Final
 import pytest
 import yaml
 
+from handlers.metrics import Metrics as WebMetrics
+from nodeagent.metrics import Metrics as AgentMetrics
 from tests.observability.files import FOLDER, ROOT, RULES, alerts, queries
 from tests.observability.promql import groupings
 from tests.real.programs import need
@@ -123,3 +125,23 @@ def test_the_object_of_the_operator_has_the_same_rules() -> None:
     made = yaml.safe_load((FOLDER / "prometheusrule.yaml").read_text())
     assert made["kind"] == "PrometheusRule"
     assert made["spec"] == yaml.safe_load(RULES.read_text()), "run `make rules`"
+
+
+@pytest.mark.slow
+def test_promtool_accepts_the_scrape_configuration_of_the_docs(tmp_path: Path) -> None:
+    (configuration,) = re.findall(r"```yaml\n(scrape_configs:\n.*?)```", OPERATIONS, flags=re.DOTALL)
+    path = tmp_path / "prometheus.yaml"
+    # The promtool of some distributions knows no Kubernetes.
+    discovery = re.compile(r"kubernetes_sd_configs: .*")
+    assert len(discovery.findall(configuration)) == 1
+    path.write_text(discovery.sub("static_configs: []", configuration))
+    assert "SUCCESS" in promtool("check", "config", str(path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("metrics", [WebMetrics(), AgentMetrics()], ids=["web", "agent"])
+def test_promtool_finds_no_fault_in_the_names_and_types_of_metrics(metrics: WebMetrics | AgentMetrics) -> None:
+    need("promtool", "promtool")
+    command = ("promtool", "check", "metrics")
+    done = subprocess.run(command, input=metrics.exposition(), capture_output=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")

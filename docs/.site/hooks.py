@@ -1,0 +1,45 @@
+"""Give mkdocs the pages that are outside `docs/`, with links and anchors as GitHub has them."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from pathlib import Path
+from typing import Final
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+_ROOT: Final = Path(__file__).parents[2]
+_OUTSIDE: Final = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
+"""The page of each file in the root of the repository."""
+_LINK: Final = re.compile(r"(?<=\]\()(?!\w+:)([^)#\s]+)(?=[)#])")
+
+
+def on_config(config: MkDocsConfig) -> None:
+    """Make the anchors of headings those that links between the files use."""
+    config.mdx_configs["toc"] = {"slugify": _slug, "permalink": True, "toc_depth": 3}
+
+
+def on_files(files: Files, *, config: MkDocsConfig) -> Files:
+    """Add the pages from outside the folder."""
+    for name, page in _OUTSIDE.items():
+        files.append(File.generated(config, page, abs_src_path=str(_ROOT / name)))
+    return files
+
+
+def on_page_markdown(markdown: str, *, page: Page, **_context: object) -> str:
+    """Turn links between files of the repository into links between pages; mkdocs reports those that lead nowhere."""
+    names = {page: name for name, page in _OUTSIDE.items()}
+    source = names.get(page.file.src_uri, f"docs/{page.file.src_uri}")
+
+    def rewrite(link: re.Match[str]) -> str:
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(source), link[0]))
+        return _OUTSIDE.get(target) or posixpath.relpath(target, "docs")
+
+    return _LINK.sub(rewrite, markdown)
+
+
+def _slug(heading: str, separator: str) -> str:
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", separator)
