@@ -14,7 +14,7 @@ from mkdocs.structure.pages import Page
 _ROOT: Final = Path(__file__).parents[2]
 _OUTSIDE: Final = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
 """The page of each file in the root of the repository."""
-_LINK: Final = re.compile(r"(?<=\]\()(?!\w+:)([^)#\s]+)(?=[)#])")
+_LINK: Final = re.compile(r"\[(?P<text>[^\]]*)\]\((?!\w+:)(?P<path>[^)#\s]+)(?P<anchor>#[^)\s]*)?\)")
 
 
 def on_config(config: MkDocsConfig) -> None:
@@ -35,8 +35,12 @@ def on_page_markdown(markdown: str, *, page: Page, **_context: object) -> str:
     source = names.get(page.file.src_uri, f"docs/{page.file.src_uri}")
 
     def rewrite(link: re.Match[str]) -> str:
-        target = posixpath.normpath(posixpath.join(posixpath.dirname(source), link[0]))
-        return _OUTSIDE.get(target) or posixpath.relpath(target, "docs")
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(source), link["path"]))
+        found = _OUTSIDE.get(target) or posixpath.relpath(target, "docs")
+        if found.startswith("../") and (_ROOT / target).exists():
+            # A file that is no page: its name must do.
+            return link["text"]
+        return f"[{link['text']}]({found}{link['anchor'] or ''})"
 
     return _LINK.sub(rewrite, markdown)
 
