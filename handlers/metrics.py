@@ -61,7 +61,7 @@ class Metrics:
             "warmhook_written_bytes", "Sizes of the ConfigMaps of nodes after each write, which etcd stores whole."
         )
         self._leader = gauge(
-            "warmhook_leader", "Whether this process holds the Lease of watch; NaN if it does not ask for it"
+            "warmhook_leader", "1 if this process is the leader of watch, 0 if not; NaN if it does not ask for it"
         )
         self._certificate_expiry = gauge(
             "warmhook_certificate_expiry_timestamp_seconds",

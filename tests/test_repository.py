@@ -95,7 +95,8 @@ def test_the_three_programs_are_in_the_procfile() -> None:
 
 def test_no_file_names_this_machine_or_a_package_index() -> None:
     hosts = re.compile(r"pypi\.(?:org|python)|files\.python" + "hosted")
-    for path in tracked():
+    # The chart reads the manifests through links to their folders.
+    for path in (path for path in tracked() if path.is_file()):
         text = path.read_text(errors="replace")
         assert str(ROOT) not in text, path
         assert path == Path(__file__) or not hosts.search(text), path
