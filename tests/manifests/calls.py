@@ -27,24 +27,28 @@ from nodeagent.agent import Agent
 from nodeagent.context import Context
 from nodeagent.metrics import Metrics
 from nodeagent.settings import Settings
+from tests.handlers.readers import SEES_NODES, SEES_WARMIMAGES, browser, grant, page, token
 from tests.handlers.world import DIGEST, HOST, NAMESPACE, POLICIES, World, run_in_world, status
 from tests.manifests.installation import path_of
 from tests.manifests.rendered import BASE, render
 from tests.support.containerd import MemoryContainerd
 from tests.support.crds import clone_set_crd
 from tests.support.runtime import MemoryRuntime
-from warmhook.api import REPOSITORY_LABEL
+from warmhook.api import LINE_LABEL, REPOSITORY_LABEL
+from warmhook.node_lines import line_key
+from warmhook.node_report import LineReport
 from warmhook.platforms import Platform
 from warmhook.ports import Response, Stream
 from warmhook.warmimages import ObjectKey
 
 __all__ = ["PARTS", "Call", "record", "requested"]
 
-PARTS: Final = ("receiver", "handlers", "admission", "watch", "agent")
+PARTS: Final = ("receiver", "handlers", "admission", "watch", "agent", "ui")
 """What the programs consist of; the role of each is called `warmhook-<part>`."""
 
 Fault: TypeAlias = Callable[[str, str], Response | None]
 _VERBS: Final = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+BROKEN: Final = ObjectKey("shop", "broken")
 _LONG_NAME: Final = 400
 """Characters: with many images of such names a node's ConfigMap is soon full."""
 
@@ -143,6 +147,23 @@ async def _story(world: World, calls: set[Call], folder: Path) -> None:
                 await happenings(world)
                 stop.set()
         await _refusals(world, faults)
+    await _read_page(world, connection("ui"))
+
+
+async def _read_page(world: World, transport: Any) -> None:
+    """Somebody signs in, and looks at an image that failed, and at its node."""
+    await world.add_namespace("people")
+    await world.add_warmimage("broken", f"{HOST}/shop/broken:v1", nodes={"names": ["node-1"]})
+    await world.sync()
+    (line,) = [key for key in (await world.desired("node-1") or {})["data"] if key == line_key(BROKEN)]
+    version = (await world.desired("node-1") or {})["metadata"]["labels"][LINE_LABEL + line]
+    await world.report("node-1", {line: LineReport(version, "failed", "NotFound")})
+    await grant(world, "ada", SEES_WARMIMAGES)
+    await grant(world, "ada", SEES_NODES)
+    world.transport = transport
+    async with page(world) as opened, browser(opened, authorization=f"Bearer {await token(world, 'ada')}") as client:
+        for path in ("/ui/", "/ui/images/shop/broken", "/ui/nodes/node-1"):
+            assert (await client.get(path)).status_code == 200
 
 
 async def _keys(world: World, transport: Any) -> None:

@@ -12,11 +12,13 @@ import yaml
 
 from warmhook.ports import Object
 
-__all__ = ["BASE", "KNATIVE", "containers", "find", "identity", "operate", "pod_templates", "render"]
+__all__ = ["BASE", "KNATIVE", "UI", "containers", "find", "identity", "operate", "pod_templates", "render"]
 
 _KNATIVE_FOLDER: Final = Path(__file__).parents[2] / "knative"
 BASE: Final = _KNATIVE_FOLDER / "base"
 KNATIVE: Final = _KNATIVE_FOLDER / "overlays" / "knative"
+UI: Final = _KNATIVE_FOLDER / "components" / "ui"
+"""A component: what it adds to either."""
 
 
 def render(folder: Path) -> list[Object]:

@@ -12,20 +12,21 @@ from adapters.service_account_tokens import ISSUER_PATH, KEYS_PATH
 from devcluster.apiserver.rbac import Attributes, User, account, allowed_by, rule_allows
 from nodeagent.image_use import ALLOW_PODS
 from tests.manifests.calls import PARTS, Call, record, requested
-from tests.manifests.rendered import BASE, KNATIVE, find, pod_templates, render
+from tests.manifests.rendered import BASE, KNATIVE, UI, find, pod_templates, render
 from warmhook.delivery_records import CONFIGMAP
 from warmhook.ports import Object
 from warmhook.rights import AGENT, EACH_ITS_OWN, ONE_PROCESS, RIGHTS
 
 pytestmark = pytest.mark.slow
 
-BOTH: Final = {"base": render(BASE), "knative": render(KNATIVE)}
+BOTH: Final = {"base": [*render(BASE), *render(UI)], "knative": [*render(KNATIVE), *render(UI)]}
 # Which parts are one process, and so one account.
 ACCOUNTS: Final[dict[str, dict[str, set[str]]]] = {
     "base": {
         "warmhook-receiver": {"receiver"},
         "warmhook-handlers": {"handlers", "admission", "watch"},
         "warmhook-agent": {"agent"},
+        "warmhook-ui": {"ui"},
     },
     "knative": {f"warmhook-{part}": {part} for part in PARTS},
 }
@@ -185,6 +186,14 @@ def test_a_process_has_the_rights_of_the_parts_that_it_is(name: str) -> None:
             assert parts == runs, obj["metadata"]["name"]
 
 
+def test_the_page_reads_and_asks_who_may_read_and_writes_nothing() -> None:
+    given = {(right.resource, right.verb) for right in GIVEN if right.part == "ui"}
+    writes = {each for each in given if each[1] not in ("get", "list", "watch")}
+    # Reviews are answered and not stored.
+    assert writes == {("tokenreviews", "create"), ("subjectaccessreviews", "create")}
+    assert {resource for resource, _verb in given - writes} == {"configmaps", "nodes", "warmimages"}
+
+
 @both
 def test_pods_and_workloads_are_readable_only_where_an_administrator_binds_the_role(name: str) -> None:
     readable = {right.part for right in rights(BOTH[name]) if right.resource in ("pods", "deployments", "clonesets")}
@@ -238,6 +247,8 @@ def test_nobody_makes_a_token_a_pod_a_role_or_an_admission_policy() -> None:
         "leases",
         "mutatingwebhookconfigurations",
         "secrets",
+        "subjectaccessreviews",
+        "tokenreviews",
         "warmimages",
         "warmimages/status",
         "warmpolicies/status",

@@ -19,14 +19,14 @@ from handlers.settings import Settings
 from handlers.settings import read_settings as read_web_settings
 from handlers.watch.webhook_certificate import CONFIGURATION
 from nodeagent.settings import read_settings as read_agent_settings
-from tests.manifests.rendered import BASE, KNATIVE, containers, find, identity, pod_templates, render
+from tests.manifests.rendered import BASE, KNATIVE, UI, containers, find, identity, pod_templates, render
 from tests.support.broker import read_delivery
 from warmhook.events import PING, PUSHED
 from warmhook.peer_requests import AUDIENCE
 from warmhook.ports import Object
 
 ROOT: Final = Path(__file__).parents[2]
-BOTH: Final = {"base": render(BASE), "knative": render(KNATIVE)}
+BOTH: Final = {"base": [*render(BASE), *render(UI)], "knative": [*render(KNATIVE), *render(UI)]}
 # Not among the manifests: the operator makes it.
 MADE_ELSEWHERE: Final = {"warmhook-senders", "warmhook-registries"}
 # Recordings of a real Knative.
@@ -207,8 +207,9 @@ def test_a_program_on_a_busy_node_has_time_to_start_and_to_answer(objects: list[
 
 @both
 def test_pods_that_are_always_needed_stay_while_nodes_are_drained(objects: list[Object]) -> None:
-    # There is none of these while nothing happens.
-    evicted = {"warmhook-dead-letters", "warmhook-handlers"} if objects is BOTH["knative"] else set()
+    # There is none of these while nothing happens; and nothing waits for the page.
+    on_knative = {"warmhook-dead-letters", "warmhook-handlers"} if objects is BOTH["knative"] else set()
+    evicted = {"warmhook-ui", *on_knative}
     for obj, template in pod_templates(objects):
         if obj["kind"] != "DaemonSet" and obj["metadata"]["name"] not in evicted:
             budgets = [one for one in objects if one["kind"] == "PodDisruptionBudget"]
