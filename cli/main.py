@@ -18,6 +18,7 @@ from cli.parse import parse
 from cli.plan import plan
 from cli.push import push
 from cli.status import status
+from cli.ui import ui
 from cli.unpin import unpin
 from warmhook import __version__
 
@@ -41,6 +42,7 @@ _COMMANDS = (
     crds,
     parse,
     unpin,
+    ui,
 )
 for _command in _COMMANDS:
     warmhook.add_command(_command)

@@ -40,6 +40,16 @@ class Action:
     name: str = ""
     """Empty: any."""
 
+    def __str__(self) -> str:
+        where = f" in the namespace {self.namespace}" if self.namespace else ""
+        return f"{self.verb} {self.resource}{where}"
+
+    def attributes(self) -> dict[str, str]:
+        """The `resourceAttributes` of a review."""
+        named = {"verb": self.verb, "group": self.group, "resource": self.resource}
+        named |= {"namespace": self.namespace, "name": self.name}
+        return {field: value for field, value in named.items() if value or field == "group"}
+
 
 async def review_token(kubernetes: Kubernetes, token: str) -> User | None:
     """The user of a token for the API server; `None` if it is not valid.
@@ -61,18 +71,25 @@ async def review_token(kubernetes: Kubernetes, token: str) -> User | None:
 
 async def review_access(kubernetes: Kubernetes, user: User, action: Action) -> bool:
     """Whether the user may do it. Raises as `review_token`."""
-    named = {"verb": action.verb, "group": action.group, "resource": action.resource}
-    named |= {"namespace": action.namespace, "name": action.name}
     spec: Object = {
         "user": user.name,
         "groups": list(user.groups),
         "extra": {key: list(values) for key, values in user.extra},
-        "resourceAttributes": {field: value for field, value in named.items() if value or field == "group"},
+        "resourceAttributes": action.attributes(),
     }
     if user.uid:
         spec["uid"] = user.uid
     status = await _review(kubernetes, paths.ACCESS_REVIEWS, "authorization.k8s.io/v1", "SubjectAccessReview", spec)
     return status.get("allowed") is True and status.get("denied") is not True
+
+
+async def review_own_access(kubernetes: Kubernetes, action: Action) -> bool:
+    """Whether whoever sends the request may do it. Raises as `review_token`."""
+    spec = {"resourceAttributes": action.attributes()}
+    status = await _review(
+        kubernetes, paths.OWN_ACCESS_REVIEWS, "authorization.k8s.io/v1", "SelfSubjectAccessReview", spec
+    )
+    return status.get("allowed") is True
 
 
 async def _review(kubernetes: Kubernetes, path: str, api_version: str, kind: str, spec: Object) -> dict[str, Any]:

@@ -178,7 +178,8 @@ def _show_what_to_try(asked: Demonstration, cluster: Cluster, display: Display, 
     display.text(
         f"\nEverything keeps running until Ctrl-C. In another terminal:\n\n"
         f"  export KUBECONFIG={cluster.plan.kubeconfig}\n"
-        f"  kubectl get warmpolicies,warmimages -A\n\n"
+        f"  kubectl get warmpolicies,warmimages -A\n"
+        f"  warmhook ui   # the same as a page, on http://127.0.0.1:8081/ui/\n\n"
         f"web       {cluster.web_url}\n"
         f"registry  {registry}\n\n"
         f"The registry has {_SECOND_TAG} as well, without a webhook so far. Send the one that Harbor would send:\n\n"

@@ -64,7 +64,8 @@ def _show_what_to_try(cluster: Cluster, display: Display) -> None:
     display.text(
         f"\nEverything keeps running until Ctrl-C. In another terminal:\n\n"
         f"  export KUBECONFIG={cluster.plan.kubeconfig}\n"
-        f"  kubectl get nodes,warmpolicies,warmimages -A\n\n"
+        f"  kubectl get nodes,warmpolicies,warmimages -A\n"
+        f"  warmhook ui   # the same as a page, on http://127.0.0.1:8081/ui/\n\n"
         f"Apply a policy, then send the webhook that Harbor would send for an image of the registry:\n\n"
         f"  kubectl apply -f {policy}\n"
         f"  {curl}\n\n"

@@ -29,6 +29,7 @@ from warmhook.warmimages import ObjectKey
 _log = get_logger()
 
 Kind: TypeAlias = Literal["WarmImage", "Node", "ConfigMap", "Deliveries"]
+_NEEDED: Final[frozenset[Kind]] = frozenset({"WarmImage", "Node", "ConfigMap"})
 COUNTED_SECONDS: Final = 1.0
 """For so long counts are used again."""
 _LOOK_SECONDS: Final = 5.0
@@ -59,6 +60,8 @@ class ClusterCache:
         """How far each image has come since its push."""
         self._namespace, self._clock, self._pool_label = namespace, clock, pool_label
         self._outages = WatchOutages(clock.monotonic)
+        self.listed = asyncio.Event()
+        """Set as long as everything was listed; deliveries are not needed."""
         self._listed: set[Kind] = set()
         self._started = clock.monotonic()
         self._counted: Counted | None = None
@@ -85,6 +88,7 @@ class ClusterCache:
                 # The page is optional: no mistake here may end the rest of `web`.
                 _log.exception("ui-failed")
                 self._listed.clear()
+                self.listed.clear()
             await self._clock.sleep(_AGAIN_SECONDS)
 
     async def look(self) -> None:
@@ -94,14 +98,9 @@ class ClusterCache:
             self.counted()
 
     @property
-    def complete(self) -> bool:
-        """Whether everything was listed; deliveries are not needed."""
-        return self._listed >= {"WarmImage", "Node", "ConfigMap"}
-
-    @property
     def stale_seconds(self) -> float:
         """For how long the API server has not answered; 0 if it answers."""
-        return self._outages.seconds if self.complete else self._clock.monotonic() - self._started
+        return self._outages.seconds if self.listed.is_set() else self._clock.monotonic() - self._started
 
     def counted(self) -> Counted:
         """The counts: at most a second old if something has changed."""
@@ -131,6 +130,8 @@ class ClusterCache:
         if kind == "Deliveries" and not objects:
             self.inventory.set_deliveries(None)
         self._listed.add(kind)
+        if self._listed >= _NEEDED:
+            self.listed.set()
 
     def update(self, kind: Kind, obj: Object) -> None:  # noqa: ARG002 - what was kept says which kind it is
         """Take an object that was added or modified, reduced."""

@@ -35,7 +35,7 @@ async def page(world: World, *, access: UiAccess = "token", wait: bool = True, *
     task = asyncio.create_task(opened.run(), name="page")
     try:
         if wait:
-            await until(lambda: opened.cache.complete and opened.cache.inventory.deliveries is not None)
+            await until(lambda: opened.cache.listed.is_set() and opened.cache.inventory.deliveries is not None)
         yield opened
     finally:
         task.cancel()
