@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from warmhook.delivery_records import DeliveryRecord
 from warmhook.inventory import ImageFacts
 from warmhook.overview import Moment, Tally
 from warmhook.warmimages import ObjectKey
+
+_OF_ONE_PUSH: Final = timedelta(hours=1)
+"""Senders repeat a delivery for so long."""
+_LATE: Final = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +58,15 @@ def timeline(
     """The steps of the last push, in the order of their causes. `deliveries` named the image, newest first."""
     seen = progress or Progress((None, None))
     moments = [Moment("pushed", facts.pushed_at)] if facts.pushed_at else [Moment("created", facts.created_at)]
-    # A repeat of the delivery is accepted as well, and is not the one that brought the image.
-    accepted = [record for record in deliveries if record.result == "accepted" and facts.pushed_at]
-    if accepted:
-        first = accepted[-1]
+    if (first := _of_the_push(facts, deliveries)) is not None:
         moments.append(Moment("received", first.at, f"from {first.source}"))
         moments.append(Moment("accepted", first.at + timedelta(seconds=first.seconds)))
+    told = [Moment("lines", facts.started_at, "nodes were told")]
     if facts.resolved_at:
-        moments.append(Moment("resolved", facts.resolved_at, "the last answer of the registry"))
-    moments.append(Moment("lines", facts.started_at, "nodes were told"))
+        # Lines do not wait for the registry, so either may be first.
+        told.append(Moment("resolved", facts.resolved_at, "the last answer of the registry"))
+        told.sort(key=lambda moment: moment.at or _LATE)
+    moments += told
     if total.desired > 1:
         moments.append(Moment("first node", seen.first_at))
         moments.append(Moment("half of the nodes", seen.half_at, f"{total.warm} of {total.desired} nodes warm"))
@@ -71,12 +76,29 @@ def timeline(
 
 def deliveries_of(facts: ImageFacts, deliveries: Iterable[DeliveryRecord]) -> tuple[DeliveryRecord, ...]:
     """The deliveries that named the image, by its tag or by the digest that it has; newest first."""
-    names = {facts.image}
-    if facts.digest:
-        repository = facts.image.partition("@")[0]
-        host, slash, path = repository.rpartition("/")
-        names.add(f"{host}{slash}{path.partition(':')[0]}@{facts.digest}")
-    return tuple(record for record in deliveries if names.intersection(record.images))
+    return tuple(record for record in deliveries if any(_names(facts, image) for image in record.images))
+
+
+def _names(facts: ImageFacts, image: str) -> bool:
+    name, _, digest = image.partition("@")
+    if name == facts.image:
+        return True
+    return bool(digest) and digest == facts.digest and _repository(name) == _repository(facts.image.partition("@")[0])
+
+
+def _repository(name: str) -> str:
+    """A reference without its tag."""
+    host, slash, path = name.rpartition("/")
+    return f"{host}{slash}{path.partition(':')[0]}"
+
+
+def _of_the_push(facts: ImageFacts, deliveries: Iterable[DeliveryRecord]) -> DeliveryRecord | None:
+    """The delivery that brought the push; a tag may have been pushed before, and a delivery repeated."""
+    pushed = facts.pushed_at
+    if pushed is None:
+        return None
+    near = [each for each in deliveries if each.result == "accepted" and abs(each.at - pushed) < _OF_ONE_PUSH]
+    return min(near, key=lambda each: abs(each.at - pushed), default=None)
 
 
 def _left(total: Tally) -> str:
