@@ -16,7 +16,7 @@ from handlers.metrics import Metrics as WebMetrics
 from handlers.reconcile.refreshes import SCHEDULED_MAX
 from handlers.watch.dispatcher import OVERDUE_MAX
 from nodeagent.metrics import Metrics as AgentMetrics
-from tests.manifests.rendered import BASE, KNATIVE, render
+from tests.manifests.rendered import BASE, KNATIVE, UI, render
 from warmhook.events import CHANGES_MAX, SkipReason
 from warmhook.node_lines import MAX_BYTES, MAX_LINES
 from warmhook.placement import NODE_NAME_MAX
@@ -129,7 +129,7 @@ def test_the_limits_are_those_of_the_programs() -> None:
 
 
 def test_the_objects_that_the_pages_name_are_in_the_manifests() -> None:
-    known = {obj["metadata"]["name"] for obj in render(BASE) + render(KNATIVE)}
+    known = {obj["metadata"]["name"] for obj in render(BASE) + render(KNATIVE) + render(UI)}
     made = {
         "warmhook-tls",
         "warmhook-senders",
