@@ -22,9 +22,11 @@ from nodeagent.pull_credentials import PullCredentials
 from nodeagent.removals import Removals
 from nodeagent.reporter import Reporter
 from nodeagent.state_file import State, StateFile
+from warmhook.node_lines import unknown_fields
 from warmhook.node_report import LineReport, clean_message
 
 _SAVE_AGAIN_SECONDS: Final = 60.0
+_FIELDS_LOGGED: Final = 10
 
 
 class Agent:
@@ -59,6 +61,8 @@ class Agent:
             ended=self._changed,
         )
         self._pins = Pins(context, self._state, self.health)
+        self._unknown_fields: frozenset[str] = frozenset()
+        """Those of lines of a newer handler, which are logged once."""
         self._save_wake = asyncio.Event()
         self._save_outage = OutageLog(log, clock, "state-not-written")
 
@@ -122,6 +126,10 @@ class Agent:
         self._desired, self.health.lines_known = desired, True
         changes = self._state.select_lines(desired.data)
         early = self._exchange.early.select(desired.data, self._state.lines) if self._exchange is not None else {}
+        if news := unknown_fields(desired.data) - self._unknown_fields:
+            self._unknown_fields |= news
+            fields = [clean_message(name) for name in sorted(news)[:_FIELDS_LOGGED]]
+            self._log.warning("newer-lines", fields=fields, hint="the handlers are newer than this agent: update it")
         for key, why in {**changes.malformed, **early}.items():
             self._log.warning("malformed-line", key=key, error=clean_message(why))
         if changes.added or changes.changed or changes.removed:

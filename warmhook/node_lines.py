@@ -6,6 +6,7 @@ and options only if they differ from their default.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections import defaultdict
@@ -52,6 +53,7 @@ _OPTIONS: Final = {
     "c": "secrets",
 }
 _LINE_OPTIONS: Final = {"o": "on_removal", "s": "size_bytes", "z": "suspended", "x": "purged", "f": "refreshed_at"}
+_KNOWN: Final = frozenset({"i", "w", "d", "p", *_OPTIONS, *_LINE_OPTIONS})
 
 
 class NotALine(ValueError):
@@ -184,6 +186,16 @@ def read_line(key: str, text: str) -> Line:
     if not belongs:
         raise NotALine(f"line {key}: belongs to WarmImage {fields['w']!r}")
     return line
+
+
+def unknown_fields(data: Mapping[str, str]) -> frozenset[str]:
+    """The names of fields in the lines of a ConfigMap that a newer handler knows and this program ignores."""
+    names: set[str] = set()
+    for key, text in data.items():
+        with contextlib.suppress(ValueError, RecursionError):
+            fields = json.loads(text) if "." not in key else None
+            names.update(fields if isinstance(fields, dict) else ())
+    return frozenset(names - _KNOWN)
 
 
 def _options(fields: Mapping[str, Any], letters: Mapping[str, str]) -> dict[str, Any]:

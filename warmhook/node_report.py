@@ -38,6 +38,7 @@ _MESSAGE_BYTES: Final = 256
 TEXT_BYTES: Final = 32 * 1024
 """The limit for all messages of a report together, as etcd stores them."""
 _SHORTEST_BYTES: Final = 32
+_NEWER_REASON: Final = re.compile(r"([A-Z][a-z]+){1,4}")
 _AGENT_VERSION: Final = re.compile(r"[0-9A-Za-z.+-]{1,64}")
 
 LineState: TypeAlias = Literal["warm", "waiting", "pulling", "failed"]
@@ -164,13 +165,19 @@ def _warm_versions(text: str) -> tuple[frozenset[str], frozenset[str]]:
 
 
 def read_detail(text: str) -> tuple[FailureReason, str]:
-    """Reason and message of a failed line from the report's data; a reason outside the closed list is RuntimeError."""
+    """Reason and message of a failed line from the report's data; a reason outside the closed list is RuntimeError.
+
+    If that is one of a newer agent, it is in the message.
+    """
     try:
         fields = json.loads(text)
-        reason, message = str(fields.get("reason")), str(fields.get("message", ""))
+        reason, message = str(fields.get("reason", "")), str(fields.get("message", ""))
     except (ValueError, AttributeError, RecursionError):
         reason, message = "", "the report could not be read"
-    return next((known for known in get_args(FailureReason) if known == reason), "RuntimeError"), clean_message(message)
+    known = next((known for known in get_args(FailureReason) if known == reason), None)
+    if known is None and _NEWER_REASON.fullmatch(reason):
+        message = f"{reason}: {message}"
+    return known or "RuntimeError", clean_message(message)
 
 
 def bounded(reports: Mapping[str, LineReport]) -> dict[str, LineReport]:
