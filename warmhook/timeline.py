@@ -141,7 +141,7 @@ def _nodes(times: PushTimes, total: Tally) -> Iterator[Moment]:
     reachable = total.desired - total.unreachable
     if total.desired > 1:
         at_once = times.first_warm_at is not None and times.first_warm_at == times.started_at
-        had_it = "it had the image when nodes were first counted" if at_once else ""
+        had_it = "warm when nodes were first counted" if at_once else ""
         yield Moment("first node", times.first_warm_at, had_it or _unnoted(times.first_warm_at, total.warm > 0))
     if total.desired > 2:
         half = 0 < reachable <= 2 * total.warm

@@ -154,9 +154,9 @@ def test_one_node_is_the_first_and_the_last() -> None:
     assert "half of the nodes" not in steps(COMPLETE, total=Tally(warm=2))
 
 
-def test_a_node_that_had_the_image_before_says_so() -> None:
+def test_a_node_that_was_warm_at_the_first_count_may_have_been_so_before() -> None:
     found = steps(warmimage(startedAt=text(4), firstWarmAt=text(4)))
-    assert found["first node"].detail == "it had the image when nodes were first counted"
+    assert found["first node"].detail == "warm when nodes were first counted"
 
 
 @pytest.mark.parametrize("name", ["metadata", "spec", "status"])
