@@ -40,7 +40,9 @@ async def wait_for_image(cluster: Cluster, query: ImageQuery, timeout_seconds: i
                         progress.show(f"{followed.problem}; trying again")
                         continue
                     state = judge_wait(query, followed.found.values(), where)
-                    progress.show(state.line)
+                    if state.warm or not state.over:
+                        # Otherwise it is the error.
+                        progress.show(state.line)
         except TimeoutError:
             pass
         finally:
