@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
+from adapters.kubernetes.errors import Refused
 from cli.cluster import Cluster
 from cli.errors import Failed
 from cli.images import NodeState, read_images, read_node
 from cli.target import Target
 from warmhook.image_status import ImageStatus
+
+_FORBIDDEN: Final = 403
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,13 @@ async def look_up(cluster: Cluster, target: Target | None) -> Found:
         return Found(known, known)
     if images := target.find(known):
         return Found(known, images)
-    node = await read_node(cluster, target.name) if target.may_be_node else None
+    try:
+        node = await read_node(cluster, target.name) if target.may_be_node else None
+    except Refused as error:
+        if target.kind == "node" or error.status != _FORBIDDEN:
+            raise
+        # Whoever may see images only has probably not meant a node.
+        raise Failed(f"{_not_found(cluster, target).message}; you may not read nodes") from None
     if node is None:
         raise _not_found(cluster, target)
     return Found(known, (), node)

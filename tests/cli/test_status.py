@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from adapters.kubernetes import paths
+from adapters.kubernetes.client import Kubernetes
+from adapters.kubernetes.errors import Refused
 from cli.errors import Failed, Unusable
 from cli.lookup import look_up
 from cli.output import OutputFormat
 from cli.status import show
 from cli.target import read_target
 from tests.cli.commands import cluster_of, report, shown
-from tests.handlers.world import DIGEST, HOST, World, in_world
+from tests.handlers.world import DIGEST, HOST, World, in_world, status
 from warmhook.warmimages import ObjectKey
 
 
-async def status(
+async def printed(
     world: World, target: str | None = None, output: OutputFormat = "table", namespace: str = "shop"
 ) -> None:
     """As the command does it once it has a cluster."""
@@ -44,7 +47,7 @@ async def test_the_table_has_each_image_with_its_state_and_below_what_fails(
 ) -> None:
     await two_images(world)
     await asyncio.sleep(180)
-    await status(world)
+    await printed(world)
     out = capsys.readouterr().out.splitlines()
     assert [line.split() for line in out[:3]] == [
         ["IMAGE", "WARM", "STATE", "AGE"],
@@ -59,7 +62,7 @@ async def test_wide_adds_columns_and_all_namespaces_add_theirs(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await two_images(world)
-    await status(world, output="wide", namespace="")
+    await printed(world, output="wide", namespace="")
     head, first, *_ = capsys.readouterr().out.splitlines()
     assert head.split()[:6] == ["NAMESPACE", "IMAGE", "WARM", "STATE", "AGE", "NAME"]
     assert head.split()[6:] == ["POLICY", "PULLING", "WAITING", "FAILED", "UNREACHABLE", "PUSHED", "DIGEST"]
@@ -70,9 +73,9 @@ async def test_wide_adds_columns_and_all_namespaces_add_theirs(
 async def test_an_empty_namespace_is_said_and_no_table_is_printed(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    await status(world)
+    await printed(world)
     assert capsys.readouterr() == ("", "no WarmImages in namespace shop; -A looks into all\n")
-    await status(world, output="json")
+    await printed(world, output="json")
     assert shown(capsys) == {"warmImages": []}
 
 
@@ -81,7 +84,7 @@ async def test_one_image_is_told_with_counts_reasons_and_nodes(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await two_images(world)
-    await status(world, "web:v1", "wide")
+    await printed(world, "web:v1", "wide")
     out = capsys.readouterr().out
     assert "WarmImage:  shop/web\n" in out
     assert "State:      failing: 1 of 2 nodes warm\n" in out
@@ -89,7 +92,7 @@ async def test_one_image_is_told_with_counts_reasons_and_nodes(
     rows = [line.split() for line in out.splitlines()]
     assert ["NotFound", "b", "no", "[31msuch", "tag"] in rows
     assert rows[-2:] == [["b", "failed", "NotFound"], ["a", "warm"]]
-    await status(world, "web", "json")
+    await printed(world, "web", "json")
     assert shown(capsys)["warmImages"][0]["failures"] == [
         {"reason": "NotFound", "message": "no [31msuch tag", "count": 1, "nodes": ["b"]}
     ]
@@ -110,11 +113,11 @@ async def test_the_way_that_an_image_came_is_told(world: World, capsys: pytest.C
     }
     path = paths.warmimages(ObjectKey("shop", "web"))
     await world.admin.patch(paths.status(path), {"status": {"distribution": found}})
-    await status(world, "warmimage/web")
+    await printed(world, "warmimage/web")
     out = capsys.readouterr().out
     assert "Distribution:  9 nodes by a plan: 1 read the registry, 2 fell back to it; 1.0 GiB from nodes, " in out
     assert "1.0 MiB from it; the slowest took 12s, and 3s to unpack\n" in out
-    await status(world, "web", "json")
+    await printed(world, "web", "json")
     assert shown(capsys)["warmImages"][0]["distribution"] == found
 
 
@@ -124,15 +127,15 @@ async def test_a_node_is_told_with_its_lines_and_its_last_sign_of_life(
 ) -> None:
     await two_images(world)
     await asyncio.sleep(60)
-    await status(world, "node/b")
+    await printed(world, "node/b")
     node, agent, images, _, _, *rows = capsys.readouterr().out.splitlines()
     assert (node, agent) == ("Node:    b", "Agent:   reported 61s ago")
     assert images == "Images:  2: 0 warm, 1 pulling, 0 waiting, 1 failed"
     assert rows[0].split()[:4] == ["shop", f"{HOST}/shop/web@{DIGEST}", "failed", "NotFound"]
     await asyncio.sleep(600)
-    await status(world, "b")
+    await printed(world, "b")
     assert "Agent:   unreachable: reported 11m ago; the states below may be old" in capsys.readouterr().out
-    await status(world, "b", "json")
+    await printed(world, "b", "json")
     found = shown(capsys)
     assert (found["node"], found["reachable"], found["noRoom"]) == ("b", False, [])
     assert {line["name"]: line["state"] for line in found["lines"]} == {"web": "failed", "api": "pulling"}
@@ -140,7 +143,7 @@ async def test_a_node_is_told_with_its_lines_and_its_last_sign_of_life(
 
 @in_world(nodes="a")
 async def test_a_node_whose_agent_never_came_is_told_as_such(world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    await status(world, "a")
+    await printed(world, "a")
     assert "Agent:   has never reported" in capsys.readouterr().out
 
 
@@ -179,6 +182,16 @@ async def test_a_name_that_nothing_has_is_said_with_where_it_was_looked_for(
     with pytest.raises(Failed) as caught:
         await look_up(cluster_of(world, namespace), read_target(target))
     assert caught.value.message.startswith(words)
+
+
+@in_world(nodes="a")
+async def test_whoever_may_see_images_only_is_told_that_the_name_may_be_that_of_a_node(world: World) -> None:
+    world.answer(status(403, "Forbidden"), "GET", "/configmaps/")
+    limited = replace(cluster_of(world), kubernetes=Kubernetes(world.transport))
+    with pytest.raises(Failed, match=r"no WarmImage, image or node 'a' in namespace shop.*; you may not read nodes"):
+        await look_up(limited, read_target("a"))
+    with pytest.raises(Refused):
+        await look_up(limited, read_target("node/a"))
 
 
 @in_world()
