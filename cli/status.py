@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import click
@@ -47,14 +48,24 @@ def status(target: str | None, wait: bool, timeout: int, output: OutputFormat, *
 
 def _wait(access: Access, target: Target | None, timeout_seconds: int, output: OutputFormat) -> int:
     # Imported here, as below: what speaks to a cluster costs more than the other commands need to start.
-    from cli.status_wait import wait_for_image
+    from cli.status_wait import SignedOut, wait_for_image
 
     if target is None or target.kind in ("node", "warmimage"):
         raise Unusable(
             "--wait waits for an image: name it with its registry and tag, such as registry.example.com/a/b:1"
         )
-    query = target.query()
-    return with_cluster(access, lambda cluster: wait_for_image(cluster, query, timeout_seconds, output))
+    query, until = target.query(), time.monotonic() + timeout_seconds
+
+    async def work(cluster: Cluster) -> int:
+        left = max(1.0, until - time.monotonic()) if timeout_seconds else 0.0
+        return await wait_for_image(cluster, query, left, output)
+
+    while True:
+        try:
+            return with_cluster(access, work)
+        except SignedOut:
+            # Plugins of clouds give tokens for some minutes. Each round had an answer, so this ends.
+            continue
 
 
 async def show(cluster: Cluster, target: Target | None, output: OutputFormat) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sys
-from typing import Self
+from typing import Final, Self
 
 import click
 
@@ -17,23 +17,31 @@ from cli.cluster import Cluster
 from cli.errors import Failed
 from cli.output import OutputFormat, is_live, print_object, printable
 from cli.status_images import nodes_text
-from warmhook.durations import format_duration
 from warmhook.image_query import ImageQuery
 from warmhook.image_status import ImageStatus, read_image_status
 from warmhook.image_wait import WaitState, judge_wait
 from warmhook.ports import Object
 from warmhook.warmimages import ObjectKey
 
+_UNAUTHORIZED: Final = 401
 
-async def wait_for_image(cluster: Cluster, query: ImageQuery, timeout_seconds: int, output: OutputFormat) -> int:
-    """Exit status 0 when every reachable node is warm. Raises `Failed` if that cannot be, or not in time."""
+
+class SignedOut(Exception):
+    """The API server takes credentials no more that it took before: a plugin of the kubeconfig may have others."""
+
+
+async def wait_for_image(cluster: Cluster, query: ImageQuery, seconds: float, output: OutputFormat) -> int:
+    """Wait for so many seconds, 0: without a limit. Exit status 0 when every reachable node is warm.
+
+    Raises `Failed` if that cannot be, or not in time, `KubernetesError`, and `SignedOut`.
+    """
     where = f"namespace {cluster.namespace}" if cluster.namespace else "any namespace"
     followed = _Followed(query)
     state = WaitState("nothing was read")
     with _Progress(quiet=output in ("json", "yaml")) as progress:
         following = asyncio.create_task(_follow(cluster, followed), name="follow")
         try:
-            async with asyncio.timeout(timeout_seconds or None):
+            async with asyncio.timeout(seconds or None):
                 while not state.over:
                     await followed.news(following)
                     if followed.problem is not None:
@@ -52,7 +60,7 @@ async def wait_for_image(cluster: Cluster, query: ImageQuery, timeout_seconds: i
         print_object({"warm": state.warm, "warmImages": [each.as_object() for each in followed.named()]}, output)
     if state.warm:
         return 0
-    raise Failed(_why(followed, state, timeout_seconds))
+    raise Failed(_why(followed, state))
 
 
 class _Followed:
@@ -97,6 +105,8 @@ class _Followed:
         self._changed.set()
 
     def failed(self, problem: KubernetesError, *, reached: bool) -> None:
+        if reached and problem.status == _UNAUTHORIZED:
+            raise SignedOut from problem
         # Nobody should wait for a server that was never there, or for a right.
         if isinstance(problem, Refused) or not reached:
             raise problem
@@ -128,9 +138,9 @@ async def _follow(cluster: Cluster, followed: _Followed) -> None:
     await Reflector(cluster.kubernetes, what, followed, cluster.clock, followed).run(backoff)
 
 
-def _why(followed: _Followed, state: WaitState, timeout_seconds: int) -> str:
+def _why(followed: _Followed, state: WaitState) -> str:
     """The state, and below it the nodes that failed with their reasons."""
-    late = "" if state.over else f"not warm after {format_duration(timeout_seconds)}: "
+    late = "" if state.over else "not warm in time: "
     lines = [
         f"  {each.reason} on {nodes_text(each.nodes, each.count, shown=10)}: {each.message}"
         for status in followed.named()

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import resource
+import time
+from collections.abc import Callable
+from typing import cast
 
 import pytest
 
 from adapters.kubernetes import paths
+from adapters.kubernetes.client import Kubernetes, Listing
+from cli.cluster import Cluster
 from cli.diff import compare
 from cli.output import OutputFormat
 from cli.target import read_target
 from tests.cli.commands import cluster_of, report, shown
-from tests.handlers.world import HOST, NAMESPACE, World, in_world
-from warmhook.api import DROPPED_ANNOTATION
+from tests.handlers.world import HOST, NAMESPACE, START, World, in_world
+from tests.support.images import image_object
+from tests.support.instant import instantly, loop_clock
+from warmhook.api import DROPPED_ANNOTATION, LINE_LABEL, SEEN_ANNOTATION, WARM_ANNOTATION
 from warmhook.node_lines import desired_name, line_key
+from warmhook.node_report import report_name
+from warmhook.ports import Object
+from warmhook.timestamps import format_time
 from warmhook.warmimages import ObjectKey
 
 
@@ -143,3 +155,53 @@ async def test_lines_of_other_namespaces_do_not_count(world: World) -> None:
     await two_images(world)
     await world.add_namespace("team")
     assert await diff(world, namespace="team") == 0
+
+
+# --- thousands of nodes -----------------------------------------------------------------------------------------------
+
+NODES, IMAGES = 5000, 200
+MEBIBYTE = 1024  # in the unit of `ru_maxrss`
+
+
+class Fleet:
+    """The API server of a large cluster in which every report is older than every line."""
+
+    def __init__(self) -> None:
+        self.images = [image_object(f"web{number}:v1", warm=NODES) for number in range(IMAGES)]
+        keys = [line_key(ObjectKey("shop", each["metadata"]["name"])) for each in self.images]
+        self.labels = {f"{LINE_LABEL}{key}": f"{number:08x}" for number, key in enumerate(keys)}
+        self.seen = format_time(START)
+
+    async def list(self, path: str, *, keep: Callable[[Object], Object], labels: str = "", **_: object) -> Listing:
+        """As the client's."""
+        if path.endswith("/warmimages"):
+            return Listing(list(map(keep, self.images)), "1")
+        return Listing([keep({"metadata": self.metadata(number, labels)}) for number in range(NODES)], "1")
+
+    def metadata(self, number: int, labels: str) -> Object:
+        """Of one ConfigMap, as if it had just been read."""
+        if labels.endswith("=desired"):
+            return {"name": desired_name(f"node-{number}"), "labels": json.loads(json.dumps(self.labels))}
+        warm = ",".join(f"{number:04x}{image:04x}" for image in range(IMAGES))
+        return {
+            "name": report_name(f"node-{number}"),
+            "annotations": {SEEN_ANNOTATION: self.seen, WARM_ANNOTATION: warm},
+        }
+
+
+@pytest.mark.slow
+def test_thousands_of_nodes_are_compared_in_seconds_and_little_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    async def case() -> int:
+        kubernetes = cast("Kubernetes", Fleet())
+        clock = loop_clock(START, 1)
+        cluster = Cluster(kubernetes, None, None, clock, "", "", "", NAMESPACE)  # type: ignore[arg-type]
+        return await compare(cluster, None, "json")
+
+    began, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert instantly(case()) == 1
+    took, more = time.process_time() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    found = shown(capsys)
+    assert (found["nodes"], found["lines"], len(found["differences"])) == (NODES, NODES * IMAGES, IMAGES)
+    assert {each["difference"] for each in found["differences"]} == {"unseen"}
+    assert took < 30
+    assert more < 250 * MEBIBYTE

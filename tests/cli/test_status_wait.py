@@ -16,8 +16,9 @@ from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.errors import KubernetesError, Refused
 from cli.cluster import Cluster
 from cli.errors import Failed
+from cli.main import main
 from cli.output import OutputFormat
-from cli.status_wait import wait_for_image
+from cli.status_wait import SignedOut, wait_for_image
 from devcluster.apiserver import InProcessTransport
 from tests.cli.commands import cluster_of, report, shown
 from tests.handlers.world import DIGEST, HOST, World, digest, in_world, status
@@ -76,7 +77,7 @@ async def test_a_wait_ends_at_once_if_the_nodes_come_no_further_and_says_which_a
 async def test_a_wait_is_over_with_its_time_and_says_how_far_it_came(world: World) -> None:
     await world.sync()
     began = world.monotonic()
-    with pytest.raises(Failed, match=rf"^not warm after 90s: {IMAGE}: 0 of 2 nodes, 2 waiting$"):
+    with pytest.raises(Failed, match=rf"^not warm in time: {IMAGE}: 0 of 2 nodes, 2 waiting$"):
         await wait(cluster_of(world), seconds=90)
     assert world.monotonic() - began == pytest.approx(90, abs=1)
 
@@ -126,7 +127,7 @@ async def test_other_images_and_the_end_of_a_warmimage_are_seen(
     waiting = asyncio.create_task(wait(cluster_of(world), seconds=60))
     await asyncio.sleep(5)
     await world.admin.delete(paths.warmimages(ObjectKey("shop", "app")))
-    with pytest.raises(Failed, match="not warm after 60s: waiting for a WarmImage"):
+    with pytest.raises(Failed, match="not warm in time: waiting for a WarmImage"):
         await waiting
     assert "other" not in capsys.readouterr().out
 
@@ -165,6 +166,19 @@ async def test_nobody_waits_for_a_server_that_was_never_there_or_for_a_right(
 
 
 @in_world(nodes="a", warmimage="app")
+async def test_a_token_that_ends_meanwhile_is_told_apart_from_one_that_was_never_taken(world: World) -> None:
+    interrupted = Interrupted(world)
+    waiting = asyncio.create_task(wait(interrupted.cluster))
+    await asyncio.sleep(5)
+    interrupted.answer = status(401, "Unauthorized")
+    world.server.end_watches()
+    with pytest.raises(SignedOut):
+        await waiting
+    with pytest.raises(Refused):
+        await wait(interrupted.cluster)
+
+
+@in_world(nodes="a", warmimage="app")
 async def test_a_server_that_is_away_for_a_while_ends_no_wait(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     await world.sync()
     interrupted = Interrupted(world)
@@ -200,3 +214,27 @@ async def test_a_terminal_has_one_line_that_is_rewritten(world: World, monkeypat
     assert seen.count("\n") == 1
     assert all(len(line) <= 59 for line in seen.strip().split("\r"))
     assert f"{IMAGE} is warm: 1 of 1 nodes" in seen
+
+
+def test_credentials_that_ended_are_asked_for_again_within_the_time_of_the_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ends: list[int | Exception] = [SignedOut(), SignedOut(), 0]
+
+    def connect(*_: object) -> int:
+        end = ends.pop(0)
+        if isinstance(end, Exception):
+            raise end
+        return end
+
+    monkeypatch.setattr("cli.status.with_cluster", connect)
+    assert main(["status", "--wait", IMAGE]) == 0
+    assert ends == []
+
+
+@pytest.mark.parametrize("target", [(), ("node/a",), ("warmimage/a",), ("a b",)])
+def test_a_wait_for_anything_but_an_image_is_a_wrong_call(
+    target: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["status", "--wait", *target]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

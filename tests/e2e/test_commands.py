@@ -79,7 +79,7 @@ def test_status_and_diff_tell_programs_by_their_exit_status(kubeconfig: Path, pr
 
     late = run(program, "status", "--wait", "h.example/shop/new:v1", "--timeout", "1s", KUBECONFIG=str(kubeconfig))
     assert (late.returncode, late.stdout.count("\n")) == (1, 1)
-    assert "not warm after 1s: waiting for a WarmImage of h.example/shop/new:v1 in namespace default" in late.stderr
+    assert "not warm in time: waiting for a WarmImage of h.example/shop/new:v1 in namespace default" in late.stderr
 
     same = run(program, "diff", "-A", *named)
     assert (same.returncode, same.stdout) == (0, "0 nodes hold what they should: 0 lines\n")

@@ -1,6 +1,6 @@
 """Take the screenshots of the documentation, from a cluster that is the same each time.
 
-    WARMHOOK_TEST_SCREENSHOTS=docs/ui .venv/bin/python -m pytest -n 0 -m browser tests/ui/test_screenshots.py
+WARMHOOK_TEST_SCREENSHOTS=docs/ui .venv/bin/python -m pytest -n 0 -m browser tests/ui/test_screenshots.py
 """
 
 from __future__ import annotations
