@@ -209,6 +209,20 @@ def test_the_notes_name_a_key_that_a_secret_lacks_and_no_value_of_it(cluster: Cl
     assert "aHVudGVyMg" not in said
 
 
+def test_the_notes_name_a_variable_that_no_value_sets(cluster: Cluster) -> None:
+    cluster.make_namespace()
+    sources = [{"name": "ci", "kind": "ci", "secret": {"env": "CI_SECRET"}}]
+    registries = [{"host": "h", "username": "u", "password": {"env": "REGISTRY_PASSWORD"}}]
+    reference = {"secretKeyRef": {"name": "ci", "key": "secret"}}
+    values: Object = IMAGE | {"config": {"sources": sources, "registries": registries}}
+    values["handlers"] = {"env": {"REGISTRY_PASSWORD": reference}}
+    assert missing(cluster.install(values=values)) == [
+        "- A secret is in the variable CI_SECRET, which web.env does not set: its Pods do not start without it."
+    ]
+    values["web"] = {"env": {"CI_SECRET": reference}}
+    assert missing(cluster.install(verb="upgrade", values=values)) == []
+
+
 def test_a_release_in_another_namespace_creates_both_of_warmhook(cluster: Cluster) -> None:
     cluster.helm("install", "warmhook", str(CHART), "--namespace", "releases", "--create-namespace", values=IMAGE)
     labels = {

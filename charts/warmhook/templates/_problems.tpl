@@ -31,6 +31,18 @@
 {{- end }}
 {{- end }}
 
+{{/* Variables that entries name and `env` lacks. Takes `entries`, `env` and `path` (of `env` in the values). */}}
+{{- define "warmhook.variableProblems" -}}
+{{- $env := .env }}{{ $path := .path }}
+{{- range .entries }}
+{{- if kindIs "map" . }}
+{{- if and .env (not (hasKey $env .env)) }}
+- A secret is in the variable {{ .env }}, which {{ $path }} does not set: its Pods do not start without it.
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* Pod Security of namespaces that the chart has not created. */}}
 {{- define "warmhook.namespaceProblems" -}}
 {{- $root := . }}
@@ -55,10 +67,18 @@
 - No sender is configured (config.sources), so no webhook is accepted: see docs/senders.md.
 {{- end }}
 {{- $senders := dict "keys" list }}
-{{- range $config.sources }}{{ include "warmhook.keys" (dict "folder" "/etc/warmhook/secrets/" "entries" (ternary .secret (list .secret) (kindIs "slice" .secret)) "into" $senders) }}{{ end }}
+{{- range $config.sources }}
+{{- $entries := ternary .secret (list .secret) (kindIs "slice" .secret) }}
+{{- include "warmhook.keys" (dict "folder" "/etc/warmhook/secrets/" "entries" $entries "into" $senders) }}
+{{- include "warmhook.variableProblems" (dict "entries" $entries "env" $.Values.web.env "path" "web.env") }}
+{{- end }}
 {{- include "warmhook.secretProblem" (dict "root" . "name" .Values.secrets.senders "keys" $senders.keys "effect" "web does not start without it") }}
 {{- $registries := dict "keys" list }}
-{{- range $config.registries }}{{ include "warmhook.keys" (dict "folder" "/etc/warmhook/registries/" "entries" (list .password .caFile) "into" $registries) }}{{ end }}
+{{- range $config.registries }}
+{{- $entries := list .password .caFile }}
+{{- include "warmhook.keys" (dict "folder" "/etc/warmhook/registries/" "entries" $entries "into" $registries) }}
+{{- include "warmhook.variableProblems" (dict "entries" $entries "env" $.Values.handlers.env "path" "handlers.env") }}
+{{- end }}
 {{- include "warmhook.secretProblem" (dict "root" . "name" .Values.secrets.registries "keys" $registries.keys "effect" "the handlers do not start without it") }}
 {{- include "warmhook.namespaceProblems" . }}
 {{- end }}
