@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import tempfile
@@ -38,21 +39,22 @@ def helm(*arguments: str, stdin: str = "", environ: dict[str, str] | None = None
 
 def template(values: Object | None = None, *flags: str, chart: Path = CHART) -> list[Object]:
     """The objects that the chart makes of these values."""
-    done = _template(values, *flags, chart=chart)
+    done = _template(yaml.safe_dump(values or {}), chart, flags)
     assert done.returncode == 0, done.stderr
     return [obj for obj in yaml.load_all(done.stdout, yaml.CSafeLoader) if obj is not None]
 
 
 def refusal(values: Object, *flags: str) -> str:
     """What Helm says about values that the chart refuses."""
-    done = _template(values, *flags)
+    done = _template(yaml.safe_dump(values), CHART, flags)
     assert done.returncode != 0, "the values are accepted"
     return done.stderr
 
 
-def _template(values: Object | None, *flags: str, chart: Path = CHART) -> subprocess.CompletedProcess[str]:
+@functools.cache
+def _template(values: str, chart: Path, flags: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
     command = ["template", "warmhook", str(chart), "--kube-version", _KUBERNETES, "--values", "-", *flags]
-    return helm(*command, stdin=yaml.safe_dump(values or {}))
+    return helm(*command, stdin=values)
 
 
 def defaults() -> dict[str, Any]:
