@@ -11,6 +11,7 @@ from urllib.parse import quote
 from warmhook.warmimages import ObjectKey
 
 _STEPS: Final = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+_DIGEST: Final = re.compile(r"(@sha256:[0-9a-f]{12})[0-9a-f]{52}$")
 # Control characters, and marks that change the direction of what follows or that nobody sees.
 _FORBIDDEN: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 
@@ -86,6 +87,11 @@ def node_link(node: str) -> str:
 def command(*words: str) -> str:
     """A command line to paste into a shell."""
     return shlex.join(words)
+
+
+def short_digest(image: str) -> str:
+    """An image with the first 12 digits of its digest, as container runtimes print it."""
+    return _DIGEST.sub("\\1\N{HORIZONTAL ELLIPSIS}", image)
 
 
 def split_image(image: str) -> tuple[str, str]:

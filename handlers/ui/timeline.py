@@ -34,7 +34,7 @@ class Timeline:
     total: str
     """From the first moment that is known to the last; empty if fewer than two are."""
     skewed: bool
-    """Whether a moment is before the one that caused it: clocks of different machines differ."""
+    """Whether a moment is before the one that caused it: clocks differ, or only the last of its repeats is known."""
 
 
 def timeline(moments: Sequence[Moment]) -> Timeline:

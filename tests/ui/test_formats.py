@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from handlers.ui.formats import age, clock, duration, image_link, percent, printable, split_image
+from handlers.ui.formats import age, clock, duration, image_link, percent, printable, short_digest, split_image
 from warmhook.warmimages import ObjectKey
 
 NOW = datetime(2026, 3, 14, 2, 59, 12, tzinfo=UTC)
@@ -59,6 +59,14 @@ def test_an_image_has_a_host_only_if_it_is_written_as_one() -> None:
     assert split_image("localhost/web") == ("localhost/", "web")
     assert split_image("library/nginx") == ("", "library/nginx")
     assert split_image("") == ("", "")
+
+
+def test_a_digest_is_cut_as_runtimes_do() -> None:
+    assert (
+        short_digest(f"shop/web:v1@sha256:821a3097d85c{'6' * 52}")
+        == "shop/web:v1@sha256:821a3097d85c\N{HORIZONTAL ELLIPSIS}"
+    )
+    assert short_digest("shop/web:v1@sha256:821a") == "shop/web:v1@sha256:821a"
 
 
 def test_characters_that_nobody_sees_become_visible() -> None:

@@ -180,10 +180,10 @@ def test_a_timeline_has_durations_and_says_what_nobody_knows() -> None:
     assert "complete not yet" in text
 
 
-def test_clocks_that_differ_are_named() -> None:
+def test_a_step_before_its_cause_is_named() -> None:
     moments = (Moment("pushed", NOW), Moment("received", NOW - timedelta(seconds=2)))
     text = text_of(image_page(replace(CLUSTER.image_page(), timeline=moments), VIEW))
-    assert "The clocks of the machines differ" in text
+    assert "the clocks of machines differ" in text
     assert " \N{MINUS SIGN}2.0 s received" in text
 
 

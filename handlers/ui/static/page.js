@@ -187,7 +187,7 @@ function point(event) {
 }
 
 function walk(event) {
-  const image = document.activeElement?.querySelector?.(":scope > img.strip");
+  const image = document.activeElement?.querySelector?.(":scope img.strip");
   const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -1, ArrowDown: 1 }[event.key];
   if (event.key === "Escape") hide();
   if (!image || !step) return;
