@@ -20,6 +20,7 @@ from handlers.reconcile.objects import DesiredConfigMap, read_warmimages
 from warmhook.distribution import Rates
 from warmhook.images import NotAReference, Reference, parse_reference
 from warmhook.limits import NO_RULES, Tenancy
+from warmhook.localhosts import is_local_host
 from warmhook.manifests import Resolved
 from warmhook.node_report import Report
 from warmhook.peer_rates import RATE
@@ -64,7 +65,9 @@ async def ask_registries(cluster: Cluster, images: Iterable[Reference]) -> tuple
     # Imported here: an HTTP client that other commands do not need.
     from adapters.oci_registry import OciRegistries
 
-    references = sorted({image.as_run.canonical for image in images})
+    named = {image.as_run.canonical for image in images}
+    # A file may be somebody else's, such as a change that a job of a CI looks at.
+    references = sorted(image for image in named if not is_local_host(image.host))
     hosts = {image.host: RegistrySettings(EndpointSettings(image.host)) for image in references}
     registries = OciRegistries(hosts, cluster.clock, lambda _result: None)
     turns = asyncio.Semaphore(_ASKED_AT_ONCE)
@@ -77,7 +80,8 @@ async def ask_registries(cluster: Cluster, images: Iterable[Reference]) -> tuple
         answers = await asyncio.gather(*map(ask, references))
     finally:
         await registries.close()
-    sizes, problems = dict[str, int](), dict[str, str]()
+    sizes = dict[str, int]()
+    problems = {str(image): "a host near this machine is not asked" for image in named.difference(references)}
     for image, answer in zip(references, answers, strict=True):
         if isinstance(answer, Resolved) and answer.size_bytes:
             sizes[str(image)] = sizes[f"{image.name}@{answer.digest}"] = answer.size_bytes

@@ -119,6 +119,12 @@ class ImagePreview:
     pods_unknown: bool = False
     """Whether it depends on Pods that could not be read."""
 
+    key: str = field(init=False)
+    """Of its line."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", line_key(self.warmimage))
+
     @property
     def pulling(self) -> frozenset[str]:
         """The nodes that would pull it."""
@@ -223,29 +229,26 @@ def preview(wanted: Wanted, facts: Facts) -> Preview:
 
 def preview_nodes(previews: Sequence[Preview], facts: Facts) -> list[NodePreview]:
     """What all of them together would bring to each node that one of them concerns; most bytes first."""
-    images = [image for each in previews for image in each.images if image.change != "next push"]
     put: defaultdict[str, list[ImagePreview]] = defaultdict(list)
-    gone: defaultdict[str, set[str]] = defaultdict(set)
-    for image in images:
-        for name in image.nodes if image.change != "removed" else ():
-            put[name].append(image)
+    pulls: defaultdict[str, list[ImagePreview]] = defaultdict(list)
+    for image in (image for each in previews for image in each.images):
+        if image.change in ("new", "changed", "kept"):
+            for name in image.nodes:
+                put[name].append(image)
+            for name in image.pulling:
+                pulls[name].append(image)
     mine = {line_key(warmimage.key) for each in previews for warmimage in each.wanted.before}
-    for each in facts.nodes:
-        gone[each.node.name] = mine & each.lines
     room = _Room(previews, facts)
-    found = [
-        _node_preview(each, put[each.node.name], gone[each.node.name], room)
-        for each in facts.nodes
-        if put[each.node.name] or gone[each.node.name]
-    ]
+    found = []
+    for each in facts.nodes:
+        name, gone = each.node.name, mine & each.lines
+        if put[name] or gone:
+            after = each.lines.difference(gone).union(image.key for image in put[name])
+            found.append(_node_preview(each, after, pulls[name], room))
     return sorted(found, key=lambda node: (-node.pull_bytes, -node.pulls, node.facts.node.name))
 
 
-def _node_preview(facts: NodeFacts, put: Sequence[ImagePreview], gone: Collection[str], room: _Room) -> NodePreview:
-    name = facts.node.name
-    pulls = [image for image in put if name in image.pulling]
-    after = frozenset(facts.lines.difference(gone) | {line_key(image.warmimage) for image in put})
-    refused = room.refused(after) - facts.refused
+def _node_preview(facts: NodeFacts, after: frozenset[str], pulls: Sequence[ImagePreview], room: _Room) -> NodePreview:
     return NodePreview(
         facts,
         len(facts.lines),
@@ -253,7 +256,7 @@ def _node_preview(facts: NodeFacts, put: Sequence[ImagePreview], gone: Collectio
         len(pulls),
         sum(image.size_bytes for image in pulls),
         sum(not image.size_bytes for image in pulls),
-        frozenset(room.keys[key] for key in refused),
+        frozenset(room.keys[key] for key in room.refused(after) - facts.refused),
     )
 
 
