@@ -105,10 +105,9 @@ def has_signed(authorities: bytes, certificate: bytes) -> bool:
     return any(_signed(issuer, leaf) for issuer in [*_read(authorities), *chain])
 
 
-def validity(certificate: bytes) -> tuple[datetime, datetime]:
-    """From when until when the first certificate is valid. Raises `NotACertificate`."""
-    leaf = _read(certificate)[0]
-    return leaf.not_valid_before_utc, leaf.not_valid_after_utc
+def beginning(certificate: bytes) -> datetime:
+    """From when on it is valid; of a chain, its first certificate. Raises `NotACertificate`."""
+    return _read(certificate)[0].not_valid_before_utc
 
 
 def still_valid(authorities: bytes, now: datetime) -> bytes:

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from adapters.certificates import NotACertificate, has_signed, validity
+from adapters.certificates import NotACertificate, beginning, expiry, has_signed
 from adapters.kubernetes import paths
 from adapters.kubernetes.errors import KubernetesError, NotFound
 from adapters.kubernetes.webhook_secret import SECRET, read_admission_secret
@@ -87,7 +87,7 @@ async def _certificate(cluster: Cluster, webhook: Webhook | None, authorities: b
     if not held.certificate:
         return certificate_check(None, now, wanted=webhook is not None)
     try:
-        begins, ends = validity(held.certificate)
+        begins, ends = beginning(held.certificate), expiry(held.certificate)
         trusted = has_signed(authorities, held.certificate) if authorities else None
     except NotACertificate:
         return certificate_check(None, now, wanted=True)

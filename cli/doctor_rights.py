@@ -8,27 +8,18 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
+from adapters.kubernetes import paths
+from adapters.kubernetes.access_reviews import Action, review_access, review_own_access, service_account
 from adapters.kubernetes.errors import KubernetesError, NotFound
+from adapters.kubernetes.webhook_secret import SECRET
 from cli.cluster import Cluster
 from cli.doctor_programs import AGENTS
 from warmhook import doctor
 from warmhook.api import GROUP
 from warmhook.checks import Check
-from warmhook.ports import Object
 from warmhook.rights import AGENT, EACH_ITS_OWN, ONE_PROCESS, RIGHTS, Part, Right
 
-_REVIEWS: Final = "/apis/authorization.k8s.io/v1"
 _AT_ONCE: Final = 8
-_READ: Final = (
-    ("list", "", "nodes", "", False),
-    ("list", GROUP, "warmpolicies", "", False),
-    ("list", GROUP, "warmimages", "", False),
-    ("list", "", "configmaps", "", True),
-    ("get", "", "secrets", "warmhook-tls", True),
-    ("get", "coordination.k8s.io", "leases", "warmhook-watch", True),
-    ("list", "apps", "deployments", "", True),
-)
-"""What the checks read: verb, group, resource, name, and whether only in the namespace of Warmhook."""
 
 
 async def rights(cluster: Cluster, _now: datetime) -> list[Check]:
@@ -42,17 +33,13 @@ async def rights(cluster: Cluster, _now: datetime) -> list[Check]:
     turns = asyncio.Semaphore(_AT_ONCE)
 
     async def review(namespace: str, name: str, right: Right) -> None:
-        user = f"system:serviceaccount:{namespace}:{name}"
-        groups = ["system:serviceaccounts", f"system:serviceaccounts:{namespace}", "system:authenticated"]
-        spec = {"user": user, "groups": groups, **_attributes(right, cluster.system_namespace)}
+        action = _action(right, cluster.system_namespace)
         async with turns:
             try:
-                answer = await cluster.kubernetes.create(f"{_REVIEWS}/subjectaccessreviews", {"spec": spec})
+                if not await review_access(cluster.kubernetes, service_account(namespace, name), action):
+                    missing[f"{namespace}/{name}"].append(right)
             except KubernetesError as error:
                 problems.append(str(error))
-                return
-        if not (answer.get("status") or {}).get("allowed"):
-            missing[f"{namespace}/{name}"].append(right)
 
     wanted = [
         (namespace, name, right)
@@ -68,18 +55,20 @@ async def rights(cluster: Cluster, _now: datetime) -> list[Check]:
 
 async def own_rights(cluster: Cluster, _now: datetime) -> list[Check]:
     """What the caller may not read."""
-
-    async def review(verb: str, group: str, resource: str, name: str, in_system: bool) -> str:
-        attributes = {"verb": verb, "group": group, "resource": resource, "name": name}
-        if in_system:
-            attributes["namespace"] = cluster.system_namespace
-        body = {"spec": {"resourceAttributes": attributes}}
-        answer = await cluster.kubernetes.create(f"{_REVIEWS}/selfsubjectaccessreviews", body)
-        where = f" in {cluster.system_namespace}" if in_system else ""
-        return "" if (answer.get("status") or {}).get("allowed") else f"{verb} {resource}{where}"
-
-    missing = await asyncio.gather(*(review(*each) for each in _READ))
-    return [doctor.own_rights_check([each for each in missing if each])]
+    system = cluster.system_namespace
+    reads = (
+        Action("list", "nodes"),
+        Action("list", "warmpolicies", GROUP),
+        Action("list", "warmimages", GROUP),
+        Action("list", "configmaps", namespace=system),
+        Action("get", "secrets", namespace=system, name=SECRET),
+        Action("get", "leases", "coordination.k8s.io", system, "warmhook-watch"),
+        Action("list", "deployments", "apps", system),
+    )
+    allowed = await asyncio.gather(*(review_own_access(cluster.kubernetes, read) for read in reads))
+    missing = [read for read, may in zip(reads, allowed, strict=True) if not may]
+    names = [f"{read.verb} {read.resource}" + (f" in {system}" if read.namespace else "") for read in missing]
+    return [doctor.own_rights_check(names)]
 
 
 async def _accounts(cluster: Cluster) -> Mapping[str, Sequence[Part]]:
@@ -91,7 +80,7 @@ async def _accounts(cluster: Cluster) -> Mapping[str, Sequence[Part]]:
 async def _exists(cluster: Cluster, namespace: str, name: str, *, unknown: bool = True) -> bool:
     """Whether a ServiceAccount exists; `unknown` if it cannot be read."""
     try:
-        await cluster.kubernetes.get(f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}", metadata_only=True)
+        await cluster.kubernetes.get(paths.service_accounts(namespace, name), metadata_only=True)
     except NotFound:
         return False
     except KubernetesError:
@@ -99,15 +88,9 @@ async def _exists(cluster: Cluster, namespace: str, name: str, *, unknown: bool 
     return True
 
 
-def _attributes(right: Right, system_namespace: str) -> Object:
+def _action(right: Right, system_namespace: str) -> Action:
     if right.resource.startswith("/"):
-        return {"nonResourceAttributes": {"verb": right.verb, "path": right.resource}}
+        return Action(right.verb, "", path=right.resource)
     resource, _, subresource = right.resource.partition("/")
-    found = {"verb": right.verb, "group": right.group, "resource": resource}
-    if subresource:
-        found["subresource"] = subresource
-    if right.name:
-        found["name"] = right.name
-    if right.in_system:
-        found["namespace"] = system_namespace
-    return {"resourceAttributes": found}
+    namespace = system_namespace if right.in_system else ""
+    return Action(right.verb, resource, right.group, namespace, right.name, subresource)

@@ -39,16 +39,27 @@ class Action:
     """Empty: in all namespaces, or of the cluster."""
     name: str = ""
     """Empty: any."""
+    subresource: str = ""
+    path: str = ""
+    """For what is no resource, which is then empty."""
 
     def __str__(self) -> str:
         where = f" in the namespace {self.namespace}" if self.namespace else ""
         return f"{self.verb} {self.resource}{where}"
 
-    def attributes(self) -> dict[str, str]:
-        """The `resourceAttributes` of a review."""
-        named = {"verb": self.verb, "group": self.group, "resource": self.resource}
+    def as_attributes(self) -> Object:
+        """The part of the spec of a review that says it."""
+        if self.path:
+            return {"nonResourceAttributes": {"verb": self.verb, "path": self.path}}
+        named = {"verb": self.verb, "group": self.group, "resource": self.resource, "subresource": self.subresource}
         named |= {"namespace": self.namespace, "name": self.name}
-        return {field: value for field, value in named.items() if value or field == "group"}
+        return {"resourceAttributes": {field: value for field, value in named.items() if value or field == "group"}}
+
+
+def service_account(namespace: str, name: str) -> User:
+    """A ServiceAccount as its tokens authenticate it."""
+    groups = ("system:serviceaccounts", f"system:serviceaccounts:{namespace}", "system:authenticated")
+    return User(f"system:serviceaccount:{namespace}:{name}", groups=groups)
 
 
 async def review_token(kubernetes: Kubernetes, token: str) -> User | None:
@@ -75,7 +86,7 @@ async def review_access(kubernetes: Kubernetes, user: User, action: Action) -> b
         "user": user.name,
         "groups": list(user.groups),
         "extra": {key: list(values) for key, values in user.extra},
-        "resourceAttributes": action.attributes(),
+        **action.as_attributes(),
     }
     if user.uid:
         spec["uid"] = user.uid
@@ -84,11 +95,9 @@ async def review_access(kubernetes: Kubernetes, user: User, action: Action) -> b
 
 
 async def review_own_access(kubernetes: Kubernetes, action: Action) -> bool:
-    """Whether whoever sends the request may do it. Raises as `review_token`."""
-    spec = {"resourceAttributes": action.attributes()}
-    status = await _review(
-        kubernetes, paths.OWN_ACCESS_REVIEWS, "authorization.k8s.io/v1", "SelfSubjectAccessReview", spec
-    )
+    """Whether the client itself may do it. Raises as `review_token`."""
+    path, spec = paths.OWN_ACCESS_REVIEWS, action.as_attributes()
+    status = await _review(kubernetes, path, "authorization.k8s.io/v1", "SelfSubjectAccessReview", spec)
     return status.get("allowed") is True
 
 
