@@ -17,6 +17,8 @@ from warmhook.ports import Object
 
 KINDS: Final = {"WarmPolicy": "warmpolicies", "WarmImage": "warmimages"}
 
+_VALUES_MAX: Final = 200_000
+
 
 @dataclass(frozen=True, slots=True)
 class Manifests:
@@ -57,16 +59,7 @@ def read_manifests(files: Iterable[str], namespace: str, *, given: bool) -> Mani
 
 def _documents(file: str) -> Iterator[Object]:
     name = "standard input" if file == "-" else file
-    try:
-        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-        documents = decode_all(content.decode())
-    except OSError as error:
-        raise Unusable(f"{file}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise Failed(f"{name}: is not UTF-8") from None
-    except yaml.YAMLError as error:
-        raise Failed(f"{name}: is no YAML: {_place(error)}") from None
-    for document in documents:
+    for document in _decoded(file, name):
         if document is None:
             continue
         if not isinstance(document, dict):
@@ -76,6 +69,23 @@ def _documents(file: str) -> Iterator[Object]:
         for item in items if isinstance(items, list) else [document]:
             if isinstance(item, dict):
                 yield item
+
+
+def _decoded(file: str, name: str) -> list[Any]:
+    try:
+        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        documents = decode_all(content.decode())
+    except OSError as error:
+        raise Unusable(f"{file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise Failed(f"{name}: is not UTF-8") from None
+    except yaml.YAMLError as error:
+        raise Failed(f"{name}: is no YAML: {_place(error)}") from None
+    except RecursionError:
+        raise Failed(f"{name}: is nested too deeply") from None
+    if not _is_bounded(documents):
+        raise Failed(f"{name}: has more than {_VALUES_MAX} values")
+    return documents
 
 
 def _complete(obj: Object, file: str, namespace: str, *, given: bool) -> Object:
@@ -90,6 +100,18 @@ def _complete(obj: Object, file: str, namespace: str, *, given: bool) -> Object:
         raise Unusable(f"{file}: {obj['kind']} {name} is in namespace {own}, and -n says {namespace}")
     kept = {key: metadata[key] for key in ("labels", "annotations") if key in metadata}
     return {**obj, "metadata": {"name": name, "namespace": own, **kept}}
+
+
+def _is_bounded(documents: list[Any]) -> bool:
+    """Whether the documents have few values, each alias counted as what it stands for."""
+    left, count = list(documents), 0
+    while left and count <= _VALUES_MAX:
+        value, count = left.pop(), count + 1
+        if isinstance(value, dict):
+            left += value.values()
+        elif isinstance(value, list):
+            left += value
+    return count <= _VALUES_MAX
 
 
 def _place(error: yaml.YAMLError) -> str:

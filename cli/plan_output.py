@@ -136,34 +136,43 @@ def _planned_object(planned: Planned) -> dict[str, Any]:
 
 def _image_object(image: ImagePreview) -> dict[str, Any]:
     known = bool(image.size_bytes)
-    return {
-        "warmimage": str(image.warmimage),
-        "image": image.image,
-        "change": image.change,
-        "nodes": None if image.pods_unknown else len(image.nodes),
-        "present": len(image.present),
-        "otherPlatform": len(image.lacking),
-        "pulling": sorted(image.pulling),
-        "sizeBytes": image.size_bytes if known else None,
-        "pullBytes": image.size_bytes * len(image.pulling) if known else None,
-        "distribution": image.outcome or None,
-        "registryReaders": image.readers if image.outcome else None,
-        "estimatedSeconds": round(image.seconds, 1) if image.seconds else None,
-    }
+    return _known(
+        {
+            "warmimage": str(image.warmimage),
+            "image": image.image,
+            "change": image.change,
+            "nodes": None if image.pods_unknown else len(image.nodes),
+            "present": len(image.present),
+            "otherPlatform": len(image.lacking),
+            "pulling": sorted(image.pulling),
+            "sizeBytes": image.size_bytes if known else None,
+            "pullBytes": image.size_bytes * len(image.pulling) if known else None,
+            "distribution": image.outcome or None,
+            "registryReaders": image.readers if image.outcome else None,
+            "estimatedSeconds": round(image.seconds, 1) if image.seconds else None,
+        }
+    )
 
 
 def _node_object(node: NodePreview) -> dict[str, Any]:
     facts = node.facts
-    return {
-        "name": facts.node.name,
-        "imagesBefore": node.lines_before,
-        "imagesAfter": node.lines_after,
-        "pulls": node.pulls,
-        "pullBytes": node.pull_bytes,
-        "unknownSizes": node.unknown_sizes,
-        "estimatedDiskBytes": round(node.needed_bytes),
-        "freeBytesAtMost": round(facts.usable_bytes) if facts.disk_bytes else None,
-        "diskPressure": facts.disk_pressure,
-        "withoutRoom": sorted(map(str, node.refused)),
-        "hasReport": facts.report is not None,
-    }
+    return _known(
+        {
+            "name": facts.node.name,
+            "imagesBefore": node.lines_before,
+            "imagesAfter": node.lines_after,
+            "pulls": node.pulls,
+            "pullBytes": node.pull_bytes,
+            "unknownSizes": node.unknown_sizes,
+            "estimatedDiskBytes": round(node.needed_bytes),
+            "freeBytesAtMost": round(facts.usable_bytes) if facts.disk_bytes else None,
+            "diskPressure": facts.disk_pressure,
+            "withoutRoom": sorted(map(str, node.refused)),
+            "hasReport": facts.report is not None,
+        }
+    )
+
+
+def _known(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields without those that are unknown."""
+    return {name: value for name, value in fields.items() if value is not None}
