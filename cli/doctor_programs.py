@@ -13,6 +13,7 @@ from adapters.kubernetes import paths
 from adapters.kubernetes.errors import KubernetesError, NotFound
 from adapters.strictyaml import decode
 from cli.cluster import Cluster
+from cli.program_settings import read_settings
 from warmhook import doctor, doctor_objects
 from warmhook.checks import Check
 from warmhook.doctor import Workload
@@ -23,7 +24,6 @@ AGENTS: Final = "warmhook-agents"
 _DAEMON_SET: Final = "warmhook-agent"
 _QUOTA: Final = "warmhook-critical-pods"
 _CONFIG: Final = "warmhook-config"
-_KEY: Final = "config.yaml"
 _RECEIVERS: Final = ("warmhook-web", "warmhook-receiver")
 
 
@@ -122,20 +122,10 @@ def _count(text: object) -> int | None:
 async def _sources(cluster: Cluster) -> Sequence[str] | None:
     """The names of the configured sources; `None` if the configuration of the receiver cannot be found."""
     try:
-        for deployment in await _deployments(cluster):
-            if deployment["metadata"]["name"] in _RECEIVERS and (name := _config_name(deployment)):
-                config = await cluster.kubernetes.get(paths.configmaps(cluster.system_namespace, name))
-                return _names((config.get("data") or {}).get(_KEY, ""))
+        found = await read_settings(cluster, _RECEIVERS, _CONFIG)
     except KubernetesError:
         return None
-    return None
-
-
-def _config_name(deployment: Object) -> str:
-    template = (deployment.get("spec") or {}).get("template") or {}
-    volumes = (template.get("spec") or {}).get("volumes") or []
-    names = (str((volume.get("configMap") or {}).get("name", "")) for volume in volumes)
-    return next((name for name in names if name.startswith(_CONFIG)), "")
+    return None if found is None else _names(found.config)
 
 
 def _names(text: str) -> Sequence[str] | None:

@@ -11,10 +11,11 @@ from typing import Any, Final
 
 from adapters.env import BadSetting
 from adapters.kubernetes import paths
-from adapters.kubernetes.errors import KubernetesError, NotFound, Refused
+from adapters.kubernetes.errors import KubernetesError, Refused
 from adapters.kubernetes.nodes import FULL_PAGE, disk_bytes, has_disk_pressure, listed_images, read_node
 from adapters.registry_settings import EndpointSettings, RegistrySettings
 from cli.cluster import Cluster
+from cli.program_settings import read_settings
 from handlers.namespaces import read_tenancy_of
 from handlers.reconcile.objects import DesiredConfigMap, read_warmimages
 from warmhook.distribution import Rates
@@ -30,7 +31,6 @@ from warmhook.warmimages import ObjectKey, WarmImage
 
 _HANDLERS: Final = "warmhook-handlers"
 _CONFIG: Final = "warmhook-handlers-config"
-_KEY: Final = "config.yaml"
 _ASKED_AT_ONCE: Final = 8
 
 
@@ -167,41 +167,19 @@ async def _warmimages(
 
 async def _installation(cluster: Cluster) -> tuple[Tenancy, Rates, str]:
     """The limits of namespaces and the rates that handlers assume, from the configuration of the handlers."""
-    namespace, rates = cluster.system_namespace, Rates(RATE, RATE)
+    rates = Rates(RATE, RATE)
     try:
-        deployment = await cluster.kubernetes.get(f"{paths.workloads('Deployment', namespace)}/{_HANDLERS}")
-        environ = _environ(deployment)
+        found = await read_settings(cluster, (_HANDLERS,), _CONFIG)
+        if found is None:
+            where = f"{_HANDLERS} in {cluster.system_namespace}"
+            return NO_RULES, rates, f"the defaults are assumed: there is no Deployment {where}"
+        environ = found.environ
         rates = Rates(
             _number(environ.get("WARMHOOK_REGISTRY_RATE"), RATE), _number(environ.get("WARMHOOK_NODE_RATE"), RATE)
         )
-        name = _config_name(deployment)
-        if not name:
-            return NO_RULES, rates, ""
-        config = await cluster.kubernetes.get(paths.configmaps(namespace, name))
-        return read_tenancy_of((config.get("data") or {}).get(_KEY, "")), rates, ""
-    except NotFound:
-        return NO_RULES, rates, f"the defaults are assumed: there is no Deployment {_HANDLERS} in {namespace}"
-    except KubernetesError as error:
+        return read_tenancy_of(found.config), rates, ""
+    except (KubernetesError, BadSetting) as error:
         return NO_RULES, rates, f"the defaults are assumed: {error}"
-    except BadSetting as error:
-        return NO_RULES, rates, f"the defaults are assumed: {error}"
-
-
-def _template(deployment: Object) -> Mapping[str, Any]:
-    spec: Mapping[str, Any] = ((deployment.get("spec") or {}).get("template") or {}).get("spec") or {}
-    return spec
-
-
-def _environ(deployment: Object) -> dict[str, str]:
-    containers = _template(deployment).get("containers") or []
-    listed = [variable for container in containers for variable in container.get("env") or ()]
-    return {variable["name"]: str(variable.get("value", "")) for variable in listed if "name" in variable}
-
-
-def _config_name(deployment: Object) -> str:
-    volumes = _template(deployment).get("volumes") or []
-    names = [str((volume.get("configMap") or {}).get("name", "")) for volume in volumes]
-    return next((name for name in names if name.startswith(_CONFIG)), "")
 
 
 def _number(text: str | None, default: float) -> float:
