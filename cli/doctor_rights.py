@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Final
 
 from adapters.kubernetes import paths
-from adapters.kubernetes.access_reviews import Action, review_access, review_own_access, service_account
+from adapters.kubernetes.access_reviews import Action, action_of, review_access, review_own_access, service_account
 from adapters.kubernetes.errors import KubernetesError, NotFound
 from adapters.kubernetes.webhook_secret import SECRET
 from cli.cluster import Cluster
@@ -33,7 +33,7 @@ async def rights(cluster: Cluster, _now: datetime) -> list[Check]:
     turns = asyncio.Semaphore(_AT_ONCE)
 
     async def review(namespace: str, name: str, right: Right) -> None:
-        action = _action(right, cluster.system_namespace)
+        action = action_of(right, cluster.system_namespace)
         async with turns:
             try:
                 if not await review_access(cluster.kubernetes, service_account(namespace, name), action):
@@ -86,11 +86,3 @@ async def _exists(cluster: Cluster, namespace: str, name: str, *, unknown: bool 
     except KubernetesError:
         return unknown
     return True
-
-
-def _action(right: Right, system_namespace: str) -> Action:
-    if right.resource.startswith("/"):
-        return Action(right.verb, "", path=right.resource)
-    resource, _, subresource = right.resource.partition("/")
-    namespace = system_namespace if right.in_system else ""
-    return Action(right.verb, resource, right.group, namespace, right.name, subresource)

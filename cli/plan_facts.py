@@ -49,7 +49,7 @@ async def gather(cluster: Cluster, namespaces: Collection[str]) -> Gathered:
     """All but the nodes of Pods, which depend on what is wanted. Nodes must be readable. Raises `KubernetesError`."""
     unread: dict[str, str] = {}
     nodes, reports, warmimages, installation = await asyncio.gather(
-        _nodes(cluster), _reports(cluster, unread), _warmimages(cluster, namespaces, unread), _installation(cluster)
+        _nodes(cluster), _reports(cluster, unread), _warmimages(cluster, namespaces, unread), read_installation(cluster)
     )
     tenancy, rates, tenancy_unknown = installation
     desired, by_node = reports
@@ -165,7 +165,7 @@ async def _warmimages(
     return found
 
 
-async def _installation(cluster: Cluster) -> tuple[Tenancy, Rates, str]:
+async def read_installation(cluster: Cluster) -> tuple[Tenancy, Rates, str]:
     """The limits of namespaces and the rates that handlers assume, from the configuration of the handlers."""
     rates = Rates(RATE, RATE)
     try:

@@ -13,6 +13,7 @@ from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.errors import KubernetesError, Refused, Unavailable
 from warmhook.ports import Object
+from warmhook.rights import Right
 
 _NAME_MAX: Final = 1024
 """Characters of the name of a user that are kept."""
@@ -54,6 +55,15 @@ class Action:
         named = {"verb": self.verb, "group": self.group, "resource": self.resource, "subresource": self.subresource}
         named |= {"namespace": self.namespace, "name": self.name}
         return {"resourceAttributes": {field: value for field, value in named.items() if value or field == "group"}}
+
+
+def action_of(right: Right, system_namespace: str) -> Action:
+    """What a part of the programs does by a right that it has."""
+    if right.resource.startswith("/"):
+        return Action(right.verb, "", path=right.resource)
+    resource, _, subresource = right.resource.partition("/")
+    namespace = system_namespace if right.in_system else ""
+    return Action(right.verb, resource, right.group, namespace, right.name, subresource)
 
 
 def service_account(namespace: str, name: str) -> User:
