@@ -22,6 +22,7 @@ PAGES: Final = {
     "index": ROOT / "README.md",
     "changelog": ROOT / "CHANGELOG.md",
     "contributing": ROOT / "CONTRIBUTING.md",
+    "security": ROOT / "SECURITY.md",
     **{path.stem: path for path in sorted((ROOT / "docs").glob("*.md"))},
 }
 """The file of each page."""
