@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ import yaml
 
 from devcluster.nodes import architecture
 from devcluster.registry.images import incompressible_image
-from tests.e2e.stack import SECRET, Options, open_stack
-from tests.observability.files import RULES, queries, with_variables
+from tests.e2e.stack import SECRET, Options, Stack, open_stack
+from tests.observability.files import RULES, queries
 from tests.observability.programs import OF_THE_SCRAPE, exposed
 from tests.real.programs import eventually, free_port, need, real_time, running
 from tests.real.registry import push_image, start_docker_registry
+from tests.support.stack import source_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.containerd]
 
@@ -28,8 +30,9 @@ PUSH_TO_WARM = "Push to warm, 95 %"
 
 @dataclass(frozen=True, slots=True)
 class Scraped(Options):
-    """A stack whose agents have metrics at known ports."""
+    """A stack with a receiver of its own, and agents whose metrics are at known ports."""
 
+    receiver_port: int = field(default_factory=free_port)
     ports: Mapping[str, int] = field(default_factory=lambda: {f"agent-{node}": free_port() for node in NODES})
 
     async def environ(self, name: str) -> Mapping[str, str]:
@@ -39,22 +42,32 @@ class Scraped(Options):
 
     def configuration(self) -> dict[str, Any]:
         """Of a Prometheus that scrapes all of them often."""
-        agents = [
-            {
-                "targets": [f"127.0.0.1:{port}"],
-                "labels": {"namespace": "warmhook-agents", "node": name.removeprefix("agent-")},
-            }
-            for name, port in self.ports.items()
-        ]
-        web = {"targets": [f"127.0.0.1:{self.web_port}"], "labels": {"namespace": "warmhook-system"}}
+        jobs = {
+            "warmhook-web": [_target(self.receiver_port, "warmhook-system")],
+            "warmhook-handlers": [_target(self.web_port, "warmhook-system")],
+            "warmhook-agent": [
+                _target(port, "warmhook-agents", node=name.removeprefix("agent-")) for name, port in self.ports.items()
+            ],
+        }
         return {
             "global": {"scrape_interval": "300ms", "scrape_timeout": "300ms", "evaluation_interval": "300ms"},
             "rule_files": [str(RULES)],
-            "scrape_configs": [
-                {"job_name": "warmhook-handlers", "static_configs": [web]},
-                {"job_name": "warmhook-agent", "static_configs": agents},
-            ],
+            "scrape_configs": [{"job_name": job, "static_configs": targets} for job, targets in jobs.items()],
         }
+
+
+def _target(port: int, namespace: str, **labels: str) -> dict[str, Any]:
+    return {"targets": [f"127.0.0.1:{port}"], "labels": {"namespace": namespace, **labels}}
+
+
+async def start_receiver(stack: Stack, options: Scraped) -> None:
+    """A `web` that receives webhooks and does not watch, as the Deployment `warmhook-web` runs it."""
+    await stack.cluster.start_web(
+        [source_of(options.registry)],
+        port=options.receiver_port,
+        environ={"WARMHOOK_SERVE": "webhooks,metrics"},
+        command=(sys.executable, "-m", "handlers"),
+    )
 
 
 class Prometheus:
@@ -74,6 +87,14 @@ class Prometheus:
         """The values of an instant query, without those that are no number."""
         found = (await self.get("query", query=query))["result"]
         return [float(each["value"][1]) for each in found if each["value"][1] != "NaN"]
+
+    async def has(self, query: str, value: float) -> bool:
+        """Whether the query has this one value now."""
+        return await self.values(query) == [value]
+
+    async def alerts(self) -> dict[str, dict[str, str]]:
+        """The annotations of the alerts that are pending or firing."""
+        return {alert["labels"]["alertname"]: alert["annotations"] for alert in (await self.get("alerts"))["alerts"]}
 
     async def ready(self) -> bool:
         """Whether it answers."""
@@ -99,41 +120,77 @@ async def prometheus(folder: Path, configuration: dict[str, Any]) -> AsyncIterat
             yield server
 
 
-@real_time
-async def test_a_real_prometheus_answers_every_query_and_shows_a_push(tmp_path: Path) -> None:
+@contextlib.asynccontextmanager
+async def scraped(folder: Path) -> AsyncIterator[tuple[Stack, Prometheus, Scraped]]:
+    """A stack with nodes, all of whose programs Prometheus has scraped."""
     need("promtool", "prometheus")
-    options = Scraped("127.0.0.1:0")
-    async with start_docker_registry(notify_url=options.webhook_url, headers={"Authorization": SECRET}) as registry:
-        options = Scraped(registry.host, web_port=options.web_port)
+    options = Scraped("127.0.0.1:0", agent={"WARMHOOK_CHECK_SECONDS": "1"})
+    notify_url = f"http://127.0.0.1:{options.receiver_port}/webhooks/registry"
+    async with start_docker_registry(notify_url=notify_url, headers={"Authorization": SECRET}) as registry:
+        options = replace(options, registry=registry.host)
         async with (
             open_stack(options, nodes=NODES) as stack,
-            prometheus(tmp_path, options.configuration()) as server,
+            prometheus(folder, options.configuration()) as server,
         ):
+            await start_receiver(stack, options)
+            await stack.eventually(lambda: server.has("sum(up)", 4), what="Prometheus scrapes all programs")
+            await stack.eventually(lambda: server.has("max(warmhook_leader)", 1), what="web leads")
+            yield stack, server, options
 
-            async def has(query: str, value: float) -> bool:
-                return await server.values(query) == [value]
 
-            await stack.eventually(lambda: has("sum(up)", 3), what="Prometheus scrapes all programs")
-            await stack.eventually(lambda: has("max(warmhook_leader)", 1), what="web leads")
-            await stack.apply_policy({"push": [{"repository": f"{registry.host}/shop/**"}]})
-            image = incompressible_image(1, "observed", platform=f"linux/{architecture()}")
-            name = await push_image(registry.host, "shop/app", "1.0", image)
-            await stack.becomes(name, "2/2")
-            await stack.eventually(
-                lambda: has("sum(increase(warmhook_push_to_warm_seconds_count[5m]) > bool 0)", 1),
-                what="Prometheus has seen the push",
-            )
-            await stack.eventually(lambda: has('sum(warmhook_lines{state="warm"})', 2), what="both lines are warm")
+@real_time
+async def test_a_real_prometheus_answers_every_query_and_shows_a_push(tmp_path: Path) -> None:
+    async with scraped(tmp_path) as (stack, server, options):
+        await stack.apply_policy({"push": [{"repository": f"{options.registry}/shop/**"}]})
+        image = incompressible_image(1, "observed", platform=f"linux/{architecture()}")
+        name = await push_image(options.registry, "shop/app", "1.0", image)
+        await stack.becomes(name, "2/2")
+        seen = "sum(increase(warmhook_push_to_warm_seconds_count[5m]) > bool 0)"
+        await stack.eventually(lambda: server.has(seen, 1), what="Prometheus has seen the push")
+        await stack.eventually(lambda: server.has('sum(warmhook_lines{state="warm"})', 2), what="both lines are warm")
 
-            asked = queries()
-            answers = {each: await server.get("query", query=query) for each, query in asked.items()}
-            assert len(answers) > 80
-            shown = [query for each, query in asked.items() if PUSH_TO_WARM in each]
-            (seconds,) = await server.values(with_variables(shown[0]))
-            assert 0 < seconds < 60
-            await rules_are_evaluated(server)
-            await series_are_those_of_the_programs(server)
-            await nothing_is_alarming(server)
+        asked = queries()
+        answers = {each: await server.get("query", query=query) for each, query in asked.items()}
+        assert len(answers) > 80
+        (shown,) = [query for each, query in asked.items() if PUSH_TO_WARM in each]
+        (seconds,) = await server.values(shown)
+        assert 0 < seconds < 60
+        await rules_are_evaluated(server)
+        await series_are_those_of_the_programs(server)
+        # The receiver neither leads nor has a certificate, which must not look like a fault.
+        assert await server.alerts() == {}
+
+
+@real_time
+async def test_faults_of_real_programs_begin_alerts_that_say_where(tmp_path: Path) -> None:
+    async with scraped(tmp_path) as (stack, server, options):
+        url = f"http://127.0.0.1:{options.receiver_port}/webhooks/registry"
+
+        async def alarms(name: str, words: str) -> bool:
+            alert = (await server.alerts()).get(name, {})
+            return words in f"{alert.get('summary')} {alert.get('description')}"
+
+        async def is_rejected() -> bool:
+            answer = await stack.http.post(url, json={"events": []}, headers={"authorization": "wrong"})
+            assert answer.status_code == 401
+            return await alarms("WarmhookDeliveriesRejected", "the source registry were unauthorized")
+
+        await stack.eventually(is_rejected, what="deliveries with a wrong secret begin an alert")
+        await stack.runtimes["node-2"].kill()
+        await stack.eventually(
+            lambda: alarms("WarmhookRuntimeDown", "The first of them: node-2"),
+            what="a runtime that ended begins an alert",
+        )
+        await stack.agents["node-1"].kill()
+        await stack.eventually(
+            lambda: alarms("WarmhookAgentsSilent", "The first of them: node-1"),
+            what="an agent that ended begins an alert",
+        )
+        await stack.cluster.webs[options.receiver_port].kill()
+        await stack.eventually(
+            lambda: alarms("WarmhookDown", "No Pod of warmhook-web answers"),
+            what="a receiver that ended begins an alert",
+        )
 
 
 async def rules_are_evaluated(server: Prometheus) -> None:
@@ -151,8 +208,3 @@ async def series_are_those_of_the_programs(server: Prometheus) -> None:
         metric = each.pop("__name__")
         if not metric.endswith("_created"):
             assert each.keys() <= known[metric] | OF_THE_SCRAPE, metric
-
-
-async def nothing_is_alarming(server: Prometheus) -> None:
-    alerts = {alert["labels"]["alertname"] for alert in (await server.get("alerts"))["alerts"]}
-    assert alerts == set()
