@@ -162,7 +162,7 @@ def _installation(facts: Facts, origin: Origin | None, *, unwritten: bool) -> Ch
         problems.insert(0, webhook)
     found = first_problem(problems)
     if found is None:
-        return Check("installation", "ok", "nothing is wrong with it, as far as this image needs it")
+        return Check("installation", "ok", "in order, as far as this image needs it")
     if unwritten:
         return found
     message = f"{found.message}; this image does not wait for it"

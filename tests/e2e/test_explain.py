@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from devcluster.nodes import architecture
-from devcluster.registry.images import incompressible_image
+from devcluster.registry.images import incompressible_image, write_image
 from devcluster.registry.serve import serve_registry
 from tests.e2e.stack import Options, Stack, open_stack
 from tests.real.programs import eventually, need, real_time
@@ -105,8 +105,8 @@ async def test_an_operator_mends_one_thing_after_another_until_the_image_is_warm
         mend = (await names(stack, name, "placement", "NotSelected")).mend
         assert (await run(stack, "sh", "-c", mend)).status == 0
         # The image arrives.
-        await stack.push(registry, "shop/app", "v1", image)
         mend = (await names(stack, name, "runtime", "NotFound")).mend.partition(", then: ")[2]
+        write_image(registry.root, "shop/app", "v1", image)
         assert (await run(stack, "sh", "-c", mend)).status == 0
         await stack.becomes(name, "1/1")
         told = await explain(stack, name)
@@ -118,8 +118,8 @@ async def test_an_operator_mends_one_thing_after_another_until_the_image_is_warm
             assert (await explain(stack, asked)).status == 0
         # The runtime ends.
         await stack.stop(stack.runtimes[NODE])
+        await stack.apply_policy({"push": [{"repository": f"{registry.host}/shop/**"}]})
         await stack.push(registry, "shop/app", "v2", image)
-        await stack.apply_policy({"push": [{"repository": f"{registry.host}/shop/**", "keep": 2}]})
         down = await names(stack, f"{registry.host}/shop/app:v2", "runtime", "RuntimeDown")
         assert "does not reach the runtime" in down.output
 
