@@ -25,6 +25,7 @@ from cli.explain_objects import (
     webhook_state,
 )
 from cli.explain_rights import denied_rights
+from cli.plan_facts import read_installation
 from handlers.reconcile.objects import read_policy_object, read_warmimages
 from warmhook.api import REPOSITORY_LABEL
 from warmhook.delivery_records import DeliveryRecord
@@ -43,7 +44,7 @@ from warmhook.explain_facts import (
     is_image,
 )
 from warmhook.images import Reference
-from warmhook.limits import NO_RULES
+from warmhook.limits import NO_RULES, Tenancy
 from warmhook.node_lines import desired_name
 from warmhook.node_report import report_name
 from warmhook.placement import Node, PodQuery, RunningNodes, pod_queries
@@ -82,7 +83,8 @@ async def gather(cluster: Cluster, question: Question, image: Reference) -> Fact
         question.agents_namespace,
     )
     facts = await _read_policies(cluster, question, facts)
-    facts = await _read_chain(_Reading(cluster, facts))
+    tenancy, _, _ = await read_installation(cluster)
+    facts = await _read_chain(_Reading(cluster, facts, tenancy))
     reading = _Reading(cluster, facts)
     webhook, others, running = await asyncio.gather(reading.webhook(), reading.others(), reading.running())
     return replace(facts, webhook=webhook, others=others, running=running)
@@ -166,6 +168,8 @@ class _Reading:
 
     cluster: Cluster
     facts: Facts
+    tenancy: Tenancy = NO_RULES
+    """The limits of namespaces; without rules if they could not be read: then the statuses say what they refuse."""
 
     async def _get(self, path: str, resource: str, namespace: str = "") -> Read[Object | None]:
         async def get() -> Object | None:
@@ -188,7 +192,7 @@ class _Reading:
         except KubernetesError as error:
             return refused(error, "list", "warmimages", namespace), (), ()
         objects = {obj["metadata"]["uid"]: obj for found in lists for obj in found.items}
-        found = await read_warmimages(objects.values(), NO_RULES)
+        found = await read_warmimages(objects.values(), self.tenancy)
         by_key = {ObjectKey(obj["metadata"]["namespace"], obj["metadata"]["name"]): obj for obj in objects.values()}
         states = tuple(
             image_state(warmimage, by_key[key], self.facts.node_name)

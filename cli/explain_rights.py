@@ -1,94 +1,56 @@
-"""Ask the API server what the ServiceAccounts of Warmhook may not do, of what an image needs."""
+"""Ask the API server what the ServiceAccounts of Warmhook may not do, of what an image needs to get onto a node."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
+from adapters.kubernetes.access_reviews import Action, User, review_access
 from adapters.kubernetes.errors import KubernetesError, NotFound
 from adapters.kubernetes.paths import service_accounts
 from cli.cluster import Cluster
 from cli.explain_objects import refused
 from warmhook.explain_facts import Read, Unread
+from warmhook.rights import RIGHTS, Part, Right, account_of
 
-_REVIEWS: Final = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
-_GROUP: Final = "warmhook.dev"
-
-
-class _Right(NamedTuple):
-    verb: str
-    resource: str
-    group: str = ""
-    subresource: str = ""
-    system: bool = False
-    """In the namespace of Warmhook; otherwise in the cluster."""
-
-    def __str__(self) -> str:
-        return f"{self.verb} {self.resource}" + (f"/{self.subresource}" if self.subresource else "")
-
-
-_RIGHTS: Final[Mapping[str, tuple[_Right, ...]]] = {
-    "web": (
-        _Right("list", "warmpolicies", _GROUP),
-        *(_Right(verb, "warmimages", _GROUP) for verb in ("list", "create", "patch")),
-    ),
-    "handlers": (
-        _Right("list", "nodes"),
-        _Right("list", "warmpolicies", _GROUP),
-        *(_Right(verb, "warmimages", _GROUP) for verb in ("list", "create", "patch", "delete")),
-        _Right("patch", "warmimages", _GROUP, "status"),
-        *(_Right(verb, "configmaps", system=True) for verb in ("list", "create", "patch")),
-    ),
-    "agent": (
-        _Right("get", "nodes"),
-        *(_Right(verb, "configmaps", system=True) for verb in ("get", "list", "watch", "create", "patch")),
-    ),
-}
-"""By part what it needs so that an image comes onto a node; the manifests give more."""
+_NEEDED: Final = frozenset({"nodes", "warmpolicies", "warmimages", "configmaps"})
+"""Resources without whose rights no image gets onto a node."""
+_PARTS: Final[Mapping[Part, str]] = {"receiver": "web", "handlers": "handlers", "agent": "agent"}
+"""Each with its name for people."""
 
 
 async def denied_rights(cluster: Cluster, agents_namespace: str) -> Read[Mapping[str, tuple[str, ...]]]:
     """By part what it may not do. A part whose ServiceAccount does not exist runs under another, and is left out."""
-    system = cluster.system_namespace
-    accounts = {"web": (system, "warmhook-receiver"), "handlers": (system, "warmhook-handlers")}
-    accounts["agent"] = (agents_namespace, "warmhook-agent")
-    parts = await asyncio.gather(*(_denied(cluster, *account, _RIGHTS[part]) for part, account in accounts.items()))
-    for found in parts:
+    namespaces = {part: agents_namespace if part == "agent" else cluster.system_namespace for part in _PARTS}
+    parts = await asyncio.gather(*(_denied(cluster, namespaces[part], part) for part in _PARTS))
+    denied: dict[str, tuple[str, ...]] = {}
+    for name, found in zip(_PARTS.values(), parts, strict=True):
         if isinstance(found, Unread):
             return found
-    return {part: found for part, found in zip(accounts, parts, strict=True) if not isinstance(found, Unread) and found}
+        if found:
+            denied[name] = found
+    return denied
 
 
-async def _denied(cluster: Cluster, namespace: str, name: str, rights: tuple[_Right, ...]) -> tuple[str, ...] | Unread:
+async def _denied(cluster: Cluster, namespace: str, part: Part) -> tuple[str, ...] | Unread:
+    account = account_of(part)
     try:
-        await cluster.kubernetes.get(service_accounts(namespace, name))
+        await cluster.kubernetes.get(service_accounts(namespace, account), metadata_only=True)
     except NotFound:
         return ()
     except KubernetesError as error:
         return refused(error, "get", "serviceaccounts", namespace)
-    user = f"system:serviceaccount:{namespace}:{name}"
-    groups = ["system:serviceaccounts", f"system:serviceaccounts:{namespace}", "system:authenticated"]
+    groups = ("system:serviceaccounts", f"system:serviceaccounts:{namespace}", "system:authenticated")
+    user = User(f"system:serviceaccount:{namespace}:{account}", groups=groups)
+    rights = [each for each in RIGHTS if each.part == part and each.resource in _NEEDED and not each.name]
 
-    async def is_allowed(right: _Right) -> bool:
-        asked = {
-            "verb": right.verb,
-            "group": right.group,
-            "resource": right.resource,
-            "subresource": right.subresource,
-            "namespace": cluster.system_namespace if right.system else "",
-        }
-        given = {name: text for name, text in asked.items() if text}
-        body = {
-            "apiVersion": "authorization.k8s.io/v1",
-            "kind": "SubjectAccessReview",
-            "spec": {"user": user, "groups": groups, "resourceAttributes": given},
-        }
-        review = await cluster.kubernetes.create(_REVIEWS, body)
-        return bool((review.get("status") or {}).get("allowed"))
+    def action(right: Right) -> Action:
+        where = cluster.system_namespace if right.in_system else ""
+        return Action(right.verb, right.resource, right.group, where)
 
     try:
-        allowed = await asyncio.gather(*map(is_allowed, rights))
+        allowed = await asyncio.gather(*(review_access(cluster.kubernetes, user, action(each)) for each in rights))
     except KubernetesError as error:
         return refused(error, "create", "subjectaccessreviews")
-    return tuple(str(right) for right, may in zip(rights, allowed, strict=True) if not may)
+    return tuple(f"{right.verb} {right.resource}" for right, may in zip(rights, allowed, strict=True) if not may)

@@ -18,6 +18,8 @@ from warmhook.ports import ImageConfig, Object
 
 _WARMIMAGES: Final = f"/apis/{API_VERSION}/namespaces/shop/warmimages"
 
+_TEAMS: Final = "namespaces: [{names: [shop], nodes: {matchLabels: {pool: teams}}}]\n"
+
 
 async def _placed(scene: Scene, **nodes: Any) -> None:
     """Push the image with these `nodes` in the policy."""
@@ -118,6 +120,14 @@ async def no_pod_of_the_kind_runs_on_the_node(scene: Scene) -> None:
 async def the_handlers_may_not_read_pods(scene: Scene) -> None:
     scene.world.answer(status(403, "pods is forbidden"), "GET", "/namespaces/shop/pods")
     await _placed(scene, runningPods={"matchLabels": {"app": "web"}})
+
+
+@culprit("placement", "NotSelected", "pool=teams", sources=SOURCES + _TEAMS)
+async def the_namespace_may_not_use_the_node(scene: Scene) -> None:
+    """The configuration of the handlers is in the objects of the manifests too."""
+    await scene.configure_handlers(_TEAMS)
+    await scene.push()
+    await scene.settled()
 
 
 # --- lines ---

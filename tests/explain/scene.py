@@ -92,6 +92,17 @@ class Scene:
         key = f"/apis/{API_VERSION}/namespaces/shop/warmpolicies/{name}"
         await self.admin.patch(key, {"spec": spec})
 
+    async def configure_handlers(self, config: str) -> None:
+        """Create the Deployment of the handlers with this configuration."""
+        name = "warmhook-handlers-config-7f2k"
+        data = {"config.yaml": config}
+        await self.admin.create(paths.configmaps(NAMESPACE), {"metadata": {"name": name}, "data": data})
+        deployment = find(render(BASE), "Deployment", "warmhook-handlers")
+        for volume in deployment["spec"]["template"]["spec"]["volumes"]:
+            if volume["name"] == "config":
+                volume["configMap"]["name"] = name
+        await self.admin.create(paths.workloads("Deployment", NAMESPACE), deployment)
+
     async def patch_node(self, change: Object) -> None:
         """Change the Node."""
         await self.admin.patch(paths.node(NODE), change)
