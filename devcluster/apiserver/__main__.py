@@ -22,14 +22,16 @@ from devcluster.apiserver.journal import persisted
 _HOST = "127.0.0.1"
 
 
-def kubeconfig(port: int, host: str = _HOST) -> str:
-    """A kubeconfig for a server on that port of an address of this machine."""
-    name = "warmhook"
+def kubeconfig(port: int, host: str = _HOST, certificate: Path | None = None) -> str:
+    """A kubeconfig for a server on that port of an address of this machine, over TLS with that certificate."""
+    name, cluster = "warmhook", {"server": f"http://{host}:{port}"}
+    if certificate is not None:
+        cluster = {"server": f"https://{host}:{port}", "certificate-authority": str(certificate.resolve())}
     return yaml.safe_dump(
         {
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [{"name": name, "cluster": {"server": f"http://{host}:{port}"}}],
+            "clusters": [{"name": name, "cluster": cluster}],
             "users": [{"name": name, "user": {}}],
             "contexts": [{"name": name, "context": {"cluster": name, "user": name, "namespace": "default"}}],
             "current-context": name,
@@ -54,6 +56,12 @@ def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m devcluster.apiserver", description=__doc__)
     parser.add_argument("--port", type=int, default=8001, help="its port; 0 takes a free one")
     parser.add_argument("--host", default=_HOST, metavar="ADDRESS", help=f"address of this machine, default {_HOST}")
+    parser.add_argument(
+        "--certificate",
+        type=Path,
+        metavar="FILE",
+        help="certificate and key in PEM form, to serve TLS",
+    )
     parser.add_argument("--data", type=Path, help="file that keeps the cluster over restarts")
     parser.add_argument("--kubeconfig", type=Path, help="file to write a kubeconfig to")
     parser.add_argument(
@@ -98,7 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
     if given.kubeconfig is not None:
-        given.kubeconfig.write_text(kubeconfig(port, given.host))
+        given.kubeconfig.write_text(kubeconfig(port, given.host, given.certificate))
     api = ApiServer(lambda: datetime.now(UTC), SystemRandom(), garbage_collector=given.garbage_collector)
     config = uvicorn.Config(
         application(api, services=dict(given.services)),
@@ -106,6 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
         access_log=False,
         lifespan="on",
         timeout_graceful_shutdown=2,
+        ssl_certfile=given.certificate,
     )
     server = _Server(config, api)
     for number in (signal.SIGTERM, signal.SIGINT):
