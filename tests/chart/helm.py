@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import subprocess
 import tempfile
@@ -39,14 +40,14 @@ def helm(*arguments: str, stdin: str = "", environ: dict[str, str] | None = None
 
 def template(values: Object | None = None, *flags: str, chart: Path = CHART) -> list[Object]:
     """The objects that the chart makes of these values."""
-    done = _template(yaml.safe_dump(values or {}), chart, flags)
+    done = _template(json.dumps(values or {}), chart, flags)
     assert done.returncode == 0, done.stderr
     return [obj for obj in yaml.load_all(done.stdout, yaml.CSafeLoader) if obj is not None]
 
 
 def refusal(values: Object, *flags: str) -> str:
     """What Helm says about values that the chart refuses."""
-    done = _template(yaml.safe_dump(values), CHART, flags)
+    done = _template(json.dumps(values), CHART, flags)
     assert done.returncode != 0, "the values are accepted"
     return done.stderr
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 import pytest
 import yaml
 
+from adapters.strictyaml import decode
 from handlers.configuration import read_configuration
 from handlers.settings import read_settings as read_web_settings
 from nodeagent.settings import read_settings as read_agent_settings
@@ -176,6 +177,36 @@ def test_selectors_and_ports_of_services_are_those_of_pods(values: Object) -> No
         if obj["kind"] == "Service" and obj["apiVersion"] == "v1":
             (pod,) = selected(objects, namespace, {"matchLabels": spec["selector"]})
             assert {port["targetPort"] for port in spec["ports"]} <= ports(pod).keys()
+
+
+def test_texts_of_the_configuration_arrive_as_they_were_written() -> None:
+    texts = [
+        "yes",
+        "on",
+        "null",
+        "~",
+        "1e3",
+        "0123",
+        "0x1f",
+        "12:30:00",
+        "2026-01-01",
+        "a: b",
+        "x #y",
+        "- a",
+        "|",
+        "é",
+    ]
+    texts += ["{{ .Values.image }}", "$(HOME)", "'\"", "*", "&a", "!!int", "two\nlines", " a ", "\t", "a" * 512]
+    objects = template({"config": {"namespaces": [{"names": texts, "nodes": {"matchLabels": {"a": "yes"}}}]}})
+    text = find(objects, "ConfigMap", "warmhook-handlers-config")["data"]["config.yaml"]
+    (entry,) = decode(text)["namespaces"]
+    assert entry == {"names": texts, "nodes": {"matchLabels": {"a": "yes"}}}
+
+
+def test_names_that_look_like_other_values_stay_texts() -> None:
+    ingress = {"enabled": True, "host": "1e3", "className": "123", "tlsSecret": "0x1"}
+    spec = find(template({"ingress": ingress}), "Ingress", "warmhook-web")["spec"]
+    assert (spec["ingressClassName"], spec["tls"][0]["secretName"], spec["rules"][0]["host"]) == ("123", "0x1", "1e3")
 
 
 def test_numbers_of_variables_are_written_as_they_were_given() -> None:
