@@ -16,9 +16,14 @@ from warmhook.ports import Object
 
 pytestmark = pytest.mark.slow
 
-FOLDERS: Final = {"base": (BASE, {}), "knative": (KNATIVE, {"knative": {"enabled": True}})}
+UI: Final = BASE.parent / "components" / "ui"
+FORMS: Final = {
+    "base": ([BASE], {}),
+    "knative": ([KNATIVE], {"knative": {"enabled": True}}),
+    "base with the page": ([BASE, UI], {"ui": {"enabled": True}}),
+}
 
-folders = pytest.mark.parametrize(("folder", "values"), FOLDERS.values(), ids=FOLDERS)
+forms = pytest.mark.parametrize(("folders", "values"), FORMS.values(), ids=FORMS)
 
 # Helm marks what it owns, and tools find by it what a chart installed.
 MARKS: Final = {"app.kubernetes.io/managed-by", "helm.sh/chart"}
@@ -67,10 +72,10 @@ def meaning(obj: Object) -> Object:
     return obj
 
 
-@folders
-def test_every_object_of_the_chart_is_that_of_kustomize(folder: Path, values: Object) -> None:
+@forms
+def test_every_object_of_the_chart_is_that_of_kustomize(folders: list[Path], values: Object) -> None:
     ours = {identity(obj): meaning(without_marks(obj)) for obj in template(values)}
-    theirs = {identity(obj): meaning(obj) for obj in render(folder)}
+    theirs = {identity(obj): meaning(obj) for folder in folders for obj in render(folder)}
     assert ours.keys() == theirs.keys()
     assert [(name, found) for name, obj in ours.items() for found in differences(obj, theirs[name])] == []
 

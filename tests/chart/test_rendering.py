@@ -83,6 +83,7 @@ MATRIX: Final[dict[str, Object]] = {
     | {
         "web": SCHEDULING | PART,
         "handlers": SCHEDULING | PART,
+        "ui": {"enabled": True} | SCHEDULING | PART,
         "networkPolicy": {
             "webhooksFrom": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ingress"}}}]
         },
@@ -121,6 +122,7 @@ MATRIX: Final[dict[str, Object]] = {
     | {
         "web": PART,
         "handlers": PART,
+        "ui": {"enabled": True},
         "knative": {"enabled": True, "watch": SCHEDULING | PART, "admission": SCHEDULING | PART},
         "monitoring": {"podMonitor": {"enabled": True}},
     },

@@ -16,7 +16,7 @@ from warmhook.ports import Object
 
 SCHEMA: Final = json.loads((CHART / "values.schema.json").read_text())
 PAGE: Final = (Path(__file__).parents[2] / "docs" / "helm.md").read_text()
-PARTS: Final = ("web", "handlers", "agent", "knative.watch", "knative.admission")
+PARTS: Final = ("web", "handlers", "agent", "ui", "knative.watch", "knative.admission")
 # Values that are maps of the reader's own keys, and so have no keys here.
 OPEN: Final = {"resources", "nodeSelector", "labels"}
 
@@ -143,6 +143,7 @@ OTHERS: Final[Object] = {
     "agent.seLinuxOptions": {"type": "spc_t"},
     "agent.volumes": [{"name": "more", "emptyDir": {}}],
     "agent.volumeMounts": [{"name": "more", "mountPath": "/more"}],
+    "ui.enabled": True,
     "admission.enabled": False,
     "admission.excludedNamespaces": [],
     "admission.certManager.enabled": True,
@@ -185,6 +186,7 @@ NEEDS: Final[dict[str, Object]] = {
     "ingress": {"ingress": {"enabled": True, "host": "example.com"}},
     "httpRoute": {"httpRoute": {"enabled": True, "parentRefs": [{"name": "one"}]}},
     "knative": {"knative": {"enabled": True}},
+    "ui": {"ui": {"enabled": True}},
     "monitoring.dashboards": {"monitoring": {"dashboards": {"enabled": True}}},
     "monitoring": {"monitoring": {"podMonitor": {"enabled": True}}},
     "admission.certManager": {"admission": {"certManager": {"enabled": True}}},

@@ -30,7 +30,7 @@
   {{- include "warmhook.setEnv" (dict "container" $container "name" "WARMHOOK_TLS_PORT" "value" "0") }}
   {{- include "warmhook.removePort" (dict "container" $container "name" "admission") }}
 {{- end }}
-{{- $sections := dict "warmhook-web" "web" "warmhook-receiver" "web" "warmhook-handlers" "handlers" "warmhook-agent" "agent" "warmhook-watch" "knative.watch" "warmhook-admission" "knative.admission" }}
+{{- $sections := dict "warmhook-web" "web" "warmhook-receiver" "web" "warmhook-handlers" "handlers" "warmhook-agent" "agent" "warmhook-ui" "ui" "warmhook-watch" "knative.watch" "warmhook-admission" "knative.admission" }}
 {{- with get $sections $name }}
   {{- $section := $values }}
   {{- range splitList "." . }}{{ $section = index $section . }}{{ end }}
