@@ -223,6 +223,18 @@ def test_the_notes_name_a_variable_that_no_value_sets(cluster: Cluster) -> None:
     assert missing(cluster.install(verb="upgrade", values=values)) == []
 
 
+def test_the_notes_say_where_registries_post_to_and_how_to_open_the_page(cluster: Cluster) -> None:
+    ingress = {"enabled": True, "host": "hooks.example.com", "tlsSecret": "hooks"}
+    sources = [{"name": "harbor", "kind": "harbor", "insecure": True}]
+    said = cluster.install("--create-namespace", values={"ingress": ingress, "config": {"sources": sources}})
+    assert "  https://hooks.example.com/webhooks/harbor\n" in said
+    assert "port-forward" not in said
+    said = cluster.install(verb="upgrade", values={"ui": {"enabled": True}})
+    assert "port-forward service/warmhook-ui 8080:80" in said
+    service = cluster.get("-n", SYSTEM, "service", "warmhook-ui")
+    assert [port["port"] for port in service["spec"]["ports"]] == [80]
+
+
 def test_a_release_in_another_namespace_creates_both_of_warmhook(cluster: Cluster) -> None:
     cluster.helm("install", "warmhook", str(CHART), "--namespace", "releases", "--create-namespace", values=IMAGE)
     labels = {
