@@ -86,6 +86,7 @@ def test_an_upgrade_changes_what_the_values_say_and_keeps_what_warmhook_wrote(cl
     patch = [{"op": "replace", "path": "/webhooks/0/clientConfig", "value": written}]
     cluster.kubectl("patch", "mutatingwebhookconfiguration", "warmhook", "--type=json", "-p", json.dumps(patch))
     cluster.kubectl("-n", SYSTEM, "patch", "secret", "warmhook-tls", "-p", '{"data": {"tls.crt": "QQ=="}}')
+    cluster.kubectl("-n", SYSTEM, "patch", "configmap", "warmhook-deliveries", "-p", '{"data": {"web-1": "x"}}')
 
     cluster.install(
         verb="upgrade",
@@ -97,6 +98,7 @@ def test_an_upgrade_changes_what_the_values_say_and_keeps_what_warmhook_wrote(cl
     assert "gatekeeper" in webhook["namespaceSelector"]["matchExpressions"][0]["values"]
     assert webhook["clientConfig"] == written
     assert cluster.get("-n", SYSTEM, "secret", "warmhook-tls")["data"] == {"tls.crt": "QQ=="}
+    assert cluster.get("-n", SYSTEM, "configmap", "warmhook-deliveries")["data"] == {"web-1": "x"}
 
 
 def test_an_upgrade_upgrades_the_crds(cluster: Cluster, tmp_path: Path) -> None:
