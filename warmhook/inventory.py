@@ -18,6 +18,7 @@ from warmhook.node_lines import line_key
 from warmhook.node_report import LineState
 from warmhook.overview import Tally
 from warmhook.status import Failure, is_silent
+from warmhook.timeline import PushTimes
 from warmhook.warmimages import ObjectKey
 
 Lines: TypeAlias = tuple[tuple[str, str], ...]
@@ -72,14 +73,7 @@ class ImageFacts:
     image: str
     policy: str = ""
     digest: str = ""
-    created_at: datetime | None = None
-    pushed_at: datetime | None = None
-    resolved_at: datetime | None = None
-    """The last answer of the registry about this push."""
-    started_at: datetime | None = None
-    """When nodes were first counted for its generation."""
-    completed_at: datetime | None = None
-    """When all nodes were warm for the first time in its generation."""
+    times: PushTimes = field(default_factory=PushTimes)
     counted: Tally = field(default_factory=Tally)
     """The counts of its status."""
     complete: bool = False

@@ -11,8 +11,8 @@ from warmhook.node_report import was_seen
 from warmhook.overview import CellState, ImagePage, NodeCell, NodeGroup, NodePage
 from warmhook.overview_failing import failing_of
 from warmhook.overview_rows import Totals, image_row, image_total
-from warmhook.push_timeline import Progress, deliveries_of, timeline
 from warmhook.tallies import keys_by_state, state_on
+from warmhook.timeline import deliveries_of, timeline
 from warmhook.warmimages import ObjectKey
 
 _ORDER: Final[Mapping[CellState, int]] = {"failed": 0, "unreachable": 1, "pulling": 2, "waiting": 3, "warm": 4}
@@ -20,23 +20,22 @@ Details: TypeAlias = Mapping[str, tuple[str, str]]
 """Reason and message, by the name of a node or the key of a line."""
 
 
-def image_page(
-    inventory: Inventory, totals: Totals, rights: Rights, facts: ImageFacts, progress: Progress | None, details: Details
-) -> ImagePage:
+def image_page(inventory: Inventory, totals: Totals, rights: Rights, facts: ImageFacts, details: Details) -> ImagePage:
     """The page of an image that the reader may see; `details` are by node."""
     total = image_total(facts, totals)
     silent = totals.silent.get(facts.line_key, frozenset())
     columns = totals.by_dimension["pool"] if rights.nodes else None
-    known = deliveries_of(facts, inventory.deliveries or ()) if rights.deliveries else ()
+    records = inventory.deliveries if rights.deliveries else None
+    known = None if records is None else deliveries_of(facts.image, facts.digest, records)
     return ImagePage(
         row=image_row(facts, total, columns),
         groups=columns.groups if columns is not None else (NodeGroup("", total.desired),),
-        timeline=timeline(facts, total, progress, known),
+        timeline=timeline(facts.times, total, known),
         cells=_cells(inventory, facts, details) if rights.nodes else (),
         failing=tuple(failing_of(facts, total, silent, rights)),
         conditions=facts.conditions,
         digest=facts.digest,
-        deliveries=known,
+        deliveries=known or (),
     )
 
 

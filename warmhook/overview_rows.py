@@ -125,7 +125,7 @@ def select(
     if (state := selection.state) is not None:
         found = [(facts, total) for facts, total in found if getattr(total, state)]
     found.sort(key=lambda row: row[0].key)
-    found.sort(key=lambda row: row[0].pushed_at or row[0].created_at or _NEVER, reverse=True)
+    found.sort(key=lambda row: row[0].times.pushed_at or row[0].times.created_at or _NEVER, reverse=True)
     found.sort(key=lambda row: _urgency(*row))
     return found
 
@@ -137,7 +137,7 @@ def image_row(facts: ImageFacts, total: Tally, columns: Tallies | NodeCells | No
         image=facts.image,
         policy=facts.policy,
         total=total,
-        pushed_at=facts.pushed_at,
+        pushed_at=facts.times.pushed_at,
         ready=facts.ready,
         reason=facts.reason,
     )

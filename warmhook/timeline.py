@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from warmhook.delivery_records import DeliveryRecord
@@ -18,14 +18,13 @@ from warmhook.overview import Moment, Tally
 from warmhook.timestamps import parse_time
 
 _NOTABLE_SECONDS: Final = 0.1
+_LATE: Final = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class PushTimes:
     """What a WarmImage and its status say of its last push; `None`: it has not happened, or nobody noted when."""
 
-    image: str
-    digest: str = ""
     event_id: str = ""
     by_pods: bool = False
     """Whether `pushed_at` is that of a Pod that needs the image."""
@@ -56,8 +55,6 @@ def read_push_times(obj: Mapping[str, Any]) -> PushTimes:
         return at if at and started_at and at >= started_at else None
 
     return PushTimes(
-        image=_text(spec.get("image")),
-        digest=_text(spec.get("digest")),
         event_id=_text(_mapping(metadata.get("annotations")).get("warmhook.dev/event-id")),
         by_pods=by_pods,
         created_at=_time(metadata.get("creationTimestamp")),
@@ -70,44 +67,41 @@ def read_push_times(obj: Mapping[str, Any]) -> PushTimes:
     )
 
 
-def timeline(times: PushTimes, total: Tally, records: Iterable[DeliveryRecord] | None) -> tuple[Moment, ...]:
+def timeline(times: PushTimes, total: Tally, deliveries: Iterable[DeliveryRecord] | None) -> tuple[Moment, ...]:
     """The steps of the last push, in the order of their causes; `total` counts its nodes now.
 
-    `records` are the last deliveries; `None`: they are not known.
+    `deliveries` are those that named the image; `None`: they are not known.
     """
     moments = [_origin(times)]
-    if times.pushed_at is not None and not times.by_pods and records is not None:
-        moments += _delivery(deliveries_of_push(times, records))
+    if times.pushed_at is not None and not times.by_pods and deliveries is not None:
+        moments += _delivery(deliveries_of_push(times, deliveries))
+    told = [Moment("lines", times.started_at, "nodes were counted, after their lines were written")]
     if times.resolved_at is not None:
-        moments.append(_resolved(times, times.resolved_at))
-    moments.append(Moment("lines", times.started_at, "nodes were counted, after their lines were written"))
+        # Lines do not wait for the registry, so either may be first.
+        told.append(_resolved(times, times.resolved_at))
+        told.sort(key=lambda moment: moment.at or _LATE)
+    moments += told
     moments += _nodes(times, total)
     return tuple(_with_differences(moments))
 
 
-def deliveries_of(times: PushTimes, records: Iterable[DeliveryRecord]) -> tuple[DeliveryRecord, ...]:
-    """The deliveries that named the image, by its tag or its digest, in the same order."""
-    wanted = _reference(times.image)
+def deliveries_of(image: str, digest: str, records: Iterable[DeliveryRecord]) -> tuple[DeliveryRecord, ...]:
+    """The deliveries that named an image, by its tag or its digest, in the same order; an empty digest is unknown."""
+    wanted = _reference(image)
     if wanted is None:
         return ()
-    wanted = replace(wanted, digest=times.digest or wanted.digest)
+    wanted = replace(wanted, digest=digest or wanted.digest)
     return tuple(record for record in records if any(_is_same(wanted, _reference(named)) for named in record.images))
 
 
-def deliveries_of_push(times: PushTimes, records: Iterable[DeliveryRecord]) -> tuple[DeliveryRecord, ...]:
-    """The deliveries of the last push, in the same order: a sender repeats one that was not accepted."""
-    known = list(records)
+def deliveries_of_push(times: PushTimes, deliveries: Iterable[DeliveryRecord]) -> tuple[DeliveryRecord, ...]:
+    """Of the deliveries that named the image those of the last push: a sender repeats one that was not accepted."""
+    known = list(deliveries)
     if times.event_id and (found := tuple(record for record in known if record.event_id == times.event_id)):
         return found
     # A delivery of many images has the id of the first one only.
-    if times.pushed_at is None:
-        return ()
-    since = times.pushed_at
-    return tuple(
-        record
-        for record in deliveries_of(times, known)
-        if record.at >= since and (record.more_images or len(record.images) > 1)
-    )
+    many = [record for record in known if record.more_images or len(record.images) > 1]
+    return tuple(record for record in many if times.pushed_at is not None and record.at >= times.pushed_at)
 
 
 def _origin(times: PushTimes) -> Moment:

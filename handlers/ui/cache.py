@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, Literal, TypeAlias
@@ -21,10 +20,8 @@ from warmhook.delivery_records import CONFIGMAP, read_delivery_records
 from warmhook.inventory import Changes, DesiredFacts, ImageFacts, Inventory, NodeFacts, ReportFacts
 from warmhook.node_lines import desired_name, desired_node
 from warmhook.node_report import report_name, report_node
-from warmhook.overview_rows import Totals, count_all, image_total
+from warmhook.overview_rows import Totals, count_all
 from warmhook.ports import Object
-from warmhook.push_timeline import Progress, follow
-from warmhook.warmimages import ObjectKey
 
 _log = get_logger()
 
@@ -33,7 +30,7 @@ _NEEDED: Final[frozenset[Kind]] = frozenset({"WarmImage", "Node", "ConfigMap"})
 COUNTED_SECONDS: Final = 1.0
 """For so long counts are used again."""
 _LOOK_SECONDS: Final = 5.0
-"""How often nodes are looked at that have become silent, and images that have become warm while nobody reads."""
+"""How often nodes are looked at that have become silent while nobody reads."""
 _AGAIN_SECONDS: Final = 10.0
 """Before the cluster is followed again after a mistake."""
 
@@ -56,8 +53,6 @@ class ClusterCache:
     def __init__(self, namespace: str, clock: Clock, pool_label: str = "") -> None:
         """`namespace` is that of the ConfigMaps of nodes; `pool_label` as for `read_node_facts`."""
         self.inventory = Inventory()
-        self.progress: Mapping[ObjectKey, Progress] = {}
-        """How far each image has come since its push."""
         self._namespace, self._clock, self._pool_label = namespace, clock, pool_label
         self._outages = WatchOutages(clock.monotonic)
         self.listed = asyncio.Event()
@@ -114,8 +109,6 @@ class ClusterCache:
             counted = replace(counted, at=now, time=time)
         else:
             counted = Counted(count_all(inventory), changes, now, time)
-            images = ((facts, image_total(facts, counted.totals)) for facts in inventory.images.values())
-            self.progress = follow(self.progress, images, time)
         self._counted = counted
         return counted
 

@@ -64,7 +64,7 @@ class Content:
         if rights.nodes:
             details = await self._details.of_nodes(failed_nodes(inventory, facts), facts.line_key)
         totals = self._cache.counted().totals
-        return image_page(inventory, totals, rights, facts, self._cache.progress.get(key), details)
+        return image_page(inventory, totals, rights, facts, details)
 
     async def node(self, rights: Rights, name: str) -> NodePage | None:
         """The page of a node, for readers who may see nodes; `None` if there is no such node."""

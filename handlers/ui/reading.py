@@ -15,6 +15,7 @@ from warmhook.overview import Tally
 from warmhook.ports import Object
 from warmhook.pull_failures import FailureReason
 from warmhook.status import Failure, find_condition
+from warmhook.timeline import read_push_times
 from warmhook.timestamps import parse_time
 
 POOL_LABELS: Final = (
@@ -75,20 +76,13 @@ def read_image_facts(obj: Object) -> ImageFacts:
     """A WarmImage. Whatever cannot be read is left out: its namespace writes the spec."""
     metadata, spec, status = obj["metadata"], _mapping(obj.get("spec")), _mapping(obj.get("status"))
     resolved, ready = _mapping(status.get("resolved")), find_condition(status, "Ready")
-    pushed = spec.get("pushedAt")
-    answered = resolved and resolved.get("pushedAt") == pushed
-    current = status.get("observedGeneration") == metadata.get("generation")
     complete = find_condition(status, "Complete")
     return ImageFacts(
         key=object_key(obj),
         image=_text(spec.get("image")),
         policy=_text(spec.get("policyName")),
         digest=_text(status.get("digest") or resolved.get("digest") or spec.get("digest")),
-        created_at=_time(metadata.get("creationTimestamp")),
-        pushed_at=_time(pushed),
-        resolved_at=_time(resolved.get("checkedAt")) if answered else None,
-        started_at=_time(status.get("startedAt")) if current else None,
-        completed_at=_time(status.get("completedAt")) if current else None,
+        times=read_push_times(obj),
         counted=Tally(*(_count(status.get(name)) for name in _STATES)),
         complete=complete.get("status") == "True" and complete.get("observedGeneration") == metadata.get("generation"),
         limited_platforms=bool(resolved.get("platforms")),

@@ -9,14 +9,16 @@ from typing import Any, Final
 
 from warmhook.inventory import DesiredFacts, ImageFacts, Inventory, NodeFacts, ReportFacts
 from warmhook.node_report import LineState
+from warmhook.timeline import PushTimes
 from warmhook.warmimages import ObjectKey
 
 NOW: Final = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
-def image(name: str, namespace: str = "shop", **fields: Any) -> ImageFacts:
+def image(name: str, namespace: str = "shop", *, pushed_at: datetime | None = None, **fields: Any) -> ImageFacts:
     """A WarmImage."""
-    return ImageFacts(ObjectKey(namespace, name), f"registry.example.com/{namespace}/{name}:v1", **fields)
+    reference, times = f"registry.example.com/{namespace}/{name}:v1", PushTimes(pushed_at=pushed_at)
+    return ImageFacts(ObjectKey(namespace, name), reference, times=times, **fields)
 
 
 def version(facts: ImageFacts) -> str:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 
 from tests.warmhook.inventories import NOW, add, image, version
-from warmhook.delivery_records import DeliveryRecord
-from warmhook.inventory import ALL_RIGHTS, DesiredFacts, ImageFacts, Inventory, ReportFacts, Rights
+from warmhook.inventory import ALL_RIGHTS, DesiredFacts, Inventory, ReportFacts, Rights
 from warmhook.object_pages import failed_nodes, image_page, node_page
 from warmhook.overview import Overview, Tally
 from warmhook.overview_rows import Selection, count_all, overview
-from warmhook.push_timeline import Progress, follow, timeline
 from warmhook.status import Failure
 
 SHOP = Rights(frozenset({"shop"}), nodes=True)
@@ -63,7 +61,7 @@ def test_who_may_not_see_nodes_gets_one_group_without_a_name() -> None:
         assert not {"secret-node", "gold", "north"} & set(repr(page).replace("'", " ").split())
         assert [(group.name, group.nodes) for group in page.groups] == [("", 1)]
         assert page.rows[0].by_group == (Tally(failed=1),)
-    found = image_page(inventory, count_all(inventory), BLIND, web, None, {})
+    found = image_page(inventory, count_all(inventory), BLIND, web, {})
     assert "secret-node" not in repr(found)
 
 
@@ -134,7 +132,7 @@ def test_the_page_of_an_image_names_failed_nodes_first_with_the_reasons_of_their
     add(inventory, "a", {web: "warm"})
     add(inventory, "b", {web: "failed"})
     assert failed_nodes(inventory, web) == ["b"]
-    page = image_page(inventory, count_all(inventory), ALL_RIGHTS, web, None, {"b": ("NotFound", "no such tag")})
+    page = image_page(inventory, count_all(inventory), ALL_RIGHTS, web, {"b": ("NotFound", "no such tag")})
     assert [(cell.node, cell.state, cell.reason) for cell in page.cells] == [
         ("b", "failed", "NotFound"),
         ("a", "warm", ""),
@@ -175,49 +173,3 @@ def test_a_node_that_falls_silent_is_a_change_of_its_images() -> None:
     before = inventory.change_number(BLIND)
     inventory.note_time(NOW + timedelta(minutes=11))
     assert inventory.change_number(BLIND) > before
-
-
-def moments(
-    facts: ImageFacts, total: Tally, progress: Progress | None = None, *records: DeliveryRecord
-) -> dict[str, object]:
-    return {moment.name: moment.at for moment in timeline(facts, total, progress, records)}
-
-
-def test_a_push_is_followed_from_none_to_all_nodes() -> None:
-    web = image("web", pushed_at=NOW)
-    found: dict[object, Progress] = {}
-    for seconds, warm in enumerate((0, 1, 2, 3, 4)):
-        total = Tally(warm=warm, waiting=4 - warm)
-        found = follow(found, [(web, total)], NOW + timedelta(seconds=seconds))  # type: ignore[assignment, arg-type]
-    told = moments(web, total, found[web.key])
-    assert [told[name] for name in ("pushed", "first node", "half of the nodes", "last node")] == [
-        NOW + timedelta(seconds=seconds) for seconds in (0, 1, 2, 4)
-    ]
-
-
-def test_what_nobody_saw_begin_is_unknown_and_not_guessed() -> None:
-    web = image("web", pushed_at=NOW, completed_at=NOW + timedelta(seconds=9))
-    found = follow({}, [(web, Tally(warm=3))], NOW + timedelta(hours=1))
-    told = moments(web, Tally(warm=3), found[web.key])
-    assert (told["first node"], told["last node"]) == (None, NOW + timedelta(seconds=9))
-
-
-def test_a_second_push_of_a_tag_begins_anew() -> None:
-    first, second = image("web", pushed_at=NOW), image("web", pushed_at=NOW + timedelta(hours=1))
-    found = follow({}, [(first, Tally(waiting=2))], NOW)
-    found = follow(found, [(first, Tally(warm=2))], NOW)
-    found = follow(found, [(second, Tally(warm=2))], NOW + timedelta(hours=1))
-    assert found[second.key].last_at is None
-
-
-def test_the_delivery_of_a_push_is_the_accepted_one_that_is_nearest_to_it() -> None:
-    web = image("web", pushed_at=NOW, digest="sha256:1")
-
-    def record(seconds: float, result: str = "accepted", name: str = web.image) -> DeliveryRecord:
-        at = NOW + timedelta(seconds=seconds)
-        return DeliveryRecord(at, "harbor", "harbor", result, images=(f"{name}@sha256:1",), seconds=0.5)
-
-    records = (record(90), record(2), record(1, "unauthorized"), record(-40000))
-    told = moments(web, Tally(waiting=1), None, *records)
-    assert (told["received"], told["accepted"]) == (NOW + timedelta(seconds=2), NOW + timedelta(seconds=2.5))
-    assert "received" not in moments(image("web"), Tally(), None, *records)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from warmhook.delivery_records import DeliveryRecord
 from warmhook.overview import Moment, Tally
-from warmhook.timeline import PushTimes, deliveries_of, deliveries_of_push, read_push_times, timeline
+from warmhook.timeline import deliveries_of, deliveries_of_push, read_push_times, timeline
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 IMAGE = "harbor.example.com/shop/app:v1"
@@ -50,7 +50,8 @@ COMPLETE = warmimage(
 
 
 def steps(obj: dict[str, Any], *records: DeliveryRecord, total: Tally = ALL_WARM) -> dict[str, Moment]:
-    return {moment.name: moment for moment in timeline(read_push_times(obj), total, records)}
+    named = deliveries_of(IMAGE, DIGEST, records)
+    return {moment.name: moment for moment in timeline(read_push_times(obj), total, named)}
 
 
 def test_a_push_has_a_time_for_each_step_from_the_webhook_to_the_last_node() -> None:
@@ -105,7 +106,6 @@ def test_an_image_of_a_delivery_with_many_is_found_by_its_name() -> None:
 
 
 def test_deliveries_of_an_image_named_its_tag_or_its_digest() -> None:
-    times = PushTimes(IMAGE, DIGEST)
     named = [
         IMAGE,
         f"{IMAGE}@{DIGEST}",
@@ -115,8 +115,8 @@ def test_deliveries_of_an_image_named_its_tag_or_its_digest() -> None:
     ]
     others = [f"{IMAGE}@{OTHER}", "harbor.example.com/shop/app:v2", "ghcr.io/shop/app:v1", "no image", "", " "]
     records = [record(images=(image,)) for image in (*named, *others)]
-    assert [one.images[0] for one in deliveries_of(times, records)] == named
-    assert deliveries_of(PushTimes("no image"), records) == ()
+    assert [one.images[0] for one in deliveries_of(IMAGE, DIGEST, records)] == named
+    assert deliveries_of("no image", "", records) == ()
 
 
 def test_a_step_before_its_cause_says_by_how_much_the_clocks_differ() -> None:
@@ -131,6 +131,11 @@ def test_a_registry_that_was_asked_again_later_has_no_time_for_this_push() -> No
     assert found["resolved"] == Moment("resolved", None, "the registry was asked again at 2026-03-01 12:15:00 UTC")
     status["resolved"] = {"pushedAt": text(-60), "checkedAt": text(3), "digest": DIGEST}
     assert "resolved" not in steps(COMPLETE | {"status": status})
+
+
+def test_lines_do_not_wait_for_the_registry_so_its_answer_may_come_after_them() -> None:
+    status = COMPLETE["status"] | {"resolved": {"pushedAt": text(0), "checkedAt": text(4.5), "digest": DIGEST}}
+    assert list(steps(COMPLETE | {"status": status}, record()))[3:5] == ["lines", "resolved"]
 
 
 def test_times_of_an_earlier_generation_do_not_count() -> None:
