@@ -171,7 +171,7 @@ _TOPICS: Final = (
     _Topic(("rights",), rights),
     _Topic(("programs", "daemonset", "versions"), programs),
     _Topic(("leader",), _leader),
-    _Topic(("agents", "node-clocks", "lines"), _nodes),
+    _Topic(("agents", "agent-versions", "node-clocks", "lines"), _nodes),
     _Topic(("admission", "certificate"), admission),
     _Topic(("deliveries",), deliveries),
     _Topic(("policies", "images"), _objects),

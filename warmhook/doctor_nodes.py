@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
@@ -12,13 +13,17 @@ from warmhook.node_report import Report
 from warmhook.placement import ANY_LINUX_NODE, NODE_NAME_MAX, Node
 
 _AHEAD: Final = timedelta(seconds=60)
+_ROLLOUT: Final = "kubectl -n warmhook-agents rollout status daemonset/warmhook-agent"
 _JOINING: Final = timedelta(minutes=10)
 """For so long a new node is only waited for."""
 
 
 def agent_checks(nodes: Sequence[Node], reports: Mapping[str, Report], now: datetime) -> list[Check]:
-    """Agents that are missing or silent, and clocks of nodes; `now` is the time of the API server, if known."""
-    return [_agents(nodes, reports, now), _clocks(reports, now)]
+    """Agents that are missing, silent or of another version, and clocks of nodes.
+
+    `now` is the time of the API server, if known.
+    """
+    return [_agents(nodes, reports, now), _versions(reports, now), _clocks(reports, now)]
 
 
 def _agents(nodes: Sequence[Node], reports: Mapping[str, Report], now: datetime) -> Check:
@@ -42,6 +47,22 @@ def _agents(nodes: Sequence[Node], reports: Mapping[str, Report], now: datetime)
     if not linux:
         return Check("agents", "unknown", "there is no Linux node", "", "NoNodes")
     return Check("agents", "ok", f"{len(linux)} Linux nodes, each with an agent that reports")
+
+
+def _versions(reports: Mapping[str, Report], now: datetime) -> Check:
+    """Compare with most of them: a node that was taken over can say any version."""
+    agents = {name: report.agent for name, report in reports.items() if report.reachable(now)}
+    if not agents:
+        return Check("agent-versions", "skipped", "no agent reports")
+    most, count = Counter(agents.values()).most_common(1)[0]
+    others = {name: version for name, version in agents.items() if version != most}
+    if others:
+        shown = named(f"{name} ({version or 'unknown'})" for name, version in others.items())
+        message = f"{count} of {len(agents)} agents say version {most or 'unknown'}, others another one: {shown}"
+        return Check("agent-versions", "waiting", message, _ROLLOUT, "OtherVersion")
+    if not most:
+        return Check("agent-versions", "unknown", "no agent says its version: all are of an older one", "", "NoVersion")
+    return Check("agent-versions", "ok", f"all {len(agents)} agents have version {most}")
 
 
 def _clocks(reports: Mapping[str, Report], now: datetime) -> Check:

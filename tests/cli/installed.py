@@ -21,7 +21,8 @@ from handlers.reconcile.reader import Reader
 from tests.manifests.installation import path_of
 from tests.manifests.rendered import BASE, render
 from tests.support.instant import instantly, loop_clock
-from warmhook.api import API_VERSION, SEEN_ANNOTATION
+from warmhook import __version__
+from warmhook.api import API_VERSION, SEEN_ANNOTATION, VERSION_ANNOTATION
 from warmhook.delivery_records import DeliveryRecord, RecentDeliveries
 from warmhook.node_report import report_name, report_patch
 from warmhook.ports import Object, Response
@@ -156,11 +157,12 @@ class Installed:
         status = {"capacity": {"ephemeral-storage": "100Gi"}, **fields}
         await self.admin.create(paths.NODES, {"metadata": {"name": name, "labels": labels}, "status": status})
 
-    async def report(self, name: str, *, seen: datetime = NOW) -> None:
+    async def report(self, name: str, *, seen: datetime = NOW, version: str = __version__) -> None:
         """Its agent reports now; or at another time, if it has before."""
         uid = (await self.admin.get(paths.node(name)))["metadata"]["uid"]
         metadata = report_patch(name, uid, seen, {}, {})["metadata"]
         metadata.pop("managedFields")
+        metadata["annotations"] |= {VERSION_ANNOTATION: version} if version else {}
         body = {"metadata": {**metadata, "name": report_name(name)}}
         path = paths.configmaps(NAMESPACE)
         await self.admin.delete(f"{path}/{report_name(name)}")

@@ -21,7 +21,17 @@ from warmhook.ports import Object
 ROLES = "/apis/rbac.authorization.k8s.io/v1"
 SUBJECTS = (
     *("apiserver", "clock", "you", "crds", "rights", "programs", "daemonset", "versions", "leader"),
-    *("agents", "node-clocks", "lines", "admission", "certificate", "deliveries", "policies", "images"),
+    *(
+        "agents",
+        "agent-versions",
+        "node-clocks",
+        "lines",
+        "admission",
+        "certificate",
+        "deliveries",
+        "policies",
+        "images",
+    ),
     *("quota", "others"),
 )
 
@@ -208,6 +218,16 @@ CASES: Sequence[Case] = (
         lambda here: here.report("node-2", seen=NOW - timedelta(minutes=11)),
     ),
     Case(
+        "agent-versions",
+        "waiting",
+        "OtherVersion",
+        "others another one: node-2 (0.0.9)",
+        lambda here: here.report("node-2", version="0.0.9"),
+    ),
+    Case(
+        "agent-versions", "waiting", "OtherVersion", "node-2 (unknown)", lambda here: here.report("node-2", version="")
+    ),
+    Case(
         "node-clocks",
         "wrong",
         "ClockSkew",
@@ -325,8 +345,8 @@ def test_a_missing_quota_matters_where_agents_have_no_pods() -> None:
 @pytest.mark.parametrize(
     ("refused", "unknown"),
     [
-        ("/configmaps", {"agents", "node-clocks", "lines", "deliveries"}),
-        ("/nodes", {"agents", "node-clocks", "lines"}),
+        ("/configmaps", {"agents", "agent-versions", "node-clocks", "lines", "deliveries"}),
+        ("/nodes", {"agents", "agent-versions", "node-clocks", "lines"}),
         ("/deployments", {"programs", "daemonset", "versions"}),
         ("/customresourcedefinitions", {"crds", "others"}),
         ("v1alpha1/warmimages", {"policies", "images"}),
