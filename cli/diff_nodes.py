@@ -117,6 +117,9 @@ def show_comparison(cluster: Cluster, compared: Comparison, output: OutputFormat
     """Print it in that format."""
     if output in ("json", "yaml"):
         print_object(_as_object(compared), output)
+    elif compared.same and not compared.nodes:
+        where = f"of namespace {cluster.namespace}; -A compares all" if cluster.namespace else "at all"
+        click.echo(f"no node should hold an image {where}")
     elif compared.same:
         click.echo(f"{compared.nodes} nodes hold what they should: {compared.lines} lines")
     else:

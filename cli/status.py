@@ -55,6 +55,9 @@ def _wait(access: Access, target: Target | None, timeout_seconds: int, output: O
             "--wait waits for an image: name it with its registry and tag, such as registry.example.com/a/b:1"
         )
     query, until = target.query(), time.monotonic() + timeout_seconds
+    if query.path:
+        # What ends so could be another image, and Docker Hub is seldom meant.
+        raise Unusable(f"--wait: write {target.name!r} with its registry, such as docker.io/{target.name}")
 
     async def work(cluster: Cluster) -> int:
         left = max(1.0, until - time.monotonic()) if timeout_seconds else 0.0

@@ -232,8 +232,8 @@ def test_credentials_that_ended_are_asked_for_again_within_the_time_of_the_wait(
     assert ends == []
 
 
-@pytest.mark.parametrize("target", [(), ("node/a",), ("warmimage/a",), ("a b",)])
-def test_a_wait_for_anything_but_an_image_is_a_wrong_call(
+@pytest.mark.parametrize("target", [(), ("node/a",), ("warmimage/a",), ("a b",), ("shop/app:v1",), ("app",)])
+def test_a_wait_for_anything_but_the_whole_name_of_an_image_is_a_wrong_call(
     target: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["status", "--wait", *target]) == 2

@@ -19,6 +19,7 @@ from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.transport import open_transport
 from adapters.kubernetes.warmimage import warmimage_crd
+from cli.main import main
 from tests.e2e.test_demo import serving
 from tests.real.programs import real_time
 from tests.support.apiserver import apiserver
@@ -66,27 +67,37 @@ def kubeconfig(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("program", ["warmhook", "kubectl-warm"])
-def test_status_and_diff_tell_programs_by_their_exit_status(kubeconfig: Path, program: str) -> None:
-    named = ("--kubeconfig", str(kubeconfig))
-    everything = run(program, "status", "-A", "-o", "json", *named)
+def test_both_names_of_the_command_show_the_same(kubeconfig: Path, program: str) -> None:
+    everything = run(program, "status", "-A", "-o", "json", "--kubeconfig", str(kubeconfig))
     assert (everything.returncode, everything.stderr) == (0, "")
     (image,) = json.loads(everything.stdout)["warmImages"]
     assert (image["name"], image["warm"], image["failed"]) == ("web", 2, 1)
 
-    waited = run(program, "status", "--wait", "h.example/shop/web:v1", "-n", "shop", *named)
-    assert waited.returncode == 1
-    assert "h.example/shop/web:v1 is not warm: 2 of 3 nodes, 1 failed\n  NotFound on node-9" in waited.stderr
 
-    late = run(program, "status", "--wait", "h.example/shop/new:v1", "--timeout", "1s", KUBECONFIG=str(kubeconfig))
-    assert (late.returncode, late.stdout.count("\n")) == (1, 1)
-    assert "not warm in time: waiting for a WarmImage of h.example/shop/new:v1 in namespace default" in late.stderr
+def test_a_job_of_a_ci_is_told_by_the_exit_status(
+    kubeconfig: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def call(*arguments: str) -> tuple[int, str, str]:
+        status = main(arguments)
+        return (status, *capsys.readouterr())
 
-    same = run(program, "diff", "-A", *named)
-    assert (same.returncode, same.stdout) == (0, "0 nodes hold what they should: 0 lines\n")
-    assert run(program, "diff", "nothing", *named).returncode == 2
-    assert run(program, "diff", "--context", "nowhere", *named).returncode == 2
-    assert run(program, "status", "--wait", "node/node-1", *named).returncode == 2
-    assert run(program, "status", KUBECONFIG="/nowhere").returncode == 2
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+    status, _, said = call("status", "--wait", "h.example/shop/web:v1", "-n", "shop")
+    assert status == 1
+    assert "h.example/shop/web:v1 is not warm: 2 of 3 nodes, 1 failed\n  NotFound on node-9" in said
+
+    late = "waiting for a WarmImage of h.example/shop/new:v1 in namespace default"
+    assert call("status", "--wait", "h.example/shop/new:v1", "--timeout", "1s") == (
+        1,
+        f"{late}\n",
+        f"warmhook: not warm in time: {late}\n",
+    )
+    assert call("diff", "-A") == (0, "no node should hold an image at all\n", "")
+    assert call("diff")[1] == "no node should hold an image of namespace default; -A compares all\n"
+    assert call("diff", "nothing")[0] == 2
+    assert call("status", "nothing")[0] == 1
+    assert call("diff", "--context", "nowhere")[0] == 2
+    assert call("status", "--kubeconfig", "/nowhere")[0] == 2
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl")
@@ -100,6 +111,18 @@ def test_kubectl_runs_and_completes_the_plugin(kubeconfig: Path) -> None:
     assert words.split() == ["web", "node-1", ":4"]
     words = run("kubectl", "__complete", "warm", "status", "node/", **environ).stdout
     assert words.split() == ["node/node-1", ":4"]
+
+
+@real_time
+async def test_ctrl_c_ends_a_wait_quietly(kubeconfig: Path) -> None:
+    command = ("warmhook", "status", "--wait", "h.example/shop/new:v1", "--kubeconfig", str(kubeconfig))
+    pipe = asyncio.subprocess.PIPE
+    waiting = await asyncio.create_subprocess_exec(*command, env=ENVIRON, stdout=pipe, stderr=pipe)
+    assert waiting.stdout is not None
+    assert (await waiting.stdout.readline()).startswith(b"waiting for a WarmImage of ")
+    waiting.send_signal(signal.SIGINT)
+    _, errors = await asyncio.wait_for(waiting.communicate(), 30)
+    assert (waiting.returncode, errors.strip()) == (130, b"")
 
 
 def test_output_that_nobody_reads_ends_a_command_quietly(kubeconfig: Path) -> None:

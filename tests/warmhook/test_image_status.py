@@ -165,7 +165,7 @@ def test_a_wait_ends_when_nodes_are_warm_or_come_no_further(given: dict[str, Any
 
 
 def test_a_wait_for_an_image_that_nobody_announced_names_it_with_its_registry() -> None:
-    state = judge_wait(parse_query("shop/web:v1"), [status("web:v1", warm=1)], WHERE)
+    state = judge_wait(parse_query("docker.io/shop/web:v1"), [status("web:v1", warm=1)], WHERE)
     assert (state.over, state.line) == (False, "waiting for a WarmImage of docker.io/shop/web:v1 in namespace shop")
 
 
