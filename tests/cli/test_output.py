@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
-import sys
-from collections.abc import Callable
 from typing import Literal
 
 import click
@@ -15,6 +11,7 @@ import yaml
 
 from cli.main import main, warmhook
 from cli.output import Styled, print_checks, print_object, print_table
+from tests.support.terminal import terminal
 from warmhook.checks import Check
 
 HOSTILE = "a\x1b[2J\x1b[31mb\x9b1A\nc\u202ed\x07"
@@ -46,18 +43,6 @@ def test_documents_hold_every_value_and_nothing_that_a_terminal_acts_on(
     assert not {"\x1b", "\x9b", "\x07"} & set(out)
 
 
-def seen_on_a_terminal(work: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> str:
-    """What a terminal gets of what `work` prints."""
-    ours, theirs = pty.openpty()
-    with os.fdopen(theirs, "w") as terminal:
-        monkeypatch.setattr(sys, "stdout", terminal)
-        work()
-        terminal.flush()
-        seen = os.read(ours, 10_000).decode()
-    os.close(ours)
-    return seen
-
-
 @pytest.mark.parametrize(
     ("environ", "coloured"),
     [({"TERM": "xterm"}, True), ({"TERM": "xterm", "NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)],
@@ -74,7 +59,9 @@ def test_colours_are_for_terminals_that_want_them(
     monkeypatch.setitem(warmhook.commands, "shine", shine)
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
-    assert ("\x1b[32mwarm" in seen_on_a_terminal(lambda: main(["shine"]), monkeypatch)) is coloured
+    with terminal(monkeypatch) as shown:
+        main(["shine"])
+    assert ("\x1b[32mwarm" in shown[0]) is coloured
 
 
 def test_no_colours_leave_for_a_file(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import pty
-import sys
 from collections.abc import Coroutine
 from typing import Any
 
@@ -22,6 +19,7 @@ from cli.status_wait import SignedOut, wait_for_image
 from devcluster.apiserver import InProcessTransport
 from tests.cli.commands import cluster_of, report, shown
 from tests.handlers.world import DIGEST, HOST, World, digest, in_world, status
+from tests.support.terminal import terminal
 from warmhook.image_query import parse_query
 from warmhook.ports import Unreachable
 from warmhook.warmimages import ObjectKey
@@ -200,17 +198,13 @@ async def test_a_server_that_is_away_for_a_while_ends_no_wait(world: World, caps
 async def test_a_terminal_has_one_line_that_is_rewritten(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "60")
     await world.sync()
-    ours, theirs = pty.openpty()
-    with os.fdopen(theirs, "w") as terminal:
-        monkeypatch.setattr(sys, "stdout", terminal)
+    with terminal(monkeypatch) as shown_there:
         waiting = asyncio.create_task(wait(cluster_of(world)))
         await asyncio.sleep(5)
         await report(world, "a", {"app": "warm"})
         await world.sync()
         assert await waiting == 0
-        terminal.flush()
-        seen = os.read(ours, 10_000).decode()
-    os.close(ours)
+    (seen,) = shown_there
     assert seen.count("\n") == 1
     assert all(len(line) <= 59 for line in seen.strip().split("\r"))
     assert f"{IMAGE} is warm: 1 of 1 nodes" in seen
