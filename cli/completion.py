@@ -36,6 +36,19 @@ def completion(context: click.Context, shell: str) -> None:
 
 def complete_target(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
     """Names of WarmImages and nodes; nothing if the cluster does not answer within a second."""
+    kind, slash, _ = incomplete.partition("/")
+    names = _known(context)
+    found = [f"{kind}/{name}" if slash else name for kind_of, name in names if not slash or kind_of == kind]
+    return [name for name in found if name.startswith(incomplete)]
+
+
+def complete_node(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Names of nodes; nothing if the cluster does not answer within a second."""
+    return [name for kind, name in _known(context) if kind == "node" and name.startswith(incomplete)]
+
+
+def _known(context: click.Context) -> list[tuple[str, str]]:
+    """Kind and name of each WarmImage and node of the cluster that the options before select."""
     given = context.params
     access = Access(
         given.get("kubeconfig"),
@@ -45,12 +58,9 @@ def complete_target(context: click.Context, _parameter: click.Parameter, incompl
         str(given.get("system_namespace")),
     )
     try:
-        names = with_cluster(access, _names)
+        return with_cluster(access, _names)
     except (click.ClickException, TimeoutError, OSError):
         return []
-    kind, slash, _ = incomplete.partition("/")
-    found = [f"{kind}/{name}" if slash else name for kind_of, name in names if not slash or kind_of == kind]
-    return [name for name in found if name.startswith(incomplete)]
 
 
 async def _names(cluster: Cluster) -> list[tuple[str, str]]:

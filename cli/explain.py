@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from cli.cluster import Access, Cluster, cluster_options, with_cluster
-from cli.completion import complete_target
+from cli.completion import complete_node, complete_target
 from cli.errors import Unusable
 from cli.output import OutputFormat, output_option, print_checks, print_object, print_table
 from cli.target import Target, read_target
@@ -26,7 +26,7 @@ _SHOWN: Final = 5
 
 @click.command("explain")
 @click.argument("image", shell_complete=complete_target)
-@click.argument("node", shell_complete=complete_target)
+@click.argument("node", shell_complete=complete_node)
 @click.option(
     "--agents-namespace",
     default="warmhook-agents",
