@@ -27,7 +27,8 @@ def judge_wait(query: ImageQuery, found: Collection[ImageStatus], where: str) ->
     It is over when every one of them is ready with the digest of the query, or when one of them comes no further
     without help: it is stopped, or all of its reachable nodes are warm or failed, and at least one failed.
     """
-    name = str(query.reference)
+    # A digest would push the counts off a terminal.
+    name = str(query.reference.without_digest())
     current = [each for each in found if query.names(each) and query.has_digest(each)]
     if (pending := _pending(query, found, current, where)) is not None:
         return WaitState(pending)

@@ -179,7 +179,8 @@ def test_a_wait_for_a_digest_does_not_end_with_another_one() -> None:
     moved = judge_wait(query, [status("web:v1", warm=3, wanted=DIGEST)], WHERE)
     assert not moved.over
     assert "brought another digest on some nodes" in moved.line
-    assert judge_wait(query, [status("web:v1", warm=3, digest=DIGEST)], WHERE).warm
+    there = judge_wait(query, [status("web:v1", warm=3, digest=DIGEST)], WHERE)
+    assert (there.warm, there.line) == (True, "h.example/shop/web:v1 is warm: 3 of 3 nodes")
 
 
 def test_a_wait_is_for_every_warmimage_of_the_image() -> None:
