@@ -45,10 +45,16 @@ def on_page_markdown(markdown: str, *, page: Page, **_context: object) -> str:
         if found.startswith("../") and (_ROOT / target).exists():
             # A file that is no page: its name must do.
             return link["text"]
-        return f"[{link['text']}]({found}{link['anchor'] or ''})"
+        anchor = f"#{_identifier(link['anchor'][1:])}" if link["anchor"] else ""
+        return f"[{link['text']}]({found}{anchor})"
 
     return _LINK.sub(rewrite, markdown)
 
 
 def _slug(heading: str, separator: str) -> str:
-    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", separator)
+    return _identifier(re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", separator))
+
+
+def _identifier(anchor: str) -> str:
+    # With a digit first it is no selector of CSS, and the script of the theme stops there.
+    return f"_{anchor}" if anchor[:1].isdigit() else anchor
