@@ -48,7 +48,8 @@ def on_page_markdown(markdown: str, *, page: Page, **_context: object) -> str:
         anchor = f"#{_identifier(link['anchor'][1:])}" if link["anchor"] else ""
         return f"[{link['text']}]({found}{anchor})"
 
-    return _LINK.sub(rewrite, markdown)
+    # Python-Markdown shows the backslash of an escape that it does not need.
+    return _LINK.sub(rewrite, markdown).replace("\\<", "&lt;")
 
 
 def _slug(heading: str, separator: str) -> str:

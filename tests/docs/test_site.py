@@ -95,6 +95,11 @@ def test_a_page_has_the_tables_lists_and_code_that_github_shows(site: Path, name
 
 
 @pytest.mark.slow
+def test_no_escape_is_shown(site: Path) -> None:
+    assert "&gt;=1.2 &lt;3" in (site / "api.html").read_text()
+
+
+@pytest.mark.slow
 def test_the_search_knows_the_runbooks(site: Path) -> None:
     index = (site / "search" / "search_index.json").read_text()
     assert '"operations.html#warmhooknoleader"' in index
