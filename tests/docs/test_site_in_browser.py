@@ -51,6 +51,9 @@ def test_no_page_is_wider_than_the_screen_or_asks_another_host(browser: Browser,
 
 def test_the_search_finds_a_runbook(browser: Browser, url: str) -> None:
     with opened(browser, f"{url}/index.html") as page:
+        # What is typed before the index is ready finds nothing.
+        with page.expect_console_message(lambda message: "search ready" in message.text):
+            page.reload()
         page.get_by_role("link", name="Search").click()
         page.locator("#mkdocs-search-query").press_sequentially("WarmhookNoLeader")
         page.locator("#mkdocs-search-results a", has_text="WarmhookNoLeader").first.click()
