@@ -17,8 +17,11 @@ _FORBIDDEN: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\
 
 
 def printable(html: str) -> str:
-    """`html` without control characters: a name must not turn the text around it, or hide a part of itself."""
-    return _FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", html)
+    """`html` without control characters: a name must not turn the text around it, or hide a part of itself.
+
+    The result is ASCII, in which browsers hold large pages in half the memory.
+    """
+    return _FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", html).encode("ascii", "xmlcharrefreplace").decode("ascii")
 
 
 def count(number: int) -> str:

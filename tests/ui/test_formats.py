@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from html import unescape
 
 import pytest
 
@@ -70,4 +71,8 @@ def test_a_digest_is_cut_as_runtimes_do() -> None:
 
 
 def test_characters_that_nobody_sees_become_visible() -> None:
-    assert printable("a\u202eb\x1b[0m\n\tc\0") == "a\ufffdb\ufffd[0m\n\tc\ufffd"
+    assert unescape(printable("a\u202eb\x1b[0m\n\tc\0")) == "a\ufffdb\ufffd[0m\n\tc\ufffd"
+
+
+def test_a_page_is_ascii() -> None:
+    assert printable("\u2716 \U0001f600") == "&#10006; &#128512;"

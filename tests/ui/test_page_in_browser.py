@@ -212,6 +212,20 @@ class Reversed(SyntheticCluster):
         return replace(found, rows=found.rows[::-1])
 
 
+@pytest.mark.parametrize("address", ["/ui/", "/ui/?by=node", "/ui/failing", "/ui/images/shop/web-00000000"])
+def test_after_several_changes_a_page_is_as_if_it_were_loaded_anew(
+    browser: Browser, server: PageServer, address: str
+) -> None:
+    clusters = (replace(SMALL, change=8), Reversed(nodes=60, images=12), replace(SMALL, images=9), SMALL)
+    with opened(browser, server.url + address) as page, opened(browser, f"{server.url}/ui/deliveries") as other:
+        expect(page.locator("#live")).to_have_text("live")
+        for cluster in clusters:
+            server.change(cluster=cluster)
+            expect(page.locator("main")).to_have_attribute("data-change", str(server.view.change))
+            other.goto(server.url + address)
+            assert page.locator("main").inner_html() == other.locator("main").inner_html()
+
+
 def test_many_changes_are_fetched_at_most_once_a_second(browser: Browser, server: PageServer) -> None:
     with opened(browser, f"{server.url}/ui/") as page:
         expect(page.locator("#live")).to_have_text("live")

@@ -19,15 +19,16 @@ function morph(old, fresh) {
   for (const { name, value } of fresh.attributes) {
     if (old.getAttribute(name) !== value) old.setAttribute(name, value);
   }
-  const known = new Map([...old.children].filter((child) => child.id).map((child) => [child.id, child]));
+  const known = new Map([...old.children].reverse().filter((child) => child.id).map((child) => [child.id, child]));
   let next = old.firstChild;
   for (const child of [...fresh.childNodes]) {
     const same = child.id ? known.get(child.id) : next && !next.id && alike(next, child) ? next : null;
-    if (!same) { old.insertBefore(child, next); continue; }
+    const unparsed = "same" in (child.dataset || {});
+    if (!same) { if (!unparsed) old.insertBefore(child, next); continue; }
     if (same === next) next = next.nextSibling;
     else old.insertBefore(same, next);
     known.delete(child.id);
-    morph(same, child);
+    if (!unparsed) morph(same, child);
   }
   while (next) { const after = next.nextSibling; next.remove(); next = after; }
 }
@@ -36,8 +37,22 @@ function alike(one, other) {
   return one.nodeType === other.nodeType && one.nodeName === other.nodeName;
 }
 
+// Rows as the server last sent them. Those that are the same again are not parsed: thousands of elements each time would
+// fill the memory faster than browsers free it.
+let rows = new Map();
+
+function withoutSameRows(text) {
+  const before = rows;
+  rows = new Map();
+  return text.replace(/<tr id="([^"]*)">[^]*?<\/tr>/g, (row, id) => {
+    const same = !rows.has(id) && before.get(id) === row;
+    if (!rows.has(id)) rows.set(id, row);
+    return same ? `<tr id="${id}" data-same></tr>` : row;
+  });
+}
+
 function replace(text) {
-  const fresh = new DOMParser().parseFromString(text, "text/html");
+  const fresh = new DOMParser().parseFromString(withoutSameRows(text), "text/html");
   const main = fresh.getElementById("main");
   if (!main || !main.dataset.change) { location.reload(); return; }
   const focused = document.activeElement;
