@@ -142,8 +142,8 @@ def _missing(facts: Facts, *, blocked: bool) -> Check:
     where = f" in namespace {facts.namespace}" if facts.namespace else ""
     if blocked:
         return Check("warmimage", "skipped", f"there is none for this image{where}")
-    mend = push_again(facts)
-    return Check("warmimage", "wrong", f"there is no WarmImage for {facts.image}{where}", mend, "Missing")
+    message = f"there is no WarmImage for {facts.image}{where}, although a policy wants it"
+    return Check("warmimage", "wrong", message, push_again(facts), "Missing")
 
 
 # --- the installation ------------------------------------------------------------------------------------------------

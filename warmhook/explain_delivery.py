@@ -98,7 +98,7 @@ def _silence(facts: Facts, records: Sequence[DeliveryRecord]) -> str:
     """That nothing arrived, with what did arrive."""
     image = facts.image
     if not records:
-        return f"no delivery of any registry is on record, so none of {image.host} reached Warmhook"
+        return f"no delivery of any registry is on record, so none of {image.host} reached /webhooks/ of web"
     sources = list(dict.fromkeys(record.source for record in records))
     shown = ", ".join(sources[:_SOURCES_SHOWN]) + (", ..." if len(sources) > _SOURCES_SHOWN else "")
     message = f"no delivery on record names {image}; the last one, of source {records[0].source}, is of"
@@ -113,6 +113,8 @@ def _problem(facts: Facts, record: DeliveryRecord) -> Check | None:
     reason = "".join(part.capitalize() for part in record.reason.split("-")) or record.result.capitalize()
     message = f"the delivery of source {record.source} of {at(record.at, facts.now)} was {record.result}"
     meaning = _MEANING.get(record.reason, clean(record.reason).replace("-", " "))
+    if record.reason.startswith("api-server-") and record.reason not in _MEANING:
+        meaning = f"the API server did not store the WarmImage ({clean(record.reason.removeprefix('api-server-'))})"
     message += f": {meaning.replace('{host}', facts.image.canonical.host)}"
     if record.detail:
         message += f" ({clean(record.detail)})"

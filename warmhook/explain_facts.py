@@ -205,11 +205,11 @@ def patch(kind: str, key: ObjectKey, how: str, change: str) -> str:
     return command("kubectl", "-n", key.namespace, "patch", kind, key.name, "--type", how, "-p", change)
 
 
-def push_again(facts: Facts) -> str:
+def push_again(facts: Facts, *options: str) -> str:
     """The command that announces the image by hand, with the source of that kind if one is known."""
     records = () if isinstance(facts.deliveries, Unread) else facts.deliveries
     source = next((record.source for record in records if record.kind == "webhook"), "<source of kind webhook>")
-    return command("warmhook", "push", str(facts.image), "--to", "<URL of web>", "--source", source)
+    return command("warmhook", "push", str(facts.image), "--to", "<URL of web>", "--source", source, *options)
 
 
 def clean(text: str) -> str:

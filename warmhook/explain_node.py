@@ -19,8 +19,10 @@ from warmhook.explain_facts import (
     clean,
     command,
     patch,
+    push_again,
     span,
 )
+from warmhook.images import is_digest
 from warmhook.node_lines import line_key, line_of, version_of
 from warmhook.node_report import REACHABLE_FOR, Report, read_detail, report_name
 from warmhook.tenancy import permitted
@@ -34,6 +36,8 @@ _OLD_SECONDS: Final = 300
 
 def agent_check(facts: Facts) -> Check:
     """Whether the agent of the node runs."""
+    if facts.node is None:
+        return Check("agent", "skipped", "there is no such node")
     unread = facts.agent_pods if isinstance(facts.agent_pods, Unread) else None
     pods = () if isinstance(facts.agent_pods, Unread) else facts.agent_pods
     pod = next(iter(sorted(pods, key=lambda each: not each.ready)), None)
@@ -108,7 +112,8 @@ def report_check(facts: Facts, warmimage: WarmImage) -> Check:
         message = f"the report of the node could not be read: {facts.report.problem}"
         return Check("report", "unknown", message, facts.report.mend, "NotRead")
     if not _reachable(facts) and _denied(facts):
-        what = ", ".join(_denied(facts))
+        denied = _denied(facts)
+        what = ", ".join(denied[:3]) + ", ..." * (len(denied) > 3)
         message = f"the agent may not write its report {name}: its ServiceAccount may not {what}"
         return Check("report", "wrong", message, "kubectl apply --server-side -k .", "Forbidden")
     if facts.report is None:
@@ -223,7 +228,8 @@ def _warm(facts: Facts, warmimage: WarmImage, report: Report, version: str, text
     brought = str(_fields(text).get("moved", "")) or "another digest"
     wanted = warmimage.resolved.digest if warmimage.resolved is not None else warmimage.digest
     message = f"the tag moved: the node has {clean(brought)}, and the WarmImage wants {wanted}"
-    return Check("runtime", "wrong", message, _refresh(facts, warmimage), "TagMoved")
+    digest = ("--digest", brought) if is_digest(brought) else ()
+    return Check("runtime", "wrong", message, push_again(facts, *digest), "TagMoved")
 
 
 def _fields(text: str) -> dict[str, object]:
@@ -258,7 +264,7 @@ _MEANING: Final = {
     "Evicted": "another program removed pulled images again and again",
     "Refused": "the image's host is the node itself or link-local, which is not allowed",
     "NotRunnable": "it is no container image, so nothing can run it",
-    "PlatformMissing": "the image is not for the platform",
+    "PlatformMissing": "the image is for another platform: the pull failed",
 }
 
 
@@ -273,7 +279,7 @@ def _mend(facts: Facts, warmimage: WarmImage, reason: str) -> str:
     mends = {
         "NotFound": f"push {image} to the registry, then: {_refresh(facts, warmimage)}",
         "Unauthorized": credentials,
-        "RateLimited": credentials,
+        "RateLimited": f"wait, or give nodes an account: {credentials}",
         "Network": ask,
         "Timeout": ask,
         "DiskFull": prune,

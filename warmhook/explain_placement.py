@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
-from warmhook.api import PURGE_ANNOTATION
+from warmhook.api import LINE_LABEL, PURGE_ANNOTATION
 from warmhook.checks import Check
 from warmhook.explain_facts import (
     DesiredState,
@@ -34,7 +35,7 @@ from warmhook.placement import (
 )
 from warmhook.taints import CORDONED, untolerated
 from warmhook.tenancy import permitted
-from warmhook.warmimages import Limit, WarmImage, policy_label
+from warmhook.warmimages import Limit, ObjectKey, WarmImage, policy_label
 
 FRESH_SECONDS: Final = 60
 """A change that is younger may still be on its way."""
@@ -50,7 +51,7 @@ def warmimage_check(facts: Facts, image: ImageState, *, warm: bool) -> Check:
     if warmimage.complete:
         since = warmimage.lifecycle.complete_since
         message = f"{name} was warmed once and is complete since {at(since, facts.now) if since else 'long ago'}"
-        mend = _keep(warmimage)
+        mend = _with_template(facts, warmimage, '{"lifetime":{"type":"Keep"}}')
         return Check("warmimage", "wrong", f"{message}, so nodes hold it no longer", mend, "Complete")
     if image.without_node:
         message = f"{name}: {clean(image.not_allowed)}"
@@ -66,14 +67,6 @@ def warmimage_check(facts: Facts, image: ImageState, *, warm: bool) -> Check:
     pushed = f", pushed {at(warmimage.pushed_at, facts.now)}" if warmimage.pushed_at else ""
     limited = f"; not allowed: {clean(image.not_allowed)}" if image.not_allowed else ""
     return Check("warmimage", "ok", f"{name}{pushed}{limited}")
-
-
-def _keep(warmimage: WarmImage) -> str:
-    """The command after which nodes hold the image for good."""
-    if warmimage.policy_label:
-        policy = replace(warmimage.key, name=warmimage.policy_name)
-        return patch("warmpolicy", policy, "merge", '{"spec":{"template":{"lifetime":{"type":"Keep"}}}}')
-    return patch("warmimage", warmimage.key, "merge", '{"spec":{"lifetime":{"type":"Keep"}}}')
 
 
 def _purged(warmimage: WarmImage) -> Check:
@@ -106,7 +99,8 @@ def placement_check(facts: Facts, image: ImageState) -> Check:
         message = f"which nodes run the Pods that decide is not known: {clean(facts.running.problem)}"
         return Check("placement", "unknown", message, facts.running.mend, "PodsUnknown")
     if image.unplaced:
-        message = f"the handlers do not know which nodes run the Pods that decide: {clean(image.unplaced)}"
+        why = clean(image.unplaced.partition(", run:")[0])
+        message = f"the handlers do not know which nodes run the Pods that decide: {why}"
         return Check("placement", "wrong", message, _grant_pods(facts, image.warmimage), "PodsUnknown")
     warmimage, node = permitted(image.warmimage), facts.node.node
     if not _selects(_unlimited(warmimage), [node], facts.running, node):
@@ -126,7 +120,7 @@ def _among_selected(facts: Facts, warmimage: WarmImage, state: NodeState, runnin
         return Check("placement", "unknown", message, facts.others.mend, "NotRead")
     if _selects(warmimage, facts.others, running, node):
         return Check("placement", "ok", f"node {node.name} is one of the {_limit(limit)} that the limit chooses")
-    return _beyond_limit(state, warmimage, limit)
+    return _beyond_limit(facts, state, warmimage, limit)
 
 
 def _grant_pods(facts: Facts, warmimage: WarmImage) -> str:
@@ -156,39 +150,47 @@ def _unselected(facts: Facts, warmimage: WarmImage, node: Node) -> Check:
             message = f"nodes.names of the policy does not have {name}"
             return Check("placement", "wrong", message, _edit_nodes(facts, warmimage), "NotSelected")
         case "selector":
-            return _not_matched(warmimage, node)
+            return _not_matched(facts, warmimage, node)
         case "affinity":
             terms = clean(str(affinity_object(wanted.affinity or ())["nodeSelectorTerms"]))
             message = f"node {name} does not match the required affinity {terms}"
             return Check("placement", "wrong", message, _edit_nodes(facts, warmimage), "NotSelected")
         case "tolerations":
-            return _tainted(warmimage, node)
+            return _tainted(facts, warmimage, node)
         case _:
             message = f"no Pod that the image is for runs on node {name}"
             mend = command("kubectl", "-n", warmimage.key.namespace, "get", "pods", "-o", "wide")
             return Check("placement", "wrong", message, mend, "NoRunningPods")
 
 
-def _not_matched(warmimage: WarmImage, node: Node) -> Check:
+def _not_matched(facts: Facts, warmimage: WarmImage, node: Node) -> Check:
     requirements = selector_of(warmimage.template.nodes).requirements
     missing = next(each for each in requirements if not each.matches(node.labels))
     has = node.labels.get(missing.key)
     label = "has no such label" if has is None else f"has {missing.key}={has}"
     message = f"the selector wants {clean(missing.query())}, and node {node.name} {label}"
-    mend = command("kubectl", "get", "node", node.name, "--show-labels")
-    if missing.operator == "In":
-        mend = command("kubectl", "label", "--overwrite", "node", node.name, f"{missing.key}={missing.values[0]}")
+    # A label that is there means something to others, and those of Kubernetes are not for people to set.
+    if has is None and missing.operator == "In" and "kubernetes.io/" not in missing.key:
+        mend = command("kubectl", "label", "node", node.name, f"{missing.key}={missing.values[0]}")
+    else:
+        mend = _edit_nodes(facts, warmimage)
     return Check("placement", "wrong", message, mend, "NotSelected")
 
 
-def _tainted(warmimage: WarmImage, node: Node) -> Check:
+def _tainted(facts: Facts, warmimage: WarmImage, node: Node) -> Check:
     taint, *_ = untolerated(node.taints, node.unschedulable, warmimage.template.nodes.tolerations or ())
     if taint.key == CORDONED:
         message = f"node {node.name} is cordoned, and the image is for nodes on which Pods can be scheduled"
         return Check("placement", "wrong", message, command("kubectl", "uncordon", node.name), "Cordoned")
-    shown = f"{taint.key}={taint.value}:{taint.effect}" if taint.value else f"{taint.key}:{taint.effect}"
-    message = f"node {node.name} has the taint {clean(shown)}, which nodes.tolerations does not tolerate"
-    mend = command("kubectl", "taint", "node", node.name, f"{taint.key}:{taint.effect}-")
+    shown = clean(f"{taint.key}={taint.value}:{taint.effect}" if taint.value else f"{taint.key}:{taint.effect}")
+    if warmimage.pod_origin is not None:
+        message = f"node {node.name} has the taint {shown}, which the Pods of the image do not tolerate"
+        return Check("placement", "wrong", message, command("kubectl", "describe", "node", node.name), "Tainted")
+    message = f"node {node.name} has the taint {shown}, which nodes.tolerations does not tolerate"
+    key, kind = _owner(facts, warmimage)
+    path = "/spec/template/nodes/tolerations/-" if kind == "warmpolicy" else "/spec/nodes/tolerations/-"
+    change = [{"op": "add", "path": path, "value": {"key": taint.key, "operator": "Exists"}}]
+    mend = patch(kind, key, "json", json.dumps(change, separators=(",", ":")))
     return Check("placement", "wrong", message, mend, "Tainted")
 
 
@@ -200,7 +202,7 @@ def _other_platform(warmimage: WarmImage, node: Node) -> Check:
     return Check("placement", "wrong", message, mend, "PlatformMissing")
 
 
-def _beyond_limit(state: NodeState, warmimage: WarmImage, limit: Limit) -> Check:
+def _beyond_limit(facts: Facts, state: NodeState, warmimage: WarmImage, limit: Limit) -> Check:
     node = state.node
     if node.unschedulable:
         message = f"node {node.name} is cordoned, and the limit of {_limit(limit)} takes other nodes first"
@@ -209,29 +211,36 @@ def _beyond_limit(state: NodeState, warmimage: WarmImage, limit: Limit) -> Check
         message = f"node {node.name} is not Ready, and the limit of {_limit(limit)} takes other nodes first"
         return Check("placement", "wrong", message, command("kubectl", "describe", "node", node.name), "NotReady")
     message = f"the limit of {_limit(limit)} chose other nodes than {node.name} for this image"
-    return Check("placement", "wrong", message, _edit_limit(warmimage), "BeyondLimit")
+    if not limit.value:
+        message = "the limit is 0, so no node is selected"
+    mend = _with_template(facts, warmimage, '{"nodes":{"limit":null}}')
+    return Check("placement", "wrong", message, mend, "BeyondLimit")
 
 
 def _limit(limit: Limit) -> str:
     return f"{limit.value} %" if limit.percent else f"{limit.value} node{'s' * (limit.value != 1)}"
 
 
-def _edit_limit(warmimage: WarmImage) -> str:
-    key = warmimage.key
-    if warmimage.policy_label:
-        change = '{"spec":{"template":{"nodes":{"limit":null}}}}'
-        return patch("warmpolicy", replace(key, name=warmimage.policy_name), "merge", change)
-    return patch("warmimage", key, "merge", '{"spec":{"nodes":{"limit":null}}}')
+def _with_template(facts: Facts, warmimage: WarmImage, change: str) -> str:
+    """The command that changes the template of the policy, or the spec of a WarmImage without one."""
+    key, kind = _owner(facts, warmimage)
+    spec = f'{{"template":{change}}}' if kind == "warmpolicy" else change
+    return patch(kind, key, "merge", f'{{"spec":{spec}}}')
 
 
 def _edit_nodes(facts: Facts, warmimage: WarmImage) -> str:
     """The command that opens whoever says which nodes are selected."""
-    key, kind = warmimage.key, "warmimage"
-    if warmimage.policy_label:
-        states = () if isinstance(facts.policies, Unread) else facts.policies
-        known = next((each.key for each in states if policy_label(each.key) == warmimage.policy_label), None)
-        key, kind = known or replace(key, name=warmimage.policy_name), "warmpolicy"
+    key, kind = _owner(facts, warmimage)
     return command("kubectl", "-n", key.namespace, "edit", kind, key.name)
+
+
+def _owner(facts: Facts, warmimage: WarmImage) -> tuple[ObjectKey, str]:
+    """Who says what the WarmImage asks for: its policy, or itself; key and kind."""
+    if not warmimage.policy_label:
+        return warmimage.key, "warmimage"
+    states = () if isinstance(facts.policies, Unread) else facts.policies
+    known = next((each.key for each in states if policy_label(each.key) == warmimage.policy_label), None)
+    return known or replace(warmimage.key, name=warmimage.policy_name), "warmpolicy"
 
 
 # --- line ------------------------------------------------------------------------------------------------------------
@@ -249,16 +258,18 @@ def line_check(facts: Facts, image: ImageState) -> Check:
         message = (
             f"node {facts.node_name} has no room for it: a node has {MAX_LINES} images, and each namespace its share"
         )
-        mend = command("kubectl", "-n", facts.system_namespace, "get", "configmap", name, "-o", "yaml")
-        return Check("line", "wrong", message, mend, "TooManyLines")
+        mend = _with_template(facts, image.warmimage, '{"pull":{"priority":10}}')
+        return Check("line", "wrong", f"{message}, by priority and age", mend, "TooManyLines")
     if key not in desired.lines:
         what = f"ConfigMap {name} has no line for it" if facts.desired else f"there is no ConfigMap {name}"
         return _unwritten(facts, image, f"{what}: the handlers have not written it", "NotWritten")
     try:
         have = read_line(key, desired.lines[key])
     except NotALine as error:
-        message = f"the line of it in ConfigMap {name} cannot be read: {clean(str(error))}"
-        mend = command("kubectl", "-n", facts.system_namespace, "delete", "configmap", name)
+        message = f"the line in ConfigMap {name} cannot be read, perhaps somebody edited it: {clean(str(error))}"
+        # Without the label the next sync writes the line again; without the ConfigMap the agent would forget all lines.
+        kubectl = ("kubectl", "-n", facts.system_namespace)
+        mend = command(*kubectl, "label", "configmap", name, f"{LINE_LABEL}{key}-")
         return Check("line", "wrong", message, mend, "Malformed")
     if _pulls_otherwise(have, wanted):
         return _unwritten(facts, image, f"the line of it in ConfigMap {name} is of an earlier state", "Outdated")

@@ -76,8 +76,14 @@ async def the_warmimage_cannot_be_read(scene: Scene) -> None:
 # --- placement ---
 
 
-@culprit("placement", "NotSelected", f"kubectl label --overwrite node {NODE} pool=web")
+@culprit("placement", "NotSelected", f"kubectl label node {NODE} pool=web")
 async def the_selector_does_not_match_the_node(scene: Scene) -> None:
+    await _placed(scene, selector={"matchLabels": {"pool": "web"}})
+
+
+@culprit("placement", "NotSelected", "edit warmpolicy shop")
+async def the_node_is_of_another_pool(scene: Scene) -> None:
+    await scene.patch_node({"metadata": {"labels": {"pool": "db"}}})
     await _placed(scene, selector={"matchLabels": {"pool": "web"}})
 
 
@@ -86,7 +92,7 @@ async def the_names_do_not_have_the_node(scene: Scene) -> None:
     await _placed(scene, names=["node-2"])
 
 
-@culprit("placement", "Tainted", f"kubectl taint node {NODE} gpu:NoSchedule-")
+@culprit("placement", "Tainted", '"value":{"key":"gpu","operator":"Exists"}')
 async def the_node_has_a_taint(scene: Scene) -> None:
     await scene.patch_node({"spec": {"taints": [{"key": "gpu", "value": "yes", "effect": "NoSchedule"}]}})
     await _placed(scene, tolerations=[{"key": "other", "operator": "Exists"}])
@@ -136,7 +142,7 @@ async def the_namespace_may_not_use_the_node(scene: Scene) -> None:
 @culprit(
     "line",
     "TooManyLines",
-    f"get configmap {desired_name(NODE)}",
+    '"priority":10',
     sources=SOURCES + "namespaces: [{names: [shop], linesPerNode: 1}]\n",
 )
 async def the_node_has_no_room_for_the_line(scene: Scene) -> None:
@@ -156,7 +162,7 @@ async def the_line_was_not_written(scene: Scene) -> None:
     await scene.pass_time(120)
 
 
-@culprit("line", "Malformed", f"delete configmap {desired_name(NODE)}")
+@culprit("line", "Malformed", f"label configmap {desired_name(NODE)} line.warmhook.dev/")
 async def somebody_edited_the_line(scene: Scene) -> None:
     await scene.warm()
     await scene.stop_watch()
@@ -314,7 +320,7 @@ async def the_image_is_a_chart(scene: Scene) -> None:
     await scene.reported("waiting", "failed", reason="NotRunnable")
 
 
-@culprit("runtime", "TagMoved", "warmhook.dev/refresh=")
+@culprit("runtime", "TagMoved", f"--digest {digest('b')}")
 async def the_tag_moved_without_a_delivery(scene: Scene) -> None:
     scene.runtime.registry[IMAGE] = digest("b")
     await scene.push()

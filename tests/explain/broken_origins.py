@@ -168,6 +168,21 @@ async def the_policy_was_deleted(scene: Scene) -> None:
     await scene.admin.delete(f"/apis/{API_VERSION}/namespaces/shop/warmpolicies/shop")
 
 
+@culprit("policy", "PodsNotRead", "describe warmpolicy shop")
+async def the_handlers_may_not_list_existing_pods(scene: Scene) -> None:
+    scene.world.answer(status(403, "pods is forbidden"), "GET", "/namespaces/shop/pods")
+    await scene.patch_policy({"push": None, "pods": {"selector": {}, "existing": True}})
+    await scene.settled()
+
+
+@culprit("installation", "NoLeader", "get pods -l app.kubernetes.io/name=warmhook-handlers")
+async def nobody_has_written_the_images_of_the_policy(scene: Scene) -> None:
+    await scene.settled()
+    await scene.stop_watch()
+    await scene.pass_time(120)
+    await scene.patch_policy({"push": None, "images": [IMAGE]})
+
+
 # --- rules ---
 
 

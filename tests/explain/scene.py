@@ -63,6 +63,8 @@ class Scene:
     watch: contextlib.AsyncExitStack
     image: str = IMAGE
     asked_node: str = NODE
+    watching: bool = True
+    """Whether a replica of `watch` runs."""
 
     @property
     def runtime(self) -> MemoryRuntime:
@@ -138,6 +140,12 @@ class Scene:
     async def stop_watch(self) -> None:
         """No replica of `watch` runs any more."""
         await self.watch.aclose()
+        self.watching = False
+
+    async def restart_watch(self) -> None:
+        """Another replica of `watch` runs from now on."""
+        await self.exits.enter_async_context(self.world.watching())
+        self.watching = True
 
     async def pass_time(self, seconds: float) -> None:
         """So much time passes."""

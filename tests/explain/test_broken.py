@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 
 from tests.explain import broken_nodes, broken_origins
@@ -10,6 +12,17 @@ from tests.explain.scene import Scene, in_scene
 from warmhook.explain import SUBJECTS
 
 MODULES = (broken_origins, broken_nodes)
+
+
+PROGRAMS = {"kubectl", "warmhook", "ssh", "echo"}
+
+
+def can_be_pasted(mend: str) -> bool:
+    """Whether it is empty, a command, or ends with one; or says what to push to the registry."""
+    if not mend or mend.startswith("push "):
+        return True
+    pasted = mend.rpartition(": " if ": kubectl" in mend else "\0")[2]
+    return mend.isprintable() and shlex.split(pasted)[0] in PROGRAMS
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -24,6 +37,7 @@ def test_it_names_the_culprit_and_what_mends_it(name: str) -> None:
         assert (found.culprit.subject, found.culprit.reason) == (row.subject, row.reason), told
         assert row.word in found.culprit.mend, told
         assert tuple(check.subject for check in found.checks) == SUBJECTS
+        assert [check.mend for check in found.checks if not can_be_pasted(check.mend)] == []
 
     in_scene(case, **row.given)
 

@@ -35,7 +35,7 @@ from warmhook.policies import Policy
 from warmhook.rules import PushRule, PushRules, refusing_part
 from warmhook.semver import parse_range
 from warmhook.taints import Taint
-from warmhook.warmimages import Nodes, ObjectKey, WarmImage
+from warmhook.warmimages import Nodes, ObjectKey, PodOrigin, PodOwner, WarmImage
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 IMAGE = parse_reference("harbor.example.com/shop/app:v1")
@@ -131,6 +131,27 @@ def test_what_could_not_be_read_is_unknown_and_never_wrong(unread: str) -> None:
     found = explain(facts(**{unread: Unread("you may not", "ask")}))
     assert {check.state for check in found.checks} <= {"ok", "unknown", "skipped"}
     assert tuple(check.subject for check in found.checks) == SUBJECTS
+
+
+WEB_PODS = PodOwner("Deployment/web", containers=("web",))
+
+
+@pytest.mark.parametrize(
+    ("warmimage", "words"),
+    [
+        (WarmImage(KEY, IMAGE), "somebody made the WarmImage by hand"),
+        (WarmImage(KEY, IMAGE, policy_label="x", policy_name="shop"), "policy shop names the image"),
+        (WarmImage(KEY, IMAGE, policy_label="x", pod_origin=PodOrigin((WEB_PODS,))), "new Pods of Deployment/web"),
+        (
+            WarmImage(KEY, IMAGE, policy_label="x", pod_origin=PodOrigin((WEB_PODS,), source="Rollout")),
+            "the rollout of Deployment/web",
+        ),
+    ],
+)
+def test_an_image_that_needs_no_delivery_says_what_brought_it(warmimage: WarmImage, words: str) -> None:
+    delivery = explain(facts(images=(ImageState(warmimage),))).checks[1]
+    assert (delivery.subject, delivery.state) == ("delivery", "skipped")
+    assert words in delivery.message
 
 
 def test_a_leader_that_is_gone_is_no_culprit_of_a_warm_image() -> None:
