@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -10,7 +13,9 @@ from tests.explain import broken_nodes, broken_origins
 from tests.explain.broken import TABLE
 from tests.explain.scene import Scene, in_scene
 from warmhook.explain import SUBJECTS
+from warmhook.pull_failures import FailureReason
 
+DOCS = Path(__file__).parents[2] / "docs"
 MODULES = (broken_origins, broken_nodes)
 
 
@@ -50,3 +55,15 @@ def test_a_healthy_image_has_no_wrong_check() -> None:
         assert [check for check in found.checks if check.state != "ok"] == []
 
     in_scene(case)
+
+
+def test_the_page_has_every_culprit_of_the_table() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \| .* \| (.*) \|$", (DOCS / "cli.md").read_text(), flags=re.MULTILINE))
+    known = get_args(FailureReason)
+    missing = {
+        (row.subject, row.reason)
+        for row in TABLE.values()
+        if f"`{row.reason}`" not in rows.get(row.subject, "") and row.subject != "delivery" and row.reason not in known
+    }
+    assert missing == set()
+    assert set(SUBJECTS) <= rows.keys()
