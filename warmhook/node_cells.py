@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Final, get_args
 
 from warmhook.inventory import ImageFacts, Inventory
@@ -47,7 +48,6 @@ class NodeCells:
 def lay_out(inventory: Inventory, keys: Sequence[str]) -> NodeCells:
     """The states of these lines on every node."""
     nodes = sorted(inventory.nodes.values(), key=lambda node: (not node.pool, node.pool, node.name))
-    row_of = {key: row for row, key in enumerate(keys)}
     columns: dict[tuple[bool, int, int, int, int], bytes] = {}
     groups, laid_out = [], []
     for node in nodes:
@@ -57,14 +57,11 @@ def lay_out(inventory: Inventory, keys: Sequence[str]) -> NodeCells:
         same = (is_silent, id(desired.lines), id(desired.refused), id(report.warm), id(report.states))
         column = columns.get(same)
         if column is None:
-            filled = bytearray(len(keys))
+            codes: dict[str, int] = {}
             for state, those in keys_by_state(desired, report, is_silent=is_silent).items():
-                code = _CODES[state]
-                for key in those:
-                    if (row := row_of.get(key)) is not None:
-                        filled[row] = code
-            column = columns[same] = bytes(filled)
+                codes |= dict.fromkeys(those, _CODES[state])
+            column = columns[same] = bytes(map(codes.get, keys, repeat(0)))
         laid_out.append(column)
     everything, width = b"".join(laid_out), len(keys)
-    cells = {key: everything[row::width] for key, row in row_of.items()}
+    cells = {key: everything[row::width] for row, key in enumerate(keys)}
     return NodeCells(tuple(groups), cells, {group.name: place for place, group in enumerate(groups)})

@@ -12,7 +12,7 @@ from warmhook.inventory import ImageFacts, Inventory, Rights
 from warmhook.node_cells import NodeCells, lay_out
 from warmhook.overview import CellState, Dimension, Failing, ImageRow, NodeGroup, Overview, Tally
 from warmhook.overview_failing import failing_of, installation_checks
-from warmhook.tallies import NO_TALLY, Tallies, tally
+from warmhook.tallies import NO_TALLY, Tallies, merge, tally
 
 ROWS_MAX: Final = 500
 """Images on a page."""
@@ -22,6 +22,8 @@ _GROUPS_MIN: Final = 20
 """Groups on a page however many images it has."""
 FAILING_MAX: Final = 200
 """Reasons on a page."""
+# No label has it.
+_BETWEEN: Final = "\n"
 _NEVER: Final = datetime(1, 1, 1, tzinfo=UTC)
 
 GroupedBy: TypeAlias = Literal["pool", "zone"]
@@ -55,11 +57,11 @@ class Totals:
 
 def count_all(inventory: Inventory) -> Totals:
     """Count everything once."""
-    by_pool = tally(inventory, {name: facts.pool for name, facts in inventory.nodes.items()})
-    by_zone = tally(inventory, {name: facts.zone for name, facts in inventory.nodes.items()})
+    both = tally(inventory, {name: f"{node.pool}{_BETWEEN}{node.zone}" for name, node in inventory.nodes.items()})
+    by_zone = merge(both, lambda name: name.partition(_BETWEEN)[2])
     keys = {key for cells in by_zone.cells.values() for key in cells}
     return Totals(
-        by_dimension={"pool": by_pool, "zone": by_zone},
+        by_dimension={"pool": merge(both, lambda name: name.partition(_BETWEEN)[0]), "zone": by_zone},
         by_line={key: by_zone.total(key) for key in keys},
         silent=_silent(inventory),
         by_node=functools.cache(lambda: lay_out(inventory, tuple(inventory.by_line))),

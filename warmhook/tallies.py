@@ -7,7 +7,7 @@ hold the same, report the same and are in one group are counted together.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, get_args
 
@@ -28,8 +28,7 @@ class Tallies:
 
     def total(self, key: str) -> Tally:
         """Of a line on all nodes of these groups."""
-        found = [cells[key] for cells in self.cells.values() if key in cells]
-        return Tally(*map(sum, zip(*map(_numbers, found), strict=True))) if found else NO_TALLY
+        return _sum([cells[key] for cells in self.cells.values() if key in cells])
 
 
 def tally(inventory: Inventory, group_of: Mapping[str, str]) -> Tallies:
@@ -58,11 +57,34 @@ def tally(inventory: Inventory, group_of: Mapping[str, str]) -> Tallies:
         for state, keys in keys_by_state(desired, report, is_silent=is_silent).items():
             # Most keys by far are counted here, so the loop over them is that of the interpreter.
             counted[group][state].update(keys if nodes == 1 else dict.fromkeys(keys, nodes))
-    names = sorted(sizes, key=lambda name: (not name, name))
     return Tallies(
-        groups=tuple(NodeGroup(name, sizes[name], silent[name]) for name in names),
+        groups=_in_order(NodeGroup(name, sizes[name], silent[name]) for name in sizes),
         cells={group: _tallies(by_state) for group, by_state in counted.items()},
     )
+
+
+def merge(tallies: Tallies, group_of: Callable[[str], str]) -> Tallies:
+    """The counts of larger groups, by the names of the smaller ones that they are made of."""
+    groups: dict[str, NodeGroup] = {}
+    parts: defaultdict[str, defaultdict[str, list[Tally]]] = defaultdict(lambda: defaultdict(list))
+    for group in tallies.groups:
+        name = group_of(group.name)
+        before = groups.get(name, NodeGroup(name, 0))
+        groups[name] = NodeGroup(name, before.nodes + group.nodes, before.silent + group.silent)
+        for key, counted in tallies.cells.get(group.name, {}).items():
+            parts[name][key].append(counted)
+    cells = {name: {key: _sum(found) for key, found in by_key.items()} for name, by_key in parts.items()}
+    return Tallies(_in_order(groups.values()), cells)
+
+
+def _in_order(groups: Iterable[NodeGroup]) -> tuple[NodeGroup, ...]:
+    return tuple(sorted(groups, key=lambda group: (not group.name, group.name)))
+
+
+def _sum(tallies: Sequence[Tally]) -> Tally:
+    if len(tallies) == 1:
+        return tallies[0]
+    return Tally(*map(sum, zip(*map(_numbers, tallies), strict=True))) if tallies else NO_TALLY
 
 
 def _tallies(by_state: Mapping[CellState, Mapping[str, int]]) -> dict[str, Tally]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Final, get_args
 
 from handlers.reconcile.objects import object_key, read_desired
 from warmhook.checks import Check, CheckState
 from warmhook.inventory import DesiredFacts, ImageFacts, NodeFacts, ReportFacts
-from warmhook.node_report import clean_message, read_report
+from warmhook.node_report import LineState, clean_message, read_report
 from warmhook.overview import Tally
 from warmhook.ports import Object
 from warmhook.pull_failures import FailureReason
@@ -59,17 +60,26 @@ def read_desired_facts(metadata: Mapping[str, Any]) -> tuple[str, DesiredFacts]:
     desired = read_desired(metadata)
     if desired is None:
         return "", DesiredFacts()
-    lines = tuple(sorted(desired.lines.items()))
+    lines = tuple(sorted(map(_line, desired.lines, desired.lines.values())))
     return desired.node, DesiredFacts(lines, tuple(sys.intern(key) for key in sorted(desired.refused)))
 
 
 def read_report_facts(metadata: Mapping[str, Any]) -> tuple[str, ReportFacts]:
     """The node of a report, empty if it is none, and what it says."""
     report = read_report(metadata)
-    states = tuple(
-        sorted((sys.intern(key), state, sys.intern(version)) for key, (state, version) in report.states.items())
-    )
+    states = tuple(sorted(_state(key, state, version) for key, (state, version) in report.states.items()))
     return report.node, ReportFacts(report.seen, tuple(map(sys.intern, sorted(report.warm))), states)
+
+
+# Thousands of nodes have the same few hundred lines, in the same few states.
+@lru_cache(maxsize=4096)
+def _line(key: str, version: str) -> tuple[str, str]:
+    return sys.intern(key), sys.intern(version)
+
+
+@lru_cache(maxsize=4096)
+def _state(key: str, state: LineState, version: str) -> tuple[str, LineState, str]:
+    return sys.intern(key), state, sys.intern(version)
 
 
 def read_image_facts(obj: Object) -> ImageFacts:

@@ -29,6 +29,7 @@ from tests.bench.rate import rate
 from tests.bench.relay import relay
 from tests.bench.requests import requests
 from tests.bench.ui import page_in_browser
+from tests.bench.ui_data import page_data
 from tests.bench.webhooks import cold_start, latency
 
 Measurement = Callable[[Place], Awaitable[Sequence[Measured]]]
@@ -52,6 +53,7 @@ MEASUREMENTS: Final[Mapping[Measurement, tuple[str, ...]]] = {
     relay: ("peer-stream-ratio", "peer-agent-rss-mib"),
     early_blobs: ("early-blob-ratio",),
     page_in_browser: ("ui-load-s", "ui-browser-mib"),
+    page_data: ("ui-cache-mib", "ui-count-ms", "ui-count-by-node-ms"),
     rate: ("webhook-rate-ratio", "web-rss-after-100k-mib"),
 }
 """Which figures each measurement gives."""

@@ -74,6 +74,9 @@ FIGURES: Final = (
     Figure("early-blob-ratio", "ratio", Bar(0.5)),
     Figure("ui-load-s", "s", Bar(2)),
     Figure("ui-browser-mib", "MiB", Bar(200)),
+    Figure("ui-cache-mib", "MiB", Bar(60)),
+    Figure("ui-count-ms", "ms", Bar(500)),
+    Figure("ui-count-by-node-ms", "ms", Bar(700)),
     Figure("webhook-rate-ratio", "ratio", Bar(0.4, at_least=True)),
     Figure("web-rss-after-100k-mib", "MiB", Bar(0, text="<= 1.1 x the value after 1,000")),
 )
