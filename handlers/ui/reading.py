@@ -34,6 +34,7 @@ POOL_LABELS: Final = (
 _ZONE_LABEL: Final = "topology.kubernetes.io/zone"
 _ROLE_PREFIX: Final = "node-role.kubernetes.io/"
 _TEXT_MAX: Final = 512
+_UNREADABLE: Final = "this version of the page cannot read the object; look with kubectl"
 _WRONG_IF_TRUE: Final = frozenset({"Degraded"})
 _STATES: Final = ("warm", "pulling", "waiting", "failed", "unreachable")
 
@@ -83,7 +84,15 @@ def _state(key: str, state: LineState, version: str) -> tuple[str, LineState, st
 
 
 def read_image_facts(obj: Object) -> ImageFacts:
-    """A WarmImage. Whatever cannot be read is left out: its namespace writes the spec."""
+    """A WarmImage. What is no text, number or time where it should be is left out: its namespace writes the spec."""
+    try:
+        return _image_facts(obj)
+    except (AttributeError, TypeError, ValueError):
+        # Of a version with other forms of fields. Others are shown as ever.
+        return ImageFacts(object_key(obj), "", reason="Invalid", message=_UNREADABLE)
+
+
+def _image_facts(obj: Object) -> ImageFacts:
     metadata, spec, status = obj["metadata"], _mapping(obj.get("spec")), _mapping(obj.get("status"))
     resolved, ready = _mapping(status.get("resolved")), find_condition(status, "Ready")
     complete = find_condition(status, "Complete")
