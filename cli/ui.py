@@ -6,6 +6,7 @@ import asyncio
 import socket
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
 import click
 
@@ -37,11 +38,13 @@ def ui(port: int, pool_label: str, **options: Any) -> int:
     Only this machine reaches the page. It reads the cluster with your kubeconfig, and changes nothing: you need the
     rights to list and watch nodes, WarmImages of all namespaces, and the ConfigMaps of Warmhook's namespace.
     """
-    with_cluster(Access(**options), lambda cluster: _serve(cluster, port, pool_label))
+    access = Access(**options)
+    query = f"?namespace={quote(access.namespace, safe='')}" if access.namespace else ""
+    with_cluster(access, lambda cluster: _serve(cluster, port, pool_label, query))
     return 0
 
 
-async def _serve(cluster: Cluster, port: int, pool_label: str) -> None:
+async def _serve(cluster: Cluster, port: int, pool_label: str, query: str) -> None:
     # Imported here: they take longer than other commands need.
     import sys
 
@@ -76,7 +79,7 @@ async def _serve(cluster: Cluster, port: int, pool_label: str) -> None:
         async with in_background(page.run(), "page"):
             await _wait_until_listed(page, cluster)
             if not server.should_exit:
-                _say_where(listener, cluster)
+                _say_where(listener, query, cluster)
                 await server.serve(sockets=[listener])
 
 
@@ -112,6 +115,6 @@ async def _wait_until_listed(page: Page, cluster: Cluster) -> None:
         )
 
 
-def _say_where(listener: socket.socket, cluster: Cluster) -> None:
-    address = f"http://127.0.0.1:{listener.getsockname()[1]}/ui/"
+def _say_where(listener: socket.socket, query: str, cluster: Cluster) -> None:
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}/ui/{query}"
     click.echo(f"{address}   (Ctrl-C ends it; {cluster.origin})")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.manifests.rendered import BASE, KNATIVE, identity, render
+from tests.manifests.rendered import BASE, KNATIVE, UI, identity, render
 from warmhook.delivery_records import CONFIGMAP
 
 pytestmark = pytest.mark.e2e
@@ -64,6 +64,20 @@ def test_configurations_are_mounted_under_the_name_they_get(kubectl: str, folder
         CONFIGMAP
     }
     assert named
+
+
+def test_the_component_of_the_page_adds_its_objects_and_gets_the_image(kubectl: str, tmp_path: Path) -> None:
+    shutil.copytree(BASE.parent, tmp_path / "knative")
+    overlay = tmp_path / "knative" / "mine"
+    overlay.mkdir()
+    image = {"name": "warmhook", "newName": "registry.example.com/tools/warmhook", "newTag": "1.0"}
+    kustomization = {"resources": ["../base"], "components": ["../components/ui"], "images": [image]}
+    (overlay / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    built = kustomized(kubectl, overlay)
+    added = by_identity(list(yaml.safe_load_all(built))).keys() - by_identity(render(BASE)).keys()
+    expected = {each[1:] for each in by_identity(render(UI))}
+    assert {each[1:] for each in added if "config" not in each[3]} == expected
+    assert set(re.findall(r"^ +image: (.+)$", built, flags=re.MULTILINE)) == {"registry.example.com/tools/warmhook:1.0"}
 
 
 def test_one_image_is_set_everywhere_at_once(kubectl: str, tmp_path: Path) -> None:
