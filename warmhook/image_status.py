@@ -120,7 +120,8 @@ def read_image_status(obj: Mapping[str, Any]) -> ImageStatus:
     metadata, spec, status = (_mapping(obj.get(part)) for part in ("metadata", "spec", "status"))
     key, image = ObjectKey(metadata["namespace"], metadata["name"]), str(spec.get("image", ""))
     counts = (_count(status.get(name)) for name in ("warm", "pulling", "waiting", "failed", "unreachable"))
-    ready, complete = find_condition(status, "Ready"), find_condition(status, "Complete")
+    conditions = {"conditions": _mappings(status.get("conditions"))}
+    ready, complete = find_condition(conditions, "Ready"), find_condition(conditions, "Complete")
     generation = metadata.get("generation")
     counted = bool(ready) and status.get("observedGeneration") == generation
     ended = complete.get("status") == "True" and complete.get("observedGeneration") == generation
@@ -147,7 +148,7 @@ def read_image_status(obj: Mapping[str, Any]) -> ImageStatus:
 def _failing(key: ObjectKey, image: str, status: Mapping[str, Any]) -> tuple[Failing, ...]:
     """The failures of a status by reason and message, those of most nodes first."""
     grouped: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
-    for failure in map(_mapping, status.get("failures") or []):
+    for failure in _mappings(status.get("failures")):
         grouped[str(failure.get("reason", "")), str(failure.get("message", ""))].append(str(failure.get("node", "")))
     found = [
         Failing(key, image, reason, tuple(sorted(nodes)), len(nodes), message)
@@ -158,6 +159,10 @@ def _failing(key: ObjectKey, image: str, status: Mapping[str, Any]) -> tuple[Fai
 
 def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
+
+
+def _mappings(value: object) -> list[Mapping[str, Any]]:
+    return [each for each in value if isinstance(each, Mapping)] if isinstance(value, list) else []
 
 
 def _count(value: object) -> int:

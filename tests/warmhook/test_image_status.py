@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.support.images import DIGEST, OTHER, image_object
 from warmhook.image_query import parse_query
-from warmhook.image_status import ImageStatus, read_image_status
+from warmhook.image_status import ImageStatus, State, read_image_status
 from warmhook.image_wait import judge_wait
 from warmhook.images import NotAReference
 
 WHERE = "namespace shop"
+FIELDS = st.sampled_from(
+    ["image", "digest", "conditions", "type", "status", "reason", "observedGeneration", "failures", "node", "warm"]
+)
 
 
 def status(*args: Any, **given: Any) -> ImageStatus:
@@ -66,6 +71,24 @@ def test_a_status_that_somebody_broke_is_read_as_far_as_it_goes(broken: Any) -> 
     found = read_image_status(image_object("web:v1") | {"status": broken})
     assert (found.state, found.tally.warm, found.completed_at) == ("uncounted", 0, None)
     assert found.as_object()["image"] == "h.example/shop/web:v1"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(FIELDS | st.text(max_size=3), inner, max_size=4),
+    max_leaves=6,
+)
+
+
+@pytest.mark.slow
+@given(JSON, JSON)
+def test_whatever_an_object_holds_it_is_shown(spec: Any, found: Any) -> None:
+    status = read_image_status({"metadata": {"namespace": "shop", "name": "a"}, "spec": spec, "status": found})
+    assert status.as_object()["namespace"] == "shop"
+    assert status.state in get_args(State)
+    query = parse_query("h.example/a:1")
+    assert judge_wait(query, [status], WHERE).line
+    assert query.find([status]) in ([], [status])
 
 
 def test_the_form_for_programs_has_the_names_of_the_api_and_nothing_empty() -> None:
