@@ -80,7 +80,6 @@ JSON = st.recursive(
 )
 
 
-@pytest.mark.slow
 @given(JSON, JSON)
 def test_whatever_an_object_holds_it_is_shown(spec: Any, found: Any) -> None:
     status = read_image_status({"metadata": {"namespace": "shop", "name": "a"}, "spec": spec, "status": found})
