@@ -105,7 +105,7 @@ def _show(found: Explanation, output: OutputFormat) -> None:
         print_table(columns, rows)
     else:
         print_checks(found.checks)
-    others = f" ({found.others} more WarmImages have the image)" if found.others else ""
+    others = f" ({found.others} more WarmImage{'s' * (found.others > 1)} of the image)" if found.others else ""
     click.echo(f"\n{found.image} is {'warm' if found.warm else 'not warm'} on {found.node}{others}")
     if (culprit := found.culprit) is not None:
         print_checks([culprit])
