@@ -112,7 +112,8 @@ def _chain_without(facts: Facts) -> list[Check]:
     warmimage = _missing(facts, blocked=blocked)
     # What the node says is of use too: both may be broken.
     agent = agent_check(facts)
-    installation = _installation(facts, origin, unwritten=not blocked or origin.by_pods)
+    unwritten = not blocked or origin.by_pods or origin.delivery.reason == "ApiServer403"
+    installation = _installation(facts, origin, unwritten=unwritten)
     rest = [_unreached("placement"), _unreached("line"), agent, _unreached("report"), _unreached("runtime")]
     return [installation, *origin.checks, warmimage, *rest]
 

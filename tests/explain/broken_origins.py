@@ -53,6 +53,15 @@ async def the_handlers_lost_their_rights(scene: Scene) -> None:
     await scene.pass_time(120)
 
 
+@culprit("installation", "Forbidden", "kubectl apply --server-side -k .")
+async def the_receiver_lost_its_rights(scene: Scene) -> None:
+    """The embedded API server enforces no RBAC, so the refusals are written here."""
+    await scene.admin.delete("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/warmhook-receiver")
+    scene.world.answer(status(403, "Forbidden"), "GET", "/warmpolicies")
+    await scene.push()
+    await scene.settled()
+
+
 @culprit("installation", "WebhookMissing", "kubectl apply --server-side -k .")
 async def the_api_server_does_not_call_warmhook_for_pods(scene: Scene) -> None:
     await scene.patch_policy({"push": None, **_PODS})
