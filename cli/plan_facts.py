@@ -181,14 +181,14 @@ async def read_installation(cluster: Cluster) -> tuple[Tenancy, Rates, str]:
         found = await read_settings(cluster, (_HANDLERS,), _CONFIG)
         if found is None:
             where = f"{_HANDLERS} in {cluster.system_namespace}"
-            return NO_RULES, rates, f"the defaults are assumed: there is no Deployment {where}"
+            return NO_RULES, rates, f"there is no Deployment {where}"
         environ = found.environ
         rates = Rates(
             _number(environ.get("WARMHOOK_REGISTRY_RATE"), RATE), _number(environ.get("WARMHOOK_NODE_RATE"), RATE)
         )
         return read_tenancy_of(found.config), rates, ""
     except (KubernetesError, BadSetting) as error:
-        return NO_RULES, rates, f"the defaults are assumed: {error}"
+        return NO_RULES, rates, str(error)
 
 
 def _number(text: str | None, default: float) -> float:

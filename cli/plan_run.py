@@ -86,23 +86,23 @@ async def run_plan(cluster: Cluster, manifests: Manifests, *, ask: bool) -> Outc
         for what, why in gathered.unread.items()
     ]
     if manifests.others:
-        message = f"{manifests.others} objects of other kinds are not part of the plan"
+        message = f"objects of other kinds, which are not part of the plan: {manifests.others}"
         notes.append(Check("files", "skipped", message))
     if ask:
         gathered, asked = await _with_sizes(cluster, gathered, wanted)
         notes += asked
-    objects = tuple(_planned(each, gathered) for each in read)
+    objects = tuple(_planned(each, gathered, asked=ask) for each in read)
     previews = [each.preview for each in objects if each.preview is not None]
     nodes = preview_nodes(previews, gathered.facts)
     return Outcome(objects, tuple(nodes), [*notes, *(node_checks(nodes) if previews else ())])
 
 
-def _planned(read: _Read, gathered: Gathered) -> Planned:
+def _planned(read: _Read, gathered: Gathered, *, asked: bool) -> Planned:
     key = ObjectKey(read.obj["metadata"]["namespace"], read.obj["metadata"]["name"])
     if read.wanted is None:
         return Planned(read.obj["kind"], key, read.state, read.checks)
     shown = preview(read.wanted, gathered.facts)
-    checks = preview_checks(shown, gathered.facts, tenancy_unknown=gathered.tenancy_unknown)
+    checks = preview_checks(shown, gathered.facts, tenancy_unknown=gathered.tenancy_unknown, asked=asked)
     return Planned(read.obj["kind"], key, read.state, [*read.checks, *checks], shown)
 
 

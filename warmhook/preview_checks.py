@@ -17,14 +17,17 @@ _NAMED = 3
 """Names in a message; the tables have all."""
 
 
-def preview_checks(preview: Preview, facts: Facts, *, tenancy_unknown: str = "") -> list[Check]:
-    """What is to be known of one policy or WarmImage. `tenancy_unknown` says why the limits could not be read."""
+def preview_checks(preview: Preview, facts: Facts, *, tenancy_unknown: str = "", asked: bool = False) -> list[Check]:
+    """What is to be known of one policy or WarmImage.
+
+    `tenancy_unknown` says why the limits could not be read; `asked` whether registries were asked for sizes.
+    """
     return [
         _nodes(preview, facts),
         _tenancy(preview, facts.tenancy, tenancy_unknown),
         *_pods(preview),
         *_platforms(preview),
-        _sizes(preview),
+        _sizes(preview, asked=asked),
         *_agents(preview, facts),
     ]
 
@@ -68,8 +71,10 @@ def _tenancy(preview: Preview, tenancy: Tenancy, unknown: str) -> Check:
     found = list(dict.fromkeys(problem for warmimage in each for problem in problems(warmimage)))
     refusal = f"not allowed, and left out: {named(found, 2)}" if found else ""
     if unknown:
-        message = f"the limits of namespace {namespace} are not known: {unknown}"
-        return Check("limits", "unknown", f"{message}: {refusal}" if refusal else message, "", "Unread")
+        assumed = f"; by the defaults it is {refusal}" if refusal else ""
+        return Check(
+            "limits", "unknown", f"those of namespace {namespace} are not known: {unknown}{assumed}", "", "Unread"
+        )
     if found:
         mend = "remove it, or ask the administrator for an entry in docs/tenancy.md"
         return Check("limits", "wrong", refusal, mend, "NotAllowed")
@@ -104,16 +109,17 @@ def _platforms(preview: Preview) -> Iterator[Check]:
         yield Check("platform", "waiting", message, "select nodes by kubernetes.io/arch", "PlatformMissing")
 
 
-def _sizes(preview: Preview) -> Check:
+def _sizes(preview: Preview, *, asked: bool) -> Check:
     counted = [image for image in preview.images if image.change != "removed" and image.pulling]
     unknown = [image.image for image in counted if not image.size_bytes]
     if not counted:
         return Check("sizes", "ok", "nothing is to be pulled")
     if unknown:
         message = f"unknown for {len(unknown)} of {len(counted)} images: {named(unknown)}"
-        return Check("sizes", "unknown", message, "--ask-registries asks the registries for them", "SizeUnknown")
+        mend = "" if asked else "--ask-registries asks the registries for them"
+        return Check("sizes", "unknown", message, mend, "SizeUnknown")
     total = sum(image.size_bytes * len(image.pulling) for image in counted if image.change != "next push")
-    return Check("sizes", "ok", f"known for all {len(counted)} images, {format_bytes(total)} over all nodes at once")
+    return Check("sizes", "ok", f"all are known: {format_bytes(total)} over all nodes at once")
 
 
 def _agents(preview: Preview, facts: Facts) -> Iterator[Check]:
@@ -165,4 +171,4 @@ def _lines(nodes: Sequence[NodePreview]) -> Check:
         mend = f"a node takes {MAX_LINES} images, and fewer per namespace: remove some, or raise linesPerNode"
         return Check("lines", "wrong", message, mend, "TooManyLines")
     most = max((node.lines_after for node in nodes), default=0)
-    return Check("lines", "ok", f"at most {most} images on a node, of {MAX_LINES}")
+    return Check("lines", "ok", f"images on a node: at most {most} of {MAX_LINES}")

@@ -10,6 +10,8 @@ from email.utils import format_datetime
 from random import Random
 from typing import Any, Final
 
+import pytest
+
 from adapters.certificates import Pair, make_pair
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes
@@ -28,7 +30,7 @@ from warmhook.node_report import report_name, report_patch
 from warmhook.ports import Object, Response
 from warmhook.timestamps import format_time
 
-__all__ = ["HOST", "NAMESPACE", "NOW", "SHOP", "Installed", "installed"]
+__all__ = ["HOST", "NAMESPACE", "NOW", "SHOP", "Installed", "installed", "prepared"]
 
 NOW: Final = datetime.fromisoformat("2026-03-01T12:00:00Z")
 NAMESPACE: Final = "warmhook-system"
@@ -193,6 +195,12 @@ class Installed:
         recent.add(DeliveryRecord(NOW - timedelta(minutes=5), source, "harbor", result, **given))
         path = paths.configmaps(NAMESPACE, "warmhook-deliveries")
         await self.admin.patch(path, {"data": {"web.8080": recent.encode(NOW)}})
+
+
+@pytest.fixture(scope="session")
+def prepared() -> None:
+    """Install once, before the first test of a process."""
+    instantly(Installed().set_up())
 
 
 def installed(test: Callable[[Installed], Awaitable[None]]) -> None:

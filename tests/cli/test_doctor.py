@@ -13,11 +13,12 @@ from adapters.certificates import make_pair
 from adapters.kubernetes import paths
 from cli.doctor import summary
 from cli.doctor_checks import run_checks
-from tests.cli.installed import NAMESPACE, NOW, Installed, condition, installed
+from tests.cli.installed import NAMESPACE, NOW, Installed, condition, installed, prepared
 from warmhook.api import DROPPED_ANNOTATION, KIND_LABEL, TRUNCATED_LABEL
 from warmhook.checks import Check
 from warmhook.ports import Object
 
+pytestmark = pytest.mark.usefixtures(prepared.__name__)
 ROLES = "/apis/rbac.authorization.k8s.io/v1"
 SUBJECTS = (
     *("apiserver", "clock", "you", "crds", "rights", "programs", "daemonset", "versions", "leader"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -14,20 +15,24 @@ from adapters.kubernetes.warmimage import read_warmimage
 from cli.manifest_files import read_manifests
 from cli.plan_output import print_plan
 from cli.plan_run import Outcome, Planned, run_plan
-from tests.cli.installed import HOST, NAMESPACE, NOW, SHOP, Installed, installed
+from tests.cli.installed import HOST, NAMESPACE, NOW, SHOP, Installed, installed, prepared
 from warmhook.api import API_VERSION, POLICY_LABEL
 from warmhook.checks import Check
 from warmhook.images import parse_reference
+from warmhook.limits import LINES_PER_NODE
 from warmhook.node_lines import desired_name, line_key, line_of, new_configmap, node_patch
-from warmhook.node_report import LineReport, report_name, report_patch
+from warmhook.node_report import LineReport, Report, report_name, report_patch
+from warmhook.peers import PeerReport
+from warmhook.placement import Node
 from warmhook.ports import Object
-from warmhook.preview import ImagePreview
+from warmhook.preview import Facts, ImagePreview, NodeFacts, Wanted, preview, preview_nodes
 from warmhook.timestamps import format_time
-from warmhook.warmimages import ObjectKey, policy_label, warmimage_name
+from warmhook.warmimages import ObjectKey, Template, WarmImage, policy_label, warmimage_name
 
 DIGEST = "sha256:" + "a" * 64
 GIB = 1024**3
 WEB = f"{HOST}/shop/web:v1"
+pytestmark = pytest.mark.usefixtures(prepared.__name__)
 Before = Callable[[Installed], Awaitable[object]]
 
 
@@ -130,8 +135,8 @@ def test_sizes_and_presence_come_from_kubelets_as_well(tmp_path: Path) -> None:
 def test_a_known_push_that_a_rule_would_take_comes_with_the_next_push(tmp_path: Path) -> None:
     async def before(here: Installed) -> None:
         pushed = {"digest": DIGEST, "metadata": {"labels": {POLICY_LABEL: "of-another-policy"}}}
-        for tag, time in (("v1", "2026-02-01T00:00:00Z"), ("v2", "2026-02-02T00:00:00Z")):
-            await here.add_warmimage(tag, f"{HOST}/shop/web:{tag}", pushedAt=time, **pushed)
+        for tag, at in (("v1", "2026-02-01T00:00:00Z"), ("v2", "2026-02-02T00:00:00Z")):
+            await here.add_warmimage(tag, f"{HOST}/shop/web:{tag}", pushedAt=at, **pushed)
         await here.add_warmimage("other", f"{HOST}/team/web:v1", pushedAt="2026-02-01T00:00:00Z", **pushed)
 
     found = images(plan(tmp_path, policy(push=[{"repository": f"{HOST}/shop/**"}]), before=before))
@@ -363,6 +368,54 @@ def test_what_is_on_nodes_may_be_unreadable_and_is_then_unknown(tmp_path: Path) 
     assert "what is on the nodes could not be read" in check(outcome, "read").message
 
 
+# --- many nodes ------------------------------------------------------------------------------------------------------
+
+
+def many(count: int, *, peers: bool) -> list[NodeFacts]:
+    """Nodes with 200 other images each; with `peers` their agents serve images."""
+    others = frozenset(line_key(ObjectKey("other", f"w{number}")) for number in range(200))
+    labels = {"kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64"}
+    found = []
+    for number in range(count):
+        name = f"node-{number:04}"
+        peer = PeerReport(f"10.0.{number // 250}.{number % 250}:9465", "k" * 43) if peers else None
+        report = Report(name, NOW, peer=peer)
+        found.append(NodeFacts(Node(name, name, labels), others, report=report, disk_bytes=200 * GIB))
+    return found
+
+
+def wanted(count: int, **template: Any) -> Wanted:
+    """A new policy with so many images."""
+    key, given = ObjectKey("shop", "many"), Template(**template)
+    after = [
+        WarmImage(ObjectKey("shop", f"i{number}"), parse_reference(f"{HOST}/shop/i{number}:v1"), template=given)
+        for number in range(count)
+    ]
+    return Wanted("WarmPolicy", key, given, after=after)
+
+
+def test_large_images_for_many_nodes_come_from_other_nodes() -> None:
+    sizes = {f"{HOST}/shop/i0:v1": GIB}
+    by_peers = preview(wanted(1), Facts(NOW, many(200, peers=True), sizes=sizes)).images[0]
+    direct = preview(wanted(1), Facts(NOW, many(200, peers=False), sizes=sizes)).images[0]
+    assert (by_peers.outcome, direct.outcome) == ("Peers", "TooFewNodes")
+    assert by_peers.readers < 20
+    assert direct.readers == 200
+    assert 0 < by_peers.seconds * 10 < direct.seconds
+
+
+@pytest.mark.slow
+def test_two_hundred_images_for_five_thousand_nodes_are_planned_within_a_minute() -> None:
+    sizes = {f"{HOST}/shop/i{number}:v1": GIB for number in range(200)}
+    began = time.process_time()
+    facts = Facts(NOW, many(5_000, peers=True), sizes=sizes)
+    nodes = preview_nodes([preview(wanted(200), facts)], facts)
+    assert time.process_time() - began < 60
+    assert len(nodes) == 5_000
+    assert {node.pull_bytes for node in nodes} == {200 * GIB}
+    assert {len(node.refused) for node in nodes} == {200 - LINES_PER_NODE}
+
+
 # --- several objects, and how it is printed --------------------------------------------------------------------------
 
 
@@ -371,7 +424,7 @@ def test_several_objects_share_the_room_of_a_node(tmp_path: Path) -> None:
     outcome = plan(tmp_path, *objects, {"kind": "Service"})
     assert [planned.key.name for planned in outcome.objects] == ["w0", "w1", "w2"]
     assert {node.lines_after for node in outcome.nodes} == {3}
-    assert check(outcome, "files").message == "1 objects of other kinds are not part of the plan"
+    assert check(outcome, "files").message == "objects of other kinds, which are not part of the plan: 1"
 
 
 def test_json_has_what_the_tables_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
