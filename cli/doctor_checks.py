@@ -109,9 +109,19 @@ def _definition(name: str, ours: Object, theirs: Object) -> Definition:
         name,
         established=any(each.get("type") == "Established" and each.get("status") == "True" for each in conditions),
         served=bool(its.get("served")),
-        same_schema=its.get("schema") == mine["schema"],
+        same_schema=_without_descriptions(its.get("schema")) == _without_descriptions(mine["schema"]),
         stored=(theirs.get("status") or {}).get("storedVersions") or (),
     )
+
+
+def _without_descriptions(schema: Any) -> Any:
+    """A schema without the texts for people, which change from version to version; fields may be called so too."""
+    if isinstance(schema, list):
+        return [_without_descriptions(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    kept = {key: value for key, value in schema.items() if key != "description" or not isinstance(value, str)}
+    return {key: _without_descriptions(value) for key, value in kept.items()}
 
 
 async def _leader(cluster: Cluster, now: datetime) -> list[Check]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from warmhook.checks import Check
+from warmhook.checks import Check, CheckState
 from warmhook.delivery_records import DeliveryRecord
 from warmhook.doctor import named
 from warmhook.node_report import clean_message
@@ -38,12 +38,26 @@ def delivery_checks(records: Sequence[DeliveryRecord], sources: Sequence[str] | 
     if sources is not None and not sources:
         mend = "name your registries in the section sources: docs/install.md"
         return [Check("deliveries", "waiting", "no source is configured, so no webhook is accepted", mend, "NoSource")]
-    names = sorted(by_source.keys() | set(sources or ()) if sources is None else set(sources))
-    found = [_source(name, by_source[name], now) for name in names[:_SOURCES_MAX]]
+    names = sorted(by_source if sources is None else set(sources))
+    found = _bounded([_source(name, by_source[name], now) for name in names])
     if sources is not None and (unknown := sorted(by_source.keys() - set(sources))):
         message = f"deliveries to {named(unknown)}, which is not configured"
         found.append(Check("deliveries", "waiting", message, "correct the URL at the sender", "UnknownSource"))
     return found or [Check("deliveries", "waiting", "no delivery is recorded yet", "docs/senders.md", "NoDelivery")]
+
+
+def _bounded(checks: list[Check]) -> list[Check]:
+    """All of them if they are few; else those that are not in order, and how many more there are."""
+    if len(checks) <= _SOURCES_MAX:
+        return checks
+    bad = [check for check in checks if check.state != "ok"]
+    shown = bad[:_SOURCES_MAX]
+    message = f"{len(checks) - len(bad)} further sources are in order"
+    if left_out := len(bad) - len(shown):
+        message += f", and {left_out} are not"
+    state: CheckState = "wrong" if any(check.state == "wrong" for check in bad[_SOURCES_MAX:]) else "ok"
+    mend = "kubectl -n warmhook-system get configmap warmhook-deliveries -o yaml" if left_out else ""
+    return [*shown, Check("deliveries", state, message, mend, "MoreSources" if left_out else "")]
 
 
 def _source(name: str, records: Sequence[DeliveryRecord], now: datetime) -> Check:

@@ -407,6 +407,31 @@ def test_nothing_secret_is_in_a_check() -> None:
     installed(test)
 
 
+def test_a_schema_that_differs_in_words_alone_is_the_same() -> None:
+    async def reword(here: Installed) -> None:
+        path = f"{paths.CRDS}/warmpolicies.warmhook.dev"
+        crd = await here.admin.get(path)
+        crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["description"] = "In other words."
+        await here.admin.replace(path, crd)
+
+    (crds,) = [check for check in checks_after(reword) if check.subject == "crds"]
+    assert crds.state == "ok"
+
+
+def test_of_many_sources_those_in_order_are_counted() -> None:
+    names = [f"source-{number:02}" for number in range(30)]
+
+    async def add(here: Installed) -> None:
+        listed = ", ".join(f"{{name: {name}}}" for name in names)
+        await here.admin.patch(CONFIG, {"data": {"config.yaml": f"sources: [{listed}]"}})
+        await here.deliver(names[0], "unauthorized", reason="wrong-secret")
+
+    found = [check for check in checks_after(add) if check.subject == "deliveries"]
+    assert len(found) == 21
+    assert found[0].reason == "OnlyRefused"
+    assert found[-1].message == "0 further sources are in order, and 10 are not"
+
+
 def test_the_summary_counts_each_state() -> None:
     checks = [Check("a", "ok", ""), Check("b", "ok", ""), Check("c", "wrong", "")]
     assert summary(checks) == "3 checks: 2 ok, 1 wrong"
