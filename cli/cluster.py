@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _Answer = TypeVar("_Answer")
+AGENTS: Final = "warmhook-agents"
 _OPTIONS: Final = (
     click.option("--kubeconfig", envvar="KUBECONFIG", metavar="FILE", help="The kubeconfig, as for kubectl."),
     click.option("--context", metavar="NAME", help="A context of the kubeconfig; the current one by default."),
@@ -38,6 +39,12 @@ _OPTIONS: Final = (
         help="Where Warmhook itself is installed.",
     ),
 )
+
+
+agents_namespace_option: Final = click.option(
+    "--agents-namespace", default=AGENTS, show_default=True, metavar="NAME", help="Where the agents are installed."
+)
+"""The command gets it as `agents_namespace`."""
 
 
 @dataclass(frozen=True, slots=True)

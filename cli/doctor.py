@@ -7,15 +7,16 @@ from typing import Any
 
 import click
 
-from cli.cluster import Access, cluster_options, with_cluster
+from cli.cluster import Access, agents_namespace_option, cluster_options, with_cluster
 from cli.output import OutputFormat, output_option, print_checks, print_object
 from warmhook.checks import Check
 
 
 @click.command("doctor")
-@cluster_options
+@agents_namespace_option
 @output_option
-def doctor(output: OutputFormat, **options: Any) -> int:
+@cluster_options
+def doctor(agents_namespace: str, output: OutputFormat, **options: Any) -> int:
     """Check the installation: definitions, rights, clocks, programs, agents, certificate, deliveries, objects.
 
     Nothing is written. What cannot be read is `unknown`, with the reason.
@@ -25,7 +26,7 @@ def doctor(output: OutputFormat, **options: Any) -> int:
     # Imported here: it costs more than the other commands need to start.
     from cli.doctor_checks import run_checks
 
-    checks = with_cluster(Access(**options), run_checks)
+    checks = with_cluster(Access(**options), lambda cluster: run_checks(cluster, agents_namespace))
     if output in ("json", "yaml"):
         states = Counter(check.state for check in checks)
         print_object({"summary": dict(sorted(states.items())), "checks": [each.as_object() for each in checks]}, output)

@@ -7,11 +7,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Any, Final
 
 from adapters.kubernetes import paths
 from adapters.kubernetes.errors import KubernetesError, NotFound, NotServed, Unavailable
-from cli.cluster import Cluster
+from cli.cluster import AGENTS, Cluster
 from cli.doctor_admission import admission
 from cli.doctor_programs import deliveries, programs, quota
 from cli.doctor_rights import own_rights, rights
@@ -36,10 +37,13 @@ class _Topic:
     read: Callable[[Cluster, datetime], Awaitable[Sequence[Check]]]
 
 
-async def run_checks(cluster: Cluster) -> list[Check]:
-    """All checks in the order of their subjects. Raises `Unavailable` if the API server does not answer."""
+async def run_checks(cluster: Cluster, agents: str = AGENTS) -> list[Check]:
+    """All checks in the order of their subjects; `agents` is the namespace of the agents.
+
+    Raises `Unavailable` if the API server does not answer.
+    """
     first, now = await _api(cluster)
-    found = await asyncio.gather(*(_read(topic, cluster, now) for topic in _TOPICS))
+    found = await asyncio.gather(*(_read(topic, cluster, now) for topic in _topics(agents)))
     return [*first, *(check for checks in found for check in checks)]
 
 
@@ -139,13 +143,13 @@ async def _leader(cluster: Cluster, now: datetime) -> list[Check]:
     return [doctor.leader_check(held, now, cluster.system_namespace)]
 
 
-async def _nodes(cluster: Cluster, now: datetime) -> list[Check]:
+async def _nodes(cluster: Cluster, now: datetime, *, agents: str) -> list[Check]:
     reader = cluster.reader
     nodes, reports, full = await asyncio.gather(reader.nodes(), reader.reports(), reader.truncated())
     names = {node.name for node in nodes}
     refused = {each.node: each.refused for each in full if each.node in names}
     known = {name: report for name, report in reports.items() if name in names}
-    return [*doctor_nodes.agent_checks(nodes, known, now), doctor_nodes.lines_check(refused)]
+    return [*doctor_nodes.agent_checks(nodes, known, now, agents), doctor_nodes.lines_check(refused)]
 
 
 async def _objects(cluster: Cluster, _now: datetime) -> list[Check]:
@@ -175,16 +179,17 @@ async def _others(cluster: Cluster, _now: datetime) -> list[Check]:
     return [doctor.others_check(found)]
 
 
-_TOPICS: Final = (
-    _Topic(("you",), own_rights),
-    _Topic(("crds",), _definitions),
-    _Topic(("rights",), rights),
-    _Topic(("programs", "daemonset", "versions"), programs),
-    _Topic(("leader",), _leader),
-    _Topic(("agents", "agent-versions", "node-clocks", "lines"), _nodes),
-    _Topic(("admission", "certificate"), admission),
-    _Topic(("deliveries",), deliveries),
-    _Topic(("policies", "images"), _objects),
-    _Topic(("quota",), quota),
-    _Topic(("others",), _others),
-)
+def _topics(agents: str) -> Sequence[_Topic]:
+    return (
+        _Topic(("you",), own_rights),
+        _Topic(("crds",), _definitions),
+        _Topic(("rights",), partial(rights, agents=agents)),
+        _Topic(("programs", "daemonset", "versions"), partial(programs, agents=agents)),
+        _Topic(("leader",), _leader),
+        _Topic(("agents", "agent-versions", "node-clocks", "lines"), partial(_nodes, agents=agents)),
+        _Topic(("admission", "certificate"), admission),
+        _Topic(("deliveries",), deliveries),
+        _Topic(("policies", "images"), _objects),
+        _Topic(("quota",), partial(quota, agents=agents)),
+        _Topic(("others",), _others),
+    )

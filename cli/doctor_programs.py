@@ -19,25 +19,23 @@ from warmhook.checks import Check
 from warmhook.doctor import Workload
 from warmhook.ports import Object
 
-AGENTS: Final = "warmhook-agents"
-"""The namespace of the agents."""
 _DAEMON_SET: Final = "warmhook-agent"
 _QUOTA: Final = "warmhook-critical-pods"
 _CONFIG: Final = "warmhook-config"
 _RECEIVERS: Final = ("warmhook-web", "warmhook-receiver")
 
 
-async def programs(cluster: Cluster, _now: datetime) -> list[Check]:
+async def programs(cluster: Cluster, _now: datetime, *, agents: str) -> list[Check]:
     """The Deployments of the namespace of Warmhook, which has nothing else, and the DaemonSet of the agents."""
-    deployments, daemon_set = await asyncio.gather(_deployments(cluster), _daemon_set(cluster))
+    deployments, daemon_set = await asyncio.gather(_deployments(cluster), _daemon_set(cluster, agents))
     return doctor.workload_checks([_deployment(each) for each in deployments], daemon_set)
 
 
-async def quota(cluster: Cluster, _now: datetime) -> list[Check]:
+async def quota(cluster: Cluster, _now: datetime, *, agents: str) -> list[Check]:
     """The quota for Pods of a system priority."""
-    daemon_set = await _daemon_set(cluster)
+    daemon_set = await _daemon_set(cluster, agents)
     try:
-        found = await cluster.kubernetes.get(f"/api/v1/namespaces/{AGENTS}/resourcequotas/{_QUOTA}")
+        found = await cluster.kubernetes.get(f"/api/v1/namespaces/{paths.segment(agents)}/resourcequotas/{_QUOTA}")
     except NotFound:
         return [doctor.quota_check(None, None, daemon_set)]
     status = found.get("status") or {}
@@ -62,15 +60,15 @@ async def _deployments(cluster: Cluster) -> list[Object]:
     return (await cluster.kubernetes.list(paths.workloads("Deployment", cluster.system_namespace))).items
 
 
-async def _daemon_set(cluster: Cluster) -> Workload | None:
+async def _daemon_set(cluster: Cluster, agents: str) -> Workload | None:
     try:
-        found = await cluster.kubernetes.get(f"{paths.workloads('DaemonSet', AGENTS)}/{_DAEMON_SET}")
+        found = await cluster.kubernetes.get(f"{paths.workloads('DaemonSet', agents)}/{_DAEMON_SET}")
     except NotFound:
         return None
     status = found.get("status") or {}
     return Workload(
         "DaemonSet",
-        AGENTS,
+        agents,
         _DAEMON_SET,
         _number(status, "desiredNumberScheduled"),
         _number(status, "updatedNumberScheduled"),

@@ -13,7 +13,6 @@ from adapters.kubernetes.access_reviews import Action, action_of, review_access,
 from adapters.kubernetes.errors import KubernetesError, NotFound
 from adapters.kubernetes.webhook_secret import SECRET
 from cli.cluster import Cluster
-from cli.doctor_programs import AGENTS
 from warmhook import doctor
 from warmhook.api import GROUP
 from warmhook.checks import Check
@@ -22,11 +21,11 @@ from warmhook.rights import AGENT, EACH_ITS_OWN, ONE_PROCESS, RIGHTS, Part, Righ
 _AT_ONCE: Final = 8
 
 
-async def rights(cluster: Cluster, _now: datetime) -> list[Check]:
+async def rights(cluster: Cluster, _now: datetime, *, agents: str) -> list[Check]:
     """What the ServiceAccounts of the programs may do."""
     own = await _accounts(cluster)
     accounts = {(cluster.system_namespace, name): parts for name, parts in own.items()}
-    accounts |= {(AGENTS, name): parts for name, parts in AGENT.items()}
+    accounts |= {(agents, name): parts for name, parts in AGENT.items()}
     absent = [f"{namespace}/{name}" for namespace, name in accounts if not await _exists(cluster, namespace, name)]
     missing: defaultdict[str, list[Right]] = defaultdict(list)
     problems: list[str] = []

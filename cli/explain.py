@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from cli.cluster import Access, Cluster, cluster_options, with_cluster
+from cli.cluster import Access, Cluster, agents_namespace_option, cluster_options, with_cluster
 from cli.completion import complete_node, complete_target
 from cli.errors import Unusable
 from cli.output import OutputFormat, output_option, print_checks, print_object, print_table
@@ -27,13 +27,7 @@ _SHOWN: Final = 5
 @click.command("explain")
 @click.argument("image", shell_complete=complete_target)
 @click.argument("node", shell_complete=complete_node)
-@click.option(
-    "--agents-namespace",
-    default="warmhook-agents",
-    show_default=True,
-    metavar="NAME",
-    help="Where the agents are installed.",
-)
+@agents_namespace_option
 @output_option
 @cluster_options
 def explain_command(image: str, node: str, agents_namespace: str, output: OutputFormat, **options: Any) -> int:

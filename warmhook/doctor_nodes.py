@@ -18,21 +18,21 @@ _JOINING: Final = timedelta(minutes=10)
 """For so long a new node is only waited for."""
 
 
-def agent_checks(nodes: Sequence[Node], reports: Mapping[str, Report], now: datetime) -> list[Check]:
+def agent_checks(nodes: Sequence[Node], reports: Mapping[str, Report], now: datetime, namespace: str) -> list[Check]:
     """Agents that are missing, silent or of another version, and clocks of nodes.
 
-    `now` is the time of the API server, if known.
+    `now` is the time of the API server, if known; `namespace` is that of the agents.
     """
-    return [_agents(nodes, reports, now), _versions(reports, now), _clocks(reports, now)]
+    agents = _agents(nodes, reports, now, f"kubectl -n {namespace} get pods -o wide")
+    return [agents, _versions(reports, now), _clocks(reports, now)]
 
 
-def _agents(nodes: Sequence[Node], reports: Mapping[str, Report], now: datetime) -> Check:
+def _agents(nodes: Sequence[Node], reports: Mapping[str, Report], now: datetime, mend: str) -> Check:
     linux = [node for node in nodes if ANY_LINUX_NODE.matches(node.labels)]
     absent = [node for node in linux if node.name not in reports]
     silent = [node.name for node in linux if node.name in reports and not reports[node.name].reachable(now)]
     joining = [node.name for node in absent if node.created_at and now - node.created_at < _JOINING]
     missing = [node.name for node in absent if node.name not in joining]
-    logs = "kubectl -n warmhook-agents get pods -o wide"
     if long := [node.name for node in absent if len(node.name) > NODE_NAME_MAX]:
         message = f"{named(long)}: a name of more than {NODE_NAME_MAX} characters can have no ConfigMap"
         return Check("agents", "wrong", message, "register the node under a shorter name", "NameTooLong")
@@ -40,10 +40,10 @@ def _agents(nodes: Sequence[Node], reports: Mapping[str, Report], now: datetime)
         parts = [f"{len(missing)} without a report ({named(missing)})"] if missing else []
         parts += [f"{len(silent)} silent for 10 minutes or more ({named(silent)})"] if silent else []
         message = f"of {len(linux)} Linux nodes: {', '.join(parts)}"
-        return Check("agents", "wrong", message, logs, "AgentMissing" if missing else "AgentSilent")
+        return Check("agents", "wrong", message, mend, "AgentMissing" if missing else "AgentSilent")
     if joining:
         message = f"{named(joining)} joined a moment ago, and their agents have not reported yet"
-        return Check("agents", "waiting", message, logs, "AgentMissing")
+        return Check("agents", "waiting", message, mend, "AgentMissing")
     if not linux:
         return Check("agents", "unknown", "there is no Linux node", "", "NoNodes")
     return Check("agents", "ok", f"{len(linux)} Linux nodes, each with an agent that reports")
