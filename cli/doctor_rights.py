@@ -16,7 +16,7 @@ from cli.cluster import Cluster
 from warmhook import doctor
 from warmhook.api import GROUP
 from warmhook.checks import Check
-from warmhook.rights import AGENT, EACH_ITS_OWN, ONE_PROCESS, RIGHTS, Part, Right
+from warmhook.rights import AGENT, EACH_ITS_OWN, ONE_PROCESS, PAGE, RIGHTS, Part, Right, account_of
 
 _AT_ONCE: Final = 8
 
@@ -71,9 +71,11 @@ async def own_rights(cluster: Cluster, _now: datetime) -> list[Check]:
 
 
 async def _accounts(cluster: Cluster) -> Mapping[str, Sequence[Part]]:
-    """The accounts of the plain installation, or those of the one on Knative, where `watch` has its own."""
-    on_knative = await _exists(cluster, cluster.system_namespace, "warmhook-watch", unknown=False)
-    return EACH_ITS_OWN if on_knative else ONE_PROCESS
+    """The accounts of the plain installation, or of the one on Knative, where `watch` has its own; that of the page."""
+    namespace = cluster.system_namespace
+    on_knative = await _exists(cluster, namespace, account_of("watch"), unknown=False)
+    with_page = await _exists(cluster, namespace, account_of("ui"), unknown=False)
+    return {**(EACH_ITS_OWN if on_knative else ONE_PROCESS), **(PAGE if with_page else {})}
 
 
 async def _exists(cluster: Cluster, namespace: str, name: str, *, unknown: bool = True) -> bool:

@@ -8,7 +8,7 @@ from typing import Final, Literal, TypeAlias
 
 from warmhook.api import GROUP
 
-Part: TypeAlias = Literal["receiver", "handlers", "admission", "watch", "agent"]
+Part: TypeAlias = Literal["receiver", "handlers", "admission", "watch", "agent", "ui"]
 """A part of the programs; the role of each is called `warmhook-<part>`, as is its account where it is a process."""
 
 
@@ -72,6 +72,11 @@ RIGHTS: Final[Sequence[Right]] = (
     *_each("agent", "get", "nodes"),
     *_each("agent", "get", "/.well-known/openid-configuration /openid/v1/jwks"),
     *_each("agent", "get list watch create patch", "configmaps", own=True),
+    *_each("ui", "list watch", "nodes"),
+    *_each("ui", "list watch", "warmimages", GROUP),
+    *_each("ui", "create", "tokenreviews", "authentication.k8s.io"),
+    *_each("ui", "create", "subjectaccessreviews", "authorization.k8s.io"),
+    *_each("ui", "get list watch", "configmaps", own=True),
 )
 
 ONE_PROCESS: Final[Mapping[str, Sequence[Part]]] = {
@@ -85,3 +90,5 @@ EACH_ITS_OWN: Final[Mapping[str, Sequence[Part]]] = {
 """By ServiceAccount the parts on Knative."""
 AGENT: Final[Mapping[str, Sequence[Part]]] = {"warmhook-agent": ("agent",)}
 """In the namespace of the agents."""
+PAGE: Final[Mapping[str, Sequence[Part]]] = {"warmhook-ui": ("ui",)}
+"""Of the component with the page, which not each installation has."""

@@ -104,6 +104,10 @@ async def add_knative_account(here: Installed) -> None:
     await here.admin.create(f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts", {"metadata": {"name": "warmhook-watch"}})
 
 
+async def add_page_account(here: Installed) -> None:
+    await here.admin.create(f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts", {"metadata": {"name": "warmhook-ui"}})
+
+
 async def delete_lines(here: Installed) -> None:
     metadata = {
         "name": "warmhook-desired-node-2",
@@ -191,6 +195,7 @@ CASES: Sequence[Case] = (
         delete(f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/warmhook-receiver"),
     ),
     Case("rights", "wrong", "NoAccount", "warmhook-system/warmhook-admission", add_knative_account),
+    Case("rights", "wrong", "RightMissing", "warmhook-system/warmhook-ui may not", add_page_account),
     Case("rights", "unknown", "Unread", "could not be reviewed", refuse_rights),
     Case("programs", "wrong", "NotAvailable", "warmhook-web", deployment("warmhook-web", availableReplicas=0)),
     Case("programs", "waiting", "RollingOut", "1 of 2 Pods updated", deployment("warmhook-web", updatedReplicas=1)),

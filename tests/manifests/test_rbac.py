@@ -15,7 +15,7 @@ from tests.manifests.calls import PARTS, Call, record, requested
 from tests.manifests.rendered import BASE, KNATIVE, UI, find, pod_templates, render
 from warmhook.delivery_records import CONFIGMAP
 from warmhook.ports import Object
-from warmhook.rights import AGENT, EACH_ITS_OWN, ONE_PROCESS, RIGHTS
+from warmhook.rights import AGENT, EACH_ITS_OWN, ONE_PROCESS, PAGE, RIGHTS
 
 pytestmark = pytest.mark.slow
 
@@ -141,7 +141,7 @@ def test_doctor_reviews_the_rights_that_the_manifests_grant_and_no_others() -> N
     assert set(reviewed) == given
     assert len(reviewed) == len(given)
     for name, accounts in (("base", ONE_PROCESS), ("knative", EACH_ITS_OWN)):
-        assert {account: set(parts) for account, parts in ({**accounts, **AGENT}).items()} == ACCOUNTS[name]
+        assert {account: set(parts) for account, parts in {**accounts, **AGENT, **PAGE}.items()} == ACCOUNTS[name]
 
 
 def user_of(part: str) -> User:
