@@ -13,7 +13,6 @@ from warmhook.node_report import Report
 from warmhook.placement import ANY_LINUX_NODE, NODE_NAME_MAX, Node
 
 _AHEAD: Final = timedelta(seconds=60)
-_ROLLOUT: Final = "kubectl -n warmhook-agents rollout status daemonset/warmhook-agent"
 _JOINING: Final = timedelta(minutes=10)
 """For so long a new node is only waited for."""
 
@@ -24,7 +23,8 @@ def agent_checks(nodes: Sequence[Node], reports: Mapping[str, Report], now: date
     `now` is the time of the API server, if known; `namespace` is that of the agents.
     """
     agents = _agents(nodes, reports, now, f"kubectl -n {namespace} get pods -o wide")
-    return [agents, _versions(reports, now), _clocks(reports, now)]
+    rollout = f"kubectl -n {namespace} rollout status daemonset/warmhook-agent"
+    return [agents, _versions(reports, now, rollout), _clocks(reports, now)]
 
 
 def _agents(nodes: Sequence[Node], reports: Mapping[str, Report], now: datetime, mend: str) -> Check:
@@ -49,7 +49,7 @@ def _agents(nodes: Sequence[Node], reports: Mapping[str, Report], now: datetime,
     return Check("agents", "ok", f"{len(linux)} Linux nodes, each with an agent that reports")
 
 
-def _versions(reports: Mapping[str, Report], now: datetime) -> Check:
+def _versions(reports: Mapping[str, Report], now: datetime, mend: str) -> Check:
     """Compare with most of them: a node that was taken over can say any version."""
     agents = {name: report.agent for name, report in reports.items() if report.reachable(now)}
     if not agents:
@@ -59,7 +59,7 @@ def _versions(reports: Mapping[str, Report], now: datetime) -> Check:
     if others:
         shown = named(f"{name} ({version or 'unknown'})" for name, version in others.items())
         message = f"{count} of {len(agents)} agents say version {most or 'unknown'}, others another one: {shown}"
-        return Check("agent-versions", "waiting", message, _ROLLOUT, "OtherVersion")
+        return Check("agent-versions", "waiting", message, mend, "OtherVersion")
     if not most:
         return Check("agent-versions", "unknown", "no agent says its version: all are of an older one", "", "NoVersion")
     return Check("agent-versions", "ok", f"all {len(agents)} agents have version {most}")
