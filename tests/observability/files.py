@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterator
@@ -16,9 +17,11 @@ RULES: Final = FOLDER / "rules.yaml"
 DASHBOARDS: Final = {path.name: json.loads(path.read_text()) for path in (FOLDER / "dashboards").glob("*.json")}
 
 
+@functools.cache
 def rules() -> list[dict[str, Any]]:
     """All rules, of all groups."""
-    return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+    groups = yaml.load(RULES.read_text(), yaml.CSafeLoader)["groups"]
+    return [rule for group in groups for rule in group["rules"]]
 
 
 def alerts() -> dict[str, dict[str, Any]]:
