@@ -12,7 +12,9 @@ from typing import Final, Generic, TypeVar
 from adapters.clock import Budget, Clock
 from adapters.kubernetes.access_reviews import Action, User, review_access, review_token
 from adapters.kubernetes.client import Kubernetes
-from adapters.kubernetes.errors import Unavailable
+from adapters.kubernetes.errors import KubernetesError, Unavailable
+from adapters.logs import get_logger
+from adapters.outages import OutageLog
 from warmhook.api import GROUP
 from warmhook.delivery_records import CONFIGMAP
 from warmhook.inventory import Rights
@@ -85,6 +87,7 @@ class Access:
         self._unknown = Budget(clock, _UNKNOWN_BURST, 1 / _UNKNOWN_PER_SECOND)
         self._known = Budget(clock, _KNOWN_BURST, 1 / _KNOWN_PER_SECOND)
         self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._outage = OutageLog(get_logger(), clock, "ui-not-reviewed")
 
     async def identify(self, token: str, *, fresh_seconds: float = FRESH_SECONDS) -> User | None:
         """Whose token it is; `None` if it is not valid. Raises `Busy`, `Unavailable` and `Refused`."""
@@ -145,9 +148,16 @@ class Access:
             raise Busy
         try:
             async with asyncio.timeout(_SECONDS), self._turns:
-                return await review()
+                answer = await review()
         except TimeoutError:
-            raise Unavailable(f"no answer to a review within {_SECONDS:g} seconds") from None
+            problem = f"no answer to a review within {_SECONDS:g} seconds"
+            self._outage.failed(problem=problem)
+            raise Unavailable(problem) from None
+        except KubernetesError as error:
+            self._outage.failed(problem=str(error))
+            raise
+        self._outage.recovered()
+        return answer
 
     def _is_fresh(self, kept: _Kept[_Answer] | None, seconds: float) -> bool:
         return kept is not None and self._clock.monotonic() - kept.at < seconds

@@ -8,10 +8,7 @@ from typing import Final
 from starlette.responses import HTMLResponse, Response
 
 from adapters.kubernetes.errors import KubernetesError
-from adapters.logs import get_logger
 from handlers.ui.pages import error_page, sign_in_page
-
-_log = get_logger()
 
 HEADERS: Final[Mapping[str, str]] = {
     "content-security-policy": (
@@ -46,5 +43,4 @@ def sign_in(status: int, message: str = "") -> Response:
 
 def not_reviewed(error: KubernetesError) -> Response:
     """The answer if the API server could not say who reads."""
-    _log.warning("ui-not-reviewed", problem=str(error))
     return problem(503, _REFUSED if error.status in (401, 403, 404) else _UNREACHABLE)

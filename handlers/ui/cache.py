@@ -90,7 +90,10 @@ class ClusterCache:
         """Count regularly until this is cancelled: silence is no change of an object."""
         while True:
             await self._clock.sleep(_LOOK_SECONDS)
-            self.counted()
+            try:
+                self.counted()
+            except Exception:
+                _log.exception("ui-failed")
 
     @property
     def stale_seconds(self) -> float:
