@@ -296,3 +296,16 @@ async def test_an_api_server_that_reviews_nothing_is_said(world: World) -> None:
         answer = await client.post("/ui/sign-in", data={"token": "t"})
         assert answer.status_code == 503
         assert "knative/components/ui" in answer.text
+
+
+@in_world()
+async def test_a_page_waits_seconds_and_no_longer_for_an_api_server_that_hangs(world: World) -> None:
+    await two_tenants(world)
+    await grant(world, "ada", SEES_WARMIMAGES, "shop")
+    async with page(world) as opened, browser(opened, authorization=f"Bearer {await token(world, 'ada')}") as client:
+        assert (await client.get("/ui/")).status_code == 200
+        world.answer(None, after=600)
+        await asyncio.sleep(60)
+        began = world.monotonic()
+        answer = await client.get("/ui/images/shop/web")
+        assert (answer.status_code, world.monotonic() - began < 15) == (200, True)
