@@ -80,7 +80,7 @@ def test_a_label_of_ones_own_names_the_pool_alone() -> None:
     assert read_node_facts({"name": "a", "labels": {"pool": "gold"}}, "rack").pool == ""
 
 
-def test_a_status_of_an_earlier_generation_has_counts_and_no_times() -> None:
-    status = {"observedGeneration": 0, "warm": 3, "failed": 1, "startedAt": "2026-03-01T12:00:00Z"}
+def test_the_counts_of_a_status_are_kept_and_what_is_no_count_is_none() -> None:
+    status = {"warm": 3, "failed": 1, "waiting": -4, "pulling": "2"}
     facts = read_image_facts({"metadata": METADATA, "spec": {"image": "a/b:1"}, "status": status})
-    assert (facts.counted, facts.started_at) == (Tally(warm=3, failed=1), None)
+    assert facts.counted == Tally(warm=3, failed=1)
