@@ -205,12 +205,24 @@ def test_web_without_an_api_server_serves_and_ends_with_0_when_it_is_asked_to(
 )
 def test_a_program_starts_without_libraries_that_it_seldom_needs(module: str, without: tuple[str, ...]) -> None:
     # Each was a tenth or more of an agent's memory, or of the time in which `web` comes up.
-    absent = {"kubernetes", "structlog", "structlog.dev", "rich", "jwt", "httpx", "grpc", *without}
+    absent = {
+        "kubernetes",
+        "structlog",
+        "structlog.dev",
+        "rich",
+        "jwt",
+        "httpx",
+        "grpc",
+        "jinja2",
+        "handlers.ui",
+        *without,
+    }
     absent -= {"grpc"} if module == "nodeagent" else set()
     program = f"import sys, {module}.__main__\nprint(*sys.modules)"
     imported = set(run_python(program).stdout.split())
     assert f"{module}.__main__" in imported
     assert not absent & imported
+    assert not {name for name in imported if name.startswith("handlers.ui")}
 
 
 @pytest.mark.slow
