@@ -7,9 +7,12 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.real.programs import need
+
+# A machine may do other things meanwhile.
+expect.set_options(timeout=30_000)
 
 # Without what asks other hosts, and as root in a container.
 ARGUMENTS: Final = (

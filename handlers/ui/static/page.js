@@ -22,15 +22,20 @@ function morph(old, fresh) {
   const known = new Map([...old.children].reverse().filter((child) => child.id).map((child) => [child.id, child]));
   let next = old.firstChild;
   for (const child of [...fresh.childNodes]) {
-    const same = child.id ? known.get(child.id) : next && !next.id && alike(next, child) ? next : null;
     const unparsed = "same" in (child.dataset || {});
-    if (!same) { if (!unparsed) old.insertBefore(child, next); continue; }
+    const same = unparsed ? kept.get(child.id)
+      : child.id ? known.get(child.id) : next && !next.id && alike(next, child) ? next : null;
+    if (!same) { old.insertBefore(child, next); fill(child); continue; }
     if (same === next) next = next.nextSibling;
     else old.insertBefore(same, next);
     known.delete(child.id);
     if (!unparsed) morph(same, child);
   }
   while (next) { const after = next.nextSibling; next.remove(); next = after; }
+}
+
+function fill(added) {
+  for (const row of added.querySelectorAll?.("tr[data-same]") || []) row.replaceWith(kept.get(row.id));
 }
 
 function alike(one, other) {
@@ -40,6 +45,7 @@ function alike(one, other) {
 // Rows as the server last sent them. Those that are the same again are not parsed: thousands of elements each time would
 // fill the memory faster than browsers free it.
 let rows = new Map();
+let kept = new Map();
 
 function withoutSameRows(text) {
   const before = rows;
@@ -58,7 +64,10 @@ function replace(text) {
   const focused = document.activeElement;
   const { scrollX, scrollY } = window;
   addButtons(main);
+  // A row may have moved to another table, and is taken out of its own before that comes.
+  kept = new Map([...find().querySelectorAll("tr[id]")].reverse().map((row) => [row.id, row]));
   morph(find(), main);
+  kept.clear();
   if (focused && focused.isConnected && document.activeElement !== focused) focused.focus({ preventScroll: true });
   else if (focused && !focused.isConnected && focused.id) document.getElementById(focused.id)?.focus({ preventScroll: true });
   window.scrollTo(scrollX, scrollY);
