@@ -155,7 +155,7 @@ def test_the_exit_status_says_whether_a_plan_is_good(
     assert main(["doctor", *options, "-o", "yaml"]) == 1
     assert "reason: NoLeader" in capsys.readouterr().out
     assert main(["doctor", *options]) == 1
-    assert capsys.readouterr().out.splitlines()[-1].startswith("19 checks: ")
+    assert capsys.readouterr().out.splitlines()[-1].startswith("20 checks: ")
 
 
 @pytest.mark.slow
