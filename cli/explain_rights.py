@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Mapping
 from typing import Final
 
-from adapters.kubernetes.access_reviews import Action, User, review_access
+from adapters.kubernetes.access_reviews import action_of, review_access, service_account
 from adapters.kubernetes.errors import KubernetesError, NotFound
 from adapters.kubernetes.paths import service_accounts
 from cli.cluster import Cluster
 from cli.explain_objects import refused
 from warmhook.explain_facts import Read, Unread
-from warmhook.rights import RIGHTS, Part, Right, account_of
+from warmhook.rights import RIGHTS, Part, account_of
 
 _NEEDED: Final = frozenset({"nodes", "warmpolicies", "warmimages", "configmaps"})
 """Resources without whose rights no image gets onto a node."""
@@ -41,16 +41,11 @@ async def _denied(cluster: Cluster, namespace: str, part: Part) -> tuple[str, ..
         return ()
     except KubernetesError as error:
         return refused(error, "get", "serviceaccounts", namespace)
-    groups = ("system:serviceaccounts", f"system:serviceaccounts:{namespace}", "system:authenticated")
-    user = User(f"system:serviceaccount:{namespace}:{account}", groups=groups)
+    user, system = service_account(namespace, account), cluster.system_namespace
     rights = [each for each in RIGHTS if each.part == part and each.resource in _NEEDED and not each.name]
-
-    def action(right: Right) -> Action:
-        where = cluster.system_namespace if right.in_system else ""
-        return Action(right.verb, right.resource, right.group, where)
-
     try:
-        allowed = await asyncio.gather(*(review_access(cluster.kubernetes, user, action(each)) for each in rights))
+        reviews = (review_access(cluster.kubernetes, user, action_of(each, system)) for each in rights)
+        allowed = await asyncio.gather(*reviews)
     except KubernetesError as error:
         return refused(error, "create", "subjectaccessreviews")
     return tuple(f"{right.verb} {right.resource}" for right, may in zip(rights, allowed, strict=True) if not may)
