@@ -11,12 +11,14 @@ import json
 import re
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from warmhook.images import NotAReference, Reference, parse_reference
+from warmhook.lenient_fields import as_time
 from warmhook.ports import Object
-from warmhook.timestamps import format_time, parse_time
+from warmhook.timestamps import format_time
 
 CONFIGMAP: Final = "warmhook-deliveries"
 """Its name, in the namespace of Warmhook. The manifests create it without content."""
@@ -127,6 +129,15 @@ def read_delivery_records(data: Mapping[str, str]) -> list[DeliveryRecord]:
     return sorted(records, key=lambda record: record.at, reverse=True)
 
 
+def deliveries_of(image: str, digest: str, records: Iterable[DeliveryRecord]) -> tuple[DeliveryRecord, ...]:
+    """The deliveries that named an image, by its tag or its digest, in the same order; an empty digest is unknown."""
+    wanted = _reference(image)
+    if wanted is None:
+        return ()
+    wanted = replace(wanted, digest=digest or wanted.digest)
+    return tuple(record for record in records if any(_is_same(wanted, _reference(named)) for named in record.images))
+
+
 def _read(text: str) -> Iterator[DeliveryRecord]:
     for line in text.split("\n"):
         found = _decode(line)
@@ -135,7 +146,7 @@ def _read(text: str) -> Iterator[DeliveryRecord]:
 
 
 def _read_record(found: Object) -> DeliveryRecord | None:
-    at, images = _time(found.get("at")), found.get("images")
+    at, images = as_time(found.get("at")), found.get("images")
     source, result = _text(found.get("source")), _text(found.get("result"))
     if at is None or not source or not result:
         return None
@@ -173,7 +184,7 @@ def _record_object(record: DeliveryRecord) -> Object:
 
 def _written_at(text: object) -> datetime | None:
     found = _decode(text.partition("\n")[0]) if isinstance(text, str) else None
-    return _time(found.get("writtenAt")) if found is not None else None
+    return as_time(found.get("writtenAt")) if found is not None else None
 
 
 def _line(fields: Object) -> str:
@@ -188,13 +199,6 @@ def _decode(line: str) -> Object | None:
     return found if isinstance(found, dict) else None
 
 
-def _time(value: Any) -> datetime | None:
-    try:
-        return parse_time(value) if isinstance(value, str) else None
-    except ValueError:
-        return None
-
-
 def _number(value: Any) -> float:
     """A number that is not negative and not too large; 0 for anything else."""
     return float(min(value, _NUMBER_MAX)) if isinstance(value, int | float) and value > 0 else 0.0
@@ -206,3 +210,19 @@ def _text(value: Any, limit: int = _TEXT_MAX) -> str:
         return ""
     cut = value[:limit]
     return cut if cut.isprintable() else "".join(letter if letter.isprintable() else " " for letter in cut)
+
+
+def _is_same(wanted: Reference, named: Reference | None) -> bool:
+    """Whether both are the same image: by tag, and by digest if both have one."""
+    if named is None or wanted.canonical.name != named.canonical.name:
+        return False
+    if wanted.digest and named.digest and wanted.digest == named.digest:
+        return True
+    return wanted.tag == named.tag and not (wanted.digest and named.digest)
+
+
+def _reference(text: str) -> Reference | None:
+    try:
+        return parse_reference(text, default_tag="latest")
+    except NotAReference:
+        return None

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from warmhook.checks import Check
-from warmhook.delivery_records import DeliveryRecord
-from warmhook.explain_facts import Facts, Unread, at, clean, command, names_image, push_again
+from warmhook.delivery_records import DeliveryRecord, deliveries_of
+from warmhook.explain_facts import Facts, Unread, at, clean, command, push_again
 from warmhook.images import NotAReference, parse_reference
 from warmhook.warmimages import WarmImage
 
@@ -22,8 +22,7 @@ def delivery_of(facts: Facts, warmimage: WarmImage) -> Check:
     """The delivery that a WarmImage comes from, if it comes from one."""
     if (other := _other_origin(warmimage)) or warmimage.pushed_at is None:
         return Check("delivery", "skipped", f"none is needed: {other}")
-    named = () if isinstance(facts.deliveries, Unread) else facts.deliveries
-    newest = next((record for record in named if names_image(facts.image, record)), None)
+    newest = next(iter(_named(facts)), None)
     if newest is not None and newest.at > warmimage.pushed_at and (problem := _problem(facts, newest)):
         return problem
     if newest is not None and newest.result == "accepted":
@@ -47,7 +46,7 @@ def missing_delivery(facts: Facts, *, wanted: bool) -> Check:
     if isinstance(facts.deliveries, Unread):
         message = f"the last deliveries could not be read: {facts.deliveries.problem}"
         return Check("delivery", "unknown", message, facts.deliveries.mend, "NotRead")
-    newest = next((record for record in facts.deliveries if names_image(facts.image, record)), None)
+    newest = next(iter(_named(facts)), None)
     if newest is not None:
         return _problem(facts, newest) or _accepted(facts, newest)
     for record in _newest_of_sources(facts.deliveries, facts.image.canonical.host):
@@ -61,10 +60,12 @@ def missing_delivery(facts: Facts, *, wanted: bool) -> Check:
 
 def accepted_record(facts: Facts) -> DeliveryRecord | None:
     """The newest delivery that named the image and was read; `None` if there is none on record."""
-    if isinstance(facts.deliveries, Unread):
-        return None
-    named = (record for record in facts.deliveries if names_image(facts.image, record))
-    return next((one for one in named if one.result == "accepted" or one.reason in OF_POLICIES), None)
+    return next((one for one in _named(facts) if one.result == "accepted" or one.reason in OF_POLICIES), None)
+
+
+def _named(facts: Facts) -> tuple[DeliveryRecord, ...]:
+    """The deliveries that named the image, newest first; none if they could not be read."""
+    return () if isinstance(facts.deliveries, Unread) else deliveries_of(str(facts.image), "", facts.deliveries)
 
 
 def _accepted(facts: Facts, record: DeliveryRecord) -> Check:

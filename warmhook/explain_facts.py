@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Final, TypeAlias, TypeVar
 
 from warmhook.delivery_records import DeliveryRecord
-from warmhook.images import NotAReference, Reference, parse_reference
+from warmhook.images import Reference
 from warmhook.node_report import Report, clean_message
 from warmhook.placement import Node, RunningNodes
 from warmhook.policies import Policy
@@ -169,18 +169,6 @@ def is_image(asked: Reference, warmimage: WarmImage) -> bool:
     if warmimage.resolution is not None and warmimage.resolved is not None:
         digests.add(warmimage.resolved.digest)
     return _same(asked, warmimage.image, digests)
-
-
-def names_image(asked: Reference, record: DeliveryRecord) -> bool:
-    """Whether the delivery named the image."""
-    for text in record.images:
-        try:
-            named = parse_reference(text)
-        except NotAReference:
-            continue
-        if _same(asked, named, {named.digest}):
-            return True
-    return False
 
 
 def _same(asked: Reference, named: Reference, digests: set[str]) -> bool:

@@ -9,9 +9,10 @@ from datetime import datetime
 from typing import Any, Final, Literal, TypeAlias
 
 from warmhook.images import NotAReference, Reference, parse_reference
+from warmhook.lenient_fields import as_count, as_mapping, as_mappings, as_time
 from warmhook.overview import Failing, Tally
 from warmhook.status import find_condition
-from warmhook.timestamps import format_time, parse_time
+from warmhook.timestamps import format_time
 from warmhook.warmimages import ObjectKey
 
 State: TypeAlias = Literal["warm", "pulling", "waiting", "failing", "unreachable", "uncounted", "stopped", "complete"]
@@ -117,10 +118,10 @@ def read_image_status(obj: Mapping[str, Any]) -> ImageStatus:
 
     Namespace and name are there in every object of an API server.
     """
-    metadata, spec, status = (_mapping(obj.get(part)) for part in ("metadata", "spec", "status"))
+    metadata, spec, status = (as_mapping(obj.get(part)) for part in ("metadata", "spec", "status"))
     key, image = ObjectKey(metadata["namespace"], metadata["name"]), str(spec.get("image", ""))
-    counts = (_count(status.get(name)) for name in ("warm", "pulling", "waiting", "failed", "unreachable"))
-    conditions = {"conditions": _mappings(status.get("conditions"))}
+    counts = (as_count(status.get(name)) for name in ("warm", "pulling", "waiting", "failed", "unreachable"))
+    conditions = {"conditions": as_mappings(status.get("conditions"))}
     ready, complete = find_condition(conditions, "Ready"), find_condition(conditions, "Complete")
     generation = metadata.get("generation")
     counted = bool(ready) and status.get("observedGeneration") == generation
@@ -138,39 +139,20 @@ def read_image_status(obj: Mapping[str, Any]) -> ImageStatus:
         digest=str(status.get("digest", "")),
         wanted_digest=str(spec.get("digest", "")),
         failing=_failing(key, image, status),
-        distribution=_mapping(status.get("distribution")),
-        created_at=_moment(metadata.get("creationTimestamp")),
-        pushed_at=_moment(spec.get("pushedAt")),
-        completed_at=_moment(status.get("completedAt")),
+        distribution=as_mapping(status.get("distribution")),
+        created_at=as_time(metadata.get("creationTimestamp")),
+        pushed_at=as_time(spec.get("pushedAt")),
+        completed_at=as_time(status.get("completedAt")),
     )
 
 
 def _failing(key: ObjectKey, image: str, status: Mapping[str, Any]) -> tuple[Failing, ...]:
     """The failures of a status by reason and message, those of most nodes first."""
     grouped: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
-    for failure in _mappings(status.get("failures")):
+    for failure in as_mappings(status.get("failures")):
         grouped[str(failure.get("reason", "")), str(failure.get("message", ""))].append(str(failure.get("node", "")))
     found = [
         Failing(key, image, reason, tuple(sorted(nodes)), len(nodes), message)
         for (reason, message), nodes in grouped.items()
     ]
     return tuple(sorted(found, key=lambda each: (-each.count, each.reason, each.message)))
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _mappings(value: object) -> list[Mapping[str, Any]]:
-    return [each for each in value if isinstance(each, Mapping)] if isinstance(value, list) else []
-
-
-def _count(value: object) -> int:
-    return value if isinstance(value, int) and value > 0 else 0
-
-
-def _moment(value: object) -> datetime | None:
-    try:
-        return parse_time(value) if isinstance(value, str) else None
-    except ValueError:
-        return None

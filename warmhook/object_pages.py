@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Final, TypeAlias
 
+from warmhook.delivery_records import deliveries_of
 from warmhook.inventory import ImageFacts, Inventory, Rights
 from warmhook.node_report import was_seen
 from warmhook.overview import CellState, ImagePage, NodeCell, NodeGroup, NodePage
 from warmhook.overview_failing import failing_of
 from warmhook.overview_rows import Totals, image_row, image_total
 from warmhook.tallies import keys_by_state, state_on
-from warmhook.timeline import deliveries_of, timeline
+from warmhook.timeline import timeline
 from warmhook.warmimages import ObjectKey
 
 _ORDER: Final[Mapping[CellState, int]] = {"failed": 0, "unreachable": 1, "pulling": 2, "waiting": 3, "warm": 4}

@@ -13,9 +13,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from warmhook.delivery_records import DeliveryRecord
-from warmhook.images import NotAReference, Reference, parse_reference
+from warmhook.lenient_fields import as_mapping, as_text, as_time
 from warmhook.overview import Moment, Tally
-from warmhook.timestamps import parse_time
 
 _NOTABLE_SECONDS: Final = 0.1
 _LATE: Final = datetime.max.replace(tzinfo=UTC)
@@ -42,24 +41,24 @@ class PushTimes:
 
 def read_push_times(obj: Mapping[str, Any]) -> PushTimes:
     """The times of a WarmImage object. What cannot be read is left out."""
-    metadata, spec, status = (_mapping(obj.get(name)) for name in ("metadata", "spec", "status"))
-    resolved, pushed = _mapping(status.get("resolved")), spec.get("pushedAt")
+    metadata, spec, status = (as_mapping(obj.get(name)) for name in ("metadata", "spec", "status"))
+    resolved, pushed = as_mapping(status.get("resolved")), spec.get("pushedAt")
     by_pods = bool(spec.get("pods"))
     answered = resolved.get("digest") and resolved.get("pushedAt") == (None if by_pods else pushed)
     counted = status if status.get("observedGeneration") == metadata.get("generation") else {}
-    started_at = _time(counted.get("startedAt"))
+    started_at = as_time(counted.get("startedAt"))
 
     def since_start(name: str) -> datetime | None:
         # An earlier time is of an earlier generation: an older version of Warmhook keeps fields that it does not know.
-        at = _time(counted.get(name))
+        at = as_time(counted.get(name))
         return at if at and started_at and at >= started_at else None
 
     return PushTimes(
-        event_id=_text(_mapping(metadata.get("annotations")).get("warmhook.dev/event-id")),
+        event_id=as_text(as_mapping(metadata.get("annotations")).get("warmhook.dev/event-id")),
         by_pods=by_pods,
-        created_at=_time(metadata.get("creationTimestamp")),
-        pushed_at=_time(pushed),
-        resolved_at=_time(resolved.get("checkedAt")) if answered else None,
+        created_at=as_time(metadata.get("creationTimestamp")),
+        pushed_at=as_time(pushed),
+        resolved_at=as_time(resolved.get("checkedAt")) if answered else None,
         started_at=started_at,
         first_warm_at=since_start("firstWarmAt"),
         half_warm_at=since_start("halfWarmAt"),
@@ -83,15 +82,6 @@ def timeline(times: PushTimes, total: Tally, deliveries: Iterable[DeliveryRecord
     moments += told
     moments += _nodes(times, total)
     return tuple(_with_differences(moments))
-
-
-def deliveries_of(image: str, digest: str, records: Iterable[DeliveryRecord]) -> tuple[DeliveryRecord, ...]:
-    """The deliveries that named an image, by its tag or its digest, in the same order; an empty digest is unknown."""
-    wanted = _reference(image)
-    if wanted is None:
-        return ()
-    wanted = replace(wanted, digest=digest or wanted.digest)
-    return tuple(record for record in records if any(_is_same(wanted, _reference(named)) for named in record.images))
 
 
 def deliveries_of_push(times: PushTimes, deliveries: Iterable[DeliveryRecord]) -> tuple[DeliveryRecord, ...]:
@@ -159,34 +149,3 @@ def _with_differences(moments: Sequence[Moment]) -> Iterator[Moment]:
         before = moment.at
         differ = [f"its clock is at least {behind:.1f} s behind that of the step before"] * (behind >= _NOTABLE_SECONDS)
         yield replace(moment, detail="; ".join([*filter(None, [moment.detail]), *differ]))
-
-
-def _is_same(wanted: Reference, named: Reference | None) -> bool:
-    """Whether both are the same image: by tag, and by digest if both have one."""
-    if named is None or wanted.canonical.name != named.canonical.name:
-        return False
-    if wanted.digest and named.digest and wanted.digest == named.digest:
-        return True
-    return wanted.tag == named.tag and not (wanted.digest and named.digest)
-
-
-def _reference(text: str) -> Reference | None:
-    try:
-        return parse_reference(text, default_tag="latest")
-    except NotAReference:
-        return None
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _time(value: Any) -> datetime | None:
-    try:
-        return parse_time(value) if isinstance(value, str) else None
-    except ValueError:
-        return None

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final, get_args
 
 from handlers.reconcile.objects import object_key, read_desired
 from warmhook.checks import Check, CheckState
 from warmhook.inventory import DesiredFacts, ImageFacts, NodeFacts, ReportFacts
+from warmhook.lenient_fields import as_count, as_mapping, as_mappings, as_time
 from warmhook.node_report import LineState, clean_message, read_report
 from warmhook.overview import Tally
 from warmhook.ports import Object
 from warmhook.pull_failures import FailureReason
 from warmhook.status import Failure, find_condition
 from warmhook.timeline import read_push_times
-from warmhook.timestamps import parse_time
 
 POOL_LABELS: Final = (
     "cloud.google.com/gke-nodepool",
@@ -52,7 +51,7 @@ def read_node_facts(metadata: Mapping[str, Any], pool_label: str = "") -> NodeFa
         metadata["name"],
         sys.intern(pool),
         sys.intern(labels.get(_ZONE_LABEL, "")),
-        _time(metadata.get("creationTimestamp")),
+        as_time(metadata.get("creationTimestamp")),
     )
 
 
@@ -93,8 +92,8 @@ def read_image_facts(obj: Object) -> ImageFacts:
 
 
 def _image_facts(obj: Object) -> ImageFacts:
-    metadata, spec, status = obj["metadata"], _mapping(obj.get("spec")), _mapping(obj.get("status"))
-    resolved, ready = _mapping(status.get("resolved")), find_condition(status, "Ready")
+    metadata, spec, status = obj["metadata"], as_mapping(obj.get("spec")), as_mapping(obj.get("status"))
+    resolved, ready = as_mapping(status.get("resolved")), find_condition(status, "Ready")
     complete = find_condition(status, "Complete")
     return ImageFacts(
         key=object_key(obj),
@@ -102,14 +101,14 @@ def _image_facts(obj: Object) -> ImageFacts:
         policy=_text(spec.get("policyName")),
         digest=_text(status.get("digest") or resolved.get("digest") or spec.get("digest")),
         times=read_push_times(obj),
-        counted=Tally(*(_count(status.get(name)) for name in _STATES)),
+        counted=Tally(*(as_count(status.get(name)) for name in _STATES)),
         complete=complete.get("status") == "True" and complete.get("observedGeneration") == metadata.get("generation"),
         limited_platforms=bool(resolved.get("platforms")),
         ready=ready.get("status") == "True",
         reason=_text(ready.get("reason")),
         message=_text(ready.get("message")),
-        conditions=tuple(_check(each) for each in status.get("conditions") or [] if isinstance(each, dict)),
-        failures=tuple(_failure(each) for each in status.get("failures") or [] if isinstance(each, dict)),
+        conditions=tuple(_check(each) for each in as_mappings(status.get("conditions"))),
+        failures=tuple(_failure(each) for each in as_mappings(status.get("failures"))),
     )
 
 
@@ -129,24 +128,9 @@ def _failure(found: Mapping[str, Any]) -> Failure:
     return Failure(_text(found.get("node")), reason, _text(found.get("message")))
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
 def _text(value: Any) -> str:
     """A text that may come from a tenant or a node, printable and cut."""
     if not isinstance(value, str):
         return ""
     cut = value[:_TEXT_MAX]
     return cut if cut.isprintable() else " ".join(clean_message(cut).split())
-
-
-def _count(value: Any) -> int:
-    return value if isinstance(value, int) and value > 0 else 0
-
-
-def _time(value: Any) -> datetime | None:
-    try:
-        return parse_time(value) if isinstance(value, str) else None
-    except ValueError:
-        return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -159,6 +160,14 @@ def test_a_leader_that_is_gone_is_no_culprit_of_a_warm_image() -> None:
     assert found.warm
     assert found.culprit is None
     assert found.checks[0].reason == "NoLeader"
+
+
+def test_a_delivery_that_names_the_tag_alone_is_that_of_the_image_by_tag_and_digest() -> None:
+    record = DeliveryRecord(NOW, "hub", "dockerhub", "refused", "host-not-allowed", images=(str(IMAGE),))
+    asked = replace(IMAGE, digest="sha256:" + "a" * 64)
+    found = explain(replace(facts(images=(), deliveries=(record,)), image=asked))
+    assert found.culprit is not None
+    assert (found.culprit.subject, found.culprit.reason) == ("delivery", "HostNotAllowed")
 
 
 def test_a_wrong_secret_of_another_registry_is_not_named() -> None:

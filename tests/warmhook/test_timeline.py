@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmhook.delivery_records import DeliveryRecord
+from warmhook.delivery_records import DeliveryRecord, deliveries_of
 from warmhook.overview import Moment, Tally
-from warmhook.timeline import deliveries_of, deliveries_of_push, read_push_times, timeline
+from warmhook.timeline import deliveries_of_push, read_push_times, timeline
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 IMAGE = "harbor.example.com/shop/app:v1"
