@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.routing import Route
@@ -16,6 +18,7 @@ from handlers.ui.cache import ClusterCache
 from handlers.ui.changes import ChangeStreams
 from handlers.ui.content import Content
 from handlers.ui.details import ReportDetails
+from handlers.ui.render_queue import RenderQueue
 from handlers.ui.routes import Parts, ui_routes
 from handlers.ui.sessions import LoopbackSessions, Sessions, TokenSessions
 
@@ -23,7 +26,13 @@ from handlers.ui.sessions import LoopbackSessions, Sessions, TokenSessions
 class Page:
     """The page of one process."""
 
-    def __init__(self, kubernetes: Kubernetes, settings: Settings, clock: Clock) -> None:
+    def __init__(
+        self,
+        kubernetes: Kubernetes,
+        settings: Settings,
+        clock: Clock,
+        offload: Callable[..., Awaitable[Any]] = asyncio.to_thread,
+    ) -> None:
         self._kubernetes = kubernetes
         self.cache = cache = ClusterCache(settings.namespace, clock, settings.ui.pool_label)
         sessions: Sessions
@@ -33,7 +42,8 @@ class Page:
             sessions = TokenSessions(Access(kubernetes, settings.namespace, clock))
         details = ReportDetails(Reader(kubernetes, settings.namespace, clock), clock)
         self._streams = ChangeStreams(cache, sessions, clock, settings.ui.streams)
-        self._parts = Parts(cache, Content(cache, details, clock), sessions, self._streams, clock)
+        content = Content(cache, details, clock)
+        self._parts = Parts(cache, content, sessions, self._streams, RenderQueue(offload), clock)
 
     def routes(self) -> list[Route]:
         """What the page serves."""

@@ -25,6 +25,7 @@ from handlers.ui.pages import (
     node_page,
     overview_page,
 )
+from handlers.ui.render_queue import RenderQueue
 from handlers.ui.sessions import ForeignHost, Session, Sessions, TokenSessions
 from handlers.ui.sign_in import SignIn
 from handlers.ui.static_files import StaticFiles
@@ -55,6 +56,7 @@ class Parts:
     content: Content
     sessions: Sessions
     streams: ChangeStreams
+    renders: RenderQueue
     clock: Clock
 
 
@@ -99,7 +101,10 @@ class _Endpoints:
                 return not_reviewed(error)
             if session is None:
                 return sign_in(401)
-            return await answer(request, session, self._view(request, session))
+            try:
+                return await answer(request, session, self._view(request, session))
+            except Busy:
+                return problem(503, BUSY)
 
         return endpoint
 
@@ -118,31 +123,34 @@ class _Endpoints:
             sees_all_namespaces=rights.namespaces is None,
         )
 
+    async def _page(self, view: View, make: Callable[..., str], *values: object) -> Response:
+        return html(200, await self._parts.renders.render(view.reader, make, *values, view))
+
     async def start(self, _request: Request) -> Response:
         return RedirectResponse("/ui/", 308)
 
     async def overview(self, _request: Request, session: Session, view: View) -> Response:
-        return html(200, overview_page(self._parts.content.overview(session.rights, _selection(view)), view))
+        return await self._page(view, overview_page, self._parts.content.overview(session.rights, _selection(view)))
 
     async def failing(self, _request: Request, session: Session, view: View) -> Response:
         found, checks = self._parts.content.failing(session.rights, _selection(view))
-        return html(200, failing_page(found, checks, view))
+        return await self._page(view, failing_page, found, checks)
 
     async def deliveries(self, _request: Request, session: Session, view: View) -> Response:
         if not session.rights.deliveries:
             return problem(403, _NOT_DELIVERIES)
-        return html(200, deliveries_page(self._parts.cache.inventory.deliveries or (), view))
+        return await self._page(view, deliveries_page, self._parts.cache.inventory.deliveries or ())
 
     async def image(self, request: Request, session: Session, view: View) -> Response:
         key = ObjectKey(request.path_params["namespace"], request.path_params["name"])
         found = await self._parts.content.image(session.rights, key)
-        return problem(404, _NO_IMAGE) if found is None else html(200, image_page(found, view))
+        return problem(404, _NO_IMAGE) if found is None else await self._page(view, image_page, found)
 
     async def node(self, request: Request, session: Session, view: View) -> Response:
         if not session.rights.nodes:
             return problem(403, _NOT_NODES)
         found = await self._parts.content.node(session.rights, request.path_params["name"])
-        return problem(404, _NO_NODE) if found is None else html(200, node_page(found, view))
+        return problem(404, _NO_NODE) if found is None else await self._page(view, node_page, found)
 
     async def changes(self, request: Request, session: Session, _view: View) -> Response:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -27,11 +27,18 @@ SEES_DELIVERIES = {
 }
 
 
+async def at_once(make: Callable[..., str], *values: Any) -> str:
+    """Make a page without a thread, which no instant test may wait for."""
+    return make(*values)
+
+
 @asynccontextmanager
-async def page(world: World, *, access: UiAccess = "token", wait: bool = True, **ui: Any) -> AsyncIterator[Page]:
+async def page(
+    world: World, *, access: UiAccess = "token", wait: bool = True, offload: Any = at_once, **ui: Any
+) -> AsyncIterator[Page]:
     """A page that follows the world; with `wait` it has seen everything."""
     settings = Settings(serve=frozenset({"ui"}), ui=UiSettings(access=access, **ui))
-    opened = Page(Kubernetes(world.transport), settings, world.clock)
+    opened = Page(Kubernetes(world.transport), settings, world.clock, offload)
     task = asyncio.create_task(opened.run(), name="page")
     try:
         if wait:

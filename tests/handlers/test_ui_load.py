@@ -1,0 +1,60 @@
+"""Whatever readers do to the page, probes and other readers get their answers."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from handlers.ui.render_queue import RenderQueue
+from tests.handlers.readers import SEES_WARMIMAGES, browser, grant, page, token
+from tests.handlers.test_ui_access import two_tenants
+from tests.handlers.world import World, in_world
+
+
+@pytest.mark.anyio
+async def test_a_page_is_made_in_a_thread_of_its_own_so_that_probes_are_answered_meanwhile() -> None:
+    probed = threading.Event()
+
+    def make() -> str:
+        # Only the loop sets it.
+        assert probed.wait(30)
+        return threading.current_thread().name
+
+    page_made = asyncio.create_task(RenderQueue().render("ada", make), name="page")
+    await asyncio.sleep(0)
+    probed.set()
+    assert await page_made != threading.main_thread().name
+
+
+@in_world()
+async def test_a_reader_that_asks_for_hundreds_of_pages_at_once_keeps_no_other_reader_out(world: World) -> None:
+    await two_tenants(world)
+    going_on = asyncio.Event()
+    at_once = most = 0
+
+    async def offload(make: Any, *values: Any) -> Any:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        await going_on.wait()
+        at_once -= 1
+        return make(*values)
+
+    async with page(world, offload=offload) as opened, browser(opened) as client:
+        by_name = {}
+        for name in ("ada", "bob"):
+            await grant(world, name, SEES_WARMIMAGES)
+            by_name[name] = {"authorization": f"Bearer {await token(world, name)}"}
+        flood = [asyncio.create_task(client.get("/ui/", headers=by_name["ada"])) for _ in range(300)]
+        await asyncio.sleep(1)
+        other = asyncio.create_task(client.get("/ui/", headers=by_name["bob"]))
+        await asyncio.sleep(1)
+        assert (await client.get("/ui/static/page.css")).status_code == 200
+        going_on.set()
+        assert (await other).status_code == 200
+        statuses = [(await answer).status_code for answer in flood]
+        assert (statuses.count(200), statuses.count(503)) == (8, 292)
+        assert most == 1
