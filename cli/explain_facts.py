@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from difflib import get_close_matches
 from email.utils import parsedate_to_datetime
 from typing import Final, TypeVar
 
@@ -25,6 +26,7 @@ from cli.explain_objects import (
     webhook_state,
 )
 from cli.explain_rights import denied_rights
+from cli.images import NODES_PAGE
 from cli.plan_facts import read_installation
 from handlers.reconcile.objects import read_policy_object, read_warmimages
 from warmhook.api import REPOSITORY_LABEL
@@ -86,8 +88,10 @@ async def gather(cluster: Cluster, question: Question, image: Reference) -> Fact
     tenancy, _, _ = await read_installation(cluster)
     facts = await _read_chain(_Reading(cluster, facts, tenancy))
     reading = _Reading(cluster, facts)
-    webhook, others, running = await asyncio.gather(reading.webhook(), reading.others(), reading.running())
-    return replace(facts, webhook=webhook, others=others, running=running)
+    webhook, others, running, similar = await asyncio.gather(
+        reading.webhook(), reading.others(), reading.running(), reading.similar_nodes()
+    )
+    return replace(facts, webhook=webhook, others=others, running=running, similar_nodes=similar)
 
 
 async def _read_chain(reading: _Reading) -> Facts:
@@ -210,6 +214,17 @@ class _Reading:
         """The Node."""
         found = await self._get(paths.node(self.facts.node_name), "nodes")
         return found if found is None or isinstance(found, Unread) else node_state(found, self.facts.now)
+
+    async def similar_nodes(self) -> tuple[str, ...]:
+        """The names most like that of a Node that does not exist; none if Nodes may not be listed."""
+        if self.facts.node is not None:
+            return ()
+        try:
+            found = await self.cluster.kubernetes.list(paths.NODES, metadata_only=True, page=NODES_PAGE)
+        except KubernetesError:
+            return ()
+        names = [obj["metadata"]["name"] for obj in found.items]
+        return tuple(get_close_matches(self.facts.node_name, sorted(names), n=3, cutoff=0.5))
 
     async def desired(self) -> Read[DesiredState | None]:
         """The ConfigMap of the handlers."""

@@ -14,7 +14,7 @@ from typing import Any, Final
 from warmhook.checks import Check, first_problem
 from warmhook.explain_facts import Facts, ImageState, Unread, at, command, is_image, push_again
 from warmhook.explain_node import agent_check, report_check, runtime_by_status, runtime_check
-from warmhook.explain_placement import line_check, placement_check, warmimage_check
+from warmhook.explain_placement import line_check, node_not_found, placement_check, warmimage_check
 from warmhook.explain_policy import Origin, missing_origin, origin_of
 from warmhook.warmimages import ObjectKey
 
@@ -46,8 +46,12 @@ class Explanation:
 
     @property
     def culprit(self) -> Check | None:
-        """The first thing that is wrong; `None` if all is well."""
-        return first_problem(self.checks)
+        """The first thing that is wrong; `None` if all is well.
+
+        A Node that does not exist comes before all others: what is said of it would mend nothing.
+        """
+        absent = next((each for each in self.checks if each.reason == "NodeNotFound"), None)
+        return absent or first_problem(self.checks)
 
     def as_object(self) -> Mapping[str, Any]:
         """For JSON and YAML."""
@@ -85,7 +89,7 @@ def _chain(facts: Facts, image: ImageState) -> list[Check]:
     warmimage = warmimage_check(facts, image, warm=warm)
     agent = agent_check(facts)
     if warmimage.state == "wrong":
-        after = [_unreached(subject) for subject in ("placement", "line")]
+        after = [_unplaced(facts), _unreached("line")]
     else:
         placement = placement_check(facts, image)
         unplaced = placement.state == "wrong"
@@ -114,7 +118,7 @@ def _chain_without(facts: Facts) -> list[Check]:
     agent = agent_check(facts)
     unwritten = not blocked or origin.by_pods or origin.delivery.reason == "ApiServer403"
     installation = _installation(facts, origin, unwritten=unwritten)
-    rest = [_unreached("placement"), _unreached("line"), agent, _unreached("report"), _unreached("runtime")]
+    rest = [_unplaced(facts), _unreached("line"), agent, _unreached("report"), _unreached("runtime")]
     return [installation, *origin.checks, warmimage, *rest]
 
 
@@ -128,6 +132,11 @@ def _unusable_origin() -> Origin:
 
 def _unreached(subject: str) -> Check:
     return Check(subject, "skipped", "not reached")
+
+
+def _unplaced(facts: Facts) -> Check:
+    """The placement of an image that goes to no node."""
+    return node_not_found(facts) if facts.node is None else _unreached("placement")
 
 
 def _missing(facts: Facts, *, blocked: bool) -> Check:

@@ -154,6 +154,8 @@ class Facts:
     unusable: tuple[tuple[ObjectKey, str], ...] = ()
     """WarmImages for this image of which a field cannot be used, and the problem."""
     node: Read[NodeState | None] = None
+    similar_nodes: tuple[str, ...] = ()
+    """If there is no such Node: the names that are most like it."""
     others: Read[tuple[Node, ...]] = ()
     """All Nodes, read only if a limit chooses among them."""
     running: Read[RunningNodes] = field(default_factory=dict)

@@ -93,8 +93,7 @@ def placement_check(facts: Facts, image: ImageState) -> Check:
         message = f"the node could not be read: {facts.node.problem}"
         return Check("placement", "unknown", message, facts.node.mend, "NotRead")
     if facts.node is None:
-        message = f"there is no node {facts.node_name} in the cluster"
-        return Check("placement", "wrong", message, "kubectl get nodes", "NodeNotFound")
+        return node_not_found(facts)
     if isinstance(facts.running, Unread):
         message = f"which nodes run the Pods that decide is not known: {clean(facts.running.problem)}"
         return Check("placement", "unknown", message, facts.running.mend, "PodsUnknown")
@@ -106,6 +105,13 @@ def placement_check(facts: Facts, image: ImageState) -> Check:
     if not _selects(_unlimited(warmimage), [node], facts.running, node):
         return _unselected(facts, warmimage, node)
     return _among_selected(facts, warmimage, facts.node, facts.running)
+
+
+def node_not_found(facts: Facts) -> Check:
+    """That the Node does not exist, with the names that may be meant."""
+    similar = f"; similar: {', '.join(facts.similar_nodes)}" if facts.similar_nodes else ""
+    message = f"there is no node {facts.node_name} in the cluster{similar}"
+    return Check("placement", "wrong", message, "kubectl get nodes", "NodeNotFound")
 
 
 def _among_selected(facts: Facts, warmimage: WarmImage, state: NodeState, running: RunningNodes) -> Check:

@@ -116,6 +116,22 @@ def test_of_two_broken_things_the_earlier_one_is_named() -> None:
     in_scene(case)
 
 
+@pytest.mark.parametrize("pushed", [True, False])
+def test_of_a_node_that_does_not_exist_this_is_said_first_with_the_names_that_are_similar(*, pushed: bool) -> None:
+    async def case(scene: Scene) -> None:
+        await scene.world.add_nodes("node-20", "db-1")
+        if pushed:
+            await scene.push(secret="wrong")
+        scene.asked_node = "node-2"
+        found = await scene.explain()
+        assert found.culprit is not None
+        assert found.culprit.reason == "NodeNotFound"
+        assert found.culprit.message == "there is no node node-2 in the cluster; similar: node-20, node-1"
+        assert "DaemonSet" not in str(found)
+
+    in_scene(case)
+
+
 def test_a_broken_agent_is_shown_although_the_delivery_is_the_culprit() -> None:
     async def case(scene: Scene) -> None:
         await scene.settled()
