@@ -31,6 +31,8 @@ PROCESSES_MAX: Final = 32
 """Keys in the ConfigMap, which may have 1 MiB: those that were written last."""
 SILENT: Final = timedelta(days=1)
 """A process that has not written for so long is gone; one that runs writes more often."""
+_WITHOUT_SECRET: Final = frozenset({"unauthorized", "refused"})
+"""Results that anybody can cause at any source, so for many sources as many as a value has room for."""
 _TEXT_MAX: Final = 200
 """Characters of a source, a reason, a detail."""
 _IMAGE_MAX: Final = 512
@@ -85,12 +87,12 @@ class RecentDeliveries:
                 kept.appendleft(record)
 
     def newest(self) -> Iterator[DeliveryRecord]:
-        """The newest of each kind, by time, then the second of each kind, and so on."""
+        """The newest of each kind, then the second of each kind, and so on; first those with the right secret."""
         for rank in itertools.count(1):
             found = [kept[-rank] for kept in self._kept.values() if len(kept) >= rank]
             if not found:
                 return
-            yield from sorted(found, key=lambda record: record.at, reverse=True)
+            yield from sorted(found, key=lambda record: (record.result not in _WITHOUT_SECRET, record.at), reverse=True)
 
     def encode(self, written: datetime) -> str:
         """The value of this process: as many of the newest as have room."""

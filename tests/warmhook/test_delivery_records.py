@@ -62,6 +62,14 @@ def test_a_flood_of_unauthorized_deliveries_leaves_those_that_were_accepted() ->
     assert sum(one.result == "unauthorized" for one in found) == KEPT_MAX
 
 
+def test_a_flood_at_many_sources_leaves_what_came_with_the_secret_of_each() -> None:
+    sources = [f"source-{number}" for number in range(40)]
+    accepted = [record(source=source, images=(IMAGE,), event_id="a" * 32) for source in sources]
+    results = [("unauthorized", "bad-secret"), ("refused", "too-large"), ("refused", "disconnected")]
+    flood = [record(100, result, source=source, reason=reason) for source in sources for result, reason in results]
+    assert sum(one.result == "accepted" for one in read(recent(*accepted, *flood))) == len(accepted)
+
+
 def test_one_source_or_reason_does_not_push_out_another() -> None:
     rare = [record(0, "skipped", reason="no-policy"), record(0, source="github")]
     busy = [record(1 + number, "skipped", reason="not-a-push") for number in range(1000)]
