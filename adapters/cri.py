@@ -31,6 +31,7 @@ from warmhook.ports import (
 )
 from warmhook.pull_failures import failure_reason
 from warmhook.rate_limits import retry_after_seconds
+from warmhook.secret_texts import without_credentials
 
 # The limit of the kubelet; a list of thousands of images exceeds gRPC's 4 MiB.
 _RECEIVE_BYTES: Final = 16 * 1024 * 1024
@@ -58,9 +59,6 @@ _WRAPPERS: Final = re.compile(
 )
 # containerd, CRI-O, and CRI-O in the terms of kubelets.
 _OF_A_PULL: Final = re.compile(r"failed to pull|unable to pull|RegistryUnavailable|SignatureValidationFailed")
-_USERINFO: Final = re.compile(r"//[^/\s@\"']+@")
-_QUERY: Final = re.compile(r"\?[\w.%~-]+=[^\s\"']*")
-_TOKEN: Final = re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]{8,}", re.IGNORECASE)
 _DIGEST: Final = re.compile(r"(sha(?:256|512):[0-9a-f]{12})[0-9a-f]+")
 
 _CHANNEL_OPTIONS: Final = (
@@ -231,7 +229,7 @@ def sanitize(text: str, *, secrets: tuple[str, ...] = ()) -> str:
     for secret in secrets:
         text = text.replace(secret, "***")
     line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
-    line = _TOKEN.sub(r"\1 ***", _QUERY.sub("", _USERINFO.sub("//", _WRAPPERS.sub("", line))))
+    line = without_credentials(_WRAPPERS.sub("", line))
     if len(line) > _MESSAGE_MAX:
         line = _DIGEST.sub(r"\1", line)
     if len(line) > _MESSAGE_MAX:

@@ -14,6 +14,7 @@ from adapters.strictjson import decode
 from adapters.validation_errors import first_problem
 from warmhook.events import Skip
 from warmhook.ports import Json
+from warmhook.secret_texts import without_credentials
 
 _FORM: Final = "application/x-www-form-urlencoded"
 # Go senders write year 1 and Unix time 0 if a time is not set.
@@ -115,5 +116,8 @@ def read_time(value: Json) -> datetime | None:
 
 
 def quoted(text: str) -> str:
-    """The first 60 characters of an untrusted text for a log line: in quotes, on one line, at most 80 when escaped."""
-    return repr(text[:60])[:80]
+    """The first 60 characters of an untrusted text for a log line: in quotes, on one line, at most 80 when escaped.
+
+    Without credentials, since some senders write URLs with them into fields that have none of others.
+    """
+    return repr(without_credentials(text)[:60])[:80]

@@ -12,6 +12,7 @@ from adapters.registries.common.delivery import Source
 from warmhook.events import BlobPushed, Pushed, Skip
 from warmhook.images import NotAReference, Reference, from_event
 from warmhook.manifests import MANIFEST_TYPES, is_runnable_type
+from warmhook.secret_texts import without_credentials
 
 # cosign's tags; without a suffix it is the referrers tag of the OCI distribution specification 1.1.
 _COMPANION_TAG: Final = re.compile(r"sha256-[0-9a-f]{64}(?:\.(?:sig|att|sbom))?")
@@ -65,7 +66,7 @@ def _reference(source: Source, image: LooseReference) -> Reference | Skip:
     try:
         return from_event(host, image.repository, image.tag, image.digest) or Skip("no-tag-no-digest")
     except NotAReference as error:
-        return Skip("malformed", str(error)[:120])
+        return Skip("malformed", without_credentials(str(error))[:120])
 
 
 def is_manifest(media_type: str) -> bool:

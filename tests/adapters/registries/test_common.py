@@ -10,7 +10,7 @@ import pytest
 
 from adapters.registries import BadOptions, Delivery, Outcome, Source, find_adapters
 from adapters.registries.common.auth import verify_header, verify_query
-from adapters.registries.common.bodies import each, read_json, read_payload, read_time
+from adapters.registries.common.bodies import each, quoted, read_json, read_payload, read_time
 from adapters.registries.common.delivery import Unreadable
 from adapters.registries.common.images import LooseReference, host_of, pushed, split_reference
 from tests.adapters.registries.cases import RECEIVED
@@ -71,6 +71,23 @@ def test_the_host_of_a_url_or_reference_is_found(text: str, host: str) -> None:
 )
 def test_a_time_is_read_or_left_out(value: object, time: datetime | None) -> None:
     assert read_time(value) == time
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://h.example/v2/a/b?token=s3cret&x=1", "'https://h.example/v2/a/b'"),
+        ("https://robot:s3cret@h.example/a:1", "'https://h.example/a:1'"),
+        ("https://robot:" + "s3cret" * 20 + "@h.example/a", "'https://h.example/a'"),
+        ("Bearer s3cret-s3cret", "'Bearer ***'"),
+        ("what?", "'what?'"),
+    ],
+)
+def test_no_credentials_of_a_url_are_quoted(text: str, shown: str) -> None:
+    assert quoted(text) == shown
+    for image in (LooseReference(text, "a", "1"), LooseReference("h.example", text, "1"), split_reference(text)):
+        skip = pushed(Source("s"), image)
+        assert not isinstance(skip, Skip) or "s3cret" not in skip.detail
 
 
 @pytest.mark.parametrize("body", [b"", b'{"a":1,"a":2}', b"NaN", b"\xff", b"[" * 50_000, b"9" * 5000])
