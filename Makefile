@@ -5,7 +5,8 @@ PYTEST := $(VENV)/bin/python -m pytest
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready
 
-.PHONY: venv demo test check lint bench fuzz test-cluster system-deps crds rules docs lock
+.PHONY: venv demo test check lint bench fuzz test-cluster system-deps crds rules docs lock \
+	dist release-check release-notes release-manifests release-chart release-image
 
 venv: $(READY)
 
@@ -68,9 +69,40 @@ system-deps:  ## what the tests with real programs need, on Debian 12
 		|| echo "install helm 3 to test the chart"
 
 lock: $(READY)  ## pin all dependencies with hashes and without naming an index; takes minutes
-	$(VENV)/bin/pip-compile $(LOCK_FLAGS) --output-file requirements.txt pyproject.toml
-	$(VENV)/bin/pip-compile $(LOCK_FLAGS) --extra dev --constraint requirements.txt --output-file requirements-dev.txt pyproject.toml
+	$(VENV)/bin/pip-compile $(LOCK_FLAGS) --extra programs --output-file requirements.txt pyproject.toml
+	$(VENV)/bin/pip-compile $(LOCK_FLAGS) --extra dev --extra programs --constraint requirements.txt --output-file requirements-dev.txt pyproject.toml
 	$(VENV)/bin/pip-compile $(LOCK_FLAGS) --only-build-deps --build-deps-for wheel --constraint requirements-dev.txt --output-file requirements-build.txt pyproject.toml
+# Tests compare the file with requirements-dev.txt.
+	@sed -i '/^#/d;/^$$/d' requirements-build.txt
 
 LOCK_FLAGS := --quiet --no-header --generate-hashes --allow-unsafe --strip-extras \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-annotate
+
+# docs/release.md says how these follow each other; .github/workflows/release.yml calls them.
+DIST := build/release
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' warmhook/__init__.py)
+
+dist: $(READY)  ## the source distribution, and the wheel that is built from it
+	@mkdir -p $(DIST) && rm -f $(DIST)/warmhook-*.tar.gz $(DIST)/warmhook-*.whl
+	@$(VENV)/bin/python -c "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])" $(abspath $(DIST)) >/dev/null
+	$(VENV)/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir $(DIST) $(DIST)/warmhook-$(VERSION).tar.gz
+
+release-check:  ## whether everything says the version of TAG
+	@$(PYTHON) .ci/release.py check "$(TAG)"
+
+release-notes:  ## what the changelog says about this version
+	@$(PYTHON) .ci/release.py notes "$(VERSION)"
+
+release-manifests:  ## the manifests of both forms with IMAGE
+	@mkdir -p $(DIST) && $(PYTHON) .ci/release.py manifests "$(IMAGE)" $(DIST)
+
+release-chart:  ## the chart as a package, with IMAGE as its default
+	@mkdir -p $(DIST) && $(PYTHON) .ci/release.py chart "$(IMAGE)" $(DIST)
+
+# Layers are the same for the same commit and base: their times are that of the commit.
+release-image: export SOURCE_DATE_EPOCH = $(shell git log -1 --format=%ct)
+release-image:  ## build IMAGE from BASE (with its digest) for both architectures, and push it with SBOM and provenance
+	@mkdir -p $(DIST)
+	docker buildx build --platform linux/amd64,linux/arm64 --build-arg BASE=$(BASE) --build-arg VERSION=$(VERSION) \
+		--build-arg SOURCE_DATE_EPOCH --sbom=true --provenance=mode=max --metadata-file $(DIST)/image.json \
+		--output type=registry,name=$(IMAGE),rewrite-timestamp=true .

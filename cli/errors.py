@@ -27,9 +27,9 @@ class NotCompared(Failed):
 
 
 @contextlib.contextmanager
-def needing_dev_extra() -> Iterator[None]:
-    """Raise `Unusable` if a module that is imported within the context is not installed."""
+def needing_extra(extras: str) -> Iterator[None]:
+    """Raise `Unusable` if a module that is imported within the context, and that `extras` have, is not installed."""
     try:
         yield
     except ModuleNotFoundError as error:
-        raise Unusable(f"no module {error.name!r} is installed: run pip install 'warmhook[dev]'") from error
+        raise Unusable(f"no module {error.name!r} is installed: run pip install 'warmhook[{extras}]'") from error

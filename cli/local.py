@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from cli.errors import needing_dev_extra
+from cli.errors import needing_extra
 
 
 @click.command("demo")
@@ -45,7 +45,7 @@ def demo(**given: Any) -> int:
     nodes warm up. Needs no root, no Docker and no cluster. Exit status 0 only if every node is warm.
     """
     # Imported here: the image does not hold what these run, and no other command should wait for a terminal library.
-    with needing_dev_extra():
+    with needing_extra("dev,programs"):
         from cli.demo_run.scenario import WITH_PEERS, Demonstration, run_demo
 
     defaults: Mapping[str, Any] = WITH_PEERS if given["peers"] else {}
@@ -70,7 +70,7 @@ def devcluster(port: int, nodes: int, kubeconfig: Path | None) -> int:
     An API server with the CRDs, a registry, and nodes with a runtime and an agent each. What you apply with kubectl
     really warms these nodes. Needs no root, no Docker and no cluster.
     """
-    with needing_dev_extra():
+    with needing_extra("dev,programs"):
         from cli.demo_run.serve import run_devcluster
 
     return run_devcluster(port, nodes, kubeconfig)

@@ -6,7 +6,7 @@ import asyncio
 
 import click
 
-from cli.errors import Failed, Unusable
+from cli.errors import Failed, Unusable, needing_extra
 
 
 @click.command("unpin")
@@ -43,7 +43,8 @@ def unpin(endpoint: str, yes: bool) -> None:
 
 async def _unpin(endpoint: str, remove: bool) -> list[str]:
     """The names that Warmhook had pinned."""
-    from adapters.containerd import open_containerd
+    with needing_extra("programs"):
+        from adapters.containerd import open_containerd
     from warmhook.pins import UNPINNED, our_pins
 
     async with open_containerd(endpoint) as containerd:

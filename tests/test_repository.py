@@ -37,7 +37,7 @@ def test_the_lock_pins_every_package_with_hashes_and_names_no_index(name: str) -
 @pytest.mark.parametrize("name", LOCKS)
 def test_the_lock_holds_every_dependency(name: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = list(project["dependencies"])
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["programs"]]
     if "dev" in name:
         wanted += project["optional-dependencies"]["dev"]
     pinned = set(re.findall(r"^([A-Za-z0-9_.-]+)==", (ROOT / name).read_text(), flags=re.MULTILINE))

@@ -63,7 +63,7 @@ def test_a_command_of_the_dev_extra_says_what_to_install(
 
     assert main([command]) == 2
     assert re.fullmatch(
-        rf"warmhook: no module '{package}[.\w]*' is installed: run pip install 'warmhook\[dev\]'\n",
+        rf"warmhook: no module '{package}[.\w]*' is installed: run pip install 'warmhook\[dev,programs\]'\n",
         capsys.readouterr().err,
     )
 

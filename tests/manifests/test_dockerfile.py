@@ -57,7 +57,8 @@ def test_every_dependency_of_the_project_is_imported_by_a_program() -> None:
     imported = {name for path in files for name in importing.findall(path.read_text())}
     known = packages_distributions()
     used = {each.lower().replace("_", "-") for name in imported for each in known.get(name, ())}
-    wanted = {re.split(r"[\[>=<~!]", requirement)[0] for requirement in project["dependencies"]}
+    requirements = [*project["dependencies"], *project["optional-dependencies"]["programs"]]
+    wanted = {re.split(r"[\[>=<~!]", requirement)[0] for requirement in requirements}
     # The protocol of uvicorn that `web` chooses imports it.
     assert wanted - used == {"httptools"}
 

@@ -109,7 +109,7 @@ def test_the_command_of_the_image_prints_crds_and_reads_deliveries(venv: Path) -
 def test_the_image_holds_no_demo_and_says_where_it_is(venv: Path, command: str) -> None:
     done = run(venv, "warmhook", command)
     assert done.returncode == 2
-    assert done.stderr.endswith(" is installed: run pip install 'warmhook[dev]'\n")
+    assert done.stderr.endswith(" is installed: run pip install 'warmhook[dev,programs]'\n")
     packages = site_packages(venv)
     there = {path.name for folder in (packages, packages / "cli") for path in folder.iterdir()}
     assert not there & {"devcluster", "demo_run", "tests", "rich", "celpy", "pip", "setuptools"}

@@ -53,12 +53,18 @@ def _copy(names: list[str], target: Path) -> None:
 
 def _install_locked(target: Path) -> None:
     for name, version in re.findall(r"^(\S+)==(\S+)", (ROOT / "requirements.txt").read_text(), flags=re.MULTILINE):
-        installed = distribution(name)
-        assert installed.version == version, f"{name} {installed.version} is installed here, locked is {version}"
-        for file in installed.files or ():
-            if ".." not in file.parts:
-                (target / file).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(cast("Path", installed.locate_file(file)), target / file)
+        installed = distribution(name).version
+        assert installed == version, f"{name} {installed} is installed here, locked is {version}"
+        copy_package(name, target)
+
+
+def copy_package(name: str, target: Path) -> None:
+    """Install the package into the folder `target` as it is installed here."""
+    installed = distribution(name)
+    for file in installed.files or ():
+        if ".." not in file.parts:
+            (target / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(cast("Path", installed.locate_file(file)), target / file)
 
 
 def site_packages(venv: Path) -> Path:

@@ -1,0 +1,1 @@
+"""What is released holds what its readers need, and nothing else."""
