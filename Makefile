@@ -63,7 +63,7 @@ docs: $(READY)  ## build the documentation as a site in build/site
 system-deps:  ## what the tests with real programs need, on Debian 12
 	$(if $(filter 0,$(shell id -u)),,sudo) apt-get update -qq
 	$(if $(filter 0,$(shell id -u)),,sudo) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-		containerd docker-registry skopeo umoci mmdebstrap chromium prometheus python3-venv
+		containerd docker-registry skopeo umoci mmdebstrap binutils chromium prometheus python3-venv
 # Debian has no Helm.
 	@command -v helm >/dev/null || { command -v go >/dev/null && GOBIN=/usr/local/bin go install helm.sh/helm/v3/cmd/helm@v3.22.0; } \
 		|| echo "install helm 3 to test the chart"

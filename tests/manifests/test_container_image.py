@@ -31,6 +31,7 @@ from tests.real.container_image import ContainerImage, Mount, build_image
 from tests.real.containerd import Containerd, start_containerd
 from tests.real.programs import eventually, need, real_time, running
 from tests.support.image import INSTRUCTIONS, compressed_mib
+from warmhook import __version__
 from warmhook.node_report import report_name
 from warmhook.ports import Object
 
@@ -66,6 +67,8 @@ def test_the_configuration_of_the_image_is_that_of_the_dockerfile(image: Contain
     assert configuration["User"] == said["USER"]
     assert configuration["Cmd"] == ["python", "-m", "handlers", "--watch"]
     assert configuration["Env"][0].startswith("PATH=/venv/bin:")
+    assert configuration["Labels"]["org.opencontainers.image.version"] == __version__
+    assert configuration["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
     # The base, the venv, and the user.
     assert len(image.manifest()["layers"]) == 3
 

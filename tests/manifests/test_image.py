@@ -115,5 +115,13 @@ def test_the_image_holds_no_demo_and_says_where_it_is(venv: Path, command: str) 
     assert not there & {"devcluster", "demo_run", "tests", "rich", "celpy", "pip", "setuptools"}
 
 
+def test_compiled_files_of_the_image_do_not_depend_on_times(venv: Path) -> None:
+    compiled = list(site_packages(venv).rglob("*.pyc"))
+    assert len(compiled) > 500
+    # https://peps.python.org/pep-0552: a hash of the source, which is not compared at each start.
+    assert {int.from_bytes(file.read_bytes()[4:8], "little") for file in compiled} == {0b01}
+    assert list(site_packages(venv).glob("handlers/ui/**/base.html"))
+
+
 def test_the_layer_of_the_image_has_at_most_30_mib(venv: Path) -> None:
     assert compressed_mib(venv) <= 30

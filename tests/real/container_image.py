@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import warmhook
 from tests.support.image import INSTRUCTIONS, build_venv
 
 __all__ = ["ContainerImage", "Mount", "build_image"]
@@ -178,7 +179,9 @@ def _options(word: str, text: str) -> list[str]:
     if word == "USER":
         return [f"--config.user={text}"]
     if word == "LABEL":
-        return [f"--config.label={part}" for part in shlex.split(text)]
+        return [f"--config.label={part}" for part in shlex.split(text.replace("${VERSION}", warmhook.__version__))]
+    if word == "ARG":
+        return []
     raise AssertionError(f"the last stage of the Dockerfile has {word}, which nobody here knows")
 
 

@@ -14,6 +14,8 @@ from importlib.metadata import distribution
 from pathlib import Path
 from typing import Final, cast
 
+from tests.real.programs import need
+
 ROOT: Final = Path(__file__).parents[2]
 _TEXT: Final = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
 INSTRUCTIONS: Final = [line.split(maxsplit=1) for line in _TEXT.splitlines() if line and line[0] not in "# "]
@@ -24,8 +26,10 @@ def build_venv(folder: Path) -> Path:
     """The venv, below `folder`. Raises `CalledProcessError`.
 
     Each step of the first stage runs as it is written, in folders of `folder`, with two exceptions: locked packages are
-    copied from this environment, whose versions are the same, and what builds is this environment.
+    copied from this environment, whose versions are the same, and what builds is this environment. A test is skipped
+    where `strip` is absent.
     """
+    need("umoci", "strip")
     (source := folder / "src").mkdir()
     stages = [number for number, (word, _) in enumerate(INSTRUCTIONS) if word == "FROM"]
     for word, text in INSTRUCTIONS[stages[0] : stages[1]]:
@@ -35,7 +39,7 @@ def build_venv(folder: Path) -> Path:
         elif word == "RUN" and text.endswith("-r requirements.txt"):
             _install_locked(site_packages(folder / "venv"))
         elif word == "RUN" and "/venv" in text:
-            command = re.sub(r"(?<=\s)/(venv|dist)\b", rf"{folder}/\1", text)
+            command = re.sub(r"(?<!\S)/(venv|dist)\b", rf"{folder}/\1", text)
             for program in ("/build/bin/pip", "python -m venv"):
                 command = command.replace(program, f"{sys.executable} -m {program.split('/')[-1].split()[-1]}")
             subprocess.run(command, shell=True, check=True, cwd=source, stdout=subprocess.DEVNULL)
