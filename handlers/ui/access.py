@@ -9,12 +9,13 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
-from adapters.clock import Budget, Clock
+from adapters.clock import Clock
 from adapters.kubernetes.access_reviews import Action, User, review_access, review_token
 from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.errors import KubernetesError, Unavailable
 from adapters.logs import get_logger
 from adapters.outages import OutageLog
+from handlers.ui.review_budgets import ReviewBudgets
 from warmhook.api import GROUP
 from warmhook.delivery_records import CONFIGMAP
 from warmhook.inventory import Rights
@@ -28,14 +29,12 @@ TOKEN_MAX: Final = 16 * 1024
 NAMESPACES_MAX: Final = 200
 """Namespaces that are asked about for a reader who may not see all; a reader with more names one."""
 _KEPT_MAX: Final = 4096
+_RIGHTS_MAX: Final = 32 * 1024
+"""More than 100 readers with all that is asked about for each."""
 _UNKNOWN_MAX: Final = 1024
 _AT_ONCE: Final = 16
 _SECONDS: Final = 3.0
 """A page does not wait longer for one answer."""
-_UNKNOWN_BURST, _UNKNOWN_PER_SECOND = 20, 5.0
-"""Reviews of tokens that were not valid here before: a flood of wrong ones costs the API server no more."""
-_KNOWN_BURST, _KNOWN_PER_SECOND = 400, 50.0
-"""Reviews for readers whose token was valid."""
 
 _Answer = TypeVar("_Answer")
 
@@ -83,9 +82,8 @@ class Access:
         self._users: _Answers[User] = _Answers(_KEPT_MAX)
         self._wrong: _Answers[None] = _Answers(_UNKNOWN_MAX)
         """By themselves, so that many wrong tokens do not push out those of readers."""
-        self._rights: _Answers[bool] = _Answers(_KEPT_MAX)
-        self._unknown = Budget(clock, _UNKNOWN_BURST, 1 / _UNKNOWN_PER_SECOND)
-        self._known = Budget(clock, _KNOWN_BURST, 1 / _KNOWN_PER_SECOND)
+        self._rights: _Answers[bool] = _Answers(_RIGHTS_MAX)
+        self._budgets = ReviewBudgets(clock)
         self._turns = asyncio.Semaphore(_AT_ONCE)
         self._outage = OutageLog(get_logger(), clock, "ui-not-reviewed")
 
@@ -99,9 +97,10 @@ class Access:
         known = self._users.get(question)
         if known is not None and self._is_fresh(known, fresh_seconds):
             return known.answer
-        budget = self._unknown if known is None else self._known
+        if not self._budgets.may_review(known.answer if known is not None else None):
+            raise Busy
         try:
-            user = await self._ask(budget, lambda: review_token(self._kubernetes, token))
+            user = await self._ask(lambda: review_token(self._kubernetes, token))
         except Unavailable:
             if known is not None and self._is_fresh(known, LAST_SECONDS):
                 return known.answer
@@ -134,8 +133,14 @@ class Access:
         known = self._rights.get(question)
         if known is not None and self._is_fresh(known, fresh_seconds):
             return known.answer
+        if known is not None and not known.answer and self._is_fresh(known, LAST_SECONDS):
+            # Most are of this kind, and nothing is shown by them that may not be.
+            if not self._budgets.may_review_again():
+                return False
+        elif not self._budgets.may_review(user):
+            raise Busy
         try:
-            answer = await self._ask(self._known, lambda: review_access(self._kubernetes, user, action))
+            answer = await self._ask(lambda: review_access(self._kubernetes, user, action))
         except Unavailable:
             if known is not None and self._is_fresh(known, LAST_SECONDS):
                 return known.answer
@@ -143,9 +148,7 @@ class Access:
         self._rights.put(question, answer, self._clock.monotonic())
         return answer
 
-    async def _ask(self, budget: Budget, review: Callable[[], Awaitable[_Answer]]) -> _Answer:
-        if not budget.try_spend():
-            raise Busy
+    async def _ask(self, review: Callable[[], Awaitable[_Answer]]) -> _Answer:
         try:
             async with asyncio.timeout(_SECONDS), self._turns:
                 answer = await review()

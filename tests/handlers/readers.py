@@ -56,14 +56,14 @@ def browser(opened: Page, host: str = "127.0.0.1:8081", **headers: str) -> httpx
     return httpx.AsyncClient(transport=transport, base_url=f"http://{host}", headers=given)
 
 
-async def grant(world: World, account: str, rule: Object, namespace: str = "") -> str:
-    """Let a ServiceAccount of the namespace `people` do this, there or everywhere; returns the path of the binding."""
+async def grant(world: World, account: str, rule: Object, namespace: str = "", owner: str = "people") -> str:
+    """Let a ServiceAccount of the namespace `owner` do this, there or everywhere; returns the path of the binding."""
     name = f"{account}-{rule['resources'][0]}"
     inside = f"{RBAC}/namespaces/{namespace}" if namespace else RBAC
     role, binding = ("roles", "rolebindings") if namespace else ("clusterroles", "clusterrolebindings")
     kind = "Role" if namespace else "ClusterRole"
     await world.admin.create(f"{inside}/{role}", {"metadata": {"name": name}, "rules": [rule]})
-    subject = {"kind": "ServiceAccount", "namespace": "people", "name": account}
+    subject = {"kind": "ServiceAccount", "namespace": owner, "name": account}
     reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name}
     await world.admin.create(
         f"{inside}/{binding}", {"metadata": {"name": name}, "subjects": [subject], "roleRef": reference}
@@ -71,9 +71,9 @@ async def grant(world: World, account: str, rule: Object, namespace: str = "") -
     return f"{inside}/{binding}/{name}"
 
 
-async def token(world: World, account: str, seconds: int = 3600) -> str:
-    """A token of a ServiceAccount of the namespace `people`."""
-    path = f"/api/v1/namespaces/people/serviceaccounts/{account}/token"
+async def token(world: World, account: str, seconds: int = 3600, owner: str = "people") -> str:
+    """A token of a ServiceAccount of the namespace `owner`."""
+    path = f"/api/v1/namespaces/{owner}/serviceaccounts/{account}/token"
     answer = await world.admin.create(path, {"spec": {"expirationSeconds": seconds}})
     found: str = answer["status"]["token"]
     return found

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import Counter
 from typing import Any
 
 import pytest
 
+from handlers.ui.access import NAMESPACES_MAX
+from handlers.ui.page import Page
 from handlers.ui.render_queue import RenderQueue
 from tests.handlers.readers import SEES_WARMIMAGES, browser, grant, page, token
 from tests.handlers.test_ui_access import two_tenants
-from tests.handlers.world import World, in_world
+from tests.handlers.world import HOST, World, in_world
+from warmhook.inventory import ImageFacts
+from warmhook.warmimages import ObjectKey
+
+
+def many_namespaces(opened: Page) -> None:
+    """As many with a WarmImage each as are asked about for one reader."""
+    for number in range(NAMESPACES_MAX):
+        key = ObjectKey(f"team-{number:03}", "web")
+        opened.cache.inventory.set_image(ImageFacts(key, f"{HOST}/{key}:v1"))
 
 
 @pytest.mark.anyio
@@ -58,3 +70,37 @@ async def test_a_reader_that_asks_for_hundreds_of_pages_at_once_keeps_no_other_r
         statuses = [(await answer).status_code for answer in flood]
         assert (statuses.count(200), statuses.count(503)) == (8, 292)
         assert most == 1
+
+
+@in_world()
+async def test_readers_of_one_namespace_each_among_two_hundred_all_get_their_pages(world: World) -> None:
+    async with page(world) as opened, browser(opened) as client:
+        many_namespaces(opened)
+        readers, statuses = [], Counter[int]()
+        for number in range(24):
+            await grant(world, f"reader-{number}", SEES_WARMIMAGES, "shop")
+            readers.append({"authorization": f"Bearer {await token(world, f'reader-{number}')}"})
+            statuses[(await client.get("/ui/", headers=readers[-1])).status_code] += 1
+            await asyncio.sleep(10)
+        for _ in range(8):
+            for reader in readers:
+                statuses[(await client.get("/ui/", headers=reader)).status_code] += 1
+                await asyncio.sleep(1)
+        assert set(statuses) == {200}
+
+
+@in_world()
+async def test_a_tenant_with_many_accounts_and_tokens_keeps_no_other_reader_out(world: World) -> None:
+    async with page(world) as opened, browser(opened) as client:
+        many_namespaces(opened)
+        await grant(world, "ada", SEES_WARMIMAGES, owner="ops")
+        ada = {"authorization": f"Bearer {await token(world, 'ada', owner='ops')}"}
+        seen = []
+        for number in range(180):
+            # As fast as tokens are reviewed.
+            bearer = await token(world, f"bot-{number}")
+            await client.get("/ui/", headers={"authorization": f"Bearer {bearer}"})
+            if number % 30 == 29:
+                seen.append((await client.get("/ui/", headers=ada)).status_code)
+            await asyncio.sleep(0.25)
+        assert seen == [200] * 6
