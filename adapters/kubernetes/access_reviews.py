@@ -16,7 +16,7 @@ from warmhook.ports import Object
 from warmhook.rights import Right
 
 _NAME_MAX: Final = 1024
-"""Characters of the name of a user that are kept."""
+"""Characters of the name of a user. A longer one that was cut could be that of somebody else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def service_account(namespace: str, name: str) -> User:
 
 
 async def review_token(kubernetes: Kubernetes, token: str) -> User | None:
-    """The user of a token for the API server; `None` if it is not valid.
+    """The user of a token for the API server; `None` if it is not valid, or the name of its user is too long.
 
     Raises `Unavailable`, and `Refused` where tokens may not be reviewed. No error repeats the token.
     """
@@ -81,9 +81,12 @@ async def review_token(kubernetes: Kubernetes, token: str) -> User | None:
     user = status.get("user")
     if status.get("authenticated") is not True or not isinstance(user, dict) or not user.get("username"):
         return None
+    name = str(user["username"])
+    if len(name) > _NAME_MAX:
+        return None
     extra = user.get("extra") or {}
     return User(
-        name=str(user["username"])[:_NAME_MAX],
+        name=name,
         uid=str(user.get("uid") or ""),
         groups=tuple(map(str, user.get("groups") or ())),
         extra=tuple(sorted((str(key), tuple(map(str, values))) for key, values in extra.items())),

@@ -16,6 +16,9 @@ HEADERS: Final[Mapping[str, str]] = {
         "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
     ),
     "x-content-type-options": "nosniff",
+    # No site keeps a handle to a tab of the page, nor learns whether an answer loads.
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
     "referrer-policy": "no-referrer",
     "cache-control": "no-store",
 }

@@ -26,7 +26,7 @@ from handlers.ui.pages import (
     overview_page,
 )
 from handlers.ui.render_queue import RenderQueue
-from handlers.ui.sessions import ForeignHost, Session, Sessions, TokenSessions
+from handlers.ui.sessions import ForeignHost, Session, Sessions, TokenSessions, is_embedded_elsewhere
 from handlers.ui.sign_in import SignIn
 from handlers.ui.static_files import StaticFiles
 from warmhook.overview import CellState, Dimension
@@ -37,6 +37,7 @@ _QUERY: Final = ("by", "state", "namespace", "q")
 _QUERY_MAX: Final = 200
 """Characters of a value in the URL; the rest is dropped."""
 _FOREIGN: Final = "This page answers to localhost only. Open it as http://localhost or http://127.0.0.1, with its port."
+_ELSEWHERE: Final = "Another site asked for this page. Open it in a tab of its own."
 _NO_IMAGE: Final = "There is no such WarmImage, or you may not see it."
 _NO_NODE: Final = "There is no such node."
 _NOT_NODES: Final = "You may not see nodes: ask an administrator for the right to list nodes."
@@ -91,6 +92,8 @@ class _Endpoints:
 
         async def endpoint(request: Request) -> Response:
             namespaces = self._parts.cache.inventory.all_namespaces()
+            if is_embedded_elsewhere(request):
+                return problem(403, _ELSEWHERE)
             try:
                 session = await self._parts.sessions.find(request, _asked_first(request, namespaces))
             except ForeignHost:
@@ -153,6 +156,9 @@ class _Endpoints:
         return problem(404, _NO_NODE) if found is None else await self._page(view, node_page, found)
 
     async def changes(self, request: Request, session: Session, _view: View) -> Response:
+        if request.method == "HEAD":
+            # A stream without a body would only take the place of another.
+            return Response(media_type="text/event-stream")
         try:
             return self._parts.streams.open(request, session)
         except TooManyStreams:

@@ -111,3 +111,14 @@ def is_own_form(request: Request) -> bool:
         return site == "same-origin"
     origin = request.headers.get("origin")
     return origin is None or origin.partition("://")[2] == request.headers.get("host")
+
+
+def is_embedded_elsewhere(request: Request) -> bool:
+    """Whether the browser fetches a part of another site, which may measure how long or how large the answer is.
+
+    Links of other sites, which open a tab, are none: https://www.w3.org/TR/fetch-metadata/
+    """
+    headers = request.headers
+    if headers.get("sec-fetch-site") not in ("cross-site", "same-site"):
+        return False
+    return (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")) != ("navigate", "document")

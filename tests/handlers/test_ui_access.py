@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import html
+import json
 
 import pytest
 
@@ -264,6 +266,7 @@ async def test_every_page_has_the_headers_that_keep_others_out(world: World) -> 
             headers = (await client.get(path)).headers
             assert headers["content-security-policy"].startswith("default-src 'none'")
             assert headers["x-content-type-options"] == "nosniff"
+            assert headers["cross-origin-opener-policy"] == headers["cross-origin-resource-policy"] == "same-origin"
             assert headers["referrer-policy"] == "no-referrer"
             assert headers["cache-control"] == "no-store"
 
@@ -277,6 +280,40 @@ async def test_a_name_that_somebody_pointed_at_this_machine_gets_no_page_on_loop
             answer = await client.get(path)
             assert answer.status_code == 421
             assert "vault" not in answer.text
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+@pytest.mark.parametrize(("mode", "destination"), [("no-cors", "image"), ("cors", "empty"), ("navigate", "iframe")])
+@in_world()
+async def test_another_site_embeds_and_measures_nothing_of_the_page(
+    world: World, site: str, mode: str, destination: str
+) -> None:
+    await two_tenants(world)
+    async with page(world, access="loopback") as opened:
+        fetched = {"sec_fetch_site": site, "sec_fetch_mode": mode, "sec_fetch_dest": destination}
+        async with browser(opened, **fetched) as client:
+            answers = [await client.get(path) for path in (*PATHS, "/ui/?q=vault", "/ui/?q=none")]
+        assert len({(answer.status_code, answer.content) for answer in answers}) == 1
+        assert answers[0].status_code == 403
+        async with browser(opened, sec_fetch_site=site, sec_fetch_mode="navigate", sec_fetch_dest="document") as client:
+            assert "vault" in (await client.get("/ui/")).text
+
+
+@pytest.mark.parametrize(("characters", "status"), [(1024, 200), (1025, 401)], ids=["longest", "longer"])
+@in_world()
+async def test_a_long_name_of_a_user_is_not_cut_to_that_of_another(world: World, characters: int, status: int) -> None:
+    review = {"status": {"authenticated": True, "user": {"username": "a" * characters}}}
+    world.answer(Response(201, {}, json.dumps(review).encode()), "POST", "tokenreviews")
+    async with page(world) as opened, browser(opened, authorization="Bearer t") as client:
+        assert (await client.get("/ui/")).status_code == status
+
+
+@in_world()
+async def test_the_command_that_grants_rights_names_any_user_as_one_word(world: World) -> None:
+    review = {"status": {"authenticated": True, "user": {"username": "ada;rm $(x)"}}}
+    world.answer(Response(201, {}, json.dumps(review).encode()), "POST", "tokenreviews")
+    async with page(world) as opened, browser(opened, authorization="Bearer t") as client:
+        assert "'--user=ada;rm $(x)'" in html.unescape((await client.get("/ui/")).text)
 
 
 @pytest.mark.parametrize("host", ["localhost:9000", "127.0.0.1", "[::1]:8081"])

@@ -189,3 +189,13 @@ async def test_objects_that_go_leave_the_page_also_if_nobody_watched(world: Worl
         await until(lambda: not inventory.nodes and len(inventory.images) == 1 and not inventory.desired)
         await until(lambda: opened.cache.stale_seconds == 0)
         assert (await client.get("/ui/nodes/a")).status_code == 404
+
+
+@in_world()
+async def test_a_request_for_headers_alone_takes_no_stream(world: World) -> None:
+    async with page(world, access="loopback", streams=1) as opened, browser(opened) as client:
+        async with asyncio.timeout(5):
+            answer = await client.head("/ui/changes")
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        async with stream(opened) as told:
+            assert told.status == 200
