@@ -96,18 +96,15 @@ class _Endpoints:
                 return problem(403, _ELSEWHERE)
             try:
                 session = await self._parts.sessions.find(request, _asked_first(request, namespaces))
+                if session is None:
+                    return sign_in(401)
+                return await answer(request, session, self._view(request, session))
             except ForeignHost:
                 return problem(421, _FOREIGN)
             except Busy:
                 return problem(503, BUSY)
             except KubernetesError as error:
                 return not_reviewed(error)
-            if session is None:
-                return sign_in(401)
-            try:
-                return await answer(request, session, self._view(request, session))
-            except Busy:
-                return problem(503, BUSY)
 
         return endpoint
 
