@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -25,10 +26,27 @@ if TYPE_CHECKING:
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _Answer = TypeVar("_Answer")
 AGENTS: Final = "warmhook-agents"
+# https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-label-names
+_NAMESPACE: Final = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
+
+
+def _namespace(_context: click.Context, _option: click.Parameter, name: str | None) -> str | None:
+    """The name of a namespace: `..` would be taken out of a path with what stands before it."""
+    if name and not _NAMESPACE.fullmatch(name):
+        raise click.BadParameter(f"{name!r} is no name of a namespace")
+    return name
+
+
 _OPTIONS: Final = (
     click.option("--kubeconfig", envvar="KUBECONFIG", metavar="FILE", help="The kubeconfig, as for kubectl."),
     click.option("--context", metavar="NAME", help="A context of the kubeconfig; the current one by default."),
-    click.option("-n", "--namespace", metavar="NAME", help="The namespace; that of the context by default."),
+    click.option(
+        "-n",
+        "--namespace",
+        metavar="NAME",
+        callback=_namespace,
+        help="The namespace; that of the context by default.",
+    ),
     click.option("-A", "--all-namespaces", is_flag=True, help="All namespaces."),
     click.option(
         "--system-namespace",
@@ -36,13 +54,19 @@ _OPTIONS: Final = (
         default="warmhook-system",
         show_default=True,
         metavar="NAME",
+        callback=_namespace,
         help="Where Warmhook itself is installed.",
     ),
 )
 
 
 agents_namespace_option: Final = click.option(
-    "--agents-namespace", default=AGENTS, show_default=True, metavar="NAME", help="Where the agents are installed."
+    "--agents-namespace",
+    default=AGENTS,
+    show_default=True,
+    metavar="NAME",
+    callback=_namespace,
+    help="Where the agents are installed.",
 )
 """The command gets it as `agents_namespace`."""
 

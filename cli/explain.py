@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,15 +11,13 @@ from cli.cluster import Access, Cluster, agents_namespace_option, cluster_option
 from cli.completion import complete_node, complete_target
 from cli.errors import Unusable
 from cli.output import OutputFormat, output_option, print_checks, print_object, print_table
-from cli.target import Target, read_target
+from cli.target import Target, is_node_name, read_target
 from warmhook.images import NotAReference, Reference, parse_reference
 
 # Imported only if the command runs: help and completion should not wait for it.
 if TYPE_CHECKING:
     from warmhook.explain import Explanation
 
-# https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-subdomain-names
-_NAME: Final = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")
 _SHOWN: Final = 5
 
 
@@ -39,7 +36,7 @@ def explain_command(image: str, node: str, agents_namespace: str, output: Output
     status 0 if the image is warm on the node, 1 if it is not.
     """
     access, name = Access(**options), node.removeprefix("node/")
-    if not _NAME.fullmatch(name):
+    if not is_node_name(name):
         raise Unusable(f"{node!r} is no name of a node; kubectl get nodes lists them")
     target = read_target(image)
     if target.kind == "node":

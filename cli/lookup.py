@@ -10,7 +10,7 @@ from adapters.kubernetes.errors import Refused
 from cli.cluster import Cluster
 from cli.errors import Failed
 from cli.images import NodeState, read_images, read_node
-from cli.target import Target
+from cli.target import Target, is_node_name
 from warmhook.image_status import ImageStatus
 
 _FORBIDDEN: Final = 403
@@ -35,7 +35,7 @@ async def look_up(cluster: Cluster, target: Target | None) -> Found:
     if images := target.find(known):
         return Found(known, images)
     try:
-        node = await read_node(cluster, target.name) if target.may_be_node else None
+        node = await read_node(cluster, target.name) if target.may_be_node and is_node_name(target.name) else None
     except Refused as error:
         if target.kind == "node" or error.status != _FORBIDDEN:
             raise

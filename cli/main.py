@@ -58,7 +58,10 @@ def main(arguments: Sequence[str] | None = None, prog_name: str = "warmhook") ->
     except click.ClickException as error:
         where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else prog_name
         hint = f" (see {where} --help)" if isinstance(error, click.UsageError) else ""
-        click.echo(f"{where}: {error.format_message()}{hint}", err=True)
+        message = error.format_message()
+        # click lists choices on lines of their own.
+        message = " ".join(message.split()) if hint else message
+        click.echo(f"{where}: {message}{hint}", err=True)
         return error.exit_code
     except click.Abort:
         return 130

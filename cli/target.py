@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Final, Literal, TypeAlias, get_args
 
 from cli.errors import Unusable
 from warmhook.image_query import ImageQuery, parse_query
@@ -12,6 +13,14 @@ from warmhook.image_status import ImageStatus
 from warmhook.images import NotAReference
 
 Kind: TypeAlias = Literal["image", "warmimage", "node"]
+
+# https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-subdomain-names
+_NAME: Final = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")
+
+
+def is_node_name(text: str) -> bool:
+    """Whether a Node can have this name; `..` would be taken out of a path with what stands before it."""
+    return _NAME.fullmatch(text) is not None
 
 
 @dataclass(frozen=True, slots=True)

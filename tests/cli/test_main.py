@@ -39,6 +39,11 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
         (["demo", "--peers", "--runtime", "embedded"], "the embedded runtime has no content store; nodes get images"),
         (["devcluster", "--port", "http"], "--port"),
         (["devcluster", "--kubeconfig", "/nowhere/config"], "name another"),
+        (["completion"], "Choose from: bash, zsh, fish (see"),
+        (["status", "-n", ".."], "'..' is no name of a namespace"),
+        (["diff", "-n", "shop/../team"], "is no name of a namespace"),
+        (["doctor", "--system-namespace", ".."], "'..' is no name of a namespace"),
+        (["explain", "web", "node-1", "--agents-namespace", "../team"], "is no name of a namespace"),
         (["crds", "--output-dir", "/dev/null/crds"], "name a folder that can be written"),
     ],
 )

@@ -171,6 +171,8 @@ async def test_a_name_alone_is_that_of_a_warmimage_then_of_an_image_then_of_a_no
         ("nothing", "", "no WarmImage, image or node 'nothing' in any namespace"),
         ("a/b:1", "shop", "no image 'a/b:1' in namespace shop"),
         ("node/x", "shop", "no node 'x' in context 'test' of /config"),
+        ("node/..", "shop", "no node '..' in context 'test' of /config"),
+        ("..", "", "no WarmImage, image or node '..' in any namespace"),
         ("warmimage/x", "shop", "no WarmImage 'x' in namespace shop"),
         ("Not.A.Name", "shop", "no WarmImage, image or node 'Not.A.Name'"),
     ],
