@@ -204,7 +204,8 @@ def _other_platform(warmimage: WarmImage, node: Node) -> Check:
     platforms = warmimage.resolved.platforms if warmimage.resolved else ()
     shown = ", ".join(platforms[:_PLATFORMS_SHOWN]) + (", ..." if len(platforms) > _PLATFORMS_SHOWN else "")
     message = f"the image is for {clean(shown)}, and node {node.name} is {platform_of_node(node)}"
-    mend = f"docker buildx build --platform {platform_of_node(node)} --push -t {warmimage.image} ."
+    platform = ("--platform", str(platform_of_node(node)))
+    mend = command("docker", "buildx", "build", *platform, "--push", "-t", str(warmimage.image), ".")
     return Check("placement", "wrong", message, mend, "PlatformMissing")
 
 

@@ -156,7 +156,7 @@ def _may_want(state: PolicyState, asked: Reference) -> bool:
 def _no_policy(facts: Facts, states: Sequence[PolicyState], asked: Reference) -> Check:
     where = f"namespace {facts.namespace}" if facts.namespace else "the cluster"
     rule = {"repository": asked.name}
-    pushing = next((state for state in states if state.policy is not None and state.policy.push), None)
+    pushing = _policy_to_extend(states, asked)
     if pushing is not None:
         change = json.dumps([{"op": "add", "path": "/spec/push/-", "value": rule}], separators=(",", ":"))
         mend = patch("warmpolicy", pushing.key, "json", change)
@@ -168,12 +168,23 @@ def _no_policy(facts: Facts, states: Sequence[PolicyState], asked: Reference) ->
             "metadata": {"name": name, "namespace": facts.namespace or "default"},
             "spec": {"push": [rule]},
         }
-        mend = f"echo '{json.dumps(policy, separators=(',', ':'))}' | kubectl apply -f -"
+        # Not `apply`, which would take the other rules out of a policy that has this name.
+        mend = f"{command('echo', json.dumps(policy, separators=(',', ':')))} | kubectl create -f -"
+    mend = f"{mend} && {push_again(facts)}"
     count = len(states)
     message = f"{where} has no policy" if not count else f"none of the {count} policies of {where} wants {asked.name}"
     if count == 1:
         message = f"the one policy of {where}, {states[0].key}, does not want {asked.name}"
     return Check("policy", "wrong", message, mend, "NoPolicy")
+
+
+def _policy_to_extend(states: Sequence[PolicyState], asked: Reference) -> PolicyState | None:
+    """A policy with a rule for the same folder of the registry, else any if no other namespace has one."""
+    folder = f"{asked.name.rpartition('/')[0]}/"
+    pushing = [(state, state.policy.push) for state in states if state.policy is not None and state.policy.push]
+    near = [state for state, rules in pushing if any(f"{rule.repository}/".startswith(folder) for rule in rules)]
+    known = [state for state, _ in pushing] if len({state.key.namespace for state in states}) == 1 else []
+    return next(iter(near + known), None)
 
 
 def _of_pods(delivery: Check, state: PolicyState, policy: Policy) -> Origin:
@@ -285,4 +296,4 @@ def _superseded(facts: Facts, policy: Policy, number: int, asked: Reference, exi
     message = f"policy {policy.key} keeps {keep} build{'s' * (keep > 1)} of the repository, and newer ones came{shown}"
     change = [{"op": "add", "path": f"/spec/push/{number}/keep", "value": keep + 1}]
     mend = patch("warmpolicy", policy.key, "json", json.dumps(change, separators=(",", ":")))
-    return Check("rule", "wrong", message, f"{mend} && {command('warmhook', 'push', str(facts.image))}", "Superseded")
+    return Check("rule", "wrong", message, f"{mend} && {push_again(facts)}", "Superseded")

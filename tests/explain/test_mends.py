@@ -10,8 +10,8 @@ import pytest
 from adapters.kubernetes import paths
 from tests.explain import broken_nodes, broken_origins
 from tests.explain.broken import TABLE
-from tests.explain.scene import Scene, in_scene
-from tests.handlers.world import NAMESPACE
+from tests.explain.scene import IMAGE, Scene, in_scene
+from tests.handlers.world import HOST, NAMESPACE
 from warmhook.api import API_VERSION
 from warmhook.ports import Object
 
@@ -85,8 +85,12 @@ def test_a_policy_can_be_pasted_where_there_is_none() -> None:
     async def case(scene: Scene) -> None:
         found = await scene.explain(namespace="shop")
         assert found.culprit is not None
-        echo, policy, pipe, *apply = shlex.split(found.culprit.mend)
-        assert (echo, pipe, apply) == ("echo", "|", ["kubectl", "apply", "-f", "-"])
+        created, _, pushed = found.culprit.mend.partition(" && ")
+        echo, policy, pipe, *create = shlex.split(created)
+        # Of a policy that has this name `apply` would take the other rules.
+        assert (echo, pipe, create) == ("echo", "|", ["kubectl", "create", "-f", "-"])
+        # Without it a policy that takes pushes brings nothing.
+        assert pushed.startswith(f"warmhook push {IMAGE} --to ")
         body: Object = json.loads(policy)
         assert body["metadata"]["namespace"] == "shop"
         await scene.admin.create(_PATHS["warmpolicy"], body)
@@ -94,3 +98,34 @@ def test_a_policy_can_be_pasted_where_there_is_none() -> None:
         assert (await scene.explain()).warm
 
     in_scene(case, policy=False)
+
+
+def test_no_policy_of_another_namespace_is_changed_for_an_image_that_is_not_near_its_own() -> None:
+    async def case(scene: Scene) -> None:
+        await scene.world.add_namespace("other")
+        await scene.world.add_policy("aaa", namespace="other")
+        await scene.patch_policy({"push": [{"repository": "quay.io/cache/**"}]})
+        await scene.world.admin.patch(
+            f"/apis/{API_VERSION}/namespaces/other/warmpolicies/aaa",
+            {"spec": {"push": [{"repository": "ghcr.io/a/**"}]}},
+        )
+        found = await scene.explain()
+        assert found.culprit is not None
+        assert found.culprit.reason == "NoPolicy"
+        assert "kubectl create -f -" in found.culprit.mend
+        await scene.patch_policy({"push": [{"repository": f"{HOST}/shop/web"}]})
+        found = await scene.explain()
+        assert found.culprit is not None
+        assert "-n shop patch warmpolicy shop" in found.culprit.mend
+
+    in_scene(case)
+
+
+def test_what_a_newer_build_superseded_is_pushed_again_by_a_whole_command() -> None:
+    async def case(scene: Scene) -> None:
+        await TABLE["a_newer_build_took_its_place"].break_it(scene)
+        found = await scene.explain()
+        assert found.culprit is not None
+        assert "--to '<URL of web>' --source " in found.culprit.mend
+
+    in_scene(case, **TABLE["a_newer_build_took_its_place"].given)
