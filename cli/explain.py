@@ -46,8 +46,8 @@ def explain_command(image: str, node: str, agents_namespace: str, output: Output
         from cli.explain_facts import Question, gather
         from warmhook.explain import explain
 
-        asked = await _asked(replace(cluster, namespace=access.namespace or ""), target)
-        question = Question(name, access.namespace or "", agents_namespace, fallback=cluster.namespace)
+        asked, named = await _asked(replace(cluster, namespace=access.namespace or ""), target)
+        question = Question(name, access.namespace or "", agents_namespace, cluster.namespace, named)
         return explain(await gather(cluster, question, asked))
 
     found = with_cluster(access, work)
@@ -55,14 +55,14 @@ def explain_command(image: str, node: str, agents_namespace: str, output: Output
     return 0 if found.warm else 1
 
 
-async def _asked(cluster: Cluster, target: Target) -> Reference:
-    """The image that is meant: as it is written, or that of the WarmImage that it names. Raises `Unusable`."""
+async def _asked(cluster: Cluster, target: Target) -> tuple[Reference, str]:
+    """The image that is meant: as it is written, or that of the WarmImage whose name follows. Raises `Unusable`."""
     from adapters.kubernetes.errors import Refused
     from cli.images import read_images
 
     written = _reference(target.name) if target.kind != "warmimage" else None
     if written is not None and target.name.lower().startswith(f"{written.host.lower()}/"):
-        return written
+        return written, ""
     try:
         found = target.find(await read_images(cluster))
     except Refused:
@@ -72,10 +72,10 @@ async def _asked(cluster: Cluster, target: Target) -> Reference:
         listed = ", ".join(map(str, images[:_SHOWN])) + (", ..." if len(images) > _SHOWN else "")
         raise Unusable(f"{target.name!r} may be one of {listed}; name one of them")
     if images:
-        return images[0]
+        return images[0], target.name if all(each.key.name == target.name for each in found) else ""
     if written is None:
         raise Unusable(f"there is no WarmImage {target.name!r}; name the image as a Pod does")
-    return written
+    return written, ""
 
 
 def _reference(text: str) -> Reference:

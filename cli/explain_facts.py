@@ -69,6 +69,8 @@ class Question:
     agents_namespace: str
     fallback: str = ""
     """The namespace to look into if the user may not look everywhere."""
+    warmimage: str = ""
+    """The name of the WarmImage to explain; empty: any of the image."""
 
 
 async def gather(cluster: Cluster, question: Question, image: Reference) -> Facts:
@@ -83,6 +85,7 @@ async def gather(cluster: Cluster, question: Question, image: Reference) -> Fact
         question.namespace,
         cluster.system_namespace,
         question.agents_namespace,
+        question.warmimage,
     )
     facts = await _read_policies(cluster, question, facts)
     tenancy, _, _ = await read_installation(cluster)

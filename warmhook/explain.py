@@ -67,12 +67,13 @@ def explain(facts: Facts) -> Explanation:
     """The chain, from the installation to the runtime."""
     found = () if isinstance(facts.images, Unread) else facts.images
     mine = [each for each in found if is_image(facts.image, each.warmimage)]
-    chains = [(_chain(facts, each), each.warmimage.key) for each in mine]
+    named = [each for each in mine if facts.warmimage_name in ("", each.warmimage.key.name)]
+    chains = [(_chain(facts, each), each.warmimage.key) for each in named]
     image, node = str(facts.image), facts.node_name
     if not chains:
         return Explanation(image, node, tuple(_chain_without(facts)))
     checks, key = max(chains, key=lambda chain: _progress(chain[0]))
-    return Explanation(image, node, tuple(checks), key, len(chains) - 1)
+    return Explanation(image, node, tuple(checks), key, len(mine) - 1)
 
 
 def _progress(checks: Sequence[Check]) -> int:

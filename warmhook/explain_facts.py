@@ -140,6 +140,8 @@ class Facts:
     """Where policies and WarmImages were looked for; empty: everywhere."""
     system_namespace: str = "warmhook-system"
     agents_namespace: str = "warmhook-agents"
+    warmimage_name: str = ""
+    """Of the WarmImages of the image only those of this name are explained; empty: all."""
     missing_kinds: tuple[str, ...] = ()
     """CRDs that are not installed."""
     lease: Read[LeaseState | None] = None

@@ -153,13 +153,15 @@ class Scene:
 
     # --- the question ---
 
-    async def explain(self, *, namespace: str = "", transport: InProcessTransport | None = None) -> Explanation:
+    async def explain(
+        self, *, namespace: str = "", warmimage: str = "", transport: InProcessTransport | None = None
+    ) -> Explanation:
         """What the command finds."""
         transport = transport or InProcessTransport(self.world.server, user_agent="cli")
         kubernetes = Kubernetes(transport)
         reader = Reader(kubernetes, NAMESPACE, self.world.clock)
         cluster = Cluster(kubernetes, reader, transport, self.world.clock, "https://api", "a test", "", NAMESPACE)
-        question = Question(self.asked_node, namespace, AGENTS, fallback="shop")
+        question = Question(self.asked_node, namespace, AGENTS, "shop", warmimage)
         image = parse_reference(self.image, default_tag="latest").as_run
         return explain(await gather(cluster, question, image))
 

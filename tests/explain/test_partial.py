@@ -154,5 +154,10 @@ def test_of_several_warmimages_of_an_image_the_one_that_is_warm_counts() -> None
         assert found.warm
         assert found.others == 1
         assert found.node == NODE
+        # Whoever names one means that one.
+        found = await scene.explain(warmimage="elsewhere")
+        assert (str(found.warmimage), found.warm, found.others) == ("shop/elsewhere", False, 1)
+        assert found.culprit is not None
+        assert found.culprit.reason == "NotSelected"
 
     in_scene(case)
