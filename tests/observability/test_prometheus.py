@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -40,8 +41,10 @@ class Scraped(Options):
         given = await Options.environ(self, name)
         return {**given, "WARMHOOK_METRICS_PORT": str(self.ports[name])} if name in self.ports else given
 
-    def configuration(self) -> dict[str, Any]:
-        """Of a Prometheus that scrapes all of them often."""
+    def configuration(self, folder: Path) -> dict[str, Any]:
+        """Of a Prometheus that scrapes all of them often, and waits for agents for seconds instead of minutes."""
+        rules = folder / "rules.yaml"
+        rules.write_text(re.sub(r"(\[|offset )(?:5|10)m(?=\]\) == 0| == 0)", r"\g<1>2s", RULES.read_text()))
         jobs = {
             "warmhook-web": [_target(self.receiver_port, "warmhook-system")],
             "warmhook-handlers": [_target(self.web_port, "warmhook-system")],
@@ -51,7 +54,7 @@ class Scraped(Options):
         }
         return {
             "global": {"scrape_interval": "300ms", "scrape_timeout": "300ms", "evaluation_interval": "300ms"},
-            "rule_files": [str(RULES)],
+            "rule_files": [str(rules)],
             "scrape_configs": [{"job_name": job, "static_configs": targets} for job, targets in jobs.items()],
         }
 
@@ -130,7 +133,7 @@ async def scraped(folder: Path) -> AsyncIterator[tuple[Stack, Prometheus, Scrape
         options = replace(options, registry=registry.host)
         async with (
             open_stack(options, nodes=NODES) as stack,
-            prometheus(folder, options.configuration()) as server,
+            prometheus(folder, options.configuration(folder)) as server,
         ):
             await start_receiver(stack, options)
             await stack.eventually(lambda: server.has("sum(up)", 4), what="Prometheus scrapes all programs")
