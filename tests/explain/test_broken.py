@@ -7,8 +7,10 @@ import shlex
 from pathlib import Path
 from typing import get_args
 
+import click
 import pytest
 
+from cli.main import warmhook
 from tests.explain import broken_nodes, broken_origins
 from tests.explain.broken import TABLE
 from tests.explain.scene import Scene, in_scene
@@ -27,7 +29,22 @@ def can_be_pasted(mend: str) -> bool:
     if not mend or mend.startswith("push "):
         return True
     pasted = mend.rpartition(": " if ": kubectl" in mend else "\0")[2]
-    return mend.isprintable() and shlex.split(pasted)[0] in PROGRAMS
+    return mend.isprintable() and shlex.split(pasted)[0] in PROGRAMS and has_its_options(pasted)
+
+
+def has_its_options(pasted: str) -> bool:
+    """Whether its commands of Warmhook, if it has any, have the arguments that they need."""
+    commands = [shlex.split(each) for each in re.split(r" && | \| ", pasted)]
+    return all(command_parses(words[1:]) for words in commands if words[0] == "warmhook")
+
+
+def command_parses(words: list[str]) -> bool:
+    """Whether the command takes these arguments; it is not run."""
+    try:
+        warmhook.commands[words[0]].make_context(words[0], words[1:])
+    except click.UsageError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("name", TABLE)
