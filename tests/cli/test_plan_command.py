@@ -53,7 +53,7 @@ def write(folder: Path, text: str) -> str:
         (POLICY.replace("name: shop, ", ""), "WarmPolicy: metadata.name: is required"),
         (POLICY.replace("namespace: shop", "namespace: [1]"), "metadata.namespace: must be a string"),
         (POLICY.replace("{name: shop, namespace: shop}", "x"), "metadata.name: is required"),
-        ("[" * 1200, "is nested too deeply"),
+        ("[\n" * 1200, "is nested too deeply"),
         (
             "a: &a [x, x]\n"
             + "".join(f"{n}: &{n} [{','.join([f'*{p}'] * 9)}]\n" for p, n in zip("abcdefg", "bcdefgh", strict=True)),
