@@ -26,7 +26,7 @@ from adapters.kubernetes.paths import NODES, configmaps
 from adapters.kubernetes.transport import open_transport
 from devcluster.install import NAMESPACE, install, register
 from tests.bench.network import GIGABIT, Host, open_network
-from tests.manifests.rendered import BASE, KNATIVE, find, pod_templates, render
+from tests.manifests.rendered import BASE, KNATIVE, UI, find, pod_templates, render
 from tests.real.container_image import ContainerImage, Mount, build_image
 from tests.real.containerd import Containerd, start_containerd
 from tests.real.programs import eventually, need, real_time, running
@@ -43,10 +43,10 @@ STOP_SECONDS: Final = 20
 
 
 def programs() -> list[tuple[str, str, Object, Object]]:
-    """Each container of both forms: its form, its name, its Pod and itself."""
+    """Each container of both forms and of the page: its form, its name, its Pod and itself."""
     return [
         (folder.name, obj["metadata"]["name"], template["spec"], container)
-        for folder in (BASE, KNATIVE)
+        for folder in (BASE, KNATIVE, UI)
         for obj, template in pod_templates(render(folder))
         for container in template["spec"]["containers"]
         if folder == BASE or obj["kind"] != "DaemonSet"
@@ -233,6 +233,14 @@ async def is_ready(place: Place, container: Object) -> bool:
     return False
 
 
+async def shows_the_page(place: Place) -> None:
+    """Templates and static files are in the image."""
+    async with httpx.AsyncClient(timeout=5, base_url=f"http://{place.host.address}:8080/ui") as http:
+        assert "<form" in (await http.get("/sign-in")).text
+        for file in ("page.css", "page.js"):
+            assert (await http.get(f"/static/{file}")).status_code == 200
+
+
 def folder_of(containerd: Containerd) -> Path:
     """The folder of the socket of a runtime, which also has its usual name there."""
     (containerd.socket.parent / "containerd.sock").symlink_to(containerd.socket.name)
@@ -286,6 +294,8 @@ async def test_each_container_of_the_manifests_becomes_ready_and_stops(
                 pytest.fail(f"{name} is not ready: {log.read_text()[-2000:]}")
             if agent:
                 await eventually(functools.partial(reports, place), what="the agent reports")
+            if form == "ui":
+                await shows_the_page(place)
             # runc hands the signal on.
             process.terminate()
             status = await asyncio.wait_for(process.wait(), STOP_SECONDS)
