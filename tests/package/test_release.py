@@ -19,6 +19,8 @@ from tests.manifests.rendered import containers
 from tests.real.programs import need
 from tests.support.image import ROOT
 
+pytestmark = pytest.mark.slow
+
 VERSION: Final = warmhook.__version__
 NAME: Final = "registry.example.com/tools/warmhook"
 DIGEST: Final = "sha256:" + "5" * 64
@@ -111,7 +113,6 @@ def test_an_image_of_another_form_is_refused_before_anything_is_written(tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("image", "used"), [(f"{NAME}:1.0@{DIGEST}", f"{NAME}@{DIGEST}"), (f"{NAME}:1.0", f"{NAME}:1.0")]
 )
@@ -126,7 +127,6 @@ def test_the_manifests_of_a_release_run_its_image_and_no_other(tmp_path: Path, i
     assert list(ROOT.glob(".release-*")) == []
 
 
-@pytest.mark.slow
 def test_the_chart_of_a_release_has_its_image_as_the_default_and_its_manifests_as_files(tmp_path: Path) -> None:
     need("helm", "helm")
     done = release(ROOT, "chart", f"{NAME}:{VERSION}@{DIGEST}", str(tmp_path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from typing import Any, Final
@@ -21,9 +22,10 @@ WRITES: Final = {
 """What a job may write."""
 
 
+@functools.cache
 def workflow(name: str) -> dict[str, Any]:
     # BaseLoader: YAML 1.1 takes `on` for true.
-    found: dict[str, Any] = yaml.load((FOLDER / name).read_text(), yaml.BaseLoader)
+    found: dict[str, Any] = yaml.load((FOLDER / name).read_text(), yaml.CBaseLoader)
     return found
 
 
