@@ -21,7 +21,8 @@ SHA512 = "sha512:" + "0123456789abcdef" * 8
 label = st.from_regex(r"[a-zA-Z0-9]([a-zA-Z0-9-]{0,5}[a-zA-Z0-9])?", fullmatch=True)
 port = st.integers(1, 65535).map(":{}".format)
 dns_host = st.lists(label, min_size=2, max_size=3).map(".".join)
-ipv6_host = st.ip_addresses(v=6).map("[{}]".format)
+# Python 3.13 writes ::ffff:1.2.3.4, which is no host of a reference: https://github.com/distribution/reference
+ipv6_host = st.ip_addresses(v=6).map("[{}]".format).filter(lambda host: "." not in host)
 hosts = st.one_of(
     st.sampled_from(["docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com", "localhost"]),
     st.tuples(dns_host | ipv6_host, st.just("") | port).map("".join),
