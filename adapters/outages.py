@@ -48,7 +48,8 @@ class WatchOutages:
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self.monotonic = monotonic
         """Returns seconds."""
-        self._interrupted: set[Hashable] = set()
+        self._interrupted: dict[Hashable, str] = {}
+        """By follower what a person must do, or nothing where waiting helps."""
         self._since = 0.0
         self._logged: dict[int, float] = {}
         """When each problem was logged last, by the status of a rejection, which a person must fix; 0 for others."""
@@ -58,13 +59,19 @@ class WatchOutages:
         """For how long a watch has been interrupted; 0 if none is."""
         return self.monotonic() - self._since if self._interrupted else 0.0
 
+    @property
+    def refusal(self) -> str:
+        """What the API server refuses to a watch that is interrupted, with what to do; empty if it refuses nothing."""
+        return next(filter(None, self._interrupted.values()), "")
+
     def failed(self, follower: Hashable, kind: str, problem: KubernetesError) -> None:
         """The watch of `follower` broke; `kind` is the kind that it watches."""
         now = self.monotonic()
         if not self._interrupted:
             self._since = now
-        self._interrupted.add(follower)
-        about = problem.status if isinstance(problem, Refused) else 0
+        is_refused = isinstance(problem, Refused)
+        self._interrupted[follower] = f"{kind}: {problem.status}; {_hint(problem.status)}" if is_refused else ""
+        about = problem.status if is_refused else 0
         last = self._logged.get(about)
         if last is not None and now - last < (_AGAIN_SECONDS if last >= self._since else _SOON_SECONDS):
             return
@@ -75,7 +82,7 @@ class WatchOutages:
         """The watch of `follower` works again."""
         if follower not in self._interrupted:
             return
-        self._interrupted.remove(follower)
+        del self._interrupted[follower]
         if not self._interrupted and max(self._logged.values()) >= self._since:
             _log.info("watch-interrupted-over", seconds=round(self.monotonic() - self._since))
 

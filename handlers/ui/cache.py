@@ -47,6 +47,16 @@ class Counted:
     time: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Staleness:
+    """How old something is that the page knows."""
+
+    seconds: float
+    """Since it could be read; 0 if it can be."""
+    refusal: str
+    """Why the API server lets the page not read it; empty if it does not answer."""
+
+
 class ClusterCache:
     """What the page knows of the cluster."""
 
@@ -54,7 +64,7 @@ class ClusterCache:
         """`namespace` is that of the ConfigMaps of nodes; `pool_label` as for `read_node_facts`."""
         self.inventory = Inventory()
         self._namespace, self._clock, self._pool_label = namespace, clock, pool_label
-        self._outages = WatchOutages(clock.monotonic)
+        self._outages, self._delivery_outages = WatchOutages(clock.monotonic), WatchOutages(clock.monotonic)
         self.listed = asyncio.Event()
         """Set as long as everything was listed; deliveries are not needed."""
         self._listed: set[Kind] = set()
@@ -77,8 +87,8 @@ class ClusterCache:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(reflect(kubernetes, needed, self, self._clock, self._outages), name="follow")
                     # By itself: without deliveries the rest is not old.
-                    outages = WatchOutages(self._clock.monotonic)
-                    group.create_task(reflect(kubernetes, [more], self, self._clock, outages), name="follow deliveries")
+                    deliveries = reflect(kubernetes, [more], self, self._clock, self._delivery_outages)
+                    group.create_task(deliveries, name="follow deliveries")
             except Exception:
                 # The page is optional: no mistake here may end the rest of `web`.
                 _log.exception("ui-failed")
@@ -96,9 +106,18 @@ class ClusterCache:
                 _log.exception("ui-failed")
 
     @property
-    def stale_seconds(self) -> float:
-        """For how long the API server has not answered; 0 if it answers."""
-        return self._outages.seconds if self.listed.is_set() else self._clock.monotonic() - self._started
+    def staleness(self) -> Staleness:
+        """How old everything but deliveries is."""
+        return self._staleness(self._outages, is_listed=self.listed.is_set())
+
+    @property
+    def staleness_of_deliveries(self) -> Staleness:
+        """How old deliveries are."""
+        return self._staleness(self._delivery_outages, is_listed="Deliveries" in self._listed)
+
+    def _staleness(self, outages: WatchOutages, *, is_listed: bool) -> Staleness:
+        seconds = outages.seconds if is_listed else self._clock.monotonic() - self._started
+        return Staleness(seconds, outages.refusal)
 
     def counted(self) -> Counted:
         """The counts: at most a second old if something has changed."""

@@ -47,7 +47,9 @@ class View:
     may_see_nodes: bool = True
     may_see_deliveries: bool = True
     stale_seconds: int = 0
-    """For so long the API server has not answered; 0: it answers."""
+    """For so long what is shown could not be read; 0: it can be."""
+    refusal: str = ""
+    """Why the API server lets the page not read it; empty if it does not answer."""
     at: datetime | None = None
     """Now; `None`: pages say no ages."""
     sees_all_namespaces: bool = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias, get_args
 
 from starlette.requests import Request
@@ -110,6 +110,7 @@ class _Endpoints:
 
     def _view(self, request: Request, session: Session) -> View:
         cache, rights = self._parts.cache, session.rights
+        staleness = cache.staleness
         return View(
             reader=session.name,
             # Of what is shown: a later change must make the page load again.
@@ -118,7 +119,8 @@ class _Endpoints:
             namespaces=tuple(name for name in cache.inventory.all_namespaces() if rights.sees(name)),
             may_see_nodes=rights.nodes,
             may_see_deliveries=rights.deliveries,
-            stale_seconds=round(cache.stale_seconds),
+            stale_seconds=round(staleness.seconds),
+            refusal=staleness.refusal,
             at=self._parts.clock.utcnow(),
             sees_all_namespaces=rights.namespaces is None,
         )
@@ -139,7 +141,10 @@ class _Endpoints:
     async def deliveries(self, _request: Request, session: Session, view: View) -> Response:
         if not session.rights.deliveries:
             return problem(403, _NOT_DELIVERIES)
-        return await self._page(view, deliveries_page, self._parts.cache.inventory.deliveries or ())
+        cache = self._parts.cache
+        staleness = cache.staleness_of_deliveries
+        view = replace(view, stale_seconds=round(staleness.seconds), refusal=staleness.refusal)
+        return await self._page(view, deliveries_page, cache.inventory.deliveries or ())
 
     async def image(self, request: Request, session: Session, view: View) -> Response:
         key = ObjectKey(request.path_params["namespace"], request.path_params["name"])

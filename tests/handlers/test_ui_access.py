@@ -225,7 +225,7 @@ async def test_while_the_api_server_is_down_pages_say_how_old_they_are_to_reader
         answer = await client.get("/ui/", headers=ada)
         assert answer.status_code == 200
         assert "vault" in answer.text
-        assert 1 <= opened.cache.stale_seconds <= 10
+        assert 1 <= opened.cache.staleness.seconds <= 10
         assert (await client.get("/ui/", headers=other)).status_code == 503
         await asyncio.sleep(310)
         assert (await client.get("/ui/", headers=ada)).status_code == 503

@@ -187,7 +187,7 @@ async def test_objects_that_go_leave_the_page_also_if_nobody_watched(world: Worl
         await world.admin.delete("/apis/warmhook.dev/v1alpha1/namespaces/bank/warmimages/vault")
         world.faults.clear()
         await until(lambda: not inventory.nodes and len(inventory.images) == 1 and not inventory.desired)
-        await until(lambda: opened.cache.stale_seconds == 0)
+        await until(lambda: opened.cache.staleness.seconds == 0)
         assert (await client.get("/ui/nodes/a")).status_code == 404
 
 
