@@ -10,7 +10,7 @@ from warmhook.delivery_records import deliveries_of
 from warmhook.inventory import ImageFacts, Inventory, Rights
 from warmhook.node_report import was_seen
 from warmhook.overview import CellState, ImagePage, NodeCell, NodeGroup, NodePage
-from warmhook.overview_failing import failing_of
+from warmhook.overview_failing import failing_of, lacks_room
 from warmhook.overview_rows import Totals, image_row, image_total
 from warmhook.tallies import keys_by_state, state_on
 from warmhook.timeline import timeline
@@ -69,7 +69,7 @@ def node_page(inventory: Inventory, rights: Rights, name: str, details: Details,
         seen=report.seen,
         reachable=was_seen(report.seen, now),
         images=dict(sorted(images.items(), key=lambda item: (_ORDER[item[1][1].state], item[0]))),
-        truncated=bool(desired.refused),
+        truncated=lacks_room(inventory, rights, name),
     )
 
 

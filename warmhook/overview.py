@@ -161,4 +161,4 @@ class NodePage:
     images: Mapping[ObjectKey, tuple[str, NodeCell]] = field(default_factory=dict)
     """The image of each WarmImage that the reader may see, and its state."""
     truncated: bool = False
-    """Whether lines had no room."""
+    """Whether lines of these images had no room."""

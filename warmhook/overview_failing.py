@@ -65,8 +65,14 @@ def installation_checks(inventory: Inventory, rights: Rights) -> tuple[Check, ..
     if without:
         message = f"{without} of {nodes} nodes never reported; virtual nodes and those of Windows have no agent"
         checks.append(Check("agents", "unknown", message, _AGENTS, "NeverReported"))
-    full = sum(bool(facts.refused) for name, facts in inventory.desired.items() if name in inventory.nodes)
+    full = sum(lacks_room(inventory, rights, name) for name in inventory.nodes)
     if full:
         message = f"{full} of {nodes} nodes have no room for some of their images"
         checks.append(Check("lines", "wrong", message, "select fewer images per node", "TooManyLines"))
     return tuple(checks)
+
+
+def lacks_room(inventory: Inventory, rights: Rights, node: str) -> bool:
+    """Whether a node has no room for an image that the reader may see."""
+    keys = (inventory.by_line.get(line) for line in inventory.desired_of(node).refused)
+    return any(key is not None and rights.sees(key.namespace) for key in keys)

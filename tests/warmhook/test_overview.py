@@ -120,6 +120,16 @@ def test_silent_agents_and_full_nodes_are_said_to_those_who_may_see_nodes() -> N
     assert {(entry.reason, entry.nodes) for entry in shown(inventory).failing} >= {("Unreachable", ("a",))}
 
 
+def test_a_node_without_room_for_an_image_of_others_is_no_news_for_a_tenant() -> None:
+    inventory, vault = Inventory(), image("vault", "bank")
+    add(inventory, "a", {}, refused=[vault])
+    assert shown(inventory, SHOP).checks == ()
+    of_tenant, of_all = (node_page(inventory, rights, "a", {}, NOW) for rights in (SHOP, ALL_RIGHTS))
+    assert of_tenant is not None
+    assert of_all is not None
+    assert (of_tenant.truncated, of_all.truncated) == (False, True)
+
+
 def test_an_image_that_nobody_can_use_is_failing_as_a_whole() -> None:
     inventory = Inventory()
     inventory.set_image(image("web", reason="Invalid", message="spec.image: no"))
