@@ -28,7 +28,8 @@ _log = get_logger()
 Kind: TypeAlias = Literal["WarmImage", "Node", "ConfigMap", "Deliveries"]
 _NEEDED: Final[frozenset[Kind]] = frozenset({"WarmImage", "Node", "ConfigMap"})
 COUNTED_SECONDS: Final = 1.0
-"""For so long counts are used again."""
+"""For so long counts are used again, and for longer where counting takes long: nothing else runs meanwhile."""
+_COUNTING_SHARE: Final = 0.2
 _LOOK_SECONDS: Final = 5.0
 """How often nodes are looked at that have become silent while nobody reads."""
 _AGAIN_SECONDS: Final = 10.0
@@ -45,6 +46,8 @@ class Counted:
     at: float
     """On the monotonic clock."""
     time: datetime
+    seconds: float
+    """How long counting took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +123,9 @@ class ClusterCache:
         return Staleness(seconds, outages.refusal)
 
     def counted(self) -> Counted:
-        """The counts: at most a second old if something has changed."""
+        """The counts: a second old at most if something has changed, or as old as `COUNTED_SECONDS` says."""
         now, counted, inventory = self._clock.monotonic(), self._counted, self.inventory
-        if counted is not None and now - counted.at < COUNTED_SECONDS:
+        if counted is not None and now - counted.at < max(COUNTED_SECONDS, counted.seconds / _COUNTING_SHARE):
             return counted
         time = self._clock.utcnow()
         inventory.note_time(time)
@@ -130,7 +133,8 @@ class ClusterCache:
         if counted is not None and counted.changes == changes:
             counted = replace(counted, at=now, time=time)
         else:
-            counted = Counted(count_all(inventory), changes, now, time)
+            totals = count_all(inventory)
+            counted = Counted(totals, changes, now, time, self._clock.monotonic() - now)
         self._counted = counted
         return counted
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
+from itertools import pairwise
+from random import Random
 from typing import Any
 
 import pytest
 
+from adapters.clock import Clock
 from handlers.ui.access import NAMESPACES_MAX
+from handlers.ui.cache import ClusterCache
 from handlers.ui.page import Page
 from handlers.ui.render_queue import RenderQueue
 from tests.handlers.readers import SEES_WARMIMAGES, browser, grant, page, token
 from tests.handlers.test_ui_access import two_tenants
-from tests.handlers.world import HOST, World, in_world
+from tests.handlers.world import HOST, NAMESPACE, START, World, in_world
 from warmhook.inventory import ImageFacts
 from warmhook.warmimages import ObjectKey
 
@@ -104,3 +108,22 @@ async def test_a_tenant_with_many_accounts_and_tokens_keeps_no_other_reader_out(
                 seen.append((await client.get("/ui/", headers=ada)).status_code)
             await asyncio.sleep(0.25)
         assert seen == [200] * 6
+
+
+def test_counts_that_take_long_are_used_for_longer_so_that_other_work_goes_on() -> None:
+    seconds = 0.0
+
+    def monotonic() -> float:
+        # Each look at the clock costs a second, so that counting does.
+        nonlocal seconds
+        seconds += 1
+        return seconds
+
+    cache = ClusterCache(NAMESPACE, Clock(lambda: START, monotonic, asyncio.sleep, Random(1).random))
+    counts = []
+    for number in range(30):
+        cache.inventory.set_image(ImageFacts(ObjectKey("shop", f"web-{number}"), f"{HOST}/shop/web:v{number}"))
+        counts.append(cache.counted().at)
+    began = sorted(set(counts))
+    assert len(began) > 2
+    assert all(later - earlier >= 5 for earlier, later in pairwise(began))
