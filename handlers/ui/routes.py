@@ -39,6 +39,7 @@ _QUERY_MAX: Final = 200
 _FOREIGN: Final = "This page answers to localhost only. Open it as http://localhost or http://127.0.0.1, with its port."
 _ELSEWHERE: Final = "Another site asked for this page. Open it in a tab of its own."
 _NO_IMAGE: Final = "There is no such WarmImage, or you may not see it."
+_NOT_LISTED: Final = "The page could not read everything yet, so it does not know. The first page says why."
 _NO_NODE: Final = "There is no such node."
 _NOT_NODES: Final = "You may not see nodes: ask an administrator for the right to list nodes."
 _NOT_DELIVERIES: Final = (
@@ -125,6 +126,10 @@ class _Endpoints:
             sees_all_namespaces=rights.namespaces is None,
         )
 
+    def _absent(self, message: str) -> Response:
+        # Of what was never listed nobody knows whether it exists.
+        return problem(404, message) if self._parts.cache.listed.is_set() else problem(503, _NOT_LISTED)
+
     async def _page(self, view: View, make: Callable[..., str], *values: object) -> Response:
         return html(200, await self._parts.renders.render(view.reader, make, *values, view))
 
@@ -149,13 +154,13 @@ class _Endpoints:
     async def image(self, request: Request, session: Session, view: View) -> Response:
         key = ObjectKey(request.path_params["namespace"], request.path_params["name"])
         found = await self._parts.content.image(session.rights, key)
-        return problem(404, _NO_IMAGE) if found is None else await self._page(view, image_page, found)
+        return self._absent(_NO_IMAGE) if found is None else await self._page(view, image_page, found)
 
     async def node(self, request: Request, session: Session, view: View) -> Response:
         if not session.rights.nodes:
             return problem(403, _NOT_NODES)
         found = await self._parts.content.node(session.rights, request.path_params["name"])
-        return problem(404, _NO_NODE) if found is None else await self._page(view, node_page, found)
+        return self._absent(_NO_NODE) if found is None else await self._page(view, node_page, found)
 
     async def changes(self, request: Request, session: Session, _view: View) -> Response:
         if request.method == "HEAD":

@@ -87,12 +87,12 @@ class TokenSessions:
 
 
 def token_of(request: Request) -> str:
-    """The token of a request, that of the header first; empty without one."""
-    header = request.headers.get("authorization")
-    if header is None:
-        return request.cookies.get(COOKIE, "")
-    scheme, _, token = header.partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else ""
+    """The token of a request, that of the header first; empty without one.
+
+    A header of another scheme is meant for a proxy on the way.
+    """
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else request.cookies.get(COOKIE, "")
 
 
 def host_name(request: Request) -> str:

@@ -55,8 +55,8 @@ class SignIn:
     async def out(self, request: Request) -> Response:
         """Remove the cookie."""
         answer = RedirectResponse("/ui/sign-in", 303, HEADERS)
-        # A form of another site brings no cookie, because that is SameSite.
-        if COOKIE in request.cookies:
+        # That of another host of the same site brings the cookie.
+        if COOKIE in request.cookies and is_own_form(request):
             answer.delete_cookie(COOKIE, path="/ui", secure=_is_tls(request), httponly=True, samesite="strict")
         return answer
 

@@ -116,6 +116,21 @@ async def test_a_program_reads_with_the_token_in_a_header(world: World) -> None:
 
 
 @in_world()
+async def test_a_password_for_a_proxy_on_the_way_does_not_hide_the_cookie(world: World) -> None:
+    async with page(world) as opened, browser(opened, authorization="Basic b3BzOm9wcw==") as client:
+        await client.post("/ui/sign-in", data={"token": await token(world, "ada")})
+        assert (await client.get("/ui/")).status_code == 200
+
+
+@in_world()
+async def test_a_form_of_another_host_of_the_same_site_signs_nobody_out(world: World) -> None:
+    async with page(world) as opened, browser(opened) as client:
+        await client.post("/ui/sign-in", data={"token": await token(world, "ada")})
+        await client.post("/ui/sign-out", headers={"sec-fetch-site": "same-site"})
+        assert (await client.get("/ui/")).status_code == 200
+
+
+@in_world()
 async def test_a_tenant_sees_nothing_of_the_images_of_others(world: World) -> None:
     await two_tenants(world)
     await grant(world, "ada", SEES_WARMIMAGES, "shop")

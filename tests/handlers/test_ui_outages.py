@@ -33,6 +33,9 @@ async def test_a_kind_that_cannot_be_read_is_named_with_what_to_do(
             text = text_of((await client.get(path)).text)
             assert f"{status}; {hint}" in text
             assert "has not answered" not in text
+            assert "No image is failing" not in text
+        for path in ("/ui/images/shop/none", "/ui/nodes/none"):
+            assert (await client.get(path)).status_code == 503
         world.faults.clear()
         await asyncio.sleep(120)
         assert "Not current" not in (await client.get("/ui/")).text
