@@ -196,10 +196,19 @@ def runtime_check(facts: Facts, warmimage: WarmImage) -> Check:
         return _failed(facts, warmimage, text, report.state(key, version))
     if report.state(key, version) == "pulling":
         return Check("runtime", "waiting", f"node {facts.node_name} pulls the image now", "", "Pulling")
-    message = f"node {facts.node_name} has not begun to pull it: other images go first"
+    return _not_begun(facts, report)
+
+
+def _not_begun(facts: Facts, report: Report) -> Check:
+    """That the node does not pull the image now, and why, as far as its report shows it."""
+    message, mend = f"node {facts.node_name} has not begun to pull it", ""
     if not_ready := _not_ready(facts):
         message = f"node {facts.node_name} is not Ready: {clean(not_ready)}"
-    return Check("runtime", "waiting", message, "", "Waiting")
+    elif first := sum(state == "pulling" for state, _ in report.states.values()):
+        message += f": it pulls {first} other image{'s' * (first > 1)}"
+    else:
+        message, mend = f"{message}, and pulls no other", _agent_logs(facts)
+    return Check("runtime", "waiting", message, mend, "Waiting")
 
 
 def runtime_by_status(facts: Facts, image: ImageState, *, placed: bool) -> Check:

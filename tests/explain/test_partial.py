@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from devcluster.apiserver import InProcessTransport
+from tests.cli.commands import report
 from tests.explain.scene import IMAGE, NODE, Scene, in_scene
-from tests.handlers.world import status
+from tests.handlers.world import HOST, digest, status
 from warmhook.explain import Explanation
 from warmhook.ports import Response
 
@@ -159,5 +160,29 @@ def test_of_several_warmimages_of_an_image_the_one_that_is_warm_counts() -> None
         assert (str(found.warmimage), found.warm, found.others) == ("shop/elsewhere", False, 1)
         assert found.culprit is not None
         assert found.culprit.reason == "NotSelected"
+
+    in_scene(case)
+
+
+def test_of_a_pull_that_has_not_begun_only_what_the_report_shows_is_said() -> None:
+    async def case(scene: Scene) -> None:
+        await scene.settled()
+        await scene.stop_agent()
+        await scene.patch_policy({"push": [{"repository": f"{HOST}/shop/**", "keep": 2}]})
+        await scene.push("v1")
+        await scene.push("v2", content=digest("b"))
+        await scene.settled()
+        one = (await scene.explain()).warmimage
+        scene.image = scene.image.replace("v1", "v2")
+        two = (await scene.explain()).warmimage
+        assert one is not None
+        assert two is not None
+        await report(scene.world, NODE, {one.name: "waiting", two.name: "waiting"})
+        alone = (await scene.explain()).checks[-1]
+        assert (alone.state, alone.message) == ("waiting", f"node {NODE} has not begun to pull it, and pulls no other")
+        assert "logs warmhook-agent-x7k2p" in alone.mend
+        await report(scene.world, NODE, {one.name: "pulling", two.name: "waiting"})
+        behind = (await scene.explain()).checks[-1]
+        assert behind.message == f"node {NODE} has not begun to pull it: it pulls 1 other image"
 
     in_scene(case)
