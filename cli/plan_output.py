@@ -29,13 +29,16 @@ def print_plan(outcome: Outcome, output: OutputFormat) -> None:
     if output in ("json", "yaml"):
         print_object(_object(outcome), output)
         return
-    for planned in outcome.objects:
+    for number, planned in enumerate(outcome.objects):
+        if number:
+            click.echo()
         _print_planned(planned, wide=output == "wide")
-        click.echo()
     if outcome.nodes and (output == "wide" or len(outcome.nodes) <= _FEW):
-        _print_nodes(outcome.nodes)
         click.echo()
-    print_checks(outcome.checks)
+        _print_nodes(outcome.nodes)
+    if outcome.checks:
+        click.echo()
+        print_checks(outcome.checks)
 
 
 def _print_planned(planned: Planned, *, wide: bool) -> None:

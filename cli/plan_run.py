@@ -86,7 +86,9 @@ async def run_plan(cluster: Cluster, manifests: Manifests, *, ask: bool) -> Outc
         for what, why in gathered.unread.items()
     ]
     if manifests.others:
-        message = f"objects of other kinds, which are not part of the plan: {manifests.others}"
+        many = manifests.others > 1
+        what = f"{manifests.others} objects of other kinds are" if many else "1 object of another kind is"
+        message = f"{what} not part of the plan"
         notes.append(Check("files", "skipped", message))
     if ask:
         gathered, asked = await _with_sizes(cluster, gathered, wanted)

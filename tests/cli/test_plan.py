@@ -424,7 +424,7 @@ def test_several_objects_share_the_room_of_a_node(tmp_path: Path) -> None:
     outcome = plan(tmp_path, *objects, {"kind": "Service"})
     assert [planned.key.name for planned in outcome.objects] == ["w0", "w1", "w2"]
     assert {node.lines_after for node in outcome.nodes} == {3}
-    assert check(outcome, "files").message == "objects of other kinds, which are not part of the plan: 1"
+    assert check(outcome, "files").message == "1 object of another kind is not part of the plan"
 
 
 def test_json_has_what_the_tables_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,11 @@ from adapters.kubernetes.nodes import disk_bytes, has_disk_pressure, listed_imag
 from cli.errors import Failed, Unusable
 from cli.main import main
 from cli.manifest_files import read_manifests
+from cli.plan_output import print_plan
+from cli.plan_run import Outcome, Planned
 from tests.support.apiserver import apiserver
+from warmhook.checks import Check
+from warmhook.warmimages import ObjectKey
 
 POLICY = """
 apiVersion: warmhook.dev/v1alpha1
@@ -94,6 +98,17 @@ def test_objects_of_lists_and_of_several_files_are_read_from_a_pipe_as_well(
     assert [obj["metadata"]["namespace"] for obj in found.objects] == ["default", "shop"]
     assert found.namespaces == {"new"}
     assert found.others == 1
+
+
+# --- what is printed --------------------------------------------------------------------------------------------------
+
+
+def test_sections_have_one_blank_line_between_them_and_none_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = Check("valid", "wrong", "spec.push: must be a list")
+    planned = Planned("WarmPolicy", ObjectKey("shop", "shop"), "new", [wrong])
+    print_plan(Outcome((planned, planned)), "table")
+    one = ["WarmPolicy shop/shop: new", "wrong    valid  spec.push: must be a list"]
+    assert capsys.readouterr().out.splitlines() == [*one, "", *one]
 
 
 # --- what nodes say of their disks -----------------------------------------------------------------------------------
