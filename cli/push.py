@@ -60,7 +60,7 @@ def push(
         print_object({"image": announced, "url": url, "attempts": attempts}, output)
         return
     click.echo(f"delivered {announced} to {printable(url)}")
-    click.echo(f"to follow it: warmhook status --wait {announced}", err=True)
+    click.echo(f"to follow it: warmhook status --wait -n '<namespace of its policy>' {announced}", err=True)
 
 
 async def _send(url: str, image: str, secret: bytes, seconds: int) -> int:

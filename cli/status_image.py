@@ -64,7 +64,7 @@ def _fields(status: ImageStatus, now: datetime) -> Iterator[tuple[str, str]]:
     began = status.pushed_at or status.created_at
     if began is not None:
         what = "Pushed" if status.pushed_at is not None else "Created"
-        yield what, f"{format_time(began)}, {format_duration((now - began).total_seconds())} ago"
+        yield what, f"{format_time(began.replace(microsecond=0))}, {format_duration((now - began).total_seconds())} ago"
     if status.completed_at is not None and began is not None:
         took = format_duration((status.completed_at - began).total_seconds())
         yield "Warm", f"{format_time(status.completed_at.replace(microsecond=0))}, after {took}"

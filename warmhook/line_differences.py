@@ -18,7 +18,7 @@ DIFFERENCES: Final[Mapping[Difference, str]] = {
     "failed": "the node could not pull the image, and goes on trying",
     "noRoom": "the ConfigMap of the node has no room for the line",
     "moved": "the tag brought another digest than the line has",
-    "missing": "the agent knows the line, and has not begun to pull",
+    "missing": "the agent knows the line, and does not pull now: not yet, between two attempts, or suspended",
     "pulling": "the node pulls the image now",
     "unseen": "the report is older than the line",
     "kept": "the image is purged, and still there",
