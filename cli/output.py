@@ -49,15 +49,14 @@ def output_option(command: _Command) -> _Command:
 
 
 def print_object(found: Mapping[str, Any] | Sequence[Any], output: Literal["json", "yaml"]) -> None:
-    """Print plain values as one JSON or YAML document."""
+    """Print plain values as one JSON or YAML document, in ASCII: some terminals act on characters above it too."""
     if output == "json":
-        # In ASCII: some terminals act on characters above it too.
         click.echo(json.dumps(found, indent=2))
         return
     # Imported here: it takes a tenth of a second.
     import yaml
 
-    click.echo(yaml.safe_dump(found, sort_keys=False, allow_unicode=True), nl=False)
+    click.echo(yaml.safe_dump(found, sort_keys=False, allow_unicode=False), nl=False)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:

@@ -76,10 +76,13 @@ def explain(facts: Facts) -> Explanation:
     return Explanation(image, node, tuple(checks), key, len(mine) - 1)
 
 
-def _progress(checks: Sequence[Check]) -> int:
-    """How many links are in order before the first that is not; the installation and what is not needed aside."""
+def _progress(checks: Sequence[Check]) -> tuple[bool, int]:
+    """Whether the node has the image, and how many links are in order before the first that is not.
+
+    The installation and what is not needed are left aside. What a node has counts most: its policy may be gone.
+    """
     held = [check.state in ("ok", "skipped") for check in checks[1:]]
-    return held.index(False) if False in held else len(held)
+    return checks[-1].state == "ok", held.index(False) if False in held else len(held)
 
 
 def _chain(facts: Facts, image: ImageState) -> list[Check]:

@@ -61,12 +61,19 @@ def warmimage_check(facts: Facts, image: ImageState, *, warm: bool) -> Check:
         return Check("warmimage", "wrong", message, "push a container image under this name", "NotRunnable")
     if warmimage.template.suspend and not warm:
         message = f"{name} is suspended: nodes pull nothing for it"
-        return Check(
-            "warmimage", "wrong", message, patch("warmimage", key, "merge", '{"spec":{"suspend":false}}'), "Suspended"
-        )
+        return Check("warmimage", "wrong", message, _resume(facts, warmimage), "Suspended")
     pushed = f", pushed {at(warmimage.pushed_at, facts.now)}" if warmimage.pushed_at else ""
     limited = f"; not allowed: {clean(image.not_allowed)}" if image.not_allowed else ""
     return Check("warmimage", "ok", f"{name}{pushed}{limited}")
+
+
+def _resume(facts: Facts, warmimage: WarmImage) -> str:
+    """The command for the policy if that is suspended: the handlers would suspend its WarmImage again."""
+    states = () if isinstance(facts.policies, Unread) else facts.policies
+    suspended = (each.key for each in states if each.policy is not None and each.policy.template.suspend)
+    policy = next((key for key in suspended if policy_label(key) == warmimage.policy_label), None)
+    kind, key = ("warmimage", warmimage.key) if policy is None else ("warmpolicy", policy)
+    return patch(kind, key, "merge", '{"spec":{"suspend":false}}')
 
 
 def _purged(warmimage: WarmImage) -> Check:

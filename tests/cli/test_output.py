@@ -41,6 +41,8 @@ def test_documents_hold_every_value_and_nothing_that_a_terminal_acts_on(
     out = capsys.readouterr().out
     assert (json.loads(out) if output == "json" else yaml.safe_load(out)) == found
     assert not {"\x1b", "\x9b", "\x07"} & set(out)
+    # Nor what turns the direction of what follows.
+    assert out.isascii()
 
 
 @pytest.mark.parametrize(

@@ -216,4 +216,7 @@ def test_the_secret_of_a_file_is_read_without_its_newline(tmp_path: Path, monkey
         "secret": b" s3cret ",
     }
     assert json.loads(result.stdout) == {"image": image, "url": seen["url"], "attempts": 2}
-    assert call(*arguments).stdout == f"delivered {image} to http://127.0.0.1:9/webhooks/ci\n"
+    announced = call(*arguments)
+    assert announced.stdout == f"delivered {image} to http://127.0.0.1:9/webhooks/ci\n"
+    # Whoever sends a push need not know the namespace, and the wrong one would be waited in.
+    assert f"warmhook status --wait -n '<namespace of its policy>' {image}\n" in announced.stderr

@@ -8,6 +8,7 @@ from devcluster.apiserver import InProcessTransport
 from tests.cli.commands import report
 from tests.explain.scene import IMAGE, NODE, Scene, in_scene
 from tests.handlers.world import HOST, digest, status
+from warmhook.api import API_VERSION
 from warmhook.explain import Explanation
 from warmhook.ports import Response
 
@@ -184,5 +185,32 @@ def test_of_a_pull_that_has_not_begun_only_what_the_report_shows_is_said() -> No
         await report(scene.world, NODE, {one.name: "pulling", two.name: "waiting"})
         behind = (await scene.explain()).checks[-1]
         assert behind.message == f"node {NODE} has not begun to pull it: it pulls 1 other image"
+
+    in_scene(case)
+
+
+def test_what_the_node_has_counts_more_than_a_warmimage_whose_earlier_links_are_in_order() -> None:
+    async def case(scene: Scene) -> None:
+        await scene.world.add_warmimage("elsewhere", IMAGE, nodes={"names": ["node-7"]})
+        await scene.warm()
+        await scene.stop_watch()
+        await scene.admin.delete(f"/apis/{API_VERSION}/namespaces/shop/warmpolicies/shop")
+        found = await scene.explain()
+        assert found.warm
+        assert found.culprit is not None
+        assert found.culprit.reason == "PolicyGone"
+
+    in_scene(case)
+
+
+def test_no_command_changes_a_warmimage_whose_policy_would_change_it_back() -> None:
+    async def case(scene: Scene) -> None:
+        await scene.patch_policy({"suspend": True})
+        await scene.push()
+        await scene.settled()
+        found = await scene.explain()
+        mends = {check.subject: check.mend for check in found.checks if check.reason == "Suspended"}
+        assert set(mends) == {"policy", "warmimage"}
+        assert mends["warmimage"] == mends["policy"]
 
     in_scene(case)
