@@ -11,7 +11,7 @@ from email.utils import parsedate_to_datetime
 from typing import Final, TypeVar
 
 from adapters.kubernetes import paths
-from adapters.kubernetes.errors import KubernetesError, NotFound, NotServed
+from adapters.kubernetes.errors import KubernetesError, NotFound, NotServed, Unavailable
 from adapters.kubernetes.pods import PODS_PAGE, RUNNING_FIELDS, nodes_running, reduced_running_pod
 from cli.cluster import Cluster
 from cli.explain_objects import (
@@ -55,6 +55,8 @@ from warmhook.warmimages import ObjectKey, repository_label
 
 _Found = TypeVar("_Found")
 _AGENT_LABEL: Final = "app.kubernetes.io/name=warmhook-agent"
+_FIRST_SECONDS: Final = 10.0
+"""For the first answer: nobody should wait for one request after the other of a server that is silent."""
 _LEASE: Final = "warmhook-watch"
 _WEBHOOKS: Final = "warmhook"
 
@@ -126,11 +128,13 @@ async def _read_chain(reading: _Reading) -> Facts:
 
 
 async def _now(cluster: Cluster) -> datetime:
-    """The time of the API server, since the clock of this machine may be wrong; else that."""
+    """The time of the API server, since the clock of this machine may be wrong; else that. Raises `Unavailable`."""
     try:
-        answer = await cluster.transport.request("GET", "/version")
+        answer = await cluster.transport.request("GET", "/version", timeout_seconds=_FIRST_SECONDS)
         moment = parsedate_to_datetime(answer.headers["date"])
-    except (Unreachable, KeyError, ValueError):
+    except Unreachable as error:
+        raise Unavailable(str(error)) from error
+    except (KeyError, ValueError):
         return cluster.clock.utcnow()
     return moment if moment.tzinfo is not None else cluster.clock.utcnow()
 

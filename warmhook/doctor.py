@@ -28,8 +28,11 @@ def named(names: Iterable[str], count: int = _NAMED) -> str:
 
 
 def api_check(host: str, version: str) -> Check:
-    """The API server, which answered."""
-    return Check("apiserver", "ok", f"{host} answers, Kubernetes {version or 'of an unknown version'}")
+    """The API server, which answered; without a version it may be a proxy that did."""
+    if not version:
+        message = f"{host} answers, and names no version of Kubernetes: it may be no API server"
+        return Check("apiserver", "unknown", message, "kubectl cluster-info", "NoVersion")
+    return Check("apiserver", "ok", f"{host} answers, Kubernetes {version}")
 
 
 def clock_check(server: datetime | None, local: datetime) -> Check:

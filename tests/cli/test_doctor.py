@@ -87,6 +87,10 @@ async def refuse_rights(here: Installed) -> None:
     here.refused.append("/subjectaccessreviews")
 
 
+async def hide_version(here: Installed) -> None:
+    here.refused.append("/version")
+
+
 async def refuse_secrets(here: Installed) -> None:
     here.refused.append("/secrets/")
 
@@ -196,6 +200,7 @@ CASES: Sequence[Case] = (
     ),
     Case("rights", "wrong", "NoAccount", "warmhook-system/warmhook-admission", add_knative_account),
     Case("rights", "wrong", "RightMissing", "warmhook-system/warmhook-ui may not", add_page_account),
+    Case("apiserver", "unknown", "NoVersion", "it may be no API server", hide_version),
     Case("rights", "unknown", "Unread", "could not be reviewed", refuse_rights),
     Case("programs", "wrong", "NotAvailable", "warmhook-web", deployment("warmhook-web", availableReplicas=0)),
     Case("programs", "waiting", "RollingOut", "1 of 2 Pods updated", deployment("warmhook-web", updatedReplicas=1)),

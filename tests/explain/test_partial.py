@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from adapters.kubernetes.errors import Unavailable
 from devcluster.apiserver import InProcessTransport
 from tests.cli.commands import report
 from tests.explain.scene import IMAGE, NODE, Scene, in_scene
 from tests.handlers.world import HOST, digest, status
 from warmhook.api import API_VERSION
 from warmhook.explain import Explanation
-from warmhook.ports import Response
+from warmhook.ports import Response, Unreachable
 
 
 def tenant(scene: Scene, user: str = "jane") -> InProcessTransport:
@@ -212,5 +213,21 @@ def test_no_command_changes_a_warmimage_whose_policy_would_change_it_back() -> N
         mends = {check.subject: check.mend for check in found.checks if check.reason == "Suspended"}
         assert set(mends) == {"policy", "warmimage"}
         assert mends["warmimage"] == mends["policy"]
+
+    in_scene(case)
+
+
+def test_a_server_that_is_silent_is_asked_once() -> None:
+    async def case(scene: Scene) -> None:
+        asked = []
+
+        async def before(_method: str, path: str) -> Response | None:
+            asked.append(path)
+            raise Unreachable("no answer")
+
+        silent = InProcessTransport(scene.world.server, user_agent="cli", before=before)
+        with pytest.raises(Unavailable, match="no answer"):
+            await scene.explain(transport=silent)
+        assert asked == ["/version"]
 
     in_scene(case)
