@@ -17,6 +17,7 @@ from warmhook.images import NotAReference, Reference, parse_reference
 # Imported only if the command runs: help and completion should not wait for it.
 if TYPE_CHECKING:
     from warmhook.explain import Explanation
+    from warmhook.image_status import ImageStatus
 
 _SHOWN: Final = 5
 
@@ -46,7 +47,7 @@ def explain_command(image: str, node: str, agents_namespace: str, output: Output
         from cli.explain_facts import Question, gather
         from warmhook.explain import explain
 
-        asked, named = await _asked(replace(cluster, namespace=access.namespace or ""), target)
+        asked, named = await read_asked(cluster, access.namespace or "", target)
         question = Question(name, access.namespace or "", agents_namespace, cluster.namespace, named)
         return explain(await gather(cluster, question, asked))
 
@@ -55,18 +56,12 @@ def explain_command(image: str, node: str, agents_namespace: str, output: Output
     return 0 if found.warm else 1
 
 
-async def _asked(cluster: Cluster, target: Target) -> tuple[Reference, str]:
+async def read_asked(cluster: Cluster, namespace: str, target: Target) -> tuple[Reference, str]:
     """The image that is meant: as it is written, or that of the WarmImage whose name follows. Raises `Unusable`."""
-    from adapters.kubernetes.errors import Refused
-    from cli.images import read_images
-
     written = _reference(target.name) if target.kind != "warmimage" else None
     if written is not None and target.name.lower().startswith(f"{written.host.lower()}/"):
         return written, ""
-    try:
-        found = target.find(await read_images(cluster))
-    except Refused:
-        found = []
+    found = target.find(await _known(cluster, namespace))
     images = sorted({each.reference for each in found if each.reference is not None})
     if len(images) > 1:
         listed = ", ".join(map(str, images[:_SHOWN])) + (", ..." if len(images) > _SHOWN else "")
@@ -76,6 +71,19 @@ async def _asked(cluster: Cluster, target: Target) -> tuple[Reference, str]:
     if written is None:
         raise Unusable(f"there is no WarmImage {target.name!r}; name the image as a Pod does")
     return written, ""
+
+
+async def _known(cluster: Cluster, namespace: str) -> list[ImageStatus]:
+    """The WarmImages of the namespace; empty: of all, or of that of the context if not all may be read."""
+    from adapters.kubernetes.errors import Refused
+    from cli.images import read_images
+
+    for each in dict.fromkeys((namespace, namespace or cluster.namespace)):
+        try:
+            return await read_images(replace(cluster, namespace=each))
+        except Refused:
+            continue
+    return []
 
 
 def _reference(text: str) -> Reference:

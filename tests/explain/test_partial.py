@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.errors import Unavailable
+from cli.explain import read_asked
 from devcluster.apiserver import InProcessTransport
-from tests.cli.commands import report
+from tests.cli.commands import cluster_of, read_target, report
 from tests.explain.scene import IMAGE, NODE, Scene, in_scene
 from tests.handlers.world import HOST, digest, status
 from warmhook.api import API_VERSION
@@ -46,6 +50,21 @@ def test_a_tenant_learns_what_the_namespace_says_and_which_rights_are_missing() 
             "kubectl create clusterrolebinding warmhook-explain-nodes --clusterrole=warmhook-explain-nodes --user=jane"
         )
         assert "kubectl -n warmhook-system create role" in told["report"].mend
+
+    in_scene(case)
+
+
+@pytest.mark.parametrize("name", ["app", "warmimage/"])
+def test_a_tenant_names_an_image_of_the_namespace_without_its_registry(name: str) -> None:
+    async def case(scene: Scene) -> None:
+        await scene.warm()
+        key = (await scene.explain()).warmimage
+        assert key is not None
+        transport = tenant(scene)
+        theirs = replace(cluster_of(scene.world), kubernetes=Kubernetes(transport), transport=transport)
+        target = read_target(f"{name}{key.name}" if name.endswith("/") else name)
+        reference, _ = await read_asked(theirs, "", target)
+        assert str(reference) == IMAGE
 
     in_scene(case)
 
