@@ -98,6 +98,31 @@ def test_an_alert_about_nodes_names_the_first_of_them(tmp_path: Path) -> None:
     promtool("test", "rules", str(path))
 
 
+@pytest.mark.slow
+def test_a_source_with_few_pushes_begins_an_alert_too_unless_they_are_accepted_when_repeated(tmp_path: Path) -> None:
+    failed, accepted = "0x11 1x11 2x11 3x11", "0x13 1x11 2x11 3x9"
+    input_series = [
+        {"series": f'warmhook_deliveries_total{{source="{source}",result="{result}",namespace="a"}}', "values": values}
+        for source, result, values in (
+            ("lost", "unavailable", failed),
+            ("repeated", "unavailable", failed),
+            ("repeated", "accepted", accepted),
+        )
+    ]
+    expr = 'count by (source) (ALERTS{alertname="WarmhookDeliveriesUnavailable", alertstate="firing"}) > bool 0'
+    test = {
+        "interval": "1m",
+        "input_series": input_series,
+        "promql_expr_test": [
+            {"expr": expr, "eval_time": f"{minute}m", "exp_samples": [{"labels": '{source="lost"}', "value": 1}]}
+            for minute in (30, 45)
+        ],
+    }
+    path = tmp_path / "tests.yaml"
+    path.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": [test]}))
+    promtool("test", "rules", str(path))
+
+
 @pytest.mark.parametrize("name", alerts())
 def test_an_alert_waits_and_says_how_bad_what_and_where_to_read_on(name: str) -> None:
     rule = alerts()[name]
