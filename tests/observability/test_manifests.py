@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,7 +13,9 @@ import pytest
 import yaml
 
 from tests.manifests.rendered import BASE, KNATIVE, containers, find, pod_templates, render
-from tests.observability.files import DASHBOARDS, FOLDER
+from tests.observability.files import DASHBOARDS, FOLDER, ROOT
+
+OPERATIONS = ROOT / "docs" / "operations.md"
 
 
 def monitors() -> list[dict[str, Any]]:
@@ -43,6 +46,26 @@ def test_every_pod_with_metrics_is_scraped_at_a_port_that_it_has() -> None:
                 assert monitor["spec"]["jobLabel"] == "app.kubernetes.io/name"
                 scraped.add(labels["app.kubernetes.io/name"])
     assert scraped == {"warmhook-web", "warmhook-handlers", "warmhook-agent", "warmhook-admission"}
+
+
+def test_the_scrape_configuration_of_the_docs_reads_the_pods_that_have_metrics_and_no_others() -> None:
+    page = yaml.safe_load_all((BASE.parent / "components" / "ui" / "page.yaml").read_text())
+    (text,) = re.findall(r"```yaml\n(scrape_configs:\n.*?)```", OPERATIONS.read_text(), flags=re.DOTALL)
+    (job,) = yaml.safe_load(text)["scrape_configs"]
+    kept = set()
+    for obj, template in pod_templates([*render(BASE), *page]):
+        labels = template["metadata"]["labels"]
+        for port in (port for each in containers(obj) for port in each.get("ports", ())):
+            about = {"__meta_kubernetes_pod_container_port_name": port["name"]} | {
+                "__meta_kubernetes_pod_label_" + re.sub(r"\W", "_", name): value for name, value in labels.items()
+            }
+            checks = [rule for rule in job["relabel_configs"] if "action" in rule]
+            if all(
+                bool(re.fullmatch(rule["regex"], about[rule["source_labels"][0]])) == (rule["action"] == "keep")
+                for rule in checks
+            ):
+                kept.add((labels["app.kubernetes.io/name"], port["name"]))
+    assert kept == {("warmhook-web", "http"), ("warmhook-handlers", "http"), ("warmhook-agent", "metrics")}
 
 
 def test_no_pod_that_scales_to_zero_is_scraped_since_it_would_look_like_one_that_is_down() -> None:
