@@ -239,6 +239,11 @@ WRONG: Final = {
         {"web": {"podLabels": {"app.kubernetes.io/name": "x"}}},
         "app.kubernetes.io/name",
     ),
+    "a port that probes and Services do not know": (
+        {"web": {"env": {"PORT": "9000"}}},
+        "web.env.PORT: Services and probes know the port",
+    ),
+    "a label that no object may have": ({"web": {"podLabels": {"team": "a b"}}}, "at '/web/podLabels/team'"),
     "an Ingress for any host": ({"ingress": {"enabled": True}}, "at '/ingress/host'"),
     "a route of no Gateway": ({"httpRoute": {"enabled": True}}, "at '/httpRoute/parentRefs'"),
     "scheduling of a Knative Service": (

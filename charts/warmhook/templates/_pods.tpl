@@ -55,6 +55,9 @@
 {{- $section := .section }}{{ $path := .path }}
 {{- $template := .object.spec.template }}{{ $pod := $template.spec }}{{ $container := first $pod.containers }}
 {{- range $variable, $value := $section.env }}
+  {{- if eq $variable "PORT" }}
+    {{- fail (printf "%s.env.PORT: Services and probes know the port 8080; remove it" $path) }}
+  {{- end }}
   {{- range $container.env }}
     {{- if and (eq .name $variable) (ne $variable "WARMHOOK_LOG") }}
       {{- fail (printf "%s.env.%s: the chart sets this variable itself; remove it" $path $variable) }}
