@@ -114,6 +114,22 @@ def test_an_upgrade_upgrades_the_crds(cluster: Cluster, tmp_path: Path) -> None:
     assert cluster.get("crd", "warmimages.warmhook.dev")["spec"]["names"]["shortNames"] == ["wi"]
 
 
+def test_the_chart_of_before_goes_back_and_forth_with_the_newer_crds_in_place(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.make_namespace()
+    shutil.copytree(CHART, old := tmp_path / "old")
+    path = old / "manifests" / "base" / "crds" / "warmimages.yaml"
+    path.write_text(path.read_text().replace("    - wi\n", "    - old\n"))
+    cluster.install()
+    cluster.helm(
+        *("upgrade", "warmhook", str(old), "--namespace", SYSTEM, "--set", "crds.install=false"),
+        values=IMAGE | {"web": {"replicas": 4}},
+    )
+    assert cluster.get("-n", SYSTEM, "deployment", "warmhook-web")["spec"]["replicas"] == 4
+    assert cluster.get("crd", "warmimages.warmhook.dev")["spec"]["names"]["shortNames"] == ["wi"]
+    cluster.install(verb="upgrade")
+    assert cluster.get("-n", SYSTEM, "deployment", "warmhook-web")["spec"]["replicas"] == 2
+
+
 def test_uninstalling_keeps_what_users_and_operators_made_and_another_installation_takes_it_over(
     cluster: Cluster,
 ) -> None:
