@@ -16,16 +16,16 @@ from cli.cluster import AGENTS, Cluster
 from cli.doctor_admission import admission
 from cli.doctor_programs import deliveries, programs, quota
 from cli.doctor_rights import own_rights, rights
+from cli.lease import read_lease
 from warmhook import doctor, doctor_nodes, doctor_objects
 from warmhook.api import VERSION
 from warmhook.checks import Check
-from warmhook.doctor import Definition, LeaseFacts
+from warmhook.doctor import Definition
+from warmhook.doctor_leader import leader_check
 from warmhook.ports import Object, Unreachable
-from warmhook.timestamps import parse_time
 
 _SECONDS: Final = 15.0
 """For one check, all of whose requests together; a list of 5,000 nodes takes some of them."""
-_LEASE: Final = "warmhook-watch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,18 +129,7 @@ def _without_descriptions(schema: Any) -> Any:
 
 
 async def _leader(cluster: Cluster, now: datetime) -> list[Check]:
-    try:
-        lease = await cluster.kubernetes.get(paths.leases(cluster.system_namespace, _LEASE))
-    except NotFound:
-        return [doctor.leader_check(None, now, cluster.system_namespace)]
-    spec: Mapping[str, Any] = lease.get("spec") or {}
-    try:
-        renewed = parse_time(spec.get("renewTime") or "")
-    except ValueError:
-        renewed = None
-    duration = timedelta(seconds=int(spec.get("leaseDurationSeconds") or 0))
-    held = LeaseFacts(str(spec.get("holderIdentity") or ""), renewed, duration)
-    return [doctor.leader_check(held, now, cluster.system_namespace)]
+    return [leader_check(await read_lease(cluster), now, cluster.system_namespace)]
 
 
 async def _nodes(cluster: Cluster, now: datetime, *, agents: str) -> list[Check]:

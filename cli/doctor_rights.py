@@ -16,6 +16,7 @@ from cli.cluster import Cluster
 from warmhook import doctor
 from warmhook.api import GROUP
 from warmhook.checks import Check
+from warmhook.leader_election import LEASE_NAME
 from warmhook.rights import AGENT, EACH_ITS_OWN, ONE_PROCESS, PAGE, RIGHTS, Part, Right, account_of
 
 _AT_ONCE: Final = 8
@@ -61,7 +62,7 @@ async def own_rights(cluster: Cluster, _now: datetime) -> list[Check]:
         Action("list", "warmimages", GROUP),
         Action("list", "configmaps", namespace=system),
         Action("get", "secrets", namespace=system, name=SECRET),
-        Action("get", "leases", "coordination.k8s.io", system, "warmhook-watch"),
+        Action("get", "leases", "coordination.k8s.io", system, LEASE_NAME),
         Action("list", "deployments", "apps", system),
     )
     allowed = await asyncio.gather(*(review_own_access(cluster.kubernetes, read) for read in reads))

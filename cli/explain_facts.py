@@ -18,7 +18,6 @@ from cli.explain_objects import (
     agent_pod,
     desired_state,
     image_state,
-    lease_state,
     node_state,
     policy_state,
     refused,
@@ -27,16 +26,17 @@ from cli.explain_objects import (
 )
 from cli.explain_rights import denied_rights
 from cli.images import NODES_PAGE
+from cli.lease import read_lease
 from cli.plan_facts import read_installation
 from handlers.reconcile.objects import read_policy_object, read_warmimages
 from warmhook.api import REPOSITORY_LABEL
 from warmhook.delivery_records import DeliveryRecord
+from warmhook.doctor_leader import LeaseFacts
 from warmhook.explain_facts import (
     AgentPod,
     DesiredState,
     Facts,
     ImageState,
-    LeaseState,
     NodeState,
     PolicyState,
     Read,
@@ -57,7 +57,6 @@ _Found = TypeVar("_Found")
 _AGENT_LABEL: Final = "app.kubernetes.io/name=warmhook-agent"
 _FIRST_SECONDS: Final = 10.0
 """For the first answer: nobody should wait for one request after the other of a server that is silent."""
-_LEASE: Final = "warmhook-watch"
 _WEBHOOKS: Final = "warmhook"
 
 
@@ -266,11 +265,13 @@ class _Reading:
 
         return await _unless_unread(read, "get", "configmaps", self.facts.system_namespace)
 
-    async def lease(self) -> Read[LeaseState | None]:
+    async def lease(self) -> Read[LeaseFacts | None]:
         """The Lease of `watch`."""
-        system = self.facts.system_namespace
-        found = await self._get(paths.leases(system, _LEASE), "leases", system)
-        return found if found is None or isinstance(found, Unread) else lease_state(found)
+
+        async def read() -> LeaseFacts | None:
+            return await read_lease(self.cluster)
+
+        return await _unless_unread(read, "get", "leases", self.facts.system_namespace)
 
     async def webhook(self) -> Read[WebhookState | None]:
         """The webhook for new Pods, if a policy waits for Pods."""

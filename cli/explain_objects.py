@@ -15,7 +15,6 @@ from warmhook.explain_facts import (
     AgentPod,
     DesiredState,
     ImageState,
-    LeaseState,
     NodeState,
     PolicyState,
     ReportState,
@@ -27,7 +26,6 @@ from warmhook.explain_facts import (
 from warmhook.node_report import read_report
 from warmhook.ports import Object
 from warmhook.status import find_condition
-from warmhook.timestamps import parse_time
 from warmhook.warmimages import WarmImage
 
 _CERT_MANAGER: Final = "cert-manager.io/inject-ca-from"
@@ -133,16 +131,6 @@ def agent_pod(obj: Object) -> AgentPod:
         message,
         int(container.get("restartCount") or 0),
     )
-
-
-def lease_state(obj: Object) -> LeaseState:
-    """The Lease of `watch`."""
-    spec = obj.get("spec") or {}
-    try:
-        renewed_at = parse_time(spec["renewTime"])
-    except (KeyError, TypeError, ValueError):
-        renewed_at = None
-    return LeaseState(str(spec.get("holderIdentity") or ""), renewed_at)
 
 
 def webhook_state(obj: Object) -> WebhookState:

@@ -190,37 +190,6 @@ def _versions(deployments: Sequence[Workload], daemon_set: Workload | None) -> C
     return Check("versions", "ok", f"all programs are of {next(iter(found))}")
 
 
-# --- the leader ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseFacts:
-    """The Lease of `watch`."""
-
-    holder: str
-    renewed: datetime | None
-    duration: timedelta
-
-
-def leader_check(lease: LeaseFacts | None, now: datetime, namespace: str) -> Check:
-    """Whether one `watch` is active; `now` is the time of the API server, if that is known."""
-    mend = f"kubectl -n {namespace} logs deploy/warmhook-handlers; without a leader no change is seen"
-    if lease is None:
-        return Check("leader", "wrong", "no watch has ever led: there is no Lease warmhook-watch", mend, "NoLeader")
-    if not lease.holder or lease.renewed is None:
-        return Check("leader", "wrong", "the last leader has stopped, and none has followed", mend, "NoLeader")
-    age = now - lease.renewed
-    if age < -_SKEW_WRONG:
-        message = f"{lease.holder} renewed the Lease {-age.total_seconds():.0f} s in the future: its clock is ahead"
-        return Check("leader", "wrong", message, "check NTP on the node of that Pod", "ClockSkew")
-    if age > lease.duration + _SKEW_WRONG:
-        message = (
-            f"{lease.holder} renewed the Lease {age.total_seconds():.0f} s ago, and it lasts {lease.duration.seconds} s"
-        )
-        return Check("leader", "wrong", message, mend, "NoLeader")
-    return Check("leader", "ok", f"{lease.holder} leads")
-
-
 # --- what is beside it -----------------------------------------------------------------------------------------------
 
 

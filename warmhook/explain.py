@@ -7,11 +7,11 @@ Each link is decided by the functions that decide it in the programs: the rules 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from warmhook.checks import Check, first_problem
+from warmhook.doctor_leader import leader_check
 from warmhook.explain_facts import Facts, ImageState, Unread, at, command, is_image, push_again
 from warmhook.explain_node import agent_check, report_check, runtime_by_status, runtime_check
 from warmhook.explain_placement import line_check, node_not_found, placement_check, warmimage_check
@@ -22,8 +22,6 @@ SUBJECTS: Final = (
     *("installation", "delivery", "policy", "rule", "warmimage", "placement", "line", "agent", "report", "runtime"),
 )
 """The links of the chain, in order."""
-_NO_LEADER: Final = timedelta(seconds=60)
-"""After this a Lease of 15 seconds is over, whatever small difference clocks have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,19 +193,11 @@ def _rights(facts: Facts) -> Check | None:
 
 
 def _leader(facts: Facts) -> Check | None:
-    system = facts.system_namespace
     if isinstance(facts.lease, Unread):
         message = f"the Lease of watch could not be read: {facts.lease.problem}"
         return Check("installation", "unknown", message, facts.lease.mend, "NotRead")
-    mend = command("kubectl", "-n", system, "get", "pods", "-l", "app.kubernetes.io/name=warmhook-handlers")
-    if facts.lease is None:
-        message = f"watch has never run: there is no Lease warmhook-watch in namespace {system}"
-        return Check("installation", "wrong", message, mend, "NoLeader")
-    renewed, holder = facts.lease.renewed_at, facts.lease.holder
-    if holder and renewed is not None and facts.now - renewed < _NO_LEADER:
-        return None
-    when = f"the last renewed its Lease {at(renewed, facts.now)}" if renewed is not None else "its Lease has no time"
-    return Check("installation", "wrong", f"no replica of watch leads: {when}", mend, "NoLeader")
+    found = leader_check(facts.lease, facts.now, facts.system_namespace)
+    return None if found.state == "ok" else replace(found, subject="installation")
 
 
 def _webhook(facts: Facts) -> Check | None:

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Final, TypeAlias, TypeVar
 
 from warmhook.delivery_records import DeliveryRecord
+from warmhook.doctor_leader import LeaseFacts
 from warmhook.images import Reference
 from warmhook.node_report import Report, clean_message
 from warmhook.placement import Node, RunningNodes
@@ -33,14 +34,6 @@ class Unread:
 
 _Value = TypeVar("_Value")
 Read: TypeAlias = _Value | Unread
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseState:
-    """The Lease of `watch`, for people: its times are from the clock of its holder."""
-
-    holder: str
-    renewed_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +137,7 @@ class Facts:
     """Of the WarmImages of the image only those of this name are explained; empty: all."""
     missing_kinds: tuple[str, ...] = ()
     """CRDs that are not installed."""
-    lease: Read[LeaseState | None] = None
+    lease: Read[LeaseFacts | None] = None
     denied: Read[Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
     """By ServiceAccount (`web`, `handlers`, `agent`) what it may not do: `list nodes`."""
     webhook: Read[WebhookState | None] = None

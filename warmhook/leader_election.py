@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Final
 
+LEASE_NAME: Final = "warmhook-watch"
 LEASE_SECONDS: Final = 15
 RENEW_SECONDS: Final = 5.0
 """The interval between two writes of the holder."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from warmhook.api import GROUP
+from warmhook.leader_election import LEASE_NAME
 
 Part: TypeAlias = Literal["receiver", "handlers", "admission", "watch", "agent", "ui"]
 """A part of the programs; the role of each is called `warmhook-<part>`, as is its account where it is a process."""
@@ -67,7 +68,7 @@ RIGHTS: Final[Sequence[Right]] = (
     *_each("watch", "get patch", "mutatingwebhookconfigurations", _WEBHOOKS, "warmhook"),
     *_each("watch", "list watch", "configmaps", own=True),
     *_each("watch", "create", "leases", _LEASES, own=True),
-    *_each("watch", "get update", "leases", _LEASES, "warmhook-watch", own=True),
+    *_each("watch", "get update", "leases", _LEASES, LEASE_NAME, own=True),
     *_each("watch", "get patch", "secrets", "", "warmhook-tls", own=True),
     *_each("agent", "get", "nodes"),
     *_each("agent", "get", "/.well-known/openid-configuration /openid/v1/jwks"),

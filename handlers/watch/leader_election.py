@@ -14,12 +14,11 @@ from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.errors import Conflict, KubernetesError, NotFound
 from adapters.logs import get_logger
-from warmhook.leader_election import LEASE_SECONDS, POLL_SECONDS, RENEW_SECONDS, ElectionState, Lease
+from warmhook.leader_election import LEASE_NAME, LEASE_SECONDS, POLL_SECONDS, RENEW_SECONDS, ElectionState, Lease
 from warmhook.ports import Object
 
 _log = get_logger()
 
-_NAME: Final = "warmhook-watch"
 # Until a failed renewal is tried again.
 _AGAIN_SECONDS: Final = 1.0
 # To release the Lease while the process ends.
@@ -103,7 +102,7 @@ class LeaderElector:
 
     async def _read(self) -> Lease | None:
         try:
-            return _lease(await self.kubernetes.get(paths.leases(self.namespace, _NAME)))
+            return _lease(await self.kubernetes.get(paths.leases(self.namespace, LEASE_NAME)))
         except NotFound:
             return None
 
@@ -123,14 +122,14 @@ class LeaderElector:
         body: Object = {
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
-            "metadata": {"name": _NAME},
+            "metadata": {"name": LEASE_NAME},
             "spec": spec,
         }
         if seen is None:
             written = await self.kubernetes.create(paths.leases(self.namespace), body)
         else:
             body["metadata"]["resourceVersion"] = seen.resource_version
-            written = await self.kubernetes.replace(paths.leases(self.namespace, _NAME), body)
+            written = await self.kubernetes.replace(paths.leases(self.namespace, LEASE_NAME), body)
         self._election = self._election.wrote(_lease(written), began, self.clock.monotonic())
 
     async def _release(self) -> None:

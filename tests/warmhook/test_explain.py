@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from warmhook.checks import Check
 from warmhook.delivery_records import DeliveryRecord
+from warmhook.doctor_leader import LeaseFacts, leader_check
 from warmhook.explain import SUBJECTS, explain
 from warmhook.explain_facts import (
     AgentPod,
     DesiredState,
     Facts,
     ImageState,
-    LeaseState,
     NodeState,
     PolicyState,
     ReportState,
@@ -102,13 +102,18 @@ def test_the_part_of_a_selection_that_excludes_a_node_is_named(wanted: Nodes, pa
 # --- the chain -------------------------------------------------------------------------------------------------------
 
 
+def lease(age: timedelta = timedelta(0)) -> LeaseFacts:
+    """That of a leader which renewed it so long ago."""
+    return LeaseFacts("web_1", NOW - age, timedelta(seconds=15))
+
+
 def facts(**given: object) -> Facts:
     """Those of an image that is warm."""
     policy = Policy(ObjectKey("shop", "shop"), push=(PushRule(ALL),))
     image = WarmImage(KEY, IMAGE, digest="sha256:" + "a" * 64, created_at=NOW)
     line = line_of(image)
     found: dict[str, object] = {
-        "lease": LeaseState("web_1", NOW),
+        "lease": lease(),
         "policies": (PolicyState(policy.key, policy),),
         "images": (ImageState(image),),
         "node": NodeState(NODE),
@@ -156,7 +161,7 @@ def test_an_image_that_needs_no_delivery_says_what_brought_it(warmimage: WarmIma
 
 
 def test_a_leader_that_is_gone_is_no_culprit_of_a_warm_image() -> None:
-    found = explain(facts(lease=LeaseState("web_1", NOW - timedelta(hours=1))))
+    found = explain(facts(lease=lease(timedelta(hours=1))))
     assert found.warm
     assert found.culprit is None
     assert found.checks[0].reason == "NoLeader"
@@ -180,8 +185,16 @@ def test_a_wrong_secret_of_another_registry_is_not_named() -> None:
     assert found.culprit.reason == "NoDelivery"
 
 
+def test_explain_and_doctor_agree_on_who_leads() -> None:
+    for seconds in (-3600, -30, 0, 14, 70, 80, 3600):
+        found = lease(timedelta(seconds=seconds))
+        check = leader_check(found, NOW, "warmhook-system")
+        link = explain(facts(lease=found)).checks[0]
+        assert (link.state == "ok", link.reason) == (check.state == "ok", check.reason), seconds
+
+
 def test_a_leader_that_is_gone_delays_no_delivery() -> None:
-    lost = LeaseState("web_1", NOW - timedelta(hours=1))
+    lost = lease(timedelta(hours=1))
     found = explain(facts(images=(), lease=lost))
     assert found.culprit is not None
     assert (found.culprit.subject, found.culprit.reason) == ("delivery", "NoDelivery")
