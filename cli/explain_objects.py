@@ -11,6 +11,7 @@ from typing import Final
 from adapters.kubernetes.errors import KubernetesError
 from adapters.kubernetes.nodes import read_node
 from handlers.reconcile.objects import PolicyObject, read_desired
+from warmhook.checks import command
 from warmhook.explain_facts import (
     AgentPod,
     DesiredState,
@@ -21,7 +22,6 @@ from warmhook.explain_facts import (
     Unread,
     WebhookState,
     clean,
-    command,
 )
 from warmhook.node_report import read_report
 from warmhook.ports import Object

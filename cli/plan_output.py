@@ -9,8 +9,8 @@ import click
 
 from cli.output import OutputFormat, print_checks, print_object, print_table
 from cli.plan_run import Outcome, Planned
+from warmhook.checks import named
 from warmhook.preview import ImagePreview, NodePreview
-from warmhook.preview_checks import named
 from warmhook.sizes import format_bytes
 
 _FEW: Final = 8

@@ -16,11 +16,11 @@ from cli.dry_run import DryRun, dry_run
 from cli.manifest_files import Manifests
 from cli.plan_facts import Gathered, ask_registries, gather
 from handlers.reconcile.observations import Observation, observe
-from warmhook.checks import Check
+from warmhook.checks import Check, named
 from warmhook.policies import Policy, policy_changes
 from warmhook.ports import Object
 from warmhook.preview import NodePreview, Preview, Wanted, later_pushes, preview, preview_nodes
-from warmhook.preview_checks import named, node_checks, preview_checks
+from warmhook.preview_checks import node_checks, preview_checks
 from warmhook.warmimages import ObjectKey, Template, WarmImage, policy_label
 
 State: TypeAlias = Literal["new", "changed", "unchanged"]

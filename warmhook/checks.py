@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -35,3 +36,20 @@ def first_problem(checks: Iterable[Check]) -> Check | None:
     """The first check that is wrong, else the first that waits, else the first that is unknown; `None`: all is well."""
     found = list(checks)
     return next((check for state in ("wrong", "waiting", "unknown") for check in found if check.state == state), None)
+
+
+def unreached(subject: str) -> Check:
+    """What is not looked at, because something before it is wrong."""
+    return Check(subject, "skipped", "not reached")
+
+
+def named(names: Iterable[str], count: int = 3) -> str:
+    """The first names, and how many more there are."""
+    listed = sorted(names)
+    more = f" and {len(listed) - count} more" if len(listed) > count else ""
+    return ", ".join(listed[:count]) + more
+
+
+def command(*words: str) -> str:
+    """A command line that can be pasted into a shell: every word that needs it is quoted."""
+    return shlex.join(words)

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from warmhook.checks import Check
+from warmhook.checks import Check, named
 from warmhook.rights import Right
 
 _SKEW_NOTED: Final = timedelta(seconds=5)
 _SKEW_WRONG: Final = timedelta(seconds=60)
 """The API server allows tokens so much: https://kubernetes.io/docs/reference/access-authn-authz/authentication/."""
-_NAMED: Final = 3
+_IMAGES_NAMED: Final = 3
 _APPLY: Final = "apply the manifests of your version again: docs/install.md"
-
-
-def named(names: Iterable[str], count: int = _NAMED) -> str:
-    """The first names, and how many more there are."""
-    listed = sorted(names)
-    more = f" and {len(listed) - count} more" if len(listed) > count else ""
-    return ", ".join(listed[:count]) + more
 
 
 # --- the API server and its clock ------------------------------------------------------------------------------------
@@ -185,7 +178,7 @@ def _versions(deployments: Sequence[Workload], daemon_set: Workload | None) -> C
     if not found:
         return Check("versions", "skipped", "no program runs as a Pod here")
     if len(found) > 1:
-        message = "; ".join(f"{named(names)} of {image}" for image, names in sorted(found.items())[:_NAMED])
+        message = "; ".join(f"{named(names)} of {image}" for image, names in sorted(found.items())[:_IMAGES_NAMED])
         return Check("versions", "waiting", f"not all are of one image: {message}", _APPLY, "OtherVersion")
     return Check("versions", "ok", f"all programs are of {next(iter(found))}")
 

@@ -7,8 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from warmhook.checks import Check
-from warmhook.doctor import named
+from warmhook.checks import Check, named
 from warmhook.node_report import Report
 from warmhook.placement import ANY_LINUX_NODE, NODE_NAME_MAX, Node
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
-from warmhook.checks import Check, CheckState
+from warmhook.checks import Check, CheckState, named
 from warmhook.delivery_records import DeliveryRecord
-from warmhook.doctor import named
+from warmhook.durations import format_duration
 from warmhook.node_report import clean_message
 from warmhook.ports import Object
 from warmhook.status import find_condition
 
-_HOUR: Final = timedelta(hours=1)
 _SOURCES_MAX: Final = 20
 
 
@@ -67,7 +66,7 @@ def _source(name: str, records: Sequence[DeliveryRecord], now: datetime) -> Chec
         return Check(subject, "waiting", f"{name}: none is recorded", mend, "NoDelivery")
     last = max(records, key=lambda record: record.at)
     accepted = [record for record in records if record.result in ("accepted", "skipped")]
-    when = f"the last one {_ago(now - last.at)}"
+    when = f"the last one {format_duration((now - last.at).total_seconds())} ago"
     if not accepted:
         why = clean_message(last.reason or last.result)
         message = f"{name}: all {len(records)} recorded ones were refused, {when}: {why}"
@@ -77,14 +76,6 @@ def _source(name: str, records: Sequence[DeliveryRecord], now: datetime) -> Chec
         message = f"{name}: {when} was {clean_message(last.result)}: {clean_message(last.reason or last.detail)}"
         return Check(subject, "waiting", message, "docs/senders.md has what each reason means", "LastRefused")
     return Check(subject, "ok", f"{name}: {when} was {clean_message(last.result)}")
-
-
-def _ago(age: timedelta) -> str:
-    seconds = max(0, int(age.total_seconds()))
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= size:
-            return f"{seconds // size}{unit} ago"
-    return f"{seconds}s ago"
 
 
 def policies_check(policies: Iterable[Object]) -> Check:

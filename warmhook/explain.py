@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from warmhook.checks import Check, first_problem
+from warmhook.checks import Check, command, first_problem, unreached
 from warmhook.doctor_leader import leader_check
-from warmhook.explain_facts import Facts, ImageState, Unread, at, command, is_image, push_again
+from warmhook.explain_facts import Facts, ImageState, Unread, at, is_image, push_again
 from warmhook.explain_node import agent_check, report_check, runtime_by_status, runtime_check
 from warmhook.explain_placement import line_check, node_not_found, placement_check, warmimage_check
 from warmhook.explain_policy import Origin, missing_origin, origin_of
@@ -91,19 +91,19 @@ def _chain(facts: Facts, image: ImageState) -> list[Check]:
     warmimage = warmimage_check(facts, image, warm=warm)
     agent = agent_check(facts)
     if warmimage.state == "wrong":
-        after = [_unplaced(facts), _unreached("line")]
+        after = [_unplaced(facts), unreached("line")]
     else:
         placement = placement_check(facts, image)
         unplaced = placement.state == "wrong"
-        after = [placement, _unreached("line") if unplaced else line_check(facts, image)]
+        after = [placement, unreached("line") if unplaced else line_check(facts, image)]
     blocked = warmimage.state == "wrong" or any(check.state in ("wrong", "waiting") for check in after)
-    report = report_check(facts, image.warmimage) if not blocked else _unreached("report")
+    report = report_check(facts, image.warmimage) if not blocked else unreached("report")
     if agent.state == "wrong":
-        report = _unreached("report")
+        report = unreached("report")
     if report.state == "unknown":
         runtime = runtime_by_status(facts, image, placed=after[0].state == "ok")
     elif report.state != "ok":
-        runtime = _unreached("runtime")
+        runtime = unreached("runtime")
     unwritten = after[-1].state in ("wrong", "waiting") and after[-1].reason in ("NotWritten", "Outdated")
     installation = _installation(facts, origin, unwritten=unwritten)
     return [installation, *origin.checks, warmimage, *after, agent, report, runtime]
@@ -112,7 +112,7 @@ def _chain(facts: Facts, image: ImageState) -> list[Check]:
 def _chain_without(facts: Facts) -> list[Check]:
     """The chain of an image that has no WarmImage."""
     if facts.missing_kinds:
-        return [_installation(facts, None, unwritten=True), *map(_unreached, SUBJECTS[1:])]
+        return [_installation(facts, None, unwritten=True), *map(unreached, SUBJECTS[1:])]
     origin = _unusable_origin() if facts.unusable else missing_origin(facts)
     blocked = any(check.state in ("wrong", "waiting") for check in origin.checks)
     warmimage = _missing(facts, blocked=blocked)
@@ -120,7 +120,7 @@ def _chain_without(facts: Facts) -> list[Check]:
     agent = agent_check(facts)
     unwritten = not blocked or origin.by_pods or origin.delivery.reason == "ApiServer403"
     installation = _installation(facts, origin, unwritten=unwritten)
-    rest = [_unplaced(facts), _unreached("line"), agent, _unreached("report"), _unreached("runtime")]
+    rest = [_unplaced(facts), unreached("line"), agent, unreached("report"), unreached("runtime")]
     return [installation, *origin.checks, warmimage, *rest]
 
 
@@ -132,13 +132,9 @@ def _unusable_origin() -> Origin:
     return Origin(delivery, policy, rule)
 
 
-def _unreached(subject: str) -> Check:
-    return Check(subject, "skipped", "not reached")
-
-
 def _unplaced(facts: Facts) -> Check:
     """The placement of an image that goes to no node."""
-    return node_not_found(facts) if facts.node is None else _unreached("placement")
+    return node_not_found(facts) if facts.node is None else unreached("placement")
 
 
 def _missing(facts: Facts, *, blocked: bool) -> Check:

@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from warmhook.checks import Check
+from warmhook.checks import Check, command
 from warmhook.delivery_records import DeliveryRecord, deliveries_of
-from warmhook.explain_facts import Facts, Unread, at, clean, command, push_again
+from warmhook.explain_facts import Facts, Unread, at, clean, push_again
 from warmhook.images import NotAReference, parse_reference
 from warmhook.warmimages import WarmImage
 

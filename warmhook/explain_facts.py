@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
+from warmhook.checks import command
 from warmhook.delivery_records import DeliveryRecord
 from warmhook.doctor_leader import LeaseFacts
+from warmhook.durations import format_duration
 from warmhook.images import Reference
 from warmhook.node_report import Report, clean_message
 from warmhook.placement import Node, RunningNodes
 from warmhook.policies import Policy
 from warmhook.timestamps import format_time
 from warmhook.warmimages import ObjectKey, PolicyKey, WarmImage
-
-_MINUTE: Final = 60
-_HOUR: Final = 3600
-_DAY: Final = 86400
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,11 +172,6 @@ def _same(asked: Reference, named: Reference, digests: set[str]) -> bool:
     return asked.digest in digests if asked.digest else asked.tag == named.tag
 
 
-def command(*words: str) -> str:
-    """A command line that can be pasted: every word that needs it is quoted."""
-    return shlex.join(words)
-
-
 def annotate(kind: str, key: ObjectKey, change: str) -> str:
     """The command that sets or removes an annotation."""
     return command("kubectl", "-n", key.namespace, "annotate", "--overwrite", kind, key.name, change)
@@ -203,15 +195,7 @@ def clean(text: str) -> str:
 
 
 def at(moment: datetime, now: datetime) -> str:
-    """The moment and how long ago it was: `2026-03-01T12:00:00Z (5 minutes ago)`."""
+    """The moment and how long ago it was: `2026-03-01T12:00:00Z (5m ago)`."""
     seconds = int((now - moment).total_seconds())
     shown = format_time(moment.replace(microsecond=0))
-    return f"{shown} ({span(seconds)} ago)" if seconds >= 0 else f"{shown} ({span(-seconds)} in the future)"
-
-
-def span(seconds: int) -> str:
-    """A duration in its greatest unit: `1 minute`, `3 hours`."""
-    for size, unit in ((_DAY, "day"), (_HOUR, "hour"), (_MINUTE, "minute")):
-        if seconds >= size:
-            return f"{seconds // size} {unit}{'s' * (seconds >= 2 * size)}"
-    return f"{seconds} second{'s' * (seconds != 1)}"
+    return f"{shown} ({format_duration(abs(seconds))} {'ago' if seconds >= 0 else 'in the future'})"

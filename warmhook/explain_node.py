@@ -7,7 +7,8 @@ from datetime import datetime
 from typing import Final
 
 from warmhook.api import REFRESH_ANNOTATION
-from warmhook.checks import Check
+from warmhook.checks import Check, command
+from warmhook.durations import format_duration
 from warmhook.explain_facts import (
     AgentPod,
     Facts,
@@ -17,10 +18,8 @@ from warmhook.explain_facts import (
     annotate,
     at,
     clean,
-    command,
     patch,
     push_again,
-    span,
 )
 from warmhook.images import is_digest
 from warmhook.node_lines import line_key, line_of, version_of
@@ -122,7 +121,7 @@ def report_check(facts: Facts, warmimage: WarmImage) -> Check:
     seen = _seen(facts)
     if not _reachable(facts):
         when = f"of {at(seen, facts.now)}" if seen else "without a time"
-        message = f"the last report {name} is {when}, and counts for {span(int(REACHABLE_FOR.total_seconds()))}"
+        message = f"the last report {name} is {when}, and counts for {format_duration(REACHABLE_FOR.total_seconds())}"
         return Check("report", "wrong", message, _agent_logs(facts), "Stale")
     key, version = _line(facts, warmimage)
     report = facts.report.report

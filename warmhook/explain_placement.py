@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from warmhook.api import LINE_LABEL, PURGE_ANNOTATION
-from warmhook.checks import Check
+from warmhook.checks import Check, command
 from warmhook.explain_facts import (
     DesiredState,
     Facts,
@@ -18,7 +18,6 @@ from warmhook.explain_facts import (
     annotate,
     at,
     clean,
-    command,
     patch,
 )
 from warmhook.node_affinity import affinity_object

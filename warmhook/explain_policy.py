@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from warmhook.api import API_VERSION
-from warmhook.checks import Check
+from warmhook.checks import Check, command, unreached
+from warmhook.durations import format_duration
 from warmhook.explain_delivery import accepted_record, delivery_of, missing_delivery
 from warmhook.explain_facts import (
     Facts,
@@ -17,11 +18,9 @@ from warmhook.explain_facts import (
     Unread,
     at,
     clean,
-    command,
     is_image,
     patch,
     push_again,
-    span,
 )
 from warmhook.images import Reference
 from warmhook.labels import Selector
@@ -63,7 +62,7 @@ def origin_of(facts: Facts, image: ImageState, *, warm: bool) -> Origin:
     if state is None:
         message = f"policy {warmimage.policy_name} is gone, so the WarmImage is deleted at one of the next syncs"
         mend = command("kubectl", "-n", warmimage.key.namespace, "get", "warmpolicies")
-        return Origin(delivery, Check("policy", "wrong", message, mend, "PolicyGone"), _unreached("rule"))
+        return Origin(delivery, Check("policy", "wrong", message, mend, "PolicyGone"), unreached("rule"))
     policy = state.policy
     if warmimage.template.suspend and not warm and (policy is None or policy.template.suspend):
         message = f"policy {state.key} is suspended: nodes pull nothing for it"
@@ -77,7 +76,7 @@ def origin_of(facts: Facts, image: ImageState, *, warm: bool) -> Origin:
 def missing_origin(facts: Facts) -> Origin:
     """What should have brought an image that has no WarmImage."""
     if isinstance(facts.policies, Unread):
-        return Origin(missing_delivery(facts, wanted=False), _unread(facts.policies), _unreached("rule"))
+        return Origin(missing_delivery(facts, wanted=False), _unread(facts.policies), unreached("rule"))
     asked = facts.image.canonical.without_digest()
     usable = [(state, state.policy) for state in facts.policies if state.policy is not None]
     for state, policy in usable:
@@ -102,18 +101,14 @@ def _unwanted_origin(facts: Facts, usable: Sequence[tuple[PolicyState, Policy]],
     states = () if isinstance(facts.policies, Unread) else facts.policies
     unreadable = next((state for state in states if _may_want(state, asked)), None)
     if unreadable is not None:
-        return Origin(delivery, _invalid(unreadable), _unreached("rule"))
+        return Origin(delivery, _invalid(unreadable), unreached("rule"))
     for state, policy in usable:
         if policy.pods is not None or policy.rollouts is not None:
             return _of_pods(delivery, state, policy)
-    return Origin(delivery, _no_policy(facts, states, asked), _unreached("rule"))
+    return Origin(delivery, _no_policy(facts, states, asked), unreached("rule"))
 
 
 # --- policies --------------------------------------------------------------------------------------------------------
-
-
-def _unreached(subject: str) -> Check:
-    return Check(subject, "skipped", "not reached")
 
 
 def _unread(unread: Unread) -> Check:
@@ -190,7 +185,7 @@ def _policy_to_extend(states: Sequence[PolicyState], asked: Reference) -> Policy
 def _of_pods(delivery: Check, state: PolicyState, policy: Policy) -> Origin:
     """The origin of an image that only Pods or rollouts could bring."""
     if state.observed:
-        return Origin(delivery, _not_observed(state), _unreached("rule"))
+        return Origin(delivery, _not_observed(state), unreached("rule"))
     namespace, pods = state.key.namespace, policy.pods
     what = "workloads" if pods is None else "Pods" if policy.pods_existing else "new Pods"
     selector = (pods if pods is not None else policy.rollouts) or Selector()
@@ -283,7 +278,8 @@ def _pushed(facts: Facts, policy: Policy, asked: Reference) -> Check:
         return _superseded(facts, policy, number, asked, existing)
     if decision == "expired":
         seconds = policy.template.expire_after_seconds or 0
-        message = f"policy {policy.key} keeps images for {span(seconds)}, and the push is of {at(pushed_at, facts.now)}"
+        kept = f"policy {policy.key} keeps images for {format_duration(seconds)}"
+        message = f"{kept}, and the push is of {at(pushed_at, facts.now)}"
         return Check("rule", "wrong", message, push_again(facts), "Expired")
     return Check("rule", "ok", f"spec.push[{number}]: {clean(rule.repository)}")
 

@@ -142,11 +142,6 @@ class Preview:
     nodes_added: frozenset[str] = frozenset()
     nodes_removed: frozenset[str] = frozenset()
 
-    @property
-    def is_new(self) -> bool:
-        """Whether there is no such object yet."""
-        return self.wanted.template_before is None
-
 
 @dataclass(frozen=True, slots=True)
 class NodePreview:

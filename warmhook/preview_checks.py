@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from warmhook.checks import Check
+from warmhook.checks import Check, named
 from warmhook.limits import Tenancy
 from warmhook.node_lines import MAX_LINES
 from warmhook.preview import Facts, NodePreview, Preview
 from warmhook.sizes import format_bytes
 from warmhook.tenancy import problems
 from warmhook.warmimages import WarmImage
-
-_NAMED = 3
-"""Names in a message; the tables have all."""
 
 
 def preview_checks(preview: Preview, facts: Facts, *, tenancy_unknown: str = "", asked: bool = False) -> list[Check]:
@@ -35,13 +32,6 @@ def preview_checks(preview: Preview, facts: Facts, *, tenancy_unknown: str = "",
 def node_checks(nodes: Sequence[NodePreview]) -> list[Check]:
     """Whether all that is about to be applied has room on the nodes."""
     return [_disk(nodes), _lines(nodes)]
-
-
-def named(names: Iterable[str], count: int = _NAMED) -> str:
-    """The first names, and how many more there are."""
-    listed = sorted(names)
-    more = f" and {len(listed) - count} more" if len(listed) > count else ""
-    return ", ".join(listed[:count]) + more
 
 
 def _nodes(preview: Preview, facts: Facts) -> Check:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from datetime import UTC, datetime, timedelta
 from typing import Final
 from urllib.parse import quote
@@ -85,11 +84,6 @@ def image_link(key: ObjectKey) -> str:
 def node_link(node: str) -> str:
     """The path of the page of a node."""
     return f"/ui/nodes/{quote(node, safe='')}"
-
-
-def command(*words: str) -> str:
-    """A command line to paste into a shell."""
-    return shlex.join(words)
 
 
 def short_digest(image: str) -> str:

@@ -6,6 +6,8 @@ from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from warmhook.checks import command
+
 _TEMPLATES: Final = Environment(
     loader=PackageLoader("handlers.ui"),
     autoescape=True,
@@ -14,6 +16,7 @@ _TEMPLATES: Final = Environment(
     lstrip_blocks=True,
     auto_reload=False,
 )
+_TEMPLATES.globals["command"] = command
 
 
 def render(template: str, /, **values: Any) -> str:
