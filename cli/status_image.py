@@ -12,17 +12,16 @@ from adapters.kubernetes import paths
 from cli.cluster import Cluster
 from cli.images import NODES_PAGE
 from cli.output import OutputFormat, Styled, print_object, print_table, printable
-from cli.status_images import nodes_text, state_cell
+from cli.status_images import COLOURS, nodes_text, state_cell
 from warmhook.api import KIND_LABEL, LINE_LABEL
 from warmhook.durations import format_duration
 from warmhook.image_status import ImageStatus
 from warmhook.node_lines import desired_node, line_key, versions
 from warmhook.node_report import read_report
+from warmhook.overview import STATES, WORST_FIRST, CellState
 from warmhook.ports import Object
 from warmhook.sizes import format_bytes
 from warmhook.timestamps import format_time
-
-_COLOURS = {"warm": "green", "pulling": "cyan", "waiting": "cyan", "failed": "red", "unreachable": "yellow"}
 
 
 async def show_image(cluster: Cluster, status: ImageStatus, output: OutputFormat) -> None:
@@ -45,7 +44,7 @@ async def show_image(cluster: Cluster, status: ImageStatus, output: OutputFormat
         reasons = {node: each.reason for each in status.failing for node in each.nodes}
         print_table(
             ("NODE", "STATE", "REASON"),
-            ((node, Styled(state, _COLOURS[state]), reasons.get(node, "")) for node, state in nodes),
+            ((node, Styled(state, COLOURS[state]), reasons.get(node, "")) for node, state in nodes),
         )
 
 
@@ -59,7 +58,7 @@ def _fields(status: ImageStatus, now: datetime) -> Iterator[tuple[str, str]]:
     state = state_cell(status)
     reason = f": {status.message}" if status.message else ""
     yield "State", click.style(state.text, fg=state.colour) + printable(reason)
-    counts = {name: getattr(tally, name) for name in _COLOURS}
+    counts = {name: getattr(tally, name) for name in STATES}
     yield "Nodes", f"{tally.desired}: " + ", ".join(f"{count} {name}" for name, count in counts.items())
     began = status.pushed_at or status.created_at
     if began is not None:
@@ -85,11 +84,11 @@ def _distribution(found: Any) -> str:
     return f"{number('nodes')} nodes by a plan: {read}; {sent}; the slowest took {slowest}"
 
 
-async def _read_nodes(cluster: Cluster, status: ImageStatus, now: datetime) -> list[tuple[str, str]]:
+async def _read_nodes(cluster: Cluster, status: ImageStatus, now: datetime) -> list[tuple[str, CellState]]:
     """Each node that has a line for the image, and the state there; what is not warm first."""
     key, path = line_key(status.key), paths.configmaps(cluster.system_namespace)
     wanted: dict[str, str] = {}
-    states: dict[str, str] = {}
+    states: dict[str, CellState] = {}
 
     def keep_line(obj: Object) -> Object:
         node, lines = desired_node(obj["metadata"]["name"]), versions(obj["metadata"].get("labels") or {})
@@ -108,6 +107,5 @@ async def _read_nodes(cluster: Cluster, status: ImageStatus, now: datetime) -> l
     await cluster.kubernetes.list(
         path, labels=f"{KIND_LABEL}=report", metadata_only=True, page=NODES_PAGE, keep=keep_state
     )
-    order = ["failed", "unreachable", "waiting", "pulling", "warm"]
     found = ((node, states.get(node, "unreachable")) for node in wanted)
-    return sorted(found, key=lambda each: (order.index(each[1]), each[0]))
+    return sorted(found, key=lambda each: (WORST_FIRST.index(each[1]), each[0]))

@@ -12,13 +12,15 @@ from cli.cluster import Cluster
 from cli.output import Cell, OutputFormat, Styled, print_object, print_table
 from warmhook.durations import format_duration
 from warmhook.image_status import ImageStatus, State
+from warmhook.overview import CellState
 
-_COLOURS: Final[Mapping[State, str]] = {
+COLOURS: Final[Mapping[State | CellState, str]] = {
     "warm": "green",
     "complete": "green",
     "pulling": "cyan",
     "waiting": "cyan",
     "failing": "red",
+    "failed": "red",
     "unreachable": "yellow",
     "uncounted": "yellow",
     "stopped": "yellow",
@@ -52,7 +54,7 @@ def show_images(cluster: Cluster, statuses: Sequence[ImageStatus], output: Outpu
 def state_cell(status: ImageStatus) -> Styled:
     """The state of an image in its colour; of what is stopped the reason says more."""
     word = status.reason if status.state == "stopped" else status.state
-    return Styled(word, _COLOURS[status.state])
+    return Styled(word, COLOURS[status.state])
 
 
 def nodes_text(nodes: Sequence[str], count: int, shown: int = _NODES_SHOWN) -> str:

@@ -12,14 +12,13 @@ from cli.cluster import Cluster
 from cli.diff_nodes import difference_cell
 from cli.images import NodeState
 from cli.output import Cell, OutputFormat, Styled, print_object, print_table, printable
-from cli.status_images import nodes_text
+from cli.status_images import COLOURS, nodes_text
 from warmhook.durations import format_duration
 from warmhook.image_status import ImageStatus
 from warmhook.line_differences import DIFFERENCES, NodeLine
 from warmhook.node_lines import line_key
+from warmhook.overview import STATES
 from warmhook.timestamps import format_time
-
-_COLOURS = {"warm": "green", "pulling": "cyan", "waiting": "cyan", "failed": "red"}
 
 
 def show_node(cluster: Cluster, node: NodeState, known: Sequence[ImageStatus], output: OutputFormat) -> None:
@@ -29,7 +28,7 @@ def show_node(cluster: Cluster, node: NodeState, known: Sequence[ImageStatus], o
         return
     click.echo(f"Node:    {printable(node.name)}")
     click.echo(f"Agent:   {_agent(cluster, node)}")
-    counts = {state: sum(line.state == state for line in node.lines) for state in _COLOURS}
+    counts = {state: sum(line.state == state for line in node.lines) for state in STATES if state != "unreachable"}
     click.echo(f"Images:  {len(node.lines)}: " + ", ".join(f"{count} {state}" for state, count in counts.items()))
     if no_room := _no_room(node, known):
         click.echo(f"No room: {click.style(printable(nodes_text(no_room, len(no_room), shown=10)), fg='red')}")
@@ -93,4 +92,4 @@ def _as_object(cluster: Cluster, node: NodeState, known: Sequence[ImageStatus]) 
 
 def _row(line: NodeLine) -> list[Cell]:
     image = line.image or str(line.warmimage)
-    return [line.warmimage.namespace, image, Styled(line.state, _COLOURS[line.state]), line.reason, line.message]
+    return [line.warmimage.namespace, image, Styled(line.state, COLOURS[line.state]), line.reason, line.message]

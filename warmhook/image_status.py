@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from warmhook.images import NotAReference, Reference, parse_reference
 from warmhook.lenient_fields import as_count, as_mapping, as_mappings, as_time
-from warmhook.overview import Failing, Tally
+from warmhook.overview import STATES, Failing, Tally
 from warmhook.status import find_condition
 from warmhook.timestamps import format_time
 from warmhook.warmimages import ObjectKey
@@ -18,7 +18,9 @@ from warmhook.warmimages import ObjectKey
 State: TypeAlias = Literal["warm", "pulling", "waiting", "failing", "unreachable", "uncounted", "stopped", "complete"]
 """`uncounted`: the handlers have not counted its nodes since it was made or changed. `stopped`: the reason says why no
 node pulls it. `complete`: it was to be warmed once, and that is over."""
-STOPPED: Final = frozenset({"Suspended", "Purged", "Invalid", "NoNodes", "NotRunnable", "BeyondLimits", "PodsUnknown"})
+UNUSABLE: Final = frozenset({"Invalid", "NoNodes", "NotRunnable", "BeyondLimits", "PodsUnknown"})
+"""Reasons of the condition `Ready` for which no node gets the image."""
+STOPPED: Final = UNUSABLE | {"Suspended", "Purged"}
 """Reasons of the condition `Ready` for which waiting alone does not help."""
 
 
@@ -120,7 +122,6 @@ def read_image_status(obj: Mapping[str, Any]) -> ImageStatus:
     """
     metadata, spec, status = (as_mapping(obj.get(part)) for part in ("metadata", "spec", "status"))
     key, image = ObjectKey(metadata["namespace"], metadata["name"]), str(spec.get("image", ""))
-    counts = (as_count(status.get(name)) for name in ("warm", "pulling", "waiting", "failed", "unreachable"))
     conditions = {"conditions": as_mappings(status.get("conditions"))}
     ready, complete = find_condition(conditions, "Ready"), find_condition(conditions, "Complete")
     generation = metadata.get("generation")
@@ -129,7 +130,7 @@ def read_image_status(obj: Mapping[str, Any]) -> ImageStatus:
     return ImageStatus(
         key=key,
         image=image,
-        tally=Tally(*counts),
+        tally=read_tally(status),
         ready=ready.get("status") == "True",
         reason=str(ready.get("reason", "")),
         message=str(ready.get("message", "")),
@@ -144,6 +145,11 @@ def read_image_status(obj: Mapping[str, Any]) -> ImageStatus:
         pushed_at=as_time(spec.get("pushedAt")),
         completed_at=as_time(status.get("completedAt")),
     )
+
+
+def read_tally(status: Mapping[str, Any]) -> Tally:
+    """The counts of a status."""
+    return Tally(*(as_count(status.get(name)) for name in STATES))
 
 
 def _failing(key: ObjectKey, image: str, status: Mapping[str, Any]) -> tuple[Failing, ...]:

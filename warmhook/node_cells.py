@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Final, get_args
+from typing import Final
 
 from warmhook.inventory import ImageFacts, Inventory
-from warmhook.overview import CellKind, CellState, NodeGroup
+from warmhook.overview import STATES, CellKind, NodeGroup
 from warmhook.tallies import keys_by_state
 
-_STATES: Final[tuple[CellState, ...]] = get_args(CellState)
-_CODES: Final = {state: code for code, state in enumerate(_STATES, start=1)}
-_KINDS: Final = tuple(map(CellKind, _STATES))
+_CODES: Final = {state: code for code, state in enumerate(STATES, start=1)}
+_KINDS: Final = tuple(map(CellKind, STATES))
 _KINDS_MAX: Final = 255
 
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from warmhook.delivery_records import deliveries_of
 from warmhook.inventory import ImageFacts, Inventory, Rights
 from warmhook.node_report import was_seen
-from warmhook.overview import CellState, ImagePage, NodeCell, NodeGroup, NodePage
+from warmhook.overview import WORST_FIRST, CellState, ImagePage, NodeCell, NodeGroup, NodePage
 from warmhook.overview_failing import failing_of, lacks_room
 from warmhook.overview_rows import Totals, image_row, image_total
+from warmhook.status import NO_WORD
 from warmhook.tallies import keys_by_state, state_on
 from warmhook.timeline import timeline
 from warmhook.warmimages import ObjectKey
 
-_ORDER: Final[Mapping[CellState, int]] = {"failed": 0, "unreachable": 1, "pulling": 2, "waiting": 3, "warm": 4}
 Details: TypeAlias = Mapping[str, tuple[str, str]]
 """Reason and message, by the name of a node or the key of a line."""
 
@@ -68,7 +68,7 @@ def node_page(inventory: Inventory, rights: Rights, name: str, details: Details,
         group=node.pool,
         seen=report.seen,
         reachable=was_seen(report.seen, now),
-        images=dict(sorted(images.items(), key=lambda item: (_ORDER[item[1][1].state], item[0]))),
+        images=dict(sorted(images.items(), key=lambda item: (WORST_FIRST.index(item[1][1].state), item[0]))),
         truncated=lacks_room(inventory, rights, name),
     )
 
@@ -87,14 +87,14 @@ def _cells(inventory: Inventory, facts: ImageFacts, details: Details) -> tuple[N
     for name, (reason, message) in named.items():
         if reason == "PlatformMissing" and name in inventory.nodes and name not in without:
             cells.append(NodeCell(name, inventory.nodes[name].pool, "failed", reason, message))
-    cells.sort(key=lambda cell: (_ORDER[cell.state], cell.group, cell.node))
+    cells.sort(key=lambda cell: (WORST_FIRST.index(cell.state), cell.group, cell.node))
     return tuple(cells)
 
 
 def _reason(state: CellState, known: tuple[str, str] | None, *, full: bool) -> tuple[str, str]:
     """Reason and message of a cell; `full`: the node has no room for the line."""
     if state == "unreachable":
-        return "NoAgent", "no word from its agent for 10 minutes"
+        return "NoAgent", NO_WORD
     if state != "failed":
         return "", ""
     if full:

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, get_args
 
 from warmhook.checks import Check
 from warmhook.delivery_records import DeliveryRecord
 from warmhook.warmimages import ObjectKey
 
 CellState: TypeAlias = Literal["warm", "pulling", "waiting", "failed", "unreachable"]
-"""Of one image on one node, in the order in which a picture shows them."""
+"""Of one image on one node."""
+STATES: Final[tuple[CellState, ...]] = get_args(CellState)
+"""In the order in which a picture shows them, and a `Tally` has them."""
+WORST_FIRST: Final[tuple[CellState, ...]] = ("failed", "unreachable", "pulling", "waiting", "warm")
+"""In the order in which lists of nodes and images show them."""
 Dimension: TypeAlias = Literal["pool", "zone", "node"]
 """What nodes are grouped by; `node`: each by itself."""
 

@@ -6,15 +6,14 @@ from collections import defaultdict
 from typing import Final
 
 from warmhook.checks import Check
+from warmhook.image_status import UNUSABLE
 from warmhook.inventory import ImageFacts, Inventory, Rights
 from warmhook.overview import Failing, Tally
+from warmhook.status import NO_WORD
 
-_OF_THE_IMAGE: Final = frozenset({"Invalid", "PodsUnknown", "NotRunnable", "NoNodes", "BeyondLimits"})
-"""Reasons of `Ready` for which no node gets the image."""
 _NAMED_MAX: Final = 10
 """Nodes that one reason names."""
 _AGENTS: Final = "kubectl -n warmhook-agents get pods -o wide"
-_SILENT: Final = "no word from the agent for 10 minutes"
 _NOT_NAMED: Final = "more nodes than the status of a WarmImage names; look at the nodes of the image"
 
 
@@ -29,7 +28,7 @@ def failing_of(facts: ImageFacts, total: Tally, silent: frozenset[str], rights: 
         return Failing(facts.key, facts.image, reason, shown, count, message)
 
     found = []
-    if not facts.ready and facts.reason in _OF_THE_IMAGE:
+    if not facts.ready and facts.reason in UNUSABLE:
         found.append(entry(facts.reason, [], 0, facts.message))
     if facts.complete or not total.desired:
         return found
@@ -48,7 +47,7 @@ def failing_of(facts: ImageFacts, total: Tally, silent: frozenset[str], rights: 
         if not only and total.failed > named:
             found.append(entry("NotNamed", [], total.failed - named, _NOT_NAMED))
     if total.unreachable:
-        found.append(entry("Unreachable", list(silent), total.unreachable, _SILENT))
+        found.append(entry("Unreachable", list(silent), total.unreachable, NO_WORD))
     return found
 
 
@@ -60,7 +59,7 @@ def installation_checks(inventory: Inventory, rights: Rights) -> tuple[Check, ..
     without = sum(name not in inventory.reports for name in inventory.silent)
     silent = len(inventory.silent) - without
     if silent:
-        message = f"{silent} of {nodes} nodes: {_SILENT}"
+        message = f"the agents of {silent} of {nodes} nodes are silent for 10 minutes or more"
         checks.append(Check("agents", "wrong", message, _AGENTS, "NoAgent"))
     if without:
         message = f"{without} of {nodes} nodes never reported; virtual nodes and those of Windows have no agent"

@@ -28,6 +28,8 @@ _KEPT: Final = ("resolved", "refreshedAt", "refreshedBy", "refreshHandled", "pol
 """Fields that others write."""
 _PASSING: Final = frozenset({"Complete", "Distributed"})
 """Conditions that a status may lose."""
+NO_WORD: Final = "no word from its agent for 10 minutes"
+"""The message of an unreachable node."""
 _NO_NODES: Final = "no node of the cluster is selected; look at spec.nodes and at the labels of the nodes"
 
 

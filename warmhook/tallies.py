@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, get_args
+from typing import Final
 
 from warmhook.inventory import DesiredFacts, Inventory, ReportFacts
 from warmhook.node_report import line_state
-from warmhook.overview import CellState, NodeGroup, Tally
+from warmhook.overview import STATES, CellState, NodeGroup, Tally
 
 NO_TALLY: Final = Tally()
 
@@ -89,7 +89,7 @@ def _sum(tallies: Sequence[Tally]) -> Tally:
 
 def _tallies(by_state: Mapping[CellState, Mapping[str, int]]) -> dict[str, Tally]:
     keys = frozenset[str]().union(*by_state.values())
-    columns = [by_state.get(state, {}) for state in get_args(CellState)]
+    columns = [by_state.get(state, {}) for state in STATES]
     return {key: Tally(*(column.get(key, 0) for column in columns)) for key in keys}
 
 

@@ -24,6 +24,7 @@ from warmhook.ports import Object
 from warmhook.secret_access import with_command
 from warmhook.status import (
     FAILURES_MAX,
+    NO_WORD,
     Counts,
     Failure,
     count,
@@ -283,7 +284,7 @@ class Statuses:
             reason, message = read_detail(details[node].get(key, "{}"))
             message = with_command(message, warmimage.key.namespace, warmimage.template.pull.secrets)
             failures.append(Failure(node, reason, message))
-        failures += [Failure(node, "NoAgent", "no word from its agent for 10 minutes") for node in counts.silent]
+        failures += [Failure(node, "NoAgent", NO_WORD) for node in counts.silent]
         return failures[:FAILURES_MAX]
 
 

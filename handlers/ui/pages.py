@@ -13,7 +13,19 @@ from handlers.ui.rendering import render
 from handlers.ui.timeline import timeline
 from warmhook.checks import Check
 from warmhook.delivery_records import DeliveryRecord
-from warmhook.overview import CellKind, CellState, Failing, ImagePage, NodeCell, NodeGroup, NodePage, Overview, Tally
+from warmhook.overview import (
+    STATES,
+    WORST_FIRST,
+    CellKind,
+    CellState,
+    Failing,
+    ImagePage,
+    NodeCell,
+    NodeGroup,
+    NodePage,
+    Overview,
+    Tally,
+)
 from warmhook.reasons import meaning
 
 _TABLE_ROWS: Final = 500
@@ -125,8 +137,7 @@ def image_page(page: ImagePage, view: View) -> str:
 def node_page(page: NodePage, view: View) -> str:
     """One node, and the images that it should hold."""
     wanted = [(key, image, cell) for key, (image, cell) in page.images.items() if _asked_for(cell, view.query, image)]
-    order = ("failed", "unreachable", "pulling", "waiting", "warm")
-    wanted.sort(key=lambda row: (order.index(row[2].state), row[1], row[0]))
+    wanted.sort(key=lambda row: (WORST_FIRST.index(row[2].state), row[1], row[0]))
     states = Counter[str](cell.state for _, cell in page.images.values())
     return _page("node.html", view, page=page, images=wanted, total=Tally(**states))
 
@@ -175,7 +186,7 @@ def _page(template: str, view: View | None, **values: Any) -> str:
             template,
             template=template,
             view=view,
-            states=pictures.STATES,
+            states=STATES,
             symbols=_SYMBOLS,
             meaning=meaning,
             formats=formats,
@@ -195,7 +206,7 @@ def _node_picture(groups: Sequence[NodeGroup]) -> dict[str, Any]:
 def _sum(tallies: Iterable[Tally]) -> Tally:
     sums: Counter[str] = Counter()
     for tally in tallies:
-        for state in pictures.STATES:
+        for state in STATES:
             sums[state] += getattr(tally, state)
     return Tally(**sums)
 

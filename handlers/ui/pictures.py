@@ -9,11 +9,9 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Final, get_args
+from typing import Final
 
-from warmhook.overview import CellKind, CellState, NodeGroup, Tally
-
-STATES: Final[tuple[CellState, ...]] = get_args(CellState)
+from warmhook.overview import STATES, CellKind, CellState, NodeGroup, Tally
 
 # They differ in lightness as well as in hue, and are seen on white and on black. `page.css` has the same ones.
 _COLOURS: Final[dict[CellState, tuple[int, int, int]]] = {

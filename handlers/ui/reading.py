@@ -9,10 +9,10 @@ from typing import Any, Final, get_args
 
 from handlers.reconcile.objects import object_key, read_desired
 from warmhook.checks import Check, CheckState
+from warmhook.image_status import read_tally
 from warmhook.inventory import DesiredFacts, ImageFacts, NodeFacts, ReportFacts
-from warmhook.lenient_fields import as_count, as_mapping, as_mappings, as_time
+from warmhook.lenient_fields import as_mapping, as_mappings, as_time
 from warmhook.node_report import LineState, clean_message, read_report
-from warmhook.overview import Tally
 from warmhook.ports import Object
 from warmhook.pull_failures import FailureReason
 from warmhook.status import Failure, find_condition
@@ -35,7 +35,6 @@ _ROLE_PREFIX: Final = "node-role.kubernetes.io/"
 _TEXT_MAX: Final = 512
 _UNREADABLE: Final = "this version of the page cannot read the object; look with kubectl"
 _WRONG_IF_TRUE: Final = frozenset({"Degraded"})
-_STATES: Final = ("warm", "pulling", "waiting", "failed", "unreachable")
 
 
 def read_node_facts(metadata: Mapping[str, Any], pool_label: str = "") -> NodeFacts:
@@ -101,7 +100,7 @@ def _image_facts(obj: Object) -> ImageFacts:
         policy=_text(spec.get("policyName")),
         digest=_text(status.get("digest") or resolved.get("digest") or spec.get("digest")),
         times=read_push_times(obj),
-        counted=Tally(*(as_count(status.get(name)) for name in _STATES)),
+        counted=read_tally(status),
         complete=complete.get("status") == "True" and complete.get("observedGeneration") == metadata.get("generation"),
         limited_platforms=bool(resolved.get("platforms")),
         ready=ready.get("status") == "True",

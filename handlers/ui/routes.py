@@ -29,7 +29,7 @@ from handlers.ui.render_queue import RenderQueue
 from handlers.ui.sessions import ForeignHost, Session, Sessions, TokenSessions, is_embedded_elsewhere
 from handlers.ui.sign_in import SignIn
 from handlers.ui.static_files import StaticFiles
-from warmhook.overview import CellState, Dimension
+from warmhook.overview import STATES, CellState, Dimension
 from warmhook.overview_rows import Selection
 from warmhook.warmimages import ObjectKey
 
@@ -176,7 +176,7 @@ def _selection(view: View) -> Selection:
     """What the URL asks for; a value that is none of the known ones is ignored."""
     query = view.query
     by: Dimension = next((one for one in get_args(Dimension) if one == query.get("by")), "pool")
-    state: CellState | None = next((one for one in get_args(CellState) if one == query.get("state")), None)
+    state: CellState | None = next((one for one in STATES if one == query.get("state")), None)
     return Selection(by, state, query.get("namespace", ""), query.get("q", ""))
 
 
