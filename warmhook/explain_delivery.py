@@ -10,6 +10,7 @@ from warmhook.checks import Check, command
 from warmhook.delivery_records import DeliveryRecord, deliveries_of
 from warmhook.explain_facts import Facts, Unread, at, clean, push_again
 from warmhook.images import NotAReference, parse_reference
+from warmhook.reasons import meaning
 from warmhook.warmimages import WarmImage
 
 OF_POLICIES: Final = frozenset({"no-policy", "superseded", "expired", "duplicate", "refused"})
@@ -113,28 +114,16 @@ def _problem(facts: Facts, record: DeliveryRecord) -> Check | None:
         return None
     reason = "".join(part.capitalize() for part in record.reason.split("-")) or record.result.capitalize()
     message = f"the delivery of source {record.source} of {at(record.at, facts.now)} was {record.result}"
-    meaning = _MEANING.get(record.reason, clean(record.reason).replace("-", " "))
-    if record.reason.startswith("api-server-") and record.reason not in _MEANING:
-        meaning = f"the API server did not store the WarmImage ({clean(record.reason.removeprefix('api-server-'))})"
-    message += f": {meaning.replace('{host}', facts.image.canonical.host)}"
+    message += f": {_why(record.reason)}"
     if record.detail:
         message += f" ({clean(record.detail)})"
     return Check("delivery", "wrong", message, _mend(facts, record), reason)
 
 
-_MEANING: Final = {
-    "bad-secret": "its secret is not the one of this source",
-    "token-not-encoded": "its secret has characters that a URL must percent-encode",
-    "host-not-allowed": "{host} is not in allowedHosts of this source",
-    "secret-unreadable": "Warmhook cannot read the secret of this source",
-    "keys-unreachable": "Warmhook cannot read the keys that sign the tokens of this source",
-    "slow-api-server": "the API server did not store the WarmImage in time",
-    "api-server-403": "Warmhook may not read policies or write WarmImages",
-    "api-server-404": "the CRDs of Warmhook are not installed",
-    "not-runnable": "it is a chart, a signature or another artefact that no runtime runs",
-    "not-a-container": "it is another kind of package",
-    "no-registry-host": "the payload names no registry host; set registryHost",
-}
+def _why(reason: str) -> str:
+    """What the reason means, without what helps; a reason that is not known is foreign text."""
+    known = meaning(reason).partition(". ")[0].rstrip(".")
+    return f"{known[0].lower()}{known[1:]}" if known else clean(reason).replace("-", " ")
 
 
 def _mend(facts: Facts, record: DeliveryRecord) -> str:

@@ -66,6 +66,8 @@ _MEANINGS: Final = {
     "disconnected": "The sender closed the connection before the body was read.",
     "secret-unreadable": "The file of the secret cannot be read. The sender repeats the delivery.",
     "keys-unreachable": "The address of the signing keys cannot be read. The sender repeats the delivery.",
+    "api-server-403": "The receiver may not read policies or write WarmImages. The sender repeats the delivery.",
+    "api-server-404": "The CRDs of the API server are not those of this version. The sender repeats the delivery.",
     "slow-api-server": "The API server did not store the WarmImage in time. The sender repeats the delivery.",
 }
 _API_SERVER: Final = "The API server did not store the WarmImage. The sender repeats the delivery."

@@ -33,6 +33,7 @@ from warmhook.node_report import Report
 from warmhook.placement import Node, place
 from warmhook.placement import refusing_part as refusing_node
 from warmhook.policies import Policy
+from warmhook.reasons import meaning
 from warmhook.rules import PushRule, PushRules, refusing_part
 from warmhook.semver import parse_range
 from warmhook.taints import Taint
@@ -198,6 +199,15 @@ def test_a_leader_that_is_gone_delays_no_delivery() -> None:
     found = explain(facts(images=(), lease=lost))
     assert found.culprit is not None
     assert (found.culprit.subject, found.culprit.reason) == ("delivery", "NoDelivery")
+
+
+@pytest.mark.parametrize("reason", ["bad-secret", "api-server-403", "api-server-500", "unknown-encoding"])
+def test_explain_says_of_a_delivery_what_the_page_says_of_its_reason(reason: str) -> None:
+    record = DeliveryRecord(NOW, "harbor", "harbor", "refused", reason, (str(IMAGE),))
+    delivery = explain(facts(images=(), deliveries=(record,))).checks[1]
+    what = meaning(reason).partition(".")[0]
+    assert what
+    assert what[1:] in delivery.message
 
 
 HOSTILE = "\x1b]0;owned\x07'; rm -rf / #\u202e" + "x" * 5000
