@@ -36,18 +36,6 @@ NOW: Final = datetime.fromisoformat("2026-03-01T12:00:00Z")
 NAMESPACE: Final = "warmhook-system"
 HOST: Final = "harbor.example.com"
 SHOP: Final = f"/apis/{API_VERSION}/namespaces/shop"
-_NOT_SERVED: Final = frozenset(
-    {
-        "CustomResourceDefinition",
-        "FlowSchema",
-        "NetworkPolicy",
-        "PodDisruptionBudget",
-        "PriorityLevelConfiguration",
-        "ValidatingAdmissionPolicy",
-        "ValidatingAdmissionPolicyBinding",
-    }
-)
-"""Kinds of the manifests that the embedded API server does not have, and those that are made from their models."""
 _PAIR: Final[list[Pair]] = []
 """Made once, as is the installation: many tests begin with it."""
 _SNAPSHOT: Final[list[tuple[str, tuple[str, str], Object]]] = []
@@ -91,7 +79,8 @@ class Installed:
         for crd in (warmpolicy_crd(), warmimage_crd()):
             await self.admin.create(paths.CRDS, crd)
         for obj in sorted(render(BASE), key=lambda each: each["kind"] != "Namespace"):
-            if obj["kind"] not in _NOT_SERVED:
+            # They are made from their models.
+            if obj["kind"] != "CustomResourceDefinition":
                 await self.admin.create(path_of(obj).rpartition("/")[0], obj)
         await self.admin.create("/api/v1/namespaces", {"metadata": {"name": "shop"}})
         await self._start_programs()
