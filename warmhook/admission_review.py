@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 
 from warmhook.images import NotAReference, Reference, parse_reference
 from warmhook.labels import NotASelector, Requirement, TooManyTerms, parse_selector
+from warmhook.lenient_fields import as_mapping
 from warmhook.node_affinity import Affinity, Constraints, Term, intersect, parse_affinity
 from warmhook.taints import Toleration, parse_tolerations
 
@@ -97,7 +98,7 @@ def read_review(body: object, own_namespace: str) -> Review:
 
     `own_namespace` is the namespace of the Pods of Warmhook.
     """
-    review, request = _map(body), _map(_map(body).get("request"))
+    review, request = as_mapping(body), as_mapping(as_mapping(body).get("request"))
     given = request.get("uid")
     uid = given if isinstance(given, str) else ""
     api_version = _text(review.get("apiVersion")) or _API_VERSION
@@ -105,8 +106,8 @@ def read_review(body: object, own_namespace: str) -> Review:
         return Review(uid, api_version)
     if _reason_not_a_pod(request):
         return Review(uid, api_version, outcome="not-a-pod")
-    pod = _map(request.get("object"))
-    metadata = _map(pod.get("metadata"))
+    pod = as_mapping(request.get("object"))
+    metadata = as_mapping(pod.get("metadata"))
     # The API server always names the namespace; a manifest that does not means this one.
     namespace = _text(request.get("namespace")) or _text(metadata.get("namespace")) or "default"
     skip = _skip(request, metadata, namespace, own_namespace)
@@ -123,13 +124,13 @@ def read_review(body: object, own_namespace: str) -> Review:
 def read_pod(pod: Mapping[str, Any], namespace: str) -> Admitted | None:
     """The images and constraints of a Pod; `None` if it cannot be read or has too many parts."""
     try:
-        return _admitted(pod, _map(pod.get("metadata")), namespace)
+        return _admitted(pod, as_mapping(pod.get("metadata")), namespace)
     except TooManyTerms:
         return None
 
 
 def _reason_not_a_pod(request: Mapping[str, Any]) -> bool:
-    kind, resource = _map(request.get("kind")), _map(request.get("resource"))
+    kind, resource = as_mapping(request.get("kind")), as_mapping(request.get("resource"))
     named = {"group": "", "version": "v1"}
     is_pod = {**named, **kind} == {**named, "kind": "Pod"} and resource.get("resource", "pods") == "pods"
     return not is_pod or (bool(request.get("subResource")) and request.get("subResource") != "ephemeralcontainers")
@@ -140,33 +141,33 @@ def _skip(
 ) -> AdmissionSkip | None:
     if request.get("operation") != "CREATE" or request.get("subResource"):
         return "not-create"
-    owners = [_map(owner) for owner in _list(metadata.get("ownerReferences"))]
-    if _MIRROR in _map(metadata.get("annotations")):
+    owners = [as_mapping(owner) for owner in _list(metadata.get("ownerReferences"))]
+    if _MIRROR in as_mapping(metadata.get("annotations")):
         return "mirror-pod"
     if any(owner.get("kind") == "DaemonSet" for owner in owners):
         return "daemonset-pod"
-    if namespace == own_namespace or _map(metadata.get("labels")).get(_PART_OF) == "warmhook":
+    if namespace == own_namespace or as_mapping(metadata.get("labels")).get(_PART_OF) == "warmhook":
         return "own-pod"
     return "dry-run" if request.get("dryRun") is True else None
 
 
 def _admitted(pod: Mapping[str, Any], metadata: Mapping[str, Any], namespace: str) -> Admitted | None:
     """Raises `TooManyTerms`."""
-    spec = _map(pod.get("spec"))
+    spec = as_mapping(pod.get("spec"))
     containers = read_containers(spec)
     images = tuple(dict.fromkeys(image for _, image in containers))
     if not images or not is_namespace(namespace):
         return None
     labels = _texts(metadata.get("labels"))
     owner, owner_uid = _owner(metadata, labels)
-    required = _map(_map(spec.get("affinity")).get("nodeAffinity")).get(
+    required = as_mapping(as_mapping(spec.get("affinity")).get("nodeAffinity")).get(
         "requiredDuringSchedulingIgnoredDuringExecution"
     )
     affinity = None if required is None else parse_affinity(required, strict=False)
     name = _text(spec.get("nodeName"))
     if name:
         affinity = intersect(affinity, (Term(fields=(Requirement("metadata.name", "In", (name,)),)),))
-    secrets = (_text(_map(reference).get("name")) for reference in _list(spec.get("imagePullSecrets")))
+    secrets = (_text(as_mapping(reference).get("name")) for reference in _list(spec.get("imagePullSecrets")))
     admitted = Admitted(
         namespace=namespace,
         owner=owner,
@@ -194,11 +195,11 @@ def read_containers(spec: Mapping[str, Any]) -> tuple[tuple[str, Reference], ...
 def named_images(spec: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
     """The name of each container, or `volume/` and the name of each image volume, with the image as it is written."""
     for kind in ("initContainers", "containers", "ephemeralContainers"):
-        for container in map(_map, _list(spec.get(kind))):
+        for container in map(as_mapping, _list(spec.get(kind))):
             yield _text(container.get("name")), container.get("image")
-    for volume in map(_map, _list(spec.get("volumes"))):
+    for volume in map(as_mapping, _list(spec.get("volumes"))):
         if volume.get("image") is not None:
-            yield f"volume/{_text(volume.get('name'))}", _map(volume["image"]).get("reference")
+            yield f"volume/{_text(volume.get('name'))}", as_mapping(volume["image"]).get("reference")
 
 
 def _containers(spec: Mapping[str, Any]) -> Iterator[tuple[str, Reference]]:
@@ -212,8 +213,10 @@ def _containers(spec: Mapping[str, Any]) -> Iterator[tuple[str, Reference]]:
 
 def _owner(metadata: Mapping[str, Any], labels: Mapping[str, str]) -> tuple[str, str]:
     """Kind and name of the owner that outlives single rollouts and runs, and the controller's uid."""
-    owners = [_map(owner) for owner in _list(metadata.get("ownerReferences"))]
-    controller = next((owner for owner in owners if owner.get("controller") is True), _map(owners[0]) if owners else {})
+    owners = [as_mapping(owner) for owner in _list(metadata.get("ownerReferences"))]
+    controller = next(
+        (owner for owner in owners if owner.get("controller") is True), as_mapping(owners[0]) if owners else {}
+    )
     kind, name, uid = (_text(controller.get(key)) for key in ("kind", "name", "uid"))
     if not kind or not name:
         # A Pod without an owner: Pods from one manifest share the beginning of their generated names.
@@ -226,10 +229,6 @@ def _owner(metadata: Mapping[str, Any], labels: Mapping[str, str]) -> tuple[str,
     return f"{kind}/{name}", uid
 
 
-def _map(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
 def _list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
@@ -240,7 +239,9 @@ def _text(value: object) -> str:
 
 
 def _texts(value: object) -> dict[str, str]:
-    return {key: text for key, text in _map(value).items() if _text(key) and isinstance(text, str) and text.isascii()}
+    return {
+        key: text for key, text in as_mapping(value).items() if _text(key) and isinstance(text, str) and text.isascii()
+    }
 
 
 def is_namespace(text: str) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
-from typing import Any, Final, Literal, TypeAlias, get_args
+from collections.abc import Iterable
+from typing import Final, Literal, TypeAlias, get_args
 
 from warmhook.admission_review import Admitted, read_containers, read_pod
 from warmhook.labels import NotASelector, Selector, parse_selector
+from warmhook.lenient_fields import as_mapping
 from warmhook.ports import Object
 from warmhook.workload_images import Workload
 
@@ -37,7 +38,7 @@ def nodes_running(pods: Iterable[Object], selector: Selector) -> frozenset[str]:
 
 def read_existing_pod(pod: Object, namespace: str) -> Admitted | None:
     """The images of a Pod and its owner, without its constraints; `None` if it has none, or too many parts."""
-    spec = _map(pod.get("spec"))
+    spec = as_mapping(pod.get("spec"))
     return read_pod({**pod, "spec": {name: spec[name] for name in _WITH_IMAGES if name in spec}}, namespace)
 
 
@@ -46,16 +47,12 @@ def read_workload(kind: WorkloadKind, workload: Object) -> Workload | None:
 
     Any field may have any content: the CRD of CloneSets does not say what a template is.
     """
-    spec = _map(workload.get("spec"))
+    spec = as_mapping(workload.get("spec"))
     try:
-        selector = parse_selector(_map(spec.get("selector")))
+        selector = parse_selector(as_mapping(spec.get("selector")))
     except NotASelector:
         return None
     if not selector.requirements:
         return None
-    containers = read_containers(_map(_map(spec.get("template")).get("spec")))
+    containers = read_containers(as_mapping(as_mapping(spec.get("template")).get("spec")))
     return Workload(f"{kind}/{workload['metadata']['name']}", selector, containers)
-
-
-def _map(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
