@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final
 
@@ -17,6 +16,7 @@ from cli.doctor_admission import admission
 from cli.doctor_programs import deliveries, programs, quota
 from cli.doctor_rights import own_rights, rights
 from cli.lease import read_lease
+from cli.server_time import server_time
 from warmhook import doctor, doctor_nodes, doctor_objects
 from warmhook.api import VERSION
 from warmhook.checks import Check
@@ -74,18 +74,11 @@ async def _api(cluster: Cluster) -> tuple[list[Check], datetime]:
         version = str((await cluster.kubernetes.get("/version")).get("gitVersion", ""))
     except KubernetesError:
         version = ""
-    server = _date(answer.headers)
+    server = server_time(answer)
     skewed = server is not None and abs(server - local) >= timedelta(seconds=2)
     return [doctor.api_check(cluster.host, version), doctor.clock_check(server, local)], (
         server if skewed and server is not None else local
     )
-
-
-def _date(headers: Mapping[str, str]) -> datetime | None:
-    try:
-        return parsedate_to_datetime(headers["date"]).astimezone(UTC)
-    except (KeyError, ValueError, TypeError):
-        return None
 
 
 async def _definitions(cluster: Cluster, _now: datetime) -> list[Check]:

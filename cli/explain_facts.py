@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from difflib import get_close_matches
-from email.utils import parsedate_to_datetime
 from typing import Final, TypeVar
 
 from adapters.kubernetes import paths
@@ -28,6 +27,7 @@ from cli.explain_rights import denied_rights
 from cli.images import NODES_PAGE
 from cli.lease import read_lease
 from cli.plan_facts import read_installation
+from cli.server_time import server_time
 from handlers.reconcile.objects import read_policy_object, read_warmimages
 from warmhook.api import REPOSITORY_LABEL
 from warmhook.delivery_records import DeliveryRecord
@@ -130,12 +130,9 @@ async def _now(cluster: Cluster) -> datetime:
     """The time of the API server, since the clock of this machine may be wrong; else that. Raises `Unavailable`."""
     try:
         answer = await cluster.transport.request("GET", "/version", timeout_seconds=_FIRST_SECONDS)
-        moment = parsedate_to_datetime(answer.headers["date"])
     except Unreachable as error:
         raise Unavailable(str(error)) from error
-    except (KeyError, ValueError):
-        return cluster.clock.utcnow()
-    return moment if moment.tzinfo is not None else cluster.clock.utcnow()
+    return server_time(answer) or cluster.clock.utcnow()
 
 
 async def _read_policies(cluster: Cluster, question: Question, facts: Facts) -> Facts:
