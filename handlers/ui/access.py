@@ -32,7 +32,7 @@ _KEPT_MAX: Final = 4096
 _RIGHTS_MAX: Final = 32 * 1024
 """More than 100 readers with all that is asked about for each."""
 _UNKNOWN_MAX: Final = 1024
-_AT_ONCE: Final = 16
+_AT_ONCE, _UNKNOWN_AT_ONCE = 16, 4
 _SECONDS: Final = 3.0
 """A page does not wait longer for one answer."""
 
@@ -84,7 +84,7 @@ class Access:
         """By themselves, so that many wrong tokens do not push out those of readers."""
         self._rights: _Answers[bool] = _Answers(_RIGHTS_MAX)
         self._budgets = ReviewBudgets(clock)
-        self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._turns, self._unknown_turns = asyncio.Semaphore(_AT_ONCE), asyncio.Semaphore(_UNKNOWN_AT_ONCE)
         self._outage = OutageLog(get_logger(), clock, "ui-not-reviewed")
 
     async def identify(self, token: str, *, fresh_seconds: float = FRESH_SECONDS) -> User | None:
@@ -100,7 +100,8 @@ class Access:
         if not self._budgets.may_review(known.answer if known is not None else None):
             raise Busy
         try:
-            user = await self._ask(lambda: review_token(self._kubernetes, token))
+            turns = self._unknown_turns if known is None else self._turns
+            user = await self._ask(turns, lambda: review_token(self._kubernetes, token))
         except Unavailable:
             if known is not None and self._is_fresh(known, LAST_SECONDS):
                 return known.answer
@@ -140,7 +141,7 @@ class Access:
         elif not self._budgets.may_review(user):
             raise Busy
         try:
-            answer = await self._ask(lambda: review_access(self._kubernetes, user, action))
+            answer = await self._ask(self._turns, lambda: review_access(self._kubernetes, user, action))
         except Unavailable:
             if known is not None and self._is_fresh(known, LAST_SECONDS):
                 return known.answer
@@ -148,9 +149,9 @@ class Access:
         self._rights.put(question, answer, self._clock.monotonic())
         return answer
 
-    async def _ask(self, review: Callable[[], Awaitable[_Answer]]) -> _Answer:
+    async def _ask(self, turns: asyncio.Semaphore, review: Callable[[], Awaitable[_Answer]]) -> _Answer:
         try:
-            async with asyncio.timeout(_SECONDS), self._turns:
+            async with asyncio.timeout(_SECONDS), turns:
                 answer = await review()
         except TimeoutError:
             problem = f"no answer to a review within {_SECONDS:g} seconds"

@@ -110,6 +110,26 @@ async def test_a_tenant_with_many_accounts_and_tokens_keeps_no_other_reader_out(
         assert seen == [200] * 6
 
 
+@in_world()
+async def test_wrong_tokens_whose_reviews_hang_delay_no_review_of_a_reader(world: World) -> None:
+    binding = await grant(world, "ada", SEES_WARMIMAGES)
+    async with page(world) as opened, browser(opened) as client:
+        ada = {"authorization": f"Bearer {await token(world, 'ada')}"}
+        assert "You may see no WarmImages" not in (await client.get("/ui/", headers=ada)).text
+        await world.admin.delete(binding)
+        await asyncio.sleep(31)
+        # Only those that are asked for first hang: an identity provider that somebody slows down.
+        world.answer(None, "POST", "tokenreviews", times=20, after=600)
+        wrong = [{"authorization": f"Bearer wrong-{number}"} for number in range(20)]
+        flood = [asyncio.create_task(client.get("/ui/", headers=each)) for each in wrong]
+        await asyncio.sleep(0.1)
+        world.faults.clear()
+        began = world.monotonic()
+        assert "You may see no WarmImages" in (await client.get("/ui/", headers=ada)).text
+        assert world.monotonic() - began < 1
+        await asyncio.gather(*flood)
+
+
 def test_counts_that_take_long_are_used_for_longer_so_that_other_work_goes_on() -> None:
     seconds = 0.0
 
