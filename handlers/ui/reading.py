@@ -33,6 +33,8 @@ POOL_LABELS: Final = (
 _ZONE_LABEL: Final = "topology.kubernetes.io/zone"
 _ROLE_PREFIX: Final = "node-role.kubernetes.io/"
 _TEXT_MAX: Final = 512
+_IMAGE_MAX: Final = 800
+"""As the CRD allows: commands and deliveries name whole images."""
 _UNREADABLE: Final = "this version of the page cannot read the object; look with kubectl"
 _WRONG_IF_TRUE: Final = frozenset({"Degraded"})
 
@@ -96,7 +98,7 @@ def _image_facts(obj: Object) -> ImageFacts:
     complete = find_condition(status, "Complete")
     return ImageFacts(
         key=object_key(obj),
-        image=_text(spec.get("image")),
+        image=_text(spec.get("image"), _IMAGE_MAX),
         policy=_text(spec.get("policyName")),
         digest=_text(status.get("digest") or resolved.get("digest") or spec.get("digest")),
         times=read_push_times(obj),
@@ -127,9 +129,9 @@ def _failure(found: Mapping[str, Any]) -> Failure:
     return Failure(_text(found.get("node")), reason, _text(found.get("message")))
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, most: int = _TEXT_MAX) -> str:
     """A text that may come from a tenant or a node, printable and cut."""
     if not isinstance(value, str):
         return ""
-    cut = value[:_TEXT_MAX]
+    cut = value[:most]
     return cut if cut.isprintable() else " ".join(clean_message(cut).split())

@@ -84,3 +84,10 @@ def test_the_counts_of_a_status_are_kept_and_what_is_no_count_is_none() -> None:
     status = {"warm": 3, "failed": 1, "waiting": -4, "pulling": "2"}
     facts = read_image_facts({"metadata": METADATA, "spec": {"image": "a/b:1"}, "status": status})
     assert facts.counted == Tally(warm=3, failed=1)
+
+
+def test_the_longest_image_is_kept_whole_so_that_commands_name_it() -> None:
+    name = f"registry.example.com/{'a' * 779}"
+    obj = {"metadata": {"namespace": "shop", "name": "web"}, "spec": {"image": name}}
+    assert len(name) == 800
+    assert read_image_facts(obj).image == name
