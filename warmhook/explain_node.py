@@ -71,7 +71,11 @@ def _no_pod(facts: Facts) -> Check:
         when = f" since {at(seen, facts.now)}" if seen else ""
         message = f"no agent runs on node {node}, and none has reported{when}{because}"
         return Check("agent", "wrong", message, mend, "AgentGone")
-    message = f"no agent was ever on node {node}: the DaemonSet warmhook-agent does not select it{because}"
+    if isinstance(facts.report, Unread):
+        message = f"no Pod of the agent is on node {node}{because}, and its report could not be read"
+        return Check("agent", "unknown", f"{message}: {facts.report.problem}", facts.report.mend, "NotRead")
+    where = f"the DaemonSet warmhook-agent of namespace {namespace} has no Pod there"
+    message = f"no agent was ever on node {node}: {where}{because}"
     return Check("agent", "wrong", message, mend, "AgentMissing")
 
 

@@ -250,3 +250,19 @@ def test_a_server_that_is_silent_is_asked_once() -> None:
         assert asked == ["/version"]
 
     in_scene(case)
+
+
+def test_without_its_report_nobody_says_that_an_agent_which_has_no_pod_was_never_there() -> None:
+    async def case(scene: Scene) -> None:
+        await scene.warm()
+
+        async def before(_method: str, path: str) -> Response | None:
+            return status(403, "configmaps is forbidden") if "/configmaps/warmhook-report-" in path else None
+
+        transport = InProcessTransport(scene.world.server, user_agent="cli", before=before)
+        found = await scene.explain(transport=transport)
+        agent = next(check for check in found.checks if check.subject == "agent")
+        assert (agent.state, agent.reason) == ("unknown", "NotRead")
+        assert "no Pod of the agent is on node" in agent.message
+
+    in_scene(case, agent_pod=False)
