@@ -53,7 +53,7 @@ async def deliveries(cluster: Cluster, now: datetime) -> list[Check]:
         message = "nobody keeps them: there is no ConfigMap warmhook-deliveries"
         mend = "apply the manifests of your version again: docs/install.md"
         return [Check("deliveries", "unknown", message, mend, "NoRecords")]
-    return doctor_objects.delivery_checks(records, sources, now)
+    return doctor_objects.delivery_checks(records, sources, now, cluster.system_namespace)
 
 
 async def _deployments(cluster: Cluster) -> list[Object]:

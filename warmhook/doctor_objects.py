@@ -29,8 +29,13 @@ class Condition:
     message: str
 
 
-def delivery_checks(records: Sequence[DeliveryRecord], sources: Sequence[str] | None, now: datetime) -> list[Check]:
-    """The last deliveries of each source. `sources` are those that are configured; `None` if that is not known."""
+def delivery_checks(
+    records: Sequence[DeliveryRecord], sources: Sequence[str] | None, now: datetime, namespace: str
+) -> list[Check]:
+    """The last deliveries of each source, recorded in the `namespace` of Warmhook.
+
+    `sources` are those that are configured; `None` if that is not known.
+    """
     by_source: defaultdict[str, list[DeliveryRecord]] = defaultdict(list)
     for record in records:
         by_source[record.source].append(record)
@@ -38,14 +43,14 @@ def delivery_checks(records: Sequence[DeliveryRecord], sources: Sequence[str] | 
         mend = "name your registries in the section sources: docs/install.md"
         return [Check("deliveries", "waiting", "no source is configured, so no webhook is accepted", mend, "NoSource")]
     names = sorted(by_source if sources is None else set(sources))
-    found = _bounded([_source(name, by_source[name], now) for name in names])
+    found = _bounded([_source(name, by_source[name], now) for name in names], namespace)
     if sources is not None and (unknown := sorted(by_source.keys() - set(sources))):
         message = f"deliveries to {named(unknown)}, which is not configured"
         found.append(Check("deliveries", "waiting", message, "correct the URL at the sender", "UnknownSource"))
     return found or [Check("deliveries", "waiting", "no delivery is recorded yet", "docs/senders.md", "NoDelivery")]
 
 
-def _bounded(checks: list[Check]) -> list[Check]:
+def _bounded(checks: list[Check], namespace: str) -> list[Check]:
     """All of them if they are few; else those that are not in order, and how many more there are."""
     if len(checks) <= _SOURCES_MAX:
         return checks
@@ -55,7 +60,7 @@ def _bounded(checks: list[Check]) -> list[Check]:
     if left_out := len(bad) - len(shown):
         message += f", and {left_out} are not"
     state: CheckState = "wrong" if any(check.state == "wrong" for check in bad[_SOURCES_MAX:]) else "ok"
-    mend = "kubectl -n warmhook-system get configmap warmhook-deliveries -o yaml" if left_out else ""
+    mend = f"kubectl -n {namespace} get configmap warmhook-deliveries -o yaml" if left_out else ""
     return [*shown, Check("deliveries", state, message, mend, "MoreSources" if left_out else "")]
 
 
@@ -70,7 +75,9 @@ def _source(name: str, records: Sequence[DeliveryRecord], now: datetime) -> Chec
     if not accepted:
         why = clean_message(last.reason or last.result)
         message = f"{name}: all {len(records)} recorded ones were refused, {when}: {why}"
-        mend = f"compare the secret at the sender with the one of the source {name}: docs/senders.md"
+        mend = "docs/senders.md has what each reason means"
+        if last.result == "unauthorized":
+            mend = f"compare the secret at the sender with the one of the source {name}: docs/senders.md"
         return Check(subject, "wrong", message, mend, "OnlyRefused")
     if last.result not in ("accepted", "skipped"):
         message = f"{name}: {when} was {clean_message(last.result)}: {clean_message(last.reason or last.detail)}"

@@ -16,6 +16,8 @@ from cli.doctor_checks import run_checks
 from tests.cli.installed import NAMESPACE, NOW, Installed, condition, installed, prepared
 from warmhook.api import DROPPED_ANNOTATION, KIND_LABEL, TRUNCATED_LABEL
 from warmhook.checks import Check
+from warmhook.delivery_records import DeliveryRecord
+from warmhook.doctor_objects import delivery_checks
 from warmhook.ports import Object
 
 pytestmark = pytest.mark.usefixtures(prepared.__name__)
@@ -445,3 +447,20 @@ def test_of_many_sources_those_in_order_are_counted() -> None:
 def test_the_summary_counts_each_state() -> None:
     checks = [Check("a", "ok", ""), Check("b", "ok", ""), Check("c", "wrong", "")]
     assert summary(checks) == "3 checks: 2 ok, 1 wrong"
+
+
+@pytest.mark.parametrize(
+    ("result", "reason", "words"),
+    [("unauthorized", "bad-secret", "compare the secret"), ("refused", "host-not-allowed", "what each reason means")],
+)
+def test_of_refused_deliveries_secrets_are_compared_only_where_the_secret_was_wrong(
+    result: str, reason: str, words: str
+) -> None:
+    refused = DeliveryRecord(NOW, "harbor", "harbor", result, reason=reason)
+    (check,) = delivery_checks([refused], ["harbor"], NOW, "warm")
+    assert (check.reason, words in check.mend) == ("OnlyRefused", True)
+
+
+def test_the_command_that_shows_all_sources_names_the_namespace_of_the_installation() -> None:
+    names = [f"source-{number:02}" for number in range(30)]
+    assert "kubectl -n warm get configmap" in delivery_checks([], names, NOW, "warm")[-1].mend
