@@ -280,6 +280,9 @@ _MEANING: Final = {
 }
 
 
+_ONLY_LOCAL: Final = "if nodes run this registry themselves, and no namespace may name another address of a node"
+
+
 def _mend(facts: Facts, warmimage: WarmImage, reason: str) -> str:
     """The command that mends a failed pull."""
     node, image, credentials = facts.node_name, warmimage.image, _credentials(facts, warmimage)
@@ -296,7 +299,7 @@ def _mend(facts: Facts, warmimage: WarmImage, reason: str) -> str:
         "Timeout": ask,
         "DiskFull": prune,
         "Evicted": prune,
-        "Refused": command("kubectl", "-n", facts.agents_namespace, *local),
+        "Refused": f"{_ONLY_LOCAL}: {command('kubectl', '-n', facts.agents_namespace, *local)}",
         "NotRunnable": f"push a container image as {image}",
         "PlatformMissing": f"push {image} for the platform of the node as well",
     }

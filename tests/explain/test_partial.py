@@ -266,3 +266,19 @@ def test_without_its_report_nobody_says_that_an_agent_which_has_no_pod_was_never
         assert "no Pod of the agent is on node" in agent.message
 
     in_scene(case, agent_pod=False)
+
+
+def test_the_guard_of_the_addresses_of_nodes_is_not_opened_without_a_warning() -> None:
+    async def case(scene: Scene) -> None:
+        await scene.settled()
+        await scene.stop_agent()
+        await scene.push()
+        await scene.settled()
+        key = (await scene.explain()).warmimage
+        assert key is not None
+        await report(scene.world, NODE, {key.name: "failed"}, reason="Refused", message="169.254.169.254 is link-local")
+        runtime = (await scene.explain()).checks[-1]
+        assert runtime.reason == "Refused"
+        assert runtime.mend.startswith("if nodes run this registry themselves, and no namespace may name another")
+
+    in_scene(case)
