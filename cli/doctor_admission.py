@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from adapters.certificates import NotACertificate, beginning, expiry, has_signed
 from adapters.kubernetes import paths
 from adapters.kubernetes.errors import KubernetesError, NotFound
-from adapters.kubernetes.webhook_secret import SECRET, read_admission_secret
+from adapters.kubernetes.webhook_secret import BY_CERT_MANAGER, SECRET, read_admission_secret
 from cli.cluster import Cluster
 from warmhook.admission_tokens import token_of
 from warmhook.checks import Check
@@ -17,7 +17,6 @@ from warmhook.doctor_admission import CertificateFacts, Webhook, certificate_che
 from warmhook.ports import Object
 
 _CONFIGURATION: Final = "warmhook"
-_INJECTED: Final = "cert-manager.io/inject-ca-from"
 _SERVICE_LABEL: Final = "kubernetes.io/service-name"
 
 
@@ -58,7 +57,7 @@ def _webhook(configuration: Object, hook: Object) -> Webhook:
         bool(client.get("caBundle")),
         bool(token_of(path)),
         str(service.get("name") or ""),
-        _INJECTED in annotations,
+        BY_CERT_MANAGER in annotations,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Final
 
 from adapters.kubernetes.errors import KubernetesError
 from adapters.kubernetes.nodes import read_node
+from adapters.kubernetes.webhook_secret import BY_CERT_MANAGER
 from handlers.reconcile.objects import PolicyObject, read_desired
 from warmhook.checks import command
 from warmhook.explain_facts import (
@@ -28,7 +29,6 @@ from warmhook.ports import Object
 from warmhook.status import find_condition
 from warmhook.warmimages import WarmImage
 
-_CERT_MANAGER: Final = "cert-manager.io/inject-ca-from"
 _FORBIDDEN_USER: Final = re.compile(r'User "([^"\s]{1,253})" cannot ')
 _GROUPS: Final = {
     "warmpolicies": ".warmhook.dev",
@@ -136,7 +136,7 @@ def agent_pod(obj: Object) -> AgentPod:
 def webhook_state(obj: Object) -> WebhookState:
     """The webhook for new Pods, without its path: that has a token."""
     bundles = [str((hook.get("clientConfig") or {}).get("caBundle") or "") for hook in obj.get("webhooks") or []]
-    by_cert_manager = _CERT_MANAGER in (obj["metadata"].get("annotations") or {})
+    by_cert_manager = BY_CERT_MANAGER in (obj["metadata"].get("annotations") or {})
     if not bundles or not all(bundles):
         return WebhookState(has_authority=False, by_cert_manager=by_cert_manager)
     # Imported here: it takes a tenth of a second.

@@ -12,6 +12,8 @@ from warmhook.admission_tokens import Tokens, print_tokens, read_tokens
 from warmhook.ports import Object
 
 SECRET: Final = "warmhook-tls"  # noqa: S105 - its name
+BY_CERT_MANAGER: Final = "cert-manager.io/inject-ca-from"
+"""The annotation of a webhook configuration whose `caBundle` cert-manager writes."""
 _TOKENS: Final = "admission-tokens"
 
 Certificate = tuple[bytes, bytes]

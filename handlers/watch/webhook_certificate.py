@@ -18,7 +18,13 @@ from adapters.clock import Absence, Clock
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.errors import Conflict, KubernetesError, NotFound
-from adapters.kubernetes.webhook_secret import SECRET, AdmissionSecret, read_admission_secret, token_data
+from adapters.kubernetes.webhook_secret import (
+    BY_CERT_MANAGER,
+    SECRET,
+    AdmissionSecret,
+    read_admission_secret,
+    token_data,
+)
 from adapters.logs import get_logger
 from warmhook.admission_tokens import RANDOM_BITS, path_of, renew, token_of, without_tokens
 from warmhook.ports import Object
@@ -26,7 +32,6 @@ from warmhook.ports import Object
 _log = get_logger()
 
 CONFIGURATION: Final = "warmhook"
-_CERT_MANAGER: Final = "cert-manager.io/inject-ca-from"
 _LOOK_SECONDS: Final = 20.0
 # Each `web` reads the Secret every 20 seconds; two reads may fail.
 _KNOWN_SECONDS: Final = 60.0
@@ -89,7 +94,7 @@ class CertRotator:
         held = read_admission_secret(secret)
         data: dict[str, bytes] = {}
         authorities: bytes | None = None
-        if _CERT_MANAGER not in (configuration["metadata"].get("annotations") or {}):
+        if BY_CERT_MANAGER not in (configuration["metadata"].get("annotations") or {}):
             authorities = held.authorities
             if not self._is_good(held, names):
                 pair = make_pair(names, self.clock.utcnow())
