@@ -18,6 +18,12 @@ COPY adapters adapters
 COPY handlers handlers
 COPY nodeagent nodeagent
 COPY cli/*.py cli/
+# Each of its commands but the demo.
+COPY cli/diff cli/diff
+COPY cli/doctor cli/doctor
+COPY cli/explain cli/explain
+COPY cli/plan cli/plan
+COPY cli/status cli/status
 RUN /build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /dist . \
     && /build/bin/pip --python /venv install --no-cache-dir --no-compile --no-deps --no-index /dist/*.whl
 # By content: compiled files that name the time of their source are useless in an image whose files all have one time.

@@ -10,14 +10,14 @@ import click
 
 from cli.completion import completion
 from cli.crds import crds
-from cli.diff import diff
-from cli.doctor import doctor
-from cli.explain import explain_command
+from cli.diff.command import diff
+from cli.doctor.command import doctor
+from cli.explain.command import explain_command
 from cli.local import demo, devcluster
 from cli.parse import parse
-from cli.plan import plan
+from cli.plan.command import plan
 from cli.push import push
-from cli.status import status
+from cli.status.command import status
 from cli.ui import ui
 from cli.unpin import unpin
 from warmhook import __version__

@@ -14,7 +14,7 @@ import pytest
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes, Listing
 from cli.cluster import Cluster
-from cli.diff import compare
+from cli.diff.command import compare
 from cli.output import OutputFormat
 from cli.target import read_target
 from tests.cli.commands import cluster_of, report, shown

@@ -11,8 +11,8 @@ import pytest
 
 from adapters.certificates import make_pair
 from adapters.kubernetes import paths
-from cli.doctor import summary
-from cli.doctor_checks import run_checks
+from cli.doctor.checks import run_checks
+from cli.doctor.command import summary
 from tests.cli.installed import NAMESPACE, NOW, Installed, condition, installed, prepared
 from warmhook.api import DROPPED_ANNOTATION, KIND_LABEL, TRUNCATED_LABEL
 from warmhook.checks import Check

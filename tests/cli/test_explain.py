@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cli.explain import _show
+from cli.explain.command import _show
 from cli.output import OutputFormat
 from warmhook.checks import Check
 from warmhook.explain import Explanation

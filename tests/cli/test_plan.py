@@ -12,9 +12,9 @@ import pytest
 
 from adapters.kubernetes import paths
 from adapters.kubernetes.warmimage import read_warmimage
-from cli.manifest_files import read_manifests
-from cli.plan_output import print_plan
-from cli.plan_run import Outcome, Planned, run_plan
+from cli.plan.manifest_files import read_manifests
+from cli.plan.output import print_plan
+from cli.plan.run import Outcome, Planned, run_plan
 from tests.cli.installed import HOST, NAMESPACE, NOW, SHOP, Installed, installed, prepared
 from warmhook.api import API_VERSION, POLICY_LABEL
 from warmhook.checks import Check

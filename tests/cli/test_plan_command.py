@@ -13,9 +13,9 @@ import pytest
 from adapters.kubernetes.nodes import disk_bytes, has_disk_pressure, listed_images
 from cli.errors import Failed, Unusable
 from cli.main import main
-from cli.manifest_files import read_manifests
-from cli.plan_output import print_plan
-from cli.plan_run import Outcome, Planned
+from cli.plan.manifest_files import read_manifests
+from cli.plan.output import print_plan
+from cli.plan.run import Outcome, Planned
 from tests.support.apiserver import apiserver
 from warmhook.checks import Check
 from warmhook.warmimages import ObjectKey

@@ -13,7 +13,7 @@ from adapters.kubernetes.errors import Refused
 from cli.errors import Failed, Unusable
 from cli.lookup import look_up
 from cli.output import OutputFormat
-from cli.status import show
+from cli.status.command import show
 from cli.target import read_target
 from tests.cli.commands import cluster_of, report, shown
 from tests.handlers.world import DIGEST, HOST, World, in_world, status

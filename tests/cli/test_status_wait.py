@@ -15,7 +15,7 @@ from cli.cluster import Cluster
 from cli.errors import Failed
 from cli.main import main
 from cli.output import OutputFormat
-from cli.status_wait import SignedOut, wait_for_image
+from cli.status.wait import SignedOut, wait_for_image
 from devcluster.apiserver import InProcessTransport
 from tests.cli.commands import cluster_of, report, shown
 from tests.handlers.world import DIGEST, HOST, World, digest, in_world, status
@@ -221,7 +221,7 @@ def test_credentials_that_ended_are_asked_for_again_within_the_time_of_the_wait(
             raise end
         return end
 
-    monkeypatch.setattr("cli.status.with_cluster", connect)
+    monkeypatch.setattr("cli.status.command.with_cluster", connect)
     assert main(["status", "--wait", IMAGE]) == 0
     assert ends == []
 

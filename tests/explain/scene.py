@@ -20,7 +20,7 @@ from adapters.clock import Clock
 from adapters.kubernetes import paths
 from adapters.kubernetes.client import Kubernetes
 from cli.cluster import Cluster
-from cli.explain_facts import Question, gather
+from cli.explain.facts import Question, gather
 from devcluster.apiserver import InProcessTransport
 from handlers.reconcile.reader import Reader
 from tests.handlers.world import DIGEST, HOST, NAMESPACE, World, run_in_world

@@ -8,7 +8,7 @@ import pytest
 
 from adapters.kubernetes.client import Kubernetes
 from adapters.kubernetes.errors import Unavailable
-from cli.explain import read_asked
+from cli.explain.command import read_asked
 from devcluster.apiserver import InProcessTransport
 from tests.cli.commands import cluster_of, read_target, report
 from tests.explain.scene import IMAGE, NODE, Scene, in_scene

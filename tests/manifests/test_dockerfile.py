@@ -43,8 +43,10 @@ def test_every_package_of_the_project_is_in_the_image_but_the_cluster_of_the_dem
     tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     packages = {name.rstrip("*") for name in tools["packages"]["find"]["include"]}
     copied = [text.split() for word, text in INSTRUCTIONS if word == "COPY"]
-    # Of the command the modules at the top: the demo is in a folder.
-    assert ["cli/*.py", "cli/"] in copied
+    # Of the command the modules at the top, and each folder but the demo.
+    folders = {f"cli/{path.parent.name}" for path in (ROOT / "cli").glob("*/__init__.py")} - {"cli/demo_run"}
+    of_command = [names for names in copied if names[0].startswith("cli/")]
+    assert sorted(of_command) == [["cli/*.py", "cli/"], *([folder, folder] for folder in sorted(folders))]
     copied_whole = {name for names in copied for name in names if not name.startswith("cli/")}
     assert (packages | {"pyproject.toml", "README.md", "LICENSE"}) - copied_whole == {"cli", "devcluster"}
     assert not {".", "devcluster", "cli", "tests"} & copied_whole

@@ -44,7 +44,7 @@ def explain_command(image: str, node: str, agents_namespace: str, output: Output
         raise Unusable(f"{image!r} is a node; name the image first, then the node")
 
     async def work(cluster: Cluster) -> Explanation:
-        from cli.explain_facts import Question, gather
+        from cli.explain.facts import Question, gather
         from warmhook.explain import explain
 
         asked, named = await read_asked(cluster, access.namespace or "", target)

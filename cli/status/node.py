@@ -9,10 +9,10 @@ from typing import Any
 import click
 
 from cli.cluster import Cluster
-from cli.diff_nodes import difference_cell
+from cli.diff.nodes import difference_cell
 from cli.images import NodeState
 from cli.output import Cell, OutputFormat, Styled, print_object, print_table, printable
-from cli.status_images import COLOURS, nodes_text
+from cli.status.images import COLOURS, nodes_text
 from warmhook.durations import format_duration
 from warmhook.image_status import ImageStatus
 from warmhook.line_differences import DIFFERENCES, NodeLine

@@ -12,7 +12,7 @@ from cli.errors import Unusable
 from cli.output import OutputFormat, output_option
 
 if TYPE_CHECKING:
-    from cli.plan_run import Outcome
+    from cli.plan.run import Outcome
 
 
 @click.command("plan")
@@ -28,9 +28,9 @@ def plan(files: Sequence[str], ask: bool, output: OutputFormat, **options: Any) 
     Exit status 0 if all is well, 1 if an object is invalid or has no room, 2 for wrong arguments.
     """
     # Imported here: reading objects costs more than the other commands need to start.
-    from cli.manifest_files import read_manifests
-    from cli.plan_output import print_plan
-    from cli.plan_run import run_plan
+    from cli.plan.manifest_files import read_manifests
+    from cli.plan.output import print_plan
+    from cli.plan.run import run_plan
 
     access = Access(**options)
     if access.all_namespaces:

@@ -12,9 +12,9 @@ from typing import Any, Final
 from adapters.kubernetes import paths
 from adapters.kubernetes.errors import KubernetesError, NotFound, NotServed, Unavailable
 from cli.cluster import AGENTS, Cluster
-from cli.doctor_admission import admission
-from cli.doctor_programs import deliveries, programs, quota
-from cli.doctor_rights import own_rights, rights
+from cli.doctor.admission import admission
+from cli.doctor.programs import deliveries, programs, quota
+from cli.doctor.rights import own_rights, rights
 from cli.lease import read_lease
 from cli.server_time import server_time
 from warmhook import doctor, doctor_nodes, doctor_objects

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from adapters.kubernetes import paths
 from cli.cluster import Cluster
-from cli.manifest_files import KINDS
+from cli.plan.manifest_files import KINDS
 from warmhook.api import API_VERSION
 from warmhook.ports import Object, Response, Unreachable
 

@@ -12,7 +12,7 @@ from adapters.kubernetes import paths
 from cli.cluster import Cluster
 from cli.images import NODES_PAGE
 from cli.output import OutputFormat, Styled, print_object, print_table, printable
-from cli.status_images import COLOURS, nodes_text, state_cell
+from cli.status.images import COLOURS, nodes_text, state_cell
 from warmhook.api import KIND_LABEL, LINE_LABEL
 from warmhook.durations import format_duration
 from warmhook.image_status import ImageStatus

@@ -16,7 +16,7 @@ from adapters.kubernetes.reflector import ListWatch, Reflector
 from cli.cluster import Cluster
 from cli.errors import Failed
 from cli.output import OutputFormat, is_live, print_object, printable
-from cli.status_images import nodes_text
+from cli.status.images import nodes_text
 from warmhook.image_query import ImageQuery
 from warmhook.image_status import ImageStatus, read_image_status
 from warmhook.image_wait import WaitState, judge_wait

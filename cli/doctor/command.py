@@ -24,7 +24,7 @@ def doctor(agents_namespace: str, output: OutputFormat, **options: Any) -> int:
     Exit status 0 if nothing is wrong, 1 if something is, 2 for wrong arguments.
     """
     # Imported here: it costs more than the other commands need to start.
-    from cli.doctor_checks import run_checks
+    from cli.doctor.checks import run_checks
 
     checks = with_cluster(Access(**options), lambda cluster: run_checks(cluster, agents_namespace))
     if output in ("json", "yaml"):

@@ -8,7 +8,7 @@ from typing import Any, Final
 import click
 
 from cli.output import OutputFormat, print_checks, print_object, print_table
-from cli.plan_run import Outcome, Planned
+from cli.plan.run import Outcome, Planned
 from warmhook.checks import named
 from warmhook.preview import ImagePreview, NodePreview
 from warmhook.sizes import format_bytes

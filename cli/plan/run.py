@@ -12,9 +12,9 @@ from adapters.kubernetes.spec import InvalidObject
 from adapters.kubernetes.warmimage import read_warmimage
 from adapters.kubernetes.warmpolicy import read_warmpolicy
 from cli.cluster import Cluster
-from cli.dry_run import DryRun, dry_run
-from cli.manifest_files import Manifests
-from cli.plan_facts import Gathered, ask_registries, gather
+from cli.plan.dry_run import DryRun, dry_run
+from cli.plan.facts import Gathered, ask_registries, gather
+from cli.plan.manifest_files import Manifests
 from handlers.reconcile.observations import Observation, observe
 from warmhook.checks import Check, named
 from warmhook.policies import Policy, policy_changes

@@ -38,9 +38,9 @@ def diff(target: str | None, output: OutputFormat, **options: Any) -> int:
 async def compare(cluster: Cluster, target: Target | None, output: OutputFormat) -> int:
     """Print the differences of what `target` names; the exit status. Raises as `look_up`."""
     # Imported here: what speaks to a cluster costs more than the other commands need to start.
-    from cli.diff_nodes import compare_nodes, show_comparison
+    from cli.diff.nodes import compare_nodes, show_comparison
     from cli.lookup import look_up
-    from cli.status_node import show_node_differences
+    from cli.status.node import show_node_differences
 
     found = await look_up(cluster, target)
     if found.node is not None:

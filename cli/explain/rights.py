@@ -10,7 +10,7 @@ from adapters.kubernetes.access_reviews import action_of, review_access, service
 from adapters.kubernetes.errors import KubernetesError, NotFound
 from adapters.kubernetes.paths import service_accounts
 from cli.cluster import Cluster
-from cli.explain_objects import refused
+from cli.explain.objects import refused
 from warmhook.explain_facts import Read, Unread
 from warmhook.rights import RIGHTS, Part, account_of
 

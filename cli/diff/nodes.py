@@ -14,7 +14,7 @@ from adapters.kubernetes import paths
 from cli.cluster import Cluster
 from cli.images import NODES_PAGE
 from cli.output import Cell, OutputFormat, Styled, print_object, print_table
-from cli.status_images import nodes_text
+from cli.status.images import nodes_text
 from warmhook.api import DROPPED_ANNOTATION, KIND_LABEL, SEEN_ANNOTATION, WARM_ANNOTATION
 from warmhook.image_status import ImageStatus
 from warmhook.line_differences import DIFFERENCES, Difference, differences

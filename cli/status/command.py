@@ -48,7 +48,7 @@ def status(target: str | None, wait: bool, timeout: int, output: OutputFormat, *
 
 def _wait(access: Access, target: Target | None, timeout_seconds: int, output: OutputFormat) -> int:
     # Imported here, as below: what speaks to a cluster costs more than the other commands need to start.
-    from cli.status_wait import SignedOut, wait_for_image
+    from cli.status.wait import SignedOut, wait_for_image
 
     if target is None or target.kind in ("node", "warmimage"):
         raise Unusable(
@@ -74,9 +74,9 @@ def _wait(access: Access, target: Target | None, timeout_seconds: int, output: O
 async def show(cluster: Cluster, target: Target | None, output: OutputFormat) -> None:
     """Print what `target` names, in that format. Raises `Unusable`, `Failed` and `KubernetesError`."""
     from cli.lookup import look_up
-    from cli.status_image import show_image
-    from cli.status_images import show_images
-    from cli.status_node import show_node
+    from cli.status.image import show_image
+    from cli.status.images import show_images
+    from cli.status.node import show_node
 
     found = await look_up(cluster, target)
     if found.node is not None:

@@ -13,7 +13,7 @@ from adapters.kubernetes import paths
 from adapters.kubernetes.errors import KubernetesError, NotFound, NotServed, Unavailable
 from adapters.kubernetes.pods import PODS_PAGE, RUNNING_FIELDS, nodes_running, reduced_running_pod
 from cli.cluster import Cluster
-from cli.explain_objects import (
+from cli.explain.objects import (
     agent_pod,
     desired_state,
     image_state,
@@ -23,10 +23,10 @@ from cli.explain_objects import (
     report_state,
     webhook_state,
 )
-from cli.explain_rights import denied_rights
+from cli.explain.rights import denied_rights
 from cli.images import NODES_PAGE
 from cli.lease import read_lease
-from cli.plan_facts import read_installation
+from cli.plan.facts import read_installation
 from cli.server_time import server_time
 from handlers.reconcile.objects import read_policy_object, read_warmimages
 from warmhook.api import REPOSITORY_LABEL

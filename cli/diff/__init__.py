@@ -1,0 +1,1 @@
+"""Compare what nodes should hold with what they report: `warmhook diff`."""

@@ -1,0 +1,1 @@
+"""Say why an image is not on a node: `warmhook explain`."""

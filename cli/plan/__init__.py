@@ -1,0 +1,1 @@
+"""Show what an object would bring to nodes: `warmhook plan`."""

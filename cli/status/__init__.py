@@ -1,0 +1,1 @@
+"""Show how far images have come on nodes: `warmhook status`."""
