@@ -41,6 +41,9 @@ _PACKAGES: Final = Path(__file__).resolve().parents[1]
 _PYTHON: Final = (sys.executable, "-m")
 _SECRET_BYTES: Final = 12
 _TOKEN_SECONDS: Final = 86_400
+_FIRST_PORT: Final = 15_000
+_PORTS: Final = 15_000
+"""Of them `free_port` takes one."""
 # A connection breaks before the system reports the end of the process at its other end.
 _END_SECONDS: Final = 2.0
 # Programs of a higher stage stop first: an agent writes a last report, and `web` must not log the API server's end.
@@ -302,10 +305,14 @@ async def naming_its_end(api: Program, *, seconds: float = _END_SECONDS) -> Asyn
 
 
 def free_port() -> int:
-    """A port that was free a moment ago: `web` cannot be given port 0."""
-    with socket.create_server(("", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    """A port that was free a moment ago: `web` cannot be given port 0.
+
+    Below those that Linux gives to connections, one of which could take it before the program does.
+    """
+    while True:
+        port = _FIRST_PORT + secrets.randbelow(_PORTS)
+        with contextlib.suppress(OSError), socket.create_server(("", port)):
+            return port
 
 
 async def _accepts(port: int) -> bool:

@@ -8,13 +8,14 @@ import functools
 import os
 import shutil
 import signal
-import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import IO, Any, ParamSpec
 
 import pytest
+
+from devcluster.cluster import free_port
 
 __all__ = ["eventually", "free_port", "need", "real_time", "running", "small_disk", "stop"]
 
@@ -43,13 +44,6 @@ def need(name: str, *programs: str, root: bool = False) -> None:
     if name in os.environ.get("WARMHOOK_TEST_REQUIRE", "").split(","):
         pytest.fail(reason)
     pytest.skip(reason)
-
-
-def free_port() -> int:
-    """A loopback port that was free a moment ago, for programs that cannot be given port 0."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 async def eventually(
