@@ -152,7 +152,10 @@ async def open_place(folder: Path) -> AsyncIterator[Place]:
         command = (sys.executable, "-m", "devcluster.apiserver", "--host", network.address, "--port", str(API_PORT))
         options = ("--certificate", str(certificate), "--kubeconfig", str(kubeconfig))
         await stack.enter_async_context(running(*command, *options, log=folder / "apiserver.log"))
-        await eventually(kubeconfig.exists, what="the API server has its port")
+        # It prints so when the kubeconfig is written.
+        await eventually(
+            lambda: "ready on" in (folder / "apiserver.log").read_text(), what="the API server has its port"
+        )
         transport = await stack.enter_async_context(open_transport(str(kubeconfig)))
         kubernetes = Kubernetes(transport)
 
